@@ -1,0 +1,30 @@
+"""invbench: which invariance method works on which problem, by how much, and at what cost.
+
+import invbench
+record = invbench.run("and_mask", "spirals", seed=0)
+table = invbench.load_results("results")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invbench.results import load_curves, load_results
+    from invbench.runner import run
+    from invbench.tables import table
+
+__all__ = ["load_curves", "load_results", "run", "table"]
+
+_HOMES = {
+    "load_curves": "invbench.results",
+    "load_results": "invbench.results",
+    "run": "invbench.runner",
+    "table": "invbench.tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `bench ls` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'invbench' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

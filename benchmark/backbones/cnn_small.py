@@ -1,0 +1,48 @@
+"""The small convolutional network of Augerino's RotMNIST experiment."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from invbench.backbone import Backbone, FeaturesAndHead
+from invbench.problem import Problem
+from invbench.registry import register_backbone
+from invbench.settings import Choice, setting
+
+
+@register_backbone("cnn_small")
+class SmallCNN(Backbone):
+    """Five 3x3 convolutions with batch norm in three stages of `width` to 2 `width` channels, then global average.
+
+    Stages [1 -> k, k -> k, k -> 2k], [2k -> 2k], [2k -> 2k], max-pooling after the first two, dropout of whole
+    channels after each (arXiv 2010.11882, released code: k = 128, 1,628,810 parameters on 28x28 digits).
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("image",)
+
+    width: int = setting(128, "channels of the first two convolutions, half of the others'", ge=1)
+    dropout: float = setting(
+        0.3, "probability of dropping a channel in training", ge=0, lt=1, search=Choice((0.0, 0.3))
+    )
+
+    def build(self, problem: Problem) -> nn.Module:
+        k, channels = self.width, problem.input_shape[0]
+        features = nn.Sequential(
+            *_convolution(channels, k),
+            *_convolution(k, k),
+            *_convolution(k, 2 * k),
+            nn.MaxPool2d(2),
+            nn.Dropout2d(self.dropout),
+            *_convolution(2 * k, 2 * k),
+            nn.MaxPool2d(2),
+            nn.Dropout2d(self.dropout),
+            *_convolution(2 * k, 2 * k),
+            nn.Dropout2d(self.dropout),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        return FeaturesAndHead(features, nn.Linear(2 * k, problem.task.outputs))
+
+
+def _convolution(channels: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()

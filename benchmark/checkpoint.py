@@ -1,0 +1,88 @@
+"""Everything a run needs to go on as if nothing had happened, in one safetensors file."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from invbench.files import replacing
+
+Tree = dict[str, Any]
+"""A nested dictionary of tensors."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State at a step boundary.
+
+    Args:
+        tensors: nested by owner: model, optimizer, method, random state, running sums.
+        facts: numbers and strings, such as the step and the seconds spent so far.
+    """
+
+    tensors: Tree
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a kill leaves the previous checkpoint or this one."""
+        flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors).items()}
+        with replacing(path) as temporary:
+            save_file(flat, temporary, metadata={"facts": json.dumps(self.facts)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint | None":
+        """The checkpoint on the CPU, or None where there is none that can be read."""
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                facts = json.loads(json.loads(file.read(length))["__metadata__"]["facts"])
+            return cls(unflatten(load_file(path)), facts)
+        except (OSError, SafetensorError, struct.error, ValueError, KeyError, MemoryError, OverflowError):
+            return None
+
+
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
+    """Leaves by path. Slashes separate levels, since parameter names have dots of their own."""
+    flat: dict[str, Tensor] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Tensor]) -> Tree:
+    """The inverse of `flatten`, save that empty levels are lost."""
+    tree: Tree = {}
+    for path, value in flat.items():
+        *levels, name = path.split("/")
+        level = tree
+        for key in levels:
+            level = level.setdefault(key, {})
+        level[name] = value
+    return tree
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of the generators that hooks and dropout draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put the generators back."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def on_device(tree: Tree, device: torch.device) -> Tree:
+    """The same tree on a device."""
+    return {k: on_device(v, device) if isinstance(v, dict) else v.to(device) for k, v in tree.items()}

@@ -1,0 +1,58 @@
+"""The `bench` command. Heavy imports stay inside the verbs: `bench ls` answers without torch."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from invbench.cli.data import data_app
+from invbench.cli.doctor import doctor
+from invbench.cli.listing import ls, show
+from invbench.cli.run import run
+from invbench.cli.table import table
+from invbench.errors import Interrupted, RunFailed, UserError
+
+USER_ERROR, RUN_FAILED, INTERRUPTED = 2, 1, 130
+# click's UsageError, wherever typer keeps its click: its newer versions bring their own.
+_UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    name="bench",
+    help="Which invariance method works on which problem, by how much, and at what cost.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(ls)
+app.command()(show)
+app.command()(table)
+app.add_typer(data_app)
+app.command()(doctor)
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option(help="Show tracebacks instead of one-line errors.")] = False) -> None:
+    """Options of every verb."""
+
+
+def main() -> None:
+    """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
+    arguments = sys.argv[1:] or ["--help"]
+    if "--debug" in arguments:
+        app(arguments)
+    try:
+        status = app(arguments, standalone_mode=False)
+    except UserError as error:
+        status = _say(error, USER_ERROR)
+    except RunFailed as error:
+        status = _say(error, RUN_FAILED)
+    except (Interrupted, KeyboardInterrupt) as error:
+        status = _say(str(error) or "interrupted", INTERRUPTED)
+    except _UsageError as error:
+        status = _say(f"{error.format_message()} See `bench --help`", USER_ERROR)
+    sys.exit(status)
+
+
+def _say(message: object, status: int) -> int:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    return status

@@ -1,0 +1,91 @@
+"""`bench ls` and `bench show`: what exists, and what can be set."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invbench.errors import UserError, did_you_mean
+from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+
+if TYPE_CHECKING:
+    from invbench.settings import Settings
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    datasets = "datasets"
+    backbones = "backbones"
+    cells = "cells"
+
+
+def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by default.")] = None) -> None:
+    """List methods, datasets and backbones, or the cells that are possible."""
+    if what is What.cells:
+        _cells()
+        return
+    kinds = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
+    for kind, registry in kinds.items():
+        if what in (None, kind):
+            _list(kind.value, registry)
+
+
+def show(name: Annotated[str, typer.Argument(help="A method, dataset or backbone, or `trainer`.")]) -> None:
+    """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
+    from invbench.configuration import recipe_text
+    from invbench.trainer import Trainer
+
+    if name == "trainer":
+        _settings("trainer", Trainer, "settings of the training loop")
+        return
+    homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.entries()]
+    if not homes:
+        known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.entries()]
+        raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'])}")
+    for registry in homes:
+        entry = registry.entries()[name]
+        cls = registry.load(name)
+        _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
+        typer.echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
+        if registry is DATASETS:
+            typer.echo(f"licence: {cls.licence}\ncitation: {cls.citation}")
+            typer.echo(f"recipe:\n{recipe_text(name) or 'none'}")
+
+
+def _list(title: str, registry: Registry) -> None:
+    rows = [(name, ", ".join(registry.traits(name)), entry.summary) for name, entry in registry.entries().items()]
+    _print(title, ("name", registry.trait, "summary"), rows)
+
+
+def _cells() -> None:
+    rows = []
+    for method in METHODS.entries():
+        missing = {dataset: unmet(METHODS.traits(method), DATASETS.traits(dataset)) for dataset in DATASETS.entries()}
+        able = [dataset for dataset, needs in missing.items() if not needs]
+        unable = [f"{dataset} (no {', '.join(needs)})" for dataset, needs in missing.items() if needs]
+        rows.append((method, ", ".join(able), ", ".join(unable)))
+    _print("cells", ("method", "runs on", "not on"), rows)
+
+
+def _settings(section: str, cls: "type[Settings]", title: str) -> None:
+    """A list rather than a table: meanings are sentences."""
+    typer.echo(title)
+    for line in (cls.__doc__ or "").strip().splitlines():
+        typer.echo(f"  {line.strip()}")
+    for info in cls.describe():
+        limits = f", {info.range}" if info.range else ""
+        search = f"; search {info.search}" if info.search else ""
+        typer.echo(f"  {section}.{info.name} = {info.default}  ({info.type}{limits}{search})\n      {info.meaning}")
+
+
+def _print(title: str, header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    """Aligned columns; the last one takes what is left of the line. Plain, since rich costs as much as all the rest."""
+    table = [tuple(header), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    typer.echo(f"{title}:")
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  " + "  ".join([*cells, row[-1]]).rstrip())

@@ -1,0 +1,106 @@
+"""`bench run`: one cell, one seed or several."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invbench.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from invbench.records import Record
+    from invbench.runner import Options
+    from invbench.spec import Cell
+
+
+def run(
+    method: Annotated[str, typer.Option("--method", "-m", help="A method, or several joined by +.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A dataset.")],
+    seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, such as 0-4 or 0,2,7.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, such as method.threshold=0.5; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each run.")] = Path("results"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the records as a JSON array, and nothing else.")
+    ] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints; 0: every step.")] = 10.0,
+) -> None:
+    """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
+    from invbench.configuration import parse_assignments
+    from invbench.runner import Options
+    from invbench.spec import resolve
+
+    assignments = parse_assignments(set_ or [])
+    cells = [resolve(method, dataset, number, assignments) for number in parse_seeds(seed, seeds)]
+    records, failures = _run_all(cells, Options(device, out, checkpoint_seconds, quiet=False))
+    if as_json:
+        typer.echo("[" + ",\n".join(record.model_dump_json() for record in records) + "]")
+    else:
+        _show(records, out)
+    if failures:
+        more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
+        raise RunFailed(failures[0].kind, f"{failures[0]}{more}")
+
+
+def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
+    """`0-4`, `0,2,7` and mixtures, without repetition. Raises UserError for anything else."""
+    if seed is not None and seeds is not None:
+        raise UserError("give either --seed or --seeds")
+    if seeds is None:
+        return [seed or 0]
+    found: list[int] = []
+    for part in seeds.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds {seeds}: write ranges and numbers such as 0-4 or 0,2,7")
+        found += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(found))
+
+
+def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], list[RunFailed]]":
+    """Every run, whether the ones before it failed or not."""
+    from invbench.records import RunFolder
+    from invbench.runner import run_cell
+
+    records, failures = [], []
+    for cell in cells:
+        try:
+            records.append(run_cell(cell, options))
+        except RunFailed as failure:
+            failures.append(failure)
+            record = RunFolder(options.out / cell.spec.run_id).read_record()
+            records += [record] if record else []
+    return records, failures
+
+
+def _show(records: "list[Record]", out: Path) -> None:
+    """The result table: a row per seed, then the mean with its interval."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from invbench.tables import half_width
+
+    done = [record for record in records if record.status == "done"]
+    if not done:
+        return
+    names = [name for name in done[0].metrics if not name.endswith("_loss")]
+    view = Table(title=f"{done[0].spec.method} on {done[0].spec.dataset}", title_justify="left")
+    view.add_column("seed")
+    for name in (*names, "seconds", "run"):
+        view.add_column(name.replace("_", "\n", 1), justify="right")
+    for record in done:
+        numbers = [f"{record.metrics[name]:.4f}" for name in names]
+        view.add_row(str(record.spec.seed), *numbers, f"{record.cost['wall_seconds']:.1f}", record.run_id)
+    if len(done) > 1:
+        means = []
+        for name in names:
+            values = pd.Series([record.metrics[name] for record in done])
+            means.append(f"{values.mean():.4f} ± {half_width(values):.4f}")
+        view.add_section()
+        view.add_row("mean ± 95 %", *means, "", f"n = {len(done)}")
+    Console().print(view)
+    Console(stderr=True).print(f"records in {out}; `bench table {out}` compares them", markup=False, highlight=False)

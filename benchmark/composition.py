@@ -1,0 +1,126 @@
+"""Methods compose with `+`: models wrap each other, penalties add up, and only one part may replace a mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invbench.errors import UserError
+from invbench.method import Gradients, Method, Outputs, State, overrides
+from invbench.problem import Batch, Problem
+from invbench.seeds import stream, torch_stream
+
+RISK = ("risk",)
+GRADIENT = ("moments", "combine_moments", "combine")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The parts of `a+b+c`, presented to the engine as one method.
+
+    The first part builds on the backbone and each next one on what came before: `steerable+augerino` averages a
+    steerable network over augmentations. States are kept apart under the parts' names.
+    """
+
+    parts: Mapping[str, Method]
+
+    def __post_init__(self) -> None:
+        for hooks, what in ((RISK, "the mean of the risks"), (GRADIENT, "the mean of the gradients")):
+            replacing = [name for name, part in self.parts.items() if overrides(part, *hooks)]
+            if len(replacing) > 1:
+                raise UserError(f"{' and '.join(replacing)} both replace {what}; use one of them at a time")
+
+    @property
+    def name(self) -> str:
+        """As it is typed on the command line."""
+        return "+".join(self.parts)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What all parts together require of the data."""
+        return tuple(dict.fromkeys(need for part in self.parts.values() for need in part.requires))
+
+    @property
+    def replaces_risk(self) -> bool:
+        """Whether some part weighs the risks otherwise than equally."""
+        return any(overrides(part, *RISK) for part in self.parts.values())
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether some part adds a penalty."""
+        return any(overrides(part, "penalty") for part in self.parts.values())
+
+    @property
+    def rule(self) -> tuple[str, Method]:
+        """The part whose gradient rule counts, with its name: the one that replaces the mean, or any."""
+        replacing = [(name, part) for name, part in self.parts.items() if overrides(part, *GRADIENT)]
+        return replacing[0] if replacing else next(iter(self.parts.items()))
+
+    @property
+    def replaces_gradient(self) -> bool:
+        """Whether some part needs the environments' gradients one by one."""
+        return overrides(self.rule[1], *GRADIENT)
+
+    @property
+    def needs_all_gradients(self) -> bool:
+        """Whether the rule is one that moments cannot express."""
+        return overrides(self.rule[1], "combine")
+
+    def with_settings(self, values: Mapping[str, Mapping[str, Any]]) -> "Composition":
+        """The same parts with some settings replaced, unchecked: tensors of stacked runs are welcome."""
+        return replace(
+            self, parts={name: part.model_copy(update=dict(values.get(name, {}))) for name, part in self.parts.items()}
+        )
+
+    def build(self, model: nn.Module, problem: Problem, seed: int) -> nn.Module:
+        """Let each part wrap the model, with a stream of its own for what it initialises."""
+        for name, part in self.parts.items():
+            with torch_stream(stream(seed, "init", name)):
+                model = part.build(model, problem)
+        return model
+
+    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
+        """Every part's state under its name, with the step counter that the engine advances."""
+        device = next(iter(parameters.values())).device
+        return {
+            name: {"step": torch.zeros((), dtype=torch.int64, device=device)}
+            | part.initial_state(parameters, environments)
+            for name, part in self.parts.items()
+        }
+
+    def advance(self, state: State) -> State:
+        """The state with one more finished step."""
+        return {name: part | {"step": part["step"] + 1} for name, part in state.items()}
+
+    def risk(self, risks: Tensor, state: State) -> tuple[Tensor, State]:
+        """The risk hook of the part that replaces it, else the mean."""
+        for name, part in self.parts.items():
+            if overrides(part, *RISK):
+                value, own = part.risk(risks, state[name])
+                return value, state | {name: own}
+        return risks.mean(), state
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """The sum of the parts' penalties."""
+        total = risks.new_zeros(())
+        for name, part in self.parts.items():
+            if overrides(part, "penalty"):
+                value, own = part.penalty(risks, outputs, batch, state[name])
+                total, state = total + value, state | {name: own}
+        return total, state
+
+    def combine_moments(
+        self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
+    ) -> tuple[Gradients, State]:
+        """The gradient rule on mean moments."""
+        name, part = self.rule
+        gradients, own = part.combine_moments(moments, penalty_grad, state[name])
+        return gradients, state | {name: own}
+
+    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        """The gradient rule on all environments' gradients."""
+        name, part = self.rule
+        gradients, own = part.combine(risk_grads, penalty_grad, state[name])
+        return gradients, state | {name: own}

@@ -1,0 +1,32 @@
+"""The two ways in which a command can fail, and what each owes its reader."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """The request cannot be met: one line that says what is wrong and what to do. Exit status 2."""
+
+
+class RunFailed(Exception):
+    """A run started and did not finish. Exit status 1.
+
+    Args:
+        kind: what went wrong in one word, such as ``diverged``; recorded with the run.
+        message: one line for the reader.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has kept its checkpoint. Exit status 130."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when a known name is close to the given one, else what is known."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known) or 'none'}"

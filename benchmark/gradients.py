@@ -1,0 +1,229 @@
+"""From a batch to the step's gradient: the method's hooks, fed with environment gradients by one of three strategies.
+
+joint: one graph over all environments; where the rule is the mean, one backward pass, else one per environment. The
+       only strategy in which batch normalisation sees all environments together, as in the AND-mask authors' code.
+loop:  a graph per environment, 2 to 10 times cheaper than E passes through a joint one.
+vmap:  `vmap(grad)` over chunks of environments; made of pure functions, so whole runs can be mapped over it.
+
+Environment gradients are added up as the method's moments while they appear: memory is O(parameters), unless the rule
+is one that moments cannot express.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from invbench.composition import Composition
+from invbench.errors import UserError
+from invbench.method import Gradients, Outputs, State, as_outputs
+from invbench.problem import Batch, Task
+from invbench.trainer import Strategy, Trainer
+
+CHUNK_BYTES = 64 * 2**20
+"""How much memory the gradients of environments that are mapped together may take."""
+LOOP_ROWS = 128
+"""On a CPU, environments with at least this many examples fill it one at a time (scripts/benchmark_gradients.py)."""
+
+
+class Step(NamedTuple):
+    """One step's result: the gradient per parameter, the objective (a 0-dimensional tensor), the method's new state."""
+
+    gradients: Gradients
+    objective: Tensor
+    state: State
+
+
+class Moments:
+    """Running sums over environments of what the method's rule needs."""
+
+    def __init__(self, method: Composition) -> None:
+        self.rule = method.rule[1]
+        self.keep_all = method.needs_all_gradients
+        self.sums: dict[str, tuple[Tensor, ...]] = {}
+        self.kept: dict[str, list[Tensor]] = {}
+        self.count = 0
+
+    def add(self, gradients: Mapping[str, Tensor]) -> None:
+        """Add the gradients (E', *param) of some environments."""
+        self.count += len(next(iter(gradients.values())))
+        for name, value in gradients.items():
+            if self.keep_all:
+                self.kept.setdefault(name, []).append(value)
+                continue
+            new = tuple(moment.sum(0) for moment in self.rule.moments(value))
+            old = self.sums.get(name)
+            self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
+
+    def combine(self, method: Composition, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        """Apply the method's rule."""
+        if self.keep_all:
+            return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
+        means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
+        return method.combine_moments(means, penalty_grad, state)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one run minimises.
+
+    Args:
+        model: the network; its parameters are passed to every call, its buffers are its own.
+        autocast: compute the network's forward pass in bfloat16.
+    """
+
+    method: Composition
+    task: Task
+    model: nn.Module
+    strategy: Strategy
+    autocast: bool = False
+
+    def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
+        """The network on inputs (N, ...): outputs (N, ...)."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            value = as_outputs(functional_call(self.model, dict(parameters), (x,)))
+        return value.map(lambda part: part.to(x.dtype))
+
+    def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """R_e of one environment's examples x (B, ...), y (B,)."""
+        return self.task.losses(self.outputs(parameters, x).prediction, y).mean()
+
+    def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
+        """Risks (E,) and outputs (E, B, ...) from one pass over all environments' examples."""
+        flat = self.outputs(parameters, batch.x.flatten(0, 1))
+        outputs = flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
+        return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
+
+    def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """The gradient of one step. With strategy vmap this is a pure function of its tensors."""
+        if self.strategy == "joint":
+            return self._joint_step(parameters, batch, state)
+        return self._separate_step(parameters, batch, state)
+
+    def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        risks, outputs = self.joint(parameters, batch)
+        leaves = list(parameters.values())
+        risk, state = self.method.risk(risks, state)
+        penalty, state = self.method.penalty(risks, outputs, batch, state)
+        objective = (risk + penalty).detach()
+        if not self.method.replaces_gradient:
+            gradients = _zero_where_unused(torch.autograd.grad(risk + penalty, leaves, allow_unused=True), parameters)
+            return Step(gradients, objective, detached(state))
+        # ∇risk = Σ_e w_e ∇R_e; the rule is fed with E w_e ∇R_e, so that its mean is ∇risk (w_e = 1/E for ERM).
+        penalty_grad = _zeros(parameters)
+        if self.method.has_penalty:
+            found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+            penalty_grad = _zero_where_unused(found, parameters)
+        weights = torch.autograd.grad(risk, risks, retain_graph=True)[0] * len(risks)
+        moments = Moments(self.method)
+        for e in range(len(risks)):
+            found = torch.autograd.grad(risks[e], leaves, weights[e], retain_graph=True, allow_unused=True)
+            moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
+        gradients, state = moments.combine(self.method, penalty_grad, detached(state))
+        return Step(gradients, objective, state)
+
+    def _separate_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        environments = len(batch.x)
+        penalty_grad, weights, coupled = _zeros(parameters), None, None
+        if self.method.has_penalty or self.method.replaces_risk:
+            penalty_grad, weights, coupled, state = self._coupled_terms(_values(parameters), batch, state)
+        size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
+        one = self._autograd if self.strategy == "loop" else self._mapped
+        moments, risks = Moments(self.method), []
+        for start in range(0, environments, size):
+            gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
+            if weights is not None:
+                gradients = {k: _scaled(g, weights[start : start + size]) for k, g in gradients.items()}
+            moments.add(gradients)
+            risks.append(values)
+        objective = torch.cat(risks).mean() if coupled is None else coupled
+        gradients, state = moments.combine(self.method, penalty_grad, state)
+        return Step(gradients, objective, state)
+
+    def _coupled_terms(
+        self, parameters: dict[str, Tensor], batch: Batch, state: State
+    ) -> tuple[Gradients, Tensor, Tensor, State]:
+        """What needs all environments at once: penalty gradient, weights E ∂risk/∂R_e (E,), objective, new state."""
+
+        def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
+            risks, outputs = self.joint(theta, batch)
+            value, after = self.method.penalty(risks, outputs, batch, state)
+            return value, (value, risks, after)
+
+        gradients, (value, risks, state) = grad(penalty, has_aux=True)(parameters)
+        weights, (risk, state) = grad(lambda r: _twice(self.method.risk(r, state)), has_aux=True)(risks)
+        return gradients, weights * len(risks), risk + value, state
+
+    def _mapped(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+        """Gradients (E', *param) and risks (E',) by vmap."""
+        each = vmap(grad_and_value(self.risk), in_dims=(None, 0, 0), randomness="different")
+        return each(_values(parameters), x, y)
+
+    def _autograd(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+        """The same for one environment, from a graph of its own."""
+        risk = self.risk(parameters, x[0], y[0])
+        found = torch.autograd.grad(risk, list(parameters.values()), allow_unused=True)
+        gradients = _zero_where_unused(found, parameters)
+        return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
+
+
+def choose_strategy(
+    method: Composition, model: nn.Module, trainer: Trainer, rows: int, device: torch.device
+) -> Strategy:
+    """The strategy that `auto` stands for, or the given one.
+
+    Args:
+        rows: examples per environment and step.
+
+    Raises:
+        UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
+    """
+    coupled = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if trainer.strategy in ("loop", "vmap") and coupled:
+        raise UserError(
+            f"trainer.strategy={trainer.strategy} sees one environment at a time, but batch normalisation couples "
+            "all rows of a batch; use trainer.strategy=joint or a backbone without batch normalisation"
+        )
+    if trainer.strategy != "auto":
+        return trainer.strategy
+    if not method.replaces_gradient or coupled or trainer.compile:
+        return "joint"
+    return "loop" if device.type == "cpu" and rows >= LOOP_ROWS else "vmap"
+
+
+def detached(state: State) -> State:
+    """The state cut off from the graph of the step that made it."""
+    return {k: detached(v) if isinstance(v, dict) else v.detach() for k, v in state.items()}
+
+
+def _chunk(parameters: Mapping[str, Tensor], environments: int) -> int:
+    size = sum(value.numel() * value.element_size() for value in parameters.values())
+    return max(1, min(environments, CHUNK_BYTES // size))
+
+
+def _values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters without autograd's bookkeeping, which functional transforms do for themselves."""
+    return {name: value.detach() for name, value in parameters.items()}
+
+
+def _zeros(parameters: Mapping[str, Tensor]) -> Gradients:
+    return {name: torch.zeros_like(value, requires_grad=False) for name, value in parameters.items()}
+
+
+def _zero_where_unused(found: tuple[Tensor | None, ...], parameters: Mapping[str, Tensor]) -> Gradients:
+    """A parameter that the objective does not touch has gradient zero."""
+    pairs = zip(parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
+
+
+def _scaled(gradients: Tensor, weights: Tensor) -> Tensor:
+    return gradients * weights.reshape(-1, *([1] * (gradients.ndim - 1)))
+
+
+def _twice(pair: tuple[Tensor, State]) -> tuple[Tensor, tuple[Tensor, State]]:
+    value, state = pair
+    return value, (value, state)

@@ -1,0 +1,108 @@
+"""The contract of a method: ERM with one thing changed.
+
+Hooks are pure functions of tensors: state comes in and goes out, nothing is printed, moved, written or asked for its
+value on the host. That is what lets the engine map one file over environments and over whole runs.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from invbench.problem import Batch, Problem
+from invbench.settings import Settings
+
+Gradients = dict[str, Tensor]
+"""One tensor per parameter name."""
+State = dict[str, Any]
+"""A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
+
+
+class Outputs(NamedTuple):
+    """What a network says of its inputs, with the inputs' leading shape.
+
+    prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one.
+    """
+
+    prediction: Tensor
+    representation: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
+        """The same outputs with `change` applied to each part that exists."""
+        representation = None if self.representation is None else change(self.representation)
+        return Outputs(change(self.prediction), representation)
+
+
+def as_outputs(value: Tensor | Outputs) -> Outputs:
+    """Networks may return their logits alone."""
+    return value if isinstance(value, Outputs) else Outputs(value)
+
+
+class Method(Settings):
+    """Empirical risk minimisation: minimise the mean over environments of the risk R_e.
+
+    A method overrides one hook, seldom two. E is the number of environments in a step, `*param` a parameter's shape.
+    `state` is the method's own: what `initial_state` made, plus `state["step"]`, the number of finished steps.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """What the data must provide, e.g. ("environments",); a plain tuple, read without importing the file."""
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        """Wrap or replace the network. ERM's is the network itself."""
+        return model
+
+    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
+        """Tensors that the other hooks carry from step to step. ERM has none."""
+        return {}
+
+    def risk(self, risks: Tensor, state: State) -> tuple[Tensor, State]:
+        """The objective: one number from the risks (E,). ERM's is their mean."""
+        return risks.mean(), state
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """Added to the objective. Leading shape (E, B) in outputs and batch. ERM's is zero."""
+        return risks.new_zeros(()), state
+
+    def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Element-wise functions of an environment's gradient (..., *param).
+
+        Their means over environments are all that `combine_moments` gets to see, so the engine can add them up one
+        environment at a time and never hold E copies of the gradient. ERM needs the gradient itself.
+        """
+        return (gradient,)
+
+    def combine_moments(
+        self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
+    ) -> tuple[Gradients, State]:
+        """The step's gradient from the mean moments, each (*param). ERM's is the mean gradient plus the penalty's."""
+        return {name: mean + penalty_grad[name] for name, (mean, *_) in moments.items()}, state
+
+    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        """The step's gradient from all environments' gradients (E, *param), and the penalty's (*param).
+
+        Override this only for a rule that no moments can express; the engine then holds all E gradients.
+        """
+        means = {name: mean_moments(self, grad) for name, grad in risk_grads.items()}
+        return self.combine_moments(means, penalty_grad, state)
+
+
+def mean_moments(method: Method, gradients: Tensor) -> tuple[Tensor, ...]:
+    """Means over environments of the method's moments of (E, *param)."""
+    return tuple(moment.mean(0) for moment in method.moments(gradients))
+
+
+def overrides(method: Method, *hooks: str) -> bool:
+    """Whether the method's class replaces any of ERM's hooks of these names."""
+    return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
+
+
+def scalars(state: State, prefix: str = "") -> dict[str, Tensor]:
+    """The 0-dimensional tensors of a state, by dotted name: what the curves show."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            found |= scalars(value, f"{prefix}{name}.")
+        elif value.ndim == 0 and name != "step":
+            found[prefix + name] = value
+    return found

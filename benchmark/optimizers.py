@@ -1,0 +1,95 @@
+"""Adam and SGD as pure functions of tensors: parameters, gradients and state in, parameters and state out.
+
+Nothing is changed in place and every number may be a tensor with a leading axis of runs, so that whole runs can be
+stacked. Against torch.optim they differ by rounding only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from invbench.errors import UserError
+from invbench.method import Gradients
+from invbench.trainer import Trainer
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""For every parameter name, its moments by name."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One update rule with its settings.
+
+    Args:
+        trainer: the settings of the run.
+        decays: weight decay of every parameter by name.
+    """
+
+    trainer: Trainer
+    decays: Mapping[str, float]
+
+    @classmethod
+    def of(cls, trainer: Trainer, names: list[str]) -> "Optimizer":
+        """Resolve the patterns of `weight_decay_of`; one that matches no parameter's name is an error."""
+        for pattern in trainer.weight_decay_of:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(f"trainer.weight_decay_of: no parameter matches '{pattern}'; names: {', '.join(names)}")
+        return cls(trainer, {name: _decay_of(name, trainer) for name in names})
+
+    def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
+        """Zero moments."""
+        moments = ("first", "second") if self.trainer.optimizer == "adam" else ("velocity",)
+        return {name: {m: torch.zeros_like(value) for m in moments} for name, value in parameters.items()}
+
+    def step(
+        self, parameters: Mapping[str, Tensor], gradients: Gradients, state: OptimizerState, count: int, rate: float
+    ) -> tuple[dict[str, Tensor], OptimizerState]:
+        """One update.
+
+        Args:
+            count: index of this update, from 0.
+            rate: this step's learning rate.
+        """
+        update = self._adam if self.trainer.optimizer == "adam" else self._sgd
+        new: dict[str, Tensor] = {}
+        moments: OptimizerState = {}
+        for name, theta in parameters.items():
+            decay = self.decays[name]
+            gradient = gradients[name]
+            if self.trainer.l1:
+                gradient = gradient + self.trainer.l1 * theta.sign()
+            if decay and self.trainer.weight_decay_order == "before":
+                gradient = gradient + decay * theta
+            size, direction, moments[name] = update(gradient, state[name], count, rate)
+            new[name] = theta - size * direction
+            if decay and self.trainer.weight_decay_order == "after":
+                new[name] = new[name] - size * decay * new[name]
+        return new, moments
+
+    def _adam(
+        self, g: Tensor, state: dict[str, Tensor], count: int, rate: float
+    ) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """Kingma & Ba (2015), algorithm 1. The step size carries the first moment's bias correction."""
+        beta1, beta2 = self.trainer.betas
+        m = torch.lerp(state["first"], g, 1 - beta1)
+        v = beta2 * state["second"] + (1 - beta2) * g * g
+        denominator = (v / (1 - beta2 ** (count + 1))).sqrt() + self.trainer.epsilon
+        return rate / (1 - beta1 ** (count + 1)), m / denominator, {"first": m, "second": v}
+
+    def _sgd(
+        self, g: Tensor, state: dict[str, Tensor], count: int, rate: float
+    ) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """Heavy-ball momentum without dampening, optionally in Nesterov's form."""
+        velocity = self.trainer.momentum * state["velocity"] + g
+        direction = g + self.trainer.momentum * velocity if self.trainer.nesterov else velocity
+        return rate, direction, {"velocity": velocity}
+
+
+def _decay_of(name: str, trainer: Trainer) -> float:
+    for pattern, decay in trainer.weight_decay_of.items():
+        if fnmatchcase(name, pattern):
+            return decay
+    return trainer.weight_decay

@@ -1,0 +1,76 @@
+"""Progress of a run: a bar on a terminal, plain lines in a log. Both go to stderr and to the run's log file."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+"""Least time between two lines of a log that say only how far the run is."""
+
+
+def announce(text: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+class Report:
+    """Where a run tells how far it is.
+
+    Args:
+        title: the run in a few words.
+        total: steps of the whole run.
+        log: file that gets every line with the time.
+        quiet: write to the log file only.
+    """
+
+    def __init__(self, title: str, total: int, log: Path, quiet: bool = False) -> None:
+        self.title, self.total, self.log = title, total, log
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.last = time.monotonic()
+        self.bar: Progress | None = None
+        if self.console.is_terminal and not quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console)
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=self.total, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, step: int) -> None:
+        """`step` steps are finished. Costs next to nothing."""
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+        elif time.monotonic() - self.last > LINE_SECONDS:
+            self.say(f"step {step}/{self.total}")
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The run was measured."""
+        note = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_loss"))
+        if self.bar:
+            self.bar.update(self.task, completed=step, note=note)
+            self._write(f"step {step}/{self.total}  {note}")
+        else:
+            self.say(f"step {step}/{self.total}  {note}")
+
+    def say(self, text: str) -> None:
+        """One line, now."""
+        self.last = time.monotonic()
+        self._write(text)
+        self.console.print(f"{self.title}  {text}", markup=False, soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {text}\n")

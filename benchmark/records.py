@@ -1,0 +1,177 @@
+"""What a run leaves behind: one folder, whose files tell the status."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from invbench.errors import UserError
+from invbench.files import write_text
+from invbench.spec import RunSpec
+
+SCHEMA = 1
+Status = Literal["queued", "running", "lost", "done", "failed", "stale"]
+
+
+class Record(BaseModel):
+    """A finished run, done or failed. Written last, so that its presence means that the run is over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA
+    run_id: str
+    status: Literal["done", "failed"]
+    kind: str | None = None
+    """What went wrong, in one word; None for a run that is done."""
+    message: str | None = None
+    traceback: str | None = None
+    spec: RunSpec
+    metrics: dict[str, float]
+    """`<split>_<metric>` at the last step."""
+    data: dict[str, Any]
+    """Variant, fingerprint and sizes of the data."""
+    engine: dict[str, Any]
+    """What the engine chose: strategy, steps, parameters."""
+    cost: dict[str, float]
+    """wall_seconds, seconds_per_step, peak_memory_bytes."""
+    code: dict[str, Any]
+    machine: dict[str, Any]
+    started: str
+    finished: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.parquet"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim.json"
+
+    def create(self, spec: RunSpec) -> bool:
+        """Make the folder and write the specification; whether it is new.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.spec.exists():
+                return False
+            write_text(self.spec, yaml.safe_dump(spec.model_dump(), sort_keys=False))
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
+            ) from None
+        return True
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run for this process. Raises UserError while another process holds it; a dead one does not."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            holder = read_json(self.claim) or {}
+            who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+            raise UserError(f"run {self.path.name} is being worked on by {who}; wait for it or stop it") from None
+        try:
+            write_text(self.claim, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            yield
+        finally:
+            self.claim.unlink(missing_ok=True)
+            lock.release()
+
+    def read_record(self) -> Record | None:
+        """The record, or None where there is none yet or it cannot be understood."""
+        try:
+            return Record.model_validate_json(self.record.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write_record(self, record: Record) -> None:
+        """Write the record atomically."""
+        write_text(self.record, record.model_dump_json(indent=1))
+
+    def set_aside(self) -> None:
+        """Keep the previous attempt's record under another name, so that the run is open again."""
+        if self.record.exists():
+            self.record.replace(self.path / "record.previous.json")
+
+    def discard(self) -> None:
+        """Remove a folder in which nothing has happened."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def status(self, sources: str | None = None) -> Status:
+        """Derived from the files. `sources`, the code's hash now, tells stale from done."""
+        record = self.read_record()
+        if record is not None:
+            stale = record.status == "done" and sources is not None and record.code.get("sources") != sources
+            return "stale" if stale else record.status
+        holder = read_json(self.claim)
+        if holder is not None:
+            here = holder.get("host") == socket.gethostname()
+            return "running" if not here or _alive(holder.get("pid")) else "lost"
+        return "lost" if self.checkpoint.exists() else "queued"
+
+    def read_spec(self) -> RunSpec | None:
+        """The specification, or None where it cannot be understood."""
+        try:
+            return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, ValidationError):
+            return None
+
+
+def run_folders(path: Path) -> list[RunFolder]:
+    """Every run at or below a path, in a stable order."""
+    return [RunFolder(spec.parent) for spec in sorted(path.rglob("spec.yaml"))]
+
+
+def _alive(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

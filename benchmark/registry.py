@@ -1,0 +1,169 @@
+"""What exists: methods, datasets and backbones by name, found without importing them.
+
+Built-in ones are found as files (one file, one name); third parties add theirs through the entry-point groups
+`invbench.methods`, `invbench.datasets` and `invbench.backbones`; a script or notebook adds one by using the decorator.
+This module imports nothing heavy: `bench ls` must answer at once.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from invbench.errors import UserError, did_you_mean
+
+T = TypeVar("T", bound=type)
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: where it lives, what its file says of itself."""
+
+    name: str
+    origin: str
+    load: Callable[[], type[Any]]
+    summary: str = ""
+    traits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Registry:
+    """Names of one kind, each loaded when it is first asked for.
+
+    Args:
+        kind: the word for messages, such as ``method``.
+        group: the package whose files are the built-in entries, and the entry-point group of third parties.
+        trait: the class attribute, a tuple of strings, that can be read without importing the file.
+    """
+
+    def __init__(self, kind: str, group: str, trait: str) -> None:
+        self.kind, self.group, self.trait = kind, group, trait
+        self._registered: dict[str, type[Any]] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator: makes the class known as `name`. A name that is taken is an error that says by whom."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise UserError(f"{self.kind} name '{name}' must be lower-case letters, digits and underscores")
+
+        def decorate(cls: T) -> T:
+            holder = self._registered.get(name)
+            entry = self._found.get(name)
+            if holder is not None and _origin(holder) != _origin(cls):
+                raise self._collision(name, _origin(holder), _origin(cls))
+            if holder is None and entry is not None and not entry.origin.startswith(cls.__module__):
+                raise self._collision(name, entry.origin, _origin(cls))
+            self._registered[name] = cls
+            return cls
+
+        return decorate
+
+    def entries(self) -> dict[str, Entry]:
+        """Every known name in alphabetical order."""
+        registered = {
+            name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__), self._traits_of(cls))  # type: ignore[misc]
+            for name, cls in self._registered.items()
+        }
+        return dict(sorted((self._found | registered).items()))
+
+    def load(self, name: str) -> type[Any]:
+        """The class behind `name`. Raises UserError with the nearest name when there is none."""
+        if name not in self._registered:
+            entry = self._found.get(name)
+            if entry is None:
+                raise UserError(f"no {self.kind} '{name}'{did_you_mean(name, self.entries())}")
+            self._registered[name] = entry.load()
+        return self._registered[name]
+
+    def traits(self, name: str) -> tuple[str, ...]:
+        """The class attribute `trait` of one entry; only a third party's file must be imported for it."""
+        entry = self.entries()[name]
+        return entry.traits[self.trait] if self.trait in entry.traits else self._traits_of(self.load(name))[self.trait]
+
+    @cached_property
+    def _found(self) -> dict[str, Entry]:
+        folder = _folder_of(self.group)
+        found = {
+            path.stem: self._built_in(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
+        }
+        for point in entry_points(group=self.group):
+            entry = _third_party(point)
+            if point.name in found and found[point.name].origin != entry.origin:
+                raise self._collision(point.name, found[point.name].origin, entry.origin)
+            found[point.name] = entry
+        return found
+
+    def _built_in(self, path: Path) -> Entry:
+        module, name = f"{self.group}.{path.stem}", path.stem
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+
+        def load() -> type[Any]:
+            importlib.import_module(module)
+            if name not in self._registered:
+                raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
+            return self._registered[name]
+
+        return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literal_traits(tree, self.trait))
+
+    def _traits_of(self, cls: type) -> dict[str, tuple[str, ...]]:
+        return {self.trait: tuple(getattr(cls, self.trait))}
+
+    def _collision(self, name: str, first: str, second: str) -> UserError:
+        return UserError(f"two {self.kind}s are named '{name}': {first} and {second}; rename or uninstall one")
+
+
+def _folder_of(group: str) -> Path:
+    """The folder of a built-in package, found without importing the package."""
+    spec = importlib.util.find_spec(group)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the package {group} is not installed; install invbench again")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _third_party(point: EntryPoint) -> Entry:
+    distribution = point.dist.name if point.dist else "?"
+
+    def load() -> type[Any]:
+        try:
+            return point.load()  # type: ignore[no-any-return]
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"'{point.name}' from the package {distribution} does not load: {error}") from error
+
+    return Entry(point.name, point.module, load, f"from the package {distribution}")
+
+
+def _literal_traits(tree: ast.Module, trait: str) -> dict[str, tuple[str, ...]]:
+    """The tuple assigned to `trait` in the body of the file's last class that has one; empty where none has."""
+    found: dict[str, tuple[str, ...]] = {trait: ()}
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for line in cls.body:
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == trait:
+                found[trait] = tuple(ast.literal_eval(line.value)) if line.value else ()
+    return found
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+METHODS = Registry("method", "invbench.methods", trait="requires")
+DATASETS = Registry("dataset", "invbench.datasets", trait="provides")
+BACKBONES = Registry("backbone", "invbench.backbones", trait="accepts")
+
+register_method = METHODS.register
+register_dataset = DATASETS.register
+register_backbone = BACKBONES.register
+
+
+def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ...]:
+    """What a method requires and a dataset does not provide, in the method's order."""
+    return tuple(need for need in requires if need not in provides)

@@ -1,0 +1,59 @@
+"""Records as pandas tables."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from invbench.errors import UserError
+from invbench.records import RunFolder, run_folders
+
+IDENTITY = ("run_id", "status", "method", "dataset", "backbone", "seed", "protocol")
+
+
+def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """One row per run found at or below the given folders, finished or not.
+
+    Columns: run_id, status, kind, method, dataset, backbone, seed, protocol; each setting by its dotted name, e.g.
+    `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.variant`,
+    `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`, `cost.peak_memory_bytes`; `path`.
+
+    Raises:
+        UserError: a folder does not exist.
+    """
+    return pd.DataFrame([_row(folder) for folder in _folders(paths)])
+
+
+def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front."""
+    tables = []
+    for folder in _folders(paths):
+        spec = folder.read_spec()
+        if spec is not None and folder.curves.exists():
+            curves = pd.read_parquet(folder.curves)
+            for place, name in enumerate(("method", "dataset", "seed")):
+                curves.insert(place, name, getattr(spec, name))
+            curves.insert(0, "run_id", folder.path.name)
+            tables.append(curves)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _folders(paths: str | Path | Iterable[str | Path]) -> list[RunFolder]:
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    for path in listed:
+        if not Path(path).is_dir():
+            raise UserError(f"no results folder {path}; runs write to 'results' unless --out says otherwise")
+    return [folder for path in listed for folder in run_folders(Path(path))]
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    spec, record = folder.read_spec(), folder.read_record()
+    row: dict[str, Any] = {"run_id": folder.path.name, "status": folder.status(), "kind": record and record.kind}
+    if spec is not None:
+        row |= {name: getattr(spec, name) for name in IDENTITY[2:]} | spec.flat()
+    if record is not None:
+        row |= record.metrics
+        row |= {f"data.{name}": record.data[name] for name in ("variant", "fingerprint")}
+        row |= {f"cost.{name}": value for name, value in record.cost.items()}
+    return row | {"path": str(folder.path)}

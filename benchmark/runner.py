@@ -1,0 +1,180 @@
+"""Run one cell: claim its folder, make the data, train, leave a record."""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.machine import choose_device, code_version, describe, peak_memory
+from invbench.problem import Problem, mapping_of
+from invbench.progress import Report, announce
+from invbench.records import Record, RunFolder
+from invbench.seeds import stream, torch_stream
+from invbench.spec import Cell, resolve
+from invbench.training import Training
+
+RESULTS = "results"
+"""Folder of the runs when nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; none of it is part of what the run is.
+
+    Args:
+        device: auto, cpu, cuda or cuda:i.
+        out: folder that gets a folder for each run.
+        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
+        quiet: no progress on stderr; the run's log.txt has it all the same.
+    """
+
+    device: str = "auto"
+    out: Path = Path(RESULTS)
+    checkpoint_seconds: float = 10.0
+    quiet: bool = True
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    out: str | Path = RESULTS,
+) -> Record:
+    """Train one method on one dataset and keep the record. The same call again returns the record that is there.
+
+    Args:
+        method: a registered name, or several joined by `+`.
+        dataset: a registered name.
+        seed: decides data, initialisation, order and noise, each by a stream of its own.
+        settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
+        device: auto, cpu, cuda or cuda:i.
+        out: folder that gets a folder for the run.
+
+    Raises:
+        UserError: the request cannot be met; nothing is lost and nothing half-written.
+        RunFailed: the run started and failed; its record says why.
+    """
+    return run_cell(resolve(method, dataset, seed, settings), Options(device, Path(out)))
+
+
+def run_cell(cell: Cell, options: Options) -> Record:
+    """Carry out one run, or return its record where this code has finished it already.
+
+    A run that failed or was made by other code is run again; its record is kept as `record.previous.json`.
+    """
+    device = choose_device(options.device)
+    code = code_version(*cell.classes)
+    folder = RunFolder(options.out / cell.spec.run_id)
+    new = folder.create(cell.spec)
+    with folder.claimed():
+        record = folder.read_record()
+        if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
+            if not options.quiet:
+                announce(f"{cell.title}  is done already: {folder.path}")
+            return record
+        try:
+            return _Attempt(cell, folder, device, code, options).finish()
+        except UserError:
+            if new:
+                folder.discard()
+            raise
+
+
+class _Attempt:
+    """One try at a run whose folder this process holds."""
+
+    def __init__(
+        self, cell: Cell, folder: RunFolder, device: torch.device, code: dict[str, Any], options: Options
+    ) -> None:
+        self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
+        self.started = _now()
+        problem = cell.dataset.load(stream(cell.spec.seed, "data"))
+        self.data = mapping_of(problem)
+        dtype = getattr(torch, cell.trainer.dtype)
+        model = build_model(cell, problem).to(device, dtype)
+        self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.training = Training(
+            cell, problem.to(device, dtype), model, folder, code["sources"], options.checkpoint_seconds
+        )
+
+    def finish(self) -> Record:
+        """Train and write the record of success or failure. Raises RunFailed after the latter."""
+        self.folder.set_aside()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.backends.cudnn.deterministic = True
+        title = self.cell.title
+        with Report(title, self.training.total, self.folder.log, self.options.quiet) as report:
+            try:
+                metrics = self.training.run(report)
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                kind = _kind(error)
+                self.training.write_curves()
+                report.say(f"failed: {kind}: {error}")
+                self._write("failed", {}, kind, str(error), traceback.format_exc())
+                raise RunFailed(kind, f"{title} failed ({kind}): {error}; details in {self.folder.path}") from error
+        return self._write("done", metrics)
+
+    def _write(
+        self,
+        status: Literal["done", "failed"],
+        metrics: dict[str, float],
+        kind: str | None = None,
+        message: str | None = None,
+        trace: str | None = None,
+    ) -> Record:
+        training = self.training
+        record = Record(
+            run_id=self.cell.spec.run_id,
+            status=status,
+            kind=kind,
+            message=message,
+            traceback=trace,
+            spec=self.cell.spec,
+            metrics=metrics,
+            data=self.data,
+            engine={
+                "strategy": training.objective.strategy,
+                "steps": training.done,
+                "steps_per_epoch": training.sampler.steps_per_epoch,
+                "parameters": self.parameters,
+            },
+            cost={
+                "wall_seconds": training.seconds,
+                "seconds_per_step": training.seconds_per_step,
+                "peak_memory_bytes": peak_memory(self.device),
+            },
+            code=self.code,
+            machine=describe(self.device),
+            started=self.started,
+            finished=_now(),
+        )
+        self.folder.write_record(record)
+        return record
+
+
+def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
+    """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
+    with torch_stream(stream(cell.spec.seed, "init")):
+        backbone = cell.backbone.build(problem)
+    return cell.method.build(backbone, problem, cell.spec.seed)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, RunFailed):
+        return error.kind
+    return "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "error"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

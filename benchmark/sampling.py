@@ -1,0 +1,84 @@
+"""Which examples make up each step: environment-major index tensors, a pure function of the order stream."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invbench.errors import UserError
+from invbench.problem import Batch, Split
+from invbench.seeds import stream
+from invbench.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Batches of one training split.
+
+    An epoch permutes every environment's examples and cuts them into batches of equal size until the smallest
+    environment is used up. Where a step takes fewer environments than there are, each pass over the environments
+    groups them afresh.
+    """
+
+    split: Split
+    members: Tensor  # example indices sorted by environment
+    starts: Tensor  # where each environment begins in `members`
+    batch_size: int
+    per_step: int
+    batches: int  # of each environment in an epoch
+    seed: int
+
+    @classmethod
+    def of(cls, split: Split, trainer: Trainer, seed: int) -> "Sampler":
+        """Check sizes. Raises UserError when a batch is larger than an environment or a step than their number."""
+        env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
+        counts = torch.bincount(env)
+        smallest, environments = int(counts.min()), len(counts)
+        batch_size = smallest if trainer.batch_size is None else trainer.batch_size
+        per_step = trainer.environments_per_step or environments
+        if batch_size > smallest:
+            where = "an environment" if environments > 1 else "the training split"
+            raise UserError(f"trainer.batch_size is {batch_size}, but {where} has only {smallest} examples")
+        if per_step > environments:
+            raise UserError(
+                f"trainer.environments_per_step is {per_step}, but there are only {environments} environments"
+            )
+        starts = torch.cumsum(counts, 0) - counts
+        return cls(split, torch.argsort(env, stable=True), starts, batch_size, per_step, smallest // batch_size, seed)
+
+    @property
+    def environments(self) -> int:
+        """Number of environments."""
+        return len(self.starts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Groups of environments times batches of each."""
+        return self.batches * (self.environments // self.per_step)
+
+    def epoch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Indices of one epoch: examples (steps, E, B) and environments (steps, E), on the split's device."""
+        rng = np.random.default_rng(stream(self.seed, "order", number))
+        count = self.batches * self.batch_size
+        order = self._shuffled(rng)
+        rows = order[self.starts[:, None] + torch.arange(count)].reshape(-1, self.batches, self.batch_size)
+        groups = self.environments // self.per_step
+        passes = rng.permuted(np.tile(np.arange(self.environments), (self.batches, 1)), axis=1)
+        env = torch.from_numpy(passes)[:, : groups * self.per_step]
+        examples = rows[env, torch.arange(self.batches)[:, None]]
+        shape = (self.steps_per_epoch, self.per_step)
+        device = self.split.x.device
+        return examples.reshape(*shape, self.batch_size).to(device), env.reshape(shape).to(device)
+
+    def batch(self, examples: Tensor, env: Tensor) -> Batch:
+        """The tensors behind one step's indices (E, B) and (E,)."""
+        nuisance = None if self.split.nuisance is None else self.split.nuisance[examples]
+        return Batch(self.split.x[examples], self.split.y[examples], env, nuisance)
+
+    def _shuffled(self, rng: np.random.Generator) -> Tensor:
+        """`members` with each environment's examples in a new random order."""
+        keys = rng.random(len(self.members))
+        sizes = torch.diff(self.starts, append=torch.tensor([len(self.members)]))
+        env = np.repeat(np.arange(self.environments), sizes.numpy())
+        return self.members[torch.from_numpy(np.lexsort((keys, env)))]

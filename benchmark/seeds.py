@@ -1,0 +1,33 @@
+"""One run seed, one independent stream per purpose: adding a method or a dataset moves nobody else's numbers."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+
+Axis = Literal["data", "init", "order", "noise", "evaluation"]
+# The position is part of every published number: append, never reorder.
+AXES: tuple[Axis, ...] = ("data", "init", "order", "noise", "evaluation")
+
+
+def stream(seed: int, axis: Axis, *keys: int | str) -> np.random.SeedSequence:
+    """The random stream of one purpose, told apart further by keys such as an epoch or a method's name."""
+    numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
+    return np.random.SeedSequence(entropy=seed, spawn_key=(AXES.index(axis), *numbers))
+
+
+def as_int(sequence: np.random.SeedSequence) -> int:
+    """A 63-bit number drawn from the stream, for torch's generators."""
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def torch_stream(sequence: np.random.SeedSequence, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's own generators for a while, then put them back as they were."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(as_int(sequence))
+        yield

@@ -1,0 +1,167 @@
+"""Typed settings: the one place where a method, dataset, backbone or trainer says what can be set.
+
+Values are checked as JSON data, strictly: a number is not a string, `true` is not 1, unknown names are errors.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from invbench.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Search range: uniform on [low, high]."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"U({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Search range: 10 to the power of a uniform draw, between low and high."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"log-U({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Search range: one of the values, with equal probability."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(_show(value) for value in self.values) + "}"
+
+
+SearchRange = Uniform | LogUniform | Choice
+
+
+@dataclass(frozen=True)
+class SearchInfo:
+    """What a field carries beside its type: where to search it, and whether fused runs may differ in it."""
+
+    search: SearchRange | None
+    fusable: bool
+
+
+def setting(
+    default: Any, meaning: str, *, search: SearchRange | None = None, fusable: bool = False, **bounds: Any
+) -> Any:
+    """A documented setting.
+
+    Args:
+        default: its value when nothing sets it.
+        meaning: one line for `bench show`, with units and source.
+        search: the range that a random search draws from.
+        fusable: the hooks use the value in tensor arithmetic only, so runs that differ in it can be stacked.
+        bounds: pydantic's constraints, such as ``ge`` and ``le``.
+    """
+    field = Field(default, description=meaning, **bounds)
+    field.metadata.append(SearchInfo(search, fusable))
+    return field
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting as text, for `bench show` and the documentation."""
+
+    name: str
+    type: str
+    default: str
+    range: str
+    search: str
+    meaning: str
+    fusable: bool
+
+
+class Settings(BaseModel):
+    """Base of everything that has settings. Frozen; extra fields are an error; infinities are not numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Check values against the fields. `where` ('method', 'trainer', ...) prefixes the names in messages.
+
+        Raises:
+            UserError: one line naming the first setting that is wrong, the value given, and what is accepted.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            raise UserError(cls._explain(error, where)) from None
+        except TypeError:
+            raise UserError(f"the settings of {where} must be plain numbers, strings, lists or tables") from None
+
+    def canonical(self) -> dict[str, Any]:
+        """Every setting with its value, as JSON data: equal settings give equal text, however they were typed."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def describe(cls) -> Iterator[SettingInfo]:
+        """Every setting in the order of the class."""
+        for name, field in cls.model_fields.items():
+            info = search_info(field)
+            yield SettingInfo(
+                name=name,
+                type=_type_name(field.annotation),
+                default=_show(field.get_default(call_default_factory=True)),
+                range=_bounds(field),
+                search=str(info.search) if info.search else "",
+                meaning=field.description or "",
+                fusable=info.fusable,
+            )
+
+    @classmethod
+    def fusable(cls) -> tuple[str, ...]:
+        """Names of the settings in which stacked runs may differ."""
+        return tuple(name for name, field in cls.model_fields.items() if search_info(field).fusable)
+
+    @classmethod
+    def _explain(cls, error: ValidationError, where: str) -> str:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            return f"no setting '{where}.{path}'{did_you_mean(path, cls.model_fields)}"
+        if not path:
+            return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        expected = first["msg"][0].lower() + first["msg"][1:].removeprefix("alue error, ")
+        return f"setting '{where}.{path}' is {_show(first['input'])}: {expected}"
+
+
+def search_info(field: FieldInfo) -> SearchInfo:
+    """The search range and fusability of a pydantic field."""
+    return next((item for item in field.metadata if isinstance(item, SearchInfo)), SearchInfo(None, False))
+
+
+def _type_name(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "")
+
+
+def _bounds(field: FieldInfo) -> str:
+    symbols = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+    found = [
+        f"{symbol} {getattr(item, name):g}"
+        for name, symbol in symbols
+        for item in field.metadata
+        if hasattr(item, name)
+    ]
+    return ", ".join(found)
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,194 @@
+"""What a run is: its identity, and the typed objects that it stands for."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from invbench.backbone import Backbone
+from invbench.composition import Composition
+from invbench.configuration import Layer, assignments_layer, check_sections, merge, recipe_layers
+from invbench.errors import UserError, did_you_mean
+from invbench.method import Method
+from invbench.problem import Dataset
+from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.trainer import Trainer
+
+Protocol = Literal["last"]
+"""How the reported number was chosen: `last` reports the final step."""
+MAX_SEED = 2**32 - 1
+
+
+class RunSpec(BaseModel):
+    """A cell with all settings and one seed, as JSON data with nothing left to defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    method_settings: dict[str, dict[str, Any]]
+    dataset: str
+    dataset_settings: dict[str, Any]
+    backbone: str
+    backbone_settings: dict[str, Any]
+    trainer: dict[str, Any]
+    seed: int = Field(ge=0, le=MAX_SEED)
+    protocol: Protocol = "last"
+
+    @property
+    def run_id(self) -> str:
+        """16 hexadecimal digits of sha256 over canonical JSON: equal runs, equal ids, however they were typed."""
+        text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """One column per setting: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
+        parts = self.method_settings
+        method = next(iter(parts.values())) if len(parts) == 1 else _dotted(parts)
+        sections = {
+            "method": method,
+            "dataset": self.dataset_settings,
+            "backbone": self.backbone_settings,
+            "trainer": self.trainer,
+        }
+        return _dotted(sections)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The typed objects behind a specification."""
+
+    spec: RunSpec
+    method: Composition
+    dataset: Dataset
+    backbone: Backbone
+    trainer: Trainer
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return f"{self.spec.method}/{self.spec.dataset} seed {self.spec.seed}"
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """Whose code the run depends on, besides the engine."""
+        return (*(type(part) for part in self.method.parts.values()), type(self.dataset), type(self.backbone))
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    seed: int = 0,
+    assignments: Mapping[str, Any] | None = None,
+    layers: Iterable[Layer] = (),
+) -> Cell:
+    """Look up the names, merge the sources of settings, check everything.
+
+    Args:
+        method: registered names joined by `+`.
+        assignments: the strongest source, by dotted name: `{"trainer.epochs": 3}`.
+        layers: sources between the recipe and the assignments, such as a sweep file; method settings nested by part.
+
+    Raises:
+        UserError: an unknown name, a setting that is unknown or wrong, a combination that cannot work.
+    """
+    classes = _method_classes(method)
+    dataset_class = DATASETS.load(dataset)
+    fields = {name: list(cls.model_fields) for name, cls in classes.items()}
+    layers = list(layers)
+    for layer in layers:
+        check_sections(layer, "settings")
+    merged = merge(
+        [
+            {"backbone": {"name": dataset_class.backbone}},
+            *recipe_layers(dataset, classes),
+            *layers,
+            assignments_layer(assignments or {}, fields),
+        ]
+    )
+    return _check(classes, dataset, dataset_class, merged, _checked_seed(seed))
+
+
+def from_spec(spec: RunSpec) -> Cell:
+    """The objects of a stored specification."""
+    classes = _method_classes(spec.method)
+    merged: Layer = {
+        "method": spec.method_settings,
+        "dataset": spec.dataset_settings,
+        "backbone": {"name": spec.backbone, **spec.backbone_settings},
+        "trainer": spec.trainer,
+    }
+    return _check(classes, spec.dataset, DATASETS.load(spec.dataset), merged, spec.seed)
+
+
+def _check(
+    classes: Mapping[str, type[Method]], dataset: str, dataset_class: type[Dataset], merged: Layer, seed: int
+) -> Cell:
+    unknown = set(merged["method"]) - set(classes)
+    if unknown:
+        raise UserError(f"settings for method '{unknown.pop()}', which is not part of this run")
+    single = len(classes) == 1
+    composition = Composition(
+        {
+            name: cls.parse(merged["method"].get(name, {}), "method" if single else f"method.{name}")
+            for name, cls in classes.items()
+        }
+    )
+    data = dataset_class.parse(merged["dataset"], "dataset")
+    _check_cell(composition, dataset, data)
+    network = dict(merged["backbone"])
+    name = network.pop("name")
+    if not isinstance(name, str):
+        raise UserError(f"setting 'backbone.name' must be a name{did_you_mean(str(name), BACKBONES.entries())}")
+    backbone = BACKBONES.load(name).parse(network, "backbone")
+    if not set(backbone.accepts) & set(data.capabilities()):
+        raise UserError(f"backbone {name} takes {' or '.join(backbone.accepts)} inputs, which {dataset} does not have")
+    trainer = Trainer.parse(merged["trainer"], "trainer")
+    spec = RunSpec(
+        method=composition.name,
+        method_settings={part: settings.canonical() for part, settings in composition.parts.items()},
+        dataset=dataset,
+        dataset_settings=data.canonical(),
+        backbone=name,
+        backbone_settings=backbone.canonical(),
+        trainer=trainer.canonical(),
+        seed=seed,
+    )
+    return Cell(spec, composition, data, backbone, trainer)
+
+
+def _method_classes(method: str) -> dict[str, type[Method]]:
+    names = [name.strip() for name in method.split("+")]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"method {method} names '{name}' twice")
+    return {name: METHODS.load(name) for name in names}
+
+
+def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
+    missing = unmet(method.requires, data.capabilities())
+    if not missing:
+        return
+    able = [name for name in DATASETS.entries() if not unmet(method.requires, DATASETS.traits(name))]
+    raise UserError(
+        f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
+        f"provide; datasets that can: {', '.join(able) or 'none'}"
+    )
+
+
+def _checked_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed!r} must be a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _dotted(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

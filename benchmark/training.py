@@ -1,0 +1,258 @@
+"""The training loop of one run: batches, steps, evaluations, checkpoints."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from invbench.checkpoint import Checkpoint, on_device, random_state, restore_random_state
+from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.evaluation import evaluate
+from invbench.files import replacing
+from invbench.gradients import Objective, choose_strategy
+from invbench.method import scalars
+from invbench.optimizers import Optimizer
+from invbench.problem import Problem
+from invbench.progress import Report
+from invbench.records import RunFolder
+from invbench.sampling import Sampler
+from invbench.seeds import as_int, stream
+from invbench.spec import Cell
+
+EVALUATIONS = 10
+"""How often a run is measured when nothing else is asked for."""
+CHECKPOINT_SHARE = 0.02
+"""Most of the time that checkpoints may take."""
+
+
+class Training:
+    """One run's training, from a fresh model to the last evaluation.
+
+    Args:
+        cell: what to train.
+        problem: the data, on the device that trains.
+        model: freshly built, on the same device; it is changed in place.
+        folder: where curves and checkpoints go.
+        sources: hash of the code; a checkpoint of other code is not taken up.
+        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        problem: Problem,
+        model: nn.Module,
+        folder: RunFolder,
+        sources: str,
+        checkpoint_seconds: float,
+    ) -> None:
+        trainer, train = cell.trainer, problem.splits["train"]
+        self.cell, self.problem, self.model, self.folder, self.sources = cell, problem, model, folder, sources
+        self.checkpoint_seconds = checkpoint_seconds
+        self.device = train.x.device
+        self.sampler = Sampler.of(train, trainer, cell.spec.seed)
+        self.total = trainer.total_steps(self.sampler.steps_per_epoch)
+        self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
+        self.watched = self._known_splits(trainer.evaluate_splits)
+        strategy = choose_strategy(cell.method, model, trainer, self.sampler.batch_size, self.device)
+        self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = Optimizer.of(trainer, list(self.parameters))
+        if trainer.compile:
+            model.compile()
+
+        self.done = 0  # finished steps
+        self.optimizer_state = self.optimizer.initial_state(self.parameters)
+        self.method_state = cell.method.initial_state(self.parameters, self.sampler.per_step)
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
+        self.summed = 0
+        self.rows: list[dict[str, float]] = []
+        self.aside = 0.0  # seconds spent on evaluations and checkpoints
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, earlier attempts included."""
+        return time.perf_counter() - self.began
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean time of a step without evaluations and checkpoints."""
+        return (self.seconds - self.aside) / max(self.done, 1)
+
+    def run(self, report: Report) -> dict[str, float]:
+        """Train to the end, from the checkpoint where there is one. Returns the metrics of every split.
+
+        Raises:
+            RunFailed: kind `diverged`, when the objective or a metric is not finite.
+            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+        """
+        torch.manual_seed(as_int(stream(self.cell.spec.seed, "noise")))
+        self.resume(report)
+        self.model.train()
+        saved, pause = time.perf_counter(), self.checkpoint_seconds
+        with stop_requests() as stop:
+            for examples, env in self._indices():
+                self.step(examples, env)
+                report.step(self.done)
+                if self.done == self.total:
+                    break
+                if self.done % self.every == 0:
+                    report.evaluated(self.done, self.measure(self.watched))
+                if stop.is_set() or time.perf_counter() - saved >= pause:
+                    took = self.save()
+                    saved = time.perf_counter()
+                    pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
+                if stop.is_set():
+                    raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
+        splits = tuple(self.problem.splits)
+        if not self.summed:  # resumed after the last measurement
+            return self._evaluate(splits)
+        metrics = self.measure(splits)
+        report.evaluated(self.done, metrics)
+        self.save()
+        return metrics
+
+    def step(self, examples: Tensor, env: Tensor) -> None:
+        """One update from the examples (E, B) of the environments (E,)."""
+        trainer = self.cell.trainer
+        batch = self.sampler.batch(examples, env)
+        gradients, objective, state = self.objective.step(self.parameters, batch, self.method_state)
+        rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        with torch.no_grad():
+            new, self.optimizer_state = self.optimizer.step(
+                self.parameters, gradients, self.optimizer_state, self.done, rate
+            )
+            for name, value in self.parameters.items():
+                value.copy_(new[name])
+        self.method_state = self.cell.method.advance(state)
+        self.loss += objective.double()
+        self.summed += 1
+        self.done += 1
+
+    def measure(self, splits: tuple[str, ...]) -> dict[str, float]:
+        """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
+        with self._set_aside():
+            metrics = self._evaluate(splits)
+            objective = {"objective": self.loss.item() / self.summed}
+            _check_finite(objective | metrics, self.done)
+            row: dict[str, float] = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
+            states = (scalars(state) for state in self.method_state.values())
+            shown = {f"state.{name}": value.item() for state in states for name, value in state.items()}
+            self.rows.append(row | objective | metrics | shown)
+            self.loss, self.summed = torch.zeros_like(self.loss), 0
+        return metrics
+
+    def save(self) -> float:
+        """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.
+
+        Returns the seconds that it took.
+        """
+        _check_finite({"objective": self.loss.item()}, self.done)
+        with self._set_aside() as took:
+            self.write_curves()
+            Checkpoint(
+                {
+                    "model": dict(self.model.state_dict()),
+                    "optimizer": self.optimizer_state,
+                    "method": self.method_state,
+                    "random": random_state(self.device),
+                    "loss": self.loss,
+                },
+                {
+                    "run_id": self.cell.spec.run_id,
+                    "sources": self.sources,
+                    "step": self.done,
+                    "summed": self.summed,
+                    "seconds": self.seconds,
+                    "aside": self.aside,
+                },
+            ).save(self.folder.checkpoint)
+        return took()
+
+    def write_curves(self) -> None:
+        """Every measurement so far, one row each."""
+        with replacing(self.folder.curves) as temporary:
+            pd.DataFrame(self.rows).to_parquet(temporary, index=False)
+
+    def resume(self, report: Report) -> None:
+        """Take up the checkpoint, unless there is none or other code made it."""
+        found = Checkpoint.load(self.folder.checkpoint)
+        if found is None:
+            return
+        if (found.facts["run_id"], found.facts["sources"]) != (self.cell.spec.run_id, self.sources):
+            report.say("the checkpoint was made by other code; starting afresh")
+            return
+        tensors = on_device(found.tensors, self.device)
+        self.model.load_state_dict(tensors["model"])
+        self.optimizer_state, self.method_state = tensors["optimizer"], tensors["method"]
+        restore_random_state(found.tensors["random"], self.device)
+        self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
+        self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
+        rows = pd.read_parquet(self.folder.curves).to_dict("records")
+        self.rows = [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= self.done]
+        report.say(f"continuing at step {self.done}/{self.total}")
+
+    def _evaluate(self, splits: tuple[str, ...]) -> dict[str, float]:
+        return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done)
+
+    def _indices(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The examples and environments of every step that is left."""
+        length = self.sampler.steps_per_epoch
+        while self.done < self.total:
+            number, first = divmod(self.done, length)
+            examples, env = self.sampler.epoch(number)
+            for i in range(first, min(length, first + self.total - self.done)):
+                yield examples[i], env[i]
+
+    def _known_splits(self, names: tuple[str, ...] | None) -> tuple[str, ...]:
+        known = tuple(self.problem.splits)
+        for name in names or ():
+            if name not in known:
+                raise UserError(f"trainer.evaluate_splits: no split '{name}'; there are {', '.join(known)}")
+        return known if names is None else names
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[Callable[[], float]]:
+        """Count the time of the block apart from that of the steps; yields a function that tells it afterwards."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        began = time.perf_counter()
+        yield lambda: time.perf_counter() - began
+        self.aside += time.perf_counter() - began
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a run stops between two steps. A second signal acts as always."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _check_finite(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunFailed("diverged", f"{name} is {value} at step {step}; a smaller learning rate may help")

@@ -1,0 +1,1 @@
+"""Configuration files: `recipes/<dataset>.yaml`."""

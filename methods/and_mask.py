@@ -1,0 +1,76 @@
+"""AND-mask and geometric mean of environment gradients ("Learning explanations that are hard to vary").
+
+Parascandolo, Neitz, Orvieto, Gresele, Schölkopf (2020), arXiv 2009.00329. For every parameter tensor apart, with the
+gradient g_e of each environment's risk, e = 1..E, all operations element-wise:
+
+    ḡ = (1/E) Σ_e g_e
+    a = |(1/E) Σ_e sign(g_e)|                                 agreement of the signs, sign(0) = 0
+    m = 1[a ≥ τ]                                              the mask
+    mask:            g = m ḡ
+    geometric_mean:  g = m sign(ḡ) exp((1/E) Σ_e log(|g_e| + 1e-10))
+    scaled:          g / (1e-10 + mean(m))                    mean over the tensor's elements
+
+τ = 0 with the mask rule is ERM. Weight decay comes after the mask, in the optimiser, so it also shrinks what the mask
+holds still: that is how features on which environments disagree are forgotten.
+
+Deviations from the authors' code: none in the rule. The sum of signs is exact, as sums of ±1 are in floating point,
+and then divided once by E, so that τ on the lattice k/E is compared without rounding. A penalty of another method is
+added after the mask, as weight decay is.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invbench.method import Gradients, Method, State
+from invbench.registry import register_method
+from invbench.settings import Choice, Uniform, setting
+
+TINY = 1e-10
+
+
+@register_method("and_mask")
+class ANDMask(Method):
+    """Keep a gradient element only where the environments agree on its sign."""
+
+    requires: ClassVar[tuple[str, ...]] = ("environments",)
+
+    threshold: float = setting(
+        1.0,
+        "agreement τ that an element needs to survive; 1 is unanimity",
+        ge=0,
+        le=1,
+        search=Uniform(0, 1),
+        fusable=True,
+    )
+    rule: Literal["mask", "geometric_mean"] = setting(
+        "mask", "size of a surviving element: arithmetic or geometric mean", search=Choice(("mask", "geometric_mean"))
+    )
+    scale_by_inverse_sparsity: bool = setting(
+        True, "divide each tensor by the fraction of its elements that survived", search=Choice((False, True))
+    )
+
+    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
+        """The fraction of all elements that survived the last step, for the curves."""
+        return {"surviving_fraction": next(iter(parameters.values())).new_ones(())}
+
+    def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        if self.rule == "mask":
+            return gradient, gradient.sign()
+        return gradient, gradient.sign(), (gradient.abs() + TINY).log()
+
+    def combine_moments(
+        self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
+    ) -> tuple[Gradients, State]:
+        gradients: Gradients = {}
+        surviving: list[Tensor] = []
+        for name, (mean, mean_sign, *mean_log) in moments.items():
+            mask = (mean_sign.abs() >= self.threshold).to(mean.dtype)
+            size = mean.sign() * mean_log[0].exp() if mean_log else mean
+            scale = 1 / (TINY + mask.mean()) if self.scale_by_inverse_sparsity else 1
+            gradients[name] = scale * mask * size + penalty_grad[name]
+            surviving.append(mask.sum())
+        elements = sum(mean.numel() for mean, *_ in moments.values())
+        return gradients, state | {"surviving_fraction": torch.stack(surviving).sum() / elements}
