@@ -69,7 +69,7 @@ class Registry:
             name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__), self._traits_of(cls))  # type: ignore[misc]
             for name, cls in self._registered.items()
         }
-        return dict(sorted((self._found | registered).items()))
+        return dict(sorted((registered | self._found).items()))
 
     def load(self, name: str) -> type[Any]:
         """The class behind `name`. Raises UserError with the nearest name when there is none."""

@@ -72,8 +72,9 @@ def _download() -> None:
         with FileLock(cache / ".mnist.lock"), contextlib.redirect_stdout(sys.stderr):
             torchvision().datasets.MNIST(str(cache), download=True)
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
-            f"the MNIST files are not here and cannot be downloaded ({str(error).strip() or type(error).__name__}). "
+            f"the MNIST files are not here and cannot be downloaded ({reason}). "
             f"Three ways: set {DATA_VARIABLE} to a folder that has {SOURCES[0].path}[.gz] and its three neighbours; "
             f"put that MNIST folder into the cache, {cache}; or connect to the network and repeat the command"
         ) from None

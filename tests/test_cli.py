@@ -1,0 +1,188 @@
+"""The command as its users meet it: what it prints, and one clear line for every mistake."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cells import SMALL
+
+from invbench.cli import main
+from invbench.cli.run import parse_seeds
+from invbench.errors import UserError
+
+Bench = Callable[..., tuple[int, str, str]]
+TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
+TINY += ["--set", "trainer.steps=6"]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
+    """Run the command in this process, in an empty folder; returns exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output = capsys.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
+
+    return call
+
+
+def test_run_then_table(bench: Bench) -> None:
+    status, out, err = bench("run", "--method", "and_mask", "--dataset", "spirals", "--seeds", "0-1", *TINY)
+    assert status == 0
+    assert "and_mask on spirals" in out
+    assert "mean ± 95 %" in out
+    assert "and_mask/spirals seed 1  step 6/6  train_accuracy" in err
+    status, out, _ = bench(
+        "run", "-m", "and_mask", "-d", "spirals", *TINY, "--set", "method.threshold=0", "--out", "results"
+    )
+    assert status == 0
+    status, out, _ = bench("table")
+    assert status == 0
+    header, *rows = out.splitlines()
+    assert header.split() == ["method", "dataset", "method.threshold", "n", "test_accuracy", "ms/step"]
+    assert [row.split()[3] for row in rows] == ["1", "2"]
+    status, out, _ = bench("table", "results", "--csv", "--metric", "train_loss")
+    assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,n,mean,half_width")
+    status, _, err = bench("table", "--metric", "train_los")
+    assert status == 2
+    assert "no run has the metric 'train_los'; there are" in err
+
+
+def test_json_prints_the_records_and_nothing_else(bench: Bench) -> None:
+    status, out, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "3,1", "--json", *TINY)
+    assert status == 0
+    records = json.loads(out)
+    assert [record["spec"]["seed"] for record in records] == [3, 1]
+    assert records[0]["metrics"]["test_accuracy"] >= 0
+    assert "step 6/6" in err
+    _, again, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "3,1", "--json", *TINY)
+    assert json.loads(again) == records
+    assert err.count("is done already") == 2
+
+
+def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> None:
+    wild = ["--set", "trainer.optimizer=sgd", "--set", "trainer.learning_rate=1e30"]
+    status, out, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "0-1", "--json", *TINY, *wild)
+    assert status == 1
+    assert [record["status"] for record in json.loads(out)] == ["failed", "failed"]
+    last = err.splitlines()[-1]
+    assert last.startswith("error: erm/spirals seed 0 failed (diverged):")
+    assert last.endswith("(2 of 2 runs failed)")
+    _, _, err = bench("table")
+    assert "no finished run" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "-m", "and_maks", "-d", "spirals"), "no method 'and_maks'; did you mean 'and_mask'?"),
+        (("run", "-m", "erm", "-d", "spiral"), "no dataset 'spiral'; did you mean 'spirals'?"),
+        (("run", "-m", "and_mask", "-d", "digits"), "datasets that can: spirals"),
+        (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epohcs=3"), "did you mean 'epochs'?"),
+        (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epochs=three"), "'trainer.epochs' is \"three\""),
+        (("run", "-m", "and_mask", "-d", "spirals", "--set", "method.threshold=2"), "less than or equal to 1"),
+        (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epochs"), "write it as section.name=value"),
+        (("run", "-m", "erm", "-d", "spirals", "--device", "cuda:97"), "no GPU is visible"),
+        (("run", "-m", "erm", "-d", "spirals", "--device", "tpu"), "is not one of auto, cpu, cuda"),
+        (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "write ranges and numbers such as 0-4"),
+        (("run", "-m", "erm", "-d", "spirals", "--seed", "1", "--seeds", "2"), "give either --seed or --seeds"),
+        (("run", "-m", "erm", "-d", "spirals", "--seed", "-1"), "must be a whole number from 0"),
+        (("run", "-m", "erm"), "Missing option '--dataset'"),
+        (("run", "--metod", "erm"), "No such option: --metod"),
+        (("rnu",), "No such command 'rnu'"),
+        (("show", "and_maks"), "nothing is named 'and_maks'; did you mean 'and_mask'?"),
+        (("table", "nowhere"), "no results folder nowhere"),
+        (("data", "verify", "nothing"), "no dataset 'nothing'"),
+    ],
+)
+def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    if "cuda" in str(arguments) and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        import torch
+
+        message = message if not torch.cuda.is_available() else "GPUs are visible"
+    status, out, err = bench(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == [], "nothing is written for a mistake"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system that even root cannot write to")
+def test_unwritable_out_as_root(bench: Bench) -> None:
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--out", "/proc/nowhere", *TINY)
+    assert status == 2
+    assert err.startswith("error: cannot write to /proc/nowhere/")
+    assert err.count("\n") == 1
+
+
+def test_out_that_is_a_file(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--out", "taken", *TINY)
+    assert status == 2
+    assert "choose another folder with --out" in err
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_listing_and_showing(bench: Bench) -> None:
+    assert "AND-mask and geometric mean" in bench("ls")[1]
+    assert "digits (no environments)" in bench("ls", "cells")[1]
+    out = bench("show", "and_mask")[1]
+    assert "method.threshold = 1.0  (float, ≥ 0, ≤ 1; search U(0, 1))" in out
+    assert "agreement τ" in out
+    out = bench("show", "rotmnist")[1]
+    assert "dataset.max_rotation = 6.28" in out
+    assert "licence: CC BY-SA 3.0" in out
+    assert "name: cnn_small" in out
+    assert "trainer.learning_rate = 0.001  (float, > 0; search log-U(0.0001, 1))" in bench("show", "trainer")[1]
+
+
+@pytest.mark.usefixtures("mnist_folder")
+def test_data(bench: Bench) -> None:
+    out = bench("data", "ls")[1]
+    assert "spirals: always available; generated by this package" in out
+    assert "rotmnist: 4 of 4 files here in" in out
+    status, out, err = bench("data", "verify", "rotmnist")
+    assert status == 2
+    assert out.count("is not the official file") == 4
+    assert "4 files differ from the official ones" in err
+
+
+@pytest.mark.realdata
+def test_official_data_are_verified(bench: Bench) -> None:
+    status, out, _ = bench("data", "verify")
+    assert status == 0
+    assert out.count("is the official file") == 4
+
+
+def test_doctor(bench: Bench, tmp_path: Path) -> None:
+    status, out, _ = bench("doctor")
+    assert status == 0
+    assert "torch 2" in out
+    assert "torchvision: imports" in out
+    assert f"cache {tmp_path / 'cache'}: writable" in out
+    assert "extra slurm:" in out
+
+
+def test_help_without_arguments(bench: Bench) -> None:
+    status, out, _ = bench()
+    assert status == 0
+    assert "doctor" in out
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--debug", "show", "nothing_like_this"])
+    with pytest.raises(UserError):
+        main()
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("0,2,1-3", [0, 2, 1, 3])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(None, text) == seeds

@@ -1,0 +1,172 @@
+"""The one contract: what every registered method must do on every dataset it can run on."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from cells import SMALL, load, objective_of, possible_cells, small_cell, without_coupling
+from torch import Tensor
+from torch.func import stack_module_state, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from invbench.gradients import Objective, Step, detached
+from invbench.method import Method
+from invbench.optimizers import Optimizer
+from invbench.problem import Batch, Problem
+from invbench.registry import DATASETS, METHODS
+from invbench.runner import build_model
+from invbench.sampling import Sampler
+from invbench.spec import Cell
+
+CELLS = possible_cells()
+pytestmark = pytest.mark.usefixtures("mnist_folder")
+RUNS = 3
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: str) -> None:
+    cell = small_cell(method, dataset)
+    problem = load(cell)
+    model = build_model(cell, problem)
+    parameters = dict(model.named_parameters())
+    before = {name: value.clone() for name, value in parameters.items()}
+    sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
+    objective = Objective(cell.method, problem.task, model, "joint")
+    optimizer = Optimizer.of(cell.trainer, list(parameters))
+    state, moments = cell.method.initial_state(parameters, sampler.per_step), optimizer.initial_state(parameters)
+    for count, (examples, env) in enumerate(zip(*(part[:3] for part in sampler.epoch(0)), strict=True)):
+        step = objective.step(parameters, sampler.batch(examples, env), state)
+        assert torch.isfinite(step.objective)
+        with torch.no_grad():
+            new, moments = optimizer.step(parameters, step.gradients, moments, count, 1e-2)
+            for name, value in parameters.items():
+                value.copy_(new[name])
+        state = cell.method.advance(step.state)
+    assert all(torch.isfinite(value).all() for value in parameters.values())
+    assert any(not torch.equal(value, before[name]) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_the_problem_provides_what_its_class_says(method: str, dataset: str) -> None:
+    problem = load(small_cell(method, dataset))
+    provides = DATASETS.traits(dataset)
+    train = problem.splits["train"]
+    assert problem.kind in provides
+    assert ("environments" in provides) == (train.env is not None)
+    assert ("nuisance" in provides) == (train.nuisance is not None)
+    assert {"classification", "regression"} & set(provides)
+    assert set(METHODS.traits(method)) <= set(provides)
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_hooks_are_pure(method: str, dataset: str) -> None:
+    """The same arguments give the same result, and are what they were afterwards."""
+    objective, parameters, batch, state = objective_of(without_coupling(small_cell(method, dataset)), "joint")
+    kept = copy.deepcopy((dict(parameters), batch, state))
+    first = objective.step(parameters, batch, state)
+    second = objective.step(parameters, batch, state)
+    for a, b in zip(_leaves((parameters, batch, state)), _leaves(kept), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(_leaves(first), _leaves(second), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_order_of_environments_does_not_matter(method: str, dataset: str) -> None:
+    objective, parameters, batch, state = objective_of(without_coupling(small_cell(method, dataset)), "joint")
+    order = torch.randperm(len(batch.x))
+    shuffled = Batch(*(part if part is None else part[order] for part in batch))
+    first, second = objective.step(parameters, batch, state), objective.step(parameters, shuffled, state)
+    for name, gradient in first.gradients.items():
+        assert torch.allclose(second.gradients[name], gradient, atol=1e-10), name
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_strategies_agree(method: str, dataset: str) -> None:
+    cell = without_coupling(small_cell(method, dataset))
+    steps = []
+    for strategy in ("joint", "loop", "vmap"):
+        objective, parameters, batch, state = objective_of(cell, strategy)  # type: ignore[arg-type]
+        steps.append(objective.step(parameters, batch, state))
+    for step in steps[1:]:
+        for name, gradient in steps[0].gradients.items():
+            assert torch.allclose(step.gradients[name], gradient, atol=1e-10), name
+        assert torch.allclose(step.objective, steps[0].objective, atol=1e-10)
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
+    """vmap over runs that differ in seed and in every fusable setting equals a loop over them, step after step.
+
+    Two steps, so that state that came out of a mapped step goes into one.
+    """
+    cells = [without_coupling(small_cell(method, dataset, seed)) for seed in range(RUNS)]
+    parts = cells[0].method.parts
+    settings = {name: _spread(part) for name, part in parts.items()}
+    problems = [load(cell, torch.float64) for cell in cells]
+    models = [build_model(cell, problem).double() for cell, problem in zip(cells, problems, strict=True)]
+    batches = [_batches(cell, problem) for cell, problem in zip(cells, problems, strict=True)]
+    template = models[0]
+
+    def two_steps(values: dict[str, dict[str, Tensor]], theta: dict[str, Tensor], data: list[Batch]) -> Step:
+        composition = cells[0].method.with_settings(values)
+        objective = Objective(composition, problems[0].task, template, "vmap")
+        state = composition.initial_state(theta, len(data[0].x))
+        for batch in data:
+            step = objective.step(theta, batch, state)
+            theta = {name: value - 0.1 * step.gradients[name] for name, value in theta.items()}
+            state = detached(composition.advance(step.state))
+        return Step(theta, step.objective, state)
+
+    stacked, _ = stack_module_state(models)
+    stacked = {name: value.detach() for name, value in stacked.items()}
+    together = [_stack([run[i] for run in batches]) for i in range(2)]
+    arguments = (settings, stacked, together)
+    axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, arguments)
+    mapped = vmap(two_steps, in_dims=axes, randomness="different")(*arguments)
+    for run in range(RUNS):
+        own = {part: {name: value[run] for name, value in values.items()} for part, values in settings.items()}
+        theta = {name: value.detach() for name, value in models[run].named_parameters()}
+        alone = two_steps(own, theta, batches[run])
+        for name, value in alone.gradients.items():
+            assert torch.allclose(mapped.gradients[name][run], value, atol=1e-9), name
+        assert torch.allclose(mapped.objective[run], alone.objective, atol=1e-9)
+        for a, b in zip(_leaves(mapped.state), _leaves(alone.state), strict=True):
+            assert torch.allclose(a[run].double(), b.double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS.entries())
+def test_fusable_settings_are_real_numbers(method: str) -> None:
+    cls = METHODS.load(method)
+    assert all(isinstance(cls.model_fields[name].get_default(), float) for name in cls.fusable())
+
+
+def test_every_dataset_has_a_small_version() -> None:
+    assert set(DATASETS.entries()) <= set(SMALL)
+
+
+def _spread(part: Method) -> dict[str, Tensor]:
+    """For each fusable setting a value per run: the default, and two others inside its bounds."""
+    values = {}
+    for name in type(part).fusable():
+        default = float(getattr(part, name))
+        candidates = torch.tensor([default, 0.5 * default, 0.25 * default], dtype=torch.float64)
+        for value in candidates.tolist():
+            type(part).parse({name: value}, "method")
+        values[name] = candidates
+    return values
+
+
+def _batches(cell: Cell, problem: Problem) -> list[Batch]:
+    sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
+    return [sampler.batch(examples, env) for examples, env in zip(*(p[:2] for p in sampler.epoch(0)), strict=True)]
+
+
+def _stack(batches: list[Batch]) -> Batch:
+    assert all(batch.nuisance is None for batch in batches) or all(batch.nuisance is not None for batch in batches)
+    return Batch(*(part[0] if part[0] is None else torch.stack(part) for part in zip(*batches, strict=True)))
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,233 @@
+"""What a run leaves behind, and what is made of it."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from cells import small_cell
+
+import invbench
+from invbench.checkpoint import Checkpoint
+from invbench.errors import RunFailed, UserError
+from invbench.files import replacing, write_text
+from invbench.records import RunFolder
+from invbench.runner import Options, run_cell
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def test_a_run_becomes_a_row(out: Path) -> None:
+    record = run_cell(small_cell("and_mask", "spirals", 3), Options(out=out))
+    folder = RunFolder(out / record.run_id)
+    assert {path.name for path in folder.path.iterdir()} == {
+        ".lock", "spec.yaml", "curves.parquet", "checkpoint.safetensors", "log.txt", "record.json",
+    }  # fmt: skip
+    assert folder.read_record() == record
+    assert folder.read_spec() == record.spec
+    row = invbench.load_results(out).iloc[0]
+    assert (row["status"], row["method"], row["dataset"], row["seed"]) == ("done", "and_mask", "spirals", 3)
+    assert row["method.threshold"] == 1.0
+    assert row["test_accuracy"] == record.metrics["test_accuracy"]
+    assert row["cost.seconds_per_step"] > 0
+    assert record.machine["packages"]["torch"] == torch.__version__.split("+")[0] or record.machine["packages"]["torch"]
+    assert record.cost["peak_memory_bytes"] > 1e6
+    assert record.data["variant"] == "synthetic"
+    curves = invbench.load_curves(out)
+    assert curves["step"].tolist() == [2, 4, 6, 8, 10, 12]
+    assert {"method", "seed", "objective", "train_accuracy", "state.surviving_fraction"} <= set(curves)
+
+
+def test_the_same_run_again_is_not_repeated(out: Path) -> None:
+    first = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    assert run_cell(small_cell("erm", "spirals"), Options(out=out)) == first
+
+
+def test_a_record_of_other_code_is_made_anew_and_kept(out: Path) -> None:
+    first = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    folder = RunFolder(out / first.run_id)
+    data = json.loads(folder.record.read_text())
+    data["code"]["sources"] = "older"
+    folder.record.write_text(json.dumps(data))
+    assert folder.status("newer") == "stale"
+    again = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    assert again.metrics == first.metrics
+    assert again.code["sources"] == first.code["sources"]
+    assert json.loads((folder.path / "record.previous.json").read_text())["code"]["sources"] == "older"
+
+
+def test_python_api(out: Path) -> None:
+    settings = {"trainer.steps": 2, "dataset.examples": 300, "backbone.width": 4, "dataset.environments": 2}
+    record = invbench.run("and_mask", "spirals", seed=1, settings=settings, out=out)
+    assert record.status == "done"
+    assert record.spec.trainer["steps"] == 2
+
+
+def test_divergence_is_a_failed_run(out: Path) -> None:
+    cell = small_cell("erm", "spirals", trainer__learning_rate=1e30, trainer__optimizer="sgd", trainer__steps=60)
+    with pytest.raises(RunFailed, match="diverged") as error:
+        run_cell(cell, Options(out=out))
+    assert error.value.kind == "diverged"
+    folder = RunFolder(out / cell.spec.run_id)
+    record = folder.read_record()
+    assert record is not None
+    assert (record.status, record.kind, record.metrics) == ("failed", "diverged", {})
+    assert record.engine["steps"] < 60, "stopped early"
+    assert "a smaller learning rate may help" in (record.message or "")
+    row = invbench.load_results(out).iloc[0]
+    assert (row["status"], row["kind"]) == ("failed", "diverged")
+    with pytest.raises(UserError, match="no finished run"):
+        invbench.table(invbench.load_results(out))
+
+
+def test_an_exception_is_a_failed_run_with_its_traceback(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("inside the step")
+
+    monkeypatch.setattr("invbench.training.Training.step", broken)
+    cell = small_cell("erm", "spirals")
+    with pytest.raises(RunFailed, match="inside the step"):
+        run_cell(cell, Options(out=out))
+    record = RunFolder(out / cell.spec.run_id).read_record()
+    assert record is not None
+    assert (record.kind, "ZeroDivisionError" in (record.traceback or "")) == ("error", True)
+    monkeypatch.undo()
+    assert run_cell(cell, Options(out=out)).status == "done", "a failed run may be tried again"
+
+
+def test_a_mistake_leaves_nothing(out: Path) -> None:
+    with pytest.raises(UserError, match="batch_size is 999"):
+        run_cell(small_cell("erm", "spirals", trainer__batch_size=999), Options(out=out))
+    with pytest.raises(UserError, match="no split 'tset'; there are train, validation, test"):
+        run_cell(small_cell("erm", "spirals", trainer__evaluate_splits=["tset"]), Options(out=out))
+    assert list(out.iterdir()) == []
+
+
+def test_chosen_splits_are_watched_and_the_last_step_measures_all(out: Path) -> None:
+    record = run_cell(
+        small_cell("erm", "spirals", trainer__evaluate_splits=["validation"], trainer__evaluate_every=5),
+        Options(out=out),
+    )
+    curves = invbench.load_curves(out)
+    assert curves["step"].tolist() == [5, 10, 12]
+    assert curves["test_accuracy"].notna().tolist() == [False, False, True]
+    assert curves["validation_accuracy"].notna().all()
+    assert {"train_accuracy", "validation_accuracy", "test_accuracy"} <= set(record.metrics)
+
+
+def test_looking_more_often_changes_nothing(out: Path) -> None:
+    """Evaluation draws nothing from the streams of training."""
+    records = [
+        run_cell(small_cell("erm", "digits", trainer__evaluate_every=every), Options(out=out)) for every in (1, 12)
+    ]
+    assert records[0].metrics == records[1].metrics
+
+
+def test_methods_of_one_seed_share_data_initialisation_and_order(out: Path) -> None:
+    """With threshold 0 the mask is ERM: the same data, weights and batches must give the same run."""
+    settings = {"method__threshold": 0.0, "trainer__dtype": "float64"}
+    mask = run_cell(small_cell("and_mask", "spirals", **settings), Options(out=out))
+    erm = run_cell(small_cell("erm", "spirals", trainer__dtype="float64"), Options(out=out))
+    assert mask.data["fingerprint"] == erm.data["fingerprint"]
+    assert mask.metrics["train_loss"] == pytest.approx(erm.metrics["train_loss"], rel=1e-9)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="disk"), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 64, b"\x00" * 7, b"null", b"[]"])
+def test_damaged_files_are_never_taken_for_results(out: Path, damage: bytes) -> None:
+    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    folder = RunFolder(out / record.run_id)
+    folder.record.write_bytes(damage)
+    folder.checkpoint.write_bytes(damage)
+    assert folder.read_record() is None
+    assert Checkpoint.load(folder.checkpoint) is None
+    assert folder.status() == "lost"
+    assert invbench.load_results(out).iloc[0]["status"] == "lost"
+    assert run_cell(small_cell("erm", "spirals"), Options(out=out)).metrics == record.metrics
+
+
+def test_statuses(out: Path) -> None:
+    cell = small_cell("erm", "spirals")
+    folder = RunFolder(out / cell.spec.run_id)
+    assert folder.create(cell.spec) is True
+    assert folder.create(cell.spec) is False
+    assert folder.status() == "queued"
+    write_text(folder.claim, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    assert folder.status() == "running"
+    write_text(folder.claim, json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))
+    assert folder.status() == "lost"
+
+
+def test_a_claimed_run_is_left_alone(out: Path) -> None:
+    cell = small_cell("erm", "spirals")
+    folder = RunFolder(out / cell.spec.run_id)
+    folder.create(cell.spec)
+    with folder.claimed(), pytest.raises(UserError, match=f"worked on by process {os.getpid()} on"):
+        run_cell(cell, Options(out=out))
+    assert folder.spec.exists(), "the loser must not tidy up the winner's folder"
+    assert run_cell(cell, Options(out=out)).status == "done"
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    tensors = {"a": {"b.c": torch.randn(2, 3), "d": {"e": torch.tensor(4)}}, "f": torch.zeros(0)}
+    Checkpoint(tensors, {"step": 3, "why": "über"}).save(tmp_path / "c")
+    found = Checkpoint.load(tmp_path / "c")
+    assert found is not None
+    assert found.facts == {"step": 3, "why": "über"}
+    assert torch.equal(found.tensors["a"]["b.c"], tensors["a"]["b.c"])  # type: ignore[index]
+    assert found.tensors["a"]["d"]["e"].shape == ()
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def rows(**columns: list[object]) -> pd.DataFrame:
+    count = len(next(iter(columns.values())))
+    base: dict[str, object] = {
+        "status": "done", "method": "erm", "dataset": "spirals", "backbone": "mlp", "protocol": "last",
+        "cost.seconds_per_step": 0.1,
+    }  # fmt: skip
+    return pd.DataFrame([base | {name: values[i] for name, values in columns.items()} for i in range(count)])
+
+
+def test_interval_against_a_table_of_t() -> None:
+    found = invbench.table(rows(test_accuracy=[1.0, 2.0, 3.0])).iloc[0]
+    assert (found["n"], found["mean"]) == (3, 2.0)
+    assert found["half_width"] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(2) at 97.5 %, ddof = 1
+
+
+def test_runs_of_different_settings_are_never_averaged() -> None:
+    frame = rows(test_accuracy=[0.1, 0.3, 0.9], **{"method.threshold": [0.0, 0.0, 1.0], "trainer.epochs": [5, 5, 5]})
+    found = invbench.table(frame)
+    assert found["method.threshold"].tolist() == [0.0, 1.0]
+    assert found["n"].tolist() == [2, 1]
+    assert "trainer.epochs" not in found, "what all rows share is not shown"
+    assert pd.isna(found["half_width"].iloc[1])
+
+
+def test_unfinished_runs_do_not_count() -> None:
+    frame = rows(status=["done", "failed", "lost"], test_accuracy=[0.5, None, None])
+    assert invbench.table(frame)["n"].tolist() == [1]
+
+
+def test_a_metric_that_no_run_has() -> None:
+    with pytest.raises(UserError, match="no run has the metric 'tset_accuracy'; there are test_accuracy"):
+        invbench.table(rows(test_accuracy=[0.5]), "tset_accuracy")

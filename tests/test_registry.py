@@ -1,0 +1,129 @@
+"""What exists is found without being imported, by anyone who adds to it, and only once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from invbench.errors import UserError
+from invbench.method import Method
+from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+
+
+def test_listing_imports_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys; from invbench.cli import app; app(['ls'], standalone_mode=False);"
+        "app(['ls', 'cells'], standalone_mode=False);"
+        "sys.exit(sorted({'torch', 'pandas', 'sklearn', 'rich'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "and_mask" in done.stdout
+    assert "spirals" in done.stdout
+
+
+@pytest.mark.parametrize("registry", [METHODS, DATASETS, BACKBONES], ids=lambda registry: registry.kind)
+def test_what_a_file_says_of_itself_is_what_its_class_says(registry: Registry) -> None:
+    for name, entry in registry.entries().items():
+        if entry.origin.startswith("invbench."):
+            assert registry.traits(name) == getattr(registry.load(name), registry.trait)
+            assert entry.summary.endswith((".", ").")), f"{name}: the first line should be a sentence"
+
+
+def test_misspelt_name_gets_the_nearest_one() -> None:
+    with pytest.raises(UserError, match="no method 'andmask'; did you mean 'and_mask'"):
+        METHODS.load("andmask")
+
+
+def test_name_far_from_all_gets_the_list() -> None:
+    with pytest.raises(UserError, match="known: digits, rotmnist, spirals"):
+        DATASETS.load("xyzzy")
+
+
+def test_a_taken_name_is_refused_and_says_by_whom(registered: list[str]) -> None:
+    METHODS.register("mine")(type("Mine", (Method,), {"__doc__": "Mine.", "__module__": "notebook"}))
+    registered.append("mine")
+    with pytest.raises(UserError, match="two methods are named 'mine': notebook.Mine and elsewhere.Other"):
+        METHODS.register("mine")(type("Other", (Method,), {"__module__": "elsewhere"}))
+    with pytest.raises(UserError, match=r"two methods are named 'erm': invbench.methods.erm.* and elsewhere.Other"):
+        METHODS.register("erm")(type("Other", (Method,), {"__module__": "elsewhere"}))
+
+
+def test_the_same_class_may_be_defined_again(registered: list[str]) -> None:
+    for _ in range(2):  # a notebook cell that is run twice
+        METHODS.register("mine")(type("Mine", (Method,), {"__module__": "notebook"}))
+    registered.append("mine")
+    assert METHODS.load("mine").__qualname__ == "Mine"
+
+
+def test_names_that_could_leave_the_results_folder_are_refused() -> None:
+    with pytest.raises(UserError, match="lower-case letters"):
+        METHODS.register("../mine")
+
+
+def test_third_party_entry_points(tmp_path: Path) -> None:
+    """A distribution that adds a method, found by the command without any line here knowing it."""
+    _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
+    (tmp_path / "acme_methods.py").write_text(
+        "from invbench.method import Method\nfrom invbench.registry import register_method\n"
+        "@register_method('shrug')\nclass Shrug(Method):\n    '''Does nothing.'''\n    requires = ('environments',)\n",
+        encoding="utf-8",
+    )
+    listed = _bench(tmp_path, "ls", "methods")
+    assert "shrug" in listed.stdout
+    assert "from the package acme" in listed.stdout
+    shown = _bench(tmp_path, "show", "shrug")
+    assert "requires: environments" in shown.stdout
+    assert shown.returncode == 0
+
+
+def test_third_party_collision_and_broken_package(tmp_path: Path) -> None:
+    _distribution(tmp_path, "acme", "erm", "acme_methods:Shrug")
+    listed = _bench(tmp_path, "ls", "methods")
+    assert listed.returncode == 2
+    assert listed.stderr.startswith("error: two methods are named 'erm': invbench.methods.erm and acme_methods")
+    other = tmp_path / "other"
+    other.mkdir()
+    _distribution(other, "broken", "gone", "no_such_module:Gone")
+    shown = _bench(other, "show", "gone")
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    assert "'gone' from the package broken does not load" in shown.stderr
+
+
+def test_a_file_must_register_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "plugins"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "right.py").write_text('"""A file."""\n', encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="does not register a method named 'right'"):
+        Registry("method", "plugins", "requires").load("right")
+
+
+def test_unmet_requirements() -> None:
+    assert unmet(("environments", "image"), ("image",)) == ("environments",)
+    assert unmet((), ("image",)) == ()
+
+
+@pytest.fixture
+def registered() -> Iterator[list[str]]:
+    """Names to forget afterwards."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        METHODS._registered.pop(name, None)
+
+
+def _distribution(folder: Path, distribution: str, name: str, target: str) -> None:
+    info = folder / f"{distribution}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[invbench.methods]\n{name} = {target}\n", encoding="utf-8")
+
+
+def _bench(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from invbench.cli import main; sys.argv[0] = 'bench'; main()"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(path)!r}); {code}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,0 +1,142 @@
+"""A run that is killed at any moment and started again ends as if nothing had happened, to the last bit."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from cells import SMALL, possible_cells
+
+from invbench.checkpoint import Checkpoint, flatten
+from invbench.configuration import parse_yaml
+from invbench.records import RunFolder
+from invbench.registry import METHODS
+from invbench.spec import resolve
+
+STEPS = 60
+OFFLINE = ("spirals", "digits")
+
+
+def first_cells() -> list[tuple[str, str]]:
+    """Every registered method on the first dataset that needs no files, and every such dataset under ERM."""
+    cells = [cell for cell in possible_cells() if cell[1] in OFFLINE]
+    firsts = dict(reversed(cells))
+    assert set(firsts) == set(METHODS.entries())
+    return sorted({*firsts.items(), *(cell for cell in cells if cell[0] == "erm")})
+
+
+def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[str]:
+    """A small run that writes a checkpoint after every step."""
+    settings = {"trainer.steps": steps} | SMALL[dataset]
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    code = "from invbench.cli import main; main()"
+    verb = ["run", "-m", method, "-d", dataset, *sets, "--out", str(out), "--checkpoint-seconds", "0", "--json"]
+    return [sys.executable, "-c", code, *verb]
+
+
+def folder_of(arguments: list[str], out: Path) -> RunFolder:
+    """Where such a run keeps its files."""
+    sets = dict(value.partition("=")[::2] for flag, value in pairwise(arguments) if flag == "--set")
+    assignments = {name: parse_yaml(value, "test") for name, value in sets.items()}
+    method, dataset = arguments[arguments.index("-m") + 1], arguments[arguments.index("-d") + 1]
+    return RunFolder(out / resolve(method, dataset, 0, assignments).spec.run_id)
+
+
+def kept_steps(folder: RunFolder) -> int:
+    """How many steps the checkpoint holds."""
+    found = Checkpoint.load(folder.checkpoint)
+    return 0 if found is None else int(found.facts["step"])
+
+
+def stop_later(arguments: list[str], folder: RunFolder, more: int, number: signal.Signals) -> int:
+    """Start the run, send the signal once it has kept `more` further steps, and return the exit status."""
+    first = kept_steps(folder)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if kept_steps(folder) >= first + more:
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    return process.wait(60)
+
+
+def finish(arguments: list[str]) -> dict[str, object]:
+    """Run to the end and return the record."""
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    return record  # type: ignore[no-any-return]
+
+
+def assert_same(first: RunFolder, second: RunFolder) -> None:
+    """Metrics, curves and every tensor of the last checkpoint are equal, not merely close."""
+    a, b = first.read_record(), second.read_record()
+    assert a is not None
+    assert b is not None
+    assert a.metrics == b.metrics
+    assert a.engine == b.engine
+    pd.testing.assert_frame_equal(pd.read_parquet(first.curves), pd.read_parquet(second.curves), check_exact=True)
+    left, right = Checkpoint.load(first.checkpoint), Checkpoint.load(second.checkpoint)
+    assert left is not None
+    assert right is not None
+    tensors = flatten(right.tensors)
+    for name, value in flatten(left.tensors).items():
+        assert torch.equal(value, tensors[name]), name
+
+
+@pytest.mark.parametrize(("method", "dataset"), first_cells())
+def test_killed_at_three_moments(method: str, dataset: str, tmp_path: Path) -> None:
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    arguments = command(method, dataset, disturbed)
+    folder = folder_of(arguments, disturbed)
+    kills = [stop_later(arguments, folder, more, signal.SIGKILL) for more in (1, 5, 5)]
+    assert kills.count(-signal.SIGKILL) >= 2, f"the run was over before it could be killed: {kills}"
+    assert folder.read_record() is None
+    assert folder.status() == "lost"
+    finish(arguments)
+    assert folder.log.read_text().count("continuing at step") >= 2
+    quiet = command(method, dataset, undisturbed)
+    finish(quiet)
+    assert_same(folder, folder_of(quiet, undisturbed))
+
+
+def test_interrupted_runs_keep_their_last_step(tmp_path: Path) -> None:
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    arguments = command("erm", "spirals", disturbed, steps=400)
+    folder = folder_of(arguments, disturbed)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert stop_later(arguments, folder, 5, number) == 130
+        assert Checkpoint.load(folder.checkpoint) is not None
+    finish(arguments)
+    quiet = command("erm", "spirals", undisturbed, steps=400)
+    finish(quiet)
+    assert_same(folder, folder_of(quiet, undisturbed))
+
+
+def test_two_processes_on_one_run(tmp_path: Path) -> None:
+    """One works, the other says so at once; the result is that of one."""
+    arguments = command("and_mask", "spirals", tmp_path, steps=300)
+    folder = folder_of(arguments, tmp_path)
+    first = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not folder.checkpoint.exists() and first.poll() is None:
+            time.sleep(0.01)
+        second = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+        assert first.poll() is None, "the first run was over too early to tell"
+        assert second.returncode == 2
+        assert second.stderr.count("\n") == 1
+        assert f"is being worked on by process {first.pid} on" in second.stderr
+        assert folder.status() == "running"
+        assert first.wait(120) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            first.kill()
+    assert folder.status() == "done"
