@@ -86,3 +86,17 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
 def on_device(tree: Tree, device: torch.device) -> Tree:
     """The same tree on a device."""
     return {k: on_device(v, device) if isinstance(v, dict) else v.to(device) for k, v in tree.items()}
+
+
+def laid_out_like(fresh: Tree, loaded: Tree) -> Tree:
+    """The loaded tensors in the memory layout of a fresh run's: a sum's last bit can depend on it."""
+    tree: Tree = {}
+    for name, value in loaded.items():
+        like = fresh.get(name)
+        if isinstance(value, dict):
+            tree[name] = laid_out_like(like if isinstance(like, dict) else {}, value)
+        elif isinstance(like, Tensor) and like.shape == value.shape:
+            tree[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        else:
+            tree[name] = value
+    return tree

@@ -9,8 +9,8 @@ from invbench.method import as_outputs
 from invbench.problem import Problem, Split, Task
 from invbench.seeds import stream, torch_stream
 
-ROWS = 1024
-"""Examples evaluated together."""
+ROWS = {"cpu": 128, "cuda": 4096}
+"""Examples evaluated together: on a CPU as many as stay in its caches."""
 
 
 def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: int, step: int) -> dict[str, float]:
@@ -35,9 +35,10 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
 def split_metrics(model: nn.Module, task: Task, split: Split) -> Mapping[str, float]:
     """Means over the split of the task's scores."""
     totals: dict[str, torch.Tensor] = {}
-    for start in range(0, len(split), ROWS):
-        prediction = as_outputs(model(split.x[start : start + ROWS])).prediction
-        for metric, values in task.scores(prediction, split.y[start : start + ROWS]).items():
+    rows = ROWS[split.x.device.type]
+    for start in range(0, len(split), rows):
+        prediction = as_outputs(model(split.x[start : start + rows])).prediction
+        for metric, values in task.scores(prediction, split.y[start : start + rows]).items():
             total = values.double().sum()
             totals[metric] = totals[metric] + total if metric in totals else total
     means = torch.stack(list(totals.values())) / len(split)

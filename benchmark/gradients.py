@@ -2,8 +2,9 @@
 
 joint: one graph over all environments; where the rule is the mean, one backward pass, else one per environment. The
        only strategy in which batch normalisation sees all environments together, as in the AND-mask authors' code.
-loop:  a graph per environment, 2 to 10 times cheaper than E passes through a joint one.
-vmap:  `vmap(grad)` over chunks of environments; made of pure functions, so whole runs can be mapped over it.
+loop:  a graph per environment: the least memory.
+vmap:  `vmap(grad)` over chunks of environments: the fastest (scripts/benchmark_gradients.py), and made of pure
+       functions, so whole runs can be mapped over it.
 
 Environment gradients are added up as the method's moments while they appear: memory is O(parameters), unless the rule
 is one that moments cannot express.
@@ -26,8 +27,6 @@ from invbench.trainer import Strategy, Trainer
 
 CHUNK_BYTES = 64 * 2**20
 """How much memory the gradients of environments that are mapped together may take."""
-LOOP_ROWS = 128
-"""On a CPU, environments with at least this many examples fill it one at a time (scripts/benchmark_gradients.py)."""
 
 
 class Step(NamedTuple):
@@ -171,13 +170,8 @@ class Objective:
         return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
 
 
-def choose_strategy(
-    method: Composition, model: nn.Module, trainer: Trainer, rows: int, device: torch.device
-) -> Strategy:
+def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> Strategy:
     """The strategy that `auto` stands for, or the given one.
-
-    Args:
-        rows: examples per environment and step.
 
     Raises:
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
@@ -190,9 +184,7 @@ def choose_strategy(
         )
     if trainer.strategy != "auto":
         return trainer.strategy
-    if not method.replaces_gradient or coupled or trainer.compile:
-        return "joint"
-    return "loop" if device.type == "cpu" and rows >= LOOP_ROWS else "vmap"
+    return "joint" if not method.replaces_gradient or coupled or trainer.compile else "vmap"
 
 
 def detached(state: State) -> State:

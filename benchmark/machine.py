@@ -90,10 +90,12 @@ def code_version(*classes: type) -> dict[str, Any]:
 def sources_hash(*classes: type) -> str:
     """sha256 over the package's modules and the files of third parties' classes: other sources make a record stale."""
     own = [path for name in ("", ".methods", ".datasets") for path in _package_folder(f"invbench{name}").rglob("*.py")]
-    files = {inspect.getfile(cls) for cls in classes if not cls.__module__.startswith("invbench.")}
     digest = hashlib.sha256()
-    for path in (*sorted(own), *sorted(Path(file) for file in files)):
+    for path in sorted(own):
         digest.update(path.name.encode() + path.read_bytes())
+    for cls in classes:
+        if not cls.__module__.startswith("invbench."):
+            digest.update(_source_of(cls))
     return digest.hexdigest()[:16]
 
 
@@ -102,6 +104,18 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _source_of(cls: type) -> bytes:
+    """The file of a class, or its own source where it was typed into a notebook; nothing where neither can be had."""
+    try:
+        return Path(inspect.getfile(cls)).read_bytes()
+    except (OSError, TypeError):
+        pass
+    try:
+        return inspect.getsource(cls).encode()
+    except (OSError, TypeError):
+        return b""
 
 
 def _package_folder(name: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.machine import choose_device, code_version, describe, peak_memory
@@ -100,6 +101,8 @@ class _Attempt:
         self.data = mapping_of(problem)
         dtype = getattr(torch, cell.trainer.dtype)
         model = build_model(cell, problem).to(device, dtype)
+        if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
+            model = convert_conv2d_weight_memory_format(model, torch.channels_last)
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.training = Training(
             cell, problem.to(device, dtype), model, folder, code["sources"], options.checkpoint_seconds

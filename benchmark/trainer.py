@@ -52,7 +52,7 @@ class Trainer(Settings):
     )
     evaluate_every: int | None = setting(None, "steps between evaluations; null makes ten in a run", ge=1)
     evaluate_splits: tuple[str, ...] | None = setting(
-        None, "splits measured during training; null takes all. The last step always measures all"
+        None, "splits measured during training; null takes all but train. The last step always measures all"
     )
     dtype: Literal["float32", "float64"] = setting("float32", "type of the numbers", search=Choice(("float32",)))
     autocast: bool = setting(False, "run the network's forward pass in bfloat16")

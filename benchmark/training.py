@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from invbench.checkpoint import Checkpoint, on_device, random_state, restore_random_state
+from invbench.checkpoint import Checkpoint, laid_out_like, on_device, random_state, restore_random_state
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.evaluation import evaluate
 from invbench.files import replacing
@@ -62,7 +62,7 @@ class Training:
         self.total = trainer.total_steps(self.sampler.steps_per_epoch)
         self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.watched = self._known_splits(trainer.evaluate_splits)
-        strategy = choose_strategy(cell.method, model, trainer, self.sampler.batch_size, self.device)
+        strategy = choose_strategy(cell.method, model, trainer)
         self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer.of(trainer, list(self.parameters))
@@ -193,7 +193,8 @@ class Training:
             return
         tensors = on_device(found.tensors, self.device)
         self.model.load_state_dict(tensors["model"])
-        self.optimizer_state, self.method_state = tensors["optimizer"], tensors["method"]
+        self.optimizer_state = laid_out_like(self.optimizer_state, tensors["optimizer"])
+        self.method_state = laid_out_like(self.method_state, tensors["method"])
         restore_random_state(found.tensors["random"], self.device)
         self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
         self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
@@ -215,10 +216,12 @@ class Training:
 
     def _known_splits(self, names: tuple[str, ...] | None) -> tuple[str, ...]:
         known = tuple(self.problem.splits)
-        for name in names or ():
+        if names is None:
+            return tuple(name for name in known if name != "train")
+        for name in names:
             if name not in known:
                 raise UserError(f"trainer.evaluate_splits: no split '{name}'; there are {', '.join(known)}")
-        return known if names is None else names
+        return names
 
     @contextmanager
     def _set_aside(self) -> Iterator[Callable[[], float]]:

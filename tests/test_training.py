@@ -1,0 +1,83 @@
+"""Whole runs: options of the loop, and one full experiment of a paper."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cells import load, small_cell
+
+from invbench.runner import Options, build_model, run_cell
+from invbench.spec import Cell, resolve
+
+
+def metrics(cell: Cell, out: Path) -> dict[str, float]:
+    return run_cell(cell, Options(out=out)).metrics
+
+
+def test_the_small_cnn_is_the_papers() -> None:
+    """1,628,810 parameters at width 128 on 28x28 digits of one channel."""
+    cell = resolve("erm", "digits", 0, {"backbone.width": 128})
+    model = build_model(cell, load(cell))
+    assert sum(p.numel() for p in model.parameters()) == 1_628_810
+
+
+def test_the_mlp_is_the_papers() -> None:
+    """136,705 parameters for 16 signature dimensions; biases 0.01, weights Kaiming-normal."""
+    cell = resolve("and_mask", "spirals")
+    model = build_model(cell, load(cell))
+    assert sum(p.numel() for p in model.parameters()) == 136_705
+    weight, bias = model.features[3].weight, model.features[3].bias
+    assert torch.equal(bias, torch.full_like(bias, 0.01))
+    assert weight.std().item() == pytest.approx((2 / 1.0001 / 256) ** 0.5, rel=0.02)
+
+
+def test_initial_weights_depend_on_the_seed_only() -> None:
+    first, other_method, other_seed = (
+        build_model(cell, load(cell)).head.weight
+        for cell in (small_cell("erm", "spirals"), small_cell("and_mask", "spirals"), small_cell("erm", "spirals", 1))
+    )
+    assert torch.equal(first, other_method)
+    assert not torch.equal(first, other_seed)
+
+
+def test_double_precision(tmp_path: Path) -> None:
+    single = metrics(small_cell("erm", "spirals"), tmp_path)
+    double = metrics(small_cell("erm", "spirals", trainer__dtype="float64"), tmp_path)
+    assert single["train_loss"] != double["train_loss"]
+    assert single["train_loss"] == pytest.approx(double["train_loss"], rel=1e-4)
+
+
+def test_autocast_trains(tmp_path: Path) -> None:
+    exact = metrics(small_cell("erm", "spirals"), tmp_path)
+    rounded = metrics(small_cell("erm", "spirals", trainer__autocast=True), tmp_path)
+    assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, on start-up
+def test_compiled_equals_eager(tmp_path: Path) -> None:
+    settings = {"trainer__steps": 3, "trainer__dtype": "float64"}
+    eager = metrics(small_cell("erm", "spirals", **settings), tmp_path)
+    compiled = metrics(small_cell("erm", "spirals", **settings, trainer__compile=True), tmp_path)
+    assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_spirals_of_the_paper(tmp_path: Path) -> None:
+    """The authors' settings: unanimity finds the spirals, without the mask the shortcut wins at full training accuracy.
+
+    Of seeds 0 to 4 this one is neither the best nor the worst.
+    """
+    found = metrics(resolve("and_mask", "spirals", 0), tmp_path)
+    assert found["test_accuracy"] > 0.8
+    shortcut = metrics(resolve("and_mask", "spirals", 0, {"method.threshold": 0}), tmp_path)
+    assert shortcut["train_accuracy"] == 1
+    assert shortcut["test_accuracy"] == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_real_rotated_digits_are_learned(tmp_path: Path) -> None:
+    settings = {"dataset.train_size": 3000, "trainer.epochs": 3, "backbone.width": 16, "trainer.evaluate_every": 10**6}
+    settings |= {"trainer.learning_rate": 3e-3}
+    assert metrics(resolve("erm", "rotmnist", 0, settings), tmp_path)["test_accuracy"] > 0.4
