@@ -29,7 +29,8 @@ def table(results: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """
     done = results[results["status"] == "done"] if len(results) else results
     if not len(done):
-        raise UserError("no finished run in these results; `bench run` makes one")
+        others = ", ".join(f"{count} {status}" for status, count in _counts(results).items())
+        raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
     metric = metric or next((m for m in ("test_accuracy", "test_mean_absolute_error") if m in done), "test_loss")
     if metric not in done or not pd.api.types.is_numeric_dtype(done[metric]):
         raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
@@ -56,6 +57,10 @@ def half_width(values: pd.Series) -> float:
     if n < 2:
         return math.nan
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+
+
+def _counts(results: pd.DataFrame) -> dict[str, int]:
+    return {str(k): int(v) for k, v in results["status"].value_counts().items()} if len(results) else {}
 
 
 def _metrics(results: pd.DataFrame) -> list[str]:
