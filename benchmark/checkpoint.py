@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from invbench.files import replacing
@@ -39,11 +39,11 @@ class Checkpoint:
     def load(cls, path: Path) -> "Checkpoint | None":
         """The checkpoint on the CPU, or None where there is none that can be read."""
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                facts = json.loads(json.loads(file.read(length))["__metadata__"]["facts"])
-            return cls(unflatten(load_file(path)), facts)
-        except (OSError, SafetensorError, struct.error, ValueError, KeyError, MemoryError, OverflowError):
+            content = path.read_bytes()  # once: the next checkpoint may take the file's place at any moment
+            (length,) = struct.unpack("<Q", content[:8])
+            facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["facts"])
+            return cls(unflatten(load(content)), facts)
+        except (OSError, SafetensorError, struct.error, ValueError, KeyError):
             return None
 
 
