@@ -78,6 +78,13 @@ def test_spirals_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_real_rotated_digits_are_learned(tmp_path: Path) -> None:
-    settings = {"dataset.train_size": 6000, "trainer.epochs": 3, "backbone.width": 16, "trainer.evaluate_every": 10**6}
-    settings |= {"trainer.learning_rate": 3e-3}
-    assert metrics(resolve("erm", "rotmnist", 0, settings), tmp_path)["test_accuracy"] > 0.4
+    settings = {
+        "dataset.train_size": 6000,
+        "dataset.max_rotation": 0.8,
+        "backbone.width": 16,
+        "trainer.epochs": 3,
+        "trainer.learning_rate": 3e-3,
+        "trainer.schedule": "cosine",
+        "trainer.evaluate_every": 1000,
+    }
+    assert metrics(resolve("erm", "rotmnist", 0, settings), tmp_path)["test_accuracy"] > 0.5  # 0.64 when written
