@@ -100,7 +100,7 @@ def sources_hash(*classes: type) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use at once: of the GPU's allocator, or resident in this process."""
+    """Most bytes in use at once: of the GPU's allocator, or resident in this process since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

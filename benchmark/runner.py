@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,9 +123,10 @@ class _Attempt:
                 raise
             except Exception as error:
                 kind = _kind(error)
-                self.training.write_curves()
-                report.say(f"failed: {kind}: {error}")
-                self._write("failed", {}, kind, str(error), traceback.format_exc())
+                with suppress(OSError):  # a full disk must not hide what went wrong
+                    self.training.write_curves()
+                    report.say(f"failed: {kind}: {error}")
+                    self._write("failed", {}, kind, str(error), traceback.format_exc())
                 raise RunFailed(kind, f"{title} failed ({kind}): {error}; details in {self.folder.path}") from error
         return self._write("done", metrics)
 
@@ -176,7 +178,9 @@ def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
 def _kind(error: Exception) -> str:
     if isinstance(error, RunFailed):
         return error.kind
-    return "out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "error"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out_of_memory"
+    return "input_output" if isinstance(error, OSError) else "error"
 
 
 def _now() -> str:

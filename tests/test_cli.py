@@ -131,6 +131,35 @@ def test_out_that_is_a_file(bench: Bench, tmp_path: Path) -> None:
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+def test_a_truncated_file_is_one_line_and_leaves_nothing(bench: Bench, mnist_folder: Path, tmp_path: Path) -> None:
+    images = mnist_folder / "train-images-idx3-ubyte.gz"
+    images.write_bytes(images.read_bytes()[:1000])
+    status, out, err = bench("run", "-m", "erm", "-d", "rotmnist", "--out", "runs")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{images} is a damaged gzip file" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("invbench.training.replacing", full)
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals", *TINY)
+    assert status == 1
+    assert "failed (input_output): [Errno 28] No space left on device" in err.splitlines()[-1]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert bench("run", "-m", "erm", "-d", "spirals", *TINY)[0] == 0
+
+
+def test_what_nobody_foresaw_is_one_line_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invbench.spec.resolve", lambda *arguments: 1 / 0)
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "unexpected ZeroDivisionError: division by zero; `bench --debug`" in err
+
+
 def test_listing_and_showing(bench: Bench) -> None:
     assert "AND-mask and geometric mean" in bench("ls")[1]
     assert "digits (no environments)" in bench("ls", "cells")[1]
