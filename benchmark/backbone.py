@@ -1,5 +1,6 @@
 """The contract of a backbone: a network that a method starts from. One file in `benchmark/backbones/` each."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ class Backbone(Settings):
     accepts: ClassVar[tuple[str, ...]] = ()
     """Kinds of input; a plain tuple, read without importing the file."""
 
+    @abstractmethod
     def build(self, problem: Problem) -> nn.Module:
         """A freshly initialised network for this problem's inputs and outputs; randomness from torch's generator."""
-        raise NotImplementedError
 
 
 class FeaturesAndHead(nn.Module):

@@ -12,9 +12,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from invbench.files import replacing
+from invbench.trees import Tree, flatten, unflatten
 
-Tree = dict[str, Any]
-"""A nested dictionary of tensors."""
+LEVEL = "/"  # parameter names have dots of their own
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write atomically: a kill leaves the previous checkpoint or this one."""
-        flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors).items()}
+        flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors, LEVEL).items()}
         with replacing(path) as temporary:
             save_file(flat, temporary, metadata={"facts": json.dumps(self.facts)})
 
@@ -42,32 +42,9 @@ class Checkpoint:
             content = path.read_bytes()  # once: the next checkpoint may take the file's place at any moment
             (length,) = struct.unpack("<Q", content[:8])
             facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["facts"])
-            return cls(unflatten(load(content)), facts)
+            return cls(unflatten(load(content), LEVEL), facts)
         except (OSError, SafetensorError, struct.error, ValueError, KeyError):
             return None
-
-
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
-    """Leaves by path. Slashes separate levels, since parameter names have dots of their own."""
-    flat: dict[str, Tensor] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def unflatten(flat: dict[str, Tensor]) -> Tree:
-    """The inverse of `flatten`, save that empty levels are lost."""
-    tree: Tree = {}
-    for path, value in flat.items():
-        *levels, name = path.split("/")
-        level = tree
-        for key in levels:
-            level = level.setdefault(key, {})
-        level[name] = value
-    return tree
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -81,11 +58,6 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def on_device(tree: Tree, device: torch.device) -> Tree:
-    """The same tree on a device."""
-    return {k: on_device(v, device) if isinstance(v, dict) else v.to(device) for k, v in tree.items()}
 
 
 def laid_out_like(fresh: Tree, loaded: Tree) -> Tree:

@@ -24,6 +24,7 @@ from invbench.errors import UserError
 from invbench.method import Gradients, Outputs, State, as_outputs
 from invbench.problem import Batch, Task
 from invbench.trainer import Strategy, Trainer
+from invbench.trees import map_leaves
 
 CHUNK_BYTES = 64 * 2**20
 """How much memory the gradients of environments that are mapped together may take."""
@@ -189,7 +190,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> 
 
 def detached(state: State) -> State:
     """The state cut off from the graph of the step that made it."""
-    return {k: detached(v) if isinstance(v, dict) else v.detach() for k, v in state.items()}
+    return map_leaves(Tensor.detach, state)
 
 
 def _chunk(parameters: Mapping[str, Tensor], environments: int) -> int:

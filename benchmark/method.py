@@ -5,16 +5,17 @@ value on the host. That is what lets the engine map one file over environments a
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from invbench.problem import Batch, Problem
 from invbench.settings import Settings
+from invbench.trees import Tree, flatten
 
 Gradients = dict[str, Tensor]
 """One tensor per parameter name."""
-State = dict[str, Any]
+State = Tree
 """A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
 
 
@@ -97,12 +98,6 @@ def overrides(method: Method, *hooks: str) -> bool:
     return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
 
 
-def scalars(state: State, prefix: str = "") -> dict[str, Tensor]:
+def scalars(state: State) -> dict[str, Tensor]:
     """The 0-dimensional tensors of a state, by dotted name: what the curves show."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if isinstance(value, dict):
-            found |= scalars(value, f"{prefix}{name}.")
-        elif value.ndim == 0 and name != "step":
-            found[prefix + name] = value
-    return found
+    return {name: value for name, value in flatten(state).items() if value.ndim == 0 and name != "step"}

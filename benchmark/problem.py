@@ -1,6 +1,7 @@
 """The data side of the contract: tasks, splits, batches, problems, datasets (all plain tensors)."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
 
 
-class Task:
+class Task(ABC):
     """What is predicted: the loss that defines the risk, and the scores that are reported.
 
     `losses` and the values of `scores` keep the leading shape of their arguments, one number per example, so that an
@@ -32,13 +33,13 @@ class Task:
     """The metric that selection looks at."""
     higher_is_better: bool
 
+    @abstractmethod
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         """prediction (..., outputs), y (...) -> loss (...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         """prediction (..., outputs), y (...) -> each metric's value per example (...)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -224,9 +225,9 @@ class Dataset(Settings):
         """What these very settings provide; a dataset whose settings matter overrides this."""
         return self.provides
 
+    @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:
         """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
-        raise NotImplementedError
 
 
 def subset(count: int | None, available: int, what: str) -> int:

@@ -16,6 +16,7 @@ from invbench.method import Method
 from invbench.problem import Dataset
 from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.trainer import Trainer
+from invbench.trees import flatten
 
 Protocol = Literal["last"]
 """How the reported number was chosen: `last` reports the final step."""
@@ -46,14 +47,14 @@ class RunSpec(BaseModel):
     def flat(self) -> dict[str, Any]:
         """One column per setting: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
         parts = self.method_settings
-        method = next(iter(parts.values())) if len(parts) == 1 else _dotted(parts)
+        method = next(iter(parts.values())) if len(parts) == 1 else flatten(parts)
         sections = {
             "method": method,
             "dataset": self.dataset_settings,
             "backbone": self.backbone_settings,
             "trainer": self.trainer,
         }
-        return _dotted(sections)
+        return flatten(sections)
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,3 @@ def _checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise UserError(f"seed {seed!r} must be a whole number from 0 to {MAX_SEED}")
     return seed
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _dotted(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from invbench.checkpoint import Checkpoint, laid_out_like, on_device, random_state, restore_random_state
+from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore_random_state
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.evaluation import evaluate
 from invbench.files import replacing
@@ -26,6 +26,7 @@ from invbench.records import RunFolder
 from invbench.sampling import Sampler
 from invbench.seeds import as_int, stream
 from invbench.spec import Cell
+from invbench.trees import map_leaves
 
 EVALUATIONS = 10
 """How often a run is measured when nothing else is asked for."""
@@ -191,7 +192,7 @@ class Training:
         if (found.facts["run_id"], found.facts["sources"]) != (self.cell.spec.run_id, self.sources):
             report.say("the checkpoint was made by other code; starting afresh")
             return
-        tensors = on_device(found.tensors, self.device)
+        tensors = map_leaves(lambda value: value.to(self.device), found.tensors)
         self.model.load_state_dict(tensors["model"])
         self.optimizer_state = laid_out_like(self.optimizer_state, tensors["optimizer"])
         self.method_state = laid_out_like(self.method_state, tensors["method"])

@@ -6,10 +6,15 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
+# Machines differ in speed: no test may fail for being slow.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 REAL_DATA = os.environ.get("INVBENCH_DATA")
 

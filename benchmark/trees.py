@@ -1,0 +1,37 @@
+"""Nested dictionaries: of tensors in states and checkpoints, of values in settings."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Tree = dict[str, Any]
+"""A dictionary whose values are leaves or trees."""
+
+
+def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Leaves by path, in the tree's order."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, separator, f"{prefix}{name}{separator}")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
+    """The inverse of `flatten`, save that empty levels are lost."""
+    tree: Tree = {}
+    for path, value in flat.items():
+        *levels, name = path.split(separator)
+        level = tree
+        for key in levels:
+            level = level.setdefault(key, {})
+        level[name] = value
+    return tree
+
+
+def map_leaves(change: Callable[[Any], Any], tree: Mapping[str, Any]) -> Tree:
+    """The same tree with every leaf changed."""
+    return {
+        name: map_leaves(change, value) if isinstance(value, dict) else change(value) for name, value in tree.items()
+    }
