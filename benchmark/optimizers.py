@@ -59,13 +59,14 @@ class Optimizer:
         for name, theta in parameters.items():
             decay = self.decays[name]
             gradient = gradients[name]
-            if self.trainer.l1:
+            if not _is_zero(self.trainer.l1):
                 gradient = gradient + self.trainer.l1 * theta.sign()
-            if decay and self.trainer.weight_decay_order == "before":
+            coupled = self.trainer.weight_decay_order == "before"
+            if coupled and not _is_zero(decay):
                 gradient = gradient + decay * theta
             size, direction, moments[name] = update(gradient, state[name], count, rate)
             new[name] = theta - size * direction
-            if decay and self.trainer.weight_decay_order == "after":
+            if not coupled and not _is_zero(decay):
                 new[name] = new[name] - size * decay * new[name]
         return new, moments
 
@@ -86,6 +87,11 @@ class Optimizer:
         velocity = self.trainer.momentum * state["velocity"] + g
         direction = g + self.trainer.momentum * velocity if self.trainer.nesterov else velocity
         return rate, direction, {"velocity": velocity}
+
+
+def _is_zero(number: float | Tensor) -> bool:
+    """Whether a term can be left out. A tensor of stacked runs is not asked for its values."""
+    return not isinstance(number, Tensor) and number == 0
 
 
 def _decay_of(name: str, trainer: Trainer) -> float:

@@ -91,10 +91,11 @@ class RunFolder:
                 return False
             write_text(self.spec, yaml.safe_dump(spec.model_dump(), sort_keys=False))
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
-            ) from None
+            raise self._unwritable(error) from None
         return True
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -106,6 +107,8 @@ class RunFolder:
             holder = read_json(self.claim) or {}
             who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
             raise UserError(f"run {self.path.name} is being worked on by {who}; wait for it or stop it") from None
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             write_text(self.claim, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             yield

@@ -20,7 +20,7 @@ def ours(settings: Trainer, start: torch.Tensor, gradients: torch.Tensor) -> tor
     parameters = {"w": start.clone()}
     optimizer = Optimizer.of(settings, ["w"])
     state = optimizer.initial_state(parameters)
-    for count, gradient in enumerate(gradients):
+    for count, gradient in enumerate(gradients.unbind()):
         parameters, state = optimizer.step(parameters, {"w": gradient}, state, count, settings.learning_rate)
     return parameters["w"]
 
@@ -98,21 +98,27 @@ def test_decay_by_name() -> None:
         Optimizer.of(trainer(weight_decay_of={"haed.*": 0.0}), ["head.bias"])
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("name", ["adam", "sgd"])
-def test_runs_can_be_stacked(name: str) -> None:
-    """The same code with a leading axis of runs and a learning rate for each."""
-    settings = trainer(optimizer=name, weight_decay=0.1)
-    optimizer = Optimizer.of(settings, ["w"])
-    start, gradient = torch.randn(3, 4), torch.randn(3, 4)
-    rates = torch.tensor([0.1, 0.01, 1.0])
+def test_runs_can_be_stacked(name: str, order: str) -> None:
+    """The same code with a leading axis of runs, and a value of every fusable setting for each."""
+    settings = trainer(optimizer=name, weight_decay_order=order)
+    values = {
+        "learning_rate": torch.tensor([0.1, 0.01, 1.0]),
+        "weight_decay": torch.tensor([0.0, 0.1, 0.5]),
+        "momentum": torch.tensor([0.0, 0.9, 0.5]),
+        "l1": torch.tensor([0.2, 0.0, 0.1]),
+    }
+    assert set(values) == set(Trainer.fusable())
+    start, gradients = torch.randn(3, 4), torch.randn(3, 2, 4)
 
-    def step(theta: torch.Tensor, g: torch.Tensor, rate: Any) -> torch.Tensor:
-        parameters = {"w": theta}
-        return optimizer.step(parameters, {"w": g}, optimizer.initial_state(parameters), 0, rate)[0]["w"]
+    def two_steps(theta: torch.Tensor, g: torch.Tensor, own: dict[str, Any]) -> torch.Tensor:
+        return ours(settings.model_copy(update=own), theta, g)
 
-    stacked = vmap(step)(start, gradient, rates)
-    alone = torch.stack([step(*run) for run in zip(start, gradient, rates, strict=True)])
-    assert torch.allclose(stacked, alone)
+    stacked = vmap(two_steps)(start, gradients, values)
+    for run in range(3):
+        alone = two_steps(start[run], gradients[run], {key: value[run].item() for key, value in values.items()})
+        assert torch.allclose(stacked[run], alone, rtol=1e-5)
 
 
 def test_schedules() -> None:
