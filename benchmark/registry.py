@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from invbench.errors import UserError, did_you_mean
 
 T = TypeVar("T", bound=type)
-PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Registry:
             entry = self._found.get(name)
             if holder is not None and _origin(holder) != _origin(cls):
                 raise self._collision(name, _origin(holder), _origin(cls))
-            if holder is None and entry is not None and not entry.origin.startswith(cls.__module__):
+            if holder is None and entry is not None and not self._is_home(entry, cls):
                 raise self._collision(name, entry.origin, _origin(cls))
             self._registered[name] = cls
             return cls
@@ -110,6 +109,12 @@ class Registry:
 
         return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literal_traits(tree, self.trait))
 
+    def _is_home(self, entry: Entry, cls: type) -> bool:
+        """Whether an entry found by name is the class that now registers under it."""
+        built_in = entry.origin.startswith(f"{self.group}.")
+        # A third party's entry point may name a package that gets the class from one of its modules.
+        return entry.origin == cls.__module__ or (not built_in and _top(entry.origin) == _top(cls.__module__))
+
     def _traits_of(self, cls: type) -> dict[str, tuple[str, ...]]:
         return {self.trait: tuple(getattr(cls, self.trait))}
 
@@ -149,6 +154,10 @@ def _literal_traits(tree: ast.Module, trait: str) -> dict[str, tuple[str, ...]]:
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _origin(cls: type) -> str:

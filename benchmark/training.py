@@ -24,7 +24,7 @@ from invbench.problem import Problem
 from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.sampling import Sampler
-from invbench.seeds import as_int, stream
+from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
 from invbench.trees import map_leaves
 
@@ -96,8 +96,19 @@ class Training:
             RunFailed: kind `diverged`, when the objective or a metric is not finite.
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
         """
-        torch.manual_seed(as_int(stream(self.cell.spec.seed, "noise")))
-        self.resume(report)
+        splits = tuple(self.problem.splits)
+        with torch_stream(stream(self.cell.spec.seed, "noise"), self.device):
+            self.resume(report)
+            self._train(report)
+            if not self.summed:  # resumed after the last measurement
+                return self._evaluate(splits)
+            metrics = self.measure(splits)
+            report.evaluated(self.done, metrics)
+            self.save()
+        return metrics
+
+    def _train(self, report: Report) -> None:
+        """All steps that are left, with evaluations and checkpoints between them."""
         self.model.train()
         saved, pause = time.perf_counter(), self.checkpoint_seconds
         with stop_requests() as stop:
@@ -114,13 +125,6 @@ class Training:
                     pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
                 if stop.is_set():
                     raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
-        splits = tuple(self.problem.splits)
-        if not self.summed:  # resumed after the last measurement
-            return self._evaluate(splits)
-        metrics = self.measure(splits)
-        report.evaluated(self.done, metrics)
-        self.save()
-        return metrics
 
     def step(self, examples: Tensor, env: Tensor) -> None:
         """One update from the examples (E, B) of the environments (E,)."""

@@ -79,6 +79,19 @@ def test_third_party_entry_points(tmp_path: Path) -> None:
     assert shown.returncode == 0
 
 
+def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme:Shrug")
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "__init__.py").write_text("from acme.shrug import Shrug\n", encoding="utf-8")
+    (tmp_path / "acme" / "shrug.py").write_text(
+        "from invbench.method import Method\nfrom invbench.registry import register_method\n"
+        "@register_method('shrug')\nclass Shrug(Method):\n    pass\n",
+        encoding="utf-8",
+    )
+    shown = _bench(tmp_path, "show", "shrug")
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
 def test_third_party_collision_and_broken_package(tmp_path: Path) -> None:
     _distribution(tmp_path, "acme", "erm", "acme_methods:Shrug")
     listed = _bench(tmp_path, "ls", "methods")

@@ -47,6 +47,14 @@ def test_double_precision(tmp_path: Path) -> None:
     assert single["train_loss"] == pytest.approx(double["train_loss"], rel=1e-4)
 
 
+def test_a_run_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    metrics(small_cell("erm", "digits"), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_autocast_trains(tmp_path: Path) -> None:
     exact = metrics(small_cell("erm", "spirals"), tmp_path)
     rounded = metrics(small_cell("erm", "spirals", trainer__autocast=True), tmp_path)
