@@ -30,8 +30,7 @@ class Task(ABC):
     outputs: int
     """Width of the prediction."""
     primary: str
-    """The metric that selection looks at."""
-    higher_is_better: bool
+    """The metric that tables show when none is asked for."""
 
     @abstractmethod
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
@@ -48,7 +47,6 @@ class BinaryClassification(Task):
 
     outputs: int = 1
     primary: str = "accuracy"
-    higher_is_better: bool = True
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(prediction.squeeze(-1), y, reduction="none")
@@ -64,7 +62,6 @@ class Classification(Task):
 
     outputs: int
     primary: str = "accuracy"
-    higher_is_better: bool = True
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         flat = F.cross_entropy(prediction.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
@@ -88,7 +85,6 @@ class Regression(Task):
     loss: Literal["squared", "absolute"] = "squared"
     outputs: int = 1
     primary: str = "mean_absolute_error"
-    higher_is_better: bool = False
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         error = prediction.squeeze(-1) - (y - self.mean) / self.std
@@ -240,6 +236,7 @@ def subset(count: int | None, available: int, what: str) -> int:
 def mapping_of(problem: Problem) -> dict[str, Any]:
     """What a record keeps of the data."""
     return {
+        "metric": f"test_{problem.task.primary}",
         "variant": problem.variant,
         "fingerprint": problem.fingerprint,
         "examples": {name: len(split) for name, split in problem.splits.items()},

@@ -16,8 +16,8 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """One row per run found at or below the given folders, finished or not.
 
     Columns: run_id, status, kind, method, dataset, backbone, seed, protocol; each setting by its dotted name, e.g.
-    `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.variant`,
-    `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`, `cost.peak_memory_bytes`; `path`.
+    `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.metric`,
+    the task's own; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`, `cost.peak_memory_bytes`; `path`.
 
     Raises:
         UserError: a folder does not exist.
@@ -54,6 +54,6 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         row |= {name: getattr(spec, name) for name in IDENTITY[2:]} | spec.flat()
     if record is not None:
         row |= record.metrics
-        row |= {f"data.{name}": record.data[name] for name in ("variant", "fingerprint")}
+        row |= {f"data.{name}": record.data[name] for name in ("metric", "variant", "fingerprint")}
         row |= {f"cost.{name}": value for name, value in record.cost.items()}
     return row | {"path": str(folder.path)}

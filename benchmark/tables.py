@@ -21,8 +21,7 @@ def table(results: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
 
     Args:
         results: as `load_results` returns it.
-        metric: a column such as `test_accuracy`; default the first of test_accuracy and test_mean_absolute_error
-            that the runs have.
+        metric: a column such as `test_accuracy`; default the one that the first run's task names.
 
     Raises:
         UserError: no finished run, or none with that metric; the message lists those that exist.
@@ -31,7 +30,7 @@ def table(results: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in _counts(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
-    metric = metric or next((m for m in ("test_accuracy", "test_mean_absolute_error") if m in done), "test_loss")
+    metric = metric or str(done["data.metric"].iloc[0])
     if metric not in done or not pd.api.types.is_numeric_dtype(done[metric]):
         raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
     done = done[done[metric].notna()]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from invbench.settings import Choice, LogUniform, Settings, setting
+from invbench.settings import LogUniform, Settings, setting
 
 Strategy = Literal["joint", "loop", "vmap"]
 
@@ -54,7 +54,7 @@ class Trainer(Settings):
     evaluate_splits: tuple[str, ...] | None = setting(
         None, "splits measured during training; null takes all but train. The last step always measures all"
     )
-    dtype: Literal["float32", "float64"] = setting("float32", "type of the numbers", search=Choice(("float32",)))
+    dtype: Literal["float32", "float64"] = setting("float32", "type of the numbers")
     autocast: bool = setting(False, "run the network's forward pass in bfloat16")
     compile: bool = setting(False, "compile the network with torch.compile (strategy joint only)")
 
