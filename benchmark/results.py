@@ -16,8 +16,9 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """One row per run found at or below the given folders, finished or not.
 
     Columns: run_id, status, kind, method, dataset, backbone, seed, protocol; each setting by its dotted name, e.g.
-    `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.metric`,
-    the task's own; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`, `cost.peak_memory_bytes`; `path`.
+    `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.metric`, the one that
+    the task is judged by; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`,
+    `cost.peak_memory_bytes`; `path`.
 
     Raises:
         UserError: a folder does not exist.
