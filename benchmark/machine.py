@@ -87,12 +87,16 @@ def code_version(*classes: type) -> dict[str, Any]:
     }
 
 
+@functools.cache  # once per process: what was imported stays, whatever happens to the files meanwhile
 def sources_hash(*classes: type) -> str:
     """sha256 over the package's modules and the files of third parties' classes: other sources make a record stale."""
-    own = [path for name in ("", ".methods", ".datasets") for path in _package_folder(f"invbench{name}").rglob("*.py")]
+    own: dict[str, Path] = {}  # by import path: the same for a plain and an editable install
+    for package in ("invbench", "invbench.configs", "invbench.datasets", "invbench.methods"):
+        folder = Path(next(iter(import_module(package).__path__)))
+        own |= {".".join((package, *path.relative_to(folder).parts)): path for path in folder.rglob("*.py")}
     digest = hashlib.sha256()
-    for path in sorted(own):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name, path in sorted(own.items()):
+        digest.update(name.encode() + path.read_bytes())
     for cls in classes:
         if not cls.__module__.startswith("invbench."):
             digest.update(_source_of(cls))
@@ -116,10 +120,6 @@ def _source_of(cls: type) -> bytes:
         return inspect.getsource(cls).encode()
     except (OSError, TypeError):
         return b""
-
-
-def _package_folder(name: str) -> Path:
-    return Path(next(iter(import_module(name).__path__)))
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,7 @@ value on the host. That is what lets the engine map one file over environments a
 """
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -98,6 +98,7 @@ def overrides(method: Method, *hooks: str) -> bool:
     return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
 
 
-def scalars(state: State) -> dict[str, Tensor]:
-    """The 0-dimensional tensors of a state, by dotted name: what the curves show."""
-    return {name: value for name, value in flatten(state).items() if value.ndim == 0 and name != "step"}
+def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The 0-dimensional tensors of a state, by dotted name, without the step counters: what the curves show."""
+    leaves = flatten(state).items()
+    return {name: value for name, value in leaves if value.ndim == 0 and name.rpartition(".")[2] != "step"}

@@ -16,7 +16,7 @@ from invbench.method import Method
 from invbench.problem import Dataset
 from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.trainer import Trainer
-from invbench.trees import flatten
+from invbench.trees import flatten, sole
 
 Protocol = Literal["last"]
 """How the reported number was chosen: `last` reports the final step."""
@@ -46,10 +46,8 @@ class RunSpec(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """One column per setting: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
-        parts = self.method_settings
-        method = next(iter(parts.values())) if len(parts) == 1 else flatten(parts)
         sections = {
-            "method": method,
+            "method": sole(self.method_settings),
             "dataset": self.dataset_settings,
             "backbone": self.backbone_settings,
             "trainer": self.trainer,

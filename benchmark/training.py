@@ -26,7 +26,7 @@ from invbench.records import RunFolder
 from invbench.sampling import Sampler
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
-from invbench.trees import map_leaves
+from invbench.trees import map_leaves, sole
 
 EVALUATIONS = 10
 """How often a run is measured when nothing else is asked for."""
@@ -150,8 +150,7 @@ class Training:
             objective = {"objective": self.loss.item() / self.summed}
             _check_finite(objective | metrics, self.done)
             row: dict[str, float] = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
-            states = (scalars(state) for state in self.method_state.values())
-            shown = {f"state.{name}": value.item() for state in states for name, value in state.items()}
+            shown = {f"state.{name}": value.item() for name, value in scalars(sole(self.method_state)).items()}
             self.rows.append(row | objective | metrics | shown)
             self.loss, self.summed = torch.zeros_like(self.loss), 0
         return metrics

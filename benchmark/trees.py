@@ -30,6 +30,11 @@ def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
     return tree
 
 
+def sole(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is under the only name, or the tree: a method by itself needs no prefix, the parts of a composition do."""
+    return next(iter(tree.values())) if len(tree) == 1 else tree
+
+
 def map_leaves(change: Callable[[Any], Any], tree: Mapping[str, Any]) -> Tree:
     """The same tree with every leaf changed."""
     return {

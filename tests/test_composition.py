@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from invbench.composition import Composition
 from invbench.errors import UserError
-from invbench.method import Method, Outputs, as_outputs
+from invbench.method import Method, Outputs, as_outputs, scalars
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
 from invbench.problem import Batch, BinaryClassification, Problem, Split
 from invbench.spec import resolve
+from invbench.trees import sole
 
 
 def test_two_gradient_rules_clash_and_are_named() -> None:
@@ -82,6 +83,12 @@ def test_states_are_apart_and_steps_are_counted() -> None:
     assert value > risks.mean()
     assert torch.equal(state["worst"]["weights"], torch.ones(4)), "hooks must not change the state they are given"
     assert after["worst"]["weights"].argmax() == 3
+
+
+def test_scalars_of_two_parts_do_not_hide_each_other() -> None:
+    one, two = {"step": torch.tensor(3), "weight": torch.tensor(1.0)}, {"weight": torch.tensor(2.0)}
+    assert set(scalars(sole({"a": one}))) == {"weight"}
+    assert scalars(sole({"a": one, "b": two})) == {"a.weight": one["weight"], "b.weight": two["weight"]}
 
 
 @pytest.mark.parametrize(

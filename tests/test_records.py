@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +62,25 @@ def test_a_record_of_other_code_is_made_anew_and_kept(out: Path) -> None:
     assert again.metrics == first.metrics
     assert again.code["sources"] == first.code["sources"]
     assert json.loads((folder.path / "record.previous.json").read_text())["code"]["sources"] == "older"
+
+
+def test_code_is_what_was_imported_not_what_is_on_disk(tmp_path: Path) -> None:
+    """Editing a file while seeds run must not credit the new code with the old code's numbers."""
+    source = "from invbench.method import Method\nclass Mine(Method):\n    pass\n"
+    path = tmp_path / "mine_on_disk.py"
+    path.write_text(source)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\nfrom mine_on_disk import Mine\nfrom invbench.machine import sources_hash\n"
+        "first = sources_hash(Mine)\nPath(sys.argv[1], 'mine_on_disk.py').write_text('# edited')\n"
+        "assert sources_hash(Mine) == first\nprint(first)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    hashes = []
+    for text in (source, source, source + "# another\n"):
+        path.write_text(text)
+        hashes.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_python_api(out: Path) -> None:
