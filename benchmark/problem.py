@@ -197,6 +197,18 @@ class Problem:
                 digest.update(array.data)
         return digest.hexdigest()
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a record keeps of the data."""
+        return {
+            "metric": f"test_{self.task.primary}",
+            "variant": self.variant,
+            "fingerprint": self.fingerprint,
+            "examples": {name: len(split) for name, split in self.splits.items()},
+            "environments": self.environments,
+            "facts": dict(self.facts),
+        }
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
         """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""
         return replace(self, splits={name: split.to(device, dtype) for name, split in self.splits.items()})
@@ -231,15 +243,3 @@ def subset(count: int | None, available: int, what: str) -> int:
     if count is not None and count > available:
         raise UserError(f"{what} is {count}, but there are only {available}; ask for at most that many")
     return available if count is None else count
-
-
-def mapping_of(problem: Problem) -> dict[str, Any]:
-    """What a record keeps of the data."""
-    return {
-        "metric": f"test_{problem.task.primary}",
-        "variant": problem.variant,
-        "fingerprint": problem.fingerprint,
-        "examples": {name: len(split) for name, split in problem.splits.items()},
-        "environments": problem.environments,
-        "facts": dict(problem.facts),
-    }

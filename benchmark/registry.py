@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -29,7 +29,8 @@ class Entry:
     origin: str
     load: Callable[[], type[Any]]
     summary: str = ""
-    traits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    traits: tuple[str, ...] | None = None
+    """None where only the class itself can tell."""
 
 
 class Registry:
@@ -65,7 +66,7 @@ class Registry:
     def entries(self) -> dict[str, Entry]:
         """Every known name in alphabetical order."""
         registered = {
-            name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__), self._traits_of(cls))  # type: ignore[misc]
+            name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
             for name, cls in self._registered.items()
         }
         return dict(sorted((registered | self._found).items()))
@@ -82,7 +83,7 @@ class Registry:
     def traits(self, name: str) -> tuple[str, ...]:
         """The class attribute `trait` of one entry; only a third party's file must be imported for it."""
         entry = self.entries()[name]
-        return entry.traits[self.trait] if self.trait in entry.traits else self._traits_of(self.load(name))[self.trait]
+        return tuple(getattr(self.load(name), self.trait)) if entry.traits is None else entry.traits
 
     @cached_property
     def _found(self) -> dict[str, Entry]:
@@ -115,9 +116,6 @@ class Registry:
         # A third party's entry point may name a package that gets the class from one of its modules.
         return entry.origin == cls.__module__ or (not built_in and _top(entry.origin) == _top(cls.__module__))
 
-    def _traits_of(self, cls: type) -> dict[str, tuple[str, ...]]:
-        return {self.trait: tuple(getattr(cls, self.trait))}
-
     def _collision(self, name: str, first: str, second: str) -> UserError:
         return UserError(f"two {self.kind}s are named '{name}': {first} and {second}; rename or uninstall one")
 
@@ -142,13 +140,13 @@ def _third_party(point: EntryPoint) -> Entry:
     return Entry(point.name, point.module, load, f"from the package {distribution}")
 
 
-def _literal_traits(tree: ast.Module, trait: str) -> dict[str, tuple[str, ...]]:
+def _literal_traits(tree: ast.Module, trait: str) -> tuple[str, ...]:
     """The tuple assigned to `trait` in the body of the file's last class that has one; empty where none has."""
-    found: dict[str, tuple[str, ...]] = {trait: ()}
+    found: tuple[str, ...] = ()
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for line in cls.body:
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == trait:
-                found[trait] = tuple(ast.literal_eval(line.value)) if line.value else ()
+                found = tuple(ast.literal_eval(line.value)) if line.value else ()
     return found
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.machine import choose_device, code_version, describe, peak_memory
-from invbench.problem import Problem, mapping_of
+from invbench.problem import Problem
 from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder
 from invbench.seeds import stream, torch_stream
@@ -99,7 +99,7 @@ class _Attempt:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
         self.started = _now()
         problem = cell.dataset.load(stream(cell.spec.seed, "data"))
-        self.data = mapping_of(problem)
+        self.data = problem.provenance
         dtype = getattr(torch, cell.trainer.dtype)
         model = build_model(cell, problem).to(device, dtype)
         if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout

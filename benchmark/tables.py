@@ -28,7 +28,7 @@ def table(results: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """
     done = results[results["status"] == "done"] if len(results) else results
     if not len(done):
-        others = ", ".join(f"{count} {status}" for status, count in _counts(results).items())
+        others = ", ".join(f"{count} {status}" for status, count in unfinished(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
     metric = metric or str(done["data.metric"].iloc[0])
     if metric not in done or not pd.api.types.is_numeric_dtype(done[metric]):
@@ -58,8 +58,12 @@ def half_width(values: pd.Series) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
-def _counts(results: pd.DataFrame) -> dict[str, int]:
-    return {str(k): int(v) for k, v in results["status"].value_counts().items()} if len(results) else {}
+def unfinished(results: pd.DataFrame) -> dict[str, int]:
+    """How many runs of each status other than done there are."""
+    if not len(results):
+        return {}
+    counts = results.loc[results["status"] != "done", "status"].value_counts()
+    return {str(status): int(count) for status, count in counts.items()}
 
 
 def _metrics(results: pd.DataFrame) -> list[str]:

@@ -11,43 +11,31 @@ optimiser; the printed times are medians and the ratios are medians of the round
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
-from invbench.gradients import Objective, choose_strategy
+from invbench.gradients import choose_strategy
 from invbench.machine import choose_device, describe
-from invbench.optimizers import Optimizer
+from invbench.records import RunFolder
 from invbench.runner import build_model
 from invbench.sampling import Sampler
 from invbench.seeds import stream
 from invbench.spec import Cell, resolve
+from invbench.training import Training
 
 Step = Callable[[], object]
 
 
-def engine_step(cell: Cell, strategy: str, device: torch.device) -> Step:
-    """One training step by the engine, from batch to updated parameters."""
+def engine_step(cell: Cell, device: torch.device) -> Step:
+    """One training step by the engine, from the indices of a batch to updated parameters."""
     problem = cell.dataset.load(stream(0, "data")).to(device, torch.float32)
-    model = build_model(cell, problem).to(device)
-    parameters = dict(model.named_parameters())
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
-    examples, env = (part[0] for part in sampler.epoch(0))
-    objective = Objective(cell.method, problem.task, model, strategy)  # type: ignore[arg-type]
-    optimizer = Optimizer.of(cell.trainer, list(parameters))
-    state = cell.method.initial_state(parameters, sampler.per_step)
-    moments = optimizer.initial_state(parameters)
-
-    def step() -> None:
-        result = objective.step(parameters, sampler.batch(examples, env), state)
-        with torch.no_grad():
-            new, _ = optimizer.step(parameters, result.gradients, moments, 0, 1e-2)
-            for name, value in parameters.items():
-                value.copy_(new[name])
-
-    return step
+    training = Training(cell, problem, build_model(cell, problem).to(device), RunFolder(Path()), "", 0)
+    examples, env = (part[0] for part in training.sampler.epoch(0))
+    return lambda: training.step(examples, env)
 
 
 def reference_step(cell: Cell, device: torch.device) -> Step:
@@ -84,13 +72,15 @@ def main(
     """Measure and print."""
     place = choose_device(device)
     settings = {"trainer.batch_size": examples}
-    mask, erm = (resolve(name, "spirals", 0, settings) for name in ("and_mask", "erm"))
+    mask = resolve("and_mask", "spirals", 0, settings)
     auto = choose_strategy(mask.method, torch.nn.Linear(1, 1), mask.trainer)
     ways = {
         "reference": reference_step(mask, place),
-        "erm": engine_step(erm, "joint", place),
-        **{f"and_mask {s}": engine_step(mask, s, place) for s in ("joint", "loop", "vmap")},
+        "erm": engine_step(resolve("erm", "spirals", 0, settings), place),
     }
+    for strategy in ("joint", "loop", "vmap"):
+        own = resolve("and_mask", "spirals", 0, settings | {"trainer.strategy": strategy})
+        ways[f"and_mask {strategy}"] = engine_step(own, place)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(rounds + 2):
         for name, step in ways.items():

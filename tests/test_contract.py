@@ -1,6 +1,7 @@
 """The one contract: what every registered method must do on every dataset it can run on."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.gradients import Objective, Step, detached
 from invbench.method import Method
-from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem
+from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS
 from invbench.runner import build_model
 from invbench.sampling import Sampler
 from invbench.spec import Cell
+from invbench.training import Training
 
 CELLS = possible_cells()
 pytestmark = pytest.mark.usefixtures("mnist_folder")
@@ -25,26 +27,16 @@ RUNS = 3
 
 
 @pytest.mark.parametrize(("method", "dataset"), CELLS)
-def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: str) -> None:
-    cell = small_cell(method, dataset)
+def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: str, tmp_path: Path) -> None:
+    cell = small_cell(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2)
     problem = load(cell)
-    model = build_model(cell, problem)
-    parameters = dict(model.named_parameters())
-    before = {name: value.clone() for name, value in parameters.items()}
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
-    objective = Objective(cell.method, problem.task, model, "joint")
-    optimizer = Optimizer.of(cell.trainer, list(parameters))
-    state, moments = cell.method.initial_state(parameters, sampler.per_step), optimizer.initial_state(parameters)
-    for count, (examples, env) in enumerate(zip(*(part[:3] for part in sampler.epoch(0)), strict=True)):
-        step = objective.step(parameters, sampler.batch(examples, env), state)
-        assert torch.isfinite(step.objective)
-        with torch.no_grad():
-            new, moments = optimizer.step(parameters, step.gradients, moments, count, 1e-2)
-            for name, value in parameters.items():
-                value.copy_(new[name])
-        state = cell.method.advance(step.state)
-    assert all(torch.isfinite(value).all() for value in parameters.values())
-    assert any(not torch.equal(value, before[name]) for name, value in parameters.items())
+    training = Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+    before = {name: value.detach().clone() for name, value in training.parameters.items()}
+    for examples, env in zip(*(part[:3] for part in training.sampler.epoch(0)), strict=True):
+        training.step(examples, env)
+        assert torch.isfinite(training.loss)
+    assert all(torch.isfinite(value).all() for value in training.parameters.values())
+    assert any(not torch.equal(value, before[name]) for name, value in training.parameters.items())
 
 
 @pytest.mark.parametrize(("method", "dataset"), CELLS)

@@ -52,7 +52,7 @@ def main() -> None:
         status = _say(f"{error.format_message()} See `bench --help`", USER_ERROR)
     except Exception as error:
         status = _say(
-            f"unexpected {type(error).__name__}: {error}; `bench --debug` and the same shows where", RUN_FAILED
+            f"unexpected {type(error).__name__}: {error}; `bench --debug` with the same shows where", RUN_FAILED
         )
     sys.exit(status)
 

@@ -16,6 +16,7 @@ def table(
 
     from invbench.results import load_results
     from invbench.tables import table as make
+    from invbench.tables import unfinished
 
     runs = load_results(results or [Path("results")])
     found = make(runs, metric)
@@ -28,5 +29,5 @@ def table(
         shown[name] = found["mean"].map("{:.4f}".format) + spread
         shown["ms/step"] = (found["seconds_per_step"] * 1000).map("{:.3g}".format)
         typer.echo(shown.fillna("").to_string(index=False))
-    for status, count in runs.loc[runs["status"] != "done", "status"].value_counts().items():
+    for status, count in unfinished(runs).items():
         typer.echo(f"not in the table: {count} {status}", err=True)
