@@ -1,4 +1,4 @@
-"""Metrics of whole splits, without gradients, with one transfer to the host a split."""
+"""Metrics of whole splits, with one transfer to the host a split, and of the law that a linear model has found."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from invbench.method import as_outputs
-from invbench.problem import Problem, Split, Task
+from invbench.problem import LinearLaw, Problem, Split, Task
 from invbench.seeds import stream, torch_stream
 
 ROWS = {"cpu": 128, "cuda": 4096}
@@ -28,6 +28,8 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
             for name in splits
             for metric, value in split_metrics(model, problem.task, problem.splits[name]).items()
         }
+        if problem.law is not None:
+            metrics |= coefficient_errors(model, problem.task, problem.splits["test"].x, problem.law)
     model.train(training)
     return metrics
 
@@ -43,3 +45,23 @@ def split_metrics(model: nn.Module, task: Task, split: Split) -> Mapping[str, fl
             totals[metric] = totals[metric] + total if metric in totals else total
     means = torch.stack(list(totals.values())) / len(split)
     return dict(zip(totals, means.tolist(), strict=True))
+
+
+def coefficient_errors(model: nn.Module, task: Task, x: torch.Tensor, law: LinearLaw) -> dict[str, float]:
+    """Mean squared error of the model's coefficients, on the causes of the target and on the other inputs.
+
+    A coefficient is the mean derivative of the prediction by an input over the examples x (N, D): the weight of a
+    linear model, and what is nearest to it in another. Scrambled inputs are unscrambled first.
+    """
+    with torch.enable_grad():
+        inputs = x.detach().clone().requires_grad_()
+        prediction = as_outputs(model(inputs)).prediction.sum()
+        found = torch.autograd.grad(prediction, inputs)[0].mean(0) * getattr(task, "std", 1.0)
+    if law.mixing is not None:
+        found = law.mixing.to(found) @ found
+    squared = (found - law.coefficients.to(found)).square()
+    causal = law.causal.to(found.device)
+    return {
+        "coefficient_error_causal": squared[causal].mean().item(),
+        "coefficient_error_noncausal": squared[~causal].mean().item(),
+    }

@@ -4,30 +4,66 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 4096
+CHUNK = 1024
+"""Images that are turned together: what they need fits into a processor's caches."""
 
 
-def rotate(images: Tensor, angles: Tensor) -> Tensor:
+def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
     """Rotate about the centre, bilinear, black outside, corners not aligned.
 
     Args:
-        images: (N, C, H, W).
+        images: (N, C, H, W), numbers, or bytes that are scaled to [0, 1].
         angles: radians (N,); positive is counter-clockwise as the image is seen.
+        window: side of the central square that is kept, of square images; None keeps all.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W), or (N, C, window, window).
     """
-    return torch.cat([_rotate(i, a) for i, a in zip(images.split(CHUNK), angles.split(CHUNK), strict=True)])
+    chunks = zip(images.split(CHUNK), angles.split(CHUNK), strict=True)
+    return torch.cat([_rotate(part, angle, window) for part, angle in chunks])
+
+
+def _rotate(images: Tensor, angles: Tensor, window: int | None) -> Tensor:
+    images = images if images.is_floating_point() else images / 255
+    side = images.shape[-1]
+    scale = 1.0 if window is None else window / side
+    size = images.shape[-2:] if window is None else (window, window)
+    cos, sin, zero = scale * angles.cos(), scale * angles.sin(), torch.zeros_like(angles)
+    # affine_grid maps output to input coordinates, y pointing down.
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    grid = F.affine_grid(theta.to(images.dtype), [*images.shape[:2], *size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def wrapped(angles: Tensor) -> Tensor:
+    """The same rotations as angles in [-π, π)."""
+    return torch.remainder(angles + torch.pi, 2 * torch.pi) - torch.pi
+
+
+def angle_bins(angles: Tensor, count: int, largest: float) -> Tensor:
+    """Index of the equal interval of [-largest, largest] that each angle (N,) lies in."""
+    position = (angles + largest) / (2 * largest) if largest else torch.zeros_like(angles)
+    return (position * count).long().clamp(0, count - 1)
 
 
 def centred(pixels: Tensor) -> Tensor:
     """From [0, 1] to [-2, 2]: (pixel - 0.5) / 0.25, the scale of Augerino's digits."""
-    return (pixels - 0.5) / 0.25
+    return pixels.sub(0.5).div_(0.25)
 
 
-def _rotate(images: Tensor, angles: Tensor) -> Tensor:
-    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    # affine_grid maps output to input coordinates, y pointing down.
-    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def random_crop(images: Tensor, padding: int, fill: Tensor) -> Tensor:
+    """Each image (N, C, H, W) shifted by up to `padding` pixels each way; `fill` (C,) comes in at the border."""
+    count, channels, height, width = images.shape
+    fill = fill.to(images).reshape(-1, 1, 1)
+    padded = F.pad(images - fill, [padding] * 4) + fill
+    top, left = (torch.randint(2 * padding + 1, (count, 1), device=images.device) for _ in range(2))
+    rows = (top + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left + torch.arange(width, device=images.device))[:, None, None, :]
+    index = torch.arange(count, device=images.device)[:, None, None, None]
+    return padded[index, torch.arange(channels, device=images.device)[:, None, None], rows, columns]
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Each image (N, C, H, W) mirrored left to right with probability one half."""
+    flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flip, images.flip(-1), images)

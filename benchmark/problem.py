@@ -1,6 +1,5 @@
 """The data side of the contract: tasks, splits, batches, problems, datasets (all plain tensors)."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +9,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.errors import UserError
+from invbench.fingerprint import fingerprint
 from invbench.settings import Settings
-from invbench.sources import SourceFile
+from invbench.sources import Release
 
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
@@ -73,16 +74,20 @@ class Classification(Task):
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """One real target. The model predicts (y - mean) / std; errors are reported in `units`.
+    """One real target. The model predicts (y - mean) / std.
 
     Args:
+        units: of the reported errors.
+        mean, std: of the training targets, where they are standardised.
         loss: squared or absolute error of the standardised target.
+        factor: units in one unit of y, e.g. 1000 where y is in eV and errors are reported in meV.
     """
 
     units: str
     mean: float = 0.0
     std: float = 1.0
     loss: Literal["squared", "absolute"] = "squared"
+    factor: float = 1.0
     outputs: int = 1
     primary: str = "mean_absolute_error"
 
@@ -91,7 +96,7 @@ class Regression(Task):
         return error.square() if self.loss == "squared" else error.abs()
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        error = prediction.squeeze(-1) * self.std + self.mean - y
+        error = self.factor * (prediction.squeeze(-1) * self.std + self.mean - y)
         return {
             "mean_absolute_error": error.abs(),
             "mean_squared_error": error.square(),
@@ -132,6 +137,10 @@ class Split:
         """The same split with `change` applied to every tensor."""
         return replace(self, **{name: change(value) for name, value in self.tensors().items()})
 
+    def rows(self, index: slice | Tensor) -> "Split":
+        """The examples of an index, slice or mask."""
+        return self.map(lambda t: t[index])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Split":
         """The split on `device`, its real-valued tensors as `dtype`."""
         return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
@@ -140,6 +149,14 @@ class Split:
 def concatenate(splits: Sequence[Split]) -> Split:
     """One split after another; they must have the same parts."""
     return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].tensors()})
+
+
+def drawn_splits(
+    draw: Callable[[int, np.random.Generator], Split], sizes: Mapping[str, int], seed: np.random.SeedSequence
+) -> dict[str, Split]:
+    """Splits of these sizes from one law, each from a stream of its own; a size of 0 makes no split."""
+    streams = dict(zip(sizes, seed.spawn(len(sizes)), strict=True))
+    return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
 
 
 class Batch(NamedTuple):
@@ -155,6 +172,21 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class LinearLaw:
+    """The linear law that a generated problem obeys: E[y | causal inputs] = u · coefficients, where x = u · mixing.
+
+    Args:
+        coefficients: (D,), zero for the inputs that are effects of the target.
+        causal: which inputs are causes of the target (D,).
+        mixing: the matrix that scrambles the inputs (D, D); the identity where None.
+    """
+
+    coefficients: Tensor
+    causal: Tensor
+    mixing: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """A dataset made concrete: everything a method may learn from or be judged on.
 
@@ -163,6 +195,10 @@ class Problem:
         kind: what one input is.
         variant: full (the published data), partial (some of it) or synthetic (drawn from a formula).
         facts: numbers about the construction worth recording, such as a label-noise rate.
+        classes: names of the labels, where they have some.
+        augment: random change of training inputs (N, ...), applied to every batch; draws from torch's generator.
+        law: what a linear model should find, where that is known; its errors are measured then.
+        metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
     """
 
     splits: Mapping[str, Split]
@@ -170,6 +206,10 @@ class Problem:
     kind: Kind
     variant: Variant
     facts: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    augment: Callable[[Tensor], Tensor] | None = None
+    law: LinearLaw | None = None
+    metric: str = ""
 
     def __post_init__(self) -> None:
         if not {"train", "test"} <= set(self.splits):
@@ -189,19 +229,17 @@ class Problem:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over every tensor's name, type, shape and bytes; the device does not matter."""
-        digest = hashlib.sha256()
-        for split, part in sorted(self.splits.items()):
-            for name, value in part.tensors().items():
-                array = np.ascontiguousarray(value.cpu().numpy())
-                digest.update(f"{split}.{name} {array.dtype.str} {array.shape}".encode())
-                digest.update(array.data)
-        return digest.hexdigest()
+        return fingerprint(
+            (f"{split}.{name}", value.cpu().numpy())
+            for split, part in sorted(self.splits.items())
+            for name, value in part.tensors().items()
+        )
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What a record keeps of the data."""
         return {
-            "metric": f"test_{self.task.primary}",
+            "metric": self.metric or f"test_{self.task.primary}",
             "variant": self.variant,
             "fingerprint": self.fingerprint,
             "examples": {name: len(split) for name, split in self.splits.items()},
@@ -217,25 +255,37 @@ class Problem:
 class Dataset(Settings):
     """A recipe for problems: typed settings and one function. One file in `datasets/` each.
 
-    `provides` says what the data offer to methods and is written as a plain tuple, so that it can be read without
-    importing the file: the kind of input, `environments`, `nuisance`, `classification` or `regression`.
+    `provides` and `release` are written as plain literals, so that they can be read without importing the file.
     """
 
     provides: ClassVar[tuple[str, ...]] = ()
+    """What the data can offer to methods: the kind of input, environments, nuisance, classification, regression."""
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Of these, what is off by default, with the settings that turn it on: for a method that requires it, the engine
+    does so where nothing else is asked for."""
     backbone: ClassVar[str] = "mlp"
     """The network that is trained when nothing else is asked for."""
-    sources: ClassVar[tuple[SourceFile, ...]] = ()
-    """Files of the official release; none for data that are generated or bundled."""
-    licence: ClassVar[str] = ""
+    release: ClassVar[str | Release] = ""
+    """The release whose files are needed; empty for data that are generated or bundled."""
+    licence: ClassVar[str] = "generated by this package (MIT)"
+    """Of the data, unless a release tells it."""
     citation: ClassVar[str] = ""
+    """Whose construction this is."""
 
     def capabilities(self) -> tuple[str, ...]:
-        """What these very settings provide; a dataset whose settings matter overrides this."""
-        return self.provides
+        """What these very settings provide; a dataset with several tasks overrides this."""
+        fields = type(self).model_fields
+        off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
+        return tuple(what for what in self.provides if what not in off)
 
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:
         """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
+
+
+def floats(array: NDArray[Any]) -> Tensor:
+    """Numbers of any type as a float32 tensor."""
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def subset(count: int | None, available: int, what: str) -> int:

@@ -13,9 +13,14 @@ LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
 
 
+def error_console(quiet: bool = False) -> Console:
+    """Where progress is shown: stderr, since stdout is for results."""
+    return Console(stderr=True, quiet=quiet, highlight=False)
+
+
 def announce(text: str) -> None:
     """One line on stderr."""
-    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+    error_console().print(text, markup=False, soft_wrap=True)
 
 
 class Report:
@@ -30,7 +35,7 @@ class Report:
 
     def __init__(self, title: str, total: int, log: Path, quiet: bool = False) -> None:
         self.title, self.total, self.log = title, total, log
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = error_console(quiet)
         self.last = time.monotonic()
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:

@@ -9,7 +9,8 @@ import ast
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -29,8 +30,8 @@ class Entry:
     origin: str
     load: Callable[[], type[Any]]
     summary: str = ""
-    traits: tuple[str, ...] | None = None
-    """None where only the class itself can tell."""
+    literals: Mapping[str, Any] | None = None
+    """Class attributes that are written as plain literals; None where only the class itself can tell."""
 
 
 class Registry:
@@ -81,9 +82,13 @@ class Registry:
         return self._registered[name]
 
     def traits(self, name: str) -> tuple[str, ...]:
-        """The class attribute `trait` of one entry; only a third party's file must be imported for it."""
-        entry = self.entries()[name]
-        return tuple(getattr(self.load(name), self.trait)) if entry.traits is None else entry.traits
+        """What one entry requires, provides or accepts; only a third party's file must be imported for it."""
+        return tuple(self.literal(name, self.trait, ()))
+
+    def literal(self, name: str, attribute: str, default: Any) -> Any:
+        """A class attribute that built-in entries write as a plain literal, read without importing their files."""
+        literals = self.entries()[name].literals
+        return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
 
     @cached_property
     def _found(self) -> dict[str, Entry]:
@@ -108,7 +113,7 @@ class Registry:
                 raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
             return self._registered[name]
 
-        return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literal_traits(tree, self.trait))
+        return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literals(tree))
 
     def _is_home(self, entry: Entry, cls: type) -> bool:
         """Whether an entry found by name is the class that now registers under it."""
@@ -140,13 +145,14 @@ def _third_party(point: EntryPoint) -> Entry:
     return Entry(point.name, point.module, load, f"from the package {distribution}")
 
 
-def _literal_traits(tree: ast.Module, trait: str) -> tuple[str, ...]:
-    """The tuple assigned to `trait` in the body of the file's last class that has one; empty where none has."""
-    found: tuple[str, ...] = ()
+def _literals(tree: ast.Module) -> dict[str, Any]:
+    """Annotated attributes of the file's classes whose values are plain literals; later classes win."""
+    found = {}
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for line in cls.body:
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == trait:
-                found = tuple(ast.literal_eval(line.value)) if line.value else ()
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
+                with suppress(ValueError):
+                    found[line.target.id] = ast.literal_eval(line.value)
     return found
 
 

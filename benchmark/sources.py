@@ -1,11 +1,19 @@
-"""Files of official releases: where they may lie, and whether they are what they should be."""
+"""Official releases: which files they consist of, where those may lie, and whether they are what they should be.
+
+A release is described by `configs/releases/<name>.yaml`, or by a `Release` that a third party's dataset carries. This
+module imports nothing heavy: `bench ls datasets` asks it what is on this machine.
+"""
 
 import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
@@ -17,19 +25,114 @@ CACHE_VARIABLE = "INVBENCH_CACHE"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a release.
+    """One file of a release, as it lies in a data folder.
 
     Args:
-        path: where it lies below a data folder; the same path with `.gz` is accepted too.
-        sha256: of the uncompressed file.
+        path: where it lies below the folder; the same path with `.gz` is accepted too.
         size: in bytes, uncompressed.
-        url: its public home.
+        sha256: of the uncompressed file, where the release's is known.
+        alternatives: other paths at which the same content in another official format may lie.
+        optional: the dataset can be made without it, as a part of the whole or with a remark.
     """
 
     path: str
-    sha256: str
-    size: int
-    url: str
+    size: int | None = None
+    sha256: str | None = None
+    alternatives: tuple[str, ...] = ()
+    optional: bool = False
+
+    def within(self, folder: Path) -> Path | None:
+        """The first copy that exists in a folder."""
+        candidates = [self.path, f"{self.path}.gz", *self.alternatives]
+        return next((path for name in candidates if (path := folder / name).is_file()), None)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is fetched to get files of a release.
+
+    Args:
+        path: where it is put below the cache folder.
+        urls: its public homes, tried in order.
+        hash: `sha256:` or `md5:` and the published sum.
+        size: in bytes, where it is known.
+        unpack: the only folder that is taken out of the archive; empty for a plain file.
+    """
+
+    path: str
+    urls: tuple[str, ...]
+    hash: str
+    size: int | None = None
+    unpack: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published data set: its files, where they come from, and on which terms."""
+
+    name: str
+    licence: str
+    citation: str
+    files: tuple[SourceFile, ...]
+    downloads: tuple[Download, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """How much there is to fetch, in words."""
+        sizes = [download.size for download in self.downloads if download.size]
+        return f"{sum(sizes) / 1e6:.0f} MB to fetch" if sizes else "a few MB to fetch"
+
+    def published_hash(self, file: SourceFile) -> str:
+        """The published sum of a file's content, such as `md5:...`; empty where there is none."""
+        if file.sha256:
+            return f"sha256:{file.sha256}"
+        return next((download.hash for download in self.downloads if download.path == file.path), "")
+
+    def found(self, folders: list[Path] | None = None) -> dict[str, Path]:
+        """The files in the first folder that has all that are needed, by their paths in the release; empty if none.
+
+        Files of two folders are never mixed: one may hold a part of what the other holds whole.
+        """
+        for folder in data_folders() if folders is None else folders:
+            here = {file.path: path for file in self.files if (path := file.within(folder))}
+            if all(file.path in here for file in self.files if not file.optional):
+                return here
+        return {}
+
+    @property
+    def state(self) -> str:
+        """What of it is on this machine, in a few words."""
+        here = self.found()
+        if not here:
+            return "not here"
+        missing = [file.path for file in self.files if file.path not in here]
+        return "here" if not missing else f"here without {len(missing)} of {len(self.files)} files"
+
+
+def release(name: str | Release) -> Release:
+    """The release of this name."""
+    return name if isinstance(name, Release) else _described(name)
+
+
+@cache
+def _described(name: str) -> Release:
+    from invbench.configuration import parse_yaml
+
+    path = files("invbench.configs") / "releases" / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no release is named '{name}'; it would be described in configs/releases/{name}.yaml")
+    facts: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), f"release {name}.yaml")
+    return Release(
+        name=name,
+        licence=facts["licence"],
+        citation=facts["citation"],
+        files=tuple(SourceFile(**_tuples(file)) for file in facts["files"]),
+        downloads=tuple(Download(**_tuples(download)) for download in facts["downloads"]),
+    )
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def data_folders() -> list[Path]:
@@ -44,15 +147,6 @@ def cache_folder() -> Path:
     return Path(given).expanduser() if given else user_cache_path("invbench")
 
 
-def locate(source: SourceFile) -> Path | None:
-    """The first existing copy of a file, plain or gzipped."""
-    for folder in data_folders():
-        for path in (folder / source.path, folder / f"{source.path}.gz"):
-            if path.is_file():
-                return path
-    return None
-
-
 def read(path: Path) -> bytes:
     """The uncompressed content. Raises UserError when a gzip archive is damaged or the file cannot be read."""
     try:
@@ -63,11 +157,11 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def verify(content: bytes, source: SourceFile, path: Path) -> None:
-    """Raise UserError unless the content has the release's size and sha256."""
+def verify(content: bytes, sha256: str, path: Path) -> None:
+    """Raise UserError unless the content has this sha256."""
     found = hashlib.sha256(content).hexdigest()
-    if found != source.sha256:
+    if found != sha256:
         raise UserError(
             f"{path} is not the official file: sha256 {found[:16]}… of {len(content)} bytes, expected "
-            f"{source.sha256[:16]}… of {source.size}; delete it and fetch it again"
+            f"{sha256[:16]}…; delete it and fetch it again"
         )

@@ -102,6 +102,7 @@ def resolve(
     merged = merge(
         [
             {"backbone": {"name": dataset_class.backbone}},
+            {"dataset": _switched_on(dataset_class, classes.values())},
             *recipe_layers(dataset, classes),
             *layers,
             assignments_layer(assignments or {}, fields),
@@ -166,14 +167,22 @@ def _method_classes(method: str) -> dict[str, type[Method]]:
     return {name: METHODS.load(name) for name in names}
 
 
+def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method]]) -> dict[str, Any]:
+    """The dataset's settings that give the methods what they require and what is off by default."""
+    needs = [need for method in methods for need in method.requires if need in dataset.optional]
+    return {name: value for need in needs for name, value in dataset.optional[need].items()}
+
+
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
     missing = unmet(method.requires, data.capabilities())
     if not missing:
         return
+    settings = [f"dataset.{k}={v}" for need in missing for k, v in data.optional.get(need, {}).items()]
     able = [name for name in DATASETS.entries() if not unmet(method.requires, DATASETS.traits(name))]
+    advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
     raise UserError(
         f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
-        f"provide; datasets that can: {', '.join(able) or 'none'}"
+        f"provide; {advice}"
     )
 
 

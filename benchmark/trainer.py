@@ -39,11 +39,13 @@ class Trainer(Settings):
         0.0, "strength of l1·sign(θ), added to the gradient after the method's rule", ge=0, fusable=True
     )
 
-    schedule: Literal["constant", "multi_step", "cosine"] = setting("constant", "course of the learning rate")
+    schedule: Literal["constant", "multi_step", "exponential", "cosine"] = setting(
+        "constant", "course of the learning rate"
+    )
     milestones: tuple[float, ...] = setting(
         (0.75,), "multi_step: fractions of the run, rounded down to whole epochs (or steps), where it is multiplied"
     )
-    decay: float = setting(0.1, "multi_step: the multiplier", gt=0)
+    decay: float = setting(0.1, "the multiplier: of multi_step at each milestone, of exponential at every step", gt=0)
     warmup: float = setting(0.0, "fraction of the run over which the rate rises linearly from 0", ge=0, lt=1)
     floor: float = setting(0.0, "cosine: least multiple of the learning rate", ge=0, le=1)
 
@@ -81,6 +83,8 @@ class Trainer(Settings):
         factor = min(progress / self.warmup, 1.0) if self.warmup else 1.0
         if self.schedule == "cosine":
             return factor * max(0.5 * (1 + math.cos(math.pi * progress)), self.floor)
+        if self.schedule == "exponential":
+            return factor * float(self.decay**step)
         if self.schedule == "multi_step":
             passed = sum(step >= self._milestone(fraction, steps_per_epoch) for fraction in self.milestones)
             return factor * float(self.decay**passed)

@@ -20,7 +20,7 @@ from invbench.files import replacing
 from invbench.gradients import Objective, choose_strategy
 from invbench.method import scalars
 from invbench.optimizers import Optimizer
-from invbench.problem import Problem
+from invbench.problem import Batch, Problem
 from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.sampling import Sampler
@@ -129,7 +129,7 @@ class Training:
     def step(self, examples: Tensor, env: Tensor) -> None:
         """One update from the examples (E, B) of the environments (E,)."""
         trainer = self.cell.trainer
-        batch = self.sampler.batch(examples, env)
+        batch = self._augmented(self.sampler.batch(examples, env))
         gradients, objective, state = self.objective.step(self.parameters, batch, self.method_state)
         rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         with torch.no_grad():
@@ -205,6 +205,12 @@ class Training:
         rows = pd.read_parquet(self.folder.curves).to_dict("records")
         self.rows = [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= self.done]
         report.say(f"continuing at step {self.done}/{self.total}")
+
+    def _augmented(self, batch: Batch) -> Batch:
+        """The batch with the dataset's random change of training inputs, where it has one."""
+        if self.problem.augment is None:
+            return batch
+        return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
 
     def _evaluate(self, splits: tuple[str, ...]) -> dict[str, float]:
         return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done)

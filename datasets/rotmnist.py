@@ -17,30 +17,25 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from invbench.datasets._mnist import CITATION, LICENCE, SOURCES, load_mnist
-from invbench.images import centred, rotate
-from invbench.problem import Classification, Dataset, Problem, Split, subset
+from invbench.datasets._mnist import load_mnist
+from invbench.datasets._rotation import RotatedDigits
+from invbench.problem import Classification, Problem, subset
 from invbench.registry import register_dataset
 from invbench.settings import setting
-from invbench.sources import SourceFile
 
 SMALL_TRAIN, SMALL_TEST = 12_000, 50_000
 
 
 @register_dataset("rotmnist")
-class RotMNIST(Dataset):
+class RotMNIST(RotatedDigits):
     """28x28 digits at random angles; ten classes."""
 
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification")
-    backbone: ClassVar[str] = "cnn_small"
-    sources: ClassVar[tuple[SourceFile, ...]] = SOURCES
-    citation: ClassVar[str] = f"{CITATION}; rotated as in Benton et al., arXiv 2010.11882"
-    licence: ClassVar[str] = LICENCE
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
+    release: ClassVar[str] = "mnist"
+    citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"
 
     variant: Literal["60k", "12k"] = setting("60k", "60,000/10,000 digits as in Augerino, or 12,000/50,000")
-    max_rotation: float = setting(2 * np.pi, "angles are uniform between minus and plus this, in radians", ge=0)
     train_size: int | None = setting(None, "use only the first so many training digits; null takes all", ge=1)
     validation_size: int = setting(0, "training digits held out as validation split, from the end", ge=0)
 
@@ -60,22 +55,17 @@ class RotMNIST(Dataset):
             "validation": order[available:train],
             "test": order[train : train + test],
         }
-        rng = np.random.default_rng(seed)
         # Every digit's angle is drawn whether it is used or not: a smaller training set is a part of the larger.
-        angles = rng.uniform(-self.max_rotation, self.max_rotation, len(order))
-        angle_of = np.empty_like(angles)
-        angle_of[order] = angles
+        angles = torch.empty(len(order))
+        angles[torch.from_numpy(order)] = self.angles(len(order), seed)
         splits = {
-            name: Split(
-                centred(rotate(torch.from_numpy(digits.images[index])[:, None] / 255, _floats(angle_of[index]))),
-                torch.from_numpy(digits.labels[index]).long(),
+            name: self.turned(
+                torch.from_numpy(digits.images[index])[:, None],
+                digits.labels[index],
+                angles[torch.from_numpy(index)],
             )
             for name, index in rows.items()
             if len(index)
         }
         full = digits.official and self.train_size is None
         return Problem(splits, Classification(10), "image", "full" if full else "partial")
-
-
-def _floats(array: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invbench.problem import BinaryClassification, Dataset, Problem, Split, concatenate
+from invbench.problem import BinaryClassification, Dataset, Problem, Split, concatenate, floats
 from invbench.registry import register_dataset
 from invbench.settings import Choice, setting
 
@@ -90,6 +90,6 @@ def _spiral(
 
 
 def _split(m: NDArray[np.float64], s: NDArray[np.float64], y: NDArray[np.int64], env: int | None = None) -> Split:
-    x = torch.from_numpy(np.hstack([m, s]).astype(np.float32))
+    x = floats(np.hstack([m, s]))
     index = None if env is None else torch.full((len(y),), env)
-    return Split(x, torch.from_numpy(y.astype(np.float32)), index)
+    return Split(x, floats(y), index)

@@ -1,53 +1,109 @@
-"""`bench data`: where the datasets' files are, and whether they are the official ones."""
+"""`bench data`: where the datasets' files are, how to get them, and whether they are the official ones."""
 
-from typing import Annotated
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invbench.errors import UserError
+from invbench.errors import UserError, did_you_mean
 from invbench.registry import DATASETS
 
-data_app = typer.Typer(name="data", help="Data files: what is here, and is it right?")
+if TYPE_CHECKING:
+    from invbench.sources import Release
+
+data_app = typer.Typer(name="data", help="Data files: what is here, how to get the rest, and is it right?")
 
 
 @data_app.command(name="ls")
 def list_data() -> None:
     """Every dataset with its licence, its size and where its files are on this machine."""
-    from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, data_folders, locate
+    from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
 
     for name in DATASETS.entries():
-        cls = DATASETS.load(name)
-        sources = cls.sources
-        found = [path for source in sources if (path := locate(source))]
-        if not sources:
-            state = "always available"
-        else:
-            size = sum(source.size for source in sources) / 1e6
-            where = f" in {found[0].parent}" if found else ""
-            state = f"{len(found)} of {len(sources)} files here{where} ({size:.0f} MB)"
-        typer.echo(f"{name}: {state}; {cls.licence}")
+        needed = DATASETS.literal(name, "release", "")
+        if not needed:
+            cls = DATASETS.load(name)
+            typer.echo(f"{name}: always available; {cls.licence}; {cls.citation}")
+            continue
+        files = release(needed)
+        here = files.found()
+        where = f" in {next(iter(here.values())).parent}" if here else f"; get it with: bench data fetch {name}"
+        typer.echo(f"{name}: {files.state}{where}; {files.size}; licence: {files.licence}; {files.citation}")
     folders = ", ".join(str(folder) for folder in data_folders())
     typer.echo(f"searched: {folders} (set {DATA_VARIABLE} or {CACHE_VARIABLE} to change that)")
 
 
 @data_app.command()
-def verify(name: Annotated[str | None, typer.Argument(help="A dataset; all by default.")] = None) -> None:
-    """Hash the files that are here and compare with the official sums; exit status 2 if one differs."""
-    from invbench.sources import locate, read
-    from invbench.sources import verify as check
+def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` for every one.")]) -> None:
+    """Download a release into the cache; the same command again continues what broke off."""
+    from invbench.fetch import fetch as get
+    from invbench.sources import cache_folder
 
-    bad = []
-    for dataset in [name] if name else DATASETS.entries():
-        for source in DATASETS.load(dataset).sources:
-            path = locate(source)
-            if path is None:
-                typer.echo(f"{dataset}: {source.path} is not here")
-                continue
-            try:
-                check(read(path), source, path)
-                typer.echo(f"{dataset}: {path} is the official file")
-            except UserError as error:
-                bad.append(path)
-                typer.echo(f"{dataset}: {error}")
+    for release in _releases(name):
+        if all(file.path in release.found() for file in release.files) or not get(release):
+            typer.echo(f"{release.name}: all files are here already")
+        else:
+            typer.echo(f"{release.name}: fetched into {cache_folder()}")
+
+
+@data_app.command()
+def verify(name: Annotated[str, typer.Argument(help="A dataset or release; all by default.")] = "all") -> None:
+    """Hash the files that are here and compare with the published sums; exit status 2 if one differs.
+
+    Where no sum of a file is published, the one that was taken when it was fetched counts.
+    """
+    bad = 0
+    for release in _releases(name):
+        found = release.found()
+        if not found:
+            typer.echo(f"{release.name}: not here")
+        for path, text, right in _compared(release) if found else ():
+            typer.echo(f"{release.name}: {path} {text}")
+            bad += not right
     if bad:
-        raise UserError(f"{len(bad)} files differ from the official ones")
+        raise UserError(f"{bad} file{'s differ' if bad > 1 else ' differs'} from what should be there")
+
+
+def _releases(name: str) -> "Iterable[Release]":
+    """The release behind a dataset's name or of that name, or every one."""
+    from invbench.sources import release
+
+    by_dataset = {entry: DATASETS.literal(entry, "release", "") for entry in DATASETS.entries()}
+    needed = {files.name: files for files in (release(value) for value in by_dataset.values() if value)}
+    if name == "all":
+        return needed.values()
+    if name in needed:
+        return [needed[name]]
+    if name not in by_dataset:
+        raise UserError(f"no dataset or release is named '{name}'{did_you_mean(name, [*by_dataset, *needed])}")
+    if not by_dataset[name]:
+        return []
+    return [release(by_dataset[name])]
+
+
+def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
+    """For every file that is here: path, verdict, whether it is right."""
+    from invbench.fetch import kept_sums
+    from invbench.sources import read
+
+    kept, found = kept_sums(release), release.found()
+    for file in (file for file in release.files if file.path in found):
+        path = found[file.path]
+        try:
+            content = read(path)
+        except UserError as error:
+            yield str(path), f"is damaged: {error}", False
+            continue
+        algorithm, _, published = release.published_hash(file).partition(":")
+        sum_ = hashlib.new(algorithm or "sha256", content).hexdigest()
+        if published:
+            right = sum_ == published
+            differs = f"is not the published file, but a part of it or damaged: {algorithm} {sum_}, not {published}"
+            verdict = "is the official file" if right else differs
+        elif path in kept:
+            right = hashlib.sha256(path.read_bytes()).hexdigest() == kept[path]
+            verdict = "is as it was fetched" if right else "has changed since it was fetched"
+        else:
+            right, verdict = True, f"has sha256 {sum_}; no sum of it is published"
+        yield str(path), verdict, right

@@ -1,7 +1,8 @@
 """`bench ls` and `bench show`: what exists, and what can be set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 
 if TYPE_CHECKING:
+    from invbench.problem import Dataset
     from invbench.settings import Settings
 
 
@@ -33,11 +35,23 @@ def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by defaul
             _list(kind.value, registry)
 
 
-def show(name: Annotated[str, typer.Argument(help="A method, dataset or backbone, or `trainer`.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A method, dataset or backbone, or `trainer`.")],
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw a contact sheet of the dataset to this .png, .pdf or .svg.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="DATASET.KEY=VALUE", help="Of the dataset that is drawn.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the dataset that is drawn.")] = 0,
+) -> None:
     """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
     from invbench.configuration import recipe_text
     from invbench.trainer import Trainer
 
+    if picture is not None:
+        _draw(name, picture, settings or [], seed)
+        return
     if name == "trainer":
         _settings("trainer", Trainer, "settings of the training loop")
         return
@@ -51,13 +65,62 @@ def show(name: Annotated[str, typer.Argument(help="A method, dataset or backbone
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
         typer.echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
         if registry is DATASETS:
-            typer.echo(f"licence: {cls.licence}\ncitation: {cls.citation}")
+            typer.echo("\n".join(_provenance(name, cls)))
             typer.echo(f"recipe:\n{recipe_text(name) or 'none'}")
 
 
+def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
+    """The contact sheet of a dataset."""
+    from invbench.configuration import parse_assignments
+    from invbench.seeds import stream
+    from invbench.spec import resolve
+
+    if picture.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--picture {picture}: the name must end in .png, .pdf or .svg")
+    if not picture.absolute().parent.is_dir():
+        raise UserError(f"--picture {picture}: there is no folder {picture.absolute().parent}")
+    cell = resolve("erm", name, seed, parse_assignments(settings))
+    problem = cell.dataset.load(stream(seed, "data"))
+    from invbench.pictures import contact_sheet
+
+    contact_sheet(problem, " ".join([name, *settings]), picture)
+    typer.echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
+
+
 def _list(title: str, registry: Registry) -> None:
-    rows = [(name, ", ".join(registry.traits(name)), entry.summary) for name, entry in registry.entries().items()]
-    _print(title, ("name", registry.trait, "summary"), rows)
+    header: tuple[str, ...] = ("name", registry.trait, "summary")
+    rows: list[tuple[str, ...]] = [
+        (name, ", ".join(registry.traits(name)), entry.summary) for name, entry in registry.entries().items()
+    ]
+    if registry is DATASETS:
+        header = (*header[:2], "on this machine", header[2])
+        rows = [(*row[:2], availability(row[0]), row[2]) for row in rows]
+    _print(title, header, rows)
+
+
+def availability(dataset: str) -> str:
+    """Whether a dataset's files are on this machine."""
+    from invbench.sources import release
+
+    needed = DATASETS.literal(dataset, "release", "")
+    return release(needed).state if needed else "always"
+
+
+def _provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
+    """Where the data come from and on which terms."""
+    if not dataset.release:
+        yield f"licence: {dataset.licence}"
+        yield f"citation: {dataset.citation}"
+        return
+    from invbench.sources import release
+
+    needed = release(dataset.release)
+    yield f"release: {needed.name}, {needed.size}, {needed.state}"
+    yield f"licence: {needed.licence}"
+    yield f"citation: {needed.citation}" + (f"; {dataset.citation}" if dataset.citation else "")
+    yield from (f"source: {url}" for download in needed.downloads for url in download.urls[:1])
+    if not needed.found():
+        yield f"get it: bench data fetch {name}"
 
 
 def _cells() -> None:

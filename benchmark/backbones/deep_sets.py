@@ -1,0 +1,62 @@
+"""Deep Sets: a network on point clouds that does not care for the order of the points."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from invbench.backbone import Backbone, FeaturesAndHead
+from invbench.point_clouds import points
+from invbench.problem import Problem
+from invbench.registry import register_backbone
+from invbench.settings import Choice, setting
+
+SPECIES = (1, 6, 7, 8, 9)
+LARGEST_CHARGE = 9
+
+
+@register_backbone("deep_sets")
+class DeepSets(Backbone):
+    """ρ(Σ φ(point) / √n), the sum over the n points that are there (Zaheer et al. 2017, arXiv 1703.06114).
+
+    A point is its position relative to the mean position and one-hot(species) ⊗ (1, q/9, (q/9)²), q its charge
+    (Cormorant's features). φ and ρ have two hidden layers each. Shifts and the order of the points change nothing;
+    rotations do: the plain baseline that invariance methods start from.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("point_cloud",)
+
+    width: int = setting(256, "units in each hidden layer", ge=1, search=Choice((128, 256, 512)))
+
+    def build(self, problem: Problem) -> nn.Module:
+        return FeaturesAndHead(_Features(self.width), nn.Linear(self.width, problem.task.outputs))
+
+
+class _Features(nn.Module):
+    """Point clouds (N, n, 4) -> (N, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.point = _two_layers(3 + 3 * len(SPECIES), width)
+        self.cloud = _two_layers(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions, charges, mask = points(x)
+        there = mask.to(x.dtype)[..., None]
+        count = there.sum(-2, keepdim=True)
+        centred = (positions - (positions * there).sum(-2, keepdim=True) / count) * there
+        features = torch.cat([centred, charge_features(charges)], dim=-1)
+        summed = (self.point(features) * there).sum(-2)
+        cloud: Tensor = self.cloud(summed / count[..., 0, :].sqrt())
+        return cloud
+
+
+def charge_features(charges: Tensor) -> Tensor:
+    """Charges (..., n) -> (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
+    species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
+    powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
+    return (species[..., :, None] * powers[..., None, :]).flatten(-2)
+
+
+def _two_layers(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())

@@ -1,0 +1,43 @@
+"""Digits whose colour goes with the label more closely than their shape does: the construction of coloured MNIST."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.problem import Split
+
+
+def coloured(
+    images: Tensor,
+    digits: NDArray[np.uint8],
+    env: NDArray[np.int64],
+    flips: tuple[float, ...],
+    rng: np.random.Generator,
+    *,
+    label_noise: float = 0.25,
+    grayscale: bool = False,
+) -> Split:
+    """Label 1[digit < 5] flipped with probability `label_noise`; colour = label flipped with that of the environment.
+
+    Args:
+        images: (N, 1, H, W), pixels in [0, 1].
+        digits: 0 to 9 (N,).
+        env: environment of each image (N,), an index of `flips`.
+        flips: how often the colour contradicts the label in each environment.
+        grayscale: leave the colour out of the image, one channel: the oracle.
+
+    Returns:
+        Images with two channels of which one is zero, binary labels as integers, and the colour as nuisance.
+    """
+    label = (digits < 5) ^ (rng.random(len(digits)) < label_noise)
+    colour = label ^ (rng.random(len(digits)) < np.asarray(flips)[env])
+    shown = torch.from_numpy(colour.astype(np.int64))
+    channels = torch.nn.functional.one_hot(shown, 2).to(images)
+    x = images if grayscale else images * channels[:, :, None, None]
+    return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), shown.float())
+
+
+def alternating(count: int, environments: int) -> NDArray[np.int64]:
+    """Environments 0, 1, ... of examples dealt out in turn."""
+    return np.arange(count) % environments

@@ -1,0 +1,36 @@
+"""What the rotated digits share: settings, and the angle as nuisance and, on request, as environment."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.images import angle_bins, centred, rotate, wrapped
+from invbench.problem import Dataset, Split, floats
+from invbench.settings import setting
+
+
+class RotatedDigits(Dataset):
+    """Digits that are each turned once by a random angle."""
+
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "rotation_bins"}}
+    backbone: ClassVar[str] = "cnn_small"
+
+    max_rotation: float = setting(2 * np.pi, "angles are uniform between minus and plus this, in radians", ge=0)
+    environments: Literal["none", "rotation_bins"] = setting("none", "whether intervals of the angle are environments")
+    rotation_bins: int = setting(4, "number of those intervals, of equal width", ge=2)
+
+    def angles(self, count: int, seed: np.random.SeedSequence) -> Tensor:
+        """Random angles (count,) in radians."""
+        drawn = np.random.default_rng(seed).uniform(-self.max_rotation, self.max_rotation, count)
+        return floats(drawn)
+
+    def turned(self, images: Tensor, labels: NDArray[Any], angles: Tensor) -> Split:
+        """Images (N, 1, H, W), bytes or numbers in [0, 1], turned and scaled; the nuisance is the angle in [-π, π)."""
+        angle = wrapped(angles) if self.max_rotation > torch.pi else angles
+        largest = min(self.max_rotation, torch.pi)
+        env = angle_bins(angle, self.rotation_bins, largest) if self.environments == "rotation_bins" else None
+        return Split(centred(rotate(images, angles)), torch.from_numpy(labels).long(), env, angle)

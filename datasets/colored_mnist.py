@@ -1,0 +1,80 @@
+"""Coloured MNIST: a colour that predicts the label better than the digit does, until the test reverses it.
+
+Arjovsky et al. (2019), arXiv 1907.02893, section 5.2. The label is 1[digit < 5] with a quarter flipped; the colour is
+the label, flipped with probability e. The best invariant accuracy is 75 %; colour alone gives 85 % in training and
+10 % in the test.
+
+    irm        the first 50,000 training digits, shuffled and dealt to two environments, e = 0.2 and 0.1; the last
+               10,000 are the test environment, e = 0.9. Every second pixel (14x14), logistic loss.
+    domainbed  all 70,000 digits, shuffled and dealt to three environments, e = 0.1, 0.2, 0.9, of which one is the test
+               environment; 28x28, cross-entropy of two classes. 80 % of each environment train or test, 20 % are held
+               out as `validation` and, in the test environment, as `test_out` (for selection by an oracle).
+
+`grayscale` leaves the colour away: ERM on it is the oracle.
+
+Deviation: the shuffle and the flips come from the run's seed; in the IRM code all restarts share numpy's global state,
+in DomainBed the data do not change between seeds.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from invbench.datasets._coloring import alternating, coloured
+from invbench.datasets._mnist import Digits, load_mnist
+from invbench.errors import UserError
+from invbench.problem import BinaryClassification, Classification, Dataset, Problem, Split
+from invbench.registry import register_dataset
+from invbench.settings import setting
+
+TRAIN_IRM = 50_000 / 60_000
+FLIPS_IRM, FLIPS_DOMAINBED = (0.2, 0.1, 0.9), (0.1, 0.2, 0.9)
+HELD_OUT = 0.2
+
+
+@register_dataset("colored_mnist")
+class ColoredMNIST(Dataset):
+    """Digits below five or not, with a misleading colour."""
+
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    release: ClassVar[str] = "mnist"
+    citation: ClassVar[str] = "Arjovsky et al., Invariant risk minimization, arXiv 1907.02893"
+
+    variant: Literal["irm", "domainbed"] = setting("irm", "the paper's construction, or DomainBed's")
+    grayscale: bool = setting(False, "leave the colour away: the oracle")
+    test_environment: int = setting(2, "domainbed: which of the three environments is the test", ge=0, le=2)
+
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        digits, rng = load_mnist(), np.random.default_rng(seed)
+        return self._irm(digits, rng) if self.variant == "irm" else self._domainbed(digits, rng)
+
+    def _irm(self, digits: Digits, rng: np.random.Generator) -> Problem:
+        if self.test_environment != 2:
+            raise UserError("dataset.test_environment is for variant domainbed; that of irm is fixed")
+        train = round(TRAIN_IRM * digits.train)
+        order = np.concatenate([rng.permutation(train), np.arange(train, digits.train)])
+        env = np.where(np.arange(len(order)) < train, alternating(len(order), 2), 2)
+        images = torch.from_numpy(digits.images[order][:, None, ::2, ::2].copy()) / 255
+        whole = coloured(images, digits.labels[order], env, FLIPS_IRM, rng, grayscale=self.grayscale)
+        whole = Split(whole.x, whole.y.float(), whole.env, whole.nuisance)
+        splits = {"train": whole.rows(slice(train)), "test": whole.rows(slice(train, None))}
+        return Problem(splits, BinaryClassification(), "image", "full" if digits.official else "partial")
+
+    def _domainbed(self, digits: Digits, rng: np.random.Generator) -> Problem:
+        order = rng.permutation(len(digits.labels))
+        env = alternating(len(order), 3)
+        images = torch.from_numpy(digits.images[order])[:, None] / 255
+        whole = coloured(images, digits.labels[order], env, FLIPS_DOMAINBED, rng, grayscale=self.grayscale)
+        held_out = torch.from_numpy(rng.permuted(np.arange(len(order)) < HELD_OUT * len(order)))
+        in_test = torch.from_numpy(env == self.test_environment)
+        # Training environments are 0 and 1, whichever is left out.
+        number = torch.from_numpy(np.where(env == self.test_environment, 2, env - (env > self.test_environment)))
+        whole = Split(whole.x, whole.y, number, whole.nuisance)
+        splits = {
+            "train": whole.rows(~in_test & ~held_out),
+            "validation": whole.rows(~in_test & held_out),
+            "test": whole.rows(in_test & ~held_out),
+            "test_out": whole.rows(in_test & held_out),
+        }
+        return Problem(splits, Classification(2), "image", "full" if digits.official else "partial")
