@@ -24,7 +24,8 @@ from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, c
 MIRROR_VARIABLE = "INVBENCH_MIRROR"
 TIMEOUT = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
-BLOCK = 1 << 20
+BLOCK = 1 << 16
+"""Bytes that are written together; what a broken connection loses is less."""
 MAX_UNPACKED = 4 << 30
 """Most bytes that an archive may unpack to."""
 

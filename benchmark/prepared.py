@@ -50,7 +50,7 @@ def _save(path: Path, arrays: Arrays) -> None:
 def _load(path: Path) -> Arrays | None:
     """None where the file is not there or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays if str(arrays.pop(PRINT)) == fingerprint(sorted(arrays.items())) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -28,16 +28,47 @@ SMALL: dict[str, dict[str, Any]] = {
         "backbone.depth": 2,
         "trainer.batch_size": 16,
     },
-    "digits": {"backbone.width": 2, "trainer.batch_size": 50},
-    "rotmnist": {"backbone.width": 2, "trainer.batch_size": 20},
+    "digits": {"backbone.width": 2, "trainer.batch_size": 20},
+    "rotmnist": {"backbone.width": 2, "dataset.rotation_bins": 2, "trainer.batch_size": 10},
+    "cifar10": {"dataset.transform": "fixed", "backbone.width": 2, "trainer.batch_size": 10},
+    "colored_mnist": {"backbone.width": 8, "trainer.batch_size": 8},
+    "colored_digits": {"backbone.width": 8, "trainer.batch_size": 20},
+    "mario_iggy": {
+        "dataset.train_examples": 40,
+        "dataset.test_examples": 20,
+        "backbone.width": 2,
+        "trainer.batch_size": 20,
+    },
+    "olivetti": {"dataset.copies": 1, "backbone.width": 2, "trainer.batch_size": 20},
+    "qm9": {"backbone.width": 8, "dataset.smallest_size": 8, "trainer.batch_size": 10, "trainer.warmup": 0.0},
+    "linear_unit_tests": {"dataset.examples": 40},
+    "chain_sem": {"dataset.examples": 40},
+    "irm_regression": {"dataset.examples": 40, "dataset.validation_examples": 20, "dataset.test_examples": 20},
+    "and_mask_regression": {},
+    "pivot": {"dataset.train_examples": 200, "dataset.validation_examples": 50, "dataset.test_examples": 50},
+    "mi_toy": {
+        "dataset.train_examples": 200,
+        "dataset.validation_examples": 50,
+        "dataset.test_examples": 50,
+        "trainer.batch_size": 50,
+    },
+    "tabular_nuisance": {
+        "dataset.examples": 400,
+        "dataset.bins": 3,
+        "backbone.width": 12,
+        "trainer.batch_size": 50,
+    },
 }
-"""Settings that make a dataset's recipe quick; a dataset without an entry runs as it is."""
+"""Settings that make a dataset's recipe quick."""
+PER_EXAMPLE = {"cifar10": {"trainer.batch_size": 1, "trainer.environments_per_step": 8}}
+"""More of them, for methods to which every example is an environment."""
 
 
 def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cell:
     """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
-    return resolve(method, dataset, seed, {"trainer.steps": 12} | SMALL.get(dataset, {}) | given)
+    each = PER_EXAMPLE.get(dataset, {}) if "environments" in METHODS.traits(method) else {}
+    return resolve(method, dataset, seed, {"trainer.steps": 12} | SMALL[dataset] | each | given)
 
 
 def possible_cells() -> list[tuple[str, str]]:
@@ -52,9 +83,10 @@ def possible_cells() -> list[tuple[str, str]]:
 
 def without_coupling(cell: Cell) -> Cell:
     """The cell on a network that treats each row by itself and draws nothing, so that all strategies agree."""
-    if cell.spec.backbone == "mlp":
+    if cell.spec.backbone != "cnn_small":
         return cell
-    keep = {f"trainer.{name}": value for name, value in cell.spec.trainer.items() if name in ("steps", "batch_size")}
+    sizes = ("steps", "batch_size", "environments_per_step")
+    keep = {f"trainer.{name}": value for name, value in cell.spec.trainer.items() if name in sizes}
     data = {f"dataset.{name}": value for name, value in cell.spec.dataset_settings.items()}
     network = {"backbone.name": "mlp", "backbone.width": 8}
     return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, keep | data | network)

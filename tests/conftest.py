@@ -1,16 +1,13 @@
 """What the tests share: an isolated machine, small cells, and stand-in methods for each hook."""
 
-import gzip
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from standins import write_all, write_mnist
 
 # Machines differ in speed: no test may fail for being slow.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -39,20 +36,21 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         yield
 
 
+@pytest.fixture(scope="session")
+def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with small files in the place of every official one; nobody may change it."""
+    return write_all(tmp_path_factory.mktemp("standins"))
+
+
+@pytest.fixture
+def standins(standin_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, in use."""
+    monkeypatch.setenv("INVBENCH_DATA", str(standin_files))
+    return standin_files
+
+
 @pytest.fixture
 def mnist_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with 60 training and 20 test images in the format of the MNIST files."""
-    folder = tmp_path / "data" / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for prefix, count in (("train", 60), ("t10k", 20)):
-        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28)).astype(np.uint8))
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte", rng.integers(0, 10, count).astype(np.uint8))
+    """60 training and 20 test images in the format of the MNIST files, in use, for tests that damage them."""
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
-    return folder
-
-
-def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write bytes in the idx format, gzipped where the name says so."""
-    content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return write_mnist(tmp_path / "data" / "MNIST" / "raw")

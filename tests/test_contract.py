@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.gradients import Objective, Step, detached
 from invbench.method import Method
-from invbench.problem import Batch, Problem
+from invbench.problem import Batch, Problem, Regression
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS
 from invbench.runner import build_model
@@ -22,7 +22,7 @@ from invbench.spec import Cell
 from invbench.training import Training
 
 CELLS = possible_cells()
-pytestmark = pytest.mark.usefixtures("mnist_folder")
+pytestmark = pytest.mark.usefixtures("standins")
 RUNS = 3
 
 
@@ -41,14 +41,15 @@ def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: s
 
 @pytest.mark.parametrize(("method", "dataset"), CELLS)
 def test_the_problem_provides_what_its_class_says(method: str, dataset: str) -> None:
-    problem = load(small_cell(method, dataset))
-    provides = DATASETS.traits(dataset)
+    cell = small_cell(method, dataset)
+    problem, provides = load(cell), set(cell.dataset.capabilities())
     train = problem.splits["train"]
     assert problem.kind in provides
     assert ("environments" in provides) == (train.env is not None)
     assert ("nuisance" in provides) == (train.nuisance is not None)
-    assert {"classification", "regression"} & set(provides)
-    assert set(METHODS.traits(method)) <= set(provides)
+    assert ("regression" if isinstance(problem.task, Regression) else "classification") in provides
+    assert len({"classification", "regression"} & provides) == 1
+    assert set(METHODS.traits(method)) <= provides <= set(DATASETS.traits(dataset))
 
 
 @pytest.mark.parametrize(("method", "dataset"), CELLS)
@@ -152,7 +153,8 @@ def _spread(part: Method) -> dict[str, Tensor]:
 
 def _batches(cell: Cell, problem: Problem) -> list[Batch]:
     sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
-    return [sampler.batch(examples, env) for examples, env in zip(*(p[:2] for p in sampler.epoch(0)), strict=True)]
+    epochs = [sampler.epoch(number) for number in range(2)]
+    return [sampler.batch(examples[0], env[0]) for examples, env in epochs]
 
 
 def _stack(batches: list[Batch]) -> Batch:

@@ -1,33 +1,25 @@
 """Construction of the datasets against their published descriptions."""
 
-import contextlib
-import functools
-import gzip
-import hashlib
-import http.server
+import json
+import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cells import load, small_cell
-from conftest import write_idx
+from cells import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
+from standins import write_idx
 
-from invbench.datasets._mnist import SOURCES
+from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.rotmnist import RotMNIST
 from invbench.datasets.spirals import Spirals
 from invbench.errors import UserError
-from invbench.images import centred, rotate
 from invbench.problem import Problem, Regression
 from invbench.seeds import stream
-from invbench.torchvision_import import torchvision
 
 SEED = stream(0, "data")
 
@@ -105,44 +97,7 @@ def test_spirals_flip_of_the_first_signature() -> None:
     assert torch.equal(plain.x[:, :2], flipped.x[:, :2])
 
 
-# --- rotation --------------------------------------------------------------------------------------------------------
-
-
-def test_quarter_turns_are_exact_and_counter_clockwise() -> None:
-    images = torch.rand(2, 1, 9, 9, dtype=torch.float64)
-    for turns in range(4):
-        turned = rotate(images, torch.full((2,), turns * torch.pi / 2, dtype=torch.float64))
-        assert torch.allclose(turned, torch.rot90(images, turns, dims=(-2, -1)), atol=1e-6)
-
-
-def test_each_image_gets_its_own_angle_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, angles = torch.rand(5, 1, 6, 6), torch.linspace(-3, 3, 5)
-    together = rotate(images, angles)
-    monkeypatch.setattr("invbench.images.CHUNK", 2)
-    assert torch.equal(rotate(images, angles), together)
-    alone = torch.cat([rotate(images[i : i + 1], angles[i : i + 1]) for i in range(5)])
-    assert torch.allclose(alone, together, atol=1e-6)
-
-
-def test_scale() -> None:
-    assert centred(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2, 0, 2]
-
-
-# --- digits and rotmnist ---------------------------------------------------------------------------------------------
-
-
-def test_digits() -> None:
-    problem = load(small_cell("erm", "digits"))
-    assert {name: len(split) for name, split in problem.splits.items()} == {
-        "train": 1197,
-        "validation": 200,
-        "test": 400,
-    }
-    assert problem.input_shape == (1, 8, 8)
-    assert problem.splits["train"].y.bincount().min() > 100
-    upright = load(small_cell("erm", "digits", dataset__max_rotation=0.0)).splits["train"].x
-    assert not torch.allclose(upright, problem.splits["train"].x)
-    assert torch.allclose((upright + 2) * 4, ((upright + 2) * 4).round(), atol=1e-4), "unrotated pixels are sixteenths"
+# --- rotmnist ---------------------------------------------------------------------------------------------------------
 
 
 def test_rotmnist_from_idx_files(mnist_folder: Path) -> None:
@@ -206,75 +161,38 @@ def test_images_and_labels_of_different_number(mnist_folder: Path) -> None:
         RotMNIST().load(SEED)
 
 
-def test_without_files_and_network_the_three_ways_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torchvision().datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError) as error:
-        RotMNIST().load(SEED)
-    text = str(error.value)
-    assert "set INVBENCH_DATA to a folder that has MNIST/raw/train-images-idx3-ubyte[.gz]" in text
-    assert f"the cache, {tmp_path / 'cache'}" in text
-    assert "connect to the network" in text
-    assert "\n" not in text
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files without a word."""
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        with contextlib.suppress(ConnectionError):
-            super().copyfile(source, outputfile)
-
-
-@pytest.fixture
-def mirror(mnist_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A local server in the place of torchvision's mirrors; the small files in the place of the official ones."""
-    for source in SOURCES:
-        path = mnist_folder / Path(source.path).name
-        if path.exists():
-            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(mnist_folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.delenv("INVBENCH_DATA")
-    digits = torchvision().datasets.MNIST
-    monkeypatch.setattr(digits, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    names = [f"{Path(source.path).name}.gz" for source in SOURCES]
-    sums = [hashlib.md5((mnist_folder / name).read_bytes()).hexdigest() for name in names]  # noqa: S324
-    monkeypatch.setattr(digits, "resources", list(zip(names, sums, strict=True)))
-    yield mnist_folder
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.usefixtures("mirror")
-def test_download_into_the_cache(tmp_path: Path) -> None:
-    assert len(RotMNIST().load(SEED).splits["train"]) == 60
-    assert all((tmp_path / "cache" / source.path).is_file() for source in SOURCES)
-
-
-def test_download_with_a_wrong_checksum_is_refused(mirror: Path) -> None:
-    path = mirror / "t10k-labels-idx1-ubyte.gz"
-    path.write_bytes(gzip.compress(b"something else"))
-    with pytest.raises(UserError, match="cannot be downloaded .*t10k-labels.* Three ways"):
-        RotMNIST().load(SEED)
-
-
 # --- the contract of problems ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dataset", ["spirals", "digits"])
-def test_fingerprints_agree_across_processes(dataset: str) -> None:
+def test_fingerprints_agree_across_processes(standins: Path, tmp_path: Path) -> None:
+    """Every dataset, twice; the second time what was prepared by the first is read from the cache."""
     code = (
-        "from invbench.spec import resolve; from invbench.seeds import stream\n"
-        f"print(resolve('erm', {dataset!r}).dataset.load(stream(5, 'data')).fingerprint)"
+        "import json, sys\nfrom invbench.spec import resolve\nfrom invbench.seeds import stream\n"
+        "settings = json.load(sys.stdin)\n"
+        "load = lambda name: resolve('erm', name, 0, settings[name]).dataset.load(stream(5, 'data'))\n"
+        "print(json.dumps({name: load(name).fingerprint for name in settings}))"
     )
-    prints = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    environment = os.environ | {"INVBENCH_DATA": str(standins), "INVBENCH_CACHE": str(tmp_path)}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(SMALL),
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
         for _ in range(2)
-    }
-    assert len(prints) == 1
+    )
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    assert "parsing" in first.stderr
+    assert "parsing" not in second.stderr
+
+
+def test_fingerprints_are_stable() -> None:
+    """Numbers that are drawn and copied only are the same everywhere; a new value here is a new dataset."""
+    assert ColoredDigits().load(SEED).fingerprint.startswith("f5d85d1bfb281eb2")
+    assert ColoredDigits(grayscale=True).load(stream(1, "data")).fingerprint.startswith("0e072783b42d12ad")
 
 
 def test_regression_reports_in_units() -> None:
@@ -286,6 +204,9 @@ def test_regression_reports_in_units() -> None:
     assert task.losses(prediction, y).tolist() == [0, 1]
     absolute = Regression("degrees", mean=10.0, std=4.0, loss="absolute")
     assert absolute.losses(prediction, torch.tensor([10.0, 22.0])).tolist() == [0, 2]
+    scaled = Regression("meV", mean=10.0, std=4.0, factor=1000.0).scores(prediction, y)
+    assert scaled["mean_absolute_error"].tolist() == [0, 4000]
+    assert scaled["loss"].tolist() == [0, 1]
 
 
 # --- real data -------------------------------------------------------------------------------------------------------
