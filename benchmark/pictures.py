@@ -148,7 +148,8 @@ def _dots(place: Axes, split: Split, first: int, second: int, problem: Problem) 
     colours = split.y.numpy() if regression else [LABEL_COLOURS[int(label) % 2] for label in split.y.tolist()]
     scale = _scale(problem) if regression else None
     size = 4 if len(split) > TILES else 40
-    dots = place.scatter(x.numpy(), y.numpy(), c=colours, s=size, linewidths=0, cmap="viridis", norm=scale)
+    colormap = "viridis" if regression else None
+    dots = place.scatter(x.numpy(), y.numpy(), c=colours, s=size, linewidths=0, cmap=colormap, norm=scale)
     place.set_xlabel(f"input {first}", fontsize=8)
     place.set_ylabel(f"input {second}", fontsize=8)
     place.tick_params(labelsize=7)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.fingerprint import fingerprint
+from invbench.seeds import children
 from invbench.settings import Settings
 from invbench.sources import Release
 
@@ -155,7 +156,7 @@ def drawn_splits(
     draw: Callable[[int, np.random.Generator], Split], sizes: Mapping[str, int], seed: np.random.SeedSequence
 ) -> dict[str, Split]:
     """Splits of these sizes from one law, each from a stream of its own; a size of 0 makes no split."""
-    streams = dict(zip(sizes, seed.spawn(len(sizes)), strict=True))
+    streams = dict(zip(sizes, children(seed, len(sizes)), strict=True))
     return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
 
 

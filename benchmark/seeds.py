@@ -19,6 +19,11 @@ def stream(seed: int, axis: Axis, *keys: int | str) -> np.random.SeedSequence:
     return np.random.SeedSequence(entropy=seed, spawn_key=(AXES.index(axis), *numbers))
 
 
+def children(sequence: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
+    """Independent streams below one. Unlike its own `spawn` this does not change it: asked again, it gives the same."""
+    return [np.random.SeedSequence(entropy=sequence.entropy, spawn_key=(*sequence.spawn_key, i)) for i in range(count)]
+
+
 def as_int(sequence: np.random.SeedSequence) -> int:
     """A 63-bit number drawn from the stream, for torch's generators."""
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

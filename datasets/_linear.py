@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from invbench.problem import BinaryClassification, LinearLaw, Problem, Regression, Split, concatenate
+from invbench.seeds import children
 
 Array = NDArray[np.float64]
 Kind = Literal["regression", "cows_camels", "small_margin"]
@@ -86,7 +87,7 @@ def splits(
 
     What is in a split depends neither on the sizes of the others nor on which are permuted.
     """
-    streams = iter(seed.spawn(len(sizes) * len(draws)))
+    streams = iter(children(seed, len(sizes) * len(draws)))
     return {
         name: concatenate(
             [
@@ -126,7 +127,7 @@ class Structure:
 
     def problem(self, sizes: Mapping[str, int], permuted: Collection[str], seed: np.random.SeedSequence) -> Problem:
         """Draw weights and environments, then the examples of each split."""
-        structure, examples = seed.spawn(2)
+        structure, examples = children(seed, 2)
         rng = np.random.default_rng(structure)
         weights = rng.normal(size=(self.invariant, self.invariant)) / self.invariant
         effects = rng.normal(size=(self.invariant, self.spurious)) / self.spurious

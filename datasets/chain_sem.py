@@ -26,6 +26,7 @@ import numpy as np
 from invbench.datasets._linear import Array, Draw, law, splits
 from invbench.problem import Dataset, Problem, Regression
 from invbench.registry import register_dataset
+from invbench.seeds import children
 from invbench.settings import Choice, setting
 
 SETUPS = ("fou", "fos", "feu", "fes", "pou", "pos", "peu", "pes")
@@ -51,7 +52,7 @@ class ChainSEM(Dataset):
     ones: bool = setting(True, "W_xy = W_yz = I, as in the published results, else N / 2d")
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        structure, examples, validation = seed.spawn(3)
+        structure, examples, validation = children(seed, 3)
         rng, d = np.random.default_rng(structure), self.dimensions
         drawn = rng.normal(size=(5, d, d)) / (2 * d)
         w_xy, w_yz = (np.eye(d), np.eye(d)) if self.ones else drawn[:2]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from invbench.errors import UserError, did_you_mean
 from invbench.problem import BinaryClassification, Dataset, Problem, Split, floats
 from invbench.registry import register_dataset
+from invbench.seeds import children
 from invbench.settings import setting
 
 LABEL = "_label"
@@ -55,7 +56,7 @@ class TabularNuisance(Dataset):
     examples: int = setting(50_000, "rows of the generated table", ge=10)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        order, content = (np.random.default_rng(stream) for stream in seed.spawn(2))
+        order, content = (np.random.default_rng(stream) for stream in children(seed, 2))
         frame = _generated(self.examples, content) if self.table is None else _read(Path(self.table))
         nuisance = self._nuisance_columns(frame)
         whole, missing = self._split_of(frame, nuisance)

@@ -18,6 +18,7 @@ from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS
 from invbench.runner import build_model
 from invbench.sampling import Sampler
+from invbench.seeds import stream
 from invbench.spec import Cell
 from invbench.training import Training
 
@@ -133,6 +134,15 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
 def test_fusable_settings_are_real_numbers(method: str) -> None:
     cls = METHODS.load(method)
     assert all(isinstance(cls.model_fields[name].get_default(), float) for name in cls.fusable())
+
+
+@pytest.mark.parametrize("dataset", DATASETS.entries())
+def test_loading_is_pure(dataset: str) -> None:
+    """The same seed gives the same problem, however often; another seed gives another, or the same on purpose."""
+    seed, made = stream(0, "data"), small_cell("erm", dataset).dataset
+    assert made.load(seed).fingerprint == made.load(seed).fingerprint == made.load(stream(0, "data")).fingerprint
+    same = made.load(stream(1, "data")).fingerprint == made.load(seed).fingerprint
+    assert same == (dataset in ("and_mask_regression", "cifar10", "qm9"))
 
 
 def test_every_dataset_has_a_small_version() -> None:
