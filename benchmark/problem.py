@@ -241,6 +241,7 @@ class Problem:
         """What a record keeps of the data."""
         return {
             "metric": self.metric or f"test_{self.task.primary}",
+            "units": getattr(self.task, "units", ""),
             "variant": self.variant,
             "fingerprint": self.fingerprint,
             "examples": {name: len(split) for name, split in self.splits.items()},

@@ -127,11 +127,6 @@ def test_the_angle_is_nuisance_and_environment() -> None:
     assert problem.environments == 3
 
 
-def test_environments_are_switched_on_for_methods_that_need_them() -> None:
-    assert small_cell("erm", "digits").spec.dataset_settings["environments"] == "none"
-    assert small_cell("and_mask", "digits").spec.dataset_settings["environments"] == "rotation_bins"
-
-
 # --- colours ---------------------------------------------------------------------------------------------------------
 
 

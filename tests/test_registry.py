@@ -29,7 +29,9 @@ def test_what_a_file_says_of_itself_is_what_its_class_says(registry: Registry) -
     for name, entry in registry.entries().items():
         if entry.origin.startswith("invbench."):
             assert registry.traits(name) == getattr(registry.load(name), registry.trait)
-            assert entry.summary.endswith((".", ").")), f"{name}: the first line should be a sentence"
+            if registry is DATASETS:
+                assert registry.literal(name, "release", "") == registry.load(name).release
+            assert entry.summary.endswith((".", ").", "?")), f"{name}: the first line should be a sentence"
 
 
 def test_misspelt_name_gets_the_nearest_one() -> None:
@@ -38,7 +40,7 @@ def test_misspelt_name_gets_the_nearest_one() -> None:
 
 
 def test_name_far_from_all_gets_the_list() -> None:
-    with pytest.raises(UserError, match="known: digits, rotmnist, spirals"):
+    with pytest.raises(UserError, match="known: and_mask_regression, chain_sem, cifar10, "):
         DATASETS.load("xyzzy")
 
 

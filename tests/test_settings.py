@@ -123,7 +123,7 @@ def test_steps_replace_epochs_and_the_reverse() -> None:
 
 def test_another_backbone_drops_the_settings_of_the_first() -> None:
     cell = resolve("erm", "digits", 0, {"backbone.name": "mlp"})
-    assert cell.spec.backbone_settings == {"width": 256, "depth": 3, "batch_norm": False, "dropout": 0.0}
+    assert cell.spec.backbone_settings == BACKBONES.load("mlp")().canonical()
 
 
 def test_recipe_lists_do_not_leak_between_runs() -> None:

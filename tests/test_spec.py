@@ -80,8 +80,15 @@ def test_seeds(seed: int) -> None:
 
 
 def test_requirements_name_the_datasets_that_meet_them() -> None:
-    with pytest.raises(UserError, match="and_mask needs environments, which dataset digits .*that can: spirals$"):
-        resolve("and_mask", "digits")
+    with pytest.raises(UserError, match="and_mask needs environments, which dataset pivot .*that can: .*, spirals"):
+        resolve("and_mask", "pivot")
+
+
+def test_what_a_method_requires_is_switched_on_unless_it_is_set_otherwise() -> None:
+    assert resolve("and_mask", "digits").spec.dataset_settings["environments"] == "rotation_bins"
+    assert resolve("erm", "digits").spec.dataset_settings["environments"] == "none"
+    with pytest.raises(UserError, match="and_mask needs environments.*; set dataset.environments=rotation_bins$"):
+        resolve("and_mask", "digits", 0, {"dataset.environments": "none"})
 
 
 def _shuffled(value: object, rng: random.Random) -> object:

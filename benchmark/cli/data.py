@@ -29,7 +29,8 @@ def list_data() -> None:
         files = release(needed)
         here = files.found()
         where = f" in {next(iter(here.values())).parent}" if here else f"; get it with: bench data fetch {name}"
-        typer.echo(f"{name}: {files.state}{where}; {files.size}; licence: {files.licence}; {files.citation}")
+        source = f"from {files.downloads[0].urls[0]}" if files.downloads else "bring your own"
+        typer.echo(f"{name}: {files.state}{where}; {files.size} {source}; licence: {files.licence}; {files.citation}")
     folders = ", ".join(str(folder) for folder in data_folders())
     typer.echo(f"searched: {folders} (set {DATA_VARIABLE} or {CACHE_VARIABLE} to change that)")
 
@@ -38,13 +39,20 @@ def list_data() -> None:
 def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` for every one.")]) -> None:
     """Download a release into the cache; the same command again continues what broke off."""
     from invbench.fetch import fetch as get
-    from invbench.sources import cache_folder
+    from invbench.sources import DATA_VARIABLE, cache_folder, data_folders
 
-    for release in _releases(name):
+    releases = list(_releases(name))
+    if not releases:
+        typer.echo(f"{name} needs no files")
+    for release in releases:
         if all(file.path in release.found() for file in release.files) or not get(release):
             typer.echo(f"{release.name}: all files are here already")
-        else:
-            typer.echo(f"{release.name}: fetched into {cache_folder()}")
+            continue
+        typer.echo(f"{release.name}: fetched into {cache_folder()}")
+        if release.found(data_folders()[:-1]):
+            typer.echo(
+                f"{release.name}: but {DATA_VARIABLE} has a part of it and comes first; unset it to use the whole"
+            )
 
 
 @data_app.command()
