@@ -93,7 +93,8 @@ def sources_hash(*classes: type) -> str:
     own: dict[str, Path] = {}  # by import path: the same for a plain and an editable install
     for package in ("invbench", "invbench.configs", "invbench.datasets", "invbench.methods"):
         folder = Path(next(iter(import_module(package).__path__)))
-        own |= {".".join((package, *path.relative_to(folder).parts)): path for path in folder.rglob("*.py")}
+        parts = [path for path in folder.rglob("*") if path.suffix in (".py", ".png")]  # some data are pictures
+        own |= {".".join((package, *path.relative_to(folder).parts)): path for path in parts}
     digest = hashlib.sha256()
     for name, path in sorted(own.items()):
         digest.update(name.encode() + path.read_bytes())

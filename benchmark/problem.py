@@ -16,7 +16,7 @@ from invbench.errors import UserError
 from invbench.fingerprint import fingerprint
 from invbench.seeds import children
 from invbench.settings import Settings
-from invbench.sources import Release
+from invbench.sources import Release, release
 
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
@@ -279,6 +279,10 @@ class Dataset(Settings):
         fields = type(self).model_fields
         off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
         return tuple(what for what in self.provides if what not in off)
+
+    def reads_files(self) -> bool:
+        """Whether these settings read files that are on this machine and could be others than they were."""
+        return bool(self.release) and bool(release(self.release).found())
 
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:

@@ -70,7 +70,8 @@ def run(
 def run_cell(cell: Cell, options: Options) -> Record:
     """Carry out one run, or return its record where this code has finished it already.
 
-    A run that failed or was made by other code is run again; its record is kept as `record.previous.json`.
+    A run that failed, or was made by other code or from other data, is run again; its record is kept as
+    `record.previous.json`.
     """
     device = choose_device(options.device)
     code = code_version(*cell.classes)
@@ -78,36 +79,56 @@ def run_cell(cell: Cell, options: Options) -> Record:
     new = folder.create(cell.spec)
     with folder.claimed():
         record = folder.read_record()
+        problem = None
         if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
-            if not options.quiet:
-                announce(f"{cell.title}  is done already: {folder.path}")
-            return record
+            problem = _other_data(cell, record)
+            if problem is None:
+                if not options.quiet:
+                    announce(f"{cell.title}  is done already: {folder.path}")
+                return record
         try:
-            return _Attempt(cell, folder, device, code, options).finish()
+            problem = problem or _load(cell)
+            return _Attempt(cell, problem, folder, device, code, options).finish()
         except UserError:
             if new:
                 folder.discard()
             raise
 
 
+def _load(cell: Cell) -> Problem:
+    return cell.dataset.load(stream(cell.spec.seed, "data"))
+
+
+def _other_data(cell: Cell, record: Record) -> Problem | None:
+    """The run's problem, where there are files that make it another one than the record's."""
+    if not cell.dataset.reads_files():
+        return None
+    problem = _load(cell)
+    return None if problem.fingerprint == record.data["fingerprint"] else problem
+
+
 class _Attempt:
     """One try at a run whose folder this process holds."""
 
     def __init__(
-        self, cell: Cell, folder: RunFolder, device: torch.device, code: dict[str, Any], options: Options
+        self,
+        cell: Cell,
+        problem: Problem,
+        folder: RunFolder,
+        device: torch.device,
+        code: dict[str, Any],
+        options: Options,
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
         self.started = _now()
-        problem = cell.dataset.load(stream(cell.spec.seed, "data"))
         self.data = problem.provenance
         dtype = getattr(torch, cell.trainer.dtype)
         model = build_model(cell, problem).to(device, dtype)
         if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
             model = convert_conv2d_weight_memory_format(model, torch.channels_last)
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.training = Training(
-            cell, problem.to(device, dtype), model, folder, code["sources"], options.checkpoint_seconds
-        )
+        origin = f"{code['sources']}-{problem.fingerprint}"
+        self.training = Training(cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds)
 
     def finish(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""

@@ -42,7 +42,7 @@ class Training:
         problem: the data, on the device that trains.
         model: freshly built, on the same device; it is changed in place.
         folder: where curves and checkpoints go.
-        sources: hash of the code; a checkpoint of other code is not taken up.
+        origin: hash of code and data; a checkpoint of another origin is not taken up.
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
     """
 
@@ -52,11 +52,11 @@ class Training:
         problem: Problem,
         model: nn.Module,
         folder: RunFolder,
-        sources: str,
+        origin: str,
         checkpoint_seconds: float,
     ) -> None:
         trainer, train = cell.trainer, problem.splits["train"]
-        self.cell, self.problem, self.model, self.folder, self.sources = cell, problem, model, folder, sources
+        self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
         self.device = train.x.device
         self.sampler = Sampler.of(train, trainer, cell.spec.seed)
@@ -173,7 +173,7 @@ class Training:
                 },
                 {
                     "run_id": self.cell.spec.run_id,
-                    "sources": self.sources,
+                    "origin": self.origin,
                     "step": self.done,
                     "summed": self.summed,
                     "seconds": self.seconds,
@@ -188,12 +188,12 @@ class Training:
             pd.DataFrame(self.rows).to_parquet(temporary, index=False)
 
     def resume(self, report: Report) -> None:
-        """Take up the checkpoint, unless there is none or other code made it."""
+        """Take up the checkpoint, unless there is none, or other code or other data made it."""
         found = Checkpoint.load(self.folder.checkpoint)
         if found is None:
             return
-        if (found.facts["run_id"], found.facts["sources"]) != (self.cell.spec.run_id, self.sources):
-            report.say("the checkpoint was made by other code; starting afresh")
+        if (found.facts["run_id"], found.facts.get("origin")) != (self.cell.spec.run_id, self.origin):
+            report.say("the checkpoint was made by other code or from other data; starting afresh")
             return
         tensors = map_leaves(lambda value: value.to(self.device), found.tensors)
         self.model.load_state_dict(tensors["model"])

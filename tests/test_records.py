@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,8 +17,8 @@ import invbench
 from invbench.checkpoint import Checkpoint
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing, write_text
-from invbench.records import RunFolder
-from invbench.runner import Options, run_cell
+from invbench.records import Record, RunFolder
+from invbench.runner import Options, run, run_cell
 
 
 @pytest.fixture
@@ -62,6 +63,28 @@ def test_a_record_of_other_code_is_made_anew_and_kept(out: Path) -> None:
     assert again.metrics == first.metrics
     assert again.code["sources"] == first.code["sources"]
     assert json.loads((folder.path / "record.previous.json").read_text())["code"]["sources"] == "older"
+
+
+def test_a_record_of_other_data_is_not_believed(tmp_path: Path) -> None:
+    """A table that has changed since is another problem under the same name; one that is gone leaves the record."""
+    path, settings = tmp_path / "events.csv", {"dataset.nuisance": ["mass"], "trainer.steps": 3}
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["mass", "a", "b"])
+    frame["_label"] = np.arange(60) % 2
+
+    def again() -> Record:
+        sizes = {"dataset.table": str(path), "trainer.batch_size": 10, "backbone.width": 4}
+        return run("erm", "tabular_nuisance", settings=settings | sizes, out=tmp_path / "runs")
+
+    frame.to_csv(path, index=False)
+    first = again()
+    assert again() == first
+    frame.assign(mass=frame.mass + 1).to_csv(path, index=False)
+    second = again()
+    assert second.run_id == first.run_id
+    assert second.data["fingerprint"] != first.data["fingerprint"]
+    assert again() == second
+    path.unlink()
+    assert again() == second
 
 
 def test_code_is_what_was_imported_not_what_is_on_disk(tmp_path: Path) -> None:

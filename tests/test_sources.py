@@ -1,9 +1,11 @@
 """Fetching against a local server that misbehaves, unpacking of archives that do, and what is kept in the cache."""
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,9 +20,11 @@ import pytest
 from numpy.typing import NDArray
 from standins import archive_of, write_cifar, write_mnist
 
+from invbench.cli.listing import availability
 from invbench.errors import UserError
 from invbench.fetch import BLOCK, fetch, kept_sums, required, unpack
 from invbench.prepared import prepared
+from invbench.problem import Dataset
 from invbench.registry import DATASETS
 from invbench.sources import Download, Release, SourceFile, release
 
@@ -60,8 +64,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        end = start + 300_000 if self.server.mode == "truncated" else None
-        self.wfile.write(content[start:end])
+        end = start + 300_000 if self.server.mode == "truncated" else len(content)
+        pause = 0.05 if self.server.mode == "slow" else 0
+        with contextlib.suppress(ConnectionError):
+            for first in range(start, end, 50_000):
+                self.wfile.write(content[first : min(first + 50_000, end)])
+                time.sleep(pause)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -84,6 +92,11 @@ def release_of(server: Server, content: bytes = CONTENT, name: str = "thing/data
     return Release(
         "thing", "free", "nobody", (file,), (Download(name, (f"{server.url}/{name}",), hash_, None, unpack),)
     )
+
+
+def fetching(thing: Release) -> str:
+    """A program that fetches it."""
+    return f"from invbench.fetch import fetch\nfrom invbench.sources import *\nprint(fetch({thing!r}))"
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------
@@ -187,13 +200,33 @@ def test_a_mirror_comes_first(server: Server, monkeypatch: pytest.MonkeyPatch, t
 
 def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
     thing = release_of(server)
-    code = f"from invbench.fetch import BLOCK, fetch\nfrom invbench.sources import *\nprint(fetch({thing!r}))".replace(
-        "invbench.sources.", ""
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
+    command = [sys.executable, "-W", "error", "-c", fetching(thing)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ), text=True) for _ in range(2)]
     assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]
     assert len(server.ranges) == 1
+
+
+def test_a_killed_fetcher_is_continued(server: Server, tmp_path: Path) -> None:
+    thing = release_of(server)
+    server.mode = "slow"
+    process = subprocess.Popen([sys.executable, "-c", fetching(thing)], stderr=subprocess.DEVNULL)
+    part = tmp_path / "cache/thing/data.bin.part"
+    while not (part.exists() and part.stat().st_size >= 2 * BLOCK) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    server.mode = "good"
+    assert fetch(thing)
+    assert int(str(server.ranges[1]).removeprefix("bytes=").removesuffix("-")) >= 2 * BLOCK
+    assert (tmp_path / "cache/thing/data.bin").read_bytes() == CONTENT
+
+
+def test_a_third_party_brings_its_release(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    thing = release_of(server)
+    monkeypatch.setitem(DATASETS._registered, "theirs", type("Theirs", (Dataset,), {"release": thing}))
+    assert availability("theirs") == "not here"
+    fetch(thing)
+    assert availability("theirs") == "here"
 
 
 def test_a_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

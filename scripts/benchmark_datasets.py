@@ -1,0 +1,54 @@
+"""How long the datasets take to make, and what rotating images together saves over rotating them one by one.
+
+Every dataset whose files are on this machine is made twice with its default settings; the second time is printed, after
+what can be kept in the cache was kept. Then 28x28 images are turned in one call and in a loop, interleaved.
+
+    python scripts/benchmark_datasets.py [--images 4000] [--rounds 5]
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+
+from invbench.cli.listing import availability
+from invbench.images import rotate
+from invbench.registry import DATASETS
+from invbench.seeds import stream
+from invbench.spec import resolve
+
+
+def main(images: Annotated[int, typer.Option(min=1)] = 4000, rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
+    """Measure and print."""
+    for name in DATASETS.entries():
+        if availability(name) == "not here":
+            print(f"{name:20}  not here")
+            continue
+        dataset = resolve("erm", name).dataset
+        dataset.load(stream(0, "data"))
+        seconds = _seconds(lambda dataset=dataset: dataset.load(stream(0, "data")))
+        print(f"{name:20}  {seconds:6.2f} s")
+    x, angles = torch.rand(images, 1, 28, 28), torch.rand(images)
+
+    def one_by_one() -> None:
+        for i in range(images):
+            rotate(x[i : i + 1], angles[i : i + 1])
+
+    rotate(x, angles)
+    pairs = [(_seconds(lambda: rotate(x, angles)), _seconds(one_by_one)) for _ in range(rounds)]
+    together, apart = (1e6 * statistics.median(column) / images for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(f"rotation: {together:.1f} µs an image together, {apart:.1f} µs one by one, ratio {ratio:.1f}")
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)
