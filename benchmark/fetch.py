@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.progress import announce, error_console
-from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, cache_folder
+from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, SourceFile, cache_folder
 
 MIRROR_VARIABLE = "INVBENCH_MIRROR"
 TIMEOUT = (10.0, 30.0)
@@ -200,7 +200,7 @@ def _bar(name: str, total: int | None, start: int) -> Iterator[Callable[[int], N
 def _complete(release: Release, download: Download, cache: Path) -> bool:
     """Whether all that a download yields is in the cache."""
     if not download.unpack:
-        return (cache / download.path).is_file()
+        return SourceFile(download.path.removesuffix(".gz")).within(cache) is not None
     inside = [file for file in release.files if file.path.startswith(f"{download.unpack}/")]
     return all((cache / file.path).is_file() for file in inside)
 

@@ -1,5 +1,7 @@
 """Geometry of images that several datasets share."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,15 +21,16 @@ def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
     Returns:
         (N, C, H, W), or (N, C, window, window).
     """
-    chunks = zip(images.split(CHUNK), angles.split(CHUNK), strict=True)
-    return torch.cat([_rotate(part, angle, window) for part, angle in chunks])
-
-
-def _rotate(images: Tensor, angles: Tensor, window: int | None) -> Tensor:
-    images = images if images.is_floating_point() else images / 255
-    side = images.shape[-1]
-    scale = 1.0 if window is None else window / side
     size = images.shape[-2:] if window is None else (window, window)
+    dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
+    turned = torch.empty(*images.shape[:2], *size, dtype=dtype, device=images.device)
+    for part, angle, place in zip(images.split(CHUNK), angles.split(CHUNK), turned.split(CHUNK), strict=True):
+        place.copy_(_rotate(part if part.is_floating_point() else part / 255, angle, size))
+    return turned
+
+
+def _rotate(images: Tensor, angles: Tensor, size: Sequence[int]) -> Tensor:
+    scale = size[-1] / images.shape[-1]
     cos, sin, zero = scale * angles.cos(), scale * angles.sin(), torch.zeros_like(angles)
     # affine_grid maps output to input coordinates, y pointing down.
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
@@ -44,11 +47,6 @@ def angle_bins(angles: Tensor, count: int, largest: float) -> Tensor:
     """Index of the equal interval of [-largest, largest] that each angle (N,) lies in."""
     position = (angles + largest) / (2 * largest) if largest else torch.zeros_like(angles)
     return (position * count).long().clamp(0, count - 1)
-
-
-def centred(pixels: Tensor) -> Tensor:
-    """From [0, 1] to [-2, 2]: (pixel - 0.5) / 0.25, the scale of Augerino's digits."""
-    return pixels.sub(0.5).div_(0.25)
 
 
 def random_crop(images: Tensor, padding: int, fill: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -73,6 +72,7 @@ class _Unpickler(pickle.Unpickler):
     """Refuses every name but those of numpy's arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.")  # its name before numpy 2
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)

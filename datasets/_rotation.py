@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.images import angle_bins, centred, rotate, wrapped
+from invbench.images import angle_bins, rotate, wrapped
 from invbench.problem import Dataset, Split, floats
 from invbench.settings import setting
 
@@ -29,8 +29,12 @@ class RotatedDigits(Dataset):
         return floats(drawn)
 
     def turned(self, images: Tensor, labels: NDArray[Any], angles: Tensor) -> Split:
-        """Images (N, 1, H, W), bytes or numbers in [0, 1], turned and scaled; the nuisance is the angle in [-π, π)."""
+        """Images (N, 1, H, W), bytes or numbers in [0, 1], turned, then scaled as (pixel - 0.5) / 0.25.
+
+        The nuisance is the angle in [-π, π).
+        """
         angle = wrapped(angles) if self.max_rotation > torch.pi else angles
         largest = min(self.max_rotation, torch.pi)
         env = angle_bins(angle, self.rotation_bins, largest) if self.environments == "rotation_bins" else None
-        return Split(centred(rotate(images, angles)), torch.from_numpy(labels).long(), env, angle)
+        x = rotate(images, angles).sub_(0.5).div_(0.25)
+        return Split(x, torch.from_numpy(labels).long(), env, angle)

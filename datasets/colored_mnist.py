@@ -66,7 +66,9 @@ class ColoredMNIST(Dataset):
         env = alternating(len(order), 3)
         images = torch.from_numpy(digits.images[order])[:, None] / 255
         whole = coloured(images, digits.labels[order], env, FLIPS_DOMAINBED, rng, grayscale=self.grayscale)
-        held_out = torch.from_numpy(rng.permuted(np.arange(len(order)) < HELD_OUT * len(order)))
+        # The order is random already: the first of each environment can be held out.
+        sizes = np.bincount(env)
+        held_out = torch.from_numpy(np.arange(len(order)) // 3 < (HELD_OUT * sizes).astype(int)[env])
         in_test = torch.from_numpy(env == self.test_environment)
         # Training environments are 0 and 1, whichever is left out.
         number = torch.from_numpy(np.where(env == self.test_environment, 2, env - (env > self.test_environment)))

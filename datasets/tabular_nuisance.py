@@ -135,7 +135,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
     try:
-        return frame[columns].to_numpy(np.float64)
+        return frame[columns].to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         odd = next(name for name in columns if not pd.api.types.is_numeric_dtype(frame[name]))
         raise UserError(f"column {odd} of the table is not numeric; begin its name with '_' to leave it out") from None

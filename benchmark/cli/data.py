@@ -44,15 +44,22 @@ def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` 
     releases = list(_releases(name))
     if not releases:
         typer.echo(f"{name} needs no files")
+    failed = []
     for release in releases:
-        if all(file.path in release.found() for file in release.files) or not get(release):
-            typer.echo(f"{release.name}: all files are here already")
+        try:
+            if all(file.path in release.found() for file in release.files) or not get(release):
+                typer.echo(f"{release.name}: all files are here already")
+                continue
+        except UserError as error:
+            failed.append(str(error))
             continue
         typer.echo(f"{release.name}: fetched into {cache_folder()}")
         if release.found(data_folders()[:-1]):
             typer.echo(
                 f"{release.name}: but {DATA_VARIABLE} has a part of it and comes first; unset it to use the whole"
             )
+    if failed:
+        raise UserError("; ".join(failed))
 
 
 @data_app.command()
