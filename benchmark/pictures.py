@@ -1,5 +1,6 @@
 """Contact sheets: a problem at a glance, images by class, molecules in space, tables as scatter, by environment."""
 
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,8 @@ from invbench.torchvision_import import torchvision
 
 GROUPS, COLUMNS, TILES, DOTS = 6, 10, 4, 1500
 """Most rows of a sheet, its columns, images in a cell, dots in a panel."""
+TITLE_LETTERS = 11
+"""Letters in an inch of the title."""
 LABEL_COLOURS = ("#0072b2", "#d55e00")
 ELEMENTS = {1: ("#c8c8c8", 30), 6: ("#303030", 80), 7: ("#3050f8", 80), 8: ("#e02020", 80), 9: ("#40b040", 80)}
 """Colour and size of a dot by nuclear charge."""
@@ -31,7 +34,8 @@ def contact_sheet(problem: Problem, title: str, path: Path) -> None:
     draw = {"image": _images, "point_cloud": _molecules, "vector": _scatter}[problem.kind]
     figure = draw(problem)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in problem.splits.items())
-    figure.suptitle(f"{title} ({problem.variant}; {sizes})", fontsize=11)
+    width = int(TITLE_LETTERS * figure.get_figwidth())
+    figure.suptitle(textwrap.fill(f"{title} ({problem.variant}; {sizes})", width), fontsize=11)
     figure.savefig(path, dpi=110)
 
 
@@ -167,6 +171,8 @@ def _histogram(place: Axes, nuisance: Tensor, y: Tensor) -> None:
     """A nuisance (N,) by class."""
     for label, colour in enumerate(LABEL_COLOURS):
         values = nuisance[y == label].numpy()
+        if not len(values):
+            continue
         place.hist(values, bins=40, histtype="step", color=colour, density=True, label=f"class {label}")
     place.set_xlabel("nuisance", fontsize=8)
     place.tick_params(labelsize=7)

@@ -25,11 +25,28 @@ from invbench.training import Training
 CELLS = possible_cells()
 pytestmark = pytest.mark.usefixtures("standins")
 RUNS = 3
+VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("and_mask", "linear_unit_tests", {"dataset__example": "example2s"}),
+    ("and_mask", "linear_unit_tests", {"dataset__example": "example3"}),
+    ("and_mask", "irm_regression", {"dataset__problem": "cows_camels"}),
+    ("and_mask", "irm_regression", {"dataset__problem": "small_margin"}),
+    ("and_mask", "chain_sem", {"dataset__setup": "pes"}),
+    ("and_mask", "colored_mnist", {"dataset__variant": "domainbed"}),
+    ("erm", "colored_mnist", {"dataset__grayscale": True}),
+    ("erm", "olivetti", {"dataset__task": "identity"}),
+    ("erm", "cifar10", {"dataset__random_labels_fraction": 1.0, "dataset__transform": "none"}),
+    ("erm", "digits", {"dataset__environments": "rotation_bins"}),
+    ("erm", "qm9", {"dataset__target": "Cv"}),
+    ("erm", "mi_toy", {"dataset__nuisance": "latent"}),
+]
+"""Other forms of the datasets than their defaults."""
 
 
-@pytest.mark.parametrize(("method", "dataset"), CELLS)
-def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: str, tmp_path: Path) -> None:
-    cell = small_cell(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2)
+@pytest.mark.parametrize(("method", "dataset", "settings"), [*((*cell, {}) for cell in CELLS), *VARIANTS])
+def test_a_few_steps_stay_finite_and_move_the_parameters(
+    method: str, dataset: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    cell = small_cell(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2, **settings)
     problem = load(cell)
     training = Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
     before = {name: value.detach().clone() for name, value in training.parameters.items()}
@@ -40,9 +57,9 @@ def test_a_few_steps_stay_finite_and_move_the_parameters(method: str, dataset: s
     assert any(not torch.equal(value, before[name]) for name, value in training.parameters.items())
 
 
-@pytest.mark.parametrize(("method", "dataset"), CELLS)
-def test_the_problem_provides_what_its_class_says(method: str, dataset: str) -> None:
-    cell = small_cell(method, dataset)
+@pytest.mark.parametrize(("method", "dataset", "settings"), [*((*cell, {}) for cell in CELLS), *VARIANTS])
+def test_the_problem_provides_what_its_class_says(method: str, dataset: str, settings: dict[str, Any]) -> None:
+    cell = small_cell(method, dataset, **settings)
     problem, provides = load(cell), set(cell.dataset.capabilities())
     train = problem.splits["train"]
     assert problem.kind in provides
