@@ -17,6 +17,9 @@ from invbench.fingerprint import fingerprint
 from invbench.seeds import children
 from invbench.settings import Settings
 from invbench.sources import Release, release
+from invbench.vector_math import settle
+
+settle()  # here, since nothing is computed from data before this module is imported
 
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
