@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cells import load, small_cell
 from hypothesis import given
 from hypothesis import strategies as st
 from standins import write_cifar
@@ -419,9 +418,3 @@ def test_real_faces() -> None:
     mean = upright.mean(0)[0]
     assert torch.corrcoef(torch.stack([mean.flatten(), mean.flip(1).flatten()]))[0, 1] > 0.6, "left is like right"
     assert torch.corrcoef(torch.stack([mean.flatten(), mean.flip(0).flatten()]))[0, 1] < 0.3, "up is not like down"
-
-
-@pytest.mark.usefixtures("standins")
-def test_small_cells_load() -> None:
-    for name in ("cifar10", "olivetti", "mario_iggy", "colored_mnist"):
-        assert load(small_cell("erm", name)).kind == "image"
