@@ -108,6 +108,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("data", "fetch", "cifar"), "no dataset or release is named 'cifar'; did you mean 'cifar10'?"),
         (("show", "digits", "--picture", "digits.gif"), "must end in .png, .pdf or .svg"),
         (("show", "digits", "--picture", "nowhere/digits.png"), "there is no folder"),
+        (("show", "digits", "--set", "dataset.max_rotation=1"), "give --picture too"),
     ],
 )
 def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def show(
     if picture is not None:
         _draw(name, picture, settings or [], seed)
         return
+    if settings or seed:
+        raise UserError("--set and --seed say what is drawn; give --picture too")
     if name == "trainer":
         _settings("trainer", Trainer, "settings of the training loop")
         return
@@ -72,6 +74,7 @@ def show(
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     """The contact sheet of a dataset."""
     from invbench.configuration import parse_assignments
+    from invbench.pictures import contact_sheet
     from invbench.seeds import stream
     from invbench.spec import resolve
 
@@ -81,8 +84,6 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
         raise UserError(f"--picture {picture}: there is no folder {picture.absolute().parent}")
     cell = resolve("erm", name, seed, parse_assignments(settings))
     problem = cell.dataset.load(stream(seed, "data"))
-    from invbench.pictures import contact_sheet
-
     contact_sheet(problem, " ".join([name, *settings]), picture)
     typer.echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
 
