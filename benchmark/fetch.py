@@ -1,6 +1,5 @@
 """Fetching a release into the cache: checked, locked, continued where it broke off, unpacked without trust."""
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.progress import announce, error_console
-from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, SourceFile, cache_folder
+from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, SourceFile, cache_folder, sha256
 
 MIRROR_VARIABLE = "INVBENCH_MIRROR"
 TIMEOUT = (10.0, 30.0)
@@ -214,8 +213,7 @@ def _sums(release: Release, cache: Path) -> Iterator[tuple[str, str]]:
     for file in release.files:
         path = file.within(cache)
         if path is not None:
-            with path.open("rb") as content:
-                yield str(path.relative_to(cache)), hashlib.file_digest(content, "sha256").hexdigest()
+            yield str(path.relative_to(cache)), sha256(path)
 
 
 def _others(release: Release) -> str:

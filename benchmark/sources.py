@@ -157,11 +157,17 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def verify(content: bytes, sha256: str, path: Path) -> None:
+def sha256(path: Path) -> str:
+    """Of the file as it lies there, without holding all of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(content: bytes, expected: str, path: Path) -> None:
     """Raise UserError unless the content has this sha256."""
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    if found != expected:
         raise UserError(
             f"{path} is not the official file: sha256 {found[:16]}… of {len(content)} bytes, expected "
-            f"{sha256[:16]}…; delete it and fetch it again"
+            f"{expected[:16]}…; delete it and fetch it again"
         )

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from invbench.problem import Split
 
+IRM_FLIPS = (0.2, 0.1, 0.9)
+"""How often the colour contradicts the label in the two training environments and in the test."""
+
 
 def coloured(
     images: Tensor,
@@ -36,6 +39,21 @@ def coloured(
     channels = torch.nn.functional.one_hot(shown, 2).to(images)
     x = images if grayscale else images * channels[:, :, None, None]
     return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), shown.float())
+
+
+def irm_splits(
+    images: Tensor,
+    digits: NDArray[np.uint8],
+    train: int,
+    rng: np.random.Generator,
+    *,
+    label_noise: float = 0.25,
+    grayscale: bool = False,
+) -> dict[str, Split]:
+    """The IRM paper's division: the first `train` images dealt to two environments, the rest are the test."""
+    env = np.where(np.arange(len(digits)) < train, alternating(len(digits), 2), 2)
+    whole = coloured(images, digits, env, IRM_FLIPS, rng, label_noise=label_noise, grayscale=grayscale)
+    return {"train": whole.rows(slice(train)), "test": whole.rows(slice(train, None))}
 
 
 def alternating(count: int, environments: int) -> NDArray[np.int64]:

@@ -76,6 +76,11 @@ def small_margin(mean: Array, invariant: int) -> Draw:
     return draw
 
 
+def orthogonal(dimensions: int, rng: np.random.Generator) -> Array:
+    """Q of the QR decomposition of a Gaussian matrix."""
+    return np.linalg.qr(rng.normal(size=(dimensions, dimensions)))[0]
+
+
 def splits(
     draws: Sequence[Draw],
     sizes: Mapping[str, int],
@@ -133,7 +138,7 @@ class Structure:
         effects = rng.normal(size=(self.invariant, self.spurious)) / self.spurious
         if self.identity:
             weights, effects = np.eye(self.invariant), np.eye(self.invariant, self.spurious)
-        rotation = np.linalg.qr(rng.normal(size=(self.invariant + self.spurious,) * 2))[0]
+        rotation = orthogonal(self.invariant + self.spurious, rng)
         mixing = rotation if self.scrambled else None
         found = splits(self._draws(rng, weights, effects), sizes, examples, permuted, mixing)
         if self.kind != "regression":

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from invbench.datasets._linear import Array, Draw, law, splits
+from invbench.datasets._linear import Array, Draw, law, orthogonal, splits
 from invbench.problem import Dataset, Problem, Regression
 from invbench.registry import register_dataset
 from invbench.seeds import children
@@ -57,7 +57,7 @@ class ChainSEM(Dataset):
         drawn = rng.normal(size=(5, d, d)) / (2 * d)
         w_xy, w_yz = (np.eye(d), np.eye(d)) if self.ones else drawn[:2]
         hidden = drawn[2:] if self.setup[0] == "p" else np.stack([np.eye(d), np.zeros((d, d)), np.zeros((d, d))])
-        rotation = np.linalg.qr(rng.normal(size=(2 * d, 2 * d)))[0]
+        rotation = orthogonal(2 * d, rng)
         mixing = rotation if self.setup[2] == "s" else None
         draws = [self._environment(e, w_xy, w_yz, hidden) for e in self.scales]
         held_out = [self._environment(self.validation_scale, w_xy, w_yz, hidden)]

@@ -9,15 +9,14 @@ weights or a small network help.
 from typing import ClassVar
 
 import numpy as np
-from sklearn.datasets import load_digits
 
-from invbench.datasets._coloring import alternating, coloured
-from invbench.problem import Classification, Dataset, Problem, floats
+from invbench.datasets._coloring import irm_splits
+from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
+from invbench.problem import Classification, Dataset, Problem
 from invbench.registry import register_dataset
 from invbench.settings import setting
 
 TRAIN = 1400
-FLIPS = (0.2, 0.1, 0.9)
 
 
 @register_dataset("colored_digits")
@@ -25,18 +24,17 @@ class ColoredDigits(Dataset):
     """8x8 digits below five or not, with a misleading colour; offline."""
 
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
-    citation: ClassVar[str] = "Alpaydin & Kaynak (UCI 1998), coloured as in Arjovsky et al., arXiv 1907.02893"
-    licence: ClassVar[str] = "CC BY 4.0, bundled with scikit-learn"
+    citation: ClassVar[str] = f"{CITATION}; coloured as in Arjovsky et al., arXiv 1907.02893"
+    licence: ClassVar[str] = LICENCE
 
     grayscale: bool = setting(False, "leave the colour away: the oracle")
     label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        pixels, labels = load_digits(return_X_y=True)
+        images, labels = load_small_digits()
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(labels))
-        env = np.where(np.arange(len(order)) < TRAIN, alternating(len(order), 2), 2)
-        images = floats(pixels[order] / 16).reshape(-1, 1, 8, 8)
-        whole = coloured(images, labels[order], env, FLIPS, rng, label_noise=self.label_noise, grayscale=self.grayscale)
-        splits = {"train": whole.rows(slice(TRAIN)), "test": whole.rows(slice(TRAIN, None))}
+        splits = irm_splits(
+            images[order], labels[order], TRAIN, rng, label_noise=self.label_noise, grayscale=self.grayscale
+        )
         return Problem(splits, Classification(2), "image", "full")

@@ -16,20 +16,21 @@ Deviation: the shuffle and the flips come from the run's seed; in the IRM code a
 in DomainBed the data do not change between seeds.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from invbench.datasets._coloring import alternating, coloured
+from invbench.datasets._coloring import alternating, coloured, irm_splits
 from invbench.datasets._mnist import Digits, load_mnist
 from invbench.errors import UserError
-from invbench.problem import BinaryClassification, Classification, Dataset, Problem, Split
+from invbench.problem import BinaryClassification, Classification, Dataset, Problem
 from invbench.registry import register_dataset
 from invbench.settings import setting
 
 TRAIN_IRM = 50_000 / 60_000
-FLIPS_IRM, FLIPS_DOMAINBED = (0.2, 0.1, 0.9), (0.1, 0.2, 0.9)
+DOMAINBED_FLIPS = (0.1, 0.2, 0.9)
 HELD_OUT = 0.2
 
 
@@ -54,25 +55,23 @@ class ColoredMNIST(Dataset):
             raise UserError("dataset.test_environment is for variant domainbed; that of irm is fixed")
         train = round(TRAIN_IRM * digits.train)
         order = np.concatenate([rng.permutation(train), np.arange(train, digits.train)])
-        env = np.where(np.arange(len(order)) < train, alternating(len(order), 2), 2)
         images = torch.from_numpy(digits.images[order][:, None, ::2, ::2].copy()) / 255
-        whole = coloured(images, digits.labels[order], env, FLIPS_IRM, rng, grayscale=self.grayscale)
-        whole = Split(whole.x, whole.y.float(), whole.env, whole.nuisance)
-        splits = {"train": whole.rows(slice(train)), "test": whole.rows(slice(train, None))}
+        found = irm_splits(images, digits.labels[order], train, rng, grayscale=self.grayscale)
+        splits = {name: replace(split, y=split.y.float()) for name, split in found.items()}
         return Problem(splits, BinaryClassification(), "image", "full" if digits.official else "partial")
 
     def _domainbed(self, digits: Digits, rng: np.random.Generator) -> Problem:
         order = rng.permutation(len(digits.labels))
         env = alternating(len(order), 3)
         images = torch.from_numpy(digits.images[order])[:, None] / 255
-        whole = coloured(images, digits.labels[order], env, FLIPS_DOMAINBED, rng, grayscale=self.grayscale)
+        whole = coloured(images, digits.labels[order], env, DOMAINBED_FLIPS, rng, grayscale=self.grayscale)
         # The order is random already: the first of each environment can be held out.
         sizes = np.bincount(env)
         held_out = torch.from_numpy(np.arange(len(order)) // 3 < (HELD_OUT * sizes).astype(int)[env])
         in_test = torch.from_numpy(env == self.test_environment)
         # Training environments are 0 and 1, whichever is left out.
         number = torch.from_numpy(np.where(env == self.test_environment, 2, env - (env > self.test_environment)))
-        whole = Split(whole.x, whole.y, number, whole.nuisance)
+        whole = replace(whole, env=number)
         splits = {
             "train": whole.rows(~in_test & ~held_out),
             "validation": whole.rows(~in_test & held_out),

@@ -7,10 +7,10 @@ The split into 1,197 training, 200 validation and 400 test digits is fixed; the 
 from typing import ClassVar
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from invbench.datasets._rotation import RotatedDigits
-from invbench.problem import Classification, Problem, floats
+from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
+from invbench.problem import Classification, Problem
 from invbench.registry import register_dataset
 
 BOUNDS = {"train": (0, 1197), "validation": (1197, 1397), "test": (1397, 1797)}
@@ -21,13 +21,12 @@ class SmallDigits(RotatedDigits):
     """8x8 digits at random angles; ten classes, offline."""
 
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
-    citation: ClassVar[str] = "Alpaydin & Kaynak, Optical recognition of handwritten digits, UCI (1998)"
-    licence: ClassVar[str] = "CC BY 4.0, bundled with scikit-learn"
+    citation: ClassVar[str] = CITATION
+    licence: ClassVar[str] = LICENCE
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        pixels, labels = load_digits(return_X_y=True)
+        images, labels = load_small_digits()
         order = np.random.default_rng(np.random.SeedSequence(1797)).permutation(len(labels))
-        images = floats(pixels[order] / 16).reshape(-1, 1, 8, 8)
-        turned = self.turned(images, labels[order], self.angles(len(labels), seed))
+        turned = self.turned(images[order], labels[order], self.angles(len(labels), seed))
         splits = {name: turned.rows(slice(first, last)) for name, (first, last) in BOUNDS.items()}
         return Problem(splits, Classification(10), "image", "full")

@@ -15,7 +15,6 @@ The archive is parsed once and kept in the cache.
 Deviation from Augerino's code: no batch is dropped from validation or test.
 """
 
-import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +31,7 @@ from invbench.problem import Dataset, Problem, Regression, Split, subset
 from invbench.progress import announce
 from invbench.registry import register_dataset
 from invbench.settings import setting
-from invbench.sources import release
+from invbench.sources import release, sha256
 
 CHARGES = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 COLUMNS = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
@@ -118,7 +117,7 @@ def _molecules() -> Arrays:
     """positions (N, atoms, 3) in Å, charges (N, atoms), properties (N, 15) as in the files, in the files' order."""
     paths = required(release("qm9"))
     archive, excluded = paths["dsgdb9nsd.xyz.tar.bz2"], paths.get("uncharacterized.txt")
-    hashes = [_sha256(path) if path else "none" for path in (archive, excluded)]
+    hashes = [sha256(path) if path else "none" for path in (archive, excluded)]
     return prepared("qm9", [PARSER, *hashes], lambda: _parsed(archive, excluded))
 
 
@@ -179,8 +178,3 @@ def _listed(path: Path) -> set[int]:
     """Numbers of the molecules to leave out: the first word of each line that has a number there."""
     first = (line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return {int(word) for word in first if word.isdecimal()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -105,8 +105,8 @@ class TabularNuisance(Dataset):
             raise UserError(f"column {LABEL} must be 1 for signal and 0 for background")
         if not np.isfinite(z).all():
             raise UserError(f"missing or infinite values in {' or '.join(nuisance)}; remove those rows")
-        missing = int(np.isnan(x).sum())
-        x = np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        missing = np.isnan(x)
+        x = np.where(missing, 0.0, x)
         if not np.isfinite(x).all():
             raise UserError("infinite values among the features; remove those rows or columns")
         env = None
@@ -118,7 +118,7 @@ class TabularNuisance(Dataset):
             floats(y),
             env,
             protected[:, 0] if len(nuisance) == 1 else protected,
-        ), missing
+        ), int(missing.sum())
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -100,7 +100,7 @@ def _releases(name: str) -> "Iterable[Release]":
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     """For every file that is here: path, verdict, whether it is right."""
     from invbench.fetch import kept_sums
-    from invbench.sources import read
+    from invbench.sources import read, sha256
 
     kept, found = kept_sums(release), release.found()
     for file in (file for file in release.files if file.path in found):
@@ -117,7 +117,7 @@ def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
             differs = f"is not the published file, but a part of it or damaged: {algorithm} {sum_}, not {published}"
             verdict = "is the official file" if right else differs
         elif path in kept:
-            right = hashlib.sha256(path.read_bytes()).hexdigest() == kept[path]
+            right = sha256(path) == kept[path]
             verdict = "is as it was fetched" if right else "has changed since it was fetched"
         else:
             right, verdict = True, f"has sha256 {sum_}; no sum of it is published"
