@@ -36,3 +36,8 @@ class FeaturesAndHead(nn.Module):
     def forward(self, x: Tensor) -> Outputs:
         representation = self.features(x)
         return Outputs(self.head(representation), representation)
+
+
+def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    """A 3x3 convolution that keeps the size of the image, batch norm, ReLU."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()

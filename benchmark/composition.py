@@ -27,6 +27,10 @@ class Composition:
     parts: Mapping[str, Method]
 
     def __post_init__(self) -> None:
+        for name in list(self.parts)[1:]:
+            if self.parts[name].replaces_model:
+                rest = "+".join(other for other in self.parts if other != name)
+                raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
         for hooks, what in ((RISK, "the mean of the risks"), (GRADIENT, "the mean of the gradients")):
             replacing = [name for name, part in self.parts.items() if overrides(part, *hooks)]
             if len(replacing) > 1:
@@ -41,6 +45,11 @@ class Composition:
     def requires(self) -> tuple[str, ...]:
         """What all parts together require of the data."""
         return tuple(dict.fromkeys(need for part in self.parts.values() for need in part.requires))
+
+    @property
+    def replaces_model(self) -> bool:
+        """Whether the network is the first part's own."""
+        return next(iter(self.parts.values())).replaces_model
 
     @property
     def replaces_risk(self) -> bool:

@@ -1,16 +1,18 @@
 """Metrics of whole splits, with one transfer to the host a split, and of the law that a linear model has found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
+from invbench.augmentation import test_copies
 from invbench.method import as_outputs
-from invbench.problem import LinearLaw, Problem, Split, Task
+from invbench.problem import LinearLaw, Problem, Split
 from invbench.seeds import stream, torch_stream
+from invbench.tasks import Task
 
 ROWS = {"cpu": 128, "cuda": 4096}
-"""Examples evaluated together: on a CPU as many as stay in its caches."""
+"""Examples, or copies of them, evaluated together: on a CPU as many as stay in its caches."""
 
 
 def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: int, step: int) -> dict[str, float]:
@@ -37,14 +39,21 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
 def split_metrics(model: nn.Module, task: Task, split: Split) -> Mapping[str, float]:
     """Means over the split of the task's scores."""
     totals: dict[str, torch.Tensor] = {}
-    rows = ROWS[split.x.device.type]
-    for start in range(0, len(split), rows):
-        prediction = as_outputs(model(split.x[start : start + rows])).prediction
-        for metric, values in task.scores(prediction, split.y[start : start + rows]).items():
+    start = 0
+    for prediction in predictions(model, split.x):
+        y = split.y[start : start + len(prediction)]
+        start += len(prediction)
+        for metric, values in task.scores(prediction, y).items():
             total = values.double().sum()
             totals[metric] = totals[metric] + total if metric in totals else total
     means = torch.stack(list(totals.values())) / len(split)
     return dict(zip(totals, means.tolist(), strict=True))
+
+
+def predictions(model: nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The model's predictions on inputs (N, ...), as many at a time as is fast."""
+    for part in x.split(max(1, ROWS[x.device.type] // test_copies(model))):
+        yield as_outputs(model(part)).prediction
 
 
 def coefficient_errors(model: nn.Module, task: Task, x: torch.Tensor, law: LinearLaw) -> dict[str, float]:

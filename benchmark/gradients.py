@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from invbench.composition import Composition
 from invbench.errors import UserError
 from invbench.method import Gradients, Outputs, State, as_outputs
-from invbench.problem import Batch, Task
+from invbench.problem import Batch
+from invbench.tasks import Task
 from invbench.trainer import Strategy, Trainer
 from invbench.trees import map_leaves
 

@@ -1,6 +1,7 @@
 """Geometry of images that several datasets share."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,32 @@ from torch import Tensor
 
 CHUNK = 1024
 """Images that are turned together: what they need fits into a processor's caches."""
+
+
+class Pixels(NamedTuple):
+    """How images are standardised: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
+
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W) as a network sees them."""
+        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """The inverse of `standardised`."""
+        return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
+
+    def black(self, x: Tensor) -> Tensor:
+        """What a black pixel is in standardised images like x (C or 1, 1, 1)."""
+        return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
+
+    def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+AS_THEY_ARE = Pixels()
+"""Not standardised."""
 
 
 def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
@@ -50,9 +77,8 @@ def angle_bins(angles: Tensor, count: int, largest: float) -> Tensor:
 
 
 def random_crop(images: Tensor, padding: int, fill: Tensor) -> Tensor:
-    """Each image (N, C, H, W) shifted by up to `padding` pixels each way; `fill` (C,) comes in at the border."""
+    """Each image (N, C, H, W) shifted by up to `padding` pixels each way; `fill` (C, 1, 1) comes in at the border."""
     count, channels, height, width = images.shape
-    fill = fill.to(images).reshape(-1, 1, 1)
     padded = F.pad(images - fill, [padding] * 4) + fill
     top, left = (torch.randint(2 * padding + 1, (count, 1), device=images.device) for _ in range(2))
     rows = (top + torch.arange(height, device=images.device))[:, None, :, None]

@@ -5,6 +5,7 @@ value on the host. That is what lets the engine map one file over environments a
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -22,16 +23,18 @@ State = Tree
 class Outputs(NamedTuple):
     """What a network says of its inputs, with the inputs' leading shape.
 
-    prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one.
+    prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one;
+    learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,).
     """
 
     prediction: Tensor
     representation: Tensor | None = None
+    learned: Mapping[str, Tensor] = MappingProxyType({})
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
-        """The same outputs with `change` applied to each part that exists."""
+        """The same outputs with `change` applied to what belongs to the inputs."""
         representation = None if self.representation is None else change(self.representation)
-        return Outputs(change(self.prediction), representation)
+        return self._replace(prediction=change(self.prediction), representation=representation)
 
 
 def as_outputs(value: Tensor | Outputs) -> Outputs:
@@ -47,7 +50,11 @@ class Method(Settings):
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
-    """What the data must provide, e.g. ("environments",); a plain tuple, read without importing the file."""
+    """What the data must provide, e.g. ("environments",) or ("image or point_cloud",); a plain tuple, read without
+    importing the file."""
+
+    replaces_model: ClassVar[bool] = False
+    """Whether `build` makes a network of its own and ignores the one it is given."""
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         """Wrap or replace the network. ERM's is the network itself."""

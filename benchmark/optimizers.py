@@ -4,7 +4,7 @@ Nothing is changed in place and every number may be a tensor with a leading axis
 stacked. Against torch.optim they differ by rounding only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,18 +26,33 @@ class Optimizer:
     Args:
         trainer: the settings of the run.
         decays: weight decay of every parameter by name.
+        factors: multiples of the learning rate for parameters that are no weights; they have neither decay nor l1.
     """
 
     trainer: Trainer
     decays: Mapping[str, float]
+    factors: Mapping[str, float]
 
     @classmethod
-    def of(cls, trainer: Trainer, names: list[str]) -> "Optimizer":
-        """Resolve the patterns of `weight_decay_of`; one that matches no parameter's name is an error."""
+    def of(
+        cls, trainer: Trainer, names: Iterable[str], learned: Mapping[str, float | None] | None = None
+    ) -> "Optimizer":
+        """Resolve the patterns of `weight_decay_of`; one that matches no parameter's name is an error.
+
+        Args:
+            names: of all parameters.
+            learned: those of them that are no weights, with their learning rates; None is the trainer's.
+        """
+        names = list(names)
         for pattern in trainer.weight_decay_of:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise UserError(f"trainer.weight_decay_of: no parameter matches '{pattern}'; names: {', '.join(names)}")
-        return cls(trainer, {name: _decay_of(name, trainer) for name in names})
+        learned = learned or {}
+        return cls(
+            trainer,
+            {name: 0.0 if name in learned else _decay_of(name, trainer) for name in names},
+            {name: 1.0 if rate is None else rate / trainer.learning_rate for name, rate in learned.items()},
+        )
 
     def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
         """Zero moments."""
@@ -51,7 +66,7 @@ class Optimizer:
 
         Args:
             count: index of this update, from 0.
-            rate: this step's learning rate.
+            rate: this step's learning rate of the weights.
         """
         update = self._adam if self.trainer.optimizer == "adam" else self._sgd
         new: dict[str, Tensor] = {}
@@ -59,12 +74,12 @@ class Optimizer:
         for name, theta in parameters.items():
             decay = self.decays[name]
             gradient = gradients[name]
-            if not _is_zero(self.trainer.l1):
+            if not _is_zero(self.trainer.l1) and name not in self.factors:
                 gradient = gradient + self.trainer.l1 * theta.sign()
             coupled = self.trainer.weight_decay_order == "before"
             if coupled and not _is_zero(decay):
                 gradient = gradient + decay * theta
-            size, direction, moments[name] = update(gradient, state[name], count, rate)
+            size, direction, moments[name] = update(gradient, state[name], count, rate * self.factors.get(name, 1.0))
             new[name] = theta - size * direction
             if not coupled and not _is_zero(decay):
                 new[name] = new[name] - size * decay * new[name]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.point_clouds import points
-from invbench.problem import Problem, Regression, Split
+from invbench.problem import Problem, Split
+from invbench.tasks import Regression
 from invbench.torchvision_import import torchvision
 
 GROUPS, COLUMNS, TILES, DOTS = 6, 10, 4, 1500

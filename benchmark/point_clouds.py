@@ -2,7 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+SPECIES = (1, 6, 7, 8, 9)
+LARGEST_CHARGE = 9
+CHARGE_FEATURES = 3 * len(SPECIES)
+"""How many numbers describe a charge to a network."""
 
 
 class PointCloud(NamedTuple):
@@ -16,3 +22,15 @@ class PointCloud(NamedTuple):
 def points(x: Tensor) -> PointCloud:
     """The parts of inputs (..., n, 4)."""
     return PointCloud(x[..., :3], x[..., 3], x[..., 3] > 0)
+
+
+def charge_features(charges: Tensor) -> Tensor:
+    """Charges (..., n) -> (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
+    species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
+    powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
+    return (species[..., :, None] * powers[..., None, :]).flatten(-2)
+
+
+def pairs(there: Tensor) -> Tensor:
+    """Mask (..., n) of points, as ones and zeros -> mask of their pairs (..., n, n)."""
+    return there[..., :, None] * there[..., None, :]

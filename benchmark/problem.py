@@ -1,6 +1,6 @@
-"""The data side of the contract: tasks, splits, batches, problems, datasets (all plain tensors)."""
+"""The data side of the contract: splits, batches, problems, datasets (all plain tensors)."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,104 +8,22 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.fingerprint import fingerprint
+from invbench.images import AS_THEY_ARE, Pixels
 from invbench.seeds import children
 from invbench.settings import Settings
 from invbench.sources import Release, release
+from invbench.tasks import Task
 from invbench.vector_math import settle
 
 settle()  # here, since nothing is computed from data before this module is imported
 
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
-
-
-class Task(ABC):
-    """What is predicted: the loss that defines the risk, and the scores that are reported.
-
-    `losses` and the values of `scores` keep the leading shape of their arguments, one number per example, so that an
-    environment's risk or a split's metric is their mean.
-    """
-
-    outputs: int
-    """Width of the prediction."""
-    primary: str
-    """The metric that tables show when none is asked for."""
-
-    @abstractmethod
-    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        """prediction (..., outputs), y (...) -> loss (...)."""
-
-    @abstractmethod
-    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """prediction (..., outputs), y (...) -> each metric's value per example (...)."""
-
-
-@dataclass(frozen=True)
-class BinaryClassification(Task):
-    """Labels 0.0 and 1.0, one logit, binary cross-entropy in nats."""
-
-    outputs: int = 1
-    primary: str = "accuracy"
-
-    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(prediction.squeeze(-1), y, reduction="none")
-
-    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        correct = (prediction.squeeze(-1) > 0) == (y > 0.5)
-        return {"accuracy": correct.double(), "loss": self.losses(prediction, y)}
-
-
-@dataclass(frozen=True)
-class Classification(Task):
-    """Integer labels below `outputs`, one logit a class, cross-entropy in nats."""
-
-    outputs: int
-    primary: str = "accuracy"
-
-    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        flat = F.cross_entropy(prediction.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
-        return flat.reshape(y.shape)
-
-    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"accuracy": (prediction.argmax(-1) == y).double(), "loss": self.losses(prediction, y)}
-
-
-@dataclass(frozen=True)
-class Regression(Task):
-    """One real target. The model predicts (y - mean) / std.
-
-    Args:
-        units: of the reported errors.
-        mean, std: of the training targets, where they are standardised.
-        loss: squared or absolute error of the standardised target.
-        factor: units in one unit of y, e.g. 1000 where y is in eV and errors are reported in meV.
-    """
-
-    units: str
-    mean: float = 0.0
-    std: float = 1.0
-    loss: Literal["squared", "absolute"] = "squared"
-    factor: float = 1.0
-    outputs: int = 1
-    primary: str = "mean_absolute_error"
-
-    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        error = prediction.squeeze(-1) - (y - self.mean) / self.std
-        return error.square() if self.loss == "squared" else error.abs()
-
-    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        error = self.factor * (prediction.squeeze(-1) * self.std + self.mean - y)
-        return {
-            "mean_absolute_error": error.abs(),
-            "mean_squared_error": error.square(),
-            "loss": self.losses(prediction, y),
-        }
 
 
 @dataclass(frozen=True)
@@ -200,6 +118,7 @@ class Problem:
         variant: full (the published data), partial (some of it) or synthetic (drawn from a formula).
         facts: numbers about the construction worth recording, such as a label-noise rate.
         classes: names of the labels, where they have some.
+        pixels: how images are standardised.
         augment: random change of training inputs (N, ...), applied to every batch; draws from torch's generator.
         law: what a linear model should find, where that is known; its errors are measured then.
         metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
@@ -211,6 +130,7 @@ class Problem:
     variant: Variant
     facts: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    pixels: Pixels = AS_THEY_ARE
     augment: Callable[[Tensor], Tensor] | None = None
     law: LinearLaw | None = None
     metric: str = ""

@@ -37,6 +37,8 @@ class Record(BaseModel):
     spec: RunSpec
     metrics: dict[str, float]
     """`<split>_<metric>` at the last step."""
+    invariance: dict[str, Any] = {}
+    """How far predictions change when inputs are transformed: see `invbench.invariance.measure`."""
     data: dict[str, Any]
     """Variant, fingerprint and sizes of the data."""
     engine: dict[str, Any]

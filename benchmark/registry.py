@@ -178,5 +178,5 @@ register_backbone = BACKBONES.register
 
 
 def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ...]:
-    """What a method requires and a dataset does not provide, in the method's order."""
-    return tuple(need for need in requires if need not in provides)
+    """What a method requires and a dataset does not provide, in the method's order. "a or b" takes either."""
+    return tuple(need for need in requires if not set(need.split(" or ")) & set(provides))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
@@ -18,7 +19,8 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Columns: run_id, status, kind, method, dataset, backbone, seed, protocol; each setting by its dotted name, e.g.
     `method.threshold`; each metric, e.g. `test_accuracy` (missing unless the run is done); `data.metric`, the one that
     the task is judged by; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`,
-    `cost.peak_memory_bytes`; `path`.
+    `cost.peak_memory_bytes`; `invariance.rotation` and so on, the mean change of the prediction over the range of a
+    generator, and `invariance.quarter_turns` and its like; `path`.
 
     Raises:
         UserError: a folder does not exist.
@@ -55,6 +57,14 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         row |= {name: getattr(spec, name) for name in IDENTITY[2:]} | spec.flat()
     if record is not None:
         row |= record.metrics
+        row |= _invariance(record.invariance)
         row |= {f"data.{name}": record.data[name] for name in ("metric", "variant", "fingerprint")}
         row |= {f"cost.{name}": value for name, value in record.cost.items()}
     return row | {"path": str(folder.path)}
+
+
+def _invariance(measured: dict[str, Any]) -> dict[str, float]:
+    profiles = measured.get("generators", {})
+    means = {name: float(np.mean(profile["changes"])) for name, profile in profiles.items()}
+    exact = {name: value for name, value in measured.items() if isinstance(value, float)}
+    return {f"invariance.{name}": value for name, value in (means | exact).items()}

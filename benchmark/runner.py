@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.invariance import measure
 from invbench.machine import choose_device, code_version, describe, peak_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
@@ -140,6 +141,7 @@ class _Attempt:
         with Report(title, self.training.total, self.folder.log, self.options.quiet) as report:
             try:
                 metrics = self.training.run(report)
+                invariance = self._invariance(report)
             except (Interrupted, KeyboardInterrupt):
                 raise
             except Exception as error:
@@ -147,14 +149,21 @@ class _Attempt:
                 with suppress(OSError):  # a full disk must not hide what went wrong
                     self.training.write_curves()
                     report.say(f"failed: {kind}: {error}")
-                    self._write("failed", {}, kind, str(error), traceback.format_exc())
+                    self._write("failed", {}, {}, kind, str(error), traceback.format_exc())
                 raise RunFailed(kind, f"{title} failed ({kind}): {error}; details in {self.folder.path}") from error
-        return self._write("done", metrics)
+        return self._write("done", metrics, invariance)
+
+    def _invariance(self, report: Report) -> dict[str, Any]:
+        training = self.training
+        if training.problem.kind != "vector":
+            report.say("measuring invariance")
+        return measure(training.model, training.problem, self.cell.spec.seed, training.done)
 
     def _write(
         self,
         status: Literal["done", "failed"],
         metrics: dict[str, float],
+        invariance: dict[str, Any],
         kind: str | None = None,
         message: str | None = None,
         trace: str | None = None,
@@ -168,6 +177,7 @@ class _Attempt:
             traceback=trace,
             spec=self.cell.spec,
             metrics=metrics,
+            invariance=invariance,
             data=self.data,
             engine={
                 "strategy": training.objective.strategy,
@@ -192,7 +202,7 @@ class _Attempt:
 def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
     """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
     with torch_stream(stream(cell.spec.seed, "init")):
-        backbone = cell.backbone.build(problem)
+        backbone = cell.backbone.build(problem) if cell.backbone else torch.nn.Identity()
     return cell.method.build(backbone, problem, cell.spec.seed)
 
 

@@ -33,6 +33,7 @@ class RunSpec(BaseModel):
     dataset: str
     dataset_settings: dict[str, Any]
     backbone: str
+    """Empty where the method brings its own network."""
     backbone_settings: dict[str, Any]
     trainer: dict[str, Any]
     seed: int = Field(ge=0, le=MAX_SEED)
@@ -62,7 +63,7 @@ class Cell:
     spec: RunSpec
     method: Composition
     dataset: Dataset
-    backbone: Backbone
+    backbone: Backbone | None
     trainer: Trainer
 
     @property
@@ -73,7 +74,8 @@ class Cell:
     @property
     def classes(self) -> tuple[type, ...]:
         """Whose code the run depends on, besides the engine."""
-        return (*(type(part) for part in self.method.parts.values()), type(self.dataset), type(self.backbone))
+        parts = (*self.method.parts.values(), self.dataset, *([self.backbone] if self.backbone else []))
+        return tuple(type(part) for part in parts)
 
 
 def resolve(
@@ -96,6 +98,9 @@ def resolve(
     classes = _method_classes(method)
     dataset_class = DATASETS.load(dataset)
     fields = {name: list(cls.model_fields) for name, cls in classes.items()}
+    own = next(iter(classes))
+    if classes[own].replaces_model and any(key.startswith("backbone.") for key in assignments or {}):
+        raise UserError(f"method {own} brings its own network, so backbone settings say nothing; leave them out")
     layers = list(layers)
     for layer in layers:
         check_sections(layer, "settings")
@@ -138,13 +143,7 @@ def _check(
     )
     data = dataset_class.parse(merged["dataset"], "dataset")
     _check_cell(composition, dataset, data)
-    network = dict(merged["backbone"])
-    name = network.pop("name")
-    if not isinstance(name, str):
-        raise UserError(f"setting 'backbone.name' must be a name{did_you_mean(str(name), BACKBONES.entries())}")
-    backbone = BACKBONES.load(name).parse(network, "backbone")
-    if not set(backbone.accepts) & set(data.capabilities()):
-        raise UserError(f"backbone {name} takes {' or '.join(backbone.accepts)} inputs, which {dataset} does not have")
+    name, backbone = ("", None) if composition.replaces_model else _backbone(merged["backbone"], dataset, data)
     trainer = Trainer.parse(merged["trainer"], "trainer")
     spec = RunSpec(
         method=composition.name,
@@ -152,11 +151,22 @@ def _check(
         dataset=dataset,
         dataset_settings=data.canonical(),
         backbone=name,
-        backbone_settings=backbone.canonical(),
+        backbone_settings=backbone.canonical() if backbone else {},
         trainer=trainer.canonical(),
         seed=seed,
     )
     return Cell(spec, composition, data, backbone, trainer)
+
+
+def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbone]:
+    network = dict(settings)
+    name = network.pop("name")
+    if not isinstance(name, str):
+        raise UserError(f"setting 'backbone.name' must be a name{did_you_mean(str(name), BACKBONES.entries())}")
+    backbone: Backbone = BACKBONES.load(name).parse(network, "backbone")
+    if not set(backbone.accepts) & set(data.capabilities()):
+        raise UserError(f"backbone {name} takes {' or '.join(backbone.accepts)} inputs, which {dataset} does not have")
+    return name, backbone
 
 
 def _method_classes(method: str) -> dict[str, type[Method]]:

@@ -18,7 +18,8 @@ from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.evaluation import evaluate
 from invbench.files import replacing
 from invbench.gradients import Objective, choose_strategy
-from invbench.method import scalars
+from invbench.learned import learned_parameters
+from invbench.method import Gradients, scalars
 from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem
 from invbench.progress import Report
@@ -28,6 +29,8 @@ from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
 from invbench.trees import map_leaves, sole
 
+LEARNED_ROWS = 200
+"""How often what a method learns besides the weights is written into the curves."""
 EVALUATIONS = 10
 """How often a run is measured when nothing else is asked for."""
 CHECKPOINT_SHARE = 0.02
@@ -66,7 +69,9 @@ class Training:
         strategy = choose_strategy(cell.method, model, trainer)
         self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = Optimizer.of(trainer, list(self.parameters))
+        self.learned = learned_parameters(model)
+        rates = {name: part.learning_rate for name, part in self.learned.items()}
+        self.optimizer = Optimizer.of(trainer, self.parameters, rates)
         if trainer.compile:
             model.compile()
 
@@ -76,6 +81,8 @@ class Training:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
         self.summed = 0
         self.rows: list[dict[str, float]] = []
+        self.learned_gradients: Gradients = {}  # of the last step
+        self.watched_every = max(1, self.total // LEARNED_ROWS)
         self.aside = 0.0  # seconds spent on evaluations and checkpoints
         self.began = time.perf_counter()
 
@@ -119,6 +126,8 @@ class Training:
                     break
                 if self.done % self.every == 0:
                     report.evaluated(self.done, self.measure(self.watched))
+                elif self.learned and self.done % self.watched_every == 0:
+                    self._add_row({})
                 if stop.is_set() or time.perf_counter() - saved >= pause:
                     took = self.save()
                     saved = time.perf_counter()
@@ -138,6 +147,7 @@ class Training:
             )
             for name, value in self.parameters.items():
                 value.copy_(new[name])
+        self.learned_gradients = {name: gradients[name] for name in self.learned}
         self.method_state = self.cell.method.advance(state)
         self.loss += objective.double()
         self.summed += 1
@@ -149,11 +159,17 @@ class Training:
             metrics = self._evaluate(splits)
             objective = {"objective": self.loss.item() / self.summed}
             _check_finite(objective | metrics, self.done)
-            row: dict[str, float] = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
             shown = {f"state.{name}": value.item() for name, value in scalars(sole(self.method_state)).items()}
-            self.rows.append(row | objective | metrics | shown)
+            self._add_row(objective | metrics | shown)
             self.loss, self.summed = torch.zeros_like(self.loss), 0
         return metrics
+
+    def _add_row(self, measured: dict[str, float]) -> None:
+        """A row of the curves, with what the method has learned besides the weights."""
+        row: dict[str, float] = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
+        for name, part in self.learned.items():
+            row |= part.columns(self.learned_gradients.get(name))
+        self.rows.append(row | measured)
 
     def save(self) -> float:
         """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invbench.problem import BinaryClassification, LinearLaw, Problem, Regression, Split, concatenate
+from invbench.problem import LinearLaw, Problem, Split, concatenate
 from invbench.seeds import children
+from invbench.tasks import BinaryClassification, Regression
 
 Array = NDArray[np.float64]
 Kind = Literal["regression", "cows_camels", "small_margin"]

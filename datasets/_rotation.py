@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.images import angle_bins, rotate, wrapped
+from invbench.images import Pixels, angle_bins, rotate, wrapped
 from invbench.problem import Dataset, Split, floats
 from invbench.settings import setting
+
+PIXELS = Pixels((0.5,), (0.25,))
 
 
 class RotatedDigits(Dataset):
@@ -36,5 +38,4 @@ class RotatedDigits(Dataset):
         angle = wrapped(angles) if self.max_rotation > torch.pi else angles
         largest = min(self.max_rotation, torch.pi)
         env = angle_bins(angle, self.rotation_bins, largest) if self.environments == "rotation_bins" else None
-        x = rotate(images, angles).sub_(0.5).div_(0.25)
-        return Split(x, torch.from_numpy(labels).long(), env, angle)
+        return Split(PIXELS.standardised(rotate(images, angles)), torch.from_numpy(labels).long(), env, angle)

@@ -24,10 +24,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from invbench.datasets._linear import Array, Draw, law, orthogonal, splits
-from invbench.problem import Dataset, Problem, Regression
+from invbench.problem import Dataset, Problem
 from invbench.registry import register_dataset
 from invbench.seeds import children
 from invbench.settings import Choice, setting
+from invbench.tasks import Regression
 
 SETUPS = ("fou", "fos", "feu", "fes", "pou", "pos", "peu", "pes")
 

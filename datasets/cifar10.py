@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.datasets._cifar import load_batches
-from invbench.images import random_crop, random_flip
-from invbench.problem import Classification, Dataset, Problem, Split, subset
+from invbench.images import AS_THEY_ARE, Pixels, random_crop, random_flip
+from invbench.problem import Dataset, Problem, Split, subset
 from invbench.registry import register_dataset
 from invbench.settings import setting
+from invbench.tasks import Classification
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PADDING = 4
 OFFICIAL = (50_000, 10_000)
 
@@ -42,7 +43,7 @@ class CIFAR10(Dataset):
 
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "per_example"}}
-    backbone: ClassVar[str] = "cnn_small"
+    backbone: ClassVar[str] = "conv13"
     release: ClassVar[str] = "cifar10"
 
     random_labels_fraction: float = setting(0.0, "part f of the training labels that is drawn at random", ge=0, le=1)
@@ -57,12 +58,12 @@ class CIFAR10(Dataset):
         used = subset(self.train_size, available, "dataset.train_size plus dataset.validation_size")
         labels, changed, facts = self._randomised(train_y[:used], seed)
         env = torch.arange(used) if self.environments == "per_example" else None
-        splits = {"train": Split(self._pixels(train_x[:used]), _labels(labels), env)}
+        splits = {"train": Split(self._standardised(train_x[:used]), _labels(labels), env)}
         if len(changed):
             splits["train_mislabelled"] = Split(splits["train"].x[changed], splits["train"].y[changed])
         if self.validation_size:
-            splits["validation"] = Split(self._pixels(train_x[available:]), _labels(train_y[available:]))
-        splits["test"] = Split(self._pixels(test_x), _labels(test_y))
+            splits["validation"] = Split(self._standardised(train_x[available:]), _labels(train_y[available:]))
+        splits["test"] = Split(self._standardised(test_x), _labels(test_y))
         full = (len(train_y), len(test_y)) == OFFICIAL and self.train_size is None
         return Problem(
             splits,
@@ -71,6 +72,7 @@ class CIFAR10(Dataset):
             "full" if full else "partial",
             facts,
             CLASSES,
+            self.pixels,
             augment=self._augment if self.transform == "fixed" else None,
         )
 
@@ -92,13 +94,17 @@ class CIFAR10(Dataset):
             {"labels_changed": len(changed) / len(labels), "kept_by_chance": 1 - len(changed) / count},
         )
 
-    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
-        x = torch.from_numpy(images) / 255
-        return x if self.transform == "none" else x.sub_(MEAN[:, None, None]).div_(DEVIATION[:, None, None])
+    @property
+    def pixels(self) -> Pixels:
+        """How pixels are standardised."""
+        return AS_THEY_ARE if self.transform == "none" else IMAGENET
+
+    def _standardised(self, images: NDArray[np.uint8]) -> Tensor:
+        return self.pixels.standardised(torch.from_numpy(images) / 255)
 
     def _augment(self, x: Tensor) -> Tensor:
-        """A crop and a flip of each image (N, 3, 32, 32); black is -MEAN / DEVIATION."""
-        return random_flip(random_crop(x, PADDING, -MEAN / DEVIATION))
+        """A crop and a flip of each image (N, 3, 32, 32)."""
+        return random_flip(random_crop(x, PADDING, self.pixels.black(x)))
 
 
 def _labels(labels: NDArray[np.uint8]) -> Tensor:

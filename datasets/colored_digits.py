@@ -12,9 +12,10 @@ import numpy as np
 
 from invbench.datasets._coloring import irm_splits
 from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
-from invbench.problem import Classification, Dataset, Problem
+from invbench.problem import Dataset, Problem
 from invbench.registry import register_dataset
 from invbench.settings import setting
+from invbench.tasks import Classification
 
 TRAIN = 1400
 

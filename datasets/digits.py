@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from invbench.datasets._rotation import RotatedDigits
+from invbench.datasets._rotation import PIXELS, RotatedDigits
 from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
-from invbench.problem import Classification, Problem
+from invbench.problem import Problem
 from invbench.registry import register_dataset
+from invbench.tasks import Classification
 
 BOUNDS = {"train": (0, 1197), "validation": (1197, 1397), "test": (1397, 1797)}
 
@@ -29,4 +30,4 @@ class SmallDigits(RotatedDigits):
         order = np.random.default_rng(np.random.SeedSequence(1797)).permutation(len(labels))
         turned = self.turned(images[order], labels[order], self.angles(len(labels), seed))
         splits = {name: turned.rows(slice(first, last)) for name, (first, last) in BOUNDS.items()}
-        return Problem(splits, Classification(10), "image", "full")
+        return Problem(splits, Classification(10), "image", "full", pixels=PIXELS)

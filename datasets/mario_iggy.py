@@ -22,9 +22,10 @@ from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.images import rotate
-from invbench.problem import Classification, Dataset, Problem, Split, drawn_splits, floats
+from invbench.problem import Dataset, Problem, Split, drawn_splits, floats
 from invbench.registry import register_dataset
 from invbench.settings import setting
+from invbench.tasks import Classification
 
 CLASSES = ("first upright", "first flipped", "second upright", "second flipped")
 SHAPE = (3, 32, 32)
@@ -35,7 +36,7 @@ class MarioIggy(Dataset):
     """Two 32x32 cartoon figures, each upright or flipped."""
 
     provides: ClassVar[tuple[str, ...]] = ("image", "classification")
-    backbone: ClassVar[str] = "cnn_small"
+    backbone: ClassVar[str] = "simple_conv"
     citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"
 
     sprites: str | None = setting(None, "path of an .npz with arrays mario and iggy; null takes our own figures")

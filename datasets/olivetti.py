@@ -24,10 +24,11 @@ from torch import Tensor
 from invbench.errors import UserError
 from invbench.fetch import required
 from invbench.images import rotate
-from invbench.problem import Classification, Dataset, Problem, Regression, Split, floats, subset
+from invbench.problem import Dataset, Problem, Split, floats, subset
 from invbench.registry import register_dataset
 from invbench.settings import setting
 from invbench.sources import release
+from invbench.tasks import Classification, Regression
 
 SIDE, WINDOW = 64, 45
 PEOPLE, PHOTOGRAPHS = 40, 10
@@ -44,7 +45,7 @@ class Olivetti(Dataset):
         "classification": {"task": "identity"},
         "nuisance": {"task": "identity"},
     }
-    backbone: ClassVar[str] = "cnn_small"
+    backbone: ClassVar[str] = "simple_conv"
     release: ClassVar[str] = "olivetti"
     citation: ClassVar[str] = "turned as in Benton et al., arXiv 2010.11882"
 

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from invbench.errors import UserError
 from invbench.fetch import required
 from invbench.prepared import Arrays, prepared
-from invbench.problem import Dataset, Problem, Regression, Split, subset
+from invbench.problem import Dataset, Problem, Split, subset
 from invbench.progress import announce
 from invbench.registry import register_dataset
 from invbench.settings import setting
 from invbench.sources import release, sha256
+from invbench.tasks import Regression
 
 CHARGES = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 COLUMNS = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
@@ -58,7 +59,7 @@ class QM9(Dataset):
 
     provides: ClassVar[tuple[str, ...]] = ("point_cloud", "regression", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "size"}}
-    backbone: ClassVar[str] = "deep_sets"
+    backbone: ClassVar[str] = "point_resnet"
     release: ClassVar[str] = "qm9"
 
     target: Literal["mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"] = setting(

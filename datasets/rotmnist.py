@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from invbench.datasets._mnist import load_mnist
-from invbench.datasets._rotation import RotatedDigits
-from invbench.problem import Classification, Problem, subset
+from invbench.datasets._rotation import PIXELS, RotatedDigits
+from invbench.problem import Problem, subset
 from invbench.registry import register_dataset
 from invbench.settings import setting
+from invbench.tasks import Classification
 
 SMALL_TRAIN, SMALL_TEST = 12_000, 50_000
 
@@ -68,4 +69,4 @@ class RotMNIST(RotatedDigits):
             if len(index)
         }
         full = digits.official and self.train_size is None
-        return Problem(splits, Classification(10), "image", "full" if full else "partial")
+        return Problem(splits, Classification(10), "image", "full" if full else "partial", pixels=PIXELS)

@@ -28,10 +28,11 @@ import torch
 from numpy.typing import NDArray
 
 from invbench.errors import UserError, did_you_mean
-from invbench.problem import BinaryClassification, Dataset, Problem, Split, floats
+from invbench.problem import Dataset, Problem, Split, floats
 from invbench.registry import register_dataset
 from invbench.seeds import children
 from invbench.settings import setting
+from invbench.tasks import BinaryClassification
 
 LABEL = "_label"
 SIGNAL_MASS, SIGNAL_WIDTH = 5.279, 0.003

@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "digits": {"backbone.width": 2, "trainer.batch_size": 20},
     "rotmnist": {"backbone.width": 2, "dataset.rotation_bins": 2, "trainer.batch_size": 10},
-    "cifar10": {"dataset.transform": "fixed", "backbone.width": 2, "trainer.batch_size": 10},
+    "cifar10": {"dataset.transform": "fixed", "backbone.name": "conv13", "backbone.width": 2, "trainer.batch_size": 10},
     "colored_mnist": {"backbone.width": 8, "trainer.batch_size": 8},
     "colored_digits": {"backbone.width": 8, "trainer.batch_size": 20},
     "mario_iggy": {
@@ -40,7 +40,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "trainer.batch_size": 20,
     },
     "olivetti": {"dataset.copies": 1, "backbone.width": 2, "trainer.batch_size": 20},
-    "qm9": {"backbone.width": 8, "dataset.smallest_size": 8, "trainer.batch_size": 10, "trainer.warmup": 0.0},
+    "qm9": {
+        "backbone.width": 8,
+        "backbone.depth": 2,
+        "dataset.smallest_size": 8,
+        "trainer.batch_size": 10,
+        "trainer.warmup": 0.0,
+    },
     "linear_unit_tests": {"dataset.examples": 40},
     "chain_sem": {"dataset.examples": 40},
     "irm_regression": {"dataset.examples": 40, "dataset.validation_examples": 20, "dataset.test_examples": 20},
@@ -60,15 +66,24 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 """Settings that make a dataset's recipe quick."""
+SMALL_METHOD: dict[str, dict[str, Any]] = {"augerino": {"method.test_copies": 2}, "steerable": {"method.width": 0.25}}
+"""The same for methods."""
 PER_EXAMPLE = {"cifar10": {"trainer.batch_size": 1, "trainer.environments_per_step": 8}}
 """More of them, for methods to which every example is an environment."""
+
+
+UNCOUPLED = {"cnn_small": "mlp", "simple_conv": "mlp", "conv13": "mlp", "resnet9": "mlp", "point_resnet": "deep_sets"}
+"""A network without batch norm in the place of one with it."""
 
 
 def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cell:
     """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
     each = PER_EXAMPLE.get(dataset, {}) if "environments" in METHODS.traits(method) else {}
-    return resolve(method, dataset, seed, {"trainer.steps": 12} | SMALL[dataset] | each | given)
+    settings = {"trainer.steps": 12} | SMALL[dataset] | SMALL_METHOD.get(method, {}) | each | given
+    if METHODS.literal(method, "replaces_model", False):
+        settings = {name: value for name, value in settings.items() if not name.startswith("backbone.")}
+    return resolve(method, dataset, seed, settings)
 
 
 def possible_cells() -> list[tuple[str, str]]:
@@ -81,15 +96,37 @@ def possible_cells() -> list[tuple[str, str]]:
     ]
 
 
+def possible_uncoupled_cells() -> list[tuple[str, str]]:
+    """Those whose network can be one that treats each row by itself: not those of a method with its own."""
+    return [(m, d) for m, d in possible_cells() if not METHODS.literal(m, "replaces_model", False)]
+
+
 def without_coupling(cell: Cell) -> Cell:
     """The cell on a network that treats each row by itself and draws nothing, so that all strategies agree."""
-    if cell.spec.backbone != "cnn_small":
+    plain = UNCOUPLED.get(cell.spec.backbone)
+    still = _without_noise(cell)
+    if plain is None and not still:
         return cell
     sizes = ("steps", "batch_size", "environments_per_step")
     keep = {f"trainer.{name}": value for name, value in cell.spec.trainer.items() if name in sizes}
     data = {f"dataset.{name}": value for name, value in cell.spec.dataset_settings.items()}
-    network = {"backbone.name": "mlp", "backbone.width": 8}
-    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, keep | data | network)
+    network = {f"backbone.{name}": value for name, value in cell.spec.backbone_settings.items()}
+    network = {"backbone.name": plain, "backbone.width": 8} if plain else network
+    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, keep | data | network | still)
+
+
+def _without_noise(cell: Cell) -> dict[str, Any]:
+    """Settings that make every transformation of the method the identity, in the graph where its gradient vanishes."""
+    cloud = "point_cloud" in cell.dataset.provides
+    settings = {"widths": {}} | cell.spec.method_settings.get(cell.spec.method, {})
+    return {
+        "augerino": {"method.initial_width": -40.0, "method.initial_widths": {} if cloud else {"rotation": -40.0}},
+        "augerino_color": {"method.train_copies": 0},  # its gradient would be noise even without a change
+        "fixed_augmentation": {
+            "method.distribution": "affine",
+            "method.widths": {"rotation_x": 0.0} if cloud else dict.fromkeys(settings["widths"], 0.0),
+        },
+    }.get(cell.spec.method, {})
 
 
 def objective_of(

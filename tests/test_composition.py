@@ -10,8 +10,9 @@ from invbench.errors import UserError
 from invbench.method import Method, Outputs, as_outputs, scalars
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
-from invbench.problem import Batch, BinaryClassification, Problem, Split
+from invbench.problem import Batch, Problem, Split
 from invbench.spec import resolve
+from invbench.tasks import BinaryClassification
 from invbench.trees import sole
 
 

@@ -18,8 +18,9 @@ from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.rotmnist import RotMNIST
 from invbench.datasets.spirals import Spirals
 from invbench.errors import UserError
-from invbench.problem import Problem, Regression
+from invbench.problem import Problem
 from invbench.seeds import stream
+from invbench.tasks import Regression
 
 SEED = stream(0, "data")
 

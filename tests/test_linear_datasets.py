@@ -16,10 +16,11 @@ from invbench.datasets.irm_regression import IRMRegression
 from invbench.datasets.linear_unit_tests import LinearUnitTests
 from invbench.errors import UserError
 from invbench.evaluation import coefficient_errors
-from invbench.problem import LinearLaw, Problem, Regression, Split
+from invbench.problem import LinearLaw, Problem, Split
 from invbench.runner import build_model, run
 from invbench.seeds import stream
 from invbench.spec import resolve
+from invbench.tasks import Regression
 from invbench.trainer import Trainer
 
 SEED = stream(0, "data")

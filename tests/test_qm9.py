@@ -14,10 +14,11 @@ from invbench.backbones.deep_sets import charge_features
 from invbench.datasets.qm9 import COLUMNS, FREE_ATOMS, QM9, divided, parse_xyz
 from invbench.errors import UserError
 from invbench.point_clouds import points
-from invbench.problem import Problem, Regression
+from invbench.problem import Problem
 from invbench.runner import build_model
 from invbench.seeds import stream
 from invbench.spec import resolve
+from invbench.tasks import Regression
 
 SEED = stream(0, "data")
 CHARGE = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}

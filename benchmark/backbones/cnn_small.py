@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead
+from invbench.backbone import Backbone, FeaturesAndHead, convolution
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
@@ -28,21 +28,17 @@ class SmallCNN(Backbone):
     def build(self, problem: Problem) -> nn.Module:
         k, channels = self.width, problem.input_shape[0]
         features = nn.Sequential(
-            *_convolution(channels, k),
-            *_convolution(k, k),
-            *_convolution(k, 2 * k),
+            *convolution(channels, k),
+            *convolution(k, k),
+            *convolution(k, 2 * k),
             nn.MaxPool2d(2),
             nn.Dropout2d(self.dropout),
-            *_convolution(2 * k, 2 * k),
+            *convolution(2 * k, 2 * k),
             nn.MaxPool2d(2),
             nn.Dropout2d(self.dropout),
-            *_convolution(2 * k, 2 * k),
+            *convolution(2 * k, 2 * k),
             nn.Dropout2d(self.dropout),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
         return FeaturesAndHead(features, nn.Linear(2 * k, problem.task.outputs))
-
-
-def _convolution(channels: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from invbench.backbone import Backbone, FeaturesAndHead
-from invbench.point_clouds import points
+from invbench.point_clouds import CHARGE_FEATURES, charge_features, points
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
-
-SPECIES = (1, 6, 7, 8, 9)
-LARGEST_CHARGE = 9
 
 
 @register_backbone("deep_sets")
@@ -37,7 +34,7 @@ class _Features(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.point = _two_layers(3 + 3 * len(SPECIES), width)
+        self.point = _two_layers(3 + CHARGE_FEATURES, width)
         self.cloud = _two_layers(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,13 +46,6 @@ class _Features(nn.Module):
         summed = (self.point(features) * there).sum(-2)
         cloud: Tensor = self.cloud(summed / count[..., 0, :].sqrt())
         return cloud
-
-
-def charge_features(charges: Tensor) -> Tensor:
-    """Charges (..., n) -> (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
-    species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
-    powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
-    return (species[..., :, None] * powers[..., None, :]).flatten(-2)
 
 
 def _two_layers(inputs: int, width: int) -> nn.Sequential:

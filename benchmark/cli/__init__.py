@@ -8,6 +8,7 @@ import typer
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
+from invbench.cli.plot import plot
 from invbench.cli.run import run
 from invbench.cli.table import table
 from invbench.errors import Interrupted, RunFailed, UserError
@@ -26,6 +27,7 @@ app.command()(run)
 app.command()(ls)
 app.command()(show)
 app.command()(table)
+app.command()(plot)
 app.add_typer(data_app)
 app.command()(doctor)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.plot import writable_picture
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 
@@ -78,10 +79,7 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     from invbench.seeds import stream
     from invbench.spec import resolve
 
-    if picture.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--picture {picture}: the name must end in .png, .pdf or .svg")
-    if not picture.absolute().parent.is_dir():
-        raise UserError(f"--picture {picture}: there is no folder {picture.absolute().parent}")
+    writable_picture(picture, "--picture")
     cell = resolve("erm", name, seed, parse_assignments(settings))
     problem = cell.dataset.load(stream(seed, "data"))
     contact_sheet(problem, " ".join([name, *settings]), picture)

@@ -1,0 +1,39 @@
+"""The "13-layer" convolutional network of Augerino's CIFAR-10 experiment."""
+
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import nn
+
+from invbench.backbone import Backbone, FeaturesAndHead, convolution
+from invbench.problem import Problem
+from invbench.registry import register_backbone
+from invbench.settings import Choice, setting
+
+
+@register_backbone("conv13")
+class Conv13(Backbone):
+    """Three stages of three 3x3 convolutions with batch norm, then the mean over the map.
+
+    Stages [3 -> k, k -> k, k -> 2k], [2k -> 2k] x 3, [2k -> 2k] x 3, max-pooling after the first two, dropout of whole
+    channels after each (arXiv 2010.11882, released code: k = 128, 3,993,482 parameters).
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("image",)
+
+    width: int = setting(128, "channels of the first two convolutions, half of the others'", ge=1)
+    dropout: float = setting(
+        0.3, "probability of dropping a channel in training", ge=0, lt=1, search=Choice((0.0, 0.3))
+    )
+
+    def build(self, problem: Problem) -> nn.Module:
+        k = self.width
+        stages = (problem.input_shape[0], k, k, 2 * k), (2 * k,) * 4, (2 * k,) * 4
+        layers: list[nn.Module] = []
+        for number, stage in enumerate(stages):
+            layers += [nn.MaxPool2d(2)] if number else []
+            for inputs, outputs in pairwise(stage):
+                layers += convolution(inputs, outputs)
+            layers.append(nn.Dropout2d(self.dropout))
+        features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return FeaturesAndHead(features, nn.Linear(2 * k, problem.task.outputs))

@@ -1,0 +1,54 @@
+"""`bench plot`: figures of finished runs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invbench.errors import UserError
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+class Kind(StrEnum):
+    """What can be drawn."""
+
+    profile = "profile"
+    widths = "widths"
+    angle = "angle"
+
+
+def plot(
+    kind: Annotated[
+        Kind, typer.Argument(help="profile: invariance; widths: what was learned; angle: one image turned.")
+    ],
+    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
+    out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("figure.png"),
+    mark: Annotated[list[float] | None, typer.Option(help="widths: an angle in radians to mark, both ways.")] = None,
+    example: Annotated[int, typer.Option(min=0, help="angle: which test image.")] = 0,
+) -> None:
+    """Draw finished runs."""
+    writable_picture(out, "--out")
+    from invbench import figures
+
+    paths = results or [Path("results")]
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"no results folder {path}; runs write to 'results' unless --out says otherwise")
+    if kind is Kind.profile:
+        figure = figures.profile(paths)
+    elif kind is Kind.widths:
+        figure = figures.widths(paths, mark or [])
+    else:
+        figure = figures.angle(paths, example)
+    figure.savefig(out, dpi=150)
+    typer.echo(str(out))
+
+
+def writable_picture(path: Path, option: str) -> None:
+    """Raise UserError unless a picture can be written there."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"{option} {path}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.absolute().parent}")

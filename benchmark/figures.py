@@ -1,0 +1,214 @@
+"""Figures of finished runs. One colour per method; bands are the range over seeds."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.errors import UserError
+from invbench.evaluation import predictions
+from invbench.images import rotate
+from invbench.problem import Problem
+from invbench.records import Record, RunFolder, run_folders
+from invbench.tasks import Regression
+from invbench.trained import trained
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+"""Okabe and Ito's, told apart by all kinds of eyes."""
+PANEL = 2.6
+"""Inches."""
+ANGLES = 73
+"""Of an image that is turned once round: every 5 degrees."""
+
+Curves = list[NDArray[np.float64]]
+
+
+def finished(paths: Iterable[Path]) -> list[tuple[RunFolder, Record]]:
+    """Every run at or below the paths that is done. Raises UserError where there is none."""
+    folders = [folder for path in paths for folder in run_folders(path)]
+    records = [(folder, record) for folder in folders if (record := folder.read_record()) and record.status == "done"]
+    if not records:
+        raise UserError(f"no finished run in {', '.join(map(str, paths))}; `bench run` makes one")
+    return records
+
+
+def profile(paths: Sequence[Path]) -> Figure:
+    """Mean change of the prediction over the magnitude of each generator: a row per dataset, a panel per generator."""
+    records = [record for _, record in finished(paths) if record.invariance]
+    if not records:
+        raise UserError("none of these runs has an invariance profile; images and point clouds have one")
+    datasets = sorted({record.spec.dataset for record in records})
+    colours = _colours(record.spec.method for record in records)
+    longest = max(len(record.invariance["generators"]) for record in records)
+    figure = Figure(figsize=(PANEL * longest, 0.7 + PANEL * len(datasets)), layout="constrained")
+    axes = figure.subplots(len(datasets), longest, squeeze=False, sharey="row")
+    for dataset, row in zip(datasets, axes, strict=True):
+        own = [record for record in records if record.spec.dataset == dataset]
+        for name, place in zip(own[0].invariance["generators"], row, strict=False):
+            for method in colours:
+                profiles = [r.invariance["generators"][name] for r in own if r.spec.method == method]
+                if profiles:
+                    changes = [np.asarray(p["changes"]) for p in profiles]
+                    _band(place, np.asarray(profiles[0]["magnitudes"]), changes, colours[method], method)
+            place.set_xlabel(name.replace("_", " "), fontsize=9)
+        for place in row[len(own[0].invariance["generators"]) :]:
+            place.set_axis_off()
+        units = own[0].data.get("units") or "total variation"
+        row[0].set_ylabel(f"{dataset}\nchange of the prediction\n({units})", fontsize=9)
+    return _finish(figure, axes.ravel().tolist())
+
+
+def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
+    """What each run has learned besides the weights, over its steps: all numbers, and the interval of the rotation.
+
+    Args:
+        marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
+    """
+    runs = [(record, _curves(folder)) for folder, record in finished(paths)]
+    runs = [(record, curves) for record, curves in runs if any(_numbers(curves))]
+    if not runs:
+        raise UserError("none of these runs learned a distribution of augmentations; augerino does")
+    names = list(dict.fromkeys(name for _, curves in runs for name in _numbers(curves)))
+    cells = list(dict.fromkeys((record.spec.method, record.spec.dataset) for record, _ in runs))
+    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(cells)), layout="constrained")
+    axes = figure.subplots(len(cells), 2, squeeze=False)
+    colours = _colours(names)
+    for (method, dataset), (left, right) in zip(cells, axes, strict=True):
+        own = [curves for record, curves in runs if (record.spec.method, record.spec.dataset) == (method, dataset)]
+        for name in _numbers(own[0]):
+            _lines(left, own, {name: (name.partition(".")[2].replace("_", " "), colours[name])})
+        left.set_ylabel(f"{method} on {dataset}\n" + names[0].partition(".")[0], fontsize=9)
+        _interval(right, own, marks)
+        left.legend(fontsize=8)
+    for place in axes[-1]:
+        place.set_xlabel("step", fontsize=9)
+    return _finish(figure, [])
+
+
+def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
+    """± half the rotation's width, one line per run, with marks."""
+    if "width.rotation" not in runs[0]:
+        place.set_axis_off()
+        return
+    for curves in runs:
+        for sign in (-1, 1):
+            place.plot(curves["step"], sign * curves["width.rotation"] / 2, color=COLOURS[0], linewidth=1.2)
+    for mark in marks:
+        for sign in (-1, 1):
+            place.axhline(sign * mark, color="#606060", linestyle="--", linewidth=0.8)
+            place.annotate(
+                f"{sign * mark / np.pi:+.2g}π", (1.01, sign * mark), xycoords=("axes fraction", "data"), fontsize=8
+            )
+    place.set_ylabel("rotations drawn from between\n± half the width (radians)", fontsize=9)
+
+
+def _lines(place: Axes, runs: list[pd.DataFrame], shown: Mapping[str, tuple[str, str]]) -> None:
+    for name, (label, colour) in shown.items():
+        for number, curves in enumerate(runs):
+            place.plot(curves["step"], curves[name], color=colour, linewidth=1.2, label=label if number == 0 else None)
+
+
+def _numbers(curves: pd.DataFrame) -> list[str]:
+    """Columns of learned numbers: those that have a gradient beside them."""
+    gradients = {str(name).replace("_gradient.", ".", 1) for name in curves.columns if "_gradient." in str(name)}
+    return [str(name) for name in curves.columns if name in gradients]
+
+
+def _curves(folder: RunFolder) -> pd.DataFrame:
+    return pd.read_parquet(folder.curves)
+
+
+def angle(paths: Sequence[Path], example: int) -> Figure:
+    """The prediction on one test image that is turned once round: the right class's probability, or the answer.
+
+    Args:
+        example: which of the first run's test images; every run is shown the same.
+    """
+    runs = [trained(folder.path) for folder, _ in finished(paths)]
+    problem = runs[0].problem
+    if problem.kind != "image" or len({run.cell.spec.dataset for run in runs}) > 1:
+        raise UserError("a prediction against the angle needs runs on one dataset of images")
+    split = problem.splits["test"]
+    if not 0 <= example < len(split):
+        raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
+    angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
+    turned = _turned(problem, split.x[example], angles)
+    colours = _colours(run.cell.spec.method for run in runs)
+    figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
+    picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
+    _show(picture, problem, split.x[example])
+    for method, colour in colours.items():
+        own = [run for run in runs if run.cell.spec.method == method]
+        answers = [_answer(run.problem, run.model, turned, split.y[example]) for run in own]
+        _band(place, np.rad2deg(angles.numpy()), answers, colour, method)
+    units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
+    place.set_ylabel(units or "probability of the right class")
+    place.set_xlabel("turned by (degrees)")
+    place.set_xticks(range(-180, 181, 45))
+    return _finish(figure, [place])
+
+
+def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
+    """One standardised image (C, H, W) at all angles, black outside."""
+    black = problem.pixels.black(image)
+    return rotate((image - black).expand(len(angles), -1, -1, -1), angles) + black
+
+
+def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float64]:
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        prediction = torch.cat(list(predictions(model, x)))
+    task = problem.task
+    if isinstance(task, Regression):
+        answer = prediction[:, 0] * task.std + task.mean
+    elif task.outputs == 1:
+        answer = (prediction[:, 0] * (2 * y - 1)).sigmoid()
+    else:
+        answer = prediction.softmax(-1)[:, int(y)]
+    return np.asarray(answer.double())
+
+
+def _show(place: Axes, problem: Problem, image: Tensor) -> None:
+    pixels = np.asarray(problem.pixels.restored(image).clamp(0, 1).permute(1, 2, 0))
+    place.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    place.set(xticks=[], yticks=[])
+
+
+def _band(place: Axes, x: NDArray[Any], runs: Curves, colour: str, label: str) -> None:
+    """The mean of the runs and their range."""
+    values = np.stack(runs)
+    place.plot(x, values.mean(0), color=colour, linewidth=1.5, label=f"{label} (n = {len(runs)})")
+    if len(runs) > 1:
+        place.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    unique = list(dict.fromkeys(names))
+    if len(unique) > len(COLOURS):
+        raise UserError(f"{len(unique)} curves in one figure cannot be told apart; give fewer runs")
+    return dict(zip(unique, COLOURS, strict=False))
+
+
+def _finish(figure: Figure, labelled: list[Axes]) -> Figure:
+    """Small ticks, a light grid, and one legend below for all panels."""
+    for place in figure.axes:
+        place.tick_params(labelsize=8)
+        if place.axison and not place.images:
+            place.grid(alpha=0.25, linewidth=0.5)
+    handles: dict[str, Any] = {}
+    for place in labelled:
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+            handles.setdefault(textwrap.shorten(label, 60), handle)
+    if handles:
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=9
+        )
+    return figure

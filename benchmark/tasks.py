@@ -1,0 +1,139 @@
+"""What is predicted: the loss that defines the risk, the scores that are reported, what an average prediction is."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Average = Literal["log_probabilities", "probabilities", "logits"]
+"""What is averaged over copies of an input."""
+
+
+class Task(ABC):
+    """What is predicted: the loss that defines the risk, and the scores that are reported.
+
+    `losses` and the values of `scores` keep the leading shape of their arguments, one number per example, so that an
+    environment's risk or a split's metric is their mean.
+    """
+
+    outputs: int
+    """Width of the prediction."""
+    primary: str
+    """The metric that tables show when none is asked for."""
+
+    @abstractmethod
+    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """prediction (..., outputs), y (...) -> loss (...)."""
+
+    @abstractmethod
+    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """prediction (..., outputs), y (...) -> each metric's value per example (...)."""
+
+    @abstractmethod
+    def average(self, predictions: Tensor, of: Average) -> Tensor:
+        """The one prediction (..., outputs) that stands for those of K copies (K, ..., outputs)."""
+
+    @abstractmethod
+    def change(self, first: Tensor, second: Tensor) -> Tensor:
+        """How far two predictions (..., outputs) are apart (...).
+
+        Classification: total variation distance of the class probabilities, 0 to 1. Regression: absolute difference in
+        the reported units.
+        """
+
+
+@dataclass(frozen=True)
+class BinaryClassification(Task):
+    """Labels 0.0 and 1.0, one logit, binary cross-entropy in nats."""
+
+    outputs: int = 1
+    primary: str = "accuracy"
+
+    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(prediction.squeeze(-1), y, reduction="none")
+
+    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
+        correct = (prediction.squeeze(-1) > 0) == (y > 0.5)
+        return {"accuracy": correct.double(), "loss": self.losses(prediction, y)}
+
+    def average(self, predictions: Tensor, of: Average) -> Tensor:
+        """Averaged log-probabilities, once they sum to one again, are averaged logits."""
+        if of != "probabilities":
+            return predictions.mean(0)
+        return torch.logsumexp(F.logsigmoid(predictions), 0) - torch.logsumexp(F.logsigmoid(-predictions), 0)
+
+    def change(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first.sigmoid() - second.sigmoid()).abs().squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Integer labels below `outputs`, one logit a class, cross-entropy in nats."""
+
+    outputs: int
+    primary: str = "accuracy"
+
+    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
+        flat = F.cross_entropy(prediction.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
+        return flat.reshape(y.shape)
+
+    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": (prediction.argmax(-1) == y).double(), "loss": self.losses(prediction, y)}
+
+    def average(self, predictions: Tensor, of: Average) -> Tensor:
+        """Logits whose softmax is, or is proportional to, the average.
+
+        Averages of logits and of log-probabilities differ by a constant per example, so their softmax is the same.
+        """
+        if of == "logits":
+            return predictions.mean(0)
+        log_probabilities = predictions.log_softmax(-1)
+        if of == "log_probabilities":
+            return log_probabilities.mean(0)
+        return log_probabilities.logsumexp(0) - math.log(len(predictions))
+
+    def change(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first.softmax(-1) - second.softmax(-1)).abs().sum(-1) / 2
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """One real target. The model predicts (y - mean) / std.
+
+    Args:
+        units: of the reported errors.
+        mean, std: of the training targets, where they are standardised.
+        loss: squared or absolute error of the standardised target.
+        factor: units in one unit of y, e.g. 1000 where y is in eV and errors are reported in meV.
+    """
+
+    units: str
+    mean: float = 0.0
+    std: float = 1.0
+    loss: Literal["squared", "absolute"] = "squared"
+    factor: float = 1.0
+    outputs: int = 1
+    primary: str = "mean_absolute_error"
+
+    def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
+        error = prediction.squeeze(-1) - (y - self.mean) / self.std
+        return error.square() if self.loss == "squared" else error.abs()
+
+    def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
+        error = self.factor * (prediction.squeeze(-1) * self.std + self.mean - y)
+        return {
+            "mean_absolute_error": error.abs(),
+            "mean_squared_error": error.square(),
+            "loss": self.losses(prediction, y),
+        }
+
+    def average(self, predictions: Tensor, of: Average) -> Tensor:
+        """The mean output, whatever is asked for: it is no logit."""
+        return predictions.mean(0)
+
+    def change(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.factor * self.std * (first - second).abs().squeeze(-1)

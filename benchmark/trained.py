@@ -1,0 +1,46 @@
+"""Finished runs, brought back to life."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from invbench.checkpoint import Checkpoint
+from invbench.errors import UserError
+from invbench.problem import Problem
+from invbench.records import RunFolder
+from invbench.runner import build_model
+from invbench.seeds import stream
+from invbench.spec import Cell, from_spec
+
+
+class Trained(NamedTuple):
+    """What a run trained, on the CPU: the model with its last weights, in evaluation mode."""
+
+    cell: Cell
+    problem: Problem
+    model: nn.Module
+
+
+def trained(path: str | Path) -> Trained:
+    """The run of a folder.
+
+    Raises:
+        UserError: the run is not done, its weights do not fit this code, or its data are others than they were.
+    """
+    folder = RunFolder(Path(path))
+    spec, record, checkpoint = folder.read_spec(), folder.read_record(), Checkpoint.load(folder.checkpoint)
+    if spec is None or record is None or checkpoint is None or record.status != "done":
+        raise UserError(f"{path} holds no finished run with its checkpoint; the command that made it finishes it")
+    cell = from_spec(spec)
+    problem = cell.dataset.load(stream(spec.seed, "data"))
+    if problem.fingerprint != record.data["fingerprint"]:
+        raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
+    dtype = getattr(torch, cell.trainer.dtype)
+    model = build_model(cell, problem).to(dtype)
+    try:
+        model.load_state_dict(checkpoint.tensors["model"])
+    except RuntimeError:
+        raise UserError(f"the weights of {path} belong to another version of the network; run it again") from None
+    return Trained(cell, problem.to(torch.device("cpu"), dtype), model.eval())

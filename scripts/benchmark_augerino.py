@@ -1,0 +1,128 @@
+"""How long Augerino's augmentation takes, against the authors' way and as a part of a training step.
+
+The layer: noise, exponential of the generators, sampling of the images, forward and backward. The authors' way, as in
+their code: the exponential is the solution of dX/dt = A X by torchdiffeq's adaptive solver (relative tolerance 1e-4),
+on the CPU whatever the device. Then one training step of cnn_small with Augerino and without, both by the engine.
+
+All ways run in this process, interleaved; times are medians and the ratios are medians of the rounds' ratios.
+
+    pip install torchdiffeq    (part of the extra `dev`)
+    python scripts/benchmark_augerino.py [--rounds 40] [--device cpu]
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+from torchdiffeq import odeint
+
+from invbench.augmentation import RandomAffine
+from invbench.machine import choose_device, describe
+from invbench.methods.augerino import Augerino
+from invbench.problem import Problem, Split
+from invbench.records import RunFolder
+from invbench.runner import build_model
+from invbench.spec import resolve
+from invbench.tasks import Classification
+from invbench.training import Training
+
+Step = Callable[[], object]
+SHAPES = {
+    "rotmnist 50x1x28x28": (50, 1, 28),
+    "mario_iggy 128x3x32x32": (128, 3, 32),
+    "olivetti 128x1x45x45": (128, 1, 45),
+    "cifar10, 4 copies 512x3x32x32": (512, 3, 32),
+}
+
+
+def layer_steps(shape: tuple[int, int, int], device: torch.device) -> tuple[Step, Step]:
+    """The layer, forward and backward: the authors' way and ours, at the authors' first widths."""
+    problem = images(*shape)
+    method = Augerino.parse(resolve("augerino", "cifar10").spec.method_settings["augerino"], "method")
+    layer = cast(RandomAffine, method.transformation(problem).to(device))
+    x = problem.splits["train"].x.to(device)
+
+    def theirs() -> None:
+        widths = layer.widths()
+        noise = torch.rand(len(x), len(widths), device=device)
+        algebra = torch.einsum("nk,kij->nij", noise * widths - widths / 2, layer.basis)
+        matrices = ode_exponential(algebra.cpu()).to(device)
+        grid = F.affine_grid(matrices[:, :2], list(x.shape), align_corners=True)
+        out = F.grid_sample(x, grid, align_corners=True)
+        out.backward(torch.ones_like(out))
+
+    def ours() -> None:
+        out = layer(x)
+        out.backward(torch.ones_like(out))
+
+    return theirs, ours
+
+
+def ode_exponential(algebra: Tensor) -> Tensor:
+    """exp(A) of matrices (N, 3, 3) as X(1), where X' = A X and X(0) = 1."""
+    one = torch.eye(algebra.shape[-1]).expand_as(algebra).clone()
+    solution: Tensor = odeint(lambda t, x: algebra @ x, one, torch.tensor([0.0, 1.0]), rtol=1e-4)
+    return solution[1]
+
+
+def images(count: int, channels: int, side: int) -> Problem:
+    """Random images of ten classes."""
+    split = Split(torch.rand(count, channels, side, side), torch.arange(count) % 10)
+    return Problem({"train": split, "test": split}, Classification(10), "image", "synthetic")
+
+
+def training_step(method: str, width: int, device: torch.device) -> Step:
+    """One step of the rotmnist recipe by the engine."""
+    cell = resolve(method, "rotmnist", 0, {"backbone.width": width})
+    problem = images(500, 1, 28)
+    model = build_model(cell, problem).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    training = Training(cell, problem.to(device, torch.float32), model, RunFolder(Path()), "", 0)
+    model.train()
+    examples, env = (part[0] for part in training.sampler.epoch(0))
+    return lambda: training.step(examples, env)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1)] = 40,
+    device: Annotated[str, typer.Option()] = "cpu",
+    width: Annotated[int, typer.Option(min=1, help="of cnn_small; the recipe's is 128")] = 128,
+) -> None:
+    """Measure and print."""
+    place = choose_device(device)
+    machine = describe(place)
+    print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
+    print(f"\n{'augmentation layer, forward and backward':<44} {'ODE ms':>8} {'ours ms':>8} {'faster':>8}")
+    for name, shape in SHAPES.items():
+        slow, fast, ratio = compare(*layer_steps(shape, place), rounds, place)
+        print(f"{name:<44} {slow:8.2f} {fast:8.2f} {ratio:7.1f}x")
+    print(f"\n{f'training step, cnn_small of width {width}':<44} {'with ms':>8} {'without':>8} {'ratio':>8}")
+    steps = (training_step(method, width, place) for method in ("augerino", "erm"))
+    with_it, without, ratio = compare(*steps, rounds, place)
+    print(f"{'rotmnist 50x1x28x28':<44} {with_it:8.1f} {without:8.1f} {ratio:7.2f}x")
+
+
+def compare(first: Step, second: Step, rounds: int, device: torch.device) -> tuple[float, float, float]:
+    """Median milliseconds of both, and the median ratio."""
+    times = [(timed(first, device), timed(second, device)) for _ in range(rounds + 3)][3:]
+    firsts, seconds = zip(*times, strict=True)
+    ratio = statistics.median(a / b for a, b in times)
+    return 1e3 * statistics.median(firsts), 1e3 * statistics.median(seconds), ratio
+
+
+def timed(step: Step, device: torch.device) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,181 @@
+"""Measured invariance, and the figures that show it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cells import load, small_cell
+from torch import Tensor, nn
+
+import invbench
+from invbench.affine import generators
+from invbench.cli import app
+from invbench.errors import UserError
+from invbench.invariance import POINTS, measure
+from invbench.problem import Problem
+from invbench.runner import build_model, run
+from invbench.trained import trained
+
+pytestmark = pytest.mark.usefixtures("standins")
+
+
+class TotalInk(nn.Module):
+    """Does not care for turns by quarters, does for size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ink = (x + 2).mean((1, 2, 3))
+        return torch.stack([ink, torch.zeros_like(ink)], dim=1)
+
+
+def digits() -> Problem:
+    return load(small_cell("erm", "digits"), torch.float64)
+
+
+def test_a_profile_is_zero_in_the_middle_and_where_the_model_is_invariant() -> None:
+    problem = digits()
+    found = measure(TotalInk(), problem, 0, 5)
+    assert found["examples"] == 128
+    assert set(found["generators"]) == set(generators(problem))
+    assert found["quarter_turns"] < 1e-12
+    assert found["reflection_error"] < 1e-12
+    for name, profile in found["generators"].items():
+        assert len(profile["magnitudes"]) == len(profile["changes"]) == POINTS
+        assert profile["changes"][POINTS // 2] == pytest.approx(0, abs=1e-12)
+        assert profile["magnitudes"][0] == -profile["magnitudes"][-1], name
+    rotation, scale = found["generators"]["rotation"], found["generators"]["scale"]
+    assert rotation["magnitudes"][-1] == pytest.approx(math.pi)
+    assert rotation["changes"][-1] == pytest.approx(0, abs=1e-6)  # half a turn
+    assert min(scale["changes"][0], scale["changes"][-1]) > 5 * max(rotation["changes"])
+
+
+def test_the_mean_change_against_a_loop() -> None:
+    problem = digits()
+    model = build_model(small_cell("erm", "digits"), problem).double().eval()
+    found = measure(model, problem, 0, 0)
+    x = problem.splits["test"].x
+    x = x[torch.linspace(0, len(x) - 1, 128).long()]
+    with torch.no_grad():
+        before = model(x).prediction.softmax(-1)
+        changes = []
+        for k in (1, 2, 3):
+            after = torch.stack([model(torch.rot90(one, k, (1, 2))[None]).prediction[0] for one in x]).softmax(-1)
+            changes.append((after - before).abs().sum(1).mean().item() / 2)
+    assert found["quarter_turns"] == pytest.approx(np.mean(changes), rel=1e-6)
+
+
+def test_a_random_model_is_compared_with_itself() -> None:
+    """Under the same random numbers: what is left at magnitude 0 is nothing."""
+    cell = small_cell("augerino", "digits")
+    problem = load(cell, torch.float64)
+    profile = measure(build_model(cell, problem).double(), problem, 0, 0)["generators"]["rotation"]
+    assert profile["changes"][POINTS // 2] == pytest.approx(0, abs=1e-9)
+    assert profile["changes"][0] > 1e-6
+
+
+def test_molecules_under_rigid_motions() -> None:
+    invariant, other = (small_cell("erm", "qm9", backbone__name=name) for name in ("egnn", "point_resnet"))
+    problem = load(invariant, torch.float64)
+    found = measure(build_model(invariant, problem).double(), problem, 0, 0)
+    assert set(found["generators"]) == set(generators(problem))
+    assert found["rigid_motions"] < 1e-6
+    assert max(found["generators"]["rotation_y"]["changes"]) < 1e-6
+    assert max(found["generators"]["scale"]["changes"]) > 1e-3
+    assert measure(build_model(other, problem).double(), problem, 0, 0)["rigid_motions"] > 1e-3
+
+
+def test_vectors_have_no_profile(tmp_path: Path) -> None:
+    record = run("erm", "pivot", settings={"trainer.steps": 2}, out=tmp_path)
+    assert record.invariance == {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of augerino, one of erm."""
+    out = tmp_path_factory.mktemp("results")
+    for method, seed in (("augerino", 0), ("augerino", 1), ("erm", 0)):
+        run(method, "digits", seed=seed, settings={"trainer.steps": 6, "backbone.width": 2}, out=out)
+    return out
+
+
+@pytest.fixture
+def results(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "results")
+
+
+def bench(*arguments: str) -> None:
+    app(list(arguments), standalone_mode=False)
+
+
+def test_records_and_tables_have_it(results: Path) -> None:
+    rows = invbench.load_results(results)
+    records = [json.loads(path.read_text()) for path in results.glob("*/record.json")]
+    means = {r["run_id"]: np.mean(r["invariance"]["generators"]["rotation"]["changes"]) for r in records}
+    assert dict(zip(rows["run_id"], rows["invariance.rotation"], strict=True)) == pytest.approx(means)
+    assert rows["invariance.quarter_turns"].notna().all()
+    shown = invbench.table(rows, "invariance.rotation")
+    assert dict(zip(shown["method"], shown["n"], strict=True)) == {"augerino": 2, "erm": 1}
+
+
+@pytest.mark.parametrize("arguments", [("profile",), ("widths", "--mark", "0.785"), ("angle", "--example", "3")])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_figures_are_drawn(results: Path, tmp_path: Path, arguments: tuple[str, ...], suffix: str) -> None:
+    picture = tmp_path / f"figure.{suffix}"
+    kind, *options = arguments
+    bench("plot", kind, str(results), "--out", str(picture), *options)
+    assert picture.stat().st_size > 5000
+
+
+def test_mistakes_in_plotting_are_one_line(results: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (("profile", str(tmp_path / "none")), "no results folder"),
+        (("profile", str(results), "--out", "figure.txt"), "must end in .png, .pdf or .svg"),
+        (
+            ("angle", str(results), "--out", str(tmp_path / "a.png"), "--example", "9999"),
+            "test examples 0 to",
+        ),
+        (("widths", str(only(results, "erm")), "--out", str(tmp_path / "a.png")), "learned a distribution"),
+    ):
+        with pytest.raises(UserError, match=message):
+            bench("plot", *arguments)
+
+
+def only(results: Path, method: str) -> Path:
+    rows = invbench.load_results(results)
+    return Path(rows.loc[rows["method"] == method, "path"].iloc[0])
+
+
+def test_a_trained_model_comes_back(results: Path) -> None:
+    path = only(results, "erm")
+    back = trained(path)
+    assert not back.model.training
+    record = json.loads((path / "record.json").read_text())
+    split = back.problem.splits["test"]
+    with torch.no_grad():
+        accuracy = (back.model(split.x).prediction.argmax(1) == split.y).double().mean().item()
+    assert accuracy == pytest.approx(record["metrics"]["test_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "checkpoint.safetensors").unlink(), "holds no finished run"),
+        (lambda path: edit(path, "data", "fingerprint"), "are not what they were"),
+    ],
+)
+def test_what_cannot_come_back_says_so(results: Path, damage: Any, message: str) -> None:
+    path = only(results, "erm")
+    damage(path)
+    with pytest.raises(UserError, match=message):
+        trained(path)
+
+
+def edit(path: Path, *keys: str) -> None:
+    record = json.loads((path / "record.json").read_text())
+    record[keys[0]][keys[1]] = "other"
+    (path / "record.json").write_text(json.dumps(record))
