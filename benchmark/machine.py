@@ -8,6 +8,8 @@ import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -102,6 +104,15 @@ def sources_hash(*classes: type) -> str:
         if not cls.__module__.startswith("invbench."):
             digest.update(_source_of(cls))
     return digest.hexdigest()[:16]
+
+
+def timed(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, until the device has done its part."""
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 def peak_memory(device: torch.device) -> int:

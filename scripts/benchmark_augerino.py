@@ -11,7 +11,6 @@ All ways run in this process, interleaved; times are medians and the ratios are 
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast
@@ -23,7 +22,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from invbench.augmentation import RandomAffine
-from invbench.machine import choose_device, describe
+from invbench.machine import choose_device, describe, timed
 from invbench.methods.augerino import Augerino
 from invbench.problem import Problem, Split
 from invbench.records import RunFolder
@@ -113,15 +112,6 @@ def compare(first: Step, second: Step, rounds: int, device: torch.device) -> tup
     firsts, seconds = zip(*times, strict=True)
     ratio = statistics.median(a / b for a, b in times)
     return 1e3 * statistics.median(firsts), 1e3 * statistics.median(seconds), ratio
-
-
-def timed(step: Step, device: torch.device) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

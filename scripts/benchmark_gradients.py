@@ -9,7 +9,6 @@ optimiser; the printed times are medians and the ratios are medians of the round
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ import typer
 from torch import Tensor
 
 from invbench.gradients import choose_strategy
-from invbench.machine import choose_device, describe
+from invbench.machine import choose_device, describe, timed
 from invbench.records import RunFolder
 from invbench.runner import build_model
 from invbench.sampling import Sampler
@@ -84,7 +83,7 @@ def main(
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(rounds + 2):
         for name, step in ways.items():
-            seconds = _timed(step, place)
+            seconds = timed(step, place)
             if index >= 2:
                 times[name].append(seconds)
     machine = describe(place)
@@ -95,14 +94,6 @@ def main(
         gain = statistics.median(r / v for r, v in zip(times["reference"], values, strict=True))
         cost = statistics.median(v / e for v, e in zip(values, times["erm"], strict=True))
         print(f"{name:<16} {1e3 * statistics.median(values):8.1f} {gain:21.1f}x {cost:9.2f}x")
-
-
-def _timed(step: Step, device: torch.device) -> float:
-    began = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -79,11 +79,15 @@ UNCOUPLED = {"cnn_small": "mlp", "simple_conv": "mlp", "conv13": "mlp", "resnet9
 def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cell:
     """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
+    return resolve(method, dataset, seed, {"trainer.steps": 12} | small_settings(method, dataset) | given)
+
+
+def small_settings(method: str, dataset: str) -> dict[str, Any]:
+    """What makes a cell quick."""
     each = PER_EXAMPLE.get(dataset, {}) if "environments" in METHODS.traits(method) else {}
-    settings = {"trainer.steps": 12} | SMALL[dataset] | SMALL_METHOD.get(method, {}) | each | given
-    if METHODS.literal(method, "replaces_model", False):
-        settings = {name: value for name, value in settings.items() if not name.startswith("backbone.")}
-    return resolve(method, dataset, seed, settings)
+    settings = SMALL[dataset] | SMALL_METHOD.get(method, {}) | each
+    own = METHODS.literal(method, "replaces_model", False)
+    return {name: value for name, value in settings.items() if not (own and name.startswith("backbone."))}
 
 
 def possible_cells() -> list[tuple[str, str]]:

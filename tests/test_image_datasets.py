@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._coloring import coloured
-from invbench.datasets.cifar10 import CIFAR10, DEVIATION, MEAN
+from invbench.datasets.cifar10 import CIFAR10, IMAGENET
 from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.colored_mnist import ColoredMNIST
 from invbench.datasets.digits import SmallDigits
@@ -132,7 +132,8 @@ def test_cifar10_pixels_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     record = np.fromfile(tmp_path / "cifar-10-batches-bin/data_batch_2.bin", np.uint8).reshape(-1, 3073)[0]
     assert problem.splits["train"].y[30] == record[0]
     np.testing.assert_array_equal((problem.splits["train"].x[30] * 255).round().numpy().ravel(), record[1:])
-    scaled = make().splits["test"].x * DEVIATION[:, None, None] + MEAN[:, None, None]
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    scaled = make().splits["test"].x * deviation + mean
     assert torch.allclose(scaled, problem.splits["test"].x, atol=1e-6)
     assert make(train_size=7).splits["train"].x.shape == (7, 3, 32, 32)
     with pytest.raises(UserError, match="is 51, but there are only 50"):
@@ -169,7 +170,7 @@ def test_cifar10_environments_and_augmentation(tmp_path: Path, monkeypatch: pyte
     assert problem.augment is not None
     changed = problem.augment(problem.splits["train"].x)
     assert changed.shape == problem.splits["train"].x.shape
-    black = (-MEAN / DEVIATION)[:, None]
+    black = -torch.tensor(IMAGENET.mean)[:, None] / torch.tensor(IMAGENET.deviation)[:, None]
     corner = changed[:, :, 0, 0].T
     assert torch.isclose(corner, black, atol=1e-5).all(0).any(), "the padding is black"
 

@@ -49,9 +49,9 @@ def test_angle_bins() -> None:
 
 
 def test_random_crops_are_shifts_of_the_padded_image() -> None:
-    images, fill = torch.rand(200, 3, 8, 8), torch.tensor([-1.0, -2.0, -3.0])
+    images, fill = torch.rand(200, 3, 8, 8), torch.tensor([-1.0, -2.0, -3.0])[:, None, None]
     crops = random_crop(images, 2, fill)
-    padded = fill[:, None, None].repeat(200, 1, 12, 12)
+    padded = fill.repeat(200, 1, 12, 12)
     padded[:, :, 2:10, 2:10] = images
     shifts = [
         (top, left)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standins import METHANE, add_text, write_qm9
 
-from invbench.backbones.deep_sets import charge_features
 from invbench.datasets.qm9 import COLUMNS, FREE_ATOMS, QM9, divided, parse_xyz
 from invbench.errors import UserError
-from invbench.point_clouds import points
+from invbench.point_clouds import charge_features, points
 from invbench.problem import Problem
 from invbench.runner import build_model
 from invbench.seeds import stream

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from cells import SMALL, possible_cells
+from cells import possible_cells, small_settings
 
 from invbench.checkpoint import Checkpoint
 from invbench.configuration import parse_yaml
@@ -35,7 +35,7 @@ def first_cells() -> list[tuple[str, str]]:
 
 def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[str]:
     """A small run that writes a checkpoint after every step."""
-    settings = {"trainer.steps": steps} | SMALL[dataset]
+    settings = {"trainer.steps": steps} | small_settings(method, dataset)
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     code = "from invbench.cli import main; main()"
     verb = ["run", "-m", method, "-d", dataset, *sets, "--out", str(out), "--checkpoint-seconds", "0", "--json"]
