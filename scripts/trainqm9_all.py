@@ -29,7 +29,7 @@ from invbench.spec import Cell, resolve
 
 _device = "cpu"
 METHODS = ("erm", "fixed_augmentation", "augerino")
-SMALL = {"backbone.width": 64, "backbone.depth": 3, "trainer.epochs": 30}
+SMALL = {"backbone.width": 64, "backbone.depth": 3, "trainer.epochs": 20}
 
 
 class Task(StrEnum):

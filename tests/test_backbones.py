@@ -8,9 +8,8 @@ from cells import load, small_cell
 from torch import Tensor, nn
 
 from invbench.affine import random_motion
-from invbench.backbones.point_resnet import MaskedNorm
 from invbench.method import as_outputs
-from invbench.point_clouds import points
+from invbench.point_clouds import charge_features, points
 from invbench.problem import Problem, Split
 from invbench.registry import BACKBONES
 from invbench.tasks import Classification, Regression
@@ -119,37 +118,41 @@ def answer(model: nn.Module, x: Tensor) -> Tensor:
         return as_outputs(model(x)).prediction
 
 
-def test_masked_norm_is_batch_norm_of_what_is_there() -> None:
-    x, mask = torch.randn(4, 5, 3), (torch.rand(4, 5) < 0.6).float()
-    ours, theirs = MaskedNorm(3), nn.BatchNorm1d(3)
-    there = mask.bool()
-    for _ in range(2):
-        assert torch.allclose(ours(x, mask)[there], theirs(x[there]), atol=1e-5)
-    assert torch.allclose(ours.running_mean, theirs.running_mean, atol=1e-6)  # type: ignore[arg-type]
-    assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)  # type: ignore[arg-type]
-    ours.eval(), theirs.eval()
-    assert torch.allclose(ours(x, mask)[there], theirs(x[there]), atol=1e-5)
+def test_batch_norm_sees_only_what_is_there(molecules: Problem) -> None:
+    """Running statistics after one pass are those of the points, and of the pairs, one by one."""
+    model = built("point_resnet", molecules, width=8, depth=1).double()
+    x = molecules.splits["train"].x[:5]
+    model(x)
+    features = model.features
+    rows, differences = [], []
+    for cloud in x:
+        there = cloud[cloud[:, 3] > 0]
+        rows.append(features.embedding(charge_features(there[:, 3])))  # type: ignore[operator, union-attr]
+        differences.append((there[:, None, :3] - there[None, :, :3]).flatten(0, 1))
+    norm, kernel = features.blocks[0].reduce[0], features.blocks[0].convolution.kernel  # type: ignore[index, union-attr]
+    for found, values in ((norm, torch.cat(rows)), (kernel[1], kernel[0](torch.cat(differences)))):  # type: ignore[index, operator, union-attr]
+        assert torch.allclose(found.running_mean, 0.1 * values.mean(0))  # type: ignore[union-attr, arg-type]
+        assert torch.allclose(found.running_var, 0.9 + 0.1 * values.var(0))  # type: ignore[union-attr, arg-type]
 
 
 def test_the_convolution_is_a_sum_over_pairs(molecules: Problem) -> None:
     """y_i = W (1/n) Σ_j v_j ⊗ φ(a_ij) + b, one pair at a time."""
     model = trained_a_little("point_resnet", molecules, width=8, depth=1, group="translation")
     part = model.features.blocks[0].convolution  # type: ignore[union-attr, index]
+    seen: list[Tensor] = []
+    part.register_forward_hook(lambda _, given, out: seen.extend([*given[:2], out]))  # type: ignore[operator]
     x = molecules.splits["train"].x[:1]
+    answer(model, x)
+    values, elements, found = seen
     positions, _, mask = points(x)
-    count = int(mask.sum())
-    values = torch.randn(1, x.shape[1], 2, dtype=x.dtype) * mask[..., None]
-    there = mask.to(x)
-    elements = positions[:, :, None] - positions[:, None]
-    found = part(values, elements, there, there[:, :, None] * there[:, None])  # type: ignore[operator]
-    for i in range(count):
-        total = torch.zeros(2 * 16, dtype=x.dtype)
-        for j in range(count):
-            kernel = elements[0, i, j]
-            for layer, norm in zip(part.layers, part.norms, strict=True):  # type: ignore[arg-type, union-attr]
-                kernel = nn.functional.silu(norm(layer(kernel)[None], torch.ones(1, dtype=x.dtype)))[0]
-            total += torch.outer(kernel, values[0, j]).flatten()
-        assert torch.allclose(found[0, i], part.mix(total / count), atol=1e-8)  # type: ignore[operator]
+    positions = positions[mask]
+    for i in range(len(positions)):
+        total = torch.zeros(16, 2, dtype=x.dtype)
+        for j in range(len(positions)):
+            element = positions[i] - positions[j]
+            assert torch.allclose(elements[i * len(positions) + j], element)
+            total += torch.outer(part.kernel(element[None])[0], values[j])  # type: ignore[operator]
+        assert torch.allclose(found[i], part.mix(total.flatten() / len(positions)), atol=1e-8)  # type: ignore[operator]
 
 
 def test_memory_of_the_convolution_does_not_grow_with_pairs_times_channels() -> None:
