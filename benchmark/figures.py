@@ -1,7 +1,7 @@
 """Figures of finished runs. One colour per method; bands are the range over seeds."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from invbench.evaluation import predictions
 from invbench.images import rotate
 from invbench.problem import Problem
 from invbench.records import Record, RunFolder, run_folders
+from invbench.spec import RunSpec
 from invbench.tasks import Regression
 from invbench.trained import trained
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 """Okabe and Ito's, told apart by all kinds of eyes."""
+LINES = ("-", "--", ":")
 PANEL = 2.6
 """Inches."""
 ANGLES = 73
 """Of an image that is turned once round: every 5 degrees."""
 
 Curves = list[NDArray[np.float64]]
+Style = dict[str, Any]
 
 
 def finished(paths: Iterable[Path]) -> list[tuple[RunFolder, Record]]:
@@ -45,23 +48,22 @@ def profile(paths: Sequence[Path]) -> Figure:
     records = [record for _, record in finished(paths) if record.invariance]
     if not records:
         raise UserError("none of these runs has an invariance profile; images and point clouds have one")
-    datasets = sorted({record.spec.dataset for record in records})
-    colours = _colours(record.spec.method for record in records)
+    groups = _groups([record.spec for record in records])
+    datasets = sorted({dataset for _, dataset in groups})
+    styles = _styles(label for label, _ in groups)
     longest = max(len(record.invariance["generators"]) for record in records)
     figure = Figure(figsize=(PANEL * longest, 0.7 + PANEL * len(datasets)), layout="constrained")
     axes = figure.subplots(len(datasets), longest, squeeze=False, sharey="row")
-    for dataset, row in zip(datasets, axes, strict=True):
-        own = [record for record in records if record.spec.dataset == dataset]
-        for name, place in zip(own[0].invariance["generators"], row, strict=False):
-            for method in colours:
-                profiles = [r.invariance["generators"][name] for r in own if r.spec.method == method]
-                if profiles:
-                    changes = [np.asarray(p["changes"]) for p in profiles]
-                    _band(place, np.asarray(profiles[0]["magnitudes"]), changes, colours[method], method)
+    for (label, dataset), members in groups.items():
+        row = axes[datasets.index(dataset)]
+        measured = [records[i].invariance["generators"] for i in members]
+        for name, place in zip(measured[0], row, strict=False):
+            changes = [np.asarray(profiles[name]["changes"]) for profiles in measured]
+            _band(place, np.asarray(measured[0][name]["magnitudes"]), changes, styles[label], label)
             place.set_xlabel(name.replace("_", " "), fontsize=9)
-        for place in row[len(own[0].invariance["generators"]) :]:
+        for place in row[len(measured[0]) :]:
             place.set_axis_off()
-        units = own[0].data.get("units") or "total variation"
+        units = records[members[0]].data.get("units") or "total variation"
         row[0].set_ylabel(f"{dataset}\nchange of the prediction\n({units})", fontsize=9)
     return _finish(figure, axes.ravel().tolist())
 
@@ -72,22 +74,24 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     Args:
         marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
     """
-    runs = [(record, _curves(folder)) for folder, record in finished(paths)]
-    runs = [(record, curves) for record, curves in runs if any(_numbers(curves))]
+    runs = [(record.spec, pd.read_parquet(folder.curves)) for folder, record in finished(paths)]
+    runs = [(spec, curves) for spec, curves in runs if _numbers(curves)]
     if not runs:
         raise UserError("none of these runs learned a distribution of augmentations; augerino does")
-    names = list(dict.fromkeys(name for _, curves in runs for name in _numbers(curves)))
-    cells = list(dict.fromkeys((record.spec.method, record.spec.dataset) for record, _ in runs))
-    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(cells)), layout="constrained")
-    axes = figure.subplots(len(cells), 2, squeeze=False)
-    colours = _colours(names)
-    for (method, dataset), (left, right) in zip(cells, axes, strict=True):
-        own = [curves for record, curves in runs if (record.spec.method, record.spec.dataset) == (method, dataset)]
+    groups = _groups([spec for spec, _ in runs])
+    styles = _styles(name for _, curves in runs for name in _numbers(curves))
+    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 2, squeeze=False)
+    for ((label, dataset), members), (left, right) in zip(groups.items(), axes, strict=True):
+        own = [runs[i][1] for i in members]
         for name in _numbers(own[0]):
-            _lines(left, own, {name: (name.partition(".")[2].replace("_", " "), colours[name])})
-        left.set_ylabel(f"{method} on {dataset}\n" + names[0].partition(".")[0], fontsize=9)
-        _interval(right, own, marks)
+            what, _, generator = name.partition(".")
+            for number, curves in enumerate(own):
+                shown = generator.replace("_", " ") if number == 0 else None
+                left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=shown)
+            left.set_ylabel(f"{label} on {dataset}\n{what}", fontsize=9)
         left.legend(fontsize=8)
+        _interval(right, own, marks)
     for place in axes[-1]:
         place.set_xlabel("step", fontsize=9)
     return _finish(figure, [])
@@ -110,20 +114,10 @@ def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> 
     place.set_ylabel("rotations drawn from between\n± half the width (radians)", fontsize=9)
 
 
-def _lines(place: Axes, runs: list[pd.DataFrame], shown: Mapping[str, tuple[str, str]]) -> None:
-    for name, (label, colour) in shown.items():
-        for number, curves in enumerate(runs):
-            place.plot(curves["step"], curves[name], color=colour, linewidth=1.2, label=label if number == 0 else None)
-
-
 def _numbers(curves: pd.DataFrame) -> list[str]:
     """Columns of learned numbers: those that have a gradient beside them."""
     gradients = {str(name).replace("_gradient.", ".", 1) for name in curves.columns if "_gradient." in str(name)}
     return [str(name) for name in curves.columns if name in gradients]
-
-
-def _curves(folder: RunFolder) -> pd.DataFrame:
-    return pd.read_parquet(folder.curves)
 
 
 def angle(paths: Sequence[Path], example: int) -> Figure:
@@ -141,14 +135,14 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
         raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
     angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
     turned = _turned(problem, split.x[example], angles)
-    colours = _colours(run.cell.spec.method for run in runs)
+    groups = _groups([run.cell.spec for run in runs])
+    styles = _styles(label for label, _ in groups)
     figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
     picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(picture, problem, split.x[example])
-    for method, colour in colours.items():
-        own = [run for run in runs if run.cell.spec.method == method]
-        answers = [_answer(run.problem, run.model, turned, split.y[example]) for run in own]
-        _band(place, np.rad2deg(angles.numpy()), answers, colour, method)
+    for (label, _), members in groups.items():
+        answers = [_answer(runs[i].problem, runs[i].model, turned, split.y[example]) for i in members]
+        _band(place, np.rad2deg(angles.numpy()), answers, styles[label], label)
     units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
     place.set_ylabel(units or "probability of the right class")
     place.set_xlabel("turned by (degrees)")
@@ -182,19 +176,37 @@ def _show(place: Axes, problem: Problem, image: Tensor) -> None:
     place.set(xticks=[], yticks=[])
 
 
-def _band(place: Axes, x: NDArray[Any], runs: Curves, colour: str, label: str) -> None:
+def _band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) -> None:
     """The mean of the runs and their range."""
     values = np.stack(runs)
-    place.plot(x, values.mean(0), color=colour, linewidth=1.5, label=f"{label} (n = {len(runs)})")
+    place.plot(x, values.mean(0), **style, linewidth=1.5, label=f"{label} (n = {len(runs)})")
     if len(runs) > 1:
-        place.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _colours(names: Iterable[str]) -> dict[str, str]:
+def _groups(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
+    """Runs that differ in nothing but the seed, by label and dataset.
+
+    The label is the method, with the settings in which its runs on the dataset differ.
+    """
+    flat = [{"method": s.method, "dataset": s.dataset, "backbone": s.backbone} | s.flat() for s in specs]
+    rows = pd.DataFrame(flat)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, spec in enumerate(specs):
+        alike = rows[(rows["method"] == spec.method) & (rows["dataset"] == spec.dataset)].map(str)
+        differing = [str(name) for name in alike.columns if alike[name].nunique() > 1]
+        settings = ", ".join(f"{name}={flat[index].get(name)}" for name in differing)
+        groups.setdefault((f"{spec.method} {settings}".strip(), spec.dataset), []).append(index)
+    return groups
+
+
+def _styles(names: Iterable[str]) -> dict[str, Style]:
+    """A colour and a line for each name."""
     unique = list(dict.fromkeys(names))
-    if len(unique) > len(COLOURS):
+    styles = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
+    if len(unique) > len(styles):
         raise UserError(f"{len(unique)} curves in one figure cannot be told apart; give fewer runs")
-    return dict(zip(unique, COLOURS, strict=False))
+    return dict(zip(unique, styles, strict=False))
 
 
 def _finish(figure: Figure, labelled: list[Axes]) -> Figure:

@@ -29,8 +29,3 @@ def charge_features(charges: Tensor) -> Tensor:
     species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
     powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
     return (species[..., :, None] * powers[..., None, :]).flatten(-2)
-
-
-def pairs(there: Tensor) -> Tensor:
-    """Mask (..., n) of points, as ones and zeros -> mask of their pairs (..., n, n)."""
-    return there[..., :, None] * there[..., None, :]

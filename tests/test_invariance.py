@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cells import load, small_cell
+from cells import load, small_cell, small_settings
 from torch import Tensor, nn
 
 import invbench
+from invbench import figures
 from invbench.affine import generators
 from invbench.cli import app
 from invbench.errors import UserError
@@ -179,3 +180,18 @@ def edit(path: Path, *keys: str) -> None:
     record = json.loads((path / "record.json").read_text())
     record[keys[0]][keys[1]] = "other"
     (path / "record.json").write_text(json.dumps(record))
+
+
+def test_runs_of_other_settings_are_other_curves(results: Path, tmp_path: Path) -> None:
+    """A figure never averages over anything but seeds."""
+    run("erm", "digits", settings={"trainer.steps": 6, "backbone.width": 3}, out=results)
+    figure = figures.profile([results])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["augerino (n = 2)", "erm backbone.width=2 (n = 1)", "erm backbone.width=3 (n = 1)"]
+
+
+def test_twelve_widths_can_be_told_apart(tmp_path: Path) -> None:
+    settings = small_settings("augerino", "qm9") | {"trainer.steps": 3}
+    run("augerino", "qm9", settings=settings, out=tmp_path)
+    lines = figures.widths([tmp_path], []).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 12

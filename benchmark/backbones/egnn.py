@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.backbone import Backbone, FeaturesAndHead
-from invbench.point_clouds import CHARGE_FEATURES, charge_features, pairs, points
+from invbench.point_clouds import CHARGE_FEATURES, charge_features, points
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
@@ -48,7 +48,7 @@ class _Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         positions, charges, mask = points(x)
         there = mask.to(x.dtype)
-        others = pairs(there) * (1 - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device))
+        others = there[:, :, None] * there[:, None] * (1 - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device))
         difference = positions[:, :, None] - positions[:, None]
         squared = difference.square().sum(-1, keepdim=True)
         h = self.embedding(charge_features(charges))
