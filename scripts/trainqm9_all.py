@@ -64,7 +64,7 @@ def main(
             resolve(method, "qm9", seed, settings | {"dataset.target": t, "backbone.group": g})
             for t, g, method in itertools.product(tasks, groups, METHODS)
         ]
-        rows = spread(cells, out)
+        rows = spread(cells, out, [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"])
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     table = pd.DataFrame(rows)
@@ -73,28 +73,26 @@ def main(
         raise SystemExit(1)
 
 
-def spread(cells: list[Cell], out: Path) -> list[dict[str, Any]]:
-    """All runs, over the GPUs that this process may see."""
-    count = torch.cuda.device_count()
-    if count < 2:
-        device = "cuda:0" if count else "cpu"
-        return [row_of(cell, out, device) for cell in cells]
+def spread(cells: list[Cell], out: Path, devices: list[str]) -> list[dict[str, Any]]:
+    """All runs, in a process for each device, or in this one where there is but one."""
+    if len(devices) == 1:
+        return [row_of(cell, out, devices[0]) for cell in cells]
     context = multiprocessing.get_context("spawn")
     free: Any = context.Queue()
-    for index in range(count):
-        free.put(f"cuda:{index}")
-    with ProcessPoolExecutor(count, context, initializer=take_device, initargs=(free,)) as pool:
+    for device in devices:
+        free.put(device)
+    with ProcessPoolExecutor(len(devices), context, initializer=take_device, initargs=(free,)) as pool:
         return list(pool.map(row_on_own_device, cells, itertools.repeat(out)))
 
 
 def take_device(free: Any) -> None:
-    """Each process keeps one GPU for all its runs."""
+    """Each process keeps one device for all its runs."""
     global _device
     _device = free.get()
 
 
 def row_on_own_device(cell: Cell, out: Path) -> dict[str, Any]:
-    """The row of a run on this process's GPU."""
+    """The row of a run on this process's device."""
     return row_of(cell, out, _device)
 
 
