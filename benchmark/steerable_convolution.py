@@ -123,7 +123,7 @@ class SteerableConvolution(nn.Module):
         plain = nn.Conv2d(inputs, outputs, size, padding=self.padding, bias=self.bias is not None)
         with torch.no_grad():
             kernel, bias = self.kernel()
-            plain.weight = nn.Parameter(kernel.contiguous(memory_format=torch.channels_last), requires_grad=False)
+            plain.weight = nn.Parameter(kernel, requires_grad=False)
             plain.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         return plain.train(self.training)
 

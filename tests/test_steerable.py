@@ -212,7 +212,7 @@ def test_it_brings_its_own_network() -> None:
         resolve("steerable", "digits", 0, {"backbone.width": 3})
     with pytest.raises(UserError, match=r"steerable makes a network of its own, .* steerable\+augerino"):
         resolve("augerino+steerable", "digits")
-    with pytest.raises(UserError, match="rotations and reflections belong to architecture small; c8 has its own"):
+    with pytest.raises(UserError, match="rotations and reflections belong to architecture small, c8 has its own"):
         resolve("steerable", "digits", 0, {"method.architecture": "c8", "method.rotations": 4})
     assert resolve("steerable+augerino", "digits").spec.backbone == ""
 
