@@ -5,13 +5,15 @@ G, C_N (N turns) or D_N (and reflections); every convolution satisfies k(g x) = 
 so features turn with the image, and a maximum over G and over the map makes an invariant. Exact for quarter turns,
 approximate for others, of which the pixels know nothing.
 
-    small   Augerino's baseline (arXiv 2010.11882): 3x3 convolutions to 8, 8, 8 and 2 fields, the second used twice and
-            one batch norm for all, mean over 3x3, maximum over G, mean over the map, 2 -> 64 -> outputs
+    small   Augerino's baseline (arXiv 2010.11882): 3x3 convolutions to 8, 8, 8 and 2 fields, the second used twice,
+            mean over 3x3, maximum over G, mean over the map, 2 -> 64 -> outputs
     c8      the e2cnn tutorial's: C_8, 24-48-48-96-96-64 fields, disk mask, pooling that does not alias
     c16     final rotated-MNIST model: C_16, 24-32-36-36-64-96 fields, kernels 9-7-7-7-7-5
     d16     the same with D_16, restricted to C_16 after the fifth block, fields divided by √2
 
 Deviations from the authors' code:
+- In `small` each convolution's result has its own batch norm. Theirs uses one for three, whose running statistics fit
+  none of them: rotated digits that it gets 71 % right with a batch's statistics it gets 11 % right in evaluation.
 - Images of a size for which some layer would prefer a side are set into a larger black square with the same centre;
   the tutorial adds a row and a column at one side, and `small` drops the last two of a 20x20 map.
 - Black is 0 to the network, as the zeros around the image.
@@ -131,7 +133,7 @@ class Steerable(Method):
 
 
 class _Small(nn.Module):
-    """The middle convolution and the batch norm are each used more than once."""
+    """The middle convolution is used twice."""
 
     def __init__(self, space: Any, channels: int, hidden: int, invariants: int) -> None:
         super().__init__()
@@ -139,13 +141,13 @@ class _Small(nn.Module):
         self.first = SteerableConvolution(picture, inner, 3)
         self.middle = SteerableConvolution(inner, inner, 3)
         self.last = SteerableConvolution(inner, functions(space, invariants), 3, bias=True)
-        self.norm = FieldNorm(hidden)
+        self.norms = nn.ModuleList(FieldNorm(hidden) for _ in range(3))
         self.invariant = FieldMaximum(invariants)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to invariants (N, count)."""
-        for convolution in (self.first, self.middle, self.middle):
-            x = torch.relu(self.norm(convolution(x)))
+        for convolution, norm in zip((self.first, self.middle, self.middle), self.norms, strict=True):
+            x = torch.relu(norm(convolution(x)))
         pooled = nn.functional.avg_pool2d(self.last(x), 3)
         means: Tensor = self.invariant(pooled).mean((-2, -1))
         return means

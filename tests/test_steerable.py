@@ -231,3 +231,17 @@ def test_measuring_leaves_the_mode_alone() -> None:
     model = network(problem, ARCHITECTURES[0])
     assert measure(model.train(), problem, 0, 0)["quarter_turns"] < 1e-5
     assert model.training
+
+
+def test_evaluation_knows_what_training_learned() -> None:
+    """Running statistics converge to those of the batch that they have seen again and again."""
+    problem = problem_of(28)
+    model, x = network(problem, ARCHITECTURES[0], width=0.25), problem.splits["train"].x
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            part.momentum = 0.5
+    with torch.no_grad():
+        for _ in range(30):
+            batch_statistics = model.train()(x).prediction
+        evaluated = model.eval()(x).prediction
+    assert torch.allclose(evaluated, batch_statistics, atol=0.02 * batch_statistics.std().item())
