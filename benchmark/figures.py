@@ -197,7 +197,7 @@ def _groups(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
         differing = [str(name) for name in alike.columns if alike[name].nunique() > 1]
         settings = ", ".join(f"{name}={flat[index].get(name)}" for name in differing)
         groups.setdefault((f"{spec.method} {settings}".strip(), spec.dataset), []).append(index)
-    return groups
+    return dict(sorted(groups.items()))
 
 
 def _styles(names: Iterable[str]) -> dict[str, Style]:
