@@ -32,32 +32,37 @@ from invbench.tasks import Classification
 from invbench.training import Training
 
 Step = Callable[[], object]
-SHAPES = {
-    "rotmnist 50x1x28x28": (50, 1, 28),
-    "mario_iggy 128x3x32x32": (128, 3, 32),
-    "olivetti 128x1x45x45": (128, 1, 45),
-    "cifar10, 4 copies 512x3x32x32": (512, 3, 32),
+LAYERS = {
+    "rotmnist 50x1x28x28": ("rotmnist", (50, 1, 28), 1),
+    "mario_iggy 128x3x32x32": ("mario_iggy", (128, 3, 32), 1),
+    "olivetti 128x1x45x45": ("olivetti", (128, 1, 45), 1),
+    "cifar10 128x3x32x32": ("cifar10", (128, 3, 32), 1),
+    "cifar10 128x3x32x32, 4 copies": ("cifar10", (128, 3, 32), 4),
 }
+"""Experiment, batch, copies of each image."""
 
 
-def layer_steps(shape: tuple[int, int, int], device: torch.device) -> tuple[Step, Step]:
-    """The layer, forward and backward: the authors' way and ours, at the authors' first widths."""
+def layer_steps(experiment: str, shape: tuple[int, int, int], copies: int, device: torch.device) -> tuple[Step, Step]:
+    """The layer, forward and backward: the authors' way, copy by copy, and ours, at the experiment's first widths."""
     problem = images(*shape)
-    method = Augerino.parse(resolve("augerino", "cifar10").spec.method_settings["augerino"], "method")
+    method = Augerino.parse(resolve("augerino", experiment).spec.method_settings["augerino"], "method")
     layer = cast(RandomAffine, method.transformation(problem).to(device))
     x = problem.splits["train"].x.to(device)
 
-    def theirs() -> None:
+    def theirs_once() -> Tensor:
         widths = layer.widths()
         noise = torch.rand(len(x), len(widths), device=device)
         algebra = torch.einsum("nk,kij->nij", noise * widths - widths / 2, layer.basis)
         matrices = ode_exponential(algebra.cpu()).to(device)
         grid = F.affine_grid(matrices[:, :2], list(x.shape), align_corners=True)
-        out = F.grid_sample(x, grid, align_corners=True)
+        return F.grid_sample(x, grid, align_corners=True)
+
+    def theirs() -> None:
+        out = torch.cat([theirs_once() for _ in range(copies)])
         out.backward(torch.ones_like(out))
 
     def ours() -> None:
-        out = layer(x)
+        out = layer(x.expand(copies, *x.shape).flatten(0, 1))
         out.backward(torch.ones_like(out))
 
     return theirs, ours
@@ -97,8 +102,8 @@ def main(
     machine = describe(place)
     print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
     print(f"\n{'augmentation layer, forward and backward':<44} {'ODE ms':>8} {'ours ms':>8} {'faster':>8}")
-    for name, shape in SHAPES.items():
-        slow, fast, ratio = compare(*layer_steps(shape, place), rounds, place)
+    for name, layer in LAYERS.items():
+        slow, fast, ratio = compare(*layer_steps(*layer, place), rounds, place)
         print(f"{name:<44} {slow:8.2f} {fast:8.2f} {ratio:7.1f}x")
     print(f"\n{f'training step, cnn_small of width {width}':<44} {'with ms':>8} {'without':>8} {'ratio':>8}")
     steps = (training_step(method, width, place) for method in ("augerino", "erm"))
