@@ -1,6 +1,8 @@
 """The contract of a backbone: a network that a method starts from. One file in `benchmark/backbones/` each."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -41,3 +43,17 @@ class FeaturesAndHead(nn.Module):
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     """A 3x3 convolution that keeps the size of the image, batch norm, ReLU."""
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+def staged_convolutions(stages: Sequence[Sequence[int]], dropout: float) -> nn.Sequential:
+    """Stages of such convolutions, each given by its channels, then the mean over the map: (N, C, H, W) -> (N, width).
+
+    Max-pooling after each stage but the last, dropout of whole channels after every one.
+    """
+    layers: list[nn.Module] = []
+    for number, stage in enumerate(stages, 1):
+        for inputs, outputs in pairwise(stage):
+            layers += convolution(inputs, outputs)
+        layers += [nn.MaxPool2d(2)] if number < len(stages) else []
+        layers.append(nn.Dropout2d(dropout))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

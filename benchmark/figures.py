@@ -17,7 +17,8 @@ from invbench.errors import UserError
 from invbench.evaluation import predictions
 from invbench.images import rotate
 from invbench.problem import Problem
-from invbench.records import Record, RunFolder, run_folders
+from invbench.records import Record, RunFolder
+from invbench.results import folders
 from invbench.spec import RunSpec
 from invbench.tasks import Regression
 from invbench.trained import trained
@@ -36,8 +37,9 @@ Style = dict[str, Any]
 
 def finished(paths: Iterable[Path]) -> list[tuple[RunFolder, Record]]:
     """Every run at or below the paths that is done. Raises UserError where there is none."""
-    folders = [folder for path in paths for folder in run_folders(path)]
-    records = [(folder, record) for folder in folders if (record := folder.read_record()) and record.status == "done"]
+    records = [
+        (folder, record) for folder in folders(paths) if (record := folder.read_record()) and record.status == "done"
+    ]
     if not records:
         raise UserError(f"no finished run in {', '.join(map(str, paths))}; `bench run` makes one")
     return records

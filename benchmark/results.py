@@ -25,13 +25,13 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         UserError: a folder does not exist.
     """
-    return pd.DataFrame([_row(folder) for folder in _folders(paths)])
+    return pd.DataFrame([_row(folder) for folder in folders(paths)])
 
 
 def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front."""
     tables = []
-    for folder in _folders(paths):
+    for folder in folders(paths):
         spec = folder.read_spec()
         if spec is not None and folder.curves.exists():
             curves = pd.read_parquet(folder.curves)
@@ -42,7 +42,8 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _folders(paths: str | Path | Iterable[str | Path]) -> list[RunFolder]:
+def folders(paths: str | Path | Iterable[str | Path]) -> list[RunFolder]:
+    """Every run at or below the paths. Raises UserError for a folder that does not exist."""
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     for path in listed:
         if not Path(path).is_dir():

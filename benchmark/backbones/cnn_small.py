@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead, convolution
+from invbench.backbone import Backbone, FeaturesAndHead, staged_convolutions
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
@@ -26,19 +26,6 @@ class SmallCNN(Backbone):
     )
 
     def build(self, problem: Problem) -> nn.Module:
-        k, channels = self.width, problem.input_shape[0]
-        features = nn.Sequential(
-            *convolution(channels, k),
-            *convolution(k, k),
-            *convolution(k, 2 * k),
-            nn.MaxPool2d(2),
-            nn.Dropout2d(self.dropout),
-            *convolution(2 * k, 2 * k),
-            nn.MaxPool2d(2),
-            nn.Dropout2d(self.dropout),
-            *convolution(2 * k, 2 * k),
-            nn.Dropout2d(self.dropout),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        return FeaturesAndHead(features, nn.Linear(2 * k, problem.task.outputs))
+        k = self.width
+        stages = (problem.input_shape[0], k, k, 2 * k), (2 * k,) * 2, (2 * k,) * 2
+        return FeaturesAndHead(staged_convolutions(stages, self.dropout), nn.Linear(2 * k, problem.task.outputs))

@@ -1,11 +1,10 @@
 """The "13-layer" convolutional network of Augerino's CIFAR-10 experiment."""
 
-from itertools import pairwise
 from typing import ClassVar
 
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead, convolution
+from invbench.backbone import Backbone, FeaturesAndHead, staged_convolutions
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
@@ -29,11 +28,4 @@ class Conv13(Backbone):
     def build(self, problem: Problem) -> nn.Module:
         k = self.width
         stages = (problem.input_shape[0], k, k, 2 * k), (2 * k,) * 4, (2 * k,) * 4
-        layers: list[nn.Module] = []
-        for number, stage in enumerate(stages):
-            layers += [nn.MaxPool2d(2)] if number else []
-            for inputs, outputs in pairwise(stage):
-                layers += convolution(inputs, outputs)
-            layers.append(nn.Dropout2d(self.dropout))
-        features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return FeaturesAndHead(features, nn.Linear(2 * k, problem.task.outputs))
+        return FeaturesAndHead(staged_convolutions(stages, self.dropout), nn.Linear(2 * k, problem.task.outputs))

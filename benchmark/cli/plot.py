@@ -33,9 +33,6 @@ def plot(
     from invbench import figures
 
     paths = results or [Path("results")]
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"no results folder {path}; runs write to 'results' unless --out says otherwise")
     if kind is Kind.profile:
         figure = figures.profile(paths)
     elif kind is Kind.widths:
