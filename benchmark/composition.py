@@ -14,6 +14,8 @@ from invbench.seeds import stream, torch_stream
 
 RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
+WALK = ("interpolate",)
+PENALTY = ("penalty", "gradient_penalty")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,18 @@ class Composition:
             if self.parts[name].replaces_model:
                 rest = "+".join(other for other in self.parts if other != name)
                 raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
-        for hooks, what in ((RISK, "the mean of the risks"), (GRADIENT, "the mean of the gradients")):
+        for hooks, what in (
+            ((*RISK, *WALK), "the mean of the risks"),
+            ((*GRADIENT, *WALK), "the mean of the gradients"),
+        ):
             replacing = [name for name, part in self.parts.items() if overrides(part, *hooks)]
             if len(replacing) > 1:
                 raise UserError(f"{' and '.join(replacing)} both replace {what}; use one of them at a time")
+        if self.interpolates:
+            walking = next(name for name, part in self.parts.items() if overrides(part, *WALK))
+            for name, part in self.parts.items():
+                if "environments" in part.requires and overrides(part, *PENALTY):
+                    raise UserError(f"{walking} visits one environment at a time, so {name} has none to compare with")
 
     @property
     def name(self) -> str:
@@ -58,8 +68,43 @@ class Composition:
 
     @property
     def has_penalty(self) -> bool:
-        """Whether some part adds a penalty."""
-        return any(overrides(part, "penalty") for part in self.parts.values())
+        """Whether some part adds a penalty, on outputs or on gradients."""
+        return any(overrides(part, *PENALTY) for part in self.parts.values())
+
+    @property
+    def has_gradient_penalty(self) -> bool:
+        """Whether some part adds a penalty on the environments' gradients."""
+        return any(part.penalises_gradients for part in self.parts.values())
+
+    @property
+    def moments_suffice(self) -> bool:
+        """Whether no part's penalty needs more of a linear problem than moments."""
+        return all(part.moments_suffice for part in self.parts.values())
+
+    @property
+    def fewest_environments(self) -> int:
+        """How many environments a step needs."""
+        return max(part.fewest_environments for part in self.parts.values())
+
+    @property
+    def fewest_examples(self) -> int:
+        """How many examples of each environment a step needs."""
+        return max(part.fewest_examples for part in self.parts.values())
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether a step visits the environments one after another."""
+        return any(overrides(part, "interpolate") for part in self.parts.values())
+
+    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
+        """The hook of the part that has it."""
+        part = next(part for part in self.parts.values() if overrides(part, "interpolate"))
+        return part.interpolate(before, after)
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """Steps ahead of which the optimiser starts afresh, in ascending order."""
+        return tuple(sorted({step for part in self.parts.values() for step in part.restarts()}))
 
     @property
     def rule(self) -> tuple[str, Method]:
@@ -69,8 +114,13 @@ class Composition:
 
     @property
     def replaces_gradient(self) -> bool:
-        """Whether some part needs the environments' gradients one by one."""
+        """Whether some part has a gradient rule of its own."""
         return overrides(self.rule[1], *GRADIENT)
+
+    @property
+    def needs_each_gradient(self) -> bool:
+        """Whether the rule looks at the environments' gradients one by one, not only at their mean."""
+        return overrides(self.rule[1], "moments", "combine")
 
     @property
     def needs_all_gradients(self) -> bool:
@@ -92,7 +142,7 @@ class Composition:
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         """Every part's state under its name, with the step counter that the engine advances."""
-        device = next(iter(parameters.values())).device
+        device = next((value.device for value in parameters.values()), torch.device("cpu"))
         return {
             name: {"step": torch.zeros((), dtype=torch.int64, device=device)}
             | part.initial_state(parameters, environments)
@@ -103,11 +153,11 @@ class Composition:
         """The state with one more finished step."""
         return {name: part | {"step": part["step"] + 1} for name, part in state.items()}
 
-    def risk(self, risks: Tensor, state: State) -> tuple[Tensor, State]:
+    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
         """The risk hook of the part that replaces it, else the mean."""
         for name, part in self.parts.items():
             if overrides(part, *RISK):
-                value, own = part.risk(risks, state[name])
+                value, own = part.risk(risks, env, state[name])
                 return value, state | {name: own}
         return risks.mean(), state
 
@@ -119,6 +169,23 @@ class Composition:
                 value, own = part.penalty(risks, outputs, batch, state[name])
                 total, state = total + value, state | {name: own}
         return total, state
+
+    def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
+        """The sum of the parts' penalties on gradients."""
+        total = next(iter(risk_grads.values())).new_zeros(())
+        for name, part in self.parts.items():
+            if part.penalises_gradients:
+                value, own = part.gradient_penalty(risk_grads, state[name])
+                total, state = total + value, state | {name: own}
+        return total, state
+
+    def scale(self, state: State) -> Tensor | float:
+        """The product of the parts' scales; the number 1 where no part has one."""
+        product: Tensor | float = 1.0
+        for name, part in self.parts.items():
+            if overrides(part, "scale"):
+                product = part.scale(state[name]) * product
+        return product
 
     def combine_moments(
         self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State

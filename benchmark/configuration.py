@@ -53,21 +53,39 @@ def recipe_text(dataset: str) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def recipe_layers(dataset: str, parts: Iterable[str]) -> list[Layer]:
-    """The recipe of a dataset, then its entries for each part of the method, then for their composition."""
+def sweep_names() -> list[str]:
+    """The sweeps that come with the package."""
+    folder = files("invbench.configs") / "sweeps"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def sweep_text(name: str) -> str:
+    """The YAML of such a sweep."""
+    return (files("invbench.configs") / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer) -> list[Layer]:
+    """The recipe of a dataset, then its entries for each part of the method, then for their composition.
+
+    Args:
+        companions: what some parts want of others, between the entries for single parts and that for all.
+    """
     text = recipe_text(dataset)
     if text is None:
-        return []
+        return [companions]
     source = f"recipe {dataset}.yaml"
     recipe = parse_yaml(text, source)
     entries = recipe.pop("methods", None) or {}
     parts = list(parts)
     layers = [recipe]
-    for name in parts if len(parts) == 1 else [*parts, "+".join(parts)]:
+    for name in parts:
         entry = dict(entries.get(name) or {})
-        if name in parts and "method" in entry:
+        if "method" in entry:
             entry["method"] = {name: entry["method"]}
         layers.append(entry)
+    layers.append(companions)
+    if len(parts) > 1:
+        layers.append(dict(entries.get("+".join(parts)) or {}))
     for layer in layers:
         check_sections(layer, source)
     return layers

@@ -8,6 +8,10 @@ class UserError(Exception):
     """The request cannot be met: one line that says what is wrong and what to do. Exit status 2."""
 
 
+class RunHeld(UserError):
+    """Another process works on the run."""
+
+
 class RunFailed(Exception):
     """A run started and did not finish. Exit status 1.
 

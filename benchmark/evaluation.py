@@ -11,6 +11,9 @@ from invbench.problem import LinearLaw, Problem, Split
 from invbench.seeds import stream, torch_stream
 from invbench.tasks import Task
 
+ENVIRONMENTS = 32
+"""As many environments as a split is measured on one by one."""
+NEAR = 0.1
 ROWS = {"cpu": 128, "cuda": 4096}
 """Examples, or copies of them, evaluated together: on a CPU as many as stay in its caches."""
 
@@ -31,23 +34,36 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
             for metric, value in split_metrics(model, problem.task, problem.splits[name]).items()
         }
         if problem.law is not None:
-            metrics |= coefficient_errors(model, problem.task, problem.splits["test"].x, problem.law)
+            metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
     model.train(training)
     return metrics
 
 
 def split_metrics(model: nn.Module, task: Task, split: Split) -> Mapping[str, float]:
-    """Means over the split of the task's scores."""
-    totals: dict[str, torch.Tensor] = {}
+    """Means over the split of the task's scores, and of the primary one over its environments.
+
+    Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
+    `<primary>_worst` of them.
+    """
+    parts: list[Mapping[str, torch.Tensor]] = []
     start = 0
     for prediction in predictions(model, split.x):
-        y = split.y[start : start + len(prediction)]
+        parts.append(task.scores(prediction, split.y[start : start + len(prediction)]))
         start += len(prediction)
-        for metric, values in task.scores(prediction, y).items():
-            total = values.double().sum()
-            totals[metric] = totals[metric] + total if metric in totals else total
-    means = torch.stack(list(totals.values())) / len(split)
-    return dict(zip(totals, means.tolist(), strict=True))
+    scores = {metric: torch.cat([part[metric] for part in parts]).double() for metric in parts[0]}
+    means = {metric: values.mean() for metric, values in scores.items()}
+    means |= _by_environment(task, scores[task.primary], split.env)
+    return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+
+
+def _by_environment(task: Task, scores: torch.Tensor, env: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    present = [] if env is None else env.unique().tolist()
+    if not 2 <= len(present) <= ENVIRONMENTS:
+        return {}
+    each = {f"{task.primary}_env{e}": scores[env == e].mean() for e in present}
+    values = torch.stack(list(each.values()))
+    worst = values.min() if task.higher_is_better else values.max()
+    return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
 def predictions(model: nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -56,21 +72,37 @@ def predictions(model: nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
         yield as_outputs(model(part)).prediction
 
 
-def coefficient_errors(model: nn.Module, task: Task, x: torch.Tensor, law: LinearLaw) -> dict[str, float]:
-    """Mean squared error of the model's coefficients, on the causes of the target and on the other inputs.
+def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> torch.Tensor:
+    """The model's coefficients (D,), those of scrambled inputs unscrambled.
 
-    A coefficient is the mean derivative of the prediction by an input over the examples x (N, D): the weight of a
-    linear model, and what is nearest to it in another. Scrambled inputs are unscrambled first.
+    A coefficient is the mean derivative of the prediction by an input over the test split: the weight of a linear
+    model, and what is nearest to it in another.
     """
     with torch.enable_grad():
-        inputs = x.detach().clone().requires_grad_()
+        inputs = problem.splits["test"].x.detach().clone().requires_grad_()
         prediction = as_outputs(model(inputs)).prediction.sum()
-        found = torch.autograd.grad(prediction, inputs)[0].mean(0) * getattr(task, "std", 1.0)
-    if law.mixing is not None:
-        found = law.mixing.to(found) @ found
-    squared = (found - law.coefficients.to(found)).square()
+        found = torch.autograd.grad(prediction, inputs)[0].mean(0) * getattr(problem.task, "std", 1.0)
+    return found if law.mixing is None else law.mixing.to(found) @ found
+
+
+def coefficient_metrics(found: torch.Tensor, law: LinearLaw) -> dict[str, float]:
+    """How far the coefficients (D,) are from the law's.
+
+    Mean squared errors on the causes of the target and on the other inputs; and whether (1 or 0) the model has come to
+    the invariant solution, every coefficient within 0.1 of the law's, or to the null solution, within 0.1 of 0.
+    """
+    error = found - law.coefficients.to(found)
     causal = law.causal.to(found.device)
     return {
-        "coefficient_error_causal": squared[causal].mean().item(),
-        "coefficient_error_noncausal": squared[~causal].mean().item(),
+        "coefficient_error_causal": error[causal].square().mean().item(),
+        "coefficient_error_noncausal": error[~causal].square().mean().item(),
+        "invariant_solution": float(error.abs().max() < NEAR),
+        "null_solution": float(found.abs().max() < NEAR),
     }
+
+
+def coefficient_columns(model: nn.Module, problem: Problem) -> dict[str, float]:
+    """coefficient.<input> for the curves, where the law of the data is known."""
+    if problem.law is None:
+        return {}
+    return {f"coefficient.{i}": value for i, value in enumerate(coefficients(model, problem, problem.law).tolist())}

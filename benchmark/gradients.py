@@ -10,7 +10,7 @@ Environment gradients are added up as the method's moments while they appear: me
 is one that moments cannot express.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,11 +32,16 @@ CHUNK_BYTES = 64 * 2**20
 
 
 class Step(NamedTuple):
-    """One step's result: the gradient per parameter, the objective (a 0-dimensional tensor), the method's new state."""
+    """One step's result: the gradient per parameter, the objective, the method's new state, the objective's parts.
+
+    objective and penalty are 0-dimensional; risks (E,), in the order of the batch.
+    """
 
     gradients: Gradients
     objective: Tensor
     state: State
+    risks: Tensor
+    penalty: Tensor
 
 
 class Moments:
@@ -97,6 +102,8 @@ class Objective:
         """Risks (E,) and outputs (E, B, ...) from one pass over all environments' examples."""
         flat = self.outputs(parameters, batch.x.flatten(0, 1))
         outputs = flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
+        if self.method.has_penalty:
+            outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
         return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
 
     def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
@@ -108,30 +115,42 @@ class Objective:
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         risks, outputs = self.joint(parameters, batch)
         leaves = list(parameters.values())
-        risk, state = self.method.risk(risks, state)
+        risk, state = self.method.risk(risks, batch.env, state)
         penalty, state = self.method.penalty(risks, outputs, batch, state)
-        objective = (risk + penalty).detach()
+        if self.method.has_gradient_penalty:
+            value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
+            penalty = penalty + value
+        objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
         if not self.method.replaces_gradient:
             gradients = _zero_where_unused(torch.autograd.grad(risk + penalty, leaves, allow_unused=True), parameters)
-            return Step(gradients, objective, detached(state))
-        # ∇risk = Σ_e w_e ∇R_e; the rule is fed with E w_e ∇R_e, so that its mean is ∇risk (w_e = 1/E for ERM).
+            return Step(gradients, objective, detached(state), *parts)
         penalty_grad = _zeros(parameters)
         if self.method.has_penalty:
             found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
             penalty_grad = _zero_where_unused(found, parameters)
-        weights = torch.autograd.grad(risk, risks, retain_graph=True)[0] * len(risks)
         moments = Moments(self.method)
-        for e in range(len(risks)):
-            found = torch.autograd.grad(risks[e], leaves, weights[e], retain_graph=True, allow_unused=True)
+        for value, weight in self._weighted(risk, risks):
+            found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
             moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
         gradients, state = moments.combine(self.method, penalty_grad, detached(state))
-        return Step(gradients, objective, state)
+        return Step(gradients, objective, state, *parts)
+
+    def _weighted(self, risk: Tensor, risks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What to differentiate for the rule, with weights: ∇risk = Σ_e w_e ∇R_e, and it is fed with E w_e ∇R_e.
+
+        The mean of these is ∇risk, which is all that a rule needs that looks at the mean only (w_e = 1/E for ERM).
+        """
+        if not self.method.needs_each_gradient:
+            yield risk, torch.ones_like(risk)
+            return
+        weights = torch.autograd.grad(risk, risks, retain_graph=True)[0] * len(risks)
+        yield from zip(risks, weights, strict=True)
 
     def _separate_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         environments = len(batch.x)
-        penalty_grad, weights, coupled = _zeros(parameters), None, None
+        penalty_grad, weights, coupled, penalty = _zeros(parameters), None, None, batch.x.new_zeros(())
         if self.method.has_penalty or self.method.replaces_risk:
-            penalty_grad, weights, coupled, state = self._coupled_terms(_values(parameters), batch, state)
+            penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
         size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
         one = self._autograd if self.strategy == "loop" else self._mapped
         moments, risks = Moments(self.method), []
@@ -143,21 +162,25 @@ class Objective:
             risks.append(values)
         objective = torch.cat(risks).mean() if coupled is None else coupled
         gradients, state = moments.combine(self.method, penalty_grad, state)
-        return Step(gradients, objective, state)
+        return Step(gradients, objective, state, torch.cat(risks), penalty)
 
     def _coupled_terms(
         self, parameters: dict[str, Tensor], batch: Batch, state: State
-    ) -> tuple[Gradients, Tensor, Tensor, State]:
-        """What needs all environments at once: penalty gradient, weights E ∂risk/∂R_e (E,), objective, new state."""
+    ) -> tuple[Gradients, Tensor, Tensor, Tensor, State]:
+        """What needs all environments: penalty's gradient, weights E ∂risk/∂R_e (E,), objective, penalty, new state."""
 
         def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
             risks, outputs = self.joint(theta, batch)
             value, after = self.method.penalty(risks, outputs, batch, state)
+            if self.method.has_gradient_penalty:
+                each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
+                more, after = self.method.gradient_penalty(each(theta, batch.x, batch.y), after)
+                value = value + more
             return value, (value, risks, after)
 
         gradients, (value, risks, state) = grad(penalty, has_aux=True)(parameters)
-        weights, (risk, state) = grad(lambda r: _twice(self.method.risk(r, state)), has_aux=True)(risks)
-        return gradients, weights * len(risks), risk + value, state
+        weights, (risk, state) = grad(lambda r: _twice(self.method.risk(r, batch.env, state)), has_aux=True)(risks)
+        return gradients, weights * len(risks), risk + value, value, state
 
     def _mapped(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
         """Gradients (E', *param) and risks (E',) by vmap."""
@@ -186,7 +209,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> 
         )
     if trainer.strategy != "auto":
         return trainer.strategy
-    return "joint" if not method.replaces_gradient or coupled or trainer.compile else "vmap"
+    return "joint" if not method.needs_each_gradient or coupled or trainer.compile else "vmap"
 
 
 def detached(state: State) -> State:
@@ -212,6 +235,14 @@ def _zero_where_unused(found: tuple[Tensor | None, ...], parameters: Mapping[str
     """A parameter that the objective does not touch has gradient zero."""
     pairs = zip(parameters.items(), found, strict=True)
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
+
+
+def _differentiable(risks: Tensor, parameters: Mapping[str, Tensor]) -> Gradients:
+    """The gradient (E, *param) of each risk (E,), itself part of the graph."""
+    leaves = list(parameters.values())
+    each = [torch.autograd.grad(risk, leaves, create_graph=True, allow_unused=True) for risk in risks]
+    rows = [_zero_where_unused(found, parameters) for found in each]
+    return {name: torch.stack([row[name] for row in rows]) for name in parameters}
 
 
 def _scaled(gradients: Tensor, weights: Tensor) -> Tensor:

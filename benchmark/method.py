@@ -16,6 +16,8 @@ from invbench.trees import Tree, flatten
 
 Gradients = dict[str, Tensor]
 """One tensor per parameter name."""
+SHOWN = 64
+"""As many elements of a state's tensors as the curves show."""
 State = Tree
 """A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
 
@@ -24,12 +26,14 @@ class Outputs(NamedTuple):
     """What a network says of its inputs, with the inputs' leading shape.
 
     prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one;
-    learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,).
+    learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,);
+    loss_gradients (..., outputs): of each example's loss by its prediction, which the engine adds for penalties.
     """
 
     prediction: Tensor
     representation: Tensor | None = None
     learned: Mapping[str, Tensor] = MappingProxyType({})
+    loss_gradients: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
         """The same outputs with `change` applied to what belongs to the inputs."""
@@ -56,21 +60,66 @@ class Method(Settings):
     replaces_model: ClassVar[bool] = False
     """Whether `build` makes a network of its own and ignores the one it is given."""
 
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train; without, `build` gives the answer and its network has no free parameters."""
+
+    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """For a rule that weighs a penalty against the risk: the method that is put in front of it where no part of a
+    composition has a penalty, and the settings that it gets beside such a rule. A plain literal."""
+
+    @property
+    def fewest_environments(self) -> int:
+        """How many environments a step needs for the method to be more than ERM."""
+        return 2 if "environments" in type(self).requires else 1
+
+    @property
+    def fewest_examples(self) -> int:
+        """How many examples of an environment a step needs for the method to be defined."""
+        return 1
+
+    @property
+    def penalises_gradients(self) -> bool:
+        """Whether `gradient_penalty` counts, with these settings."""
+        return overrides(self, "gradient_penalty")
+
+    @property
+    def moments_suffice(self) -> bool:
+        """Whether the penalty of a linear model with squared loss depends on the examples through each environment's
+        first and second moments of (x, y) only: then a few examples with the same moments can stand for all."""
+        return not overrides(self, "penalty")
+
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         """Wrap or replace the network. ERM's is the network itself."""
         return model
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """Tensors that the other hooks carry from step to step. ERM has none."""
+        """Tensors that the other hooks carry from step to step, for so many training environments. ERM has none."""
         return {}
 
-    def risk(self, risks: Tensor, state: State) -> tuple[Tensor, State]:
-        """The objective: one number from the risks (E,). ERM's is their mean."""
+    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
+        """The objective: one number from the risks (E,) of the environments with indices env (E,). ERM's: the mean."""
         return risks.mean(), state
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """Added to the objective. Leading shape (E, B) in outputs and batch. ERM's is zero."""
         return risks.new_zeros(()), state
+
+    def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
+        """Added to the objective too: a function of the risks' gradients (E, *param), differentiated once more."""
+        return next(iter(risk_grads.values())).new_zeros(()), state
+
+    def scale(self, state: State) -> Tensor | float:
+        """What the whole objective is multiplied by, weight decay and l1 included. ERM's is 1."""
+        return 1.0
+
+    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
+        """A parameter after a step, from its values before it and after one update per environment, made one after
+        another. Without this hook a step is one update for all environments, which is ERM's way."""
+        return after
+
+    def restarts(self) -> tuple[int, ...]:
+        """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""
+        return ()
 
     def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
         """Element-wise functions of an environment's gradient (..., *param).
@@ -102,10 +151,20 @@ def mean_moments(method: Method, gradients: Tensor) -> tuple[Tensor, ...]:
 
 def overrides(method: Method, *hooks: str) -> bool:
     """Whether the method's class replaces any of ERM's hooks of these names."""
-    return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
+    return class_overrides(type(method), *hooks)
+
+
+def class_overrides(method: type[Method], *hooks: str) -> bool:
+    """The same of the class itself."""
+    return any(getattr(method, hook) is not getattr(Method, hook) for hook in hooks)
 
 
 def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The 0-dimensional tensors of a state, by dotted name, without the step counters: what the curves show."""
-    leaves = flatten(state).items()
-    return {name: value for name, value in leaves if value.ndim == 0 and name.rpartition(".")[2] != "step"}
+    """What the curves show of a state, by dotted name: its numbers without the step counters, and its tensors element
+    by element where they are `SHOWN` or fewer in all."""
+    leaves = {name: value for name, value in flatten(state).items() if name.rpartition(".")[2] != "step"}
+    tensors = {name: value for name, value in leaves.items() if value.ndim}
+    shown = {name: value for name, value in leaves.items() if not value.ndim}
+    if sum(value.numel() for value in tensors.values()) <= SHOWN:
+        shown |= {f"{name}.{i}": x for name, value in tensors.items() for i, x in enumerate(value.flatten())}
+    return shown

@@ -60,13 +60,20 @@ class Optimizer:
         return {name: {m: torch.zeros_like(value) for m in moments} for name, value in parameters.items()}
 
     def step(
-        self, parameters: Mapping[str, Tensor], gradients: Gradients, state: OptimizerState, count: int, rate: float
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Gradients,
+        state: OptimizerState,
+        count: int,
+        rate: float,
+        scale: Tensor | float = 1.0,
     ) -> tuple[dict[str, Tensor], OptimizerState]:
         """One update.
 
         Args:
             count: index of this update, from 0.
             rate: this step's learning rate of the weights.
+            scale: of the objective, with l1 and the weight decay that is added to the gradient.
         """
         update = self._adam if self.trainer.optimizer == "adam" else self._sgd
         new: dict[str, Tensor] = {}
@@ -79,6 +86,8 @@ class Optimizer:
             coupled = self.trainer.weight_decay_order == "before"
             if coupled and not _is_zero(decay):
                 gradient = gradient + decay * theta
+            if isinstance(scale, Tensor) or scale != 1:
+                gradient = gradient * scale
             size, direction, moments[name] = update(gradient, state[name], count, rate * self.factors.get(name, 1.0))
             new[name] = theta - size * direction
             if not coupled and not _is_zero(decay):

@@ -92,6 +92,11 @@ class Batch(NamedTuple):
     env: Tensor
     nuisance: Tensor | None = None
 
+    def environments(self, index: slice) -> "Batch":
+        """Some of the environments."""
+        nuisance = None if self.nuisance is None else self.nuisance[index]
+        return Batch(self.x[index], self.y[index], self.env[index], nuisance)
+
 
 @dataclass(frozen=True)
 class LinearLaw:

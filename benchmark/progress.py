@@ -1,7 +1,8 @@
 """Progress of a run: a bar on a terminal, plain lines in a log. Both go to stderr and to the run's log file."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,12 @@ def error_console(quiet: bool = False) -> Console:
 def announce(text: str) -> None:
     """One line on stderr."""
     error_console().print(text, markup=False, soft_wrap=True)
+
+
+def headlines(metrics: Iterable[str]) -> list[str]:
+    """The metrics that are worth a reader's first look: of environments only the worst, and only in the test."""
+    hidden = re.compile(r"_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
+    return [name for name in metrics if not hidden.search(name)]
 
 
 class Report:
@@ -63,7 +70,7 @@ class Report:
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """The run was measured."""
-        note = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_loss"))
+        note = "  ".join(f"{name} {metrics[name]:.4g}" for name in headlines(metrics))
         if self.bar:
             self.bar.update(self.task, completed=step, note=note)
             self._write(f"step {step}/{self.total}  {note}")

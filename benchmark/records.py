@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from invbench.errors import UserError
+from invbench.errors import RunHeld, UserError
 from invbench.files import write_text
 from invbench.spec import RunSpec
 
@@ -108,7 +108,7 @@ class RunFolder:
         except Timeout:
             holder = read_json(self.claim) or {}
             who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-            raise UserError(f"run {self.path.name} is being worked on by {who}; wait for it or stop it") from None
+            raise RunHeld(f"run {self.path.name} is being worked on by {who}; wait for it or stop it") from None
         except OSError as error:
             raise self._unwritable(error) from None
         try:

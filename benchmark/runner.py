@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.invariance import measure
 from invbench.machine import choose_device, code_version, describe, peak_memory
@@ -147,7 +148,7 @@ class _Attempt:
             except Exception as error:
                 kind = _kind(error)
                 with suppress(OSError):  # a full disk must not hide what went wrong
-                    self.training.write_curves()
+                    write_rows(self.training.rows, self.folder.curves)
                     report.say(f"failed: {kind}: {error}")
                     self._write("failed", {}, {}, kind, str(error), traceback.format_exc())
                 raise RunFailed(kind, f"{title} failed ({kind}): {error}; details in {self.folder.path}") from error
@@ -184,6 +185,7 @@ class _Attempt:
                 "steps": training.done,
                 "steps_per_epoch": training.sampler.steps_per_epoch,
                 "parameters": self.parameters,
+                "condensed": training.examples is not training.problem.splits["train"],
             },
             cost={
                 "wall_seconds": training.seconds,

@@ -1,6 +1,7 @@
 """Which examples make up each step: environment-major index tensors, a pure function of the order stream."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ class Sampler:
 
     An epoch permutes every environment's examples and cuts them into batches of equal size until the smallest
     environment is used up. Where a step takes fewer environments than there are, each pass over the environments
-    groups them afresh.
+    groups them afresh. Where every step takes every example, all batches are the same one, in the order of the split.
     """
 
     split: Split
@@ -57,8 +58,15 @@ class Sampler:
         """Groups of environments times batches of each."""
         return self.batches * (self.environments // self.per_step)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every step takes every example, so that all steps' batches are one."""
+        return self.per_step * self.batch_size == len(self.members)
+
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
         """Indices of one epoch: examples (steps, E, B) and environments (steps, E), on the split's device."""
+        if self.whole:
+            return self._everything
         rng = np.random.default_rng(stream(self.seed, "order", number))
         count = self.batches * self.batch_size
         order = self._shuffled(rng)
@@ -73,6 +81,21 @@ class Sampler:
 
     def batch(self, examples: Tensor, env: Tensor) -> Batch:
         """The tensors behind one step's indices (E, B) and (E,)."""
+        return self._all if self.whole else self._gathered(examples, env)
+
+    @cached_property
+    def _everything(self) -> tuple[Tensor, Tensor]:
+        """The indices of an epoch of one step with all examples in the order of the split."""
+        device = self.split.x.device
+        examples = self.members.reshape(1, self.per_step, self.batch_size).to(device)
+        return examples, torch.arange(self.per_step, device=device)[None]
+
+    @cached_property
+    def _all(self) -> Batch:
+        examples, env = self._everything
+        return self._gathered(examples[0], env[0])
+
+    def _gathered(self, examples: Tensor, env: Tensor) -> Batch:
         nuisance = None if self.split.nuisance is None else self.split.nuisance[examples]
         return Batch(self.split.x[examples], self.split.y[examples], env, nuisance)
 

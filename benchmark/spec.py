@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from invbench.backbone import Backbone
-from invbench.composition import Composition
+from invbench.composition import PENALTY, Composition
 from invbench.configuration import Layer, assignments_layer, check_sections, merge, recipe_layers
 from invbench.errors import UserError, did_you_mean
-from invbench.method import Method
+from invbench.method import Method, class_overrides
 from invbench.problem import Dataset
 from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.trainer import Trainer
@@ -108,7 +108,7 @@ def resolve(
         [
             {"backbone": {"name": dataset_class.backbone}},
             {"dataset": _switched_on(dataset_class, classes.values())},
-            *recipe_layers(dataset, classes),
+            *recipe_layers(dataset, classes, _companions(classes)),
             *layers,
             assignments_layer(assignments or {}, fields),
         ]
@@ -174,7 +174,17 @@ def _method_classes(method: str) -> dict[str, type[Method]]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"method {method} names '{name}' twice")
+    classes: dict[str, type[Method]] = {name: METHODS.load(name) for name in names}
+    if any(class_overrides(cls, *PENALTY) for cls in classes.values()):
+        return classes
+    names = [part for name, cls in classes.items() for part in (*cls.companion, name)]
     return {name: METHODS.load(name) for name in names}
+
+
+def _companions(classes: Mapping[str, type[Method]]) -> Layer:
+    """What some parts want of the penalty that they weigh."""
+    wanted = {name: dict(settings) for cls in classes.values() for name, settings in cls.companion.items()}
+    return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
 
 
 def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method]]) -> dict[str, Any]:

@@ -24,10 +24,16 @@ class Task(ABC):
     """Width of the prediction."""
     primary: str
     """The metric that tables show when none is asked for."""
+    higher_is_better: bool
+    """Whether that metric grows with quality."""
 
     @abstractmethod
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         """prediction (..., outputs), y (...) -> loss (...)."""
+
+    @abstractmethod
+    def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """Derivative of each loss by its prediction: prediction (..., outputs), y (...) -> (..., outputs)."""
 
     @abstractmethod
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -52,9 +58,13 @@ class BinaryClassification(Task):
 
     outputs: int = 1
     primary: str = "accuracy"
+    higher_is_better: bool = True
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(prediction.squeeze(-1), y, reduction="none")
+
+    def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return prediction.sigmoid() - y[..., None]
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         correct = (prediction.squeeze(-1) > 0) == (y > 0.5)
@@ -76,10 +86,15 @@ class Classification(Task):
 
     outputs: int
     primary: str = "accuracy"
+    higher_is_better: bool = True
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
         flat = F.cross_entropy(prediction.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
         return flat.reshape(y.shape)
+
+    def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
+        classes = torch.arange(self.outputs, device=y.device)
+        return prediction.softmax(-1) - (y[..., None] == classes).to(prediction.dtype)
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (prediction.argmax(-1) == y).double(), "loss": self.losses(prediction, y)}
@@ -118,10 +133,15 @@ class Regression(Task):
     factor: float = 1.0
     outputs: int = 1
     primary: str = "mean_absolute_error"
+    higher_is_better: bool = False
 
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        error = prediction.squeeze(-1) - (y - self.mean) / self.std
+        error = self._errors(prediction, y)
         return error.square() if self.loss == "squared" else error.abs()
+
+    def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
+        error = self._errors(prediction, y)[..., None]
+        return 2 * error if self.loss == "squared" else error.sign()
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         error = self.factor * (prediction.squeeze(-1) * self.std + self.mean - y)
@@ -137,3 +157,6 @@ class Regression(Task):
 
     def change(self, first: Tensor, second: Tensor) -> Tensor:
         return self.factor * self.std * (first - second).abs().squeeze(-1)
+
+    def _errors(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return prediction.squeeze(-1) - (y - self.mean) / self.std

@@ -52,6 +52,11 @@ class Trainer(Settings):
     strategy: Literal["auto", "joint", "loop", "vmap"] = setting(
         "auto", "how environment gradients are computed: one graph, one environment at a time, or mapped"
     )
+    condense: bool = setting(
+        True,
+        "where a linear model with squared loss sees all examples in every step, train on a few examples per "
+        "environment with the same first and second moments: the same gradients up to rounding, sooner",
+    )
     evaluate_every: int | None = setting(None, "steps between evaluations; null makes ten in a run", ge=1)
     evaluate_splits: tuple[str, ...] | None = setting(
         None, "splits measured during training; null takes all but train. The last step always measures all"

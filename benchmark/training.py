@@ -4,22 +4,21 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore_random_state
+from invbench.condensed import training_examples
+from invbench.curves import Row, learned_columns, read_rows, state_columns, step_columns, write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
-from invbench.evaluation import evaluate
-from invbench.files import replacing
-from invbench.gradients import Objective, choose_strategy
+from invbench.evaluation import coefficient_columns, evaluate
+from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
-from invbench.method import Gradients, scalars
 from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem
 from invbench.progress import Report
@@ -27,7 +26,7 @@ from invbench.records import RunFolder
 from invbench.sampling import Sampler
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
-from invbench.trees import map_leaves, sole
+from invbench.trees import map_leaves
 
 LEARNED_ROWS = 200
 """How often what a method learns besides the weights is written into the curves."""
@@ -58,17 +57,19 @@ class Training:
         origin: str,
         checkpoint_seconds: float,
     ) -> None:
-        trainer, train = cell.trainer, problem.splits["train"]
+        trainer = cell.trainer
         self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
-        self.device = train.x.device
-        self.sampler = Sampler.of(train, trainer, cell.spec.seed)
-        self.total = trainer.total_steps(self.sampler.steps_per_epoch)
-        self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
+        self.examples = training_examples(problem, cell.method, model, trainer)
+        self.device = self.examples.x.device
+        self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
+        self._check_sizes()
         self.watched = self._known_splits(trainer.evaluate_splits)
         strategy = choose_strategy(cell.method, model, trainer)
         self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
+        self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.learned = learned_parameters(model)
         rates = {name: part.learning_rate for name, part in self.learned.items()}
         self.optimizer = Optimizer.of(trainer, self.parameters, rates)
@@ -77,11 +78,12 @@ class Training:
 
         self.done = 0  # finished steps
         self.optimizer_state = self.optimizer.initial_state(self.parameters)
-        self.method_state = cell.method.initial_state(self.parameters, self.sampler.per_step)
+        self.method_state = cell.method.initial_state(self.parameters, self.sampler.environments)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
         self.summed = 0
-        self.rows: list[dict[str, float]] = []
-        self.learned_gradients: Gradients = {}  # of the last step
+        self.rows: list[Row] = []
+        self.last: Step | None = None  # the last update
+        self.last_env = torch.zeros(0)  # its environments
         self.watched_every = max(1, self.total // LEARNED_ROWS)
         self.aside = 0.0  # seconds spent on evaluations and checkpoints
         self.began = time.perf_counter()
@@ -107,7 +109,7 @@ class Training:
         with torch_stream(stream(self.cell.spec.seed, "noise"), self.device):
             self.resume(report)
             self._train(report)
-            if not self.summed:  # resumed after the last measurement
+            if self.rows and not self.summed:  # resumed after the last measurement
                 return self._evaluate(splits)
             metrics = self.measure(splits)
             report.evaluated(self.done, metrics)
@@ -136,40 +138,59 @@ class Training:
                     raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
 
     def step(self, examples: Tensor, env: Tensor) -> None:
-        """One update from the examples (E, B) of the environments (E,)."""
-        trainer = self.cell.trainer
+        """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
+        method = self.cell.method
         batch = self._augmented(self.sampler.batch(examples, env))
-        gradients, objective, state = self.objective.step(self.parameters, batch, self.method_state)
+        if self.done in method.restarts:
+            self.optimizer_state = self.optimizer.initial_state(self.parameters)
+        began = max((step for step in method.restarts if step <= self.done), default=0)
+        if not method.interpolates:
+            self._update(batch, self.done - began)
+        else:
+            before = {name: value.detach().clone() for name, value in self.parameters.items()}
+            for e in range(len(env)):
+                self._update(batch.environments(slice(e, e + 1)), (self.done - began) * len(env) + e)
+            self._set({name: method.interpolate(before[name], value) for name, value in self.parameters.items()})
+        self.method_state = method.advance(self.method_state)
+        self.done += 1
+
+    def _update(self, batch: Batch, count: int) -> None:
+        """One update, the optimiser's `count`-th from 0."""
+        trainer = self.cell.trainer
+        scale = self.cell.method.scale(self.method_state)
+        step = self.objective.step(self.parameters, batch, self.method_state)
         rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         with torch.no_grad():
             new, self.optimizer_state = self.optimizer.step(
-                self.parameters, gradients, self.optimizer_state, self.done, rate
+                self.parameters, step.gradients, self.optimizer_state, count, rate, scale
             )
-            for name, value in self.parameters.items():
-                value.copy_(new[name])
-        self.learned_gradients = {name: gradients[name] for name in self.learned}
-        self.method_state = self.cell.method.advance(state)
-        self.loss += objective.double()
+        self._set(new)
+        self.last, self.last_env, self.method_state = step, batch.env, step.state
+        self.loss += step.objective.double()
         self.summed += 1
-        self.done += 1
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in self.parameters.items():
+            value.copy_(values[name])
 
     def measure(self, splits: tuple[str, ...]) -> dict[str, float]:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
         with self._set_aside():
             metrics = self._evaluate(splits)
-            objective = {"objective": self.loss.item() / self.summed}
-            _check_finite(objective | metrics, self.done)
-            shown = {f"state.{name}": value.item() for name, value in scalars(sole(self.method_state)).items()}
-            self._add_row(objective | metrics | shown)
+            shown: Row = {}
+            if self.last is not None:
+                shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
+            _check_finite(shown | metrics, self.done)
+            shown |= coefficient_columns(self.model, self.problem)
+            self._add_row(shown | metrics | state_columns(self.method_state))
             self.loss, self.summed = torch.zeros_like(self.loss), 0
         return metrics
 
-    def _add_row(self, measured: dict[str, float]) -> None:
+    def _add_row(self, measured: Row) -> None:
         """A row of the curves, with what the method has learned besides the weights."""
-        row: dict[str, float] = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
-        for name, part in self.learned.items():
-            row |= part.columns(self.learned_gradients.get(name))
-        self.rows.append(row | measured)
+        when: Row = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
+        self.rows.append(when | learned_columns(self.learned, self.last) | measured)
 
     def save(self) -> float:
         """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.
@@ -178,7 +199,7 @@ class Training:
         """
         _check_finite({"objective": self.loss.item()}, self.done)
         with self._set_aside() as took:
-            self.write_curves()
+            write_rows(self.rows, self.folder.curves)
             Checkpoint(
                 {
                     "model": dict(self.model.state_dict()),
@@ -198,11 +219,6 @@ class Training:
             ).save(self.folder.checkpoint)
         return took()
 
-    def write_curves(self) -> None:
-        """Every measurement so far, one row each."""
-        with replacing(self.folder.curves) as temporary:
-            pd.DataFrame(self.rows).to_parquet(temporary, index=False)
-
     def resume(self, report: Report) -> None:
         """Take up the checkpoint, unless there is none, or other code or other data made it."""
         found = Checkpoint.load(self.folder.checkpoint)
@@ -218,8 +234,7 @@ class Training:
         restore_random_state(found.tensors["random"], self.device)
         self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
         self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
-        rows = pd.read_parquet(self.folder.curves).to_dict("records")
-        self.rows = [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= self.done]
+        self.rows = read_rows(self.folder.curves, self.done)
         report.say(f"continuing at step {self.done}/{self.total}")
 
     def _augmented(self, batch: Batch) -> Batch:
@@ -239,6 +254,20 @@ class Training:
             examples, env = self.sampler.epoch(number)
             for i in range(first, min(length, first + self.total - self.done)):
                 yield examples[i], env[i]
+
+    def _check_sizes(self) -> None:
+        """Raise UserError where a step has too few environments, or too few examples of each, for the method."""
+        method, sampler = self.cell.method, self.sampler
+        if sampler.per_step < method.fewest_environments:
+            raise UserError(
+                f"method {method.name} compares environments, but a step has only {sampler.per_step} of the data's "
+                f"{sampler.environments}; give it at least {method.fewest_environments}, or use erm"
+            )
+        if sampler.batch_size < method.fewest_examples:
+            raise UserError(
+                f"method {method.name} needs at least {method.fewest_examples} examples of an environment in a step, "
+                f"not {sampler.batch_size}; raise trainer.batch_size, or use data with more examples per environment"
+            )
 
     def _known_splits(self, names: tuple[str, ...] | None) -> tuple[str, ...]:
         known = tuple(self.problem.splits)

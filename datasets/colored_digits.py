@@ -6,7 +6,8 @@ the cases, 397 test digits where it does in 90 %. With so few digits a network c
 weights or a small network help.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +25,8 @@ TRAIN = 1400
 class ColoredDigits(Dataset):
     """8x8 digits below five or not, with a misleading colour; offline."""
 
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "oracle")
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     citation: ClassVar[str] = f"{CITATION}; coloured as in Arjovsky et al., arXiv 1907.02893"
     licence: ClassVar[str] = LICENCE
 

@@ -16,8 +16,9 @@ Deviation: the shuffle and the flips come from the run's seed; in the IRM code a
 in DomainBed the data do not change between seeds.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ HELD_OUT = 0.2
 class ColoredMNIST(Dataset):
     """Digits below five or not, with a misleading colour."""
 
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "oracle")
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     release: ClassVar[str] = "mnist"
     citation: ClassVar[str] = "Arjovsky et al., Invariant risk minimization, arXiv 1907.02893"
 

@@ -18,7 +18,8 @@ Deviations from the author's code:
 - small_margin does not run there; here it does.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,7 +34,8 @@ from invbench.settings import setting
 class IRMRegression(Dataset):
     """Two coefficients, one of them spurious; and three relatives."""
 
-    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification")
+    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification", "oracle")
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = (
         "Youbi Idrissi, Adaptive regularization in invariant risk minimization (irm_public_adareg)"
@@ -51,7 +53,8 @@ class IRMRegression(Dataset):
 
     def capabilities(self) -> tuple[str, ...]:
         regression = self.problem in ("simple", "random")
-        return ("vector", "environments", "regression" if regression else "classification")
+        oracle = ("oracle",) if self.oracle else ()
+        return ("vector", "environments", "regression" if regression else "classification", *oracle)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         if self.problem == "simple" and self.invariant_dimensions != self.spurious_dimensions:

@@ -16,7 +16,8 @@ Deviations from the authors' code:
 - The permutation in example2 is theirs as corrected: early versions left some spurious inputs in place.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -32,7 +33,8 @@ KINDS: dict[str, Kind] = {"example1": "regression", "example2": "cows_camels", "
 class LinearUnitTests(Dataset):
     """Six linear problems with invariant and spurious inputs."""
 
-    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification")
+    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification", "oracle")
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "Aubin et al., Linear unit-tests for invariance discovery, arXiv 2102.10867"
 
@@ -49,7 +51,8 @@ class LinearUnitTests(Dataset):
 
     def capabilities(self) -> tuple[str, ...]:
         regression = self.example in ("example1", "example1s")
-        return ("vector", "environments", "regression" if regression else "classification")
+        oracle = ("oracle",) if self.oracle else ()
+        return ("vector", "environments", "regression" if regression else "classification", *oracle)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         structure = Structure(

@@ -13,6 +13,15 @@ gradient g_e of each environment's risk, e = 1..E, all operations element-wise:
 τ = 0 with the mask rule is ERM. Weight decay comes after the mask, in the optimiser, so it also shrinks what the mask
 holds still: that is how features on which environments disagree are forgotten.
 
+Variants elsewhere: the linear unit tests have a > τ (`strict`; nothing survives at τ = 1), no scaling, and divide each
+environment's gradient of the weights, not of the biases, by its norm first (`normalise`). DomainBed always scales.
+
+**Extension, not in the released code**: `temporal_memory` β compares signs over time as well as over environments. The
+paper names a "temporal AND-mask" without defining it; this is the simplest rule of that kind. With the mean sign
+s_t over the environments of step t, which may be one alone, a is the running mean
+
+    a = |c_t| / (1 - β^t),    c_t = β c_{t-1} + (1 - β) s_t,    c_0 = 0
+
 Deviations from the authors' code: none in the rule. The sum of signs is exact, as sums of ±1 are in floating point,
 and then divided once by E, so that τ on the lattice k/E is compared without rounding. A penalty of another method is
 added after the mask, as weight decay is.
@@ -52,11 +61,27 @@ class ANDMask(Method):
         True, "divide each tensor by the fraction of its elements that survived", search=Choice((False, True))
     )
 
+    strict: bool = setting(False, "an element needs more than τ, not at least τ")
+    normalise: bool = setting(False, "divide each environment's gradient of a weight matrix by its norm first")
+    temporal_memory: float | None = setting(
+        None, "β of the running mean of signs over steps, an extension; null for the paper's rule", gt=0, lt=1
+    )
+
+    @property
+    def fewest_environments(self) -> int:
+        return 2 if self.temporal_memory is None else 1
+
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """The fraction of all elements that survived the last step, for the curves."""
-        return {"surviving_fraction": next(iter(parameters.values())).new_ones(())}
+        """The fraction of all elements that survived the last step, for the curves; with a memory, c."""
+        state: State = {"surviving_fraction": next(iter(parameters.values())).new_ones(())}
+        if self.temporal_memory is not None:
+            state["signs"] = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        return state
 
     def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        if self.normalise and gradient.ndim > 2:
+            norms = gradient.flatten(1).norm(dim=1).clamp(min=TINY)
+            gradient = gradient / norms.reshape(-1, *[1] * (gradient.ndim - 1))
         if self.rule == "mask":
             return gradient, gradient.sign()
         return gradient, gradient.sign(), (gradient.abs() + TINY).log()
@@ -66,11 +91,24 @@ class ANDMask(Method):
     ) -> tuple[Gradients, State]:
         gradients: Gradients = {}
         surviving: list[Tensor] = []
+        if self.temporal_memory is not None:
+            moments, state = self._remembered(self.temporal_memory, moments, state)
         for name, (mean, mean_sign, *mean_log) in moments.items():
-            mask = (mean_sign.abs() >= self.threshold).to(mean.dtype)
+            agreement = mean_sign.abs()
+            mask = (agreement > self.threshold if self.strict else agreement >= self.threshold).to(mean.dtype)
             size = mean.sign() * mean_log[0].exp() if mean_log else mean
             scale = 1 / (TINY + mask.mean()) if self.scale_by_inverse_sparsity else 1
             gradients[name] = scale * mask * size + penalty_grad[name]
             surviving.append(mask.sum())
         elements = sum(mean.numel() for mean, *_ in moments.values())
         return gradients, state | {"surviving_fraction": torch.stack(surviving).sum() / elements}
+
+    def _remembered(
+        self, memory: float, moments: Mapping[str, tuple[Tensor, ...]], state: State
+    ) -> tuple[dict[str, tuple[Tensor, ...]], State]:
+        """The moments with running means of the signs in the place of the signs, and the state with these."""
+        old = state["signs"]
+        signs = {name: memory * old[name] + (1 - memory) * sign for name, (_, sign, *_) in moments.items()}
+        weight = 1 - memory ** (state["step"] + 1)
+        found = {name: (mean, signs[name] / weight, *rest) for name, (mean, _, *rest) in moments.items()}
+        return found, state | {"signs": signs}

@@ -47,9 +47,14 @@ SMALL: dict[str, dict[str, Any]] = {
         "trainer.batch_size": 10,
         "trainer.warmup": 0.0,
     },
-    "linear_unit_tests": {"dataset.examples": 40},
-    "chain_sem": {"dataset.examples": 40},
-    "irm_regression": {"dataset.examples": 40, "dataset.validation_examples": 20, "dataset.test_examples": 20},
+    "linear_unit_tests": {"dataset.examples": 40, "trainer.batch_size": None},
+    "chain_sem": {"dataset.examples": 40, "trainer.batch_size": None},
+    "irm_regression": {
+        "dataset.examples": 40,
+        "dataset.validation_examples": 20,
+        "dataset.test_examples": 20,
+        "trainer.batch_size": None,
+    },
     "and_mask_regression": {},
     "pivot": {"dataset.train_examples": 200, "dataset.validation_examples": 50, "dataset.test_examples": 50},
     "mi_toy": {
@@ -66,9 +71,21 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 """Settings that make a dataset's recipe quick."""
-SMALL_METHOD: dict[str, dict[str, Any]] = {"augerino": {"method.test_copies": 2}, "steerable": {"method.width": 0.25}}
+SMALL_METHOD: dict[str, dict[str, Any]] = {
+    "augerino": {"method.test_copies": 2},
+    "steerable": {"method.width": 0.25},
+    "pcgrad": {"method.order": "most_conflicting"},  # the paper's order is random
+    "soft_adareg": {"method.largest_weight": 10.0},  # without a cap its first step is huge
+}
 """The same for methods."""
-PER_EXAMPLE = {"cifar10": {"trainer.batch_size": 1, "trainer.environments_per_step": 8}}
+CLASSIFICATION = {
+    "linear_unit_tests": {"dataset.example": "example3"},
+    "irm_regression": {"dataset.problem": "small_margin"},
+}
+"""What makes them classification, for methods that require it."""
+ONE_EXAMPLE = ("and_mask_regression", "cifar10")
+"""Data with a single example in every environment."""
+PER_EXAMPLE = {"cifar10": {"trainer.batch_size": 1, "trainer.environments_per_step": 4}}
 """More of them, for methods to which every example is an environment."""
 
 
@@ -85,18 +102,21 @@ def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cel
 def small_settings(method: str, dataset: str) -> dict[str, Any]:
     """What makes a cell quick."""
     each = PER_EXAMPLE.get(dataset, {}) if "environments" in METHODS.traits(method) else {}
+    if "classification" in METHODS.traits(method):
+        each = each | CLASSIFICATION.get(dataset, {})
     settings = SMALL[dataset] | SMALL_METHOD.get(method, {}) | each
     own = METHODS.literal(method, "replaces_model", False)
     return {name: value for name, value in settings.items() if not (own and name.startswith("backbone."))}
 
 
 def possible_cells() -> list[tuple[str, str]]:
-    """Every registered method with every dataset that provides what it requires."""
+    """Every registered method with every dataset that provides what it requires, and examples enough."""
     return [
         (method, dataset)
         for method in METHODS.entries()
         for dataset in DATASETS.entries()
         if not unmet(METHODS.traits(method), DATASETS.traits(dataset))
+        and not (dataset in ONE_EXAMPLE and METHODS.load(method)().fewest_examples > 1)
     ]
 
 
@@ -116,7 +136,8 @@ def without_coupling(cell: Cell) -> Cell:
     data = {f"dataset.{name}": value for name, value in cell.spec.dataset_settings.items()}
     network = {f"backbone.{name}": value for name, value in cell.spec.backbone_settings.items()}
     network = {"backbone.name": plain, "backbone.width": 8} if plain else network
-    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, keep | data | network | still)
+    own = SMALL_METHOD.get(cell.spec.method.rpartition("+")[2], {})
+    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, keep | data | network | own | still)
 
 
 def _without_noise(cell: Cell) -> dict[str, Any]:
@@ -143,7 +164,7 @@ def objective_of(
     parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
     sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
     examples, env = sampler.epoch(0)
-    state = method.initial_state(parameters, sampler.per_step)
+    state = method.initial_state(parameters, sampler.environments)
     return Objective(method, problem.task, model, strategy), parameters, sampler.batch(examples[0], env[0]), state
 
 
@@ -178,7 +199,7 @@ class WorstRisk(Method):
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         return {"weights": next(iter(parameters.values())).new_ones(environments)}
 
-    def risk(self, risks: Tensor, state: State) -> tuple[Tensor, State]:
+    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
         weights = state["weights"] * (self.rate * risks.detach()).exp()
         weights = weights / weights.sum()
         return (weights * risks).sum(), state | {"weights": weights}

@@ -1,7 +1,8 @@
 """What the tests share: an isolated machine, small cells, and stand-in methods for each hook."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -9,10 +10,14 @@ import pytest
 import torch
 from standins import write_all, write_mnist
 
+from invbench.cli import main
+
 # Machines differ in speed: no test may fail for being slow.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
+Bench = Callable[..., tuple[int, str, str]]
+"""Arguments of the command -> exit status, stdout, stderr."""
 REAL_DATA = os.environ.get("INVBENCH_DATA")
 
 
@@ -54,3 +59,18 @@ def mnist_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """60 training and 20 test images in the format of the MNIST files, in use, for tests that damage them."""
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
     return write_mnist(tmp_path / "data" / "MNIST" / "raw")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
+    """Run the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output = capsys.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
+
+    return call

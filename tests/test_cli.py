@@ -4,34 +4,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cells import SMALL
+from conftest import Bench
 
 from invbench.cli import main
-from invbench.cli.run import parse_seeds
 from invbench.errors import UserError
+from invbench.sweep import parse_seeds
 
-Bench = Callable[..., tuple[int, str, str]]
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
 TINY += ["--set", "trainer.steps=6"]
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
-    """Run the command in this process, in an empty folder; returns exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output = capsys.readouterr()
-        return int(stop.value.code or 0), output.out, output.err
-
-    return call
 
 
 def test_run_then_table(bench: Bench) -> None:
@@ -153,7 +137,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("invbench.training.replacing", full)
+    monkeypatch.setattr("invbench.curves.replacing", full)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", *TINY)
     assert status == 1
     assert "failed (input_output): [Errno 28] No space left on device" in err.splitlines()[-1]
@@ -229,4 +213,4 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("0,2,1-3", [0, 2, 1, 3])])
 def test_seeds(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(None, text) == seeds
+    assert parse_seeds(text) == seeds

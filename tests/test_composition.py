@@ -80,7 +80,7 @@ def test_states_are_apart_and_steps_are_counted() -> None:
     assert set(state) == {"erm", "worst"}
     assert state["worst"]["step"] == 1
     risks = torch.tensor([0.0, 0.0, 0.0, 2.0])
-    value, after = composition.risk(risks, state)
+    value, after = composition.risk(risks, torch.arange(4), state)
     assert value > risks.mean()
     assert torch.equal(state["worst"]["weights"], torch.ones(4)), "hooks must not change the state they are given"
     assert after["worst"]["weights"].argmax() == 3

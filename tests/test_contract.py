@@ -1,9 +1,11 @@
 """The one contract: what every registered method must do on every dataset it can run on."""
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from cells import (
@@ -17,11 +19,14 @@ from cells import (
 )
 from torch import Tensor
 from torch.func import stack_module_state, vmap
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_leaves, tree_map
 
+from invbench.checkpoint import Checkpoint
 from invbench.gradients import Objective, Step, detached
 from invbench.method import Method
 from invbench.problem import Batch, Problem
+from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.runner import build_model
@@ -30,10 +35,12 @@ from invbench.seeds import stream
 from invbench.spec import Cell
 from invbench.tasks import Regression
 from invbench.training import Training
+from invbench.trees import flatten
 
-CELLS = possible_cells()
+CELLS = [cell for cell in possible_cells() if METHODS.literal(cell[0], "trains", True)]
 pytestmark = pytest.mark.usefixtures("standins")
 RUNS = 3
+QUICK = ("spirals", "digits", "colored_digits")
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("augerino", "olivetti", {"method__train_copies": 3, "method__generators": ["rotation", "shear"]}),
     ("augerino", "qm9", {"method__interval": "symmetric", "backbone__group": "trivial"}),
@@ -68,7 +75,7 @@ def test_a_few_steps_stay_finite_and_move_the_parameters(
     problem = load(cell)
     training = Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
     before = {name: value.detach().clone() for name, value in training.parameters.items()}
-    for examples, env in zip(*(part[:3] for part in training.sampler.epoch(0)), strict=True):
+    for examples, env in zip(*(part[:2] for part in training.sampler.epoch(0)), strict=True):
         training.step(examples, env)
         assert torch.isfinite(training.loss)
     assert all(torch.isfinite(value).all() for value in training.parameters.values())
@@ -148,7 +155,7 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
             step = objective.step(theta, batch, state)
             theta = {name: value - 0.1 * step.gradients[name] for name, value in theta.items()}
             state = detached(composition.advance(step.state))
-        return Step(theta, step.objective, state)
+        return step._replace(gradients=theta, state=state)
 
     stacked, _ = stack_module_state(models)
     stacked = {name: value.detach() for name, value in stacked.items()}
@@ -165,6 +172,26 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
         assert torch.allclose(mapped.objective[run], alone.objective, atol=1e-9)
         for a, b in zip(_leaves(mapped.state), _leaves(alone.state), strict=True):
             assert torch.allclose(a[run].double(), b.double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", sorted({method for method, _ in CELLS}))
+def test_a_run_that_is_taken_up_ends_as_if_nothing_had_happened(method: str, tmp_path: Path) -> None:
+    """To the last bit; tests/test_resume.py kills real processes."""
+    dataset = next(dataset for name, dataset in CELLS if name == method and dataset in QUICK)
+    cell = small_cell(method, dataset, trainer__steps=6, trainer__evaluate_every=3)
+    whole, parted = (RunFolder(tmp_path / name) for name in ("whole", "parted"))
+    for folder in (whole, parted):
+        folder.path.mkdir()
+    run_until(cell, whole, 6)
+    run_until(cell, parted, 4)
+    run_until(cell, parted, 6)
+    first, second = Checkpoint.load(whole.checkpoint), Checkpoint.load(parted.checkpoint)
+    assert first is not None
+    assert second is not None
+    tensors = flatten(second.tensors)
+    for name, value in flatten(first.tensors).items():
+        assert torch.equal(value, tensors[name]), name
+    pd.testing.assert_frame_equal(pd.read_parquet(whole.curves), pd.read_parquet(parted.curves), check_exact=True)
 
 
 @pytest.mark.parametrize("method", METHODS.entries())
@@ -184,6 +211,26 @@ def test_loading_is_pure(dataset: str) -> None:
 
 def test_every_dataset_has_a_small_version() -> None:
     assert set(DATASETS.entries()) <= set(SMALL)
+
+
+def run_until(cell: Cell, folder: RunFolder, step: int) -> None:
+    """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
+
+    class Stop(Exception):
+        """In the place of a kill."""
+
+    class Until(Report):
+        def step(self, number: int) -> None:
+            if number > step:
+                raise Stop
+
+    problem = load(cell)
+    model = build_model(cell, problem)
+    if problem.kind == "image":
+        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
+    training = Training(cell, problem, model, folder, "", 0)
+    with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
+        training.run(report)
 
 
 def _spread(part: Method) -> dict[str, Tensor]:

@@ -10,8 +10,14 @@ from invbench.composition import Composition
 from invbench.errors import UserError
 from invbench.gradients import Moments, Objective, choose_strategy
 from invbench.method import Gradients, Method, State, as_outputs
+from invbench.methods.adareg import AdaReg
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
+from invbench.methods.iga import IGA
+from invbench.methods.irmv1 import IRMv1
+from invbench.methods.pcgrad import PCGrad
+from invbench.methods.sand_mask import SANDMask
+from invbench.methods.vrex import VREx
 from invbench.problem import Batch
 from invbench.trainer import Strategy
 
@@ -24,6 +30,15 @@ COMPOSITIONS: dict[str, dict[str, Method]] = {
     "risk": {"worst": WorstRisk()},
     "all gradients": {"median": MedianGradient()},
     "risk + penalty + mask": {"worst": WorstRisk(), "norm": NormPenalty(), "and_mask": ANDMask(threshold=0.5)},
+    "irmv1 + and_mask": {"irmv1": IRMv1(anneal_steps=0, weight=2.0), "and_mask": ANDMask(threshold=0.5)},
+    "vrex + sand_mask": {"vrex": VREx(anneal_steps=0, weight=2.0), "sand_mask": SANDMask(threshold=0.3)},
+    "group_dro + iga": {"worst": WorstRisk(), "iga": IGA(weight=2.0)},
+    "iga + vrex + pcgrad": {
+        "iga": IGA(weight=0.5),
+        "vrex": VREx(anneal_steps=0),
+        "pcgrad": PCGrad(order="most_conflicting"),
+    },
+    "irmv1 + adareg": {"irmv1": IRMv1(anneal_steps=0, weight=1.0), "adareg": AdaReg()},
     "risk + penalty + median": {"worst": WorstRisk(), "spread": SpreadPenalty(), "median": MedianGradient()},
 }
 
@@ -38,8 +53,15 @@ def naive(
     outputs = as_outputs(functional_call(objective.model, parameters, (rows,)))
     shaped = outputs.map(lambda part: part.reshape(*batch.y.shape, *part.shape[1:]))
     risks = torch.stack([objective.task.losses(shaped.prediction[e], batch.y[e]).mean() for e in range(len(batch.y))])
-    risk, state = method.risk(risks, state)
-    penalty, state = method.penalty(risks, shaped, batch, state)
+    risk, state = method.risk(risks, batch.env, state)
+    judged = shaped._replace(loss_gradients=objective.task.loss_gradients(shaped.prediction, batch.y))
+    penalty, state = method.penalty(risks, judged, batch, state)
+    if method.has_gradient_penalty:
+        each = [torch.autograd.grad(value, leaves, create_graph=True) for value in risks]
+        more, state = method.gradient_penalty(
+            {name: torch.stack([found[i] for found in each]) for i, name in enumerate(names)}, state
+        )
+        penalty = penalty + more
     weights = torch.autograd.grad(risk, risks, retain_graph=True)[0]
     stacks: list[list[Tensor]] = [[] for _ in leaves]
     for e in range(len(risks)):
@@ -65,7 +87,7 @@ def test_strategies_agree_with_the_naive_one(
     cell = small_cell("erm", "spirals")
     objective, parameters, batch, state = objective_of(cell, strategy, dtype, method)
     expected, value, after = naive(objective, parameters, batch, state)
-    gradients, found, new = objective.step(parameters, batch, state)
+    gradients, found, new, *_ = objective.step(parameters, batch, state)
     scale = max(g.abs().max().item() for g in expected.values())
     for key, gradient in expected.items():
         if dtype is torch.float32 and method.rule[0] == "and_mask":

@@ -109,7 +109,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_composition_takes_its_parts_entries() -> None:
-    layers = recipe_layers("spirals", ["erm", "and_mask"])
+    layers = recipe_layers("spirals", ["erm", "and_mask"], {})
     assert {"and_mask": {"threshold": 1.0, "scale_by_inverse_sparsity": True}} in [x.get("method") for x in layers]
 
 

@@ -10,6 +10,7 @@ from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
 from invbench.cli.plot import plot
 from invbench.cli.run import run
+from invbench.cli.sweep import sweep
 from invbench.cli.table import table
 from invbench.errors import Interrupted, RunFailed, UserError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(sweep)
 app.command()(ls)
 app.command()(show)
 app.command()(table)

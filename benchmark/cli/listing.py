@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invbench.cli.plot import writable_picture
+from invbench.configuration import sweep_names
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 
@@ -22,13 +23,17 @@ class What(StrEnum):
     methods = "methods"
     datasets = "datasets"
     backbones = "backbones"
+    sweeps = "sweeps"
     cells = "cells"
 
 
 def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by default.")] = None) -> None:
-    """List methods, datasets and backbones, or the cells that are possible."""
+    """List methods, datasets and backbones, or the sweeps that come with the package, or the possible cells."""
     if what is What.cells:
         _cells()
+        return
+    if what is What.sweeps:
+        typer.echo("\n".join(sweep_names()))
         return
     kinds = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
     for kind, registry in kinds.items():

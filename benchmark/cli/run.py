@@ -32,9 +32,13 @@ def run(
     from invbench.configuration import parse_assignments
     from invbench.runner import Options
     from invbench.spec import resolve
+    from invbench.sweep import parse_seeds
 
+    if seed is not None and seeds is not None:
+        raise UserError("give either --seed or --seeds")
     assignments = parse_assignments(set_ or [])
-    cells = [resolve(method, dataset, number, assignments) for number in parse_seeds(seed, seeds)]
+    numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
+    cells = [resolve(method, dataset, number, assignments) for number in numbers]
     records, failures = _run_all(cells, Options(device, out, checkpoint_seconds, quiet=False))
     if as_json:
         typer.echo("[" + ",\n".join(record.model_dump_json() for record in records) + "]")
@@ -43,21 +47,6 @@ def run(
     if failures:
         more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
         raise RunFailed(failures[0].kind, f"{failures[0]}{more}")
-
-
-def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
-    """`0-4`, `0,2,7` and mixtures, without repetition. Raises UserError for anything else."""
-    if seed is not None and seeds is not None:
-        raise UserError("give either --seed or --seeds")
-    if seeds is None:
-        return [seed or 0]
-    found: list[int] = []
-    for part in seeds.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UserError(f"--seeds {seeds}: write ranges and numbers such as 0-4 or 0,2,7")
-        found += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(found))
 
 
 def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], list[RunFailed]]":
@@ -82,12 +71,13 @@ def _show(records: "list[Record]", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from invbench.progress import headlines
     from invbench.tables import half_width
 
     done = [record for record in records if record.status == "done"]
     if not done:
         return
-    names = [name for name in done[0].metrics if not name.endswith("_loss")]
+    names = headlines(done[0].metrics)
     view = Table(title=f"{done[0].spec.method} on {done[0].spec.dataset}", title_justify="left")
     view.add_column("seed")
     for name in (*names, "seconds", "run"):

@@ -1,0 +1,52 @@
+"""What a run's curves hold beside the metrics: the last step's parts, what is learned, the method's state."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from invbench.evaluation import ENVIRONMENTS
+from invbench.files import replacing
+from invbench.gradients import Step
+from invbench.learned import Learned
+from invbench.method import State, scalars
+from invbench.trees import sole
+
+Row = dict[str, float]
+
+
+def learned_columns(learned: Mapping[str, Learned], step: Step | None) -> Row:
+    """What the model has learned besides the weights, and the step's gradients of it."""
+    row: Row = {}
+    for name, part in learned.items():
+        row |= part.columns(None if step is None else step.gradients[name])
+    return row
+
+
+def step_columns(step: Step, env: Tensor) -> Row:
+    """risk.<environment>, penalty (with its weight) and gradient_norm of one step."""
+    norm = torch.stack([gradient.norm() for gradient in step.gradients.values()]).norm()
+    row = {"penalty": step.penalty.item(), "gradient_norm": norm.item()}
+    if len(env) <= ENVIRONMENTS:
+        risks = dict(zip(env.tolist(), step.risks.tolist(), strict=False))
+        row |= {f"risk.{e}": risks[e] for e in sorted(risks)}
+    return row
+
+
+def state_columns(state: State) -> Row:
+    """The numbers in a method's state."""
+    return {f"state.{name}": value.item() for name, value in scalars(sole(state)).items()}
+
+
+def write_rows(rows: list[Row], path: Path) -> None:
+    """Every measurement so far, one row each, atomically."""
+    with replacing(path) as temporary:
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+
+
+def read_rows(path: Path, step: int) -> list[Row]:
+    """The rows up to a step."""
+    rows = pd.read_parquet(path).to_dict("records")
+    return [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= step]

@@ -1,0 +1,51 @@
+"""MMD: match the distribution of the representation over environments by a kernel ("Domain Generalization with
+Adversarial Feature Learning").
+
+Li, Pan, Wang, Kot (2018), in DomainBed's form, without the paper's adversarial autoencoder. With the kernel
+k(a, b) = Σ_γ exp(-γ ‖a - b‖²), γ = 0.001, 0.01, ..., 1000, and K_ij its mean over the rows of environments i and j:
+
+    objective = (1/E) Σ_e R_e + λ mean_{i<j} (K_ii + K_jj - 2 K_ij)
+
+The estimate is the biased one: K_ii has its diagonal. A step costs memory of (E B)² numbers. Default and search range
+are DomainBed's. Deviations from DomainBed: none.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invbench.method import Outputs, State
+from invbench.penalties import PenaltyMethod, representation
+from invbench.problem import Batch
+from invbench.registry import register_method
+from invbench.settings import LogUniform, setting
+
+GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+@register_method("mmd")
+class MMD(PenaltyMethod):
+    """Match over environments the distribution of the representation."""
+
+    requires: ClassVar[tuple[str, ...]] = ("environments",)
+
+    weight: float = setting(1.0, "λ", ge=0, search=LogUniform(1e-1, 10), fusable=True)
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        means = kernel_means(representation(outputs, "mmd"))
+        own = means.diagonal()
+        discrepancies = own[:, None] + own - 2 * means
+        i, j = torch.triu_indices(len(own), len(own), 1)
+        return self.weighted(discrepancies[i, j].mean(), state), state
+
+
+def kernel_means(phi: Tensor) -> Tensor:
+    """Mean kernel between the rows of every two environments: (E, B, D) -> (E, E)."""
+    environments, rows, _ = phi.shape
+    flat = phi.flatten(0, 1)
+    squares = flat.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * flat @ flat.T).clamp(min=0)
+    kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)
+    means: Tensor = kernel.unflatten(0, (environments, rows)).unflatten(2, (environments, rows)).mean((1, 3))
+    return means

@@ -1,0 +1,99 @@
+"""A few examples with the same moments stand for all of a linear problem."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import small_cell
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invbench.condensed import condensed, training_examples
+from invbench.gradients import Objective
+from invbench.problem import Split
+from invbench.runner import Options, build_model, run_cell
+from invbench.sampling import Sampler
+from invbench.seeds import stream
+from invbench.spec import Cell
+
+LINEAR = ("linear_unit_tests", "chain_sem", "irm_regression")
+EXACT = ("erm", "irmv1", "vrex", "mm_rex", "iga", "group_dro", "and_mask", "sand_mask", "adareg", "pcgrad", "fish")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 5), st.integers(2, 60))
+def test_moments_are_kept(seed: int, environments: int, inputs: int, examples: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = 10 * torch.randn(environments * examples, inputs, generator=generator, dtype=torch.float64) + 3
+    y = torch.randn(environments * examples, generator=generator, dtype=torch.float64) - 7
+    split = Split(x, y, torch.arange(environments).repeat_interleave(examples))
+    short = condensed(split)
+    assert len(short) == environments * (min(examples, inputs + 1) + 1)
+    for e in range(environments):
+        found, whole = (torch.cat([s.x[s.env == e], s.y[s.env == e][:, None]], 1) for s in (short, split))
+        assert torch.allclose(found.mean(0), whole.mean(0), atol=1e-10)
+        assert torch.allclose(found.T @ found / len(found), whole.T @ whole / len(whole), atol=1e-8)
+
+
+def step_on(cell: Cell, whole: bool) -> Any:
+    """One step from all examples, or from those that training takes."""
+    problem = cell.dataset.load(stream(cell.spec.seed, "data")).to(torch.device("cpu"), torch.float64)
+    model = build_model(cell, problem).double()
+    examples = problem.splits["train"] if whole else training_examples(problem, cell.method, model, cell.trainer)
+    sampler = Sampler.of(examples, cell.trainer, 0)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    state = cell.method.initial_state(parameters, sampler.environments)
+    index, env = (part[0] for part in sampler.epoch(0))
+    objective = Objective(cell.method, problem.task, model, "joint")
+    return objective.step(parameters, sampler.batch(index, env), state), len(examples)
+
+
+@pytest.mark.parametrize("dataset", LINEAR)
+@pytest.mark.parametrize("method", EXACT)
+def test_steps_are_those_of_all_rows(method: str, dataset: str) -> None:
+    cell = small_cell(method, dataset, dataset__examples=500)
+    full, rows = step_on(cell, whole=True)
+    short, few = step_on(cell, whole=False)
+    assert few < rows / 10
+    assert torch.allclose(full.objective, short.objective, rtol=1e-10)
+    for name, gradient in full.gradients.items():
+        assert torch.allclose(short.gradients[name], gradient, rtol=1e-8, atol=1e-8), name
+
+
+@pytest.mark.parametrize("classifier", ["scale_and_offset", "head", "split"])
+def test_every_classifier_of_irm(classifier: str) -> None:
+    cell = small_cell("irmv1", "linear_unit_tests", dataset__examples=500, method__classifier=classifier)
+    full, short = step_on(cell, whole=True)[0], step_on(cell, whole=False)[0]
+    assert torch.allclose(full.penalty, short.penalty, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "values"),
+    [
+        ("erm", "linear_unit_tests", {"dataset__example": "example2"}),  # not the squared loss
+        ("erm", "linear_unit_tests", {"backbone__name": "mlp"}),  # not linear
+        ("erm", "linear_unit_tests", {"trainer__batch_size": 100}),  # not all examples
+        ("and_mask", "linear_unit_tests", {"trainer__environments_per_step": 2}),  # not all environments
+        ("irmv1", "linear_unit_tests", {"method__estimate": "unbiased"}),  # halves
+        ("coral", "linear_unit_tests", {}),  # n - 1
+        ("fishr", "linear_unit_tests", {}),  # fourth moments
+        ("erm", "linear_unit_tests", {"trainer__condense": False}),  # not wanted
+        ("erm", "and_mask_regression", {}),  # nothing to gain
+    ],
+)
+def test_where_it_is_not_exact_all_examples_are_taken(method: str, dataset: str, values: dict[str, Any]) -> None:
+    more = {} if dataset == "and_mask_regression" else {"dataset__examples": 500}
+    cell = small_cell(method, dataset, **more, **values)
+    problem = cell.dataset.load(stream(0, "data"))
+    train = training_examples(problem, cell.method, build_model(cell, problem), cell.trainer)
+    assert train is problem.splits["train"]
+
+
+def test_the_record_says_so_and_the_run_is_the_same(tmp_path: Path) -> None:
+    short = small_cell("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300)
+    full = small_cell("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300, trainer__condense=False)
+    first, second = (run_cell(cell, Options(out=tmp_path)) for cell in (short, full))
+    assert (first.engine["condensed"], second.engine["condensed"]) == (True, False)
+    for name, value in first.metrics.items():
+        assert value == pytest.approx(second.metrics[name], rel=1e-8), name
