@@ -1,6 +1,6 @@
 """Methods compose with `+`: models wrap each other, penalties add up, and only one part may replace a mean."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from invbench.errors import UserError
-from invbench.method import Gradients, Method, Outputs, State, overrides
+from invbench.method import Gradients, Method, Outputs, State, Turn, overrides
 from invbench.problem import Batch, Problem
 from invbench.seeds import stream, torch_stream
 
 RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
 WALK = ("interpolate",)
+TURN = ("turn",)
 PENALTY = ("penalty", "gradient_penalty")
 
 
@@ -36,6 +37,7 @@ class Composition:
         for hooks, what in (
             ((*RISK, *WALK), "the mean of the risks"),
             ((*GRADIENT, *WALK), "the mean of the gradients"),
+            ((*TURN, *WALK), "the order of the updates"),
         ):
             replacing = [name for name, part in self.parts.items() if overrides(part, *hooks)]
             if len(replacing) > 1:
@@ -100,6 +102,16 @@ class Composition:
         """The hook of the part that has it."""
         part = next(part for part in self.parts.values() if overrides(part, "interpolate"))
         return part.interpolate(before, after)
+
+    def turn(self, names: Iterable[str], step: int) -> Turn:
+        """The hook of the part that has it, else everybody's turn."""
+        part = next((part for part in self.parts.values() if overrides(part, *TURN)), Method())
+        return part.turn(names, step)
+
+    def finished(self, state: State) -> bool:
+        """Whether some part ends the run here."""
+        asked = [(part, state[name]) for name, part in self.parts.items() if overrides(part, "finished")]
+        return any(bool(part.finished(own)) for part, own in asked)
 
     @property
     def restarts(self) -> tuple[int, ...]:

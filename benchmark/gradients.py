@@ -125,7 +125,7 @@ class Objective:
             gradients = _zero_where_unused(torch.autograd.grad(risk + penalty, leaves, allow_unused=True), parameters)
             return Step(gradients, objective, detached(state), *parts)
         penalty_grad = _zeros(parameters)
-        if self.method.has_penalty:
+        if penalty.requires_grad:
             found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
             penalty_grad = _zero_where_unused(found, parameters)
         moments = Moments(self.method)

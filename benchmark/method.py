@@ -4,10 +4,11 @@ Hooks are pure functions of tensors: state comes in and goes out, nothing is pri
 value on the host. That is what lets the engine map one file over environments and over whole runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from invbench.problem import Batch, Problem
@@ -39,6 +40,13 @@ class Outputs(NamedTuple):
         """The same outputs with `change` applied to what belongs to the inputs."""
         representation = None if self.representation is None else change(self.representation)
         return self._replace(prediction=change(self.prediction), representation=representation)
+
+
+class Turn(NamedTuple):
+    """Who moves in a step: multiples of the learning rate by parameter name, and the updates that these have had."""
+
+    rates: Mapping[str, float]
+    updates: int
 
 
 def as_outputs(value: Tensor | Outputs) -> Outputs:
@@ -116,6 +124,15 @@ class Method(Settings):
         """A parameter after a step, from its values before it and after one update per environment, made one after
         another. Without this hook a step is one update for all environments, which is ERM's way."""
         return after
+
+    def turn(self, names: Iterable[str], step: int) -> Turn:
+        """Which parameters the step with this index moves; the others keep their moments too. ERM: all of them."""
+        return Turn(dict.fromkeys(names, 1.0), step)
+
+    def finished(self, state: State) -> Tensor:
+        """Whether the run is over before its last step (0-dimensional). A method that has this hook is asked after
+        every step, for which the host waits for the device."""
+        return torch.zeros((), dtype=torch.bool)
 
     def restarts(self) -> tuple[int, ...]:
         """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""

@@ -1,13 +1,9 @@
 """The training loop of one run: batches, steps, evaluations, checkpoints."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +22,7 @@ from invbench.records import RunFolder
 from invbench.sampling import Sampler
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
+from invbench.stopping import stop_requests
 from invbench.trees import map_leaves
 
 LEARNED_ROWS = 200
@@ -116,6 +113,11 @@ class Training:
             self.save()
         return metrics
 
+    @property
+    def over(self) -> bool:
+        """Whether no step is left."""
+        return self.done == self.total or self.cell.method.finished(self.method_state)
+
     def _train(self, report: Report) -> None:
         """All steps that are left, with evaluations and checkpoints between them."""
         self.model.train()
@@ -124,7 +126,7 @@ class Training:
             for examples, env in self._indices():
                 self.step(examples, env)
                 report.step(self.done)
-                if self.done == self.total:
+                if self.over:
                     break
                 if self.done % self.every == 0:
                     report.evaluated(self.done, self.measure(self.watched))
@@ -160,19 +162,23 @@ class Training:
         scale = self.cell.method.scale(self.method_state)
         step = self.objective.step(self.parameters, batch, self.method_state)
         rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        turn = self.cell.method.turn(self.parameters, count)
         with torch.no_grad():
-            new, self.optimizer_state = self.optimizer.step(
-                self.parameters, step.gradients, self.optimizer_state, count, rate, scale
-            )
-        self._set(new)
+            for multiple in sorted(set(turn.rates.values())):
+                moving = {name: self.parameters[name] for name, own in turn.rates.items() if own == multiple}
+                new, moments = self.optimizer.step(
+                    moving, step.gradients, self.optimizer_state, turn.updates, rate * multiple, scale
+                )
+                self._set(new)
+                self.optimizer_state = self.optimizer_state | moments
         self.last, self.last_env, self.method_state = step, batch.env, step.state
         self.loss += step.objective.double()
         self.summed += 1
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in self.parameters.items():
-            value.copy_(values[name])
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
 
     def measure(self, splits: tuple[str, ...]) -> dict[str, float]:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
@@ -249,7 +255,7 @@ class Training:
     def _indices(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The examples and environments of every step that is left."""
         length = self.sampler.steps_per_epoch
-        while self.done < self.total:
+        while not self.over:
             number, first = divmod(self.done, length)
             examples, env = self.sampler.epoch(number)
             for i in range(first, min(length, first + self.total - self.done)):
@@ -286,28 +292,6 @@ class Training:
         began = time.perf_counter()
         yield lambda: time.perf_counter() - began
         self.aside += time.perf_counter() - began
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a run stops between two steps. A second signal acts as always."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(number, previous[number])
-
-    for number in previous:
-        signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

@@ -14,47 +14,25 @@ weight 1, as in the author's code: `adareg` is short for `irmv1+adareg`. λ come
 trainer.dtype=float64. Deviations: `largest_weight` can cap λ; in the author's code, and unless set, nothing does.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Method, State
+from invbench.adaptive import ElementwiseWeights
 from invbench.registry import register_method
 from invbench.settings import setting
 
 
 @register_method("adareg")
-class AdaReg(Method):
+class AdaReg(ElementwiseWeights):
     """Grow a penalty weight for every parameter while its gradient is small."""
 
     requires: ClassVar[tuple[str, ...]] = ("environments",)
-    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "irmv1": {"weight": 1.0, "anneal_steps": 0, "reset_optimizer": False}
-    }
 
-    threshold: float = setting(1e-5, "T, of the mean squared gradient", ge=0, fusable=True)
-    factor: float = setting(10.0, "M, by which the weight grows", ge=1, fusable=True)
-    memory: float = setting(0.99, "β, of the running mean of squared gradients", ge=0, lt=1, fusable=True)
     largest_weight: float | None = setting(None, "cap of λ; null for none", gt=0)
 
-    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        return {
-            "weight": {name: torch.ones_like(value) for name, value in parameters.items()},
-            "second_moment": {name: torch.zeros_like(value) for name, value in parameters.items()},
-        }
+    def gradient(self, risk: Tensor, penalty: Tensor, weight: Tensor) -> Tensor:
+        return risk + weight * penalty
 
-    def combine_moments(
-        self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
-    ) -> tuple[Gradients, State]:
-        gradients: Gradients = {}
-        weights, seconds = {}, {}
-        for name, (mean, *_) in moments.items():
-            weight = state["weight"][name]
-            g = mean + weight * penalty_grad[name]
-            v = self.memory * state["second_moment"][name] + (1 - self.memory) * g.square()
-            grown = torch.where(v < self.threshold, self.factor * weight, weight)
-            gradients[name], seconds[name] = g, v
-            weights[name] = grown if self.largest_weight is None else grown.clamp(max=self.largest_weight)
-        return gradients, state | {"weight": weights, "second_moment": seconds}
+    def changed(self, weight: Tensor) -> Tensor:
+        return (self.factor * weight).clamp(max=self.largest_weight) if self.largest_weight else self.factor * weight

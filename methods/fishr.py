@@ -1,7 +1,7 @@
-"""Fishr: match the variances of the gradients ("Fishr: Invariant Gradient Variances for Out-of-distribution
-Generalization").
+"""Fishr: match the variances of the gradients.
 
-Rame, Dancette, Cord (2022), arXiv 2109.02934. With g_i the gradient of example i's loss by the weights and biases of
+Rame, Dancette, Cord (2022), "Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization", arXiv
+2109.02934. With g_i the gradient of example i's loss by the weights and biases of
 the last linear layer, and v_e its element-wise population variance over the examples of environment e:
 
     v̂_e ← γ v̂_e + (1 - γ) v_e,  v̂_e = 0 at first, no gradient through the old one

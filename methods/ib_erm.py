@@ -1,7 +1,7 @@
-"""IB-ERM: the information bottleneck as a variance ("Invariance Principle Meets Information Bottleneck for
-Out-of-Distribution Generalization").
+"""IB-ERM: the information bottleneck as a variance.
 
-Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas, Rish (2021), arXiv 2106.06607. With the variance over the
+Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas, Rish (2021), "Invariance Principle Meets Information
+Bottleneck for Out-of-Distribution Generalization", arXiv 2106.06607. With the variance over the
 examples of an environment (B - 1 in the denominator), element by element of the representation φ (D):
 
     objective = (1/E) Σ_e R_e + λ (1/E) Σ_e mean_d Var(φ_ed)

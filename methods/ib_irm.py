@@ -1,7 +1,7 @@
-"""IB-IRM: IRMv1 with an information bottleneck ("Invariance Principle Meets Information Bottleneck for
-Out-of-Distribution Generalization").
+"""IB-IRM: IRMv1 with an information bottleneck.
 
-Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas, Rish (2021), arXiv 2106.06607:
+Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas, Rish (2021), "Invariance Principle Meets Information
+Bottleneck for Out-of-Distribution Generalization", arXiv 2106.06607:
 
     objective = (1/E) Σ_e R_e + λ (1/E) Σ_e (∂R_e(w·f)/∂w at w = 1)² + λ_b (1/E) Σ_e mean_d Var(φ_ed)
 

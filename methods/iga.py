@@ -1,7 +1,7 @@
-"""IGA: penalise the variance of the environments' gradients ("Out-of-distribution generalization with maximal
-invariant predictor", inter-environmental gradient alignment).
+"""IGA: penalise the variance of the environments' gradients (inter-environmental gradient alignment).
 
-Koyama, Yamaguchi (2020), arXiv 2008.01883, with g_e the gradient of R_e by all parameters:
+Koyama, Yamaguchi (2020), "Out-of-Distribution Generalization with Maximal Invariant Predictor", arXiv 2008.01883, with
+g_e the gradient of R_e by all parameters:
 
     objective = (1/E) Σ_e R_e + λ Σ_e ‖g_e - ḡ‖²,    ḡ = (1/E) Σ_e g_e
 

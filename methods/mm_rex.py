@@ -1,8 +1,7 @@
-"""MM-REx: a worst case over affine combinations of the risks ("Out-of-Distribution Generalization via Risk
-Extrapolation").
+"""MM-REx: a worst case over affine combinations of the risks.
 
-Krueger et al. (2021), arXiv 2003.00688, equation 7. Of all weights that sum to 1 and are at least λ_min (which may be
-negative) the worst give
+Krueger et al. (2021), "Out-of-Distribution Generalization via Risk Extrapolation", arXiv 2003.00688, equation 7. Of
+all weights that sum to 1 and are at least λ_min (which may be negative) the worst give
 
     max_w Σ_e w_e R_e = (1 - E λ_min) max_e R_e + λ_min Σ_e R_e = (1/E) Σ_e R_e + β (max_e R_e - (1/E) Σ_e R_e)
 

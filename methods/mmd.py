@@ -1,8 +1,8 @@
-"""MMD: match the distribution of the representation over environments by a kernel ("Domain Generalization with
-Adversarial Feature Learning").
+"""MMD: match the distribution of the representation over environments by a kernel.
 
-Li, Pan, Wang, Kot (2018), in DomainBed's form, without the paper's adversarial autoencoder. With the kernel
-k(a, b) = Σ_γ exp(-γ ‖a - b‖²), γ = 0.001, 0.01, ..., 1000, and K_ij its mean over the rows of environments i and j:
+Li, Pan, Wang, Kot (2018), "Domain Generalization with Adversarial Feature Learning", in DomainBed's form, without
+the paper's adversarial autoencoder. With the kernel k(a, b) = Σ_γ exp(-γ ‖a - b‖²), γ = 0.001, 0.01, ...,
+1000, and K_ij its mean over the rows of environments i and j:
 
     objective = (1/E) Σ_e R_e + λ mean_{i<j} (K_ii + K_jj - 2 K_ij)
 

@@ -1,8 +1,7 @@
-"""PCGrad: take out of each environment's gradient what contradicts another's ("Gradient Surgery for Multi-Task
-Learning").
+"""PCGrad: take out of each environment's gradient what contradicts another's.
 
-Yu, Kumar, Gupta, Levine, Hausman, Finn (2020), arXiv 2001.06782, algorithm 1, with the gradients g_e over all
-parameters, environments in the place of tasks:
+Yu, Kumar, Gupta, Levine, Hausman, Finn (2020), "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, algorithm
+1, with the gradients g_e over all parameters, environments in the place of tasks:
 
     for every i: h ← g_i;  for all j ≠ i, in random order: if h·g_j < 0 then h ← h - (h·g_j / ‖g_j‖²) g_j
     g = (1/E) Σ_i h_i

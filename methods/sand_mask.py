@@ -1,7 +1,7 @@
-"""SAND-mask: a smooth AND-mask that also asks for agreement in size ("SAND-mask: An Enhanced Gradient Masking Strategy
-for the Discovery of Invariances in Domain Generalization").
+"""SAND-mask: a smooth AND-mask that also asks for agreement in size.
 
-Shahtalebi, Gagnon-Audet, Laleh, Faramarzi, Ahuja, Rish (2021), arXiv 2106.02266. For every parameter tensor apart, with
+Shahtalebi, Gagnon-Audet, Laleh, Faramarzi, Ahuja, Rish (2021), "SAND-mask: An Enhanced Gradient Masking Strategy for
+the Discovery of Invariances in Domain Generalization", arXiv 2106.02266. For every parameter tensor apart, with
 the gradient g_e of each environment's risk, all operations element-wise:
 
     a = |(1/E) Σ_e sign(g_e)|,   s² = Var_e(g_e)  (E - 1 in the denominator)

@@ -11,24 +11,22 @@ Deviations: `largest_weight` can cap λ, which was seen at 1e14; in the author's
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Method, State
+from invbench.adaptive import AdaptiveRule
+from invbench.method import Gradients, State
 from invbench.registry import register_method
 from invbench.settings import setting
 
 
 @register_method("simple_adareg")
-class SimpleAdaReg(Method):
+class SimpleAdaReg(AdaptiveRule):
     """Grow one penalty weight while the gradient is small."""
 
     requires: ClassVar[tuple[str, ...]] = ("environments",)
-    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "irmv1": {"weight": 1.0, "anneal_steps": 0, "reset_optimizer": False}
-    }
 
     threshold: float = setting(1e-5, "T, of the squared norm of the gradient", ge=0, fusable=True)
     factor: float = setting(10.0, "M, by which the weight grows", ge=1, fusable=True)

@@ -12,24 +12,22 @@ author's code, and unless set, nothing does.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Method, State
+from invbench.adaptive import AdaptiveRule
+from invbench.method import Gradients, State
 from invbench.registry import register_method
 from invbench.settings import setting
 
 
 @register_method("soft_adareg")
-class SoftAdaReg(Method):
+class SoftAdaReg(AdaptiveRule):
     """Divide the penalty's gradient by the size of recent gradients."""
 
     requires: ClassVar[tuple[str, ...]] = ("environments",)
-    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "irmv1": {"weight": 1.0, "anneal_steps": 0, "reset_optimizer": False}
-    }
 
     memory: float = setting(0.99, "β, of the running mean of squared gradients", ge=0, lt=1, fusable=True)
     epsilon: float = setting(1e-15, "ε, added to the root", gt=0, fusable=True)

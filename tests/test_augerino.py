@@ -251,7 +251,8 @@ def test_the_gradient_in_the_curves_is_the_objectives(tmp_path: Any) -> None:
     (part,) = training.learned.values()
     w, sigma = part().detach(), part.raw.detach().sigmoid()
     training.step(*(index[0] for index in training.sampler.epoch(0)))
-    assert torch.allclose(training.learned_gradients["transformation.widths.raw"], -0.5 * w / w.norm() * sigma)
+    assert training.last is not None
+    assert torch.allclose(training.last.gradients["transformation.widths.raw"], -0.5 * w / w.norm() * sigma)
 
 
 def test_augmentation_composes_with_a_gradient_rule() -> None:

@@ -50,11 +50,11 @@ def test_coefficients_and_the_two_solutions() -> None:
     law = LinearLaw(torch.tensor([1.0, 2.0, 0.0]).double(), torch.tensor([True, True, False]), rotation)
     u = torch.randn(20, 3, dtype=torch.float64)
     split = Split(u @ rotation, u @ law.coefficients)
-    problem = Problem({"train": split, "test": split}, Regression(""), "vector", "synthetic", law=law)
+    problem = Problem({"train": split, "test": split}, Regression("", std=2.0), "vector", "synthetic", law=law)
     for wanted, invariant, null in (([1.05, 2.0, 0.0], 1, 0), ([0.05, 0.0, -0.09], 0, 1), ([0.5, 0.5, 0.5], 0, 0)):
         head = torch.nn.Linear(3, 1, bias=False).double()
         with torch.no_grad():
-            head.weight.copy_((rotation.T @ torch.tensor(wanted).double())[None])
+            head.weight.copy_((rotation.T @ torch.tensor(wanted).double() / 2)[None])
         found = coefficients(FeaturesAndHead(torch.nn.Identity(), head), problem, law)
         assert torch.allclose(found, torch.tensor(wanted).double())
         metrics = coefficient_metrics(found, law)

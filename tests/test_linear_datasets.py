@@ -8,19 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import nn
 
 from invbench.datasets.and_mask_regression import AndMaskRegression
 from invbench.datasets.chain_sem import SETUPS, ChainSEM
 from invbench.datasets.irm_regression import IRMRegression
 from invbench.datasets.linear_unit_tests import LinearUnitTests
 from invbench.errors import UserError
-from invbench.evaluation import coefficient_errors
-from invbench.problem import LinearLaw, Problem, Split
+from invbench.problem import Problem, Split
 from invbench.runner import build_model, run
 from invbench.seeds import stream
 from invbench.spec import resolve
-from invbench.tasks import Regression
 from invbench.trainer import Trainer
 
 SEED = stream(0, "data")
@@ -229,21 +226,6 @@ def test_chain_is_measured_by_its_coefficients() -> None:
 
 
 # --- coefficients ----------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 1000))
-def test_coefficient_errors_of_a_linear_model(seed: int) -> None:
-    rng = torch.Generator().manual_seed(seed)
-    mixing = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64))[0]
-    true = torch.randn(4, generator=rng, dtype=torch.float64)
-    law = LinearLaw(true, torch.tensor([True, True, False, False]), mixing)
-    model = nn.Linear(4, 1).double()
-    delta = torch.randn(4, generator=rng, dtype=torch.float64)
-    with torch.no_grad():
-        model.weight.copy_((mixing.T @ (true + delta) / 2.0)[None])
-    errors = coefficient_errors(model, Regression("units", std=2.0), torch.randn(7, 4, dtype=torch.float64), law)
-    assert errors["coefficient_error_causal"] == pytest.approx(delta[:2].square().mean().item(), rel=1e-6)
-    assert errors["coefficient_error_noncausal"] == pytest.approx(delta[2:].square().mean().item(), rel=1e-6)
 
 
 def test_runs_report_coefficient_errors(tmp_path: Any) -> None:
