@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,17 +64,17 @@ class Composition:
         """Whether the network is the first part's own."""
         return next(iter(self.parts.values())).replaces_model
 
-    @property
+    @cached_property
     def replaces_risk(self) -> bool:
         """Whether some part weighs the risks otherwise than equally."""
         return any(overrides(part, *RISK) for part in self.parts.values())
 
-    @property
+    @cached_property
     def has_penalty(self) -> bool:
         """Whether some part adds a penalty, on outputs or on gradients."""
         return any(overrides(part, *PENALTY) for part in self.parts.values())
 
-    @property
+    @cached_property
     def has_gradient_penalty(self) -> bool:
         """Whether some part adds a penalty on the environments' gradients."""
         return any(part.penalises_gradients for part in self.parts.values())
@@ -93,7 +94,7 @@ class Composition:
         """How many examples of each environment a step needs."""
         return max(part.fewest_examples for part in self.parts.values())
 
-    @property
+    @cached_property
     def interpolates(self) -> bool:
         """Whether a step visits the environments one after another."""
         return any(overrides(part, "interpolate") for part in self.parts.values())
@@ -113,28 +114,28 @@ class Composition:
         asked = [(part, state[name]) for name, part in self.parts.items() if overrides(part, "finished")]
         return any(bool(part.finished(own)) for part, own in asked)
 
-    @property
+    @cached_property
     def restarts(self) -> tuple[int, ...]:
         """Steps ahead of which the optimiser starts afresh, in ascending order."""
         return tuple(sorted({step for part in self.parts.values() for step in part.restarts()}))
 
-    @property
+    @cached_property
     def rule(self) -> tuple[str, Method]:
         """The part whose gradient rule counts, with its name: the one that replaces the mean, or any."""
         replacing = [(name, part) for name, part in self.parts.items() if overrides(part, *GRADIENT)]
         return replacing[0] if replacing else next(iter(self.parts.items()))
 
-    @property
+    @cached_property
     def replaces_gradient(self) -> bool:
         """Whether some part has a gradient rule of its own."""
         return overrides(self.rule[1], *GRADIENT)
 
-    @property
+    @cached_property
     def needs_each_gradient(self) -> bool:
         """Whether the rule looks at the environments' gradients one by one, not only at their mean."""
         return overrides(self.rule[1], "moments", "combine")
 
-    @property
+    @cached_property
     def needs_all_gradients(self) -> bool:
         """Whether the rule is one that moments cannot express."""
         return overrides(self.rule[1], "combine")

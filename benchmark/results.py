@@ -29,7 +29,12 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 
 def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front."""
+    """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front.
+
+    Columns: step, epoch; the metrics; objective, its mean since the last row; of the last step `risk.<environment>`,
+    penalty (with its weight) and gradient_norm; `coefficient.<input>` of a linear problem; `state.<name>`, the method's
+    numbers, such as an adaptive rule's weights; `width.<generator>` and its like, what is learned besides the weights.
+    """
     tables = []
     for folder in folders(paths):
         spec = folder.read_spec()
