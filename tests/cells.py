@@ -86,7 +86,14 @@ CLASSIFICATION = {
 """What makes them classification, for methods that require it."""
 ONE_EXAMPLE = ("and_mask_regression", "cifar10")
 """Data with a single example in every environment."""
-PER_EXAMPLE = {"cifar10": {"trainer.batch_size": 1, "trainer.environments_per_step": 4}}
+PER_EXAMPLE = {
+    "cifar10": {
+        "trainer.batch_size": 1,
+        "trainer.environments_per_step": 4,
+        "backbone.name": "mlp",
+        "backbone.width": 8,
+    }
+}
 """More of them, for methods to which every example is an environment."""
 
 
