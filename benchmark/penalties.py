@@ -86,13 +86,3 @@ def representation(outputs: Outputs, method: str) -> Tensor:
             f"{method} needs the representation, which this network does not return; choose another backbone"
         )
     return outputs.representation.flatten(2)
-
-
-def scale_gradients(outputs: Outputs) -> Tensor:
-    """Per example, the derivative of the loss of s·prediction by the number s at s = 1: (E, B)."""
-    return (outputs.prediction * loss_gradients(outputs)).sum(-1)
-
-
-def pairs(environments: int) -> Tensor:
-    """Indices (pairs, 2) of every two environments."""
-    return torch.combinations(torch.arange(environments), 2)

@@ -20,6 +20,7 @@ def sweep(
     A run that another process works on is left to it, so several processes can share a sweep.
     """
     from invbench.progress import announce
+    from invbench.records import RunFolder
     from invbench.runner import Options, run_cell
     from invbench.sweep import Sweep
 
@@ -27,7 +28,7 @@ def sweep(
     folder = out or Path("results") / Path(name).stem
     if dry_run:
         for cell in cells:
-            done = (folder / cell.spec.run_id / "record.json").exists()
+            done = RunFolder(folder / cell.spec.run_id).status() == "done"
             typer.echo(f"{cell.spec.run_id}  {'done' if done else 'to do'}  {cell.title}")
         return
     failures: list[RunFailed] = []
