@@ -13,6 +13,11 @@ Average = Literal["log_probabilities", "probabilities", "logits"]
 """What is averaged over copies of an input."""
 
 
+def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Integers (...) below `count` as rows of zeros with a one (..., count); torch's own cannot be mapped over runs."""
+    return (index[..., None] == torch.arange(count, device=index.device)).to(dtype)
+
+
 class Task(ABC):
     """What is predicted: the loss that defines the risk, and the scores that are reported.
 
@@ -93,8 +98,7 @@ class Classification(Task):
         return flat.reshape(y.shape)
 
     def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
-        classes = torch.arange(self.outputs, device=y.device)
-        return prediction.softmax(-1) - (y[..., None] == classes).to(prediction.dtype)
+        return prediction.softmax(-1) - one_hot(y, self.outputs, prediction.dtype)
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (prediction.argmax(-1) == y).double(), "loss": self.losses(prediction, y)}

@@ -23,6 +23,7 @@ from invbench.penalties import PenaltyMethod, loss_gradients, representation
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, Uniform, setting
+from invbench.tasks import one_hot
 
 
 @register_method("fishr")
@@ -50,7 +51,7 @@ class Fishr(PenaltyMethod):
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         new, old = gradient_variances(outputs), state["variances"]
-        present = (batch.env[:, None] == torch.arange(len(old), device=old.device)).to(new.dtype)  # (E, all)
+        present = one_hot(batch.env, len(old), new.dtype)  # (E, all environments)
         running = self.memory * (present @ old) + (1 - self.memory) * new
         unbiased = running / (1 - self.memory)
         penalty = (unbiased - unbiased.mean(0)).square().mean()

@@ -18,6 +18,7 @@ from torch import Tensor
 from invbench.method import Method, State
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
+from invbench.tasks import one_hot
 
 
 @register_method("group_dro")
@@ -33,6 +34,6 @@ class GroupDRO(Method):
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
         q = state["weights"]
-        present = (env[:, None] == torch.arange(len(q), device=env.device)).to(risks.dtype)  # (E, all environments)
+        present = one_hot(env, len(q), risks.dtype)  # (E, all environments)
         q = torch.softmax(q.log() + self.rate * (risks.detach() @ present), 0)
         return len(q) / len(env) * ((present @ q) * risks).sum(), state | {"weights": q}

@@ -19,6 +19,7 @@ from torch import Tensor
 from invbench.method import Gradients, Method, State
 from invbench.registry import register_method
 from invbench.settings import setting
+from invbench.tasks import one_hot
 
 
 @register_method("pcgrad")
@@ -47,8 +48,7 @@ def projected(gram: Tensor, orders: Tensor) -> Tensor:
     own = torch.eye(count, dtype=gram.dtype, device=gram.device)
     coefficients = own
     for position in range(count):
-        j = orders[:, position]
-        other = (j[:, None] == torch.arange(count, device=gram.device)).to(gram.dtype)  # one-hot rows
+        other = one_hot(orders[:, position], count, gram.dtype)  # (E, E)
         inner = (coefficients * (other @ gram)).sum(1)
         size = (other @ gram.diagonal()).clamp(min=torch.finfo(gram.dtype).tiny)
         itself = (other * own).sum(1)
