@@ -89,20 +89,15 @@ def coefficient_metrics(found: torch.Tensor, law: LinearLaw) -> dict[str, float]
     """How far the coefficients (D,) are from the law's.
 
     Mean squared errors on the causes of the target and on the other inputs; and whether (1 or 0) the model has come to
-    the invariant solution, every coefficient within 0.1 of the law's, or to the null solution, within 0.1 of 0.
+    the invariant solution, every coefficient within 0.1 of the law's, or to the null solution, within 0.1 of 0. And
+    `coefficient.<input>`, the coefficients themselves.
     """
     error = found - law.coefficients.to(found)
     causal = law.causal.to(found.device)
-    return {
+    errors = {
         "coefficient_error_causal": error[causal].square().mean().item(),
         "coefficient_error_noncausal": error[~causal].square().mean().item(),
         "invariant_solution": float(error.abs().max() < NEAR),
         "null_solution": float(found.abs().max() < NEAR),
     }
-
-
-def coefficient_columns(model: nn.Module, problem: Problem) -> dict[str, float]:
-    """coefficient.<input> for the curves, where the law of the data is known."""
-    if problem.law is None:
-        return {}
-    return {f"coefficient.{i}": value for i, value in enumerate(coefficients(model, problem, problem.law).tolist())}
+    return errors | {f"coefficient.{i}": value for i, value in enumerate(found.tolist())}

@@ -26,7 +26,7 @@ def announce(text: str) -> None:
 
 def headlines(metrics: Iterable[str]) -> list[str]:
     """The metrics that are worth a reader's first look: of environments only the worst, and only in the test."""
-    hidden = re.compile(r"_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
+    hidden = re.compile(r"^coefficient\.|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
     return [name for name in metrics if not hidden.search(name)]
 
 

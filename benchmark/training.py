@@ -12,7 +12,7 @@ from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore
 from invbench.condensed import training_examples
 from invbench.curves import Row, learned_columns, read_rows, state_columns, step_columns, write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
-from invbench.evaluation import coefficient_columns, evaluate
+from invbench.evaluation import evaluate
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
 from invbench.optimizers import Optimizer
@@ -188,7 +188,6 @@ class Training:
             if self.last is not None:
                 shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
             _check_finite(shown | metrics, self.done)
-            shown |= coefficient_columns(self.model, self.problem)
             self._add_row(shown | metrics | state_columns(self.method_state))
             self.loss, self.summed = torch.zeros_like(self.loss), 0
         return metrics

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from invbench.checkpoint import Checkpoint
 from invbench.composition import Composition
 from invbench.gradients import Objective
 from invbench.method import Gradients, Method, Outputs, State
 from invbench.problem import Batch, Problem
+from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.runner import build_model
 from invbench.sampling import Sampler
@@ -17,6 +20,7 @@ from invbench.seeds import stream
 from invbench.settings import setting
 from invbench.spec import Cell, resolve
 from invbench.trainer import Strategy
+from invbench.trees import flatten
 
 SMALL: dict[str, dict[str, Any]] = {
     "spirals": {
@@ -219,3 +223,20 @@ class MedianGradient(Method):
 
     def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
         return {name: g.median(0).values + penalty_grad[name] for name, g in risk_grads.items()}, state
+
+
+def risks_of(model: torch.nn.Module, problem: Problem, batch: Batch) -> Tensor:
+    """Every environment's mean loss, one after another."""
+    pairs = zip(batch.x, batch.y, strict=True)
+    return torch.stack([problem.task.losses(model(x).prediction, y).mean() for x, y in pairs])
+
+
+def assert_same_training(first: RunFolder, second: RunFolder) -> None:
+    """Curves and every tensor of the last checkpoint are equal to the last bit."""
+    pd.testing.assert_frame_equal(pd.read_parquet(first.curves), pd.read_parquet(second.curves), check_exact=True)
+    left, right = Checkpoint.load(first.checkpoint), Checkpoint.load(second.checkpoint)
+    assert left is not None
+    assert right is not None
+    tensors = flatten(right.tensors)
+    for name, value in flatten(left.tensors).items():
+        assert torch.equal(value, tensors[name]), name

@@ -5,11 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from cells import (
     SMALL,
+    assert_same_training,
     load,
     objective_of,
     possible_cells,
@@ -22,7 +22,6 @@ from torch.func import stack_module_state, vmap
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_leaves, tree_map
 
-from invbench.checkpoint import Checkpoint
 from invbench.gradients import Objective, Step, detached
 from invbench.method import Method
 from invbench.problem import Batch, Problem
@@ -35,7 +34,6 @@ from invbench.seeds import stream
 from invbench.spec import Cell
 from invbench.tasks import Regression
 from invbench.training import Training
-from invbench.trees import flatten
 
 CELLS = [cell for cell in possible_cells() if METHODS.literal(cell[0], "trains", True)]
 pytestmark = pytest.mark.usefixtures("standins")
@@ -185,13 +183,7 @@ def test_a_run_that_is_taken_up_ends_as_if_nothing_had_happened(method: str, tmp
     run_until(cell, whole, 6)
     run_until(cell, parted, 4)
     run_until(cell, parted, 6)
-    first, second = Checkpoint.load(whole.checkpoint), Checkpoint.load(parted.checkpoint)
-    assert first is not None
-    assert second is not None
-    tensors = flatten(second.tensors)
-    for name, value in flatten(first.tensors).items():
-        assert torch.equal(value, tensors[name]), name
-    pd.testing.assert_frame_equal(pd.read_parquet(whole.curves), pd.read_parquet(parted.curves), check_exact=True)
+    assert_same_training(whole, parted)
 
 
 @pytest.mark.parametrize("method", METHODS.entries())

@@ -22,7 +22,6 @@ from invbench.methods.pcgrad import PCGrad, projected
 from invbench.methods.sand_mask import SANDMask
 from invbench.methods.simple_adareg import SimpleAdaReg
 from invbench.methods.soft_adareg import SoftAdaReg
-from invbench.problem import Batch, Problem
 from invbench.records import RunFolder
 from invbench.registry import METHODS
 from invbench.runner import Options, build_model, run_cell
@@ -186,12 +185,6 @@ def test_pcgrad_takes_out_what_two_environments_contradict(order: str) -> None:
     assert torch.allclose(found["w"], (first + second) / 2)
 
 
-def risks_of(model: torch.nn.Module, problem: Problem, batch: Batch) -> Tensor:
-    """Every environment's mean loss, one after another."""
-    pairs = zip(batch.x, batch.y, strict=True)
-    return torch.stack([problem.task.losses(model(x).prediction, y).mean() for x, y in pairs])
-
-
 def test_fish_is_a_walk_and_a_part_of_the_way(tmp_path: Path) -> None:
     """Against torch's Adam, whose moments are kept from step to step."""
     cell = small_cell("fish", "spirals", trainer__dtype="float64", method__rate=0.3, trainer__weight_decay=0.0)
@@ -324,50 +317,3 @@ def test_composed_penalty_and_rule_are_both_there() -> None:
     assert isinstance(cell.method.parts["irmv1"], IRMv1)
     assert cell.method.rule[0] == "and_mask"
     assert cell.method.has_penalty
-
-
-@pytest.mark.parametrize(
-    ("variant", "moves"),
-    [("fixed", ["players.0", "players.1", "players.0"]), ("variable", ["representation", "players.1", "players.0"])],
-)
-def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path: Path) -> None:
-    """Each follows the risk of its own environment by an Adam of its own; the others stand still."""
-    cell = small_cell(
-        "irm_games",
-        "colored_digits",
-        method__variant=variant,
-        method__dropout=0.0,
-        trainer__dtype="float64",
-        trainer__weight_decay=0.0,
-    )
-    problem = load(cell, torch.float64)
-    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
-    model = build_model(cell, problem).double()
-    names = dict(model.named_parameters())
-    players = {prefix: [p for name, p in names.items() if name.startswith(prefix)] for prefix in set(moves)}
-    rate = cell.trainer.learning_rate
-    adams = {
-        name: torch.optim.Adam(of, rate * (0.1 if name == "representation" else 1)) for name, of in players.items()
-    }
-    index = training.sampler.epoch(0)
-    for number, mover in enumerate(moves):
-        batch = training.sampler.batch(index[0][number], index[1][number])
-        risks = dict(zip(batch.env.tolist(), risks_of(model, problem, batch), strict=True))
-        risk = sum(risks.values()) / len(risks) if mover == "representation" else risks[int(mover[-1])]
-        model.zero_grad()
-        risk.backward()
-        adams[mover].step()
-        training.step(index[0][number], index[1][number])
-        for name, ours in training.parameters.items():
-            assert torch.allclose(ours, names[name], atol=1e-12), (number, name)
-
-
-def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
-    """After the warm start and not before; the record tells how many steps there were."""
-    low = small_cell("irm_games", "colored_digits", method__stop_below=1.1, method__warm_start=4, trainer__steps=12)
-    record = run_cell(low, Options(out=tmp_path))
-    assert record.engine["steps"] == 4
-    again = run_cell(low, Options(out=tmp_path))
-    assert again == record
-    never = small_cell("irm_games", "colored_digits", method__stop_below=0.0, method__warm_start=4, trainer__steps=12)
-    assert run_cell(never, Options(out=tmp_path)).engine["steps"] == 12

@@ -1,0 +1,58 @@
+"""IRM games: who moves when, and when a game is over."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cells import load, risks_of, small_cell
+
+from invbench.records import RunFolder
+from invbench.runner import Options, build_model, run_cell
+from invbench.training import Training
+
+
+@pytest.mark.parametrize(
+    ("variant", "moves"),
+    [("fixed", ["players.0", "players.1", "players.0"]), ("variable", ["representation", "players.1", "players.0"])],
+)
+def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path: Path) -> None:
+    """Each follows the risk of its own environment by an Adam of its own; the others stand still."""
+    cell = small_cell(
+        "irm_games",
+        "colored_digits",
+        method__variant=variant,
+        method__dropout=0.0,
+        trainer__dtype="float64",
+        trainer__weight_decay=0.0,
+    )
+    problem = load(cell, torch.float64)
+    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
+    model = build_model(cell, problem).double()
+    names = dict(model.named_parameters())
+    players = {prefix: [p for name, p in names.items() if name.startswith(prefix)] for prefix in set(moves)}
+    rate = cell.trainer.learning_rate
+    adams = {
+        name: torch.optim.Adam(of, rate * (0.1 if name == "representation" else 1)) for name, of in players.items()
+    }
+    index = training.sampler.epoch(0)
+    for number, mover in enumerate(moves):
+        batch = training.sampler.batch(index[0][number], index[1][number])
+        risks = dict(zip(batch.env.tolist(), risks_of(model, problem, batch), strict=True))
+        risk = sum(risks.values()) / len(risks) if mover == "representation" else risks[int(mover[-1])]
+        model.zero_grad()
+        risk.backward()
+        adams[mover].step()
+        training.step(index[0][number], index[1][number])
+        for name, ours in training.parameters.items():
+            assert torch.allclose(ours, names[name], atol=1e-12), (number, name)
+
+
+def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
+    """After the warm start and not before; the record tells how many steps there were."""
+    low = small_cell("irm_games", "colored_digits", method__stop_below=1.1, method__warm_start=4, trainer__steps=12)
+    record = run_cell(low, Options(out=tmp_path))
+    assert record.engine["steps"] == 4
+    again = run_cell(low, Options(out=tmp_path))
+    assert again == record
+    never = small_cell("irm_games", "colored_digits", method__stop_below=0.0, method__warm_start=4, trainer__steps=12)
+    assert run_cell(never, Options(out=tmp_path)).engine["steps"] == 12
