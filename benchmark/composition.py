@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.errors import UserError
-from invbench.method import Gradients, Method, Outputs, State, Turn, overrides
+from invbench.method import Critic, Gradients, Method, Outputs, Player, State, Turn, overrides
 from invbench.problem import Batch, Problem
 from invbench.seeds import stream, torch_stream
 
@@ -17,7 +17,7 @@ RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
 WALK = ("interpolate",)
 TURN = ("turn",)
-PENALTY = ("penalty", "gradient_penalty")
+PENALTY = ("penalty", "critic_penalty", "gradient_penalty")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Composition:
     def has_penalty(self) -> bool:
         """Whether some part adds a penalty, on outputs or on gradients."""
         return any(overrides(part, *PENALTY) for part in self.parts.values())
+
+    @cached_property
+    def has_critic(self) -> bool:
+        """Whether some part has a second player."""
+        return any(overrides(part, "critic") for part in self.parts.values())
 
     @cached_property
     def has_gradient_penalty(self) -> bool:
@@ -153,6 +158,14 @@ class Composition:
                 model = part.build(model, problem)
         return model
 
+    def critics(self, problem: Problem, outputs: Outputs, seed: int) -> dict[str, Critic]:
+        """The second players by part, each initialised from a stream of its own."""
+        found: dict[str, Critic | None] = {}
+        for name, part in self.parts.items():
+            with torch_stream(stream(seed, "init", name, "critic")):
+                found[name] = part.critic(problem, outputs)
+        return {name: critic for name, critic in found.items() if critic is not None}
+
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         """Every part's state under its name, with the step counter that the engine advances."""
         device = next((value.device for value in parameters.values()), torch.device("cpu"))
@@ -174,12 +187,17 @@ class Composition:
                 return value, state | {name: own}
         return risks.mean(), state
 
-    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """The sum of the parts' penalties."""
+    def penalty(
+        self, risks: Tensor, outputs: Outputs, batch: Batch, state: State, players: Mapping[str, Player]
+    ) -> tuple[Tensor, State]:
+        """The sum of the parts' penalties; players: the critics of those that have one."""
         total = risks.new_zeros(())
         for name, part in self.parts.items():
             if overrides(part, "penalty"):
                 value, own = part.penalty(risks, outputs, batch, state[name])
+                total, state = total + value, state | {name: own}
+            if name in players:
+                value, own = part.critic_penalty(players[name], outputs, batch, state[name])
                 total, state = total + value, state | {name: own}
         return total, state
 

@@ -1,12 +1,12 @@
 """Metrics of whole splits, with one transfer to the host a split, and of the law that a linear model has found."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from invbench.augmentation import test_copies
-from invbench.method import as_outputs
+from invbench.method import Outputs, as_outputs
 from invbench.problem import LinearLaw, Problem, Split
 from invbench.seeds import stream, torch_stream
 from invbench.tasks import Task
@@ -18,7 +18,13 @@ ROWS = {"cpu": 128, "cuda": 4096}
 """Examples, or copies of them, evaluated together: on a CPU as many as stay in its caches."""
 
 
-def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: int, step: int) -> dict[str, float]:
+Measure = Callable[[Outputs, Split], Mapping[str, float]]
+"""Further metrics of a split, from the outputs (N, ...) of all its examples."""
+
+
+def evaluate(
+    model: nn.Module, problem: Problem, splits: Iterable[str], seed: int, step: int, further: Measure | None = None
+) -> dict[str, float]:
     """Every metric of the named splits, e.g. `test_accuracy`; the model is in evaluation mode meanwhile.
 
     A model that is random in evaluation draws from a stream of its own, fixed by seed and step, so that how often one
@@ -31,7 +37,7 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
         metrics = {
             f"{name}_{metric}": value
             for name in splits
-            for metric, value in split_metrics(model, problem.task, problem.splits[name]).items()
+            for metric, value in split_metrics(model, problem.task, problem.splits[name], further).items()
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
@@ -39,21 +45,18 @@ def evaluate(model: nn.Module, problem: Problem, splits: Iterable[str], seed: in
     return metrics
 
 
-def split_metrics(model: nn.Module, task: Task, split: Split) -> Mapping[str, float]:
+def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure | None = None) -> Mapping[str, float]:
     """Means over the split of the task's scores, and of the primary one over its environments.
 
     Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
     `<primary>_worst` of them.
     """
-    parts: list[Mapping[str, torch.Tensor]] = []
-    start = 0
-    for prediction in predictions(model, split.x):
-        parts.append(task.scores(prediction, split.y[start : start + len(prediction)]))
-        start += len(prediction)
-    scores = {metric: torch.cat([part[metric] for part in parts]).double() for metric in parts[0]}
+    found = outputs_of(model, split.x)
+    scores = {metric: values.double() for metric, values in task.scores(found.prediction, split.y).items()}
     means = {metric: values.mean() for metric, values in scores.items()}
     means |= _by_environment(task, scores[task.primary], split.env)
-    return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+    metrics = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+    return metrics if further is None else {**metrics, **further(found, split)}
 
 
 def _by_environment(task: Task, scores: torch.Tensor, env: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -66,10 +69,14 @@ def _by_environment(task: Task, scores: torch.Tensor, env: torch.Tensor | None) 
     return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
-def predictions(model: nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The model's predictions on inputs (N, ...), as many at a time as is fast."""
-    for part in x.split(max(1, ROWS[x.device.type] // test_copies(model))):
-        yield as_outputs(model(part)).prediction
+def outputs_of(model: nn.Module, x: torch.Tensor) -> Outputs:
+    """The model's predictions on inputs (N, ...), and representations where it has them, from as many at a time as is
+    fast."""
+    parts = [as_outputs(model(part)) for part in x.split(max(1, ROWS[x.device.type] // test_copies(model)))]
+    representations = [part.representation for part in parts if part.representation is not None]
+    return Outputs(
+        torch.cat([part.prediction for part in parts]), torch.cat(representations) if representations else None
+    )
 
 
 def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> torch.Tensor:

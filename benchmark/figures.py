@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.errors import UserError
-from invbench.evaluation import predictions
+from invbench.evaluation import outputs_of
 from invbench.images import rotate
 from invbench.problem import Problem
 from invbench.records import Record, RunFolder
@@ -50,9 +50,9 @@ def profile(paths: Sequence[Path]) -> Figure:
     records = [record for _, record in finished(paths) if record.invariance]
     if not records:
         raise UserError("none of these runs has an invariance profile; images and point clouds have one")
-    groups = _groups([record.spec for record in records])
+    groups = groups_of([record.spec for record in records])
     datasets = sorted({dataset for _, dataset in groups})
-    styles = _styles(label for label, _ in groups)
+    styles = styles_of(label for label, _ in groups)
     longest = max(len(record.invariance["generators"]) for record in records)
     figure = Figure(figsize=(PANEL * longest, 0.7 + PANEL * len(datasets)), layout="constrained")
     axes = figure.subplots(len(datasets), longest, squeeze=False, sharey="row")
@@ -61,13 +61,13 @@ def profile(paths: Sequence[Path]) -> Figure:
         measured = [records[i].invariance["generators"] for i in members]
         for name, place in zip(measured[0], row, strict=False):
             changes = [np.asarray(profiles[name]["changes"]) for profiles in measured]
-            _band(place, np.asarray(measured[0][name]["magnitudes"]), changes, styles[label], label)
+            band(place, np.asarray(measured[0][name]["magnitudes"]), changes, styles[label], label)
             place.set_xlabel(name.replace("_", " "), fontsize=9)
         for place in row[len(measured[0]) :]:
             place.set_axis_off()
         units = records[members[0]].data.get("units") or "total variation"
         row[0].set_ylabel(f"{dataset}\nchange of the prediction\n({units})", fontsize=9)
-    return _finish(figure, axes.ravel().tolist())
+    return finish(figure, axes.ravel().tolist())
 
 
 def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
@@ -80,8 +80,8 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     runs = [(spec, curves) for spec, curves in runs if _numbers(curves)]
     if not runs:
         raise UserError("none of these runs learned a distribution of augmentations; augerino does")
-    groups = _groups([spec for spec, _ in runs])
-    styles = _styles(name for _, curves in runs for name in _numbers(curves))
+    groups = groups_of([spec for spec, _ in runs])
+    styles = styles_of(name for _, curves in runs for name in _numbers(curves))
     figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), 2, squeeze=False)
     for ((label, dataset), members), (left, right) in zip(groups.items(), axes, strict=True):
@@ -96,7 +96,7 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
         _interval(right, own, marks)
     for place in axes[-1]:
         place.set_xlabel("step", fontsize=9)
-    return _finish(figure, [])
+    return finish(figure, [])
 
 
 def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
@@ -137,19 +137,19 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
         raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
     angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
     turned = _turned(problem, split.x[example], angles)
-    groups = _groups([run.cell.spec for run in runs])
-    styles = _styles(label for label, _ in groups)
+    groups = groups_of([run.cell.spec for run in runs])
+    styles = styles_of(label for label, _ in groups)
     figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
     picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(picture, problem, split.x[example])
     for (label, _), members in groups.items():
         answers = [_answer(runs[i].problem, runs[i].model, turned, split.y[example]) for i in members]
-        _band(place, np.rad2deg(angles.numpy()), answers, styles[label], label)
+        band(place, np.rad2deg(angles.numpy()), answers, styles[label], label)
     units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
     place.set_ylabel(units or "probability of the right class")
     place.set_xlabel("turned by (degrees)")
     place.set_xticks(range(-180, 181, 45))
-    return _finish(figure, [place])
+    return finish(figure, [place])
 
 
 def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
 def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float64]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        prediction = torch.cat(list(predictions(model, x)))
+        prediction = outputs_of(model, x).prediction
     task = problem.task
     if isinstance(task, Regression):
         answer = prediction[:, 0] * task.std + task.mean
@@ -178,7 +178,7 @@ def _show(place: Axes, problem: Problem, image: Tensor) -> None:
     place.set(xticks=[], yticks=[])
 
 
-def _band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) -> None:
+def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) -> None:
     """The mean of the runs and their range."""
     values = np.stack(runs)
     place.plot(x, values.mean(0), **style, linewidth=1.5, label=f"{label} (n = {len(runs)})")
@@ -186,7 +186,7 @@ def _band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) 
         place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _groups(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
+def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
     """Runs that differ in nothing but the seed, by label and dataset.
 
     The label is the method, with the settings in which its runs on the dataset differ.
@@ -202,7 +202,7 @@ def _groups(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
     return dict(sorted(groups.items()))
 
 
-def _styles(names: Iterable[str]) -> dict[str, Style]:
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
     """A colour and a line for each name."""
     unique = list(dict.fromkeys(names))
     styles = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
@@ -211,7 +211,7 @@ def _styles(names: Iterable[str]) -> dict[str, Style]:
     return dict(zip(unique, styles, strict=False))
 
 
-def _finish(figure: Figure, labelled: list[Axes]) -> Figure:
+def finish(figure: Figure, labelled: list[Axes]) -> Figure:
     """Small ticks, a light grid, and one legend below for all panels."""
     for place in figure.axes:
         place.tick_params(labelsize=8)

@@ -11,7 +11,7 @@ is one that moments cannot express.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.composition import Composition
 from invbench.errors import UserError
-from invbench.method import Gradients, Outputs, State, as_outputs
+from invbench.flat_network import FlatNetwork
+from invbench.method import Gradients, Outputs, Player, State, as_outputs
 from invbench.problem import Batch
 from invbench.tasks import Task
 from invbench.trainer import Strategy, Trainer
@@ -80,6 +81,7 @@ class Objective:
     Args:
         model: the network; its parameters are passed to every call, its buffers are its own.
         autocast: compute the network's forward pass in bfloat16.
+        critics: the networks of second players, by part of the method; their tensors come with the state.
     """
 
     method: Composition
@@ -87,6 +89,7 @@ class Objective:
     model: nn.Module
     strategy: Strategy
     autocast: bool = False
+    critics: Mapping[str, FlatNetwork] = field(default_factory=dict)
 
     def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
         """The network on inputs (N, ...): outputs (N, ...)."""
@@ -106,6 +109,10 @@ class Objective:
             outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
         return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
 
+    def players(self, state: State) -> dict[str, Player]:
+        """The critics with the tensors that the state holds."""
+        return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
+
     def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         """The gradient of one step. With strategy vmap this is a pure function of its tensors."""
         if self.strategy == "joint":
@@ -116,7 +123,7 @@ class Objective:
         risks, outputs = self.joint(parameters, batch)
         leaves = list(parameters.values())
         risk, state = self.method.risk(risks, batch.env, state)
-        penalty, state = self.method.penalty(risks, outputs, batch, state)
+        penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
         if self.method.has_gradient_penalty:
             value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
             penalty = penalty + value
@@ -171,7 +178,7 @@ class Objective:
 
         def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
             risks, outputs = self.joint(theta, batch)
-            value, after = self.method.penalty(risks, outputs, batch, state)
+            value, after = self.method.penalty(risks, outputs, batch, state, self.players(state))
             if self.method.has_gradient_penalty:
                 each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
                 more, after = self.method.gradient_penalty(each(theta, batch.x, batch.y), after)

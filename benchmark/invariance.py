@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.affine import action, basis, exponential, generators, random_motion
-from invbench.evaluation import predictions
+from invbench.evaluation import outputs_of
 from invbench.problem import Problem
 from invbench.seeds import stream, torch_stream
 
@@ -63,7 +63,7 @@ class _Probe:
         """Predictions (N, outputs) with the same random numbers at every call."""
         seed, step = self.stream
         with torch_stream(stream(seed, "evaluation", step), x.device):
-            return torch.cat(list(predictions(self.model, x)))
+            return outputs_of(self.model, x).prediction
 
     def change(self, x: Tensor) -> Tensor:
         """Mean change of the prediction, a 0-dimensional tensor."""

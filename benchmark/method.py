@@ -5,6 +5,7 @@ value on the host. That is what lets the engine map one file over environments a
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from invbench.problem import Batch, Problem
 from invbench.settings import Settings
+from invbench.trainer import Trainer
 from invbench.trees import Tree, flatten
 
 Gradients = dict[str, Tensor]
@@ -21,6 +23,8 @@ SHOWN = 64
 """As many elements of a state's tensors as the curves show."""
 State = Tree
 """A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
+Player = Callable[..., Tensor]
+"""A critic's network with its weights of the moment."""
 
 
 class Outputs(NamedTuple):
@@ -47,6 +51,27 @@ class Turn(NamedTuple):
 
     rates: Mapping[str, float]
     updates: int
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A second player: a network that learns on training batches how well it can tell what should not be told.
+
+    Args:
+        network: its modules must not change their buffers; the engine calls it with the arguments that the hooks give.
+        trainer: its update rule.
+        steps: its updates ahead of each step of the first player.
+        first_step: the step ahead of which it begins to learn, counted from 0.
+        warm_up: updates that it has ahead of that step, beside those of every step.
+        simultaneous: it has one update a step, from the same batch and the same weights as the first player's.
+    """
+
+    network: nn.Module
+    trainer: Trainer
+    steps: int = 1
+    first_step: int = 0
+    warm_up: int = 0
+    simultaneous: bool = False
 
 
 def as_outputs(value: Tensor | Outputs) -> Outputs:
@@ -94,7 +119,7 @@ class Method(Settings):
     def moments_suffice(self) -> bool:
         """Whether the penalty of a linear model with squared loss depends on the examples through each environment's
         first and second moments of (x, y) only: then a few examples with the same moments can stand for all."""
-        return not overrides(self, "penalty")
+        return not overrides(self, "penalty", "critic_penalty")
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         """Wrap or replace the network. ERM's is the network itself."""
@@ -115,6 +140,22 @@ class Method(Settings):
     def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
         """Added to the objective too: a function of the risks' gradients (E, *param), differentiated once more."""
         return next(iter(risk_grads.values())).new_zeros(()), state
+
+    def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
+        """A freshly initialised second player, from torch's generator, or none, which is ERM's way.
+
+        Args:
+            outputs: of two training examples (2, ...), for the sizes.
+        """
+        return None
+
+    def critic_loss(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """What the second player minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
+        raise NotImplementedError("a method with a critic says what it minimises")
+
+    def critic_penalty(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """Added to the objective, with a second player that is a constant to it. ERM's is zero."""
+        return outputs.prediction.new_zeros(()), state
 
     def scale(self, state: State) -> Tensor | float:
         """What the whole objective is multiplied by, weight decay and l1 included. ERM's is 1."""
@@ -178,8 +219,9 @@ def class_overrides(method: type[Method], *hooks: str) -> bool:
 
 def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """What the curves show of a state, by dotted name: its numbers without the step counters, and its tensors element
-    by element where they are `SHOWN` or fewer in all."""
-    leaves = {name: value for name, value in flatten(state).items() if name.rpartition(".")[2] != "step"}
+    by element where they are `SHOWN` or fewer in all. Critics are not shown."""
+    flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
+    leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
     tensors = {name: value for name, value in leaves.items() if value.ndim}
     shown = {name: value for name, value in leaves.items() if not value.ndim}
     if sum(value.numel() for value in tensors.values()) <= SHOWN:

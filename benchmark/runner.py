@@ -14,6 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.invariance import measure
+from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, peak_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
@@ -35,12 +36,14 @@ class Options:
         out: folder that gets a folder for each run.
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
         quiet: no progress on stderr; the run's log.txt has it all the same.
+        loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
     """
 
     device: str = "auto"
     out: Path = Path(RESULTS)
     checkpoint_seconds: float = 10.0
     quiet: bool = True
+    loggers: tuple[str, ...] = ()
 
 
 def run(
@@ -130,7 +133,10 @@ class _Attempt:
             model = convert_conv2d_weight_memory_format(model, torch.channels_last)
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         origin = f"{code['sources']}-{problem.fingerprint}"
-        self.training = Training(cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds)
+        loggers = Loggers(options.loggers, folder.path, cell.spec)
+        self.training = Training(
+            cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds, loggers
+        )
 
     def finish(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""

@@ -29,9 +29,10 @@ class Sampler:
     per_step: int
     batches: int  # of each environment in an epoch
     seed: int
+    order: tuple[str, ...] = ()  # of whom; the first player's order has no name
 
     @classmethod
-    def of(cls, split: Split, trainer: Trainer, seed: int) -> "Sampler":
+    def of(cls, split: Split, trainer: Trainer, seed: int, *order: str) -> "Sampler":
         """Check sizes. Raises UserError when a batch is larger than an environment or a step than their number."""
         env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
         counts = torch.bincount(env)
@@ -46,7 +47,9 @@ class Sampler:
                 f"trainer.environments_per_step is {per_step}, but there are only {environments} environments"
             )
         starts = torch.cumsum(counts, 0) - counts
-        return cls(split, torch.argsort(env, stable=True), starts, batch_size, per_step, smallest // batch_size, seed)
+        return cls(
+            split, torch.argsort(env, stable=True), starts, batch_size, per_step, smallest // batch_size, seed, order
+        )
 
     @property
     def environments(self) -> int:
@@ -67,7 +70,7 @@ class Sampler:
         """Indices of one epoch: examples (steps, E, B) and environments (steps, E), on the split's device."""
         if self.whole:
             return self._everything
-        rng = np.random.default_rng(stream(self.seed, "order", number))
+        rng = np.random.default_rng(stream(self.seed, "order", *self.order, number))
         count = self.batches * self.batch_size
         order = self._shuffled(rng)
         rows = order[self.starts[:, None] + torch.arange(count)].reshape(-1, self.batches, self.batch_size)

@@ -45,6 +45,11 @@ class RunSpec(BaseModel):
         text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return f"{self.method}/{self.dataset} seed {self.seed}"
+
     def flat(self) -> dict[str, Any]:
         """One column per setting: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
         sections = {
@@ -69,7 +74,7 @@ class Cell:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        return f"{self.spec.method}/{self.spec.dataset} seed {self.spec.seed}"
+        return self.spec.title
 
     @property
     def classes(self) -> tuple[type, ...]:
@@ -187,17 +192,22 @@ def _companions(classes: Mapping[str, type[Method]]) -> Layer:
     return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
 
 
-def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method]]) -> dict[str, Any]:
+def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:
     """The dataset's settings that give the methods what they require and what is off by default."""
-    needs = [need for method in methods for need in method.requires if need in dataset.optional]
-    return {name: value for need in needs for name, value in dataset.optional[need].items()}
+    always = set(dataset.provides) - set(dataset.optional)
+    found: dict[str, Any] = {}
+    for need in (need.split(" or ") for method in methods for need in method.requires):
+        off = [one for one in need if one in dataset.optional]
+        if off and not always & set(need):
+            found |= dataset.optional[off[0]]
+    return found
 
 
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
     missing = unmet(method.requires, data.capabilities())
     if not missing:
         return
-    settings = [f"dataset.{k}={v}" for need in missing for k, v in data.optional.get(need, {}).items()]
+    settings = [f"dataset.{k}={v}" for k, v in _switched_on(type(data), method.parts.values()).items()]
     able = [name for name in DATASETS.entries() if not unmet(method.requires, DATASETS.traits(name))]
     advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
     raise UserError(

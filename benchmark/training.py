@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore_random_state
 from invbench.condensed import training_examples
 from invbench.curves import Row, learned_columns, read_rows, state_columns, step_columns, write_rows
+from invbench.dependence import dependence_metrics
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.evaluation import evaluate
+from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
+from invbench.loggers import Loggers
+from invbench.method import Outputs
 from invbench.optimizers import Optimizer
-from invbench.problem import Batch, Problem
+from invbench.problem import Batch, Problem, Split
 from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.sampling import Sampler
+from invbench.second_player import SecondPlayers, find_critics, with_critics
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
 from invbench.stopping import stop_requests
@@ -43,6 +48,7 @@ class Training:
         folder: where curves and checkpoints go.
         origin: hash of code and data; a checkpoint of another origin is not taken up.
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
+        loggers: where else the curves go.
     """
 
     def __init__(
@@ -53,17 +59,22 @@ class Training:
         folder: RunFolder,
         origin: str,
         checkpoint_seconds: float,
+        loggers: Loggers | None = None,
     ) -> None:
         trainer = cell.trainer
         self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
+        self.loggers = loggers or Loggers((), folder.path, cell.spec)
         self.examples = training_examples(problem, cell.method, model, trainer)
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
         self._check_sizes()
         self.watched = self._known_splits(trainer.evaluate_splits)
         strategy = choose_strategy(cell.method, model, trainer)
-        self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast)
+        critics = find_critics(cell, problem, model)
+        networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
+        self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast, networks)
+        self.critics = SecondPlayers(critics, self.objective, cell, self.examples, self._augmented)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
         self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
@@ -75,7 +86,8 @@ class Training:
 
         self.done = 0  # finished steps
         self.optimizer_state = self.optimizer.initial_state(self.parameters)
-        self.method_state = cell.method.initial_state(self.parameters, self.sampler.environments)
+        fresh = cell.method.initial_state(self.parameters, self.sampler.environments)
+        self.method_state = with_critics(fresh, critics)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
         self.summed = 0
         self.rows: list[Row] = []
@@ -105,10 +117,12 @@ class Training:
         splits = tuple(self.problem.splits)
         with torch_stream(stream(self.cell.spec.seed, "noise"), self.device):
             self.resume(report)
-            self._train(report)
-            if self.rows and not self.summed:  # resumed after the last measurement
-                return self._evaluate(splits)
-            metrics = self.measure(splits)
+            self.loggers.begin(self.rows)
+            with closing(self.loggers):
+                self._train(report)
+                if self.rows and not self.summed:  # resumed after the last measurement
+                    return self._evaluate(splits, last=True)
+                metrics = self.measure(splits, last=True)
             report.evaluated(self.done, metrics)
             self.save()
         return metrics
@@ -146,6 +160,8 @@ class Training:
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
         began = max((step for step in method.restarts if step <= self.done), default=0)
+        self.method_state = self.critics.ahead(self.parameters, self.method_state, self.done)
+        answers = self.critics.beside(self.parameters, batch, self.method_state, self.done)
         if not method.interpolates:
             self._update(batch, self.done - began)
         else:
@@ -153,7 +169,9 @@ class Training:
             for e in range(len(env)):
                 self._update(batch.environments(slice(e, e + 1)), (self.done - began) * len(env) + e)
             self._set({name: method.interpolate(before[name], value) for name, value in self.parameters.items()})
-        self.method_state = method.advance(self.method_state)
+        self.method_state = method.advance(
+            {name: own | answers.get(name, {}) for name, own in self.method_state.items()}
+        )
         self.done += 1
 
     def _update(self, batch: Batch, count: int) -> None:
@@ -180,10 +198,10 @@ class Training:
         for name, value in values.items():
             self.parameters[name].copy_(value)
 
-    def measure(self, splits: tuple[str, ...]) -> dict[str, float]:
+    def measure(self, splits: tuple[str, ...], last: bool = False) -> dict[str, float]:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
         with self._set_aside():
-            metrics = self._evaluate(splits)
+            metrics = self._evaluate(splits, last)
             shown: Row = {}
             if self.last is not None:
                 shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
@@ -196,6 +214,7 @@ class Training:
         """A row of the curves, with what the method has learned besides the weights."""
         when: Row = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
         self.rows.append(when | learned_columns(self.learned, self.last) | measured)
+        self.loggers.row(self.rows[-1])
 
     def save(self) -> float:
         """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.
@@ -248,8 +267,17 @@ class Training:
             return batch
         return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
 
-    def _evaluate(self, splits: tuple[str, ...]) -> dict[str, float]:
-        return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done)
+    def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
+        """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""
+        further = None
+        if last or self.critics.critics:
+
+            def further(outputs: Outputs, split: Split) -> dict[str, float]:
+                told = last and split is not self.problem.splits["train"]
+                found = dependence_metrics(outputs, self.problem.task, split) if told else {}
+                return found | self.critics.losses(outputs, split, self.method_state)
+
+        return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
 
     def _indices(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The examples and environments of every step that is left."""

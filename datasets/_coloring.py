@@ -38,7 +38,7 @@ def coloured(
     shown = torch.from_numpy(colour.astype(np.int64))
     channels = torch.nn.functional.one_hot(shown, 2).to(images)
     x = images if grayscale else images * channels[:, :, None, None]
-    return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), shown.float())
+    return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), shown)
 
 
 def irm_splits(

@@ -1,25 +1,32 @@
 """Small versions of every cell, and stand-ins for methods that the suite does not have yet."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.checkpoint import Checkpoint
 from invbench.composition import Composition
+from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective
+from invbench.loggers import Loggers
 from invbench.method import Gradients, Method, Outputs, State
 from invbench.problem import Batch, Problem
+from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.runner import build_model
 from invbench.sampling import Sampler
+from invbench.second_player import find_critics, with_critics
 from invbench.seeds import stream
 from invbench.settings import setting
 from invbench.spec import Cell, resolve
 from invbench.trainer import Strategy
+from invbench.training import Training
 from invbench.trees import flatten
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -80,6 +87,8 @@ SMALL_METHOD: dict[str, dict[str, Any]] = {
     "steerable": {"method.width": 0.25},
     "pcgrad": {"method.order": "most_conflicting"},  # the paper's order is random
     "irm_games": {"method.width": 8, "method.dropout": 0.0},
+    "mutual_information": {"method.critic_width": 8, "method.critic_steps": 2},
+    "adversary": {"method.critic_width": 8, "method.critic_steps": 2},
     "soft_adareg": {"method.largest_weight": 10.0},  # without a cap its first step is huge
 }
 """The same for methods."""
@@ -129,7 +138,8 @@ def possible_cells() -> list[tuple[str, str]]:
         for dataset in DATASETS.entries()
         if not unmet(METHODS.traits(method), DATASETS.traits(dataset))
         and not (dataset in ONE_EXAMPLE and METHODS.load(method)().fewest_examples > 1)
-        and (method, dataset) != ("irm_games", "cifar10")  # a network per example
+        # A network, or a category, for every example.
+        and not (dataset == "cifar10" and method in ("irm_games", "mutual_information", "adversary"))
     ]
 
 
@@ -177,8 +187,11 @@ def objective_of(
     parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
     sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
     examples, env = sampler.epoch(0)
-    state = method.initial_state(parameters, sampler.environments)
-    return Objective(method, problem.task, model, strategy), parameters, sampler.batch(examples[0], env[0]), state
+    critics = find_critics(cell, problem, model)
+    state = with_critics(method.initial_state(parameters, sampler.environments), critics)
+    networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
+    objective = Objective(method, problem.task, model, strategy, critics=networks)
+    return objective, parameters, sampler.batch(examples[0], env[0]), state
 
 
 def load(cell: Cell, dtype: torch.dtype = torch.float32) -> Problem:
@@ -240,3 +253,23 @@ def assert_same_training(first: RunFolder, second: RunFolder) -> None:
     tensors = flatten(right.tensors)
     for name, value in flatten(left.tensors).items():
         assert torch.equal(value, tensors[name]), name
+
+
+def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None = None) -> None:
+    """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
+
+    class Stop(Exception):
+        """In the place of a kill."""
+
+    class Until(Report):
+        def step(self, number: int) -> None:
+            if number > step:
+                raise Stop
+
+    problem = load(cell)
+    model = build_model(cell, problem)
+    if problem.kind == "image":
+        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
+    training = Training(cell, problem, model, folder, "", 0, loggers)
+    with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
+        training.run(report)

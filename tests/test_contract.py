@@ -1,7 +1,6 @@
 """The one contract: what every registered method must do on every dataset it can run on."""
 
 import copy
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,23 @@ from cells import (
     objective_of,
     possible_cells,
     possible_uncoupled_cells,
+    run_until,
     small_cell,
     without_coupling,
 )
 from torch import Tensor
 from torch.func import stack_module_state, vmap
-from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils._pytree import tree_leaves, tree_map
 
+from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, detached
-from invbench.method import Method
+from invbench.method import Method, State
 from invbench.problem import Batch, Problem
-from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.runner import build_model
 from invbench.sampling import Sampler
+from invbench.second_player import find_critics, with_critics
 from invbench.seeds import stream
 from invbench.spec import Cell
 from invbench.tasks import Regression
@@ -143,12 +143,17 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
     problems = [load(cell, torch.float64) for cell in cells]
     models = [build_model(cell, problem).double() for cell, problem in zip(cells, problems, strict=True)]
     batches = [_batches(cell, problem) for cell, problem in zip(cells, problems, strict=True)]
-    template = models[0]
+    critics = [find_critics(*run) for run in zip(cells, problems, models, strict=True)]
+    networks = {name: FlatNetwork(critic.network) for name, critic in critics[0].items()}
+    seconds = [with_critics({name: {} for name in found}, found) for found in critics]
 
-    def two_steps(values: dict[str, dict[str, Tensor]], theta: dict[str, Tensor], data: list[Batch]) -> Step:
+    def two_steps(
+        values: dict[str, dict[str, Tensor]], theta: dict[str, Tensor], data: list[Batch], second: State
+    ) -> Step:
         composition = cells[0].method.with_settings(values)
-        objective = Objective(composition, problems[0].task, template, "vmap")
-        state = composition.initial_state(theta, len(data[0].x))
+        objective = Objective(composition, problems[0].task, models[0], "vmap", critics=networks)
+        first = composition.initial_state(theta, len(data[0].x))
+        state = {name: own | second.get(name, {}) for name, own in first.items()}
         for batch in data:
             step = objective.step(theta, batch, state)
             theta = {name: value - 0.1 * step.gradients[name] for name, value in theta.items()}
@@ -158,13 +163,13 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
     stacked, _ = stack_module_state(models)
     stacked = {name: value.detach() for name, value in stacked.items()}
     together = [_stack([run[i] for run in batches]) for i in range(2)]
-    arguments = (settings, stacked, together)
+    arguments = (settings, stacked, together, _stack(seconds))
     axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, arguments)
     mapped = vmap(two_steps, in_dims=axes, randomness="different")(*arguments)
     for run in range(RUNS):
         own = {part: {name: value[run] for name, value in values.items()} for part, values in settings.items()}
         theta = {name: value.detach() for name, value in models[run].named_parameters()}
-        alone = two_steps(own, theta, batches[run])
+        alone = two_steps(own, theta, batches[run], seconds[run])
         for name, value in alone.gradients.items():
             assert torch.allclose(mapped.gradients[name][run], value, atol=1e-9), name
         assert torch.allclose(mapped.objective[run], alone.objective, atol=1e-9)
@@ -205,26 +210,6 @@ def test_every_dataset_has_a_small_version() -> None:
     assert set(DATASETS.entries()) <= set(SMALL)
 
 
-def run_until(cell: Cell, folder: RunFolder, step: int) -> None:
-    """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
-
-    class Stop(Exception):
-        """In the place of a kill."""
-
-    class Until(Report):
-        def step(self, number: int) -> None:
-            if number > step:
-                raise Stop
-
-    problem = load(cell)
-    model = build_model(cell, problem)
-    if problem.kind == "image":
-        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
-    training = Training(cell, problem, model, folder, "", 0)
-    with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
-        training.run(report)
-
-
 def _spread(part: Method) -> dict[str, Tensor]:
     """For each fusable setting a value per run: the default, and two others inside its bounds."""
     values = {}
@@ -243,9 +228,9 @@ def _batches(cell: Cell, problem: Problem) -> list[Batch]:
     return [sampler.batch(examples[0], env[0]) for examples, env in epochs]
 
 
-def _stack(batches: list[Batch]) -> Batch:
-    assert all(batch.nuisance is None for batch in batches) or all(batch.nuisance is not None for batch in batches)
-    return Batch(*(part[0] if part[0] is None else torch.stack(part) for part in zip(*batches, strict=True)))
+def _stack(trees: list[Any]) -> Any:
+    """Equal trees of tensors, with an axis of runs in front of each."""
+    return tree_map(lambda *leaves: torch.stack(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *trees)
 
 
 def _leaves(tree: Any) -> list[Tensor]:

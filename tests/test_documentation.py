@@ -5,15 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_example_method_runs_as_printed(tmp_path: Path) -> None:
-    """The complete example of CONTRIBUTING.md, saved to a file and run."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "worst_case.py").write_text(code, encoding="utf-8")
+@pytest.mark.parametrize("example", ["WorstCase", "ResidualBackbone"])
+def test_the_examples_run_as_printed(example: str, tmp_path: Path) -> None:
+    """The complete examples of CONTRIBUTING.md, saved to a file and run."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"class {example}" in code]
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "worst_case.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "'test_accuracy': 0." in done.stdout

@@ -27,6 +27,7 @@ CELLS = [
     ("fishr", "spirals"),  # state whose shape is known after a step
     ("fish", "spirals"),  # several updates in a step
     ("pcgrad", "spirals"),  # random numbers in the rule
+    ("mutual_information", "mi_toy"),  # a second player, caught in the middle of its many updates
 ]
 """One of every kind of state; the contract test resumes every method, without a kill."""
 
@@ -35,6 +36,8 @@ def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[st
     """A small run that writes a checkpoint after every step."""
     settings = {"trainer.steps": steps} | small_settings(method, dataset)
     settings.pop("method.order", None)  # pcgrad as it is
+    if "method.critic_steps" in settings:
+        settings["method.critic_steps"] = 30
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     code = "from invbench.cli import main; main()"
     verb = ["run", "-m", method, "-d", dataset, *sets, "--out", str(out), "--checkpoint-seconds", "0", "--json"]

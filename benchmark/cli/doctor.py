@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-EXTRAS = {"ray": "ray", "slurm": "submitit", "wandb": "wandb", "mlflow": "mlflow"}
+EXTRAS = {"ray": "ray", "slurm": "submitit", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 def doctor() -> None:

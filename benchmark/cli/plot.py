@@ -17,28 +17,43 @@ class Kind(StrEnum):
     profile = "profile"
     widths = "widths"
     angle = "angle"
+    tradeoff = "tradeoff"
+    densities = "densities"
 
 
 def plot(
     kind: Annotated[
-        Kind, typer.Argument(help="profile: invariance; widths: what was learned; angle: one image turned.")
+        Kind,
+        typer.Argument(
+            help="profile: invariance; widths: what was learned; angle: one image turned; tradeoff: one metric "
+            "against another; densities: of the score at values of the nuisance."
+        ),
     ],
     results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
     out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("figure.png"),
     mark: Annotated[list[float] | None, typer.Option(help="widths: an angle in radians to mark, both ways.")] = None,
     example: Annotated[int, typer.Option(min=0, help="angle: which test image.")] = 0,
+    performance: Annotated[str, typer.Option(help="tradeoff: the metric upwards.")] = "test_roc_auc",
+    dependence: Annotated[str, typer.Option(help="tradeoff: the metric to the right.")] = "test_mutual_information",
+    at: Annotated[
+        list[float] | None, typer.Option(help="densities: a value of the nuisance (default -1, 0, 1).")
+    ] = None,
 ) -> None:
     """Draw finished runs."""
     writable_picture(out, "--out")
-    from invbench import figures
+    from invbench import figures, nuisance_figures
 
     paths = results or [Path("results")]
     if kind is Kind.profile:
         figure = figures.profile(paths)
     elif kind is Kind.widths:
         figure = figures.widths(paths, mark or [])
-    else:
+    elif kind is Kind.angle:
         figure = figures.angle(paths, example)
+    elif kind is Kind.tradeoff:
+        figure = nuisance_figures.tradeoff(paths, performance, dependence)
+    else:
+        figure = nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0])
     figure.savefig(out, dpi=150)
     typer.echo(str(out))
 

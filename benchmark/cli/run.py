@@ -26,6 +26,10 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the records as a JSON array, and nothing else.")
     ] = False,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(help="Send the curves elsewhere too: csv, tensorboard, wandb or mlflow; may be repeated."),
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints; 0: every step.")] = 10.0,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
@@ -39,7 +43,8 @@ def run(
     assignments = parse_assignments(set_ or [])
     numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
-    records, failures = _run_all(cells, Options(device, out, checkpoint_seconds, quiet=False))
+    options = Options(device, out, checkpoint_seconds, quiet=False, loggers=tuple(logger or ()))
+    records, failures = _run_all(cells, options)
     if as_json:
         typer.echo("[" + ",\n".join(record.model_dump_json() for record in records) + "]")
     else:

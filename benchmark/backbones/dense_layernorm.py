@@ -1,0 +1,32 @@
+"""The fully connected classifier with layer normalisation of Tan's `invariant_reps`."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from invbench.backbone import Backbone, FeaturesAndHead
+from invbench.backbones.dense512 import xavier
+from invbench.problem import Problem
+from invbench.registry import register_backbone
+from invbench.settings import setting
+
+
+@register_backbone("dense_layernorm")
+class DenseLayerNorm(Backbone):
+    """`depth` hidden layers of `width` units: linear, layer norm, ELU; then a linear head. Xavier-uniform weights.
+
+    Every row is treated by itself, so all strategies for environment gradients can be used.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("vector", "image")
+
+    width: int = setting(64, "units in each hidden layer", ge=1)
+    depth: int = setting(2, "hidden layers", ge=1)
+
+    def build(self, problem: Problem) -> nn.Module:
+        size = torch.Size(problem.input_shape).numel()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs in (size, *[self.width] * (self.depth - 1)):
+            layers += [xavier(nn.Linear(inputs, self.width)), nn.LayerNorm(self.width), nn.ELU()]
+        return FeaturesAndHead(nn.Sequential(*layers), xavier(nn.Linear(self.width, problem.task.outputs)))

@@ -1,0 +1,160 @@
+"""Training of second players: mutual-information estimators and adversaries, on training batches of their own.
+
+Ahead of a step of the first player a critic makes its updates, each from a fresh batch of the training split that goes
+through the network as it stands, without a trace: random draws come from a stream of their own, and running means of
+batch normalisation stay as they were. So a penalty of weight zero leaves the first player's run as it is, bit for bit.
+Its parameters, buffers and moments are part of the method's state, and with it of checkpoints.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from invbench.dependence import sample
+from invbench.flat_network import FlatNetwork
+from invbench.gradients import Objective, detached
+from invbench.method import Critic, Outputs, State, as_outputs
+from invbench.optimizers import Optimizer
+from invbench.problem import Batch, Problem, Split
+from invbench.sampling import Sampler
+from invbench.seeds import stream, torch_stream
+from invbench.spec import Cell
+
+Augment = Callable[[Batch], Batch]
+MOST_ROWS = 10_000
+"""Examples of a split on which a critic's loss is measured."""
+CRITIC = ("critic", "critic_updates", "critic_loss")
+"""What the engine keeps of a critic in its method's state: tensors, number of updates, the last loss."""
+
+
+def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Critic]:
+    """The second players of a run by part of the method, on the model's device; most runs have none."""
+    if not cell.method.has_critic:
+        return {}
+    x, training = problem.splits["train"].x, model.training
+    model.eval()
+    with torch.no_grad(), torch_stream(stream(cell.spec.seed, "init", "critic"), x.device):
+        outputs = as_outputs(model(x[:2]))
+    model.train(training)
+    critics = cell.method.critics(problem, outputs, cell.spec.seed)
+    for critic in critics.values():
+        critic.network.to(x.device, outputs.prediction.dtype)
+    return critics
+
+
+def with_critics(state: State, critics: Mapping[str, Critic]) -> State:
+    """The method's first state with what belongs to fresh critics in it."""
+    return state | {name: state[name] | _first(critic) for name, critic in critics.items()}
+
+
+def _first(critic: Critic) -> State:
+    network = FlatNetwork(critic.network)
+    weights = network.weights()
+    tensors = {
+        "weights": weights,
+        "buffers": network.buffers(),
+        "optimizer": _optimizer(critic).initial_state({"weights": weights}),
+    }
+    count = torch.zeros((), dtype=torch.int64, device=weights.device)
+    return {"critic": tensors, "critic_updates": count, "critic_loss": weights.new_zeros(())}
+
+
+def _optimizer(critic: Critic) -> Optimizer:
+    return Optimizer.of(critic.trainer, ["weights"])
+
+
+class SecondPlayers:
+    """The critics of a run as they learn.
+
+    Args:
+        objective: of the first player.
+        augment: the dataset's random change of training inputs.
+    """
+
+    def __init__(
+        self, critics: Mapping[str, Critic], objective: Objective, cell: Cell, examples: Split, augment: Augment
+    ) -> None:
+        self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
+        self.samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
+        self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
+        self.epochs: dict[str, tuple[int, tuple[Tensor, Tensor]]] = {}  # the last one of each, with its number
+
+    def ahead(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
+        """The state after the updates that the critics make ahead of the step with this index."""
+        for name, critic in self.critics.items():
+            more = 0 if critic.simultaneous else critic.steps
+            count = critic.warm_up * (step == critic.first_step) + more * (step >= critic.first_step)
+            if count:
+                state = self._updates(name, parameters, state, step, count)
+        return state
+
+    def beside(self, parameters: Mapping[str, Tensor], batch: Batch, state: State, step: int) -> State:
+        """What simultaneous critics become in a step, by part, to be put in place when it is done."""
+        answers: State = {}
+        for name, critic in self.critics.items():
+            if critic.simultaneous and step >= critic.first_step:
+                with torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device):
+                    outputs = self._outputs(parameters, batch)
+                    after = self.update(name, outputs, batch, state, self._count(critic, step))[name]
+                    answers[name] = {part: after[part] for part in CRITIC}
+        return answers
+
+    @torch.no_grad()
+    def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, float]:
+        """critic_loss of the outputs (N, ...) of a split, by part where there are several critics."""
+        rows = sample(split, MOST_ROWS)
+        chosen = split.rows(rows)
+        env = torch.zeros_like(rows) if chosen.env is None else chosen.env
+        nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
+        batch = Batch(chosen.x[:, None], chosen.y[:, None], env, nuisance)
+        single = outputs.map(lambda part: part[rows][:, None])
+        found = {}
+        for name, player in self.objective.players(state).items():
+            part = self.objective.method.parts[name]
+            key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
+            found[key] = part.critic_loss(player, single, batch, state[name])[0].item()
+        return found
+
+    def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
+        """One update of a part's critic, its `count`-th from 0."""
+        critic, part, own = self.critics[name], self.objective.method.parts[name], state[name]
+        tensors, weights = own["critic"], own["critic"]["weights"].requires_grad_()
+        player = self.objective.critics[name].player(tensors)
+        loss, after = part.critic_loss(player, outputs, batch, own)
+        gradients = {"weights": torch.autograd.grad(loss, weights)[0]}
+        with torch.no_grad():
+            new, moments = self.optimizers[name].step(
+                {"weights": weights}, gradients, tensors["optimizer"], count, critic.trainer.learning_rate
+            )
+        told = {"critic_updates": own["critic_updates"] + 1, "critic_loss": loss}
+        return state | {name: detached(after | told | {"critic": tensors | new | {"optimizer": moments}})}
+
+    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, count: int) -> State:
+        first, device = self._count(self.critics[name], step), next(iter(parameters.values())).device
+        with torch_stream(stream(self.seed, "noise", "critic", name, step), device):
+            for number in range(first, first + count):
+                batch = self.augment(self._batch(name, number))
+                state = self.update(name, self._outputs(parameters, batch), batch, state, number)
+        return state
+
+    @staticmethod
+    def _count(critic: Critic, step: int) -> int:
+        """How many updates a critic has had ahead of a step."""
+        begun = step - critic.first_step
+        return begun * (1 if critic.simultaneous else critic.steps) + critic.warm_up * (begun > 0)
+
+    def _batch(self, name: str, number: int) -> Batch:
+        """The batch of a critic's update with this index, counted from 0."""
+        sampler = self.samplers[name]
+        epoch, step = divmod(number, sampler.steps_per_epoch)
+        if self.epochs.get(name, (-1,))[0] != epoch:
+            self.epochs[name] = epoch, sampler.epoch(epoch)
+        examples, env = self.epochs[name][1]
+        return sampler.batch(examples[step], env[step])
+
+    @torch.no_grad()
+    def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
+        """The network's outputs in training mode, its buffers left alone."""
+        buffers = {name: value.clone() for name, value in self.objective.model.named_buffers()}
+        return self.objective.joint({**parameters, **buffers}, batch)[1]
