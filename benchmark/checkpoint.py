@@ -61,10 +61,10 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
 
 
 def laid_out_like(fresh: Tree, loaded: Tree) -> Tree:
-    """The loaded tensors in the memory layout of a fresh run's: a sum's last bit can depend on it."""
+    """The loaded tensors in the order and memory layout of a fresh run's: a sum's last bit can depend on the latter."""
     tree: Tree = {}
-    for name, value in loaded.items():
-        like = fresh.get(name)
+    for name in [name for name in fresh if name in loaded] + [name for name in loaded if name not in fresh]:
+        like, value = fresh.get(name), loaded[name]
         if isinstance(value, dict):
             tree[name] = laid_out_like(like if isinstance(like, dict) else {}, value)
         elif isinstance(like, Tensor) and like.shape == value.shape:
