@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
 WALK = ("interpolate",)
 TURN = ("turn",)
+NOBODY: Mapping[str, Player] = MappingProxyType({})
 PENALTY = ("penalty", "critic_penalty", "gradient_penalty")
 
 
@@ -188,7 +190,7 @@ class Composition:
         return risks.mean(), state
 
     def penalty(
-        self, risks: Tensor, outputs: Outputs, batch: Batch, state: State, players: Mapping[str, Player]
+        self, risks: Tensor, outputs: Outputs, batch: Batch, state: State, players: Mapping[str, Player] = NOBODY
     ) -> tuple[Tensor, State]:
         """The sum of the parts' penalties; players: the critics of those that have one."""
         total = risks.new_zeros(())

@@ -1,0 +1,45 @@
+"""Figures about a nuisance, from small runs."""
+
+from pathlib import Path
+
+import pytest
+from cells import small_cell
+
+from invbench.errors import UserError
+from invbench.nuisance_figures import densities, tradeoff
+from invbench.runner import Options, run_cell
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, one of them with two weights and two seeds."""
+    out = tmp_path_factory.mktemp("results")
+    large = {"dataset__test_examples": 8000, "trainer__steps": 3}
+    cells = [small_cell("erm", "mi_toy", **large)]
+    cells += [
+        small_cell("adversary", "mi_toy", seed, method__weight=w, **large) for w in (10.0, 1.0) for seed in (0, 1)
+    ]
+    for cell in cells:
+        run_cell(cell, Options(out=out))
+    return out
+
+
+def test_a_line_through_the_weights(results: Path) -> None:
+    figure = tradeoff([results], "test_roc_auc", "test_mutual_information")
+    (place,) = figure.axes
+    lines = {str(line.get_label()): line for line in place.lines if not str(line.get_label()).startswith("_")}
+    assert set(lines) == {"erm (n = 1)", "adversary (n = 2)"}
+    assert len(lines["adversary (n = 2)"].get_xdata()) == 2
+    assert [text.get_text() for text in place.texts] == ["1", "10"]
+    with pytest.raises(UserError, match="no run has the metric 'test_auc'"):
+        tradeoff([results], "test_auc", "test_mutual_information")
+
+
+def test_densities_at_values_of_the_nuisance(results: Path) -> None:
+    figure = densities([results], [-1.0, 0.0, 1.0])
+    assert len(figure.axes) == 3, "a panel for each method and weight"
+    assert [len(place.lines) for place in figure.axes] == [6, 6, 3]
+    for line in figure.axes[0].lines:
+        assert sum(line.get_ydata()) / 40 == pytest.approx(1)
+    with pytest.raises(UserError, match="only 0 test examples"):
+        densities([results], [50.0])
