@@ -13,7 +13,6 @@ examples there are.
 import math
 
 import torch
-from scipy.linalg import helmert
 from torch import Tensor, nn
 
 from invbench.backbone import FeaturesAndHead
@@ -50,6 +49,8 @@ def condensed(split: Split) -> Split:
 
 def _rows(examples: Tensor) -> Tensor:
     """Examples (N, D) -> (k + 1, D) with the same mean and covariance."""
+    from scipy.linalg import helmert  # half a second, that only linear problems need
+
     mean = examples.mean(0)
     factor = torch.linalg.qr(examples - mean, mode="r").R / math.sqrt(len(examples))
     count = len(factor) + 1

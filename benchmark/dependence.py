@@ -9,7 +9,6 @@ neighbours are far in many dimensions.
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import jensenshannon, pdist, squareform
@@ -184,9 +183,3 @@ def _bins(nuisance: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.bool_
         index = nuisance.astype(np.int64)
     if index.max() < MOST_CATEGORIES:
         yield from ((i, np.equal(index, i)) for i in range(int(index.max()) + 1))
-
-
-def sample(split: Split, most: int) -> Tensor:
-    """Rows of at most so many examples, the same ones at each call."""
-    rows = np.random.default_rng(0).permutation(len(split))[:most]
-    return torch.from_numpy(rows).to(split.x.device)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from invbench.augmentation import test_copies
+from invbench.errors import UserError
 from invbench.method import Outputs, as_outputs
 from invbench.problem import LinearLaw, Problem, Split
 from invbench.seeds import stream, torch_stream
@@ -43,6 +44,17 @@ def evaluate(
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
     model.train(training)
     return metrics
+
+
+def watched_splits(problem: Problem, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The splits that are measured during training, all but `train` where names is None. Raises UserError."""
+    known = tuple(problem.splits)
+    if names is None:
+        return tuple(name for name in known if name != "train")
+    for name in names:
+        if name not in known:
+            raise UserError(f"trainer.evaluate_splits: no split '{name}'; there are {', '.join(known)}")
+    return names
 
 
 def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure | None = None) -> Mapping[str, float]:

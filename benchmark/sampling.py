@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invbench.composition import Composition
 from invbench.errors import UserError
 from invbench.problem import Batch, Split
 from invbench.seeds import stream
@@ -108,3 +109,17 @@ class Sampler:
         sizes = torch.diff(self.starts, append=torch.tensor([len(self.members)]))
         env = np.repeat(np.arange(self.environments), sizes.numpy())
         return self.members[torch.from_numpy(np.lexsort((keys, env)))]
+
+
+def check_sizes(method: Composition, sampler: Sampler) -> None:
+    """Raise UserError where a step has too few environments, or too few examples of each, for the method."""
+    if sampler.per_step < method.fewest_environments:
+        raise UserError(
+            f"method {method.name} compares environments, but a step has only {sampler.per_step} of the data's "
+            f"{sampler.environments}; give it at least {method.fewest_environments}, or use erm"
+        )
+    if sampler.batch_size < method.fewest_examples:
+        raise UserError(
+            f"method {method.name} needs at least {method.fewest_examples} examples of an environment in a step, "
+            f"not {sampler.batch_size}; raise trainer.batch_size, or use data with more examples per environment"
+        )

@@ -8,10 +8,10 @@ Its parameters, buffers and moments are part of the method's state, and with it 
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invbench.dependence import sample
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, detached
 from invbench.method import Critic, Outputs, State, as_outputs
@@ -103,7 +103,10 @@ class SecondPlayers:
     @torch.no_grad()
     def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, float]:
         """critic_loss of the outputs (N, ...) of a split, by part where there are several critics."""
-        rows = sample(split, MOST_ROWS)
+        if not self.critics:
+            return {}
+        order = np.random.default_rng(0).permutation(len(split))
+        rows = torch.from_numpy(order[:MOST_ROWS]).to(split.x.device)
         chosen = split.rows(rows)
         env = torch.zeros_like(rows) if chosen.env is None else chosen.env
         nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
@@ -119,8 +122,8 @@ class SecondPlayers:
     def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
         """One update of a part's critic, its `count`-th from 0."""
         critic, part, own = self.critics[name], self.objective.method.parts[name], state[name]
-        tensors, weights = own["critic"], own["critic"]["weights"].requires_grad_()
-        player = self.objective.critics[name].player(tensors)
+        tensors, weights = own["critic"], own["critic"]["weights"].detach().requires_grad_()
+        player = self.objective.critics[name].player(tensors | {"weights": weights})
         loss, after = part.critic_loss(player, outputs, batch, own)
         gradients = {"weights": torch.autograd.grad(loss, weights)[0]}
         with torch.no_grad():

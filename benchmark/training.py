@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore_random_state
 from invbench.condensed import training_examples
 from invbench.curves import Row, learned_columns, read_rows, state_columns, step_columns, write_rows
-from invbench.dependence import dependence_metrics
-from invbench.errors import Interrupted, RunFailed, UserError
-from invbench.evaluation import evaluate
+from invbench.errors import Interrupted, RunFailed
+from invbench.evaluation import evaluate, watched_splits
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
@@ -23,7 +22,7 @@ from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem, Split
 from invbench.progress import Report
 from invbench.records import RunFolder
-from invbench.sampling import Sampler
+from invbench.sampling import Sampler, check_sizes
 from invbench.second_player import SecondPlayers, find_critics, with_critics
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
@@ -68,8 +67,8 @@ class Training:
         self.examples = training_examples(problem, cell.method, model, trainer)
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
-        self._check_sizes()
-        self.watched = self._known_splits(trainer.evaluate_splits)
+        check_sizes(cell.method, self.sampler)
+        self.watched = watched_splits(problem, trainer.evaluate_splits)
         strategy = choose_strategy(cell.method, model, trainer)
         critics = find_critics(cell, problem, model)
         networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
@@ -269,13 +268,14 @@ class Training:
 
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
         """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""
-        further = None
-        if last or self.critics.critics:
 
-            def further(outputs: Outputs, split: Split) -> dict[str, float]:
-                told = last and split is not self.problem.splits["train"]
-                found = dependence_metrics(outputs, self.problem.task, split) if told else {}
-                return found | self.critics.losses(outputs, split, self.method_state)
+        def further(outputs: Outputs, split: Split) -> dict[str, float]:
+            found = self.critics.losses(outputs, split, self.method_state)
+            if last and split.nuisance is not None and split is not self.problem.splits["train"]:
+                from invbench.dependence import dependence_metrics  # its packages take a second to import
+
+                found |= dependence_metrics(outputs, self.problem.task, split)
+            return found
 
         return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
 
@@ -287,29 +287,6 @@ class Training:
             examples, env = self.sampler.epoch(number)
             for i in range(first, min(length, first + self.total - self.done)):
                 yield examples[i], env[i]
-
-    def _check_sizes(self) -> None:
-        """Raise UserError where a step has too few environments, or too few examples of each, for the method."""
-        method, sampler = self.cell.method, self.sampler
-        if sampler.per_step < method.fewest_environments:
-            raise UserError(
-                f"method {method.name} compares environments, but a step has only {sampler.per_step} of the data's "
-                f"{sampler.environments}; give it at least {method.fewest_environments}, or use erm"
-            )
-        if sampler.batch_size < method.fewest_examples:
-            raise UserError(
-                f"method {method.name} needs at least {method.fewest_examples} examples of an environment in a step, "
-                f"not {sampler.batch_size}; raise trainer.batch_size, or use data with more examples per environment"
-            )
-
-    def _known_splits(self, names: tuple[str, ...] | None) -> tuple[str, ...]:
-        known = tuple(self.problem.splits)
-        if names is None:
-            return tuple(name for name in known if name != "train")
-        for name in names:
-            if name not in known:
-                raise UserError(f"trainer.evaluate_splits: no split '{name}'; there are {', '.join(known)}")
-        return names
 
     @contextmanager
     def _set_aside(self) -> Iterator[Callable[[], float]]:
