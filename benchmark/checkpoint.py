@@ -62,7 +62,8 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
 
 def laid_out_like(fresh: Tree, loaded: Tree) -> Tree:
     """The loaded tensors in the order and memory layout of a fresh run's: a sum's last bit can depend on the latter."""
-    tree: Tree = {}
+    # Files know no empty levels.
+    tree: Tree = {name: {} for name, like in fresh.items() if isinstance(like, dict) and not like}
     for name in [name for name in fresh if name in loaded] + [name for name in loaded if name not in fresh]:
         like, value = fresh.get(name), loaded[name]
         if isinstance(value, dict):

@@ -16,9 +16,23 @@ from invbench.cli import main
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
+MOST_WORKERS = 4
+"""Processes that share the tests, each with one thread and up to 2 GB."""
 Bench = Callable[..., tuple[int, str, str]]
 """Arguments of the command -> exit status, stdout, stderr."""
 REAL_DATA = os.environ.get("INVBENCH_DATA")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each core, within reason."""
+    return min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def pytest_configure() -> None:
+    """Workers do not fight over the cores, and what they start does not either."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

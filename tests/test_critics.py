@@ -27,7 +27,7 @@ from invbench.training import Training
 
 CRITIC = {
     "method.critic_width": 32,
-    "method.critic_learning_rate": 2e-3,
+    "method.critic_learning_rate": 1e-3,
     "method.standardise_score": False,
     "trainer.batch_size": 512,
 }
@@ -76,17 +76,14 @@ def learned(training: Training, updates: int) -> dict[str, Any]:
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("estimator", ["donsker_varadhan", "nwj", "jsd"])
 def test_bounds_reach_the_closed_form(rho: float, estimator: str, tmp_path: Path) -> None:
-    """Within 10 %, on other examples; for jsd by the mean of its critic, which is the log-ratio."""
+    """Within 10 %, on other examples. A critic of jsd ends at the log-ratio too, so it serves donsker_varadhan."""
     training = training_on(gaussians(rho, 200_000, 0), tmp_path, method__estimator=estimator, method__weight=1.0)
-    state = learned(training, 3000)["mutual_information"]
+    state = learned(training, 1000)["mutual_information"]
     test = gaussians(rho, 200_000, 1)
     player = training.objective.players({"mutual_information": state})["mutual_information"]
-    part = training.cell.method.parts["mutual_information"]
+    measure = MutualInformation(estimator="nwj" if estimator == "nwj" else "donsker_varadhan", standardise_score=False)
     with torch.no_grad():
-        if estimator == "jsd":
-            found = part.critic_penalty(player, *whole(test), state)[0].item()
-        else:
-            found = -part.critic_loss(player, *whole(test), state)[0].item()
+        found = -measure.critic_loss(player, *whole(test), state)[0].item()
     assert found == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.1)
 
 

@@ -37,7 +37,7 @@ def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[st
     settings = {"trainer.steps": steps} | small_settings(method, dataset)
     settings.pop("method.order", None)  # pcgrad as it is
     if "method.critic_steps" in settings:
-        settings["method.critic_steps"] = 30
+        settings["method.critic_steps"] = 10
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     code = "from invbench.cli import main; main()"
     verb = ["run", "-m", method, "-d", dataset, *sets, "--out", str(out), "--checkpoint-seconds", "0", "--json"]
