@@ -101,10 +101,14 @@ class Objective:
         """R_e of one environment's examples x (B, ...), y (B,)."""
         return self.task.losses(self.outputs(parameters, x).prediction, y).mean()
 
-    def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
-        """Risks (E,) and outputs (E, B, ...) from one pass over all environments' examples."""
+    def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
+        """Outputs (E, B, ...) from one pass over all environments' examples."""
         flat = self.outputs(parameters, batch.x.flatten(0, 1))
-        outputs = flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
+        return flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
+
+    def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
+        """Risks (E,) and outputs (E, B, ...) from such a pass."""
+        outputs = self.batch_outputs(parameters, batch)
         if self.method.has_penalty:
             outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
         return self.task.losses(outputs.prediction, batch.y).mean(1), outputs

@@ -160,4 +160,4 @@ class SecondPlayers:
     def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
         """The network's outputs in training mode, its buffers left alone."""
         buffers = {name: value.clone() for name, value in self.objective.model.named_buffers()}
-        return self.objective.joint({**parameters, **buffers}, batch)[1]
+        return self.objective.batch_outputs({**parameters, **buffers}, batch)

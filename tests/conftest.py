@@ -36,7 +36,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the official files their tests are skipped, and say so."""
+    """Long ones first, so that none is left alone at the end; without the official files their tests are skipped."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
     for item in items:
         if "realdata" in item.keywords and not REAL_DATA:
             item.add_marker(pytest.mark.skip(reason="INVBENCH_DATA names no folder with the official files"))
