@@ -222,7 +222,7 @@ def finish(figure: Figure, labelled: list[Axes]) -> Figure:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(textwrap.shorten(label, 60), handle)
     if handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=9
-        )
+        fitting = int(figure.get_figwidth() / (0.5 + 0.08 * max(map(len, handles))))
+        columns = max(1, min(4, len(handles), fitting))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
     return figure

@@ -20,7 +20,8 @@ from invbench.tasks import BinaryClassification
 from invbench.trained import Trained, trained
 
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
-GRID = 200
+BINS = 25
+FEWEST = 200
 NEAR = 0.1
 """How near to a value a nuisance counts as having it, in deviations."""
 
@@ -125,9 +126,9 @@ def _density(run: Trained, value: float) -> tuple[NDArray[np.float64], NDArray[n
         raise UserError(f"the test split of {run.cell.spec.dataset} has no nuisance")
     nuisance = split.nuisance.reshape(len(split), -1)[:, 0]
     near = (nuisance - value).abs() < NEAR * nuisance.std()
-    if int(near.sum()) < GRID:
+    if int(near.sum()) < FEWEST:
         raise UserError(f"--at {value:g}: only {int(near.sum())} test examples have such a nuisance")
     with torch.no_grad():
         score = outputs_of(run.model, split.x[near]).prediction[:, 0].sigmoid()
-    density, edges = np.histogram(score.double().numpy(), bins=40, range=(0, 1), density=True)
+    density, edges = np.histogram(score.double().numpy(), bins=BINS, range=(0, 1), density=True)
     return (edges[1:] + edges[:-1]) / 2, density

@@ -40,6 +40,6 @@ def test_densities_at_values_of_the_nuisance(results: Path) -> None:
     assert len(figure.axes) == 3, "a panel for each method and weight"
     assert [len(place.lines) for place in figure.axes] == [6, 6, 3]
     for line in figure.axes[0].lines:
-        assert sum(line.get_ydata()) / 40 == pytest.approx(1)
+        assert sum(line.get_ydata()) / 25 == pytest.approx(1)
     with pytest.raises(UserError, match="only 0 test examples"):
         densities([results], [50.0])
