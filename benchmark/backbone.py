@@ -1,10 +1,11 @@
 """The contract of a backbone: a network that a method starts from. One file in `benchmark/backbones/` each."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from invbench.method import Outputs
@@ -38,6 +39,25 @@ class FeaturesAndHead(nn.Module):
     def forward(self, x: Tensor) -> Outputs:
         representation = self.features(x)
         return Outputs(self.head(representation), representation)
+
+
+def dense_network(problem: Problem, width: int, depth: int, after: Callable[[], Sequence[nn.Module]]) -> nn.Module:
+    """Flattened inputs, `depth` times a linear layer of `width` units and what comes `after` it, then a linear head.
+
+    Weights are Xavier-uniform.
+    """
+    size = torch.Size(problem.input_shape).numel()
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs in (size, *[width] * (depth - 1)):
+        layers += [xavier(nn.Linear(inputs, width)), *after()]
+    return FeaturesAndHead(nn.Sequential(*layers), xavier(nn.Linear(width, problem.task.outputs)))
+
+
+def xavier(layer: nn.Linear) -> nn.Linear:
+    """The layer with Xavier-uniform weights and biases of 0."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

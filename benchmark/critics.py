@@ -72,7 +72,7 @@ class CriticMethod(Method):
         if self.condition_on_label != "none" and isinstance(problem.task, Regression):
             raise UserError("method.condition_on_label needs labels, but this dataset is a regression; leave it out")
         return Critic(
-            self.network(problem, self._training_nuisance(problem), self._score(outputs).flatten(1).shape[1]),
+            self.network(problem, self._training_nuisance(problem), self._score(outputs).shape[2]),
             Trainer(steps=1, optimizer=self.critic_optimizer, learning_rate=self.critic_learning_rate),
             steps=self.critic_steps,
             first_step=self.pretrain_steps,
@@ -82,7 +82,7 @@ class CriticMethod(Method):
     def examples(self, outputs: Outputs, batch: Batch) -> "Examples":
         """What the critic gets of a batch."""
         order = batch.env.argsort(stable=True)  # whatever order the environments come in
-        score = self._score(outputs)[order].flatten(0, 1).flatten(1)
+        score = self._score(outputs)[order].flatten(0, 1)
         label = None if self.condition_on_label == "none" else batch.y[order].flatten(0, 1).long()
         if batch.nuisance is None or self.independent_of == "environment":
             nuisance = batch.env[order][:, None].expand(batch.x.shape[:2]).flatten(0, 1)
@@ -120,11 +120,7 @@ class CriticMethod(Method):
         return layer
 
     def _score(self, outputs: Outputs) -> Tensor:
-        if self.on == "logits":
-            return outputs.prediction
-        if outputs.representation is None:
-            return representation(outputs, "method.on=representation")
-        return outputs.representation
+        return outputs.prediction if self.on == "logits" else representation(outputs, "method.on=representation")
 
     def _training_nuisance(self, problem: Problem) -> Tensor:
         """(N, nuisances). Raises UserError where the data do not have what is asked for."""

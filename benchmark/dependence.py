@@ -54,9 +54,9 @@ def dependence_metrics(outputs: Outputs, task: Task, split: Split) -> dict[str, 
     if isinstance(task, BinaryClassification):
         metrics |= _separation(score[:, 0], split.y.cpu().numpy())
     quality = task.scores(outputs.prediction, split.y)[task.primary].double().cpu().numpy()
+    background = split.y.cpu().numpy() == 0
     for name, nuisance in _columns(split.nuisance):
         metrics |= {f"{key}{name}": value for key, value in _dependences(outputs, nuisance).items()}
-        background = split.y.cpu().numpy() == 0
         real = np.issubdtype(nuisance.dtype, np.floating)
         if isinstance(task, BinaryClassification) and real and background.any():
             sculpted = sculpting(score[background, 0], nuisance[background].astype(np.float64))
@@ -94,7 +94,8 @@ def mutual_information(values: Array, nuisance: NDArray[np.generic], neighbours:
 
 
 def _with_real(values: Array, nuisance: Array, neighbours: int) -> float:
-    distances, _ = cKDTree(np.hstack([values, nuisance])).query(np.hstack([values, nuisance]), neighbours + 1, p=np.inf)
+    joint = np.hstack([values, nuisance])
+    distances, _ = cKDTree(joint).query(joint, neighbours + 1, p=np.inf)
     radii = np.nextafter(distances[:, -1], 0)
     counts = [_within(part, part, radii) for part in (values, nuisance)]  # themselves included
     return float(digamma(len(values)) + digamma(neighbours) - sum(digamma(count).mean() for count in counts))

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +25,6 @@ from invbench.files import replacing
 from invbench.spec import RunSpec
 
 Row = Mapping[str, float]
-Name = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 
 class Logger(ABC):
@@ -123,7 +122,7 @@ class MLflow(Logger):
         self.client.set_terminated(self.run)
 
 
-LOGGERS: dict[str, type[Logger]] = dict(zip(get_args(Name), (CSV, TensorBoard, WandB, MLflow), strict=True))
+LOGGERS: dict[str, type[Logger]] = {"csv": CSV, "tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 

@@ -145,7 +145,7 @@ class Method(Settings):
         """A freshly initialised second player, from torch's generator, or none, which is ERM's way.
 
         Args:
-            outputs: of two training examples (2, ...), for the sizes.
+            outputs: of two training examples (1, 2, ...), for the sizes.
         """
         return None
 

@@ -16,10 +16,10 @@ from invbench.errors import UserError
 from invbench.evaluation import outputs_of
 from invbench.figures import PANEL, finish, finished, groups_of, styles_of
 from invbench.spec import RunSpec
+from invbench.tables import SECTIONS
 from invbench.tasks import BinaryClassification
 from invbench.trained import Trained, trained
 
-SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
 BINS = 25
 FEWEST = 200
 NEAR = 0.1

@@ -72,6 +72,12 @@ def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor
     return torch.where(step < steps, torch.as_tensor(before, dtype=like.dtype, device=like.device), final)
 
 
+def squared_distances(rows: Tensor) -> Tensor:
+    """Between every two rows of (N, D): (N, N)."""
+    squares = rows.square().sum(1)
+    return (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
+
+
 def loss_gradients(outputs: Outputs) -> Tensor:
     """Of each example's loss by its prediction (E, B, outputs)."""
     if outputs.loss_gradients is None:

@@ -35,7 +35,7 @@ def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Cr
     x, training = problem.splits["train"].x, model.training
     model.eval()
     with torch.no_grad(), torch_stream(stream(cell.spec.seed, "init", "critic"), x.device):
-        outputs = as_outputs(model(x[:2]))
+        outputs = as_outputs(model(x[:2])).map(lambda part: part[None])
     model.train(training)
     critics = cell.method.critics(problem, outputs, cell.spec.seed)
     for critic in critics.values():

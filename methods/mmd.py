@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invbench.method import Outputs, State
-from invbench.penalties import PenaltyMethod, representation
+from invbench.penalties import PenaltyMethod, representation, squared_distances
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -43,9 +43,7 @@ class MMD(PenaltyMethod):
 def kernel_means(phi: Tensor) -> Tensor:
     """Mean kernel between the rows of every two environments: (E, B, D) -> (E, E)."""
     environments, rows, _ = phi.shape
-    flat = phi.flatten(0, 1)
-    squares = flat.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * flat @ flat.T).clamp(min=0)
+    distances = squared_distances(phi.flatten(0, 1))
     kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)
     means: Tensor = kernel.unflatten(0, (environments, rows)).unflatten(2, (environments, rows)).mean((1, 3))
     return means

@@ -21,7 +21,7 @@ the first two it has a critic that ends at log p(a, z) / p(a) p(z), for nwj plus
     combined   max(I + heuristic, 0)
 
 The batch's gradient of log E exp T is biased. `moving_average` r divides by a running mean of E exp T(a, z') instead,
-with weight r on the new one. `gradient_penalty` γ adds γ/2 (E (1-D)² |∇T(a, z)|² + E D² |∇T(a, z')|²), with
+with weight r on the new one. `gradient_penalty_weight` γ adds γ/2 (E (1-D)² |∇T(a, z)|² + E D² |∇T(a, z')|²), with
 D = 1 / (1 + exp -T), to the critic's loss (Roth et al., arXiv 1705.09367).
 
 Deviations from Tan's code: the critic learns on training batches, not on the test's; with background only, the mean of
@@ -41,6 +41,7 @@ from torch.func import vjp
 
 from invbench.critics import CriticMethod, Examples, encoding
 from invbench.method import Critic, Outputs, Player, State
+from invbench.penalties import squared_distances
 from invbench.problem import Batch, Problem
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -178,7 +179,7 @@ def hsic(examples: Examples) -> Tensor:
     score, counts = examples.score, examples.counts
     weights = score.new_ones(len(score)) if counts is None else counts.to(score)
     weights = weights / weights.sum().clamp(min=1)
-    distances = [_squared_distances(part.to(weights)) for part in (score, examples.nuisance)]
+    distances = [squared_distances(part.to(weights)) for part in (score, examples.nuisance)]
     total = weights.new_zeros(())
     for width in WIDTHS:
         k, m = [(-squares / (2 * width**2)).exp() for squares in distances]
@@ -186,11 +187,6 @@ def hsic(examples: Examples) -> Tensor:
         cross = weights @ (k_mean * m_mean)
         total = total + weights @ (k * m) @ weights + (weights @ k_mean) * (weights @ m_mean) - 2 * cross
     return total.relu()
-
-
-def _squared_distances(rows: Tensor) -> Tensor:
-    squares = rows.square().sum(1)
-    return (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
 
 
 def _squared_gradients(critic: Player, examples: Examples) -> tuple[Tensor, Tensor]:

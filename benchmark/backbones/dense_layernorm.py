@@ -2,11 +2,9 @@
 
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead
-from invbench.backbones.dense512 import xavier
+from invbench.backbone import Backbone, dense_network
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import setting
@@ -25,8 +23,4 @@ class DenseLayerNorm(Backbone):
     depth: int = setting(2, "hidden layers", ge=1)
 
     def build(self, problem: Problem) -> nn.Module:
-        size = torch.Size(problem.input_shape).numel()
-        layers: list[nn.Module] = [nn.Flatten()]
-        for inputs in (size, *[self.width] * (self.depth - 1)):
-            layers += [xavier(nn.Linear(inputs, self.width)), nn.LayerNorm(self.width), nn.ELU()]
-        return FeaturesAndHead(nn.Sequential(*layers), xavier(nn.Linear(self.width, problem.task.outputs)))
+        return dense_network(problem, self.width, self.depth, lambda: (nn.LayerNorm(self.width), nn.ELU()))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead
+from invbench.backbone import Backbone, FeaturesAndHead, xavier
 from invbench.problem import Problem
 from invbench.registry import register_backbone
 from invbench.settings import Choice, setting
@@ -54,8 +54,7 @@ class MLP(Backbone):
 
     def _initialise(self, layer: nn.Linear) -> None:
         if self.initialisation == "xavier":
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            xavier(layer)
         else:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)
             nn.init.constant_(layer.bias, 0.01)
