@@ -5,10 +5,13 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from invbench.claims import Claim
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
@@ -39,9 +42,13 @@ class Report:
         total: steps of the whole run.
         log: file that gets every line with the time.
         quiet: write to the log file only.
+        claim: of the run; it shows others how far the run is, and tells when another process has taken it over.
     """
 
-    def __init__(self, title: str, total: int, log: Path, quiet: bool = False) -> None:
+    def __init__(self, title: str, total: int, log: Path, quiet: bool = False, claim: "Claim | None" = None) -> None:
+        self.claim = claim
+        if claim is not None:
+            claim.total = total
         self.title, self.total, self.log = title, total, log
         self.console = error_console(quiet)
         self.last = time.monotonic()
@@ -63,7 +70,10 @@ class Report:
             self.bar.stop()
 
     def step(self, step: int) -> None:
-        """`step` steps are finished. Costs next to nothing."""
+        """`step` steps are finished. Costs next to nothing. Raises Interrupted where the run is no longer ours."""
+        if self.claim is not None:
+            self.claim.step = step
+            self.claim.check()
         if self.bar:
             self.bar.update(self.task, completed=step)
         elif time.monotonic() - self.last > LINE_SECONDS:

@@ -1,20 +1,17 @@
 """What a run leaves behind: one folder, whose files tell the status."""
 
-import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from invbench.errors import RunHeld, UserError
+from invbench.claims import Claim, claimed, held
+from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.spec import RunSpec
 
@@ -100,23 +97,19 @@ class RunFolder:
         return UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out")
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the run for this process. Raises UserError while another process holds it; a dead one does not."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            holder = read_json(self.claim) or {}
-            who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-            raise RunHeld(f"run {self.path.name} is being worked on by {who}; wait for it or stop it") from None
-        except OSError as error:
-            raise self._unwritable(error) from None
-        try:
-            write_text(self.claim, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-            yield
-        finally:
-            self.claim.unlink(missing_ok=True)
-            lock.release()
+    def claimed(self) -> Iterator[Claim]:
+        """Hold the run for this process.
+
+        Raises:
+            RunHeld: another process works on it.
+            UserError: the folder cannot be written to.
+        """
+        with ExitStack() as stack:
+            try:
+                claim = stack.enter_context(claimed(self.claim))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield claim
 
     def read_record(self) -> Record | None:
         """The record, or None where there is none yet or it cannot be understood."""
@@ -144,11 +137,9 @@ class RunFolder:
         if record is not None:
             stale = record.status == "done" and sources is not None and record.code.get("sources") != sources
             return "stale" if stale else record.status
-        holder = read_json(self.claim)
-        if holder is not None:
-            here = holder.get("host") == socket.gethostname()
-            return "running" if not here or _alive(holder.get("pid")) else "lost"
-        return "lost" if self.checkpoint.exists() else "queued"
+        if held(self.claim):
+            return "running"
+        return "lost" if self.checkpoint.exists() or self.claim.exists() else "queued"
 
     def read_spec(self) -> RunSpec | None:
         """The specification, or None where it cannot be understood."""
@@ -161,22 +152,3 @@ class RunFolder:
 def run_folders(path: Path) -> list[RunFolder]:
     """Every run at or below a path, in a stable order."""
     return [RunFolder(spec.parent) for spec in sorted(path.rglob("spec.yaml"))]
-
-
-def _alive(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, TypeError, ValueError):
-        return False
-    return True
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none that can be read."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from invbench.claims import Claim
 from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.invariance import measure
@@ -82,7 +83,7 @@ def run_cell(cell: Cell, options: Options) -> Record:
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
-    with folder.claimed():
+    with folder.claimed() as claim:
         record = folder.read_record()
         problem = None
         if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
@@ -93,7 +94,7 @@ def run_cell(cell: Cell, options: Options) -> Record:
                 return record
         try:
             problem = problem or _load(cell)
-            return _Attempt(cell, problem, folder, device, code, options).finish()
+            return _Attempt(cell, problem, folder, device, code, options, claim).finish()
         except UserError:
             if new:
                 folder.discard()
@@ -123,9 +124,10 @@ class _Attempt:
         device: torch.device,
         code: dict[str, Any],
         options: Options,
+        claim: Claim,
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
-        self.started = _now()
+        self.claim, self.started = claim, _now()
         self.data = problem.provenance
         dtype = getattr(torch, cell.trainer.dtype)
         model = build_model(cell, problem).to(device, dtype)
@@ -145,7 +147,7 @@ class _Attempt:
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.backends.cudnn.deterministic = True
         title = self.cell.title
-        with Report(title, self.training.total, self.folder.log, self.options.quiet) as report:
+        with Report(title, self.training.total, self.folder.log, self.options.quiet, self.claim) as report:
             try:
                 metrics = self.training.run(report)
                 invariance = self._invariance(report)
@@ -175,6 +177,7 @@ class _Attempt:
         message: str | None = None,
         trace: str | None = None,
     ) -> Record:
+        self.claim.check()
         training = self.training
         record = Record(
             run_id=self.cell.spec.run_id,
@@ -218,7 +221,7 @@ def _kind(error: Exception) -> str:
     if isinstance(error, RunFailed):
         return error.kind
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out_of_memory"
+        return "oom"
     return "input_output" if isinstance(error, OSError) else "error"
 
 

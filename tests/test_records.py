@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from cells import small_cell
 
 import invbench
 from invbench.checkpoint import Checkpoint
+from invbench.claims import Holder
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing, write_text
 from invbench.records import Record, RunFolder
@@ -30,7 +30,7 @@ def test_a_run_becomes_a_row(out: Path) -> None:
     record = run_cell(small_cell("and_mask", "spirals", 3), Options(out=out))
     folder = RunFolder(out / record.run_id)
     assert {path.name for path in folder.path.iterdir()} == {
-        ".lock", "spec.yaml", "curves.parquet", "checkpoint.safetensors", "log.txt", "record.json",
+        "spec.yaml", "curves.parquet", "checkpoint.safetensors", "log.txt", "record.json",
     }  # fmt: skip
     assert folder.read_record() == record
     assert folder.read_spec() == record.spec
@@ -214,9 +214,10 @@ def test_statuses(out: Path) -> None:
     assert folder.create(cell.spec) is True
     assert folder.create(cell.spec) is False
     assert folder.status() == "queued"
-    write_text(folder.claim, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    here = Holder.this_process()
+    write_text(folder.claim, here.model_dump_json())
     assert folder.status() == "running"
-    write_text(folder.claim, json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))
+    write_text(folder.claim, here.model_copy(update={"pid": 2**22 + 1}).model_dump_json())
     assert folder.status() == "lost"
 
 

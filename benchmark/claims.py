@@ -1,0 +1,244 @@
+"""Who works on a run: one process at a time, on one machine or on several that share the folder.
+
+A claim is a file that only one process can create. Its holder writes it anew every few seconds, with the step that it
+has reached. It is given up when the run ends; a killed holder cannot do that, so others must find out:
+
+- on the same machine at once: the process is gone, or its number belongs to a younger process;
+- on another machine by waiting: a holder whose file has not changed for a while is dead.
+
+No clock of another machine is trusted, and none that can be set: what counts is whether the file changes while one
+looks. A holder that was only asleep finds the claim in other hands, and stops without writing.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from invbench.errors import Interrupted, RunHeld
+
+HEARTBEAT_SECONDS = 2.0
+SILENT_SECONDS = 60.0
+"""A claim on another machine that is this old is looked at more closely."""
+WATCH_SECONDS = 10.0
+"""How long a closer look takes."""
+
+
+class Holder(BaseModel):
+    """Content of a claim."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    machine: str
+    """Where the process number means something: this boot of this machine, or of this container."""
+    pid: int
+    born: float
+    """When the process began, so that another one with the same number is not taken for it."""
+    token: str
+    """This claim and no other."""
+    step: int = 0
+    total: int = 0
+
+    @classmethod
+    def this_process(cls) -> "Holder":
+        """A new claim of this process."""
+        return cls(
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=os.getpid(),
+            born=psutil.Process().create_time(),
+            token=uuid.uuid4().hex,
+        )
+
+    @property
+    def near(self) -> bool:
+        """Whether it is on this machine, so that one can see whether it lives."""
+        return self.machine == _machine()
+
+    @property
+    def lives(self) -> bool:
+        """Of a near one: whether the process is there, and no mere remains of it."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+
+class Seen(NamedTuple):
+    """A claim as it was found: who holds it, None where that cannot be read, and a mark that changes with the file."""
+
+    holder: Holder | None
+    mark: tuple[bytes, int]
+    age: float
+    """Seconds since it was last written, by this machine's clock; not to be trusted."""
+
+
+class Claim:
+    """A run in this process's hands."""
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.path, self.holder = path, holder
+        self.step = self.total = 0
+        self.ended = threading.Event()
+        self.lost = False
+
+    def check(self) -> None:
+        """Raise Interrupted once another process has taken the run over."""
+        if self.lost:
+            raise Interrupted("another process has taken over this run, which was silent for too long")
+
+    def beat(self) -> None:
+        """Show that the holder lives, and how far it is."""
+        seen = look(self.path)
+        if seen is None or seen.holder is None or seen.holder.token != self.holder.token:
+            self.lost = True
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{self.holder.token}")
+        try:
+            temporary.write_text(
+                self.holder.model_copy(update={"step": self.step, "total": self.total}).model_dump_json()
+            )
+            temporary.replace(self.path)
+        except OSError:  # a full disk: the file's time changes all the same
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                os.utime(self.path)
+
+    def keep_alive(self) -> None:
+        """Beat until the run ends or is lost."""
+        while not self.ended.wait(HEARTBEAT_SECONDS) and not self.lost:
+            self.beat()
+
+    def give_up(self) -> None:
+        """Let others have the run."""
+        seen = look(self.path)
+        if seen is not None and seen.holder is not None and seen.holder.token == self.holder.token:
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Claim]:
+    """Hold a claim for this process.
+
+    Raises:
+        RunHeld: another process has it, and lives as far as one can tell.
+        OSError: the folder cannot be written to.
+    """
+    holder = Holder.this_process()
+    if not _create(path, holder):
+        _take_over(path, holder)
+    claim = Claim(path, holder)
+    heart = threading.Thread(target=claim.keep_alive, name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield claim
+    finally:
+        claim.ended.set()
+        heart.join()
+        claim.give_up()
+
+
+def look(path: Path) -> Seen | None:
+    """The claim that is there now, or None."""
+    try:
+        content, changed = path.read_bytes(), path.stat().st_mtime_ns
+    except OSError:
+        return None
+    try:
+        holder = Holder.model_validate_json(content)
+    except ValidationError:
+        holder = None
+    return Seen(holder, (content, changed), time.time() - changed / 1e9)
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the claim, at a glance: a far holder counts as alive while its file is young."""
+    seen = look(path)
+    if seen is None:
+        return False
+    if seen.holder is not None and seen.holder.near:
+        return seen.holder.lives
+    return abs(seen.age) < SILENT_SECONDS
+
+
+def _create(path: Path, holder: Holder) -> bool:
+    """Whether this process made the claim; False where there is one."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(holder.model_dump_json())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _take_over(path: Path, holder: Holder) -> None:
+    """Put our claim in the place of a dead one. Raises RunHeld where it lives or where others are quicker."""
+    dead = _dead(path)
+    if dead is None:  # given up in this moment
+        if not _create(path, holder):
+            raise _held_by(path, look(path))
+        return
+    temporary = path.with_name(f".{path.name}.{holder.token}")
+    try:
+        with FileLock(path.with_name(".takeover.lock"), timeout=0):
+            now = look(path)
+            if now is None or now.mark != dead.mark:
+                raise _held_by(path, now)
+            temporary.write_text(holder.model_dump_json(), encoding="utf-8")
+            temporary.replace(path)
+    except Timeout:
+        raise _held_by(path, dead) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _dead(path: Path) -> Seen | None:
+    """The claim, if its holder is dead; None where it has just been given up. Raises RunHeld where it lives."""
+    seen = look(path)
+    if seen is None or (seen.holder is not None and seen.holder.near and not seen.holder.lives):
+        return seen
+    if (seen.holder is not None and seen.holder.near) or abs(seen.age) < SILENT_SECONDS:
+        raise _held_by(path, seen)
+    until = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < until:
+        time.sleep(min(HEARTBEAT_SECONDS, WATCH_SECONDS) / 4)
+        now = look(path)
+        if now is None or now.mark != seen.mark:
+            raise _held_by(path, now)
+    return seen
+
+
+def _held_by(path: Path, seen: Seen | None) -> RunHeld:
+    holder = seen.holder if seen else None
+    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+    return RunHeld(f"run {path.parent.name} is being worked on by {who}; wait for it or stop it")
+
+
+@cache
+def _machine() -> str:
+    """This boot of this machine and, in a container, its own numbering of processes."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
