@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invbench.results import load_curves, load_results
     from invbench.runner import run
+    from invbench.sweeping import sweep
     from invbench.tables import table
 
-__all__ = ["load_curves", "load_results", "run", "table"]
+__all__ = ["load_curves", "load_results", "run", "sweep", "table"]
 
 _HOMES = {
     "load_curves": "invbench.results",
     "load_results": "invbench.results",
     "run": "invbench.runner",
+    "sweep": "invbench.sweeping",
     "table": "invbench.tables",
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -46,7 +47,10 @@ def write_rows(rows: list[Row], path: Path) -> None:
         pd.DataFrame(rows).to_parquet(temporary, index=False)
 
 
-def read_rows(path: Path, step: int) -> list[Row]:
-    """The rows up to a step."""
-    rows = pd.read_parquet(path).to_dict("records")
+def read_rows(path: Path, step: int) -> list[Row] | None:
+    """The rows up to a step; None where the file cannot be read."""
+    try:
+        rows = pd.read_parquet(path).to_dict("records")
+    except (OSError, pa.ArrowException):
+        return None
     return [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= step]

@@ -90,7 +90,9 @@ def _line(
     place.plot(x, y, **style, linewidth=1.2, label=f"{label} (n = {min(map(len, groups))})")
     for weight, point in zip(weights, means, strict=True):
         if along:
-            place.annotate(f"{weight:g}", point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+            place.annotate(
+                f"{weight:g}", point, xytext=(4, 4), textcoords="offset points", fontsize=7, color=style["color"]
+            )
 
 
 def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,16 +37,23 @@ class Record(BaseModel):
     """`<split>_<metric>` at the last step."""
     invariance: dict[str, Any] = {}
     """How far predictions change when inputs are transformed: see `invbench.invariance.measure`."""
-    data: dict[str, Any]
+    data: dict[str, Any] = {}
     """Variant, fingerprint and sizes of the data."""
-    engine: dict[str, Any]
+    engine: dict[str, Any] = {}
     """What the engine chose: strategy, steps, parameters."""
-    cost: dict[str, float]
+    cost: dict[str, float] = {}
     """wall_seconds, seconds_per_step, peak_memory_bytes."""
-    code: dict[str, Any]
-    machine: dict[str, Any]
-    started: str
+    code: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    started: str = ""
     finished: str
+
+    @classmethod
+    def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
+        """Of a run whose process could not write one itself."""
+        return cls(
+            run_id=spec.run_id, status="failed", kind=kind, message=message, spec=spec, metrics={}, finished=now()
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,11 @@ class RunFolder:
             return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, ValidationError):
             return None
+
+
+def now() -> str:
+    """The time, as records say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run_folders(path: Path) -> list[RunFolder]:

@@ -1,11 +1,13 @@
 """Records as pandas tables."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from invbench.errors import UserError
 from invbench.records import RunFolder, run_folders
@@ -39,7 +41,11 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     for folder in folders(paths):
         spec = folder.read_spec()
         if spec is not None and folder.curves.exists():
-            curves = pd.read_parquet(folder.curves)
+            try:
+                curves = pd.read_parquet(folder.curves)
+            except (OSError, pa.ArrowException):
+                warnings.warn(f"{folder.curves} cannot be read and is left out", stacklevel=2)
+                continue
             for place, name in enumerate(("method", "dataset", "seed")):
                 curves.insert(place, name, getattr(spec, name))
             curves.insert(0, "run_id", folder.path.name)
@@ -64,7 +70,9 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     if record is not None:
         row |= record.metrics
         row |= _invariance(record.invariance)
-        row |= {f"data.{name}": record.data[name] for name in ("metric", "variant", "fingerprint")}
+        row |= {
+            f"data.{name}": record.data[name] for name in ("metric", "variant", "fingerprint") if name in record.data
+        }
         row |= {f"cost.{name}": value for name, value in record.cost.items()}
     return row | {"path": str(folder.path)}
 

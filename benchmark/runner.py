@@ -1,10 +1,11 @@
 """Run one cell: claim its folder, make the data, train, leave a record."""
 
+import errno
+import os
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,14 @@ from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, peak_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
-from invbench.records import Record, RunFolder
+from invbench.records import Record, RunFolder, now
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
 from invbench.training import Training
 
 RESULTS = "results"
 """Folder of the runs when nothing else is asked for."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _Attempt:
         claim: Claim,
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
-        self.claim, self.started = claim, _now()
+        self.claim, self.started = claim, now()
         self.data = problem.provenance
         dtype = getattr(torch, cell.trainer.dtype)
         model = build_model(cell, problem).to(device, dtype)
@@ -204,7 +206,7 @@ class _Attempt:
             code=self.code,
             machine=describe(self.device),
             started=self.started,
-            finished=_now(),
+            finished=now(),
         )
         self.folder.write_record(record)
         return record
@@ -222,8 +224,6 @@ def _kind(error: Exception) -> str:
         return error.kind
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
+    if any(os.strerror(number) in str(error) for number in FULL):  # safetensors' errors have no number
+        return "disk_full"
     return "input_output" if isinstance(error, OSError) else "error"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

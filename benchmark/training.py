@@ -250,6 +250,10 @@ class Training:
         if (found.facts["run_id"], found.facts.get("origin")) != (self.cell.spec.run_id, self.origin):
             report.say("the checkpoint was made by other code or from other data; starting afresh")
             return
+        rows = read_rows(self.folder.curves, found.facts["step"])
+        if rows is None:
+            report.say("the curves cannot be read; starting afresh")
+            return
         tensors = map_leaves(lambda value: value.to(self.device), found.tensors)
         self.model.load_state_dict(tensors["model"])
         self.optimizer_state = laid_out_like(self.optimizer_state, tensors["optimizer"])
@@ -257,7 +261,7 @@ class Training:
         restore_random_state(found.tensors["random"], self.device)
         self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
         self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
-        self.rows = read_rows(self.folder.curves, self.done)
+        self.rows = rows
         report.say(f"continuing at step {self.done}/{self.total}")
 
     def _augmented(self, batch: Batch) -> Batch:

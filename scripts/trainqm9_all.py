@@ -4,32 +4,29 @@
     fixed_augmentation    shifts and turns at random, chosen by hand
     augerino              a learned distribution of affine transformations
 
-One process per visible GPU, each taking the next run when it is done; one process on the CPU where there is no GPU. The
-same command again repeats nothing that is finished.
+The sweep `qm9_all` (`bench sweep qm9_all`) in the words of the original's script, with the table that it leads to. One
+process per visible GPU, or one per core without GPUs. The same command again repeats nothing that is finished.
 
     python scripts/trainqm9_all.py                          a narrow network for a few epochs: minutes on a laptop
     python scripts/trainqm9_all.py --full                   the paper's settings: days on one GPU
     python scripts/trainqm9_all.py --task homo --group trivial
 """
 
-import itertools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import torch
 import typer
 
-from invbench.errors import RunFailed, UserError
-from invbench.runner import Options, run_cell
-from invbench.spec import Cell, resolve
+from invbench.engines.local import LocalEngine
+from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.records import RunFolder
+from invbench.spec import Cell
+from invbench.sweep_file import FULL, Sweep
+from invbench.sweeping import Places, Request, carry_out_sweep
 
-_device = "cpu"
-METHODS = ("erm", "fixed_augmentation", "augerino")
-SMALL = {"backbone.width": 64, "backbone.depth": 3, "trainer.epochs": 20}
+SMALL = "small"
 
 
 class Task(StrEnum):
@@ -56,58 +53,40 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder that gets a folder for each run.")] = Path("results/qm9"),
 ) -> None:
     """Train, and print the table."""
-    tasks = ("homo", "lumo") if task is Task.all else (task.value,)
-    groups = ("trivial", "translation") if group is Group.all else (group.value,)
-    settings = {} if full else SMALL
+    tier, failed = FULL if full else SMALL, False
+    plan = chosen(Sweep.read("qm9_all"), task, group, seed)
     try:
-        cells = [
-            resolve(method, "qm9", seed, settings | {"dataset.target": t, "backbone.group": g})
-            for t, g, method in itertools.product(tasks, groups, METHODS)
-        ]
-        rows = spread(cells, out, [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"])
-    except UserError as error:
+        carry_out_sweep(Request(plan, out, tier), LocalEngine(Places().slots()))
+    except RunFailed:
+        failed = True  # the table has them, too
+    except (UserError, Interrupted) as error:
         raise SystemExit(f"error: {error}") from None
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([row_of(cell, out) for cell in plan.runs(tier)])
     print(table.to_string(index=False, float_format="{:.1f}".format))
-    if not table["status"].eq("done").all():
+    if failed:
         raise SystemExit(1)
 
 
-def spread(cells: list[Cell], out: Path, devices: list[str]) -> list[dict[str, Any]]:
-    """All runs, in a process for each device, or in this one where there is but one."""
-    if len(devices) == 1:
-        return [row_of(cell, out, devices[0]) for cell in cells]
-    context = multiprocessing.get_context("spawn")
-    free: Any = context.Queue()
-    for device in devices:
-        free.put(device)
-    with ProcessPoolExecutor(len(devices), context, initializer=take_device, initargs=(free,)) as pool:
-        return list(pool.map(row_on_own_device, cells, itertools.repeat(out)))
+def chosen(plan: Sweep, task: Task, group: Group, seed: int) -> Sweep:
+    """The part of the sweep that was asked for."""
+    grid = dict(plan.cells[0].grid)
+    if task is not Task.all:
+        grid["dataset.target"] = (task.value,)
+    if group is not Group.all:
+        grid["backbone.group"] = (group.value,)
+    return plan.model_copy(update={"seeds": seed, "cells": (plan.cells[0].model_copy(update={"grid": grid}),)})
 
 
-def take_device(free: Any) -> None:
-    """Each process keeps one device for all its runs."""
-    global _device
-    _device = free.get()
-
-
-def row_on_own_device(cell: Cell, out: Path) -> dict[str, Any]:
-    """The row of a run on this process's device."""
-    return row_of(cell, out, _device)
-
-
-def row_of(cell: Cell, out: Path, device: str) -> dict[str, Any]:
-    """Carry out a run; a failure is a row too, and the other runs go on."""
-    spec = cell.spec
+def row_of(cell: Cell, out: Path) -> dict[str, Any]:
+    """A run of the table; one that failed has only its kind."""
+    spec, record = cell.spec, RunFolder(out / cell.spec.run_id).read_record()
     row: dict[str, Any] = {
         "task": spec.dataset_settings["target"],
         "group": spec.backbone_settings["group"],
         "method": spec.method,
     }
-    try:
-        record = run_cell(cell, Options(device, out, quiet=False))
-    except RunFailed as failure:
-        return row | {"status": failure.kind}
+    if record is None or record.status != "done":
+        return row | {"status": record.kind if record else "not finished"}
     return row | {
         "status": record.status,
         "validation MAE": record.metrics["validation_mean_absolute_error"],

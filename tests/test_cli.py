@@ -12,7 +12,7 @@ from conftest import Bench
 
 from invbench.cli import main
 from invbench.errors import UserError
-from invbench.sweep import parse_seeds
+from invbench.sweep_file import parse_seeds
 
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
 TINY += ["--set", "trainer.steps=6"]

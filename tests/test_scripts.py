@@ -7,8 +7,7 @@ from types import ModuleType
 import pytest
 from cells import small_settings
 
-import invbench
-from invbench.spec import resolve
+from invbench.sweep_file import Sweep
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = small_settings("erm", "qm9") | {"trainer.epochs": 1}
@@ -17,9 +16,12 @@ pytestmark = pytest.mark.usefixtures("standins")
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SCRIPTS)  # processes that it starts look there too
+    """The script, whose small size is even smaller."""
+    monkeypatch.syspath_prepend(SCRIPTS)
     module = importlib.import_module("trainqm9_all")
-    monkeypatch.setattr(module, "SMALL", TINY)
+    plan = Sweep.read("qm9_all")
+    tiers = {"small": plan.tiers["small"].model_copy(update={"set": TINY})}
+    monkeypatch.setattr(module.Sweep, "read", lambda name: plan.model_copy(update={"tiers": tiers}))
     return module
 
 
@@ -39,12 +41,3 @@ def test_twelve_runs_make_one_table(script: ModuleType, tmp_path: Path, capsys: 
     script.main(task=script.Task.homo, group=script.Group.trivial, out=tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")} == before
-
-
-def test_runs_are_spread_over_processes(script: ModuleType, tmp_path: Path) -> None:
-    cells = [resolve(method, "qm9", 0, TINY) for method in script.METHODS]
-    rows = script.spread(cells, tmp_path / "two", ["cpu", "cpu"])
-    assert [row["status"] for row in rows] == ["done"] * 3
-    alone = script.spread(cells, tmp_path / "one", ["cpu"])
-    assert [row["test MAE"] for row in rows] == pytest.approx([row["test MAE"] for row in alone])
-    assert len(invbench.load_results(tmp_path / "two")) == 3

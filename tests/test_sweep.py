@@ -10,9 +10,8 @@ from conftest import Bench
 
 from invbench.configuration import sweep_names
 from invbench.errors import UserError
-from invbench.records import RunFolder
 from invbench.results import load_results
-from invbench.sweep import Sweep, parse_seeds
+from invbench.sweep_file import Sweep, parse_seeds
 
 
 def written(path: Path, cells: str, seeds: str = "0-1") -> str:
@@ -109,17 +108,6 @@ def test_the_command_carries_it_out_and_continues(tmp_path: Path, bench: Bench) 
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path, bench: Bench) -> None:
-    file = written(tmp_path, "  - method: erm\n    dataset: spirals\n")
-    first = Sweep.read(file).runs()[0].spec
-    folder = RunFolder(tmp_path / "out" / first.run_id)
-    folder.create(first)
-    with folder.claimed():
-        status, _, said = bench("sweep", file, "--out", str(tmp_path / "out"))
-    assert status == 0
-    assert "1 of 2 runs done, 1 left to other processes" in said
-
-
 def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, bench: Bench) -> None:
     cells = (
         "  - method: erm\n    dataset: spirals\n    set: {trainer.learning_rate: 1.0e+30, trainer.optimizer: sgd}\n"
@@ -128,5 +116,5 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, bench: Bench) -> 
     file = written(tmp_path, cells, seeds="0")
     status, _, said = bench("sweep", file, "--out", str(tmp_path / "out"))
     assert status == 1
-    assert "1 of 2 runs done" in said
-    assert "(1 of 2 runs failed)" in said
+    assert "1 of 2 runs done, 1 failed (--rerun failed)" in said
+    assert "1 of 2 runs are not done" in said

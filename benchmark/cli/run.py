@@ -36,7 +36,7 @@ def run(
     from invbench.configuration import parse_assignments
     from invbench.runner import Options
     from invbench.spec import resolve
-    from invbench.sweep import parse_seeds
+    from invbench.sweep_file import parse_seeds
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")

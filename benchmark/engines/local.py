@@ -1,0 +1,235 @@
+"""The runs of a sweep in warm processes of this machine, one for each slot: torch is imported once per slot.
+
+A slot is a GPU, a share of one, or some cores. Its process keeps to its device and its threads, carries out one run
+after the other, and is replaced after a failure. What happens next is decided in `invbench.schedule`.
+"""
+
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from pebble import ProcessExpired, ProcessPool
+
+from invbench.claims import look
+from invbench.engines.worker import Outcome, carry_out, leave_failure, prepare
+from invbench.records import RunFolder
+from invbench.runner import Options
+from invbench.schedule import CPU, Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+from invbench.spec import Cell
+from invbench.watching import Watch
+
+TICK_SECONDS = 0.1
+START_SECONDS = 60.0
+"""Longest time that a process may take to begin with a run; its time counts from there."""
+GRACE_SECONDS = 30.0
+"""Longest time that a run has for its checkpoint before its process is killed."""
+
+
+@dataclass
+class Hand:
+    """A slot's process and what it is doing."""
+
+    slot: Slot
+    threads: int
+    pool: ProcessPool | None = None
+    future: "Future[Outcome] | None" = None
+    killed_at: float | None = None
+    """When a run that was asked to stop has had its grace."""
+
+    def take(self, cell: Cell, options: Options) -> "Future[Outcome]":
+        """Begin a run."""
+        if self.pool is None:
+            device = "" if self.slot.device == CPU else self.slot.device
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=(device, self.threads))
+        self.future = self.pool.schedule(carry_out, args=(cell.spec.model_dump(), options))
+        self.killed_at = None
+        return self.future
+
+    def replace(self) -> None:
+        """End the process, whatever it does; the next run gets a new one."""
+        if self.pool is not None:
+            self.pool.stop()
+            self.pool.join()
+        self.pool = self.future = None
+
+
+@dataclass
+class LocalEngine:
+    """Slots and rules of a sweep on this machine.
+
+    Args:
+        slots: where runs go; `invbench.schedule.Slot`.
+        rules: time and memory.
+        threads: of each process.
+    """
+
+    slots: Sequence[Slot]
+    rules: Rules = field(default_factory=Rules)
+    threads: int = 1
+
+    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+        work = _Work(self, {cell.spec.run_id: cell for cell in cells}, options, watch)
+        try:
+            work.until_done()
+        finally:
+            work.end()
+
+
+class _Work:
+    """One call of `LocalEngine.run`."""
+
+    def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: Watch) -> None:
+        self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
+        self.hands = [Hand(slot, engine.threads) for slot in engine.slots]
+        self.waiting = [Job(run_id) for run_id in cells]
+        self.busy: dict[int, Busy] = {}
+        self.answers: queue.Queue[tuple[int, Outcome]] = queue.Queue()
+        self.stopped = False  # all running ones have been asked to stop
+
+    def until_done(self) -> None:
+        while self.busy or (self.waiting and not self.watch.draining):
+            now = time.monotonic()
+            if self.watch.draining and not self.stopped:
+                self.stopped = True
+                for number in self.busy:
+                    self._ask_to_stop(number, now)
+            self._look_at_progress()
+            for action in self._decide(now):
+                if isinstance(action, Start):
+                    self._start(action, now)
+                else:
+                    self._ask_to_stop(action.slot.number, now)
+            self._kill_those_without_grace(now)
+            self.watch.tick()
+            self._take_answers()
+
+    def end(self) -> None:
+        """End all processes."""
+        for hand in self.hands:
+            hand.replace()
+
+    def _decide(self, now: float) -> "list[Start | Stop]":
+        free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
+        return decide(self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.watch.draining)
+
+    def _start(self, start: Start, now: float) -> None:
+        job, number = start.job, start.slot.number
+        self.waiting.remove(job)
+        cell = self.cells[job.run_id]
+        folder = self._folder(job.run_id)
+        if job.not_before and folder.status() == "running":  # looked at before, and still in other hands
+            self.waiting.append(later(job, now))
+            return
+        self.busy[number] = Busy(job, now + START_SECONDS)
+        self.watch.started(job.run_id, _place(start.slot))
+        future = self.hands[number].take(cell, self.options)
+        future.add_done_callback(lambda done: self.answers.put((number, _outcome(done))))
+
+    def _take_answers(self) -> None:
+        """Wait a moment for the first run that ends, and take all that have."""
+        with suppress(queue.Empty):
+            self._ended(*self.answers.get(timeout=TICK_SECONDS))
+            while True:
+                self._ended(*self.answers.get_nowait())
+
+    def _ended(self, number: int, outcome: Outcome) -> None:
+        busy, now = self.busy.pop(number), time.monotonic()
+        job = busy.job
+        if busy.stopping and outcome.status != "done":
+            outcome = self._stopped(outcome)
+        if outcome.status == "failed":
+            self.hands[number].replace()
+            following = None if self.watch.draining else again(job, outcome.kind, now)
+            if following is not None:
+                self.waiting.insert(0, following)
+                self.watch.retried(job.run_id, outcome)
+                return
+            if outcome.kind in ("killed", "timeout"):
+                with suppress(OSError):
+                    leave_failure(self._folder(job.run_id), self.cells[job.run_id].spec, outcome.kind, outcome.message)
+        if outcome.status == "held":
+            self.waiting.append(later(job, now))
+        self.watch.ended(job.run_id, outcome)
+
+    def _stopped(self, outcome: Outcome) -> Outcome:
+        """What a run has come to that was asked to stop: interrupted by the user, or out of time."""
+        if self.watch.draining:
+            return Outcome("interrupted", message=outcome.message)
+        limit = self.engine.rules.timeout
+        return Outcome("failed", "timeout", f"not done after {limit:g} s; a longer --timeout continues it")
+
+    def _ask_to_stop(self, number: int, now: float) -> None:
+        """SIGTERM: the run keeps its checkpoint and ends. Before it begins to train it just ends."""
+        self.busy[number] = self.busy[number]._replace(stopping=True)
+        limit = self.engine.rules.timeout
+        grace = GRACE_SECONDS if limit is None or self.watch.draining else min(GRACE_SECONDS, limit)
+        self.hands[number].killed_at = now + grace
+        seen = look(self._folder(self.busy[number].job.run_id).claim)
+        if seen is not None and seen.holder is not None and seen.holder.near:
+            with suppress(ProcessLookupError):
+                os.kill(seen.holder.pid, signal.SIGTERM)
+        else:
+            self.hands[number].killed_at = now
+
+    def _kill_those_without_grace(self, now: float) -> None:
+        for number in self.busy:
+            hand = self.hands[number]
+            if hand.killed_at is not None and now >= hand.killed_at and hand.future is not None:
+                hand.future.cancel()
+
+    def _look_at_progress(self) -> None:
+        for number, busy in self.busy.items():
+            seen = look(self._folder(busy.job.run_id).claim)
+            if seen is not None and seen.holder is not None:
+                self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
+                since = min(busy.since, time.monotonic())
+                self.busy[number] = busy._replace(stepped=seen.holder.step > 0, since=since)
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.options.out / run_id)
+
+
+def _outcome(done: "Future[Any]") -> Outcome:
+    """The answer of a process, or what its end means."""
+    if done.cancelled():
+        return Outcome("interrupted")
+    error = done.exception()
+    if isinstance(error, ProcessExpired):
+        return Outcome("failed", "killed", f"its process ended with status {error.exitcode} (out of memory?)")
+    if error is not None:
+        return Outcome("failed", "error", f"{type(error).__name__}: {error}")
+    outcome: Outcome = done.result()
+    return outcome
+
+
+def _place(slot: Slot) -> str:
+    return f"worker {slot.number}" if slot.device == CPU else f"GPU {slot.device}"
+
+
+def free_memory(slots: Sequence[Slot]) -> dict[str, float]:
+    """Bytes by device; of a GPU only where nvidia-ml-py is installed, and never more than this machine has itself."""
+    host = float(psutil.virtual_memory().available)
+    return {device: min(host, _gpu_memory(device)) for device in {slot.device for slot in slots}}
+
+
+def _gpu_memory(device: str) -> float:
+    if device == CPU:
+        return float("inf")
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        by_name = pynvml.nvmlDeviceGetHandleByUUID if "-" in device else pynvml.nvmlDeviceGetHandleByIndex
+        return float(pynvml.nvmlDeviceGetMemoryInfo(by_name(device if "-" in device else int(device))).free)
+    except Exception:  # no package, no driver, a name that it does not know: then there is no floor
+        return float("inf")

@@ -1,0 +1,50 @@
+"""Which GPUs a sweep may use, by the names that `CUDA_VISIBLE_DEVICES` knows."""
+
+import re
+from collections.abc import Sequence
+
+from invbench.errors import UserError
+
+NAME = re.compile(r"\d+|GPU-[\w-]+|MIG-[\w/-]+")
+
+
+def visible_gpus(variable: str | None, count: int) -> list[str]:
+    """The GPUs that CUDA shows to this process, each by the name that shows it alone to another.
+
+    Args:
+        variable: `CUDA_VISIBLE_DEVICES`: numbers, UUIDs (`GPU-...`) or MIG instances (`MIG-...`); None where it is
+            not set. As for CUDA, the first negative number ends the list, and an empty one hides all GPUs.
+        count: how many GPUs CUDA finds under this setting.
+
+    Raises:
+        UserError: something in the list is no name of a GPU, or it is there twice, upon which CUDA shows none.
+    """
+    if variable is None:
+        return [str(index) for index in range(count)]
+    names: list[str] = []
+    for part in variable.split(","):
+        name = part.strip()
+        if re.fullmatch(r"-\d+", name) or not variable.strip():
+            break
+        if not NAME.fullmatch(name):
+            raise UserError(f"CUDA_VISIBLE_DEVICES={variable}: '{name}' is no number, GPU-... or MIG-... of a GPU")
+        if name in names:
+            raise UserError(f"CUDA_VISIBLE_DEVICES={variable} names GPU {name} twice; CUDA shows none then")
+        names.append(name)
+    return names[:count]
+
+
+def chosen_gpus(asked: str | None, visible: Sequence[str]) -> list[str]:
+    """Those of the visible GPUs that `--gpus` asks for by place, such as `0,2`; all without it.
+
+    Raises:
+        UserError: there is no such place.
+    """
+    if asked is None:
+        return list(visible)
+    places = [part.strip() for part in asked.split(",") if part.strip()]
+    wrong = [place for place in places if not place.isdecimal() or int(place) >= len(visible)]
+    if wrong or len(set(places)) < len(places):
+        seen = f"numbers from 0 to {len(visible) - 1}, each once" if visible else "nothing: no GPU is visible"
+        raise UserError(f"--gpus {asked}: there can be {seen}; use --workers for the CPU")
+    return [visible[int(place)] for place in places]

@@ -1,0 +1,223 @@
+"""Carry out a sweep: choose the runs that are left, give them to an engine, say how it ended."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import pandas as pd
+import torch
+
+from invbench.engines.local import LocalEngine
+from invbench.errors import Interrupted, RunFailed, UserError, did_you_mean
+from invbench.gpus import chosen_gpus, visible_gpus
+from invbench.progress import announce
+from invbench.results import load_results
+from invbench.runner import RESULTS, Options
+from invbench.schedule import CPU, Rules, Slot
+from invbench.spec import Cell
+from invbench.stopping import stop_requests
+from invbench.sweep_file import FULL, Sweep
+from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, reopen, statuses
+from invbench.watching import Watch, duration
+
+UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+GIBIBYTE = 2**30
+
+
+class Engine(Protocol):
+    """Where runs are carried out."""
+
+    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+        """Carry out the runs, tell the watch, and begin none while it drains."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a sweep on one machine works.
+
+    Args:
+        gpus: such as `0,2`, places in the list of visible GPUs; all where it is None.
+        jobs_per_gpu: runs that share a GPU.
+        workers: this many processes on the CPU, and no GPU.
+        threads: of each process.
+    """
+
+    gpus: str | None = None
+    jobs_per_gpu: int = 1
+    workers: int | None = None
+    threads: int = 1
+
+    def slots(self) -> list[Slot]:
+        """One for each run at a time. Raises UserError where there is nothing of what is asked for."""
+        if self.workers is not None and self.gpus:
+            raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
+        devices: list[str] = []
+        if self.workers is None:
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            devices = chosen_gpus(self.gpus, visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), count))
+        if devices:
+            return [Slot(number, device) for number, device in enumerate(devices * self.jobs_per_gpu)]
+        workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
+        return [Slot(number, CPU) for number in range(workers)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call of `bench sweep` asks for.
+
+    Args:
+        sweep: what should be run.
+        out: folder of the runs.
+        tier: full, or a size that the sweep names.
+        rerun: which of the runs that are over are done again.
+        quiet: show nothing.
+    """
+
+    sweep: Sweep
+    out: Path
+    tier: str = FULL
+    rerun: Rerun = Rerun.missing
+    quiet: bool = False
+
+    @classmethod
+    def read(cls, name: str, out: str | Path | None, tier: str, rerun: str, quiet: bool = False) -> Self:
+        """Of a sweep of the package, or a file; its folder is results/<name> where it is None."""
+        if rerun not in list(Rerun):
+            raise UserError(f"no --rerun {rerun}{did_you_mean(rerun, list(Rerun))}")
+        folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
+        return cls(Sweep.read(name), folder, tier, Rerun(rerun), quiet)
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        if not self.quiet:
+            announce(text)
+
+
+def sweep(
+    name: str,
+    *,
+    tier: str = FULL,
+    out: str | Path | None = None,
+    rerun: str = "missing",
+    gpus: str | None = None,
+    jobs_per_gpu: int = 1,
+    workers: int | None = None,
+    threads: int = 1,
+    timeout: float | None = None,
+) -> pd.DataFrame:
+    """Carry out what is left of a sweep on this machine, and return all its runs as `load_results` does.
+
+    Called from a script, it must stand under `if __name__ == "__main__":`, since its processes import the script.
+
+    Args:
+        name: a sweep of the package, or a YAML file.
+        tier: full, or a size that the sweep names.
+        out: folder of the runs; results/<name> where it is None.
+        rerun: missing, failed, stale or all.
+        gpus, jobs_per_gpu, workers, threads: see `Places`.
+        timeout: seconds for one attempt at a run.
+
+    Raises:
+        UserError: something in the request is wrong; nothing was run.
+        Interrupted: Ctrl-C; running runs have kept their checkpoints.
+    """
+    engine = LocalEngine(Places(gpus, jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
+    request = Request.read(name, out, tier, rerun, quiet=True)
+    with suppress(RunFailed):  # the failed runs are in the table, with their kinds
+        carry_out_sweep(request, engine)
+    return load_results(request.out)
+
+
+def carry_out_sweep(request: Request, engine: Engine) -> None:
+    """Carry out what is left of a sweep.
+
+    Raises:
+        UserError: something in the request is wrong; nothing was run.
+        RunFailed: all runs are over, and some have failed.
+        Interrupted: Ctrl-C, or a full disk; the same command continues.
+    """
+    cells, out = request.sweep.runs(request.tier), request.out
+    for line in announce_changes(request.sweep, request.tier, cells, out):
+        request.say(line)
+    found = statuses(cells, out)
+    todo = chosen(cells, found, request.rerun)
+    if request.rerun is Rerun.all:
+        reopen(todo, out)
+    with stop_requests() as stop:
+        titles = {cell.spec.run_id: cell.title for cell in todo}
+        with Watch(titles, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
+            engine.run(todo, Options(out=out, quiet=True), watch)
+    _conclude(request, cells, watch)
+
+
+def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
+    """Say how it ended; raise where not all is done."""
+    out = request.out
+    found = statuses(cells, out)
+    counts = {kind: sum(status == kind for status in found.values()) for kind in ("done", "stale", "failed")}
+    left = len(cells) - sum(counts.values())
+    parts = [f"{counts['done']} of {len(cells)} runs done"]
+    parts += [f"{counts['failed']} failed (--rerun failed)"] if counts["failed"] else []
+    parts += [f"{counts['stale']} made by other code (--rerun stale)"] if counts["stale"] else []
+    parts += [f"{left} not finished"] if left else []
+    request.say(f"{', '.join(parts)}: `bench table {out}`")
+    for message, count in _grouped(watch.failures).items():
+        request.say(f"  {message}" + (f" (and {count - 1} more such)" if count > 1 else ""))
+    if watch.full:
+        raise Interrupted(f"{watch.full}; make room, and the same command continues")
+    if watch.stop.is_set() and left:
+        raise Interrupted(f"stopped with {left} runs not finished; the same command continues")
+    if counts["failed"] or left:
+        kind = next((one.kind for one in watch.outcomes.values() if one.status == "failed"), "failed")
+        raise RunFailed(
+            kind, f"{counts['failed'] + left} of {len(cells)} runs are not done; their folders in {out} say why"
+        )
+
+
+def dry_run(request: Request, workers: int) -> list[str]:
+    """Every run with its status, and what the ones that are left will cost."""
+    cells, out = request.sweep.runs(request.tier), request.out
+    found, costs = statuses(cells, out), Costs(out)
+    todo = {cell.spec.run_id for cell in chosen(cells, found, request.rerun)}
+    width = max(len(cell.title) for cell in cells)
+    lines, known, unknown = [], 0.0, 0
+    for cell in cells:
+        status, run_id = found[cell.spec.run_id], cell.spec.run_id
+        line = f"{run_id}  {'to do' if run_id in todo else '-':5}  {status:7}  {cell.title:{width}}"
+        if run_id in todo:
+            seconds = costs.seconds(cell)
+            known, unknown = known + (seconds or 0), unknown + (seconds is None)
+            line += f"  {'about ' + duration(seconds) if seconds is not None else 'no record like it'}"
+        lines.append(line)
+    total = f"{len(todo)} of {len(cells)} runs are left"
+    if known:
+        total += f": about {duration(known / workers)}, {workers} at a time"
+    return [*lines, total + (f"; nothing is known of what {unknown} of them take" if unknown else "")]
+
+
+def seconds_of(text: str | None) -> float | None:
+    """`90`, `90s`, `30min`, `2h`, `1d` as seconds. Raises UserError for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
+    if not found or found[2] not in UNITS or not 0 < float(found[1]) < math.inf:
+        raise UserError(f"--timeout {text}: write a time such as 90s, 30min or 2h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _grouped(failures: Sequence[str]) -> dict[str, int]:
+    """Messages with how often they came, whichever run they are of."""
+    groups: dict[str, list[str]] = {}
+    for text in failures:
+        groups.setdefault(text.partition(": ")[2], []).append(text)
+    return {texts[0]: len(texts) for texts in groups.values()}
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

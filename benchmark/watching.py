@@ -1,0 +1,177 @@
+"""What a sweep shows while it works: a table of its slots on a terminal, a line for each event in a log."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from invbench.progress import error_console
+
+if TYPE_CHECKING:
+    from invbench.engines.worker import Outcome
+
+SHOWN_ERRORS = 3
+REFRESH_SECONDS = 0.5
+FINAL = ("done", "failed", "interrupted")
+
+
+@dataclass
+class Running:
+    """A run in a slot."""
+
+    run_id: str
+    since: float
+    step: int = 0
+    total: int = 0
+    first: tuple[float, int] | None = None
+    """When it was first seen at a step, and at which, for the time that is left."""
+
+
+class Watch:
+    """Counts what happens to the runs of a sweep and shows it.
+
+    Args:
+        titles: of all runs that are to be carried out, by id.
+        stop: set when the sweep should end: running ones keep their checkpoint, no other begins.
+        done: runs of the sweep that need nothing.
+        quiet: show nothing.
+    """
+
+    def __init__(self, titles: Mapping[str, str], stop: threading.Event, done: int = 0, quiet: bool = False) -> None:
+        self.titles, self.stop, self.before = titles, stop, done
+        self.outcomes: dict[str, Outcome] = {}
+        self.places: dict[str, Running | None] = {}  # by place, in the order in which they were first used
+        self.failures: list[str] = []
+        self.seconds: list[float] = []  # of runs that are done
+        self.full: str | None = None  # what a full disk said
+        self.began = time.monotonic()
+        self.console = error_console(quiet)
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
+        self.drawn = 0.0
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.update(self.picture(), refresh=True)
+            self.live.stop()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new should begin."""
+        return self.stop.is_set() or self.full is not None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Runs by status: done, failed, interrupted; `left` are the others."""
+        counted = Counter(outcome.status for outcome in self.outcomes.values() if outcome.status in FINAL)
+        return counted + Counter(done=self.before, left=len(self.titles) - counted.total())
+
+    def started(self, run_id: str, place: str) -> None:
+        """A run begins."""
+        self.places[place] = Running(run_id, time.monotonic())
+        self._line(run_id, f"begins on {place}")
+
+    def progress(self, run_id: str, step: int, total: int) -> None:
+        """How far a run is."""
+        for running in self.places.values():
+            if running is not None and running.run_id == run_id and total:
+                running.step, running.total = step, total
+                running.first = running.first or (time.monotonic(), step)
+
+    def retried(self, run_id: str, outcome: "Outcome") -> None:
+        """A run failed and will be tried again."""
+        self._leave(run_id)
+        self._line(run_id, f"{outcome.kind}: {outcome.message}; it will be tried again")
+
+    def ended(self, run_id: str, outcome: "Outcome") -> None:
+        """An attempt at a run is over."""
+        self._leave(run_id)
+        self.outcomes[run_id] = outcome
+        if outcome.status == "held":
+            self._line(run_id, f"{outcome.message}; looked at again later")
+            return
+        if outcome.status == "done":
+            self.seconds.append(outcome.seconds)
+        if outcome.status == "failed":
+            self.failures.append(f"{self.titles[run_id]}: {outcome.message}")
+        if outcome.kind == "disk_full":
+            self.full = outcome.message
+        text = outcome.status + (f" ({outcome.kind}): {outcome.message}" if outcome.kind else "")
+        after = f" after {duration(outcome.seconds)}" if outcome.status == "done" else ""
+        counts = self.counts
+        self._line(run_id, f"{text}{after}  [{counts['done']} done, {counts['failed']} failed, {counts['left']} left]")
+
+    def tick(self) -> None:
+        """Time has passed."""
+        if self.live and time.monotonic() - self.drawn >= REFRESH_SECONDS:
+            self.drawn = time.monotonic()
+            self.live.update(self.picture(), refresh=True)
+
+    def picture(self) -> RenderableType:
+        """The table of slots, the counts, and the last errors."""
+        table = Table(box=None, padding=(0, 1))
+        for name in ("slot", "run", "progress", "step", "time left"):
+            table.add_column(name, justify="right" if name in ("step", "time left") else "left", no_wrap=True)
+        for place, running in self.places.items():
+            if running is None:
+                table.add_row(place, Text("idle", style="dim"))
+                continue
+            bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=20)
+            step = f"{running.step}/{running.total}" if running.total else "preparing"
+            table.add_row(place, self.titles[running.run_id], bar, step, _left(running))
+        errors = [Text(f"  {text}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()]
+        return Group(table, Text(self._summary(), style="bold"), *errors)
+
+    def _summary(self) -> str:
+        counts = self.counts
+        parts = [f"{counts['done']} done", f"{counts['failed']} failed", f"{counts['left']} left"]
+        spent = time.monotonic() - self.began
+        finished = len(self.outcomes)
+        if finished and counts["left"] and not self.draining:
+            parts.append(f"about {duration(spent / finished * counts['left'])} to go")
+        if self.draining:
+            parts.append("stopping: running ones keep their checkpoints; Ctrl-C again kills them")
+        return "  ".join([*parts, f"({duration(spent)})"])
+
+    def _last_failures(self) -> list[str]:
+        return list(dict.fromkeys(self.failures))[-SHOWN_ERRORS:]
+
+    def _leave(self, run_id: str) -> None:
+        for place, running in self.places.items():
+            if running is not None and running.run_id == run_id:
+                self.places[place] = None
+
+    def _line(self, run_id: str, text: str) -> None:
+        if not self.live:
+            line = f"{time.strftime('%H:%M:%S')}  {self.titles[run_id]} ({run_id})  {text}"
+            self.console.print(line, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Such as `2 h 05 min`, `3 min 20 s`, `7 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def _left(running: Running) -> str:
+    if running.first is None or running.step <= running.first[1]:
+        return ""
+    pace = (time.monotonic() - running.first[0]) / (running.step - running.first[1])
+    return duration(pace * (running.total - running.step))

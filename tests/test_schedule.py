@@ -1,0 +1,179 @@
+"""Decisions of the local scheduler, with fake GPUs and a fake clock."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invbench.errors import UserError
+from invbench.gpus import chosen_gpus, visible_gpus
+from invbench.schedule import Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+
+UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+MIG = "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2"
+
+
+@pytest.mark.parametrize(
+    ("variable", "count", "expected"),
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("", 0, []),
+        (" ", 0, []),
+        ("-1", 0, []),
+        ("2", 1, ["2"]),
+        ("3,1", 2, ["3", "1"]),
+        (" 1 , 0", 2, ["1", "0"]),
+        ("0,-1,1", 1, ["0"]),
+        ("0,7", 1, ["0"]),  # there is no GPU 7: CUDA ends the list there
+        (f"{UUID},GPU-ab", 2, [UUID, "GPU-ab"]),
+        (MIG, 1, [MIG]),
+        ("5", 0, []),
+    ],
+)
+def test_visible_gpus(variable: str | None, count: int, expected: list[str]) -> None:
+    assert visible_gpus(variable, count) == expected
+
+
+@pytest.mark.parametrize(("variable", "what"), [("0,0", "twice"), ("all", "'all' is no number"), ("0,,1", "'' is no")])
+def test_mistakes_in_the_variable(variable: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        visible_gpus(variable, 2)
+
+
+def test_gpus_are_chosen_by_place() -> None:
+    assert chosen_gpus(None, ["4", "7"]) == ["4", "7"]
+    assert chosen_gpus("1", ["4", "7"]) == ["7"]
+    assert chosen_gpus("1,0", ["4", "7"]) == ["7", "4"]
+    for wrong in ("2", "a", "0,0", "-1"):
+        with pytest.raises(UserError, match="numbers from 0 to 1"):
+            chosen_gpus(wrong, ["4", "7"])
+    with pytest.raises(UserError, match="no GPU is visible"):
+        chosen_gpus("0", [])
+
+
+def slots_of(*devices: str) -> list[Slot]:
+    return [Slot(number, device) for number, device in enumerate(devices)]
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(f"run{index}") for index in range(count)]
+
+
+def started(actions: list[Start | Stop]) -> dict[int, str]:
+    return {action.slot.number: action.job.run_id for action in actions if isinstance(action, Start)}
+
+
+def until_full(
+    slots: list[Slot], waiting: list[Job], rules: Rules, stepped: bool, free: dict[str, float] | None = None
+) -> dict[int, Busy]:
+    """Decide again and again at one moment, as the scheduler does, until nothing more begins."""
+    busy: dict[int, Busy] = {}
+    while starts := [one for one in decide(slots, waiting, busy, free or {}, rules, 0.0) if isinstance(one, Start)]:
+        for start in starts:
+            busy[start.slot.number] = Busy(start.job, 0.0, stepped)
+            waiting = [job for job in waiting if job != start.job]
+    return busy
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_every_gpu_gets_a_run(gpus: int) -> None:
+    slots = slots_of(*[str(index) for index in range(gpus)])
+    assert started(decide(slots, jobs(20), {}, {}, Rules(), 0.0)) == {index: f"run{index}" for index in range(gpus)}
+
+
+def test_without_gpus_every_worker_gets_one() -> None:
+    busy = until_full(slots_of("cpu", "cpu", "cpu"), jobs(20), Rules(), stepped=False)
+    assert sorted(busy) == [0, 1, 2]
+
+
+def test_all_gpus_before_any_twice() -> None:
+    slots = slots_of("0", "0", "1", "1")
+    assert started(decide(slots, jobs(4), {}, {}, Rules(), 0.0)) == {0: "run0", 2: "run1"}
+    assert sorted(until_full(slots, jobs(4), Rules(), stepped=True)) == [0, 1, 2, 3]
+    assert sorted(until_full(slots, jobs(4), Rules(), stepped=False)) == [0, 2], "company waits for the first step"
+
+
+def test_company_does_not_wait_for_ever() -> None:
+    slots, busy = slots_of("0", "0"), {0: Busy(Job("a"), since=0.0)}
+    assert not decide(slots, jobs(1), busy, {}, Rules(settle=20), 19.0)
+    assert started(decide(slots, jobs(1), busy, {}, Rules(settle=20), 20.0)) == {1: "run0"}
+
+
+def test_no_company_where_memory_is_short_but_one_always_runs() -> None:
+    slots, rules = slots_of("cpu", "cpu"), Rules(memory_floor=100)
+    assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 99})) == [0]
+    assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 100})) == [0, 1]
+
+
+def test_a_run_that_needs_a_device_for_itself() -> None:
+    slots = slots_of("0", "0", "1", "1")
+    waiting = [Job("big", attempts=1, alone=True), *jobs(4)]
+    busy = {0: Busy(Job("a"), 0.0, True), 2: Busy(Job("b"), 0.0, True), 3: Busy(Job("c"), 0.0, True)}
+    assert not started(decide(slots, waiting, busy, {}, Rules(), 1.0)), "GPU 0 is kept free for it, GPU 1 is full"
+    assert started(decide(slots, waiting, {2: busy[2], 3: busy[3]}, {}, Rules(), 2.0)) == {0: "big"}
+    with_big = {0: Busy(waiting[0], 2.0, True), 2: busy[2]}
+    assert started(decide(slots, waiting[1:], with_big, {}, Rules(), 3.0)) == {3: "run0"}, "it stays alone"
+
+
+def test_time_is_up() -> None:
+    slots, rules = slots_of("cpu", "cpu"), Rules(timeout=60)
+    busy = {0: Busy(Job("a"), since=0.0), 1: Busy(Job("b"), since=30.0)}
+    assert decide(slots, [], busy, {}, rules, 59.0) == []
+    assert decide(slots, [], busy, {}, rules, 60.0) == [Stop(slots[0])]
+    busy[0] = busy[0]._replace(stopping=True)
+    assert decide(slots, [], busy, {}, rules, 61.0) == [], "it has been told"
+
+
+def test_nothing_begins_while_draining() -> None:
+    assert decide(slots_of("cpu"), jobs(3), {}, {}, Rules(), 0.0, draining=True) == []
+
+
+def test_what_is_tried_again() -> None:
+    job = Job("a")
+    oom = again(job, "oom", 5.0)
+    assert oom == Job("a", attempts=1, alone=True, not_before=5.0)
+    assert again(oom, "oom", 6.0) is None, "once more alone, and no smaller batch"
+    killed = job
+    for _ in range(3):
+        following = again(killed, "killed", 0.0)
+        assert following is not None
+        killed = following
+    assert again(killed, "killed", 0.0) is None
+    for kind in ("error", "diverged", "timeout"):
+        assert again(job, kind, 0.0) is None
+
+
+def test_a_held_run_does_not_keep_others_waiting() -> None:
+    waiting = [later(Job("held"), 10.0), *jobs(1)]
+    assert started(decide(slots_of("cpu"), waiting, {}, {}, Rules(), 10.0)) == {0: "run0"}
+    assert started(decide(slots_of("cpu"), waiting[:1], {}, {}, Rules(), 12.0)) == {0: "held"}
+
+
+@given(
+    st.lists(st.sampled_from(["cpu", "0", "1", "2"]), min_size=1, max_size=8),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=12),
+    st.sets(st.integers(0, 7)),
+    st.booleans(),
+)
+def test_no_slot_and_no_run_is_given_twice(
+    devices: list[str], kinds: list[tuple[bool, int]], working: set[int], lone: bool
+) -> None:
+    slots = slots_of(*devices)
+    waiting = [Job(f"w{i}", alone=alone, not_before=float(when)) for i, (alone, when) in enumerate(kinds)]
+    busy = {
+        slot.number: Busy(Job(f"b{slot.number}", alone=lone), 0.0, True) for slot in slots if slot.number in working
+    }
+    starts = [one for one in decide(slots, waiting, busy, {}, Rules(), 10.0) if isinstance(one, Start)]
+    numbers, runs = [one.slot.number for one in starts], [one.job.run_id for one in starts]
+    assert len(set(numbers)) == len(numbers)
+    assert len(set(runs)) == len(runs)
+    assert not set(numbers) & busy.keys()
+    assert all(one.job.not_before <= 10 for one in starts)
+    by_device: dict[str, list[Job]] = {}
+    for slot, job in [*((slots[n], b.job) for n, b in busy.items()), *((one.slot, one.job) for one in starts)]:
+        by_device.setdefault(slot.device, []).append(job)
+    for one in starts:
+        if one.job.alone:
+            assert by_device[one.slot.device] == [one.job]
+    if not busy and any(job.not_before <= 10 for job in waiting):
+        assert starts, "an idle machine with work to do works"

@@ -1,0 +1,296 @@
+"""Sweeps with real processes: killed, hanging, failing, stopped; no finished run is lost, and none is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cells import SMALL
+
+from invbench.claims import look
+from invbench.records import RunFolder, run_folders
+from invbench.results import load_results
+
+FAULTY = """
+import os, signal, time
+from pathlib import Path
+from typing import Literal
+from invbench.method import Method
+from invbench.registry import register_method
+from invbench.settings import setting
+
+
+@register_method("faulty")
+class Faulty(Method):
+    '''ERM with an accident in every step.'''
+
+    fault: Literal["none", "raise", "hang", "memory", "slow", "kill", "kill_once"] = setting("none", "which")
+    number: int = setting(0, "tells runs apart")
+
+    def risk(self, risks, env, state):
+        if self.fault == "raise":
+            raise ValueError("no luck")
+        if self.fault == "memory":
+            raise MemoryError("too much")
+        if self.fault == "hang":
+            time.sleep(3600)
+        if self.fault == "slow":
+            time.sleep(0.05)
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill_once":
+            here = Path(os.environ["FAULTY_KILLED"])
+            if not here.exists():
+                here.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return risks.mean(), state
+"""
+CODE = "from invbench.cli import main; main()"
+
+
+class Place:
+    """A folder with a sweep file, the faulty method as an installed package, and the results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out"
+        packages = folder / "packages"
+        info = packages / "faulty-1.0.dist-info"
+        info.mkdir(parents=True)
+        (packages / "faulty.py").write_text(FAULTY)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[invbench.methods]\nfaulty = faulty:Faulty\n")
+        self.environment = os.environ | {
+            "PYTHONPATH": str(packages), "FAULTY_KILLED": str(folder / "killed"), "CUDA_VISIBLE_DEVICES": "",
+        }  # fmt: skip
+
+    def file(self, faults: list[str], steps: int = 4, seeds: str = "0", name: str = "sweep.yaml") -> Path:
+        """A sweep of one run for each fault and seed."""
+        settings = SMALL["spirals"] | {"trainer.steps": steps}
+        cells = [
+            {"method": "faulty", "dataset": "spirals", "set": {"method.fault": fault, "method.number": number}}
+            for number, fault in enumerate(faults)
+        ]
+        path = self.folder / name
+        path.write_text(json.dumps({"seeds": seeds, "set": settings, "cells": cells}))
+        return path
+
+    def start(self, file: Path, *more: str) -> subprocess.Popen[str]:
+        """The command, in the background and in a process group of its own."""
+        arguments = ["sweep", str(file), "--out", str(self.out), "--workers", "2", "--memory-floor", "0", *more]
+        return subprocess.Popen(
+            [sys.executable, "-c", CODE, *arguments],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, file: Path, *more: str) -> tuple[int, str]:
+        """The command to its end: exit status and what it said."""
+        process = self.start(file, *more)
+        said, _ = process.communicate(timeout=240)
+        return process.returncode, said
+
+    def kinds(self) -> dict[str, list[str]]:
+        """By fault: status, or kind of failure, of its runs."""
+        found: dict[str, list[str]] = {}
+        for row in load_results(self.out).to_dict("records"):
+            said = row["kind"] if row["status"] == "failed" else row["status"]
+            found.setdefault(row["method.fault"], []).append(said)
+        return found
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By id of the run."""
+        records = [folder.read_record() for folder in run_folders(self.out)]
+        return {record.run_id: record.metrics for record in records if record is not None}
+
+    def wait_for_steps(self, process: subprocess.Popen[str], runs: int) -> None:
+        """Until so many runs at once have made a step."""
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            seen = [look(folder.claim) for folder in run_folders(self.out)]
+            if sum(one is not None and one.holder is not None and one.holder.step > 0 for one in seen) >= runs:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"no {runs} runs got so far: {process.communicate()[0] if process.poll() else ''}")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    found = Place(tmp_path)
+    yield found
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("FAULTY_KILLED") == found.environment["FAULTY_KILLED"]:
+            process.kill()
+
+
+def undisturbed(place: Place, file: Path) -> dict[str, dict[str, float]]:
+    """The same sweep in another folder, where nothing happens to it."""
+    out, place.out = place.out, place.folder / "undisturbed"
+    status, said = place.run(file)
+    assert status == 0, said
+    metrics, place.out = place.metrics(), out
+    return metrics
+
+
+def test_every_kind_of_failure(place: Place) -> None:
+    """Each is told apart, tried again where that makes sense, and does not disturb the others."""
+    file = place.file(["none", "raise", "memory", "kill_once", "none"])
+    status, said = place.run(file)
+    assert status == 1, said
+    assert place.kinds() == {"none": ["done", "done"], "raise": ["error"], "memory": ["oom"], "kill_once": ["done"]}
+    assert said.count("  oom: ") == 1, "once more alone"
+    assert said.count("  failed (oom)") == 1, "then no more"
+    assert said.count("  killed: ") == 1
+    assert "2 failed (--rerun failed)" in said
+    assert "no luck" in said
+    before = {folder.record: folder.record.stat().st_mtime_ns for folder in run_folders(place.out)}
+    status, said = place.run(file)
+    assert status == 1, "some have failed still"
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "and nothing was done again"
+    place.run(file, "--rerun", "failed")
+    changed = [path for path in before if path.stat().st_mtime_ns != before[path]]
+    assert len(changed) == 2
+    assert all((path.parent / "record.previous.json").exists() for path in changed)
+
+
+def test_a_run_that_is_killed_again_and_again_is_given_up(place: Place) -> None:
+    status, said = place.run(place.file(["kill", "none"]))
+    assert status == 1, said
+    assert place.kinds() == {"kill": ["killed"], "none": ["done"]}
+    assert said.count("begins on") == 1 + 1 + 3
+
+
+def test_a_run_that_hangs(place: Place) -> None:
+    status, said = place.run(place.file(["hang", "none", "none"]), "--timeout", "10s")
+    assert status == 1, said
+    assert place.kinds() == {"hang": ["timeout"], "none": ["done", "done"]}
+    assert "a longer --timeout continues it" in said
+
+
+def test_a_run_out_of_time_keeps_its_checkpoint(place: Place) -> None:
+    file = place.file(["slow"], steps=200)
+    status, _ = place.run(file, "--timeout", "5s")
+    assert status == 1
+    (folder,) = run_folders(place.out)
+    assert place.kinds() == {"slow": ["timeout"]}
+    status, said = place.run(file, "--rerun", "failed")
+    assert status == 0, said
+    assert "continuing at step" in folder.log.read_text()
+
+
+def test_the_sweep_itself_is_killed(place: Place) -> None:
+    """Its workers keep their checkpoints and end; the same command goes on there."""
+    file = place.file(["slow"], steps=80, seeds="0-2")
+    process = place.start(file)
+    place.wait_for_steps(process, 2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive, "no worker is left behind"
+    assert set(place.kinds()["slow"]) <= {"lost", "queued", "done"}
+    status, said = place.run(file)
+    assert status == 0, said
+    assert place.metrics() == undisturbed(place, file)
+
+
+def test_a_worker_is_killed(place: Place) -> None:
+    file = place.file(["slow"], steps=60, seeds="0-2")
+    process = place.start(file)
+    place.wait_for_steps(process, 1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [one for one in children if "resource_tracker" not in str(one.cmdline())]
+    workers[0].kill()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert place.metrics() == undisturbed(place, file)
+
+
+def test_ctrl_c_once_and_twice(place: Place) -> None:
+    file = place.file(["slow"], steps=100, seeds="0-3")
+    process = place.start(file)
+    place.wait_for_steps(process, 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command continues" in said
+    assert place.kinds() == {"slow": ["lost", "lost"]}, "running ones have their checkpoints, no other has begun"
+    hanging = place.start(place.file(["hang"], seeds="0-3", name="hanging.yaml"))
+    while not any(RunFolder(path).claim.exists() for path in place.out.glob("*")):
+        time.sleep(0.05)
+    children = psutil.Process(hanging.pid).children(recursive=True)
+    for _ in range(2):
+        os.killpg(hanging.pid, signal.SIGINT)
+        time.sleep(1)
+    hanging.communicate(timeout=20)
+    assert hanging.returncode == 130
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    status, said = place.run(file)
+    assert status == 0, said
+    assert place.metrics() == undisturbed(place, file)
+
+
+def test_two_sweeps_share_a_folder(place: Place) -> None:
+    """They divide the runs between them: each is done once."""
+    file = place.file(["slow"], steps=20, seeds="0-5")
+    both = [place.start(file) for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("6 of 6 runs done" in text for text in said)
+    logs = [folder.log.read_text() for folder in run_folders(place.out)]
+    assert len(logs) == 6
+    assert all(log.count("step 20/20") == 1 for log in logs), "each to its end once"
+    assert not any("continuing" in log for log in logs)
+
+
+def test_damaged_files(place: Place) -> None:
+    """A record that cannot be read is no record: the run is made again from its checkpoint."""
+    file = place.file(["none"], seeds="0-3")
+    assert place.run(file)[0] == 0
+    expected = place.metrics()
+    first, second, third, fourth = run_folders(place.out)
+    first.record.write_bytes(first.record.read_bytes()[:40])
+    second.record.write_bytes(b"\x00" * 100)
+    second.curves.write_bytes(b"PAR1 and then nothing")
+    third.checkpoint.write_bytes(b"")
+    fourth.spec.write_text("{")
+    status, said = place.run(file)
+    assert status == 0, said
+    assert place.metrics() == expected
+
+
+def test_a_full_disk(place: Place) -> None:
+    """The sweep stops with one clear line; with room again it goes on, and nothing is lost."""
+    small = place.folder / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        place.out = small / "out"
+        file = place.file(["none"], seeds="0-9")
+        status, said = place.run(file)
+        assert status == 130, said
+        assert "No space left on device" in said
+        assert "make room, and the same command continues" in said
+        before = place.metrics()
+        assert 0 < len(before) < 10
+        subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
+        status, said = place.run(file)
+        assert status == 0, said
+        metrics = place.metrics()
+        assert len(metrics) == 10
+        assert {run_id: metrics[run_id] for run_id in before} == before
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=False)
+
+
+def test_results_that_cannot_be_written(place: Place) -> None:
+    place.out = Path("/proc/none")
+    status, said = place.run(place.file(["none"]))
+    assert (status, said.count("\n")) == (2, 1)
+    assert "cannot write to /proc/none" in said
