@@ -7,10 +7,17 @@ cells:                               each item is a product of its lists
     dataset: irm_regression
     set: {dataset.scramble: false}   settings of these runs; they win over the above
     grid: {method.weight: [1, 10]}   one run for each value, for each combination of several
+  - method: "*"                      all that the dataset allows
+    dataset: spirals
+    random: {trials: 20}             each setting from its own range (`bench show`); {trials: 20, settings: [...]}
+exclude:                             runs that are left out, by names, seed and settings
+  - {method: [fish, iga], trainer.batch_size: 16}
+include: []                          where there are such rules, only runs that meet one of them are carried out
 tiers:
   small:                             what is otherwise than in the whole sweep
     seeds: 100-103
     set: {trainer.steps: 3000}       wins over all of the above
+    trials: 2                        of a random search
 """
 
 import itertools
@@ -22,10 +29,13 @@ from pydantic import model_validator
 
 from invbench.configuration import parse_yaml, sweep_names, sweep_text
 from invbench.errors import UserError, did_you_mean
+from invbench.registry import DATASETS, METHODS, unmet
+from invbench.search import RandomSearch, drawn_settings
 from invbench.settings import Settings, setting
 from invbench.spec import Cell, resolve
 
 FULL = "full"
+ALL = "*"
 Names = str | tuple[str, ...]
 Seeds = str | int | tuple[int, ...]
 
@@ -37,12 +47,23 @@ class SweepCells(Settings):
     dataset: Names = setting(..., "a dataset, or several")
     set: dict[str, Any] = setting({}, "settings by dotted name")
     grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings by dotted name; all combinations are run")
+    random: RandomSearch | None = setting(None, "trials of settings from their own ranges, for each of the above")
 
-    def assignments(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Method, dataset and settings of each cell."""
+    def cells(self, common: dict[str, Any], tier: "Tier") -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Method, dataset and settings of each cell. `common` is what the whole sweep sets."""
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
-            for values in itertools.product(*self.grid.values()):
-                yield method, dataset, self.set | dict(zip(self.grid, values, strict=True))
+            for name in _possible(dataset) if method == ALL else [method]:
+                for values in itertools.product(*self.grid.values()):
+                    settings = common | self.set | dict(zip(self.grid, values, strict=True))
+                    for trial in self._trials(name, dataset, settings, tier):
+                        yield name, dataset, settings | trial | tier.set
+
+    def _trials(self, method: str, dataset: str, settings: dict[str, Any], tier: "Tier") -> Iterator[dict[str, Any]]:
+        if self.random is None:
+            yield {}
+            return
+        search = self.random if tier.trials is None else self.random.model_copy(update={"trials": tier.trials})
+        yield from drawn_settings(resolve(method, dataset, 0, settings | tier.set), search)
 
 
 class Tier(Settings):
@@ -50,6 +71,7 @@ class Tier(Settings):
 
     seeds: Seeds | None = setting(None, "other seeds")
     set: dict[str, Any] = setting({}, "settings that win over those of the cells")
+    trials: int | None = setting(None, "of each random search", ge=1)
 
 
 class Sweep(Settings):
@@ -58,6 +80,8 @@ class Sweep(Settings):
     seeds: Seeds = setting(0, "such as 0-4, or a list")
     set: dict[str, Any] = setting({}, "settings of all cells by dotted name")
     cells: tuple[SweepCells, ...] = setting(..., "what is run", min_length=1)
+    include: tuple[dict[str, Any], ...] = setting((), "rules; where there are any, only runs that meet one are kept")
+    exclude: tuple[dict[str, Any], ...] = setting((), "rules; runs that meet one are left out")
     tiers: dict[str, Tier] = setting({}, "other sizes by name")
 
     @model_validator(mode="after")
@@ -89,13 +113,31 @@ class Sweep(Settings):
         """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first."""
         chosen = self._tier(tier)
         seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
-        each = [one for cells in self.cells for one in cells.assignments()]
-        runs = [
-            resolve(method, dataset, seed, self.set | settings | chosen.set)
-            for seed in seeds
-            for method, dataset, settings in each
+        each = [one for cells in self.cells for one in cells.cells(self.set, chosen)]
+        runs = [resolve(method, dataset, seed, settings) for seed in seeds for method, dataset, settings in each]
+        kept = self._kept(list({run.spec.run_id: run for run in runs}.values()))
+        if not kept:
+            raise UserError("include and exclude leave no run of the sweep; --dry-run without them shows all")
+        return kept
+
+    def _kept(self, runs: list[Cell]) -> list[Cell]:
+        """Those that the rules keep. Raises UserError for a rule with a name that no run has."""
+        facts = [
+            {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
+            for run in runs
         ]
-        return list({run.spec.run_id: run for run in runs}.values())
+        known = {name for fact in facts for name in fact}
+        for name in {name for rule in (*self.include, *self.exclude) for name in rule}:
+            if name not in known:
+                raise UserError(f"a rule names '{name}', which no run of the sweep has{did_you_mean(name, known)}")
+
+        def meets(fact: dict[str, Any], rules: Sequence[dict[str, Any]]) -> bool:
+            return any(all(fact.get(name, ...) in _values(value) for name, value in rule.items()) for rule in rules)
+
+        wanted = [not self.include or meets(fact, self.include) for fact in facts]
+        return [
+            run for run, fact, want in zip(runs, facts, wanted, strict=True) if want and not meets(fact, self.exclude)
+        ]
 
     def _tier(self, name: str) -> Tier:
         if name != FULL and name not in self.tiers:
@@ -120,3 +162,13 @@ def parse_seeds(seeds: Seeds) -> list[int]:
 
 def _names(value: Names) -> Sequence[str]:
     return (value,) if isinstance(value, str) else value
+
+
+def _values(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _possible(dataset: str) -> list[str]:
+    """Every method that the dataset provides for."""
+    provided = DATASETS.traits(dataset)
+    return [name for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]

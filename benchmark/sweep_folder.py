@@ -74,8 +74,8 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
     lines = []
     if before is not None and before != text:
         lines.append(f"the sweep differs from the one that {out} was made with:")
-        difference = difflib.unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm="")
-        lines += [f"  {line}" for line in difference if line[:2] not in ("--", "++", "@@")]
+        difference = list(difflib.unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm=""))[2:]
+        lines += [f"  {line}" for line in difference if not line.startswith("@@")]
     if others:
         kinds = Counter(folder.status() for folder in others)
         listed = ", ".join(f"{count} {status}" for status, count in kinds.items())

@@ -86,6 +86,10 @@ class Watch:
         self.places[place] = Running(run_id, time.monotonic())
         self._line(run_id, f"begins on {place}")
 
+    def knows(self, run_id: str) -> bool:
+        """Whether the run is shown in a slot."""
+        return any(running is not None and running.run_id == run_id for running in self.places.values())
+
     def progress(self, run_id: str, step: int, total: int) -> None:
         """How far a run is."""
         for running in self.places.values():

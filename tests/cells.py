@@ -82,13 +82,19 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 """Settings that make a dataset's recipe quick."""
+CRITIC = {
+    "method.critic_width": 8,
+    "method.critic_steps": 2,
+    "method.critic_warm_up": 3,
+    "method.pretrain_steps": 2,
+}
 SMALL_METHOD: dict[str, dict[str, Any]] = {
     "augerino": {"method.test_copies": 2},
     "steerable": {"method.width": 0.25},
     "pcgrad": {"method.order": "most_conflicting"},  # the paper's order is random
     "irm_games": {"method.width": 8, "method.dropout": 0.0},
-    "mutual_information": {"method.critic_width": 8, "method.critic_steps": 2},
-    "adversary": {"method.critic_width": 8, "method.critic_steps": 2},
+    "mutual_information": CRITIC,
+    "adversary": CRITIC,
     "soft_adareg": {"method.largest_weight": 10.0},  # without a cap its first step is huge
 }
 """The same for methods."""

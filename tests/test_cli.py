@@ -140,7 +140,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("invbench.curves.replacing", full)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", *TINY)
     assert status == 1
-    assert "failed (input_output): [Errno 28] No space left on device" in err.splitlines()[-1]
+    assert "failed (disk_full): [Errno 28] No space left on device" in err.splitlines()[-1]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert bench("run", "-m", "erm", "-d", "spirals", *TINY)[0] == 0

@@ -1,17 +1,22 @@
 """Sweeps: what a file says is run, all that is not done, and no more."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 from cells import SMALL
 from conftest import Bench
 
 from invbench.configuration import sweep_names
 from invbench.errors import UserError
+from invbench.registry import METHODS
 from invbench.results import load_results
 from invbench.sweep_file import Sweep, parse_seeds
+from invbench.sweeping import seconds_of
+from invbench.watching import duration
 
 
 def written(path: Path, cells: str, seeds: str = "0-1") -> str:
@@ -52,6 +57,70 @@ def test_items_are_products() -> None:
     assert {(run.spec.seed, run.trainer.steps) for run in tiny} == {(5, 1)}
 
 
+def test_all_methods_that_a_dataset_allows() -> None:
+    found = {run.spec.method for run in sweep(cells=[{"method": "*", "dataset": "spirals"}]).runs()}
+    assert {"erm", "and_mask", "irmv1"} <= found
+    assert not {"steerable", "augerino", "oracle"} & found
+
+
+def test_the_smoke_sweep_has_every_method() -> None:
+    assert {run.spec.method.split("+")[-1] for run in Sweep.read("smoke").runs()} == set(METHODS.entries())
+
+
+def drawn(settings: list[str], trials: int = 8, **more: Any) -> list[dict[str, Any]]:
+    """What a random search chose."""
+    search = {"trials": trials, "settings": settings}
+    runs = sweep(cells=[{"method": "and_mask", "dataset": "spirals", "random": search}], **more).runs()
+    return [{name: run.spec.flat()[name] for name in settings} for run in runs]
+
+
+def test_random_search_draws_from_each_setting_s_range() -> None:
+    rate, threshold = "trainer.learning_rate", "method.threshold"
+    found = drawn([rate, threshold], trials=200)
+    logs = [math.log10(one[rate]) for one in found]
+    assert -4 <= min(logs) < -3.9
+    assert -0.1 < max(logs) <= 0
+    assert scipy.stats.kstest(logs, "uniform", (-4, 4)).pvalue > 0.01
+    assert scipy.stats.kstest([one[threshold] for one in found], "uniform").pvalue > 0.01
+    assert abs(scipy.stats.pearsonr(logs, [one[threshold] for one in found])[0]) < 0.2
+    assert {one["method.rule"] for one in drawn(["method.rule"], 30)} == {"mask", "geometric_mean"}
+
+
+def test_another_setting_or_trial_moves_no_other() -> None:
+    rate, threshold = "trainer.learning_rate", "method.threshold"
+    alone, both = drawn([rate]), drawn([threshold, rate])
+    assert [one[rate] for one in alone] == [one[rate] for one in both]
+    assert drawn([rate], 20)[:8] == alone
+    assert drawn([rate], tiers={"tiny": {"trials": 2}}) == alone
+
+
+def test_by_default_all_of_method_and_trainer_are_searched() -> None:
+    search = {"method": "and_mask", "dataset": "spirals", "random": {"trials": 2}}
+    first, second = sweep(cells=[search]).runs()
+    differing = {name for name, value in first.spec.flat().items() if second.spec.flat()[name] != value}
+    assert {"trainer.learning_rate", "trainer.weight_decay", "method.threshold"} <= differing
+    assert all(name.startswith(("method.", "trainer.")) for name in differing)
+    assert len(sweep(cells=[search], tiers={"tiny": {"trials": 1}}).runs("tiny")) == 1
+
+
+def test_rules_keep_and_leave_out() -> None:
+    cells = [{"method": ["erm", "vrex", "irmv1"], "dataset": "spirals", "grid": {"trainer.steps": [1, 2]}}]
+
+    def kept(**rules: Any) -> set[tuple[str, int | None, int]]:
+        return {(r.spec.method, r.trainer.steps, r.spec.seed) for r in sweep(cells=cells, seeds="0-1", **rules).runs()}
+
+    assert len(kept()) == 12
+    assert kept(exclude=[{"method": "vrex"}, {"trainer.steps": 2}]) == {
+        (m, 1, s) for m in ("erm", "irmv1") for s in (0, 1)
+    }
+    assert kept(include=[{"method": ["erm", "vrex"], "seed": 1}]) == {
+        (m, n, 1) for m in ("erm", "vrex") for n in (1, 2)
+    }
+    assert kept(include=[{"method.anneal_steps": 500}], exclude=[{"seed": 0, "trainer.steps": 1}]) == {
+        (m, n, s) for m in ("vrex", "irmv1") for n, s in ((1, 1), (2, 0), (2, 1))
+    }
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -61,6 +130,13 @@ def test_items_are_products() -> None:
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "tiers": {"full": {}}}, "'full' is the name"),
         ({"cells": [{"method": "ermm", "dataset": "spirals"}]}, "did you mean 'erm'"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "seeds": "3-1"}, "write ranges"),
+        ({"cells": [{"method": "erm", "dataset": "spirals", "random": {}}]}, "trials"),
+        (
+            {"cells": [{"method": "erm", "dataset": "spirals", "random": {"trials": 1, "settings": ["trainer.stps"]}}]},
+            "random search over 'trainer.stps', which has no search range",
+        ),
+        ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"metod": "erm"}]}, "did you mean 'method'"),
+        ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"seed": 0}]}, "leave no run"),
     ],
 )
 def test_what_is_wrong_is_said(values: dict[str, Any], message: str) -> None:
@@ -118,3 +194,54 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, bench: Bench) -> 
     assert status == 1
     assert "1 of 2 runs done, 1 failed (--rerun failed)" in said
     assert "1 of 2 runs are not done" in said
+
+
+def test_a_changed_file_extends_the_folder_and_says_how(tmp_path: Path, bench: Bench) -> None:
+    out = str(tmp_path / "out")
+    bench("sweep", written(tmp_path, "  - method: erm\n    dataset: spirals\n", "0"), "--out", out, "--workers", "1")
+    changed = written(tmp_path, "  - method: vrex\n    dataset: spirals\n", "0")
+    status, _, said = bench("sweep", changed, "--out", out, "--workers", "1")
+    assert status == 0
+    assert "differs from the one" in said
+    assert "-- method: erm" in said
+    assert "+- method: vrex" in said
+    assert "1 runs in" in said
+    assert "not part of the sweep as it is now (1 done); they stay there" in said
+    assert sorted(load_results(out)["method"]) == ["erm", "vrex"]
+
+
+def test_rerun_all_begins_anew_and_keeps_what_was(tmp_path: Path, bench: Bench) -> None:
+    file, out = written(tmp_path, "  - method: erm\n    dataset: spirals\n", "0"), tmp_path / "out"
+    bench("sweep", file, "--out", str(out), "--workers", "1")
+    (record,) = out.glob("*/record.json")
+    first = json.loads(record.read_text())
+    bench("sweep", file, "--out", str(out), "--workers", "1", "--rerun", "all")
+    second = json.loads(record.read_text())
+    assert second["metrics"] == first["metrics"]
+    assert "continuing" not in (record.parent / "log.txt").read_text()
+    assert json.loads((record.parent / "record.previous.json").read_text()) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rerun", "fialed"], "did you mean 'failed'"),
+        (["--timeout", "soon"], "write a time such as 90s"),
+        (["--gpus", "0"], "no GPU is visible"),
+        (["--gpus", "0", "--workers", "1"], "give one of them"),
+    ],
+)
+def test_mistakes_in_the_request(
+    arguments: list[str], message: str, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = written(tmp_path, "  - method: erm\n    dataset: spirals\n")
+    status, _, said = bench("sweep", file, "--out", str(tmp_path / "out"), *arguments)
+    assert (status, said.count("\n")) == (2, 1)
+    assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_times() -> None:
+    assert [seconds_of(text) for text in ("90", "90s", "1.5 min", "2h", "1d")] == [90, 90, 90, 7200, 86400]
+    assert [duration(seconds) for seconds in (7, 200, 7500)] == ["7 s", "3 min 20 s", "2 h 05 min"]

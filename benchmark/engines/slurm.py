@@ -1,0 +1,176 @@
+"""The runs of a sweep as array jobs of Slurm, submitted by submitit.
+
+Results must be on a file system that all nodes share. Before its time is up, and when it is preempted, a job is queued
+again and goes on at its last checkpoint. Jobs outlive the sweep that submitted them: the same command follows those
+that are still queued, and submits only what is missing.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invbench.engines.cluster import Handle, carry_out_elsewhere
+from invbench.engines.worker import Outcome, carry_out
+from invbench.errors import UserError
+from invbench.files import write_text
+from invbench.runner import Options
+from invbench.spec import Cell
+from invbench.watching import Watch
+
+ASK_SECONDS = 5.0
+"""Time between two calls of squeue."""
+TIMES = 20
+"""How often a run may reach the time limit before it is given up."""
+
+
+@dataclass(frozen=True)
+class SlurmEngine:
+    """Runs as jobs of Slurm.
+
+    Args:
+        minutes: time limit of a job; a run that takes longer is queued again and goes on.
+        gpus: of each run.
+        threads: cores of each run.
+        at_once: most jobs that run at the same time.
+        parameters: further options of sbatch by their long names, such as partition, gres, account, mem.
+    """
+
+    minutes: int = 60
+    gpus: int = 0
+    threads: int = 1
+    at_once: int = 100
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+        shared = replace(options, out=options.out.absolute())
+        jobs = Jobs(shared.out / "slurm")
+        executor = self._executor(jobs.folder)
+
+        def submit(chosen: Sequence[Cell]) -> list[Handle]:
+            new = [cell for cell in chosen if not jobs.queued(cell.spec.run_id)]
+            if new:
+                made = executor.map_array(
+                    SlurmRun(shared, self.threads, jobs.folder), [cell.spec.model_dump() for cell in new]
+                )
+                jobs.add({cell.spec.run_id: str(job.job_id) for cell, job in zip(new, made, strict=True)})
+            return [SlurmJob(cell.spec.run_id, jobs) for cell in chosen]
+
+        carry_out_elsewhere(cells, shared, watch, submit)
+
+    def _executor(self, folder: Path) -> Any:
+        try:
+            import submitit
+        except ImportError:
+            raise UserError("--engine slurm needs the extra: pip install 'invbench[slurm]'") from None
+        try:
+            executor = submitit.AutoExecutor(folder=folder / "logs", cluster="slurm", slurm_max_num_timeout=TIMES)
+        except RuntimeError as error:
+            raise UserError(f"--engine slurm: {error}; is sbatch on this machine?") from None
+        executor.update_parameters(
+            name="invbench",
+            timeout_min=self.minutes,
+            cpus_per_task=self.threads,
+            slurm_array_parallelism=self.at_once,
+            slurm_additional_parameters=dict(self.parameters),
+            **({"gpus_per_node": self.gpus} if self.gpus else {}),
+        )
+        return executor
+
+
+@dataclass
+class SlurmRun:
+    """What a job calls."""
+
+    options: Options
+    threads: int
+    answers: Path
+
+    def __call__(self, spec: dict[str, Any]) -> None:
+        """Carry out a run, and leave a word on how it ended."""
+        torch.set_num_threads(self.threads)
+        run_id = spec_id(spec)
+        answer = self.answers / f"{run_id}.json"
+        answer.unlink(missing_ok=True)
+        write_text(answer, json.dumps(carry_out(spec, self.options)._asdict()))
+
+    def checkpoint(self, spec: dict[str, Any]) -> Any:
+        """What submitit queues when time is up: the same again, which goes on at the last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, spec)
+
+
+def spec_id(spec: dict[str, Any]) -> str:
+    """The id of a run by its specification."""
+    from invbench.spec import RunSpec
+
+    return RunSpec.model_validate(spec).run_id
+
+
+class Jobs:
+    """Which run was submitted as which job, and which jobs Slurm still knows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "jobs.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.of_run: dict[str, str] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.known: set[str] = set()
+        self.asked = -ASK_SECONDS
+
+    def add(self, new: Mapping[str, str]) -> None:
+        """Runs that were submitted just now."""
+        self.of_run |= new
+        self.known |= set(new.values())
+        self.asked = time.monotonic()
+        write_text(self.file, json.dumps(self.of_run))
+
+    def queued(self, run_id: str) -> bool:
+        """Whether the run's job waits or works."""
+        if run_id not in self.of_run:
+            return False
+        if time.monotonic() - self.asked >= ASK_SECONDS:
+            self.known, self.asked = self._squeue(), time.monotonic()
+        return self.of_run[run_id] in self.known
+
+    def cancel(self, run_id: str) -> None:
+        """SIGTERM, and SIGKILL after Slurm's KillWait."""
+        subprocess.run(["scancel", self.of_run[run_id]], check=False, capture_output=True)
+
+    def answer(self, run_id: str) -> Outcome | None:
+        """What the run's job left."""
+        try:
+            return Outcome(**json.loads((self.folder / f"{run_id}.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _squeue(self) -> set[str]:
+        done = subprocess.run(
+            ["squeue", "--me", "--noheader", "--array", "--format=%i"], check=False, capture_output=True, text=True
+        )
+        return self.known if done.returncode else set(done.stdout.split())
+
+
+class SlurmJob:
+    """A run as a job."""
+
+    def __init__(self, run_id: str, jobs: Jobs) -> None:
+        self.run_id, self.jobs = run_id, jobs
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it waits or works."""
+        if self.jobs.queued(self.run_id):
+            return None
+        return self.jobs.answer(self.run_id) or Outcome(
+            "failed", "killed", f"job {self.jobs.of_run[self.run_id]} ended without a word; see {self.jobs.folder}/logs"
+        )
+
+    def stop(self) -> None:
+        """A running one keeps its checkpoint and ends; one that waits is taken out of the queue."""
+        self.jobs.cancel(self.run_id)

@@ -1,0 +1,84 @@
+"""Runs per minute of a sweep: warm processes against a new process for each run.
+
+60 short AND-mask runs on small spirals, first as `bench sweep` carries them out, then by one `bench run` process each,
+as many at a time as there are workers. Both sides in this one call, one thread each.
+
+    python scripts/benchmark_sweep.py [--runs 60] [--workers 2]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invbench.engines.local import LocalEngine
+from invbench.runner import Options
+from invbench.spec import Cell, resolve
+from invbench.sweeping import Places
+from invbench.watching import Watch
+
+COMMAND = "from invbench.cli import main; main()"
+SETTINGS = {
+    "dataset.environments": 4,
+    "dataset.examples": 100,
+    "dataset.validation_examples": 50,
+    "dataset.test_examples": 100,
+    "backbone.width": 16,
+    "backbone.depth": 2,
+    "trainer.batch_size": 50,
+    "trainer.steps": 20,
+    "trainer.evaluate_every": 20,
+}
+
+
+def main(runs: Annotated[int, typer.Option(min=1)] = 60, workers: Annotated[int, typer.Option(min=1)] = 2) -> None:
+    """Time both, and print the ratio."""
+    cells = [resolve("and_mask", "spirals", seed, SETTINGS) for seed in range(runs)]
+    with tempfile.TemporaryDirectory() as folder:
+        warm, within = sweep(cells, Path(folder) / "warm", workers)
+        cold = processes(cells, Path(folder) / "cold", workers)
+    overhead = warm * workers / runs - within / runs
+    print(f"{runs} runs, {workers} at a time")
+    print(f"sweep              {60 * runs / warm:8.1f} runs per minute  ({warm:.1f} s)")
+    print(f"process per run    {60 * runs / cold:8.1f} runs per minute  ({cold:.1f} s)")
+    print(f"ratio              {cold / warm:8.1f}")
+    print(f"inside a run {within / runs:.3f} s; besides, start of the workers included, {overhead:.3f} s a run")
+
+
+def sweep(cells: list[Cell], out: Path, workers: int) -> tuple[float, float]:
+    """Seconds of the whole, and the sum of the runs' own."""
+    began = time.perf_counter()
+    watch = Watch({cell.spec.run_id: cell.title for cell in cells}, threading.Event(), quiet=True)
+    LocalEngine(Places(workers=workers).slots()).run(cells, Options(out=out), watch)
+    seconds = time.perf_counter() - began
+    if watch.counts["done"] != len(cells):
+        raise SystemExit(f"only {watch.counts['done']} runs were done: {watch.failures[:1]}")
+    return seconds, sum(watch.seconds)
+
+
+def processes(cells: list[Cell], out: Path, workers: int) -> float:
+    """Seconds of one process for each run."""
+    sets = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def one(cell: Cell) -> None:
+        verb = ["run", "-m", "and_mask", "-d", "spirals", "--seed", str(cell.spec.seed), *sets, "--out", str(out)]
+        command = [sys.executable, "-c", COMMAND, *verb]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, cells))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)
