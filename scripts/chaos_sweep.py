@@ -87,13 +87,15 @@ def disturb(arguments: list[str], out: Path, kills: int, rng: random.Random) -> 
 
 
 def kill_one(process: subprocess.Popen[bytes], rng: random.Random) -> str:
-    """SIGKILL for the sweep, or twice as often for one of its workers."""
-    with suppress(psutil.Error):
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        if workers and rng.random() < 2 / 3:
-            rng.choice(workers).kill()
-            return "worker"
+    """SIGKILL for the sweep, or twice as often for one of its workers, once it has any."""
+    while rng.random() < 2 / 3 and process.poll() is None:
+        with suppress(psutil.Error):
+            children = psutil.Process(process.pid).children(recursive=True)
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            if workers:
+                rng.choice(workers).kill()
+                return "worker"
+        time.sleep(1)
     process.kill()
     return "sweep"
 

@@ -1,9 +1,14 @@
 """`bench sweep`: many runs, spread over GPUs or cores."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from invbench.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from invbench.sweeping import Engine
 
 
 def sweep(
@@ -22,6 +27,16 @@ def sweep(
     memory_floor: Annotated[
         float, typer.Option(min=0, help="GiB that must be free where others work before one more begins.")
     ] = 1.0,
+    engine: Annotated[str, typer.Option(help="local, ray or slurm; the last two are extras.")] = "local",
+    address: Annotated[str, typer.Option(help="ray: auto, local (one of its own), or host:port.")] = "auto",
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0, help="ray, also a fraction, and slurm: GPUs of each run.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of sbatch, such as partition=gpu; may be repeated."),
+    ] = None,
+    minutes: Annotated[int, typer.Option(min=1, help="slurm: time of a job; a longer run is queued again.")] = 60,
     rerun: Annotated[
         str, typer.Option(help="missing; also the failed or the stale (made by other code) ones; or all anew.")
     ] = "missing",
@@ -32,15 +47,43 @@ def sweep(
     A run that another process works on is left to it, so several processes, also on several machines with one folder,
     can share a sweep. Ctrl-C once lets running runs keep their checkpoints; twice kills them.
     """
-    from invbench.engines.local import LocalEngine
     from invbench.schedule import Rules
     from invbench.sweeping import GIBIBYTE, Places, Request, carry_out_sweep, seconds_of
     from invbench.sweeping import dry_run as preview
 
     request = Request.read(name, out, tier, rerun)
-    slots = Places(gpus, jobs_per_gpu, workers, threads).slots()
+    chosen: Engine
+    at_once = 1
+    if engine == "local":
+        from invbench.engines.local import LocalEngine
+
+        slots = Places(gpus, jobs_per_gpu, workers, threads).slots()
+        chosen = LocalEngine(slots, Rules(seconds_of(timeout), memory_floor * GIBIBYTE), threads)
+        at_once = len(slots)
+    else:
+        if gpus is not None or workers is not None or jobs_per_gpu != 1 or timeout is not None:
+            raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
+        chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
     if dry_run:
-        typer.echo("\n".join(preview(request, len(slots))))
+        typer.echo("\n".join(preview(request, at_once)))
         return
-    rules = Rules(seconds_of(timeout), memory_floor * GIBIBYTE)
-    carry_out_sweep(request, LocalEngine(slots, rules, threads))
+    carry_out_sweep(request, chosen)
+
+
+def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":
+    """The engine of this name. Raises UserError where there is none, or an option is none of its."""
+    if engine == "ray":
+        from invbench.engines.ray import RayEngine
+
+        return RayEngine(address, gpus, threads)
+    if engine != "slurm":
+        raise UserError(f"no engine '{engine}'{did_you_mean(engine, ['local', 'ray', 'slurm'])}")
+    if gpus is not None and gpus != int(gpus):
+        raise UserError(f"--gpus-per-run {gpus:g}: Slurm gives whole GPUs")
+    wrong = [text for text in slurm if "=" not in text]
+    if wrong:
+        raise UserError(f"--slurm {wrong[0]}: write KEY=VALUE, such as partition=gpu")
+    from invbench.engines.slurm import SlurmEngine
+
+    parameters = dict(text.split("=", 1) for text in slurm)
+    return SlurmEngine(minutes, int(gpus or 0), threads, parameters=parameters)
