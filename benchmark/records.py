@@ -98,11 +98,8 @@ class RunFolder:
                 return False
             write_text(self.spec, yaml.safe_dump(spec.model_dump(), sort_keys=False))
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise unwritable(self.path, error) from None
         return True
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out")
 
     @contextmanager
     def claimed(self) -> Iterator[Claim]:
@@ -116,7 +113,7 @@ class RunFolder:
             try:
                 claim = stack.enter_context(claimed(self.claim))
             except OSError as error:
-                raise self._unwritable(error) from None
+                raise unwritable(self.path, error) from None
             yield claim
 
     def read_record(self) -> Record | None:
@@ -155,6 +152,11 @@ class RunFolder:
             return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, ValidationError):
             return None
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell the user of a results folder that refuses."""
+    return UserError(f"cannot write to {path}: {error.strerror}; choose another folder with --out")
 
 
 def now() -> str:

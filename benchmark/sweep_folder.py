@@ -8,10 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.machine import sources_hash
-from invbench.records import Record, RunFolder, Status, run_folders
+from invbench.records import Record, RunFolder, Status, run_folders, unwritable
 from invbench.spec import Cell
 from invbench.sweep_file import Sweep
 
@@ -68,7 +67,7 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
         if before != text:
             write_text(path, text)
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from None
+        raise unwritable(out, error) from None
     wanted = {cell.spec.run_id for cell in cells}
     others = [folder for folder in run_folders(out) if folder.path.name not in wanted]
     lines = []

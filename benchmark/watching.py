@@ -29,7 +29,6 @@ class Running:
     """A run in a slot."""
 
     run_id: str
-    since: float
     step: int = 0
     total: int = 0
     first: tuple[float, int] | None = None
@@ -83,7 +82,7 @@ class Watch:
 
     def started(self, run_id: str, place: str) -> None:
         """A run begins."""
-        self.places[place] = Running(run_id, time.monotonic())
+        self.places[place] = Running(run_id)
         self._line(run_id, f"begins on {place}")
 
     def knows(self, run_id: str) -> bool:

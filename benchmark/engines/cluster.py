@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from invbench.claims import look
-from invbench.engines.worker import Outcome, leave_failure
+from invbench.engines.worker import Outcome, settle
 from invbench.records import RunFolder
 from invbench.runner import Options
-from invbench.schedule import Job, again, later
+from invbench.schedule import Job
 from invbench.spec import Cell
 from invbench.watching import Watch
 
@@ -42,7 +41,7 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
         if due:
             handles = submit([by_id[job.run_id] for job in due])
             working |= {job.run_id: (job, handle) for job, handle in zip(due, handles, strict=True)}
-            waiting = [job for job in waiting if job not in due]
+            waiting = [job for job in waiting if job.not_before > now]
         if watch.draining and not stopped:
             stopped = True
             for _, handle in working.values():
@@ -54,28 +53,11 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
             if outcome is None:
                 continue
             del working[run_id]
-            waiting += _ended(job, outcome, by_id[run_id], folder, watch)
+            following = settle(job, outcome, by_id[run_id].spec, folder, watch)
+            waiting += [following] if following else []
         watch.tick()
         if working or waiting:
             time.sleep(POLL_SECONDS)
-
-
-def _ended(job: Job, outcome: Outcome, cell: Cell, folder: RunFolder, watch: Watch) -> list[Job]:
-    """Tell the watch; the run again where it deserves another attempt."""
-    now = time.monotonic()
-    if outcome.status == "failed":
-        following = None if watch.draining else again(job, outcome.kind, now)
-        if following is not None:
-            watch.retried(job.run_id, outcome)
-            return [following]
-        if outcome.kind in ("killed", "timeout"):
-            with suppress(OSError):
-                leave_failure(folder, cell.spec, outcome.kind, outcome.message)
-    if outcome.status == "failed" and watch.draining:
-        outcome = Outcome("interrupted", message=outcome.message)
-    watch.ended(job.run_id, outcome)
-    # A node that is taken away interrupts its runs: they go on elsewhere.
-    return [later(job, now)] if outcome.status in ("held", "interrupted") else []
 
 
 def _look(folder: RunFolder, watch: Watch) -> None:

@@ -19,10 +19,10 @@ import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from invbench.claims import look
-from invbench.engines.worker import Outcome, carry_out, leave_failure, prepare
+from invbench.engines.worker import Outcome, carry_out, prepare, settle
 from invbench.records import RunFolder
 from invbench.runner import Options
-from invbench.schedule import CPU, Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+from invbench.schedule import CPU, Busy, Job, Rules, Slot, Start, Stop, decide, later
 from invbench.spec import Cell
 from invbench.watching import Watch
 
@@ -143,23 +143,15 @@ class _Work:
                 self._ended(*self.answers.get_nowait())
 
     def _ended(self, number: int, outcome: Outcome) -> None:
-        busy, now = self.busy.pop(number), time.monotonic()
+        busy = self.busy.pop(number)
         job = busy.job
         if busy.stopping and outcome.status != "done":
             outcome = self._stopped(outcome)
         if outcome.status == "failed":
             self.hands[number].replace()
-            following = None if self.watch.draining else again(job, outcome.kind, now)
-            if following is not None:
-                self.waiting.insert(0, following)
-                self.watch.retried(job.run_id, outcome)
-                return
-            if outcome.kind in ("killed", "timeout"):
-                with suppress(OSError):
-                    leave_failure(self._folder(job.run_id), self.cells[job.run_id].spec, outcome.kind, outcome.message)
-        if outcome.status == "held":
-            self.waiting.append(later(job, now))
-        self.watch.ended(job.run_id, outcome)
+        following = settle(job, outcome, self.cells[job.run_id].spec, self._folder(job.run_id), self.watch)
+        if following is not None:  # one that failed comes first, one in other hands last
+            self.waiting.insert(0 if outcome.status == "failed" else len(self.waiting), following)
 
     def _stopped(self, outcome: Outcome) -> Outcome:
         """What a run has come to that was asked to stop: interrupted by the user, or out of time."""

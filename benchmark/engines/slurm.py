@@ -20,7 +20,7 @@ from invbench.engines.worker import Outcome, carry_out
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.runner import Options
-from invbench.spec import Cell
+from invbench.spec import Cell, RunSpec
 from invbench.watching import Watch
 
 ASK_SECONDS = 5.0
@@ -55,6 +55,8 @@ class SlurmEngine:
 
         def submit(chosen: Sequence[Cell]) -> list[Handle]:
             new = [cell for cell in chosen if not jobs.queued(cell.spec.run_id)]
+            for cell in new:
+                jobs.answer_file(cell.spec.run_id).unlink(missing_ok=True)  # an earlier job's
             if new:
                 made = executor.map_array(
                     SlurmRun(shared, self.threads, jobs.folder), [cell.spec.model_dump() for cell in new]
@@ -95,23 +97,14 @@ class SlurmRun:
     def __call__(self, spec: dict[str, Any]) -> None:
         """Carry out a run, and leave a word on how it ended."""
         torch.set_num_threads(self.threads)
-        run_id = spec_id(spec)
-        answer = self.answers / f"{run_id}.json"
-        answer.unlink(missing_ok=True)
-        write_text(answer, json.dumps(carry_out(spec, self.options)._asdict()))
+        outcome = carry_out(spec, self.options)
+        write_text(self.answers / f"{RunSpec.model_validate(spec).run_id}.json", json.dumps(outcome._asdict()))
 
     def checkpoint(self, spec: dict[str, Any]) -> Any:
         """What submitit queues when time is up: the same again, which goes on at the last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, spec)
-
-
-def spec_id(spec: dict[str, Any]) -> str:
-    """The id of a run by its specification."""
-    from invbench.spec import RunSpec
-
-    return RunSpec.model_validate(spec).run_id
 
 
 class Jobs:
@@ -143,10 +136,14 @@ class Jobs:
         """SIGTERM, and SIGKILL after Slurm's KillWait."""
         subprocess.run(["scancel", self.of_run[run_id]], check=False, capture_output=True)
 
+    def answer_file(self, run_id: str) -> Path:
+        """Where the run's job says how it ended."""
+        return self.folder / f"{run_id}.json"
+
     def answer(self, run_id: str) -> Outcome | None:
         """What the run's job left."""
         try:
-            return Outcome(**json.loads((self.folder / f"{run_id}.json").read_text()))
+            return Outcome(**json.loads(self.answer_file(run_id).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 

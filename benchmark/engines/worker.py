@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -13,7 +12,9 @@ import torch
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.records import Record, RunFolder
 from invbench.runner import Options, run_cell
+from invbench.schedule import Job, again, later
 from invbench.spec import RunSpec, from_spec
+from invbench.watching import Watch
 
 Status = Literal["done", "failed", "interrupted", "held"]
 PARENT_SECONDS = 1.0
@@ -51,16 +52,14 @@ def _attempt(spec: RunSpec, options: Options) -> Outcome:
     return Outcome("done")
 
 
-def prepare(device: str | None, threads: int) -> None:
+def prepare(device: str, threads: int) -> None:
     """Set up a process that will carry out runs: its GPU, its threads, and an end when its parent is gone.
 
     Args:
-        device: the only GPU that it sees, as its `cuda:0`, by a name for `CUDA_VISIBLE_DEVICES`; empty hides all, None
-            leaves them as they are.
+        device: the only GPU that it sees, as its `cuda:0`, by a name for `CUDA_VISIBLE_DEVICES`; empty hides all.
         threads: for torch and the libraries below it.
     """
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
     threading.Thread(target=_follow, args=(os.getppid(),), name="parent", daemon=True).start()
 
@@ -69,17 +68,35 @@ def _follow(parent: int) -> None:
     """Ask this process to keep its checkpoint and stop once its parent is gone, and end it if it does not."""
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
-    with suppress(OSError):
-        sys.stderr.flush()
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     os._exit(1)
 
 
-def leave_failure(folder: RunFolder, spec: RunSpec, kind: str, message: str) -> None:
+def settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: Watch) -> Job | None:
+    """Tell the watch how an attempt ended. Returns the job for another attempt where it deserves one.
+
+    What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.
+    """
+    now = time.monotonic()
+    if outcome.status == "failed" and (following := again(job, outcome.kind, now)) and not watch.draining:
+        watch.retried(job.run_id, outcome)
+        return following
+    if outcome.status == "failed" and outcome.kind in ("killed", "timeout"):
+        if watch.draining:
+            outcome = Outcome("interrupted", message=outcome.message)
+        else:
+            _leave_failure(folder, spec, outcome)
+    watch.ended(job.run_id, outcome)
+    # A node that is taken away interrupts its runs: they go on elsewhere.
+    return later(job, now) if outcome.status in ("held", "interrupted") else None
+
+
+def _leave_failure(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> None:
     """Write the record of a run whose process could not."""
-    folder.create(spec)
-    with suppress(RunHeld), folder.claimed():
-        if folder.read_record() is None:
-            folder.write_record(Record.of_failure(spec, kind, message))
+    with suppress(OSError, UserError):
+        folder.create(spec)
+        with folder.claimed():
+            if folder.read_record() is None:
+                folder.write_record(Record.of_failure(spec, outcome.kind, outcome.message))
