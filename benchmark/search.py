@@ -1,12 +1,12 @@
-"""Random search: values for settings, each drawn from its own documented range."""
+"""Search over settings: values from each setting's own documented range, at random or led by earlier results."""
 
 import hashlib
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from invbench.errors import UserError, did_you_mean
 from invbench.settings import Choice, LogUniform, SearchRange, Settings, search_info, setting
@@ -14,16 +14,35 @@ from invbench.spec import Cell
 
 SEARCHED = ("method.", "trainer.")
 """Sections that are searched where nothing else is said; datasets and networks are part of the question."""
+Ranges = Mapping[str, tuple[SearchRange, bool]]
+"""Dotted name -> its range, and whether its values are whole numbers."""
+Judge = Callable[[dict[str, Any]], float | None]
+"""What came of a trial's settings: NaN where it failed, None while that is not known."""
 
 
 class RandomSearch(Settings):
     """A number of trials over some settings."""
 
-    trials: int = setting(..., "how many settings are drawn", ge=1)
+    trials: int = setting(..., "how many settings are tried", ge=1)
     settings: tuple[str, ...] = setting((), "dotted names; by default all of method and trainer that have a range")
 
 
-def drawn_settings(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
+class OptunaSearch(RandomSearch):
+    """Trials that Optuna suggests (TPE, Bergstra et al. 2011): the more results it has, the better they are."""
+
+    metric: str = setting(..., "what is searched for, the mean over seeds of a metric of the validation set")
+    direction: Literal["maximize", "minimize"] = setting(..., "which values of the metric are good")
+    at_once: int = setting(4, "trials that do not wait for each other's results", ge=1)
+
+    @field_validator("metric")
+    @classmethod
+    def _not_of_the_test_set(cls, metric: str) -> str:
+        if metric.startswith("test_"):
+            raise ValueError(f"'{metric}' would choose by the test set; name one such as validation_accuracy")
+        return metric
+
+
+def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
     """The settings of each trial.
 
     A value depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
@@ -32,17 +51,49 @@ def drawn_settings(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]
     Raises:
         UserError: a setting that does not exist or has no range.
     """
+    ranges = _searched(cell, search)
+    for trial in range(search.trials):
+        yield {name: _draw(*ranges[name], name, trial) for name in ranges}
+
+
+def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[dict[str, Any]]:
+    """The settings of each trial that can be suggested by now, those with results first.
+
+    There is no database: the search is told all earlier results again, in the order of the trials, and with the same
+    results it makes the same suggestions. So it continues wherever it was left, and results may come in any order.
+
+    Raises:
+        UserError: a setting that does not exist or has no range; Optuna is not installed.
+    """
+    optuna = _optuna()
+    spaces = {name: _space(optuna.distributions, *found) for name, found in _searched(cell, search).items()}
+    sampler = optuna.samplers.TPESampler(seed=0, constant_liar=search.at_once > 1)
+    study = optuna.create_study(direction=search.direction, sampler=sampler)
+    for first in range(0, search.trials, search.at_once):
+        trials = [study.ask(spaces) for _ in range(first, min(first + search.at_once, search.trials))]
+        yield from (trial.params for trial in trials)
+        values = [value for trial in trials if (value := judge(trial.params)) is not None]
+        if len(values) < len(trials):
+            return
+        for trial, value in zip(trials, values, strict=True):
+            if math.isnan(value):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, value)
+
+
+def _searched(cell: Cell, search: RandomSearch) -> Ranges:
+    """The settings of a search, with their ranges."""
     ranges = search_ranges(cell)
     names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED))
     for name in names:
         if name not in ranges:
-            raise UserError(f"random search over '{name}', which has no search range{did_you_mean(name, ranges)}")
-    for trial in range(search.trials):
-        yield {name: _draw(*ranges[name], name, trial) for name in names}
+            raise UserError(f"search over '{name}', which has no search range{did_you_mean(name, ranges)}")
+    return {name: ranges[name] for name in names}
 
 
-def search_ranges(cell: Cell) -> dict[str, tuple[SearchRange, bool]]:
-    """Dotted name -> its range, and whether its values are whole numbers."""
+def search_ranges(cell: Cell) -> Ranges:
+    """Of all settings that have one."""
     parts: dict[str, BaseModel] = {"trainer": cell.trainer, "dataset": cell.dataset}
     if cell.backbone is not None:
         parts["backbone"] = cell.backbone
@@ -67,3 +118,22 @@ def _draw(search: SearchRange, whole: bool, name: str, trial: int) -> Any:
     else:
         value = rng.uniform(low, high)
     return round(value) if whole else float(value)
+
+
+def _space(distributions: Any, search: SearchRange, whole: bool) -> Any:
+    """The range in Optuna's words."""
+    if isinstance(search, Choice):
+        return distributions.CategoricalDistribution(search.values)
+    log = isinstance(search, LogUniform)
+    if whole:
+        return distributions.IntDistribution(math.ceil(search.low), math.floor(search.high), log=log)
+    return distributions.FloatDistribution(search.low, search.high, log=log)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a sweep with an 'optuna' search needs the extra: pip install 'invbench[optuna]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

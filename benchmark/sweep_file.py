@@ -10,6 +10,9 @@ cells:                               each item is a product of its lists
   - method: "*"                      all that the dataset allows
     dataset: spirals
     random: {trials: 20}             each setting from its own range (`bench show`); {trials: 20, settings: [...]}
+  - method: and_mask
+    dataset: spirals
+    optuna: {trials: 20, at_once: 4, metric: validation_loss, direction: minimize}    led by earlier results
 exclude:                             runs that are left out, by names, seed and settings
   - {method: [fish, iga], trainer.batch_size: 16}
 include: []                          where there are such rules, only runs that meet one of them are carried out
@@ -17,20 +20,21 @@ tiers:
   small:                             what is otherwise than in the whole sweep
     seeds: 100-103
     set: {trainer.steps: 3000}       wins over all of the above
-    trials: 2                        of a random search
+    trials: 2                        of each search
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import model_validator
 
 from invbench.configuration import parse_yaml, sweep_names, sweep_text
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import DATASETS, METHODS, unmet
-from invbench.search import RandomSearch, drawn_settings
+from invbench.search import Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 from invbench.settings import Settings, setting
 from invbench.spec import Cell, resolve
 
@@ -38,6 +42,8 @@ FULL = "full"
 ALL = "*"
 Names = str | tuple[str, ...]
 Seeds = str | int | tuple[int, ...]
+Results = Callable[[str], Mapping[str, float] | None]
+"""Metrics of a run by its id; none where it failed, None where it is not over."""
 
 
 class SweepCells(Settings):
@@ -48,22 +54,52 @@ class SweepCells(Settings):
     set: dict[str, Any] = setting({}, "settings by dotted name")
     grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings by dotted name; all combinations are run")
     random: RandomSearch | None = setting(None, "trials of settings from their own ranges, for each of the above")
+    optuna: OptunaSearch | None = setting(None, "the same, where earlier results lead to later trials")
 
-    def cells(self, common: dict[str, Any], tier: "Tier") -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Method, dataset and settings of each cell. `common` is what the whole sweep sets."""
+    @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        if self.random and self.optuna:
+            raise ValueError("'random' and 'optuna' are two searches; give each a cell of its own")
+        return self
+
+    def cells(self, common: dict[str, Any], tier: "Tier", judge: "JudgeOf") -> "Iterator[Setup]":
+        """What is run by now. `common` is what the whole sweep sets."""
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
             for name in _possible(dataset) if method == ALL else [method]:
                 for values in itertools.product(*self.grid.values()):
-                    settings = common | self.set | dict(zip(self.grid, values, strict=True))
-                    for trial in self._trials(name, dataset, settings, tier):
-                        yield name, dataset, settings | trial | tier.set
+                    setup = Setup(name, dataset, common | self.set | dict(zip(self.grid, values, strict=True)))
+                    for trial in self._trials(setup.also(tier.set), tier, judge):
+                        yield setup.also(trial).also(tier.set)
 
-    def _trials(self, method: str, dataset: str, settings: dict[str, Any], tier: "Tier") -> Iterator[dict[str, Any]]:
-        if self.random is None:
+    def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:
+        fewer = {} if tier.trials is None else {"trials": tier.trials}
+        if self.random:
+            yield from random_trials(setup.cell(0), self.random.model_copy(update=fewer))
+        elif self.optuna:
+            search = self.optuna.model_copy(update=fewer)
+            yield from optuna_trials(setup.cell(0), search, judge(setup, tier, search.metric))
+        else:
             yield {}
-            return
-        search = self.random if tier.trials is None else self.random.model_copy(update={"trials": tier.trials})
-        yield from drawn_settings(resolve(method, dataset, 0, settings | tier.set), search)
+
+
+class Setup(NamedTuple):
+    """A run but for its seed."""
+
+    method: str
+    dataset: str
+    settings: dict[str, Any]
+
+    def also(self, settings: dict[str, Any]) -> "Setup":
+        """With these settings, which win."""
+        return self._replace(settings=self.settings | settings)
+
+    def cell(self, seed: int) -> Cell:
+        """The run of a seed, checked."""
+        return resolve(self.method, self.dataset, seed, self.settings)
+
+
+JudgeOf = Callable[[Setup, "Tier", str], Judge]
+"""What tells how the trials of a search were, by a metric."""
 
 
 class Tier(Settings):
@@ -109,34 +145,40 @@ class Sweep(Settings):
             raise UserError(f"sweep {name}: it must be a table with 'cells' and 'seeds'")
         return cls.parse(data, f"sweep {name}")
 
-    def runs(self, tier: str = FULL) -> list[Cell]:
-        """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first."""
+    def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
+        """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
+
+        Of a search that is led by results, the trials that the given ones lead to.
+        """
         chosen = self._tier(tier)
         seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
-        each = [one for cells in self.cells for one in cells.cells(self.set, chosen)]
-        runs = [resolve(method, dataset, seed, settings) for seed in seeds for method, dataset, settings in each]
-        kept = self._kept(list({run.spec.run_id: run for run in runs}.values()))
+
+        def judge_of(setup: Setup, tier: Tier, metric: str) -> Judge:
+            def judge(trial: dict[str, Any]) -> float | None:
+                cells = [setup.also(trial).also(tier.set).cell(seed) for seed in seeds]
+                return _judged([results(cell.spec.run_id) for cell in self._kept(cells)], metric)
+
+            return judge
+
+        each = [setup for cells in self.cells for setup in cells.cells(self.set, chosen, judge_of)]
+        runs = {run.spec.run_id: run for seed in seeds for run in (setup.cell(seed) for setup in each)}
+        self._check_rules(runs.values())
+        kept = self._kept(runs.values())
         if not kept:
             raise UserError("include and exclude leave no run of the sweep; --dry-run without them shows all")
         return kept
 
-    def _kept(self, runs: list[Cell]) -> list[Cell]:
-        """Those that the rules keep. Raises UserError for a rule with a name that no run has."""
-        facts = [
-            {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
-            for run in runs
-        ]
-        known = {name for fact in facts for name in fact}
-        for name in {name for rule in (*self.include, *self.exclude) for name in rule}:
-            if name not in known:
-                raise UserError(f"a rule names '{name}', which no run of the sweep has{did_you_mean(name, known)}")
+    def _check_rules(self, runs: Iterable[Cell]) -> None:
+        """Raises UserError for a rule with a name that no run has."""
+        named = {name for rule in (*self.include, *self.exclude) for name in rule}
+        known = {name for run in runs for name in _facts(run)} if named else set()
+        for name in sorted(named - known):
+            raise UserError(f"a rule names '{name}', which no run of the sweep has{did_you_mean(name, known)}")
 
-        def meets(fact: dict[str, Any], rules: Sequence[dict[str, Any]]) -> bool:
-            return any(all(fact.get(name, ...) in _values(value) for name, value in rule.items()) for rule in rules)
-
-        wanted = [not self.include or meets(fact, self.include) for fact in facts]
+    def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
+        """Those that the rules keep."""
         return [
-            run for run, fact, want in zip(runs, facts, wanted, strict=True) if want and not meets(fact, self.exclude)
+            run for run in runs if (not self.include or _meets(run, self.include)) and not _meets(run, self.exclude)
         ]
 
     def _tier(self, name: str) -> Tier:
@@ -158,6 +200,31 @@ def parse_seeds(seeds: Seeds) -> list[int]:
             raise UserError(f"seeds {seeds}: write ranges and numbers such as 0-4 or 0,2,7")
         found += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(found))
+
+
+def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float | None:
+    """The mean of a metric; NaN where a run failed, or there is none. Raises UserError for a metric that no run has."""
+    known = [found for found in results if found is not None]
+    for found in known:
+        if found and metric not in found:
+            raise UserError(f"optuna's metric '{metric}' is none of the runs'{did_you_mean(metric, found)}")
+    if len(known) < len(results):
+        return None
+    values = [found.get(metric, math.nan) for found in known]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _facts(run: Cell) -> dict[str, Any]:
+    """What a rule can name."""
+    return {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
+
+
+def _meets(run: Cell, rules: Sequence[dict[str, Any]]) -> bool:
+    """Whether a run meets one of the rules."""
+    if not rules:
+        return False
+    facts = _facts(run)
+    return any(all(facts.get(name, ...) in _values(value) for name, value in rule.items()) for rule in rules)
 
 
 def _names(value: Names) -> Sequence[str]:

@@ -12,7 +12,7 @@ from invbench.files import write_text
 from invbench.machine import sources_hash
 from invbench.records import Record, RunFolder, Status, run_folders, unwritable
 from invbench.spec import Cell
-from invbench.sweep_file import Sweep
+from invbench.sweep_file import Results, Sweep
 
 
 class Rerun(StrEnum):
@@ -36,6 +36,16 @@ OPEN: Mapping[Rerun, tuple[Status, ...]] = {
 def statuses(cells: Iterable[Cell], out: Path) -> dict[str, Status]:
     """By id of the run."""
     return {cell.spec.run_id: RunFolder(out / cell.spec.run_id).status(sources_hash(*cell.classes)) for cell in cells}
+
+
+def metrics_of(out: Path) -> Results:
+    """What is known of the runs of a folder."""
+
+    def found(run_id: str) -> Mapping[str, float] | None:
+        record = RunFolder(out / run_id).read_record()
+        return None if record is None else record.metrics
+
+    return found
 
 
 def chosen(cells: Sequence[Cell], found: Mapping[str, Status], rerun: Rerun) -> list[Cell]:

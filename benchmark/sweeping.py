@@ -22,7 +22,7 @@ from invbench.schedule import CPU, Rules, Slot
 from invbench.spec import Cell
 from invbench.stopping import stop_requests
 from invbench.sweep_file import FULL, Sweep
-from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, reopen, statuses
+from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, metrics_of, reopen, statuses
 from invbench.watching import Watch, duration
 
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -92,6 +92,10 @@ class Request:
         folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
         return cls(Sweep.read(name), folder, tier, Rerun(rerun), quiet)
 
+    def runs(self) -> list[Cell]:
+        """Of the sweep; where results lead a search, as far as those in the folder lead."""
+        return self.sweep.runs(self.tier, metrics_of(self.out))
+
     def say(self, text: str) -> None:
         """One line on stderr."""
         if not self.quiet:
@@ -141,17 +145,19 @@ def carry_out_sweep(request: Request, engine: Engine) -> None:
         RunFailed: all runs are over, and some have failed.
         Interrupted: Ctrl-C, or a full disk; the same command continues.
     """
-    cells, out = request.sweep.runs(request.tier), request.out
+    cells, out = request.runs(), request.out
     for line in announce_changes(request.sweep, request.tier, cells, out):
         request.say(line)
-    found = statuses(cells, out)
-    todo = chosen(cells, found, request.rerun)
+    todo = chosen(cells, statuses(cells, out), request.rerun)
     if request.rerun is Rerun.all:
         reopen(todo, out)
-    with stop_requests() as stop:
-        titles = {cell.spec.run_id: cell.title for cell in todo}
-        with Watch(titles, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
+    with stop_requests() as stop, Watch({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
+        while todo and not watch.draining:
+            watch.titles |= {cell.spec.run_id: cell.title for cell in todo}
             engine.run(todo, Options(out=out, quiet=True), watch)
+            cells = request.runs()
+            left = chosen(cells, statuses(cells, out), request.rerun)
+            todo = [cell for cell in left if cell.spec.run_id not in watch.titles]
     _conclude(request, cells, watch)
 
 
@@ -181,7 +187,7 @@ def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
 
 def dry_run(request: Request, workers: int) -> list[str]:
     """Every run with its status, and what the ones that are left will cost."""
-    cells, out = request.sweep.runs(request.tier), request.out
+    cells, out = request.runs(), request.out
     found, costs = statuses(cells, out), Costs(out)
     todo = {cell.spec.run_id for cell in chosen(cells, found, request.rerun)}
     width = max(len(cell.title) for cell in cells)
@@ -197,7 +203,11 @@ def dry_run(request: Request, workers: int) -> list[str]:
     total = f"{len(todo)} of {len(cells)} runs are left"
     if known:
         total += f": about {duration(known / workers)}, {workers} at a time"
-    return [*lines, total + (f"; nothing is known of what {unknown} of them take" if unknown else "")]
+    if unknown:
+        total += f"; nothing is known of what {unknown} of them take"
+    if todo and any(cells.optuna for cells in request.sweep.cells):
+        total += "; their results lead to further trials of the search"
+    return [*lines, total]
 
 
 def seconds_of(text: str | None) -> float | None:

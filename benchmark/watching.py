@@ -39,14 +39,14 @@ class Watch:
     """Counts what happens to the runs of a sweep and shows it.
 
     Args:
-        titles: of all runs that are to be carried out, by id.
+        titles: of the runs that are to be carried out, by id; more may come.
         stop: set when the sweep should end: running ones keep their checkpoint, no other begins.
         done: runs of the sweep that need nothing.
         quiet: show nothing.
     """
 
     def __init__(self, titles: Mapping[str, str], stop: threading.Event, done: int = 0, quiet: bool = False) -> None:
-        self.titles, self.stop, self.before = titles, stop, done
+        self.titles, self.stop, self.before = dict(titles), stop, done
         self.outcomes: dict[str, Outcome] = {}
         self.places: dict[str, Running | None] = {}  # by place, in the order in which they were first used
         self.failures: list[str] = []

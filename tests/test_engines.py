@@ -1,7 +1,13 @@
 """Ray and Slurm, both real: the same sweep gives the same numbers wherever it is carried out, and survives there."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,36 +20,66 @@ from invbench.records import run_folders
 
 NO_RAY = "" if find_spec("ray") else "the extra ray is not installed"
 NO_SLURM = why_not() if find_spec("submitit") else "the extra slurm is not installed"
+SLOW_STEPS = 100
 FAULTS = ["none", "kill_once", "raise"]
-WHERE = [
-    pytest.param(
-        ("--engine", "ray", "--address", "local"),
-        marks=[pytest.mark.slow, pytest.mark.ray, pytest.mark.skipif(bool(NO_RAY), reason=NO_RAY)],
-    ),
-    pytest.param(
-        ("--engine", "slurm"),
-        marks=[pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(bool(NO_SLURM), reason=NO_SLURM)],
-    ),
-]
+RAY = [pytest.mark.slow, pytest.mark.ray, pytest.mark.skipif(bool(NO_RAY), reason=NO_RAY)]
+SLURM = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(bool(NO_SLURM), reason=NO_SLURM)]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Slurm's environment."""
     with slurm_cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield environment
+        yield {"SLURM_CONF": environment["SLURM_CONF"]}
 
 
-@pytest.mark.parametrize("where", WHERE)
-def test_the_same_numbers_as_on_this_machine(
-    where: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+@contextmanager
+def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
+    """A Ray that is there before a sweep and after it; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats"]
+    with subprocess.Popen(
+        [sys.executable, *command, *quiet],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as head:  # fmt: skip
+        assert head.stdout is not None
+        assert any("--block" in line for line in head.stdout), "Ray has not started"
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Metrics of the slow runs that the tests disturb, by id."""
+    here = Place(tmp_path_factory.mktemp("here"))
+    status, said = here.run(here.file(["slow"], steps=SLOW_STEPS, seeds="0-3"))
+    assert status == 0, said
+    return here.metrics()
+
+
+@pytest.fixture(params=[pytest.param("ray", marks=RAY), pytest.param("slurm", marks=SLURM)])
+def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Place, tuple[str, ...]]]:
+    """Where a sweep can be carried out on a cluster, and the options for it."""
+    place = Place(tmp_path / "there")
+    if request.param == "slurm":
+        place.environment |= request.getfixturevalue("slurm")
+        yield place, ("--engine", "slurm")
+    else:
+        place.environment["RAY_AUTH_MODE"] = "disabled"  # else it depends on whether this user has ever made a token
+        with ray_cluster(place.environment) as address:
+            yield place, ("--engine", "ray", "--address", address)
+
+
+def test_the_same_numbers_as_on_this_machine(away: tuple[Place, tuple[str, ...]], tmp_path: Path) -> None:
     """Also where a process is killed; a failure is the same failure."""
-    here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
+    (there, where), here = away, Place(tmp_path / "here")
     file = here.file(FAULTS, steps=10, seeds="0-1")
     here.run(file)
-    if "slurm" in where:
-        there.environment["SLURM_CONF"] = request.getfixturevalue("cluster")["SLURM_CONF"]
     status, said = there.run(file, *where)
     assert status == 1, said
     assert there.kinds() == here.kinds() == {
@@ -55,6 +91,57 @@ def test_the_same_numbers_as_on_this_machine(
     before = {folder.record: folder.record.stat().st_mtime_ns for folder in run_folders(there.out)}
     assert there.run(file, *where)[0] == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is done twice"
+
+
+def test_the_sweep_is_killed_and_then_stopped(
+    away: tuple[Place, tuple[str, ...]], expected: dict[str, dict[str, float]]
+) -> None:
+    """Slurm's jobs go on without it, Ray's end; in both cases the same command continues, as it does after Ctrl-C."""
+    there, where = away
+    file = there.file(["slow"], steps=SLOW_STEPS, seeds="0-3")
+    sweep = there.start(file, *where)
+    there.wait_for_steps(sweep, 2)
+    sweep.kill()
+    sweep.communicate()
+    jobs = there.out / "slurm" / "jobs.json"
+    before = jobs.read_text() if jobs.exists() else ""
+    sweep = there.start(file, *where)
+    assert sweep.stdout is not None
+    assert "begins on" in sweep.stdout.readline(), "it has found those that still work"
+    there.wait_for_steps(sweep, 2)
+    assert (jobs.read_text() if jobs.exists() else "") == before, "no job is submitted twice"
+    os.killpg(sweep.pid, signal.SIGINT)
+    said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, said
+    assert "the same command continues" in said
+    kinds = set(there.kinds()["slow"])
+    assert "lost" in kinds
+    assert kinds <= {"lost", "queued", "done"}, "nothing has failed"
+    status, said = there.run(file, *where)
+    assert status == 0, said
+    assert any("continuing at step" in folder.log.read_text() for folder in run_folders(there.out))
+    assert there.metrics() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.skipif(bool(NO_SLURM), reason=NO_SLURM)
+def test_jobs_that_slurm_interrupts_go_on(
+    slurm: dict[str, str], expected: dict[str, dict[str, float]], tmp_path: Path
+) -> None:
+    """One is preempted, which ends and queues it; the other is told that its time is nearly up."""
+    there = Place(tmp_path)
+    there.environment |= slurm
+    sweep = there.start(there.file(["slow"], steps=SLOW_STEPS, seeds="0-1"), "--engine", "slurm")
+    there.wait_for_steps(sweep, 2)
+    first, second = json.loads((there.out / "slurm" / "jobs.json").read_text()).values()
+    for command in (["scontrol", "requeue", first], ["scancel", "--signal=USR2", second]):
+        subprocess.run(command, env=there.environment, check=True)
+    said, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, said
+    assert all("continuing at step" in folder.log.read_text() for folder in run_folders(there.out))
+    assert "tried again" not in said
+    assert there.metrics().items() <= expected.items()
 
 
 @pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("slurm", "submitit")])

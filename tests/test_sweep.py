@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from invbench.configuration import sweep_names
 from invbench.errors import UserError
 from invbench.registry import METHODS
 from invbench.results import load_results
+from invbench.search import OptunaSearch, optuna_trials
+from invbench.spec import Cell, resolve
 from invbench.sweep_file import Sweep, parse_seeds
 from invbench.sweeping import seconds_of
 from invbench.watching import duration
@@ -103,6 +107,82 @@ def test_by_default_all_of_method_and_trainer_are_searched() -> None:
     assert len(sweep(cells=[search], tiers={"tiny": {"trials": 1}}).runs("tiny")) == 1
 
 
+needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="the extra optuna is not installed")
+RATE = "trainer.learning_rate"
+LED: dict[str, Any] = {
+    "method": "and_mask",
+    "dataset": "spirals",
+    "optuna": {"trials": 12, "at_once": 2, "metric": "m", "direction": "minimize", "settings": [RATE]},
+}
+
+
+def told(known: dict[str, float], **more: Any) -> list[Cell]:
+    """The runs of a search, given results by id."""
+    return sweep(cells=[LED], **more).runs(results=lambda run_id: {"m": known[run_id]} if run_id in known else None)
+
+
+@needs_optuna
+def test_results_lead_a_search() -> None:
+    known: dict[str, float] = {}
+    while left := [run for run in told(known, seeds="0-2") if run.spec.run_id not in known]:
+        assert len(left) == 2 * 3, "a round of two trials, three seeds each"
+        known |= {run.spec.run_id: abs(math.log10(run.trainer.learning_rate) + 2) for run in left}
+    assert len(known) == 12 * 3
+    some = dict(list(known.items())[:6])
+    assert [run.spec for run in told(some)] == [run.spec for run in told(known)[:4]], (
+        "and continue where they were left"
+    )
+
+
+@needs_optuna
+@pytest.mark.parametrize(("direction", "best"), [("minimize", -3.5), ("maximize", 0.0)])
+def test_trials_get_better(direction: str, best: float) -> None:
+    """From the tenth on they are not random any more."""
+    search = OptunaSearch.model_validate(LED["optuna"] | {"trials": 40, "direction": direction})
+    cell = resolve("and_mask", "spirals")
+    trials = optuna_trials(cell, search, lambda trial: abs(math.log10(trial[RATE]) + 3.5))
+    logs = [math.log10(trial[RATE]) for trial in trials]
+    far = [abs(log - best) for log in logs]
+    assert sum(far[-10:]) < 0.5 * sum(far[:10])
+
+
+@needs_optuna
+def test_a_search_goes_on_where_runs_failed_or_are_left_out() -> None:
+    none: dict[str, float] = {}
+    assert len(sweep(cells=[LED]).runs(results=lambda run_id: none)) == 12
+    assert {run.spec.seed for run in told({}, seeds="0-1", exclude=[{"seed": 1}])} == {0}
+    first = told({}, seeds="0-1", exclude=[{"seed": 1}])
+    assert len(told({run.spec.run_id: 1.0 for run in first}, seeds="0-1", exclude=[{"seed": 1}])) == 4
+
+
+@needs_optuna
+def test_a_search_that_is_carried_out(tmp_path: Path, bench: Bench) -> None:
+    file = written(
+        tmp_path,
+        "  - {method: erm, dataset: spirals, optuna: "
+        "{trials: 3, at_once: 2, metric: validation_loss, direction: minimize, settings: [trainer.learning_rate]}}",
+    )
+    command = ["sweep", file, "--workers", "1", "--memory-floor", "0", "--out", str(tmp_path / "out")]
+    assert (
+        "4 of 4 runs are left; nothing is known of what 4 of them take; their results lead to further trials"
+        in (bench(*command, "--dry-run")[1])
+    )
+    status, _, said = bench(*command)
+    assert status == 0, said
+    assert "6 of 6 runs done" in said
+    assert load_results(tmp_path / "out")[RATE].nunique() == 3
+    assert "0 of 6 runs are left\n" in bench(*command, "--dry-run")[1]
+    wrong = Path(file)
+    wrong.write_text(wrong.read_text().replace("validation_loss", "validation_los"))
+    assert "metric 'validation_los' is none of the runs'; did you mean 'validation_loss'" in bench(*command)[2]
+
+
+def test_optuna_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install 'invbench\[optuna\]'"):
+        told({})
+
+
 def test_rules_keep_and_leave_out() -> None:
     cells = [{"method": ["erm", "vrex", "irmv1"], "dataset": "spirals", "grid": {"trainer.steps": [1, 2]}}]
 
@@ -133,8 +213,10 @@ def test_rules_keep_and_leave_out() -> None:
         ({"cells": [{"method": "erm", "dataset": "spirals", "random": {}}]}, "trials"),
         (
             {"cells": [{"method": "erm", "dataset": "spirals", "random": {"trials": 1, "settings": ["trainer.stps"]}}]},
-            "random search over 'trainer.stps', which has no search range",
+            "search over 'trainer.stps', which has no search range",
         ),
+        ({"cells": [LED | {"random": {"trials": 1}}]}, "give each a cell of its own"),
+        ({"cells": [LED | {"optuna": LED["optuna"] | {"metric": "test_accuracy"}}]}, "would choose by the test set"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"metod": "erm"}]}, "did you mean 'method'"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"seed": 0}]}, "leave no run"),
     ],

@@ -6,11 +6,15 @@ that are still queued, and submits only what is missing.
 """
 
 import json
+import re
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +29,7 @@ from invbench.watching import Watch
 
 ASK_SECONDS = 5.0
 """Time between two calls of squeue."""
+USUAL_ARRAY = 1000
 TIMES = 20
 """How often a run may reach the time limit before it is given up."""
 
@@ -51,17 +56,18 @@ class SlurmEngine:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         shared = replace(options, out=options.out.absolute())
         jobs = Jobs(shared.out / "slurm")
-        executor = self._executor(jobs.folder)
+        executor, most = self._executor(jobs.folder), _most_in_an_array()
 
         def submit(chosen: Sequence[Cell]) -> list[Handle]:
             new = [cell for cell in chosen if not jobs.queued(cell.spec.run_id)]
             for cell in new:
                 jobs.answer_file(cell.spec.run_id).unlink(missing_ok=True)  # an earlier job's
-            if new:
-                made = executor.map_array(
-                    SlurmRun(shared, self.threads, jobs.folder), [cell.spec.model_dump() for cell in new]
-                )
-                jobs.add({cell.spec.run_id: str(job.job_id) for cell, job in zip(new, made, strict=True)})
+            work = SlurmRun(shared, self.threads, jobs.folder)
+            arrays = [new[first : first + most] for first in range(0, len(new), most)]
+            for array in arrays:
+                executor.update_parameters(slurm_array_parallelism=max(1, self.at_once // len(arrays)))
+                made = executor.map_array(work, [cell.spec.model_dump() for cell in array])
+                jobs.add({cell.spec.run_id: str(job.job_id) for cell, job in zip(array, made, strict=True)})
             return [SlurmJob(cell.spec.run_id, jobs) for cell in chosen]
 
         carry_out_elsewhere(cells, shared, watch, submit)
@@ -79,11 +85,17 @@ class SlurmEngine:
             name="invbench",
             timeout_min=self.minutes,
             cpus_per_task=self.threads,
-            slurm_array_parallelism=self.at_once,
             slurm_additional_parameters=dict(self.parameters),
             **({"gpus_per_node": self.gpus} if self.gpus else {}),
         )
         return executor
+
+
+def _most_in_an_array() -> int:
+    """Jobs that one array may have."""
+    shown = subprocess.run(["scontrol", "show", "config"], check=False, capture_output=True, text=True).stdout
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
+    return max(1, int(found[1])) if found else USUAL_ARRAY
 
 
 @dataclass
@@ -97,7 +109,10 @@ class SlurmRun:
     def __call__(self, spec: dict[str, Any]) -> None:
         """Carry out a run, and leave a word on how it ended."""
         torch.set_num_threads(self.threads)
-        outcome = carry_out(spec, self.options)
+        with _time_is_up() as queue_again:
+            outcome = carry_out(spec, self.options)
+            if outcome.status == "interrupted" and queue_again:
+                outcome = queue_again[0]()
         write_text(self.answers / f"{RunSpec.model_validate(spec).run_id}.json", json.dumps(outcome._asdict()))
 
     def checkpoint(self, spec: dict[str, Any]) -> Any:
@@ -105,6 +120,36 @@ class SlurmRun:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, spec)
+
+
+@contextmanager
+def _time_is_up() -> Iterator[list[Callable[[], Outcome]]]:
+    """Slurm's word, or another job's, that this one must end soon, lets the run keep its checkpoint first.
+
+    Yields a list that is empty until then. What is in it queues the job again and ends this process, or says why not.
+    """
+    submitits: Any = signal.getsignal(signal.SIGUSR2)
+    before = signal.getsignal(signal.SIGTERM)
+    told: list[Callable[[], Outcome]] = []
+
+    def queue_again() -> Outcome:
+        try:
+            submitits(signal.SIGUSR2, None)
+        except Exception as error:
+            return Outcome("failed", "timeout", f"not done after {TIMES} jobs: {error}")
+        return Outcome("interrupted")
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        told.append(queue_again)
+        if signal.getsignal(signal.SIGTERM) == before:  # it does not train yet, so that there is nothing to keep
+            queue_again()
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR2, hear)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGUSR2, submitits)
 
 
 class Jobs:
