@@ -222,8 +222,8 @@ def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
 def _kind(error: Exception) -> str:
     if isinstance(error, RunFailed):
         return error.kind
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "oom"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return "oom"  # the last are torch's words for the CPU, in a RuntimeError
     if any(os.strerror(number) in str(error) for number in FULL):  # safetensors' errors have no number
         return "disk_full"
     return "input_output" if isinstance(error, OSError) else "error"

@@ -39,18 +39,20 @@ SETTINGS = {
 }
 
 
-def main(runs: Annotated[int, typer.Option(min=1)] = 60, workers: Annotated[int, typer.Option(min=1)] = 2) -> None:
+def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int, typer.Option(min=1)] = 2) -> None:
     """Time both, and print the ratio."""
     cells = [resolve("and_mask", "spirals", seed, SETTINGS) for seed in range(runs)]
     with tempfile.TemporaryDirectory() as folder:
+        first, within_first = sweep(cells[:workers], Path(folder) / "first", workers)
         warm, within = sweep(cells, Path(folder) / "warm", workers)
         cold = processes(cells, Path(folder) / "cold", workers)
-    overhead = warm * workers / runs - within / runs
+    # Of all runs but as many as it takes to start every worker.
+    overhead = ((warm - first) * workers - (within - within_first)) / (runs - workers)
     print(f"{runs} runs, {workers} at a time")
     print(f"sweep              {60 * runs / warm:8.1f} runs per minute  ({warm:.1f} s)")
     print(f"process per run    {60 * runs / cold:8.1f} runs per minute  ({cold:.1f} s)")
     print(f"ratio              {cold / warm:8.1f}")
-    print(f"inside a run {within / runs:.3f} s; besides, start of the workers included, {overhead:.3f} s a run")
+    print(f"inside a run {within / runs:.3f} s; besides {overhead:.3f} s a run, once the workers have started")
 
 
 def sweep(cells: list[Cell], out: Path, workers: int) -> tuple[float, float]:

@@ -14,7 +14,10 @@ from invbench.records import run_folders
 from invbench.results import load_results
 
 FAULTY = """
-import os, signal, time
+import os, resource, signal, time
+import numpy as np
+import psutil
+import torch
 from pathlib import Path
 from typing import Literal
 from invbench.method import Method
@@ -32,8 +35,10 @@ class Faulty(Method):
     def risk(self, risks, env, state):
         if self.fault == "raise":
             raise ValueError("no luck")
-        if self.fault == "memory":
-            raise MemoryError("too much")
+        if self.fault == "memory":  # as much as there is, and then more; numpy and torch say it in different ways
+            room = psutil.Process().memory_info().vms + 2**29
+            resource.setrlimit(resource.RLIMIT_AS, (room, room))
+            (np if self.number % 2 else torch).ones(2**30)
         if self.fault == "hang":
             time.sleep(3600)
         if self.fault == "slow":
