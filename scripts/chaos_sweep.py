@@ -49,14 +49,22 @@ def main(
         print(f"disturbed: killed {victims['worker']} workers and the sweep {victims['sweep']} times, ", end="")
         print(f"in {time.monotonic() - began:.0f} s; {continued(disturbed)} runs continued from a checkpoint")
         differences = [*rewritten, *compare(quiet, disturbed)]
+        if differences:
+            print("\n".join(log_of(disturbed).read_text().splitlines()[-20:]))
         print("\n".join(differences) or f"identical: {len(run_folders(disturbed))} runs, metrics and curves")
         raise SystemExit(bool(differences))
 
 
 def start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """The sweep as a process."""
+    """The sweep as a process, which leaves its lines beside the folder."""
     command = [sys.executable, "-c", COMMAND, "sweep", *arguments, "--out", str(out)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with log_of(out).open("a") as log:
+        return subprocess.Popen(command, stderr=log)
+
+
+def log_of(out: Path) -> Path:
+    """What all the sweeps on a folder said."""
+    return out.with_suffix(".log")
 
 
 def disturb(arguments: list[str], out: Path, kills: int, rng: random.Random) -> tuple[Counter[str], list[str]]:
@@ -102,7 +110,7 @@ def kill_one(process: subprocess.Popen[bytes], rng: random.Random) -> str:
 
 def continued(out: Path) -> int:
     """Runs that took up a checkpoint."""
-    return sum("continuing at step" in folder.log.read_text() for folder in run_folders(out))
+    return sum(folder.log.exists() and "continuing at step" in folder.log.read_text() for folder in run_folders(out))
 
 
 def compare(quiet: Path, disturbed: Path) -> list[str]:
@@ -118,7 +126,7 @@ def differ(first: RunFolder, second: RunFolder) -> list[str]:
     """What differs between two runs."""
     a, b = first.read_record(), second.read_record()
     if a is None or b is None or b.status != "done":
-        return ["no finished record"]
+        return [f"{b.kind}: {b.message}" if b else "no record"]
     found = [] if a.metrics == b.metrics and a.invariance == b.invariance else ["other metrics"]
     same = pd.read_parquet(first.curves).equals(pd.read_parquet(second.curves))
     return found if same else [*found, "other curves"]

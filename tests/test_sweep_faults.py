@@ -5,13 +5,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 
 import psutil
 import pytest
+from cells import SMALL
 from faulty import Place
 
+from invbench.engines.local import Hand, outcome_of
+from invbench.engines.worker import Outcome
 from invbench.records import RunFolder, run_folders
+from invbench.runner import Options
+from invbench.schedule import Slot
+from invbench.spec import resolve
 
 
 @pytest.fixture
@@ -104,6 +111,33 @@ def test_a_worker_is_killed(place: Place) -> None:
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert place.metrics() == undisturbed(place, file)
+
+
+def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
+    """Long before the second, and just before the third."""
+    cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 2})
+    hand = Hand(Slot(0), threads=1)
+
+    def outcome() -> Outcome:
+        future = hand.take(cell, Options(out=tmp_path))
+        assert not wait([future], timeout=60).not_done
+        return outcome_of(future)
+
+    def kill() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
+
+    try:
+        assert outcome().status == "done"
+        kill()
+        time.sleep(2)
+        assert outcome().status == "done"
+        kill()
+        last = outcome()
+        assert last.status == "done" or last.kind == "killed", last
+    finally:
+        hand.replace()
 
 
 def test_ctrl_c_once_and_twice(place: Place) -> None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,8 @@ class Hand:
 
     def take(self, cell: Cell, options: Options) -> "Future[Outcome]":
         """Begin a run."""
+        if self.pool is not None and not self.pool.active:  # its process was killed while it had nothing to do
+            self.replace()
         if self.pool is None:
             device = "" if self.slot.device == CPU else self.slot.device
             context = multiprocessing.get_context("spawn")
@@ -133,7 +136,7 @@ class _Work:
         self.busy[number] = Busy(job, now + START_SECONDS)
         self.watch.started(job.run_id, _place(start.slot))
         future = self.hands[number].take(cell, self.options)
-        future.add_done_callback(lambda done: self.answers.put((number, _outcome(done))))
+        future.add_done_callback(lambda done: self.answers.put((number, outcome_of(done))))
 
     def _take_answers(self) -> None:
         """Wait a moment for the first run that ends, and take all that have."""
@@ -191,13 +194,15 @@ class _Work:
         return RunFolder(self.options.out / run_id)
 
 
-def _outcome(done: "Future[Any]") -> Outcome:
+def outcome_of(done: "Future[Any]") -> Outcome:
     """The answer of a process, or what its end means."""
     if done.cancelled():
         return Outcome("interrupted")
     error = done.exception()
     if isinstance(error, ProcessExpired):
         return Outcome("failed", "killed", f"its process ended with status {error.exitcode} (out of memory?)")
+    if isinstance(error, BrokenProcessPool):
+        return Outcome("failed", "killed", "its process ended before it began")
     if error is not None:
         return Outcome("failed", "error", f"{type(error).__name__}: {error}")
     outcome: Outcome = done.result()

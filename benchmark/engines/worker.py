@@ -83,18 +83,17 @@ def settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: 
     if outcome.status == "failed" and (following := again(job, outcome.kind, now)) and not watch.draining:
         watch.retried(job.run_id, outcome)
         return following
-    if outcome.status == "failed" and outcome.kind in ("killed", "timeout"):
-        if watch.draining:
-            outcome = Outcome("interrupted", message=outcome.message)
-        else:
-            _leave_failure(folder, spec, outcome)
+    if outcome.status == "failed" and outcome.kind in ("killed", "timeout") and watch.draining:
+        outcome = Outcome("interrupted", message=outcome.message)
+    if outcome.status == "failed" and outcome.kind not in ("request", "disk_full"):
+        _leave_failure(folder, spec, outcome)
     watch.ended(job.run_id, outcome)
     # A node that is taken away interrupts its runs: they go on elsewhere.
     return later(job, now) if outcome.status in ("held", "interrupted") else None
 
 
 def _leave_failure(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> None:
-    """Write the record of a run whose process could not."""
+    """Write the record of a run whose process could not; one that it has written stays."""
     with suppress(OSError, UserError):
         folder.create(spec)
         with folder.claimed():
