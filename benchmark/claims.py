@@ -67,6 +67,11 @@ class Holder(BaseModel):
         return self.machine == _machine()
 
     @property
+    def gone(self) -> bool:
+        """Whether it is certain that nobody holds this claim any more."""
+        return self.near and not self.lives
+
+    @property
     def lives(self) -> bool:
         """Of a near one: whether the process is there, and no mere remains of it."""
         try:
@@ -214,7 +219,7 @@ def _take_over(path: Path, holder: Holder) -> None:
 def _dead(path: Path) -> Seen | None:
     """The claim, if its holder is dead; None where it has just been given up. Raises RunHeld where it lives."""
     seen = look(path)
-    if seen is None or (seen.holder is not None and seen.holder.near and not seen.holder.lives):
+    if seen is None or (seen.holder is not None and seen.holder.gone):
         return seen
     if (seen.holder is not None and seen.holder.near) or abs(seen.age) < SILENT_SECONDS:
         raise _held_by(path, seen)

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from faulty import Place
 from standins import write_all, write_mnist
 
 from invbench.cli import main
@@ -54,6 +55,15 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Metrics, by id, of the slow runs that tests of sweeps disturb."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"))
+    status, said = place.run(place.slow_file())
+    assert status == 0, said
+    return place.metrics()
 
 
 @pytest.fixture(scope="session")

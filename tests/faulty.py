@@ -15,7 +15,6 @@ from invbench.results import load_results
 
 FAULTY = """
 import os, resource, signal, time
-import numpy as np
 import psutil
 import torch
 from pathlib import Path
@@ -35,10 +34,10 @@ class Faulty(Method):
     def risk(self, risks, env, state):
         if self.fault == "raise":
             raise ValueError("no luck")
-        if self.fault == "memory":  # as much as there is, and then more; numpy and torch say it in different ways
+        if self.fault == "memory":  # as much as there is, and then more
             room = psutil.Process().memory_info().vms + 2**29
             resource.setrlimit(resource.RLIMIT_AS, (room, room))
-            (np if self.number % 2 else torch).ones(2**30)
+            torch.ones(2**30)
         if self.fault == "hang":
             time.sleep(3600)
         if self.fault == "slow":
@@ -81,6 +80,10 @@ class Place:
         path.write_text(json.dumps({"seeds": seeds, "set": settings, "cells": cells}))
         return path
 
+    def slow_file(self) -> Path:
+        """Four runs that take some seconds each, to be disturbed."""
+        return self.file(["slow"], steps=100, seeds="0-3")
+
     def start(self, file: Path, *more: str) -> subprocess.Popen[str]:
         """The command, in the background and in a process group of its own; on two workers if nothing else is said."""
         more = more if "--engine" in more else ("--workers", "2", "--memory-floor", "0", *more)
@@ -114,7 +117,8 @@ class Place:
         until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < until:
             seen = [look(folder.claim) for folder in run_folders(self.out)]
-            if sum(one is not None and one.holder is not None and one.holder.step > 0 for one in seen) >= runs:
+            holders = [one.holder for one in seen if one is not None and one.holder is not None]
+            if sum(holder.lives and holder.step > 0 for holder in holders) >= runs:
                 return
             time.sleep(0.05)
         raise AssertionError(f"no {runs} runs got so far: {process.communicate()[0] if process.poll() else ''}")

@@ -21,7 +21,7 @@ SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 AuthType=auth/munge
 AuthInfo=cred_expire=5
-MaxArraySize=4
+MaxArraySize=3
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none

@@ -78,7 +78,7 @@ def test_spirals_of_the_paper(tmp_path: Path) -> None:
     """
     found = metrics(resolve("and_mask", "spirals", 0), tmp_path)
     assert found["test_accuracy"] > 0.8
-    shortcut = metrics(resolve("and_mask", "spirals", 0, {"method.threshold": 0}), tmp_path)
+    shortcut = metrics(resolve("and_mask", "spirals", 0, {"method.threshold": 0, "trainer.steps": 100}), tmp_path)
     assert shortcut["train_accuracy"] == 1
     assert shortcut["test_accuracy"] == pytest.approx(0.5, abs=0.04)
 

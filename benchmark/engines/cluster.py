@@ -63,7 +63,7 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
 def _look(folder: RunFolder, watch: Watch) -> None:
     """What the run's claim tells: where it is, and how far."""
     seen = look(folder.claim)
-    if seen is not None and seen.holder is not None:
+    if seen is not None and seen.holder is not None and not seen.holder.gone:
         place = f"{seen.holder.host}, process {seen.holder.pid}"
         if not watch.knows(folder.path.name):
             watch.started(folder.path.name, place)
