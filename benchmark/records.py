@@ -1,5 +1,6 @@
 """What a run leaves behind: one folder, whose files tell the status."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -166,4 +167,11 @@ def now() -> str:
 
 def run_folders(path: Path) -> list[RunFolder]:
     """Every run at or below a path, in a stable order."""
-    return [RunFolder(spec.parent) for spec in sorted(path.rglob("spec.yaml"))]
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError:  # gone by now, or not ours to read
+        return []
+    if "spec.yaml" in found:
+        return [RunFolder(path)]
+    return [folder for name in sorted(found) if found[name] for folder in run_folders(path / name)]

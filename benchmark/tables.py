@@ -1,81 +1,229 @@
-"""Tables of means with honest intervals."""
+"""Tables of means: which runs may be averaged, how sure the means are, which of them can be told from the best."""
 
 import math
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from invbench.errors import UserError
+from invbench.errors import UserError, did_you_mean
+from invbench.statistics import LEVEL, against_best, best_of, half_width
 
-LEVEL = 0.95
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
+PROBLEM = ("dataset.", "data.variant")
+"""Besides the dataset's name, what makes it another problem; only on one problem are methods compared."""
+HIGHER = ("accuracy", "roc_auc", "background_rejection", "invariant_solution")
+LOWER = (
+    "loss", "error", "mutual_information", "distance_correlation", "energy_distance", "jensen_shannon", "null_solution",
+    "cost.", "invariance.",
+)  # fmt: skip
+"""Words in names of metrics, by whether they grow with quality."""
 
 
-def table(results: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
-    """One row per method, dataset and settings: the metric's mean over seeds with its 95 % t-interval.
+class Select(StrEnum):
+    """How the settings of a method are chosen where several were run."""
 
-    Only finished runs count. Runs that differ in any setting are never averaged; the settings in which the rows of
-    one dataset differ are columns. Columns: method, dataset, settings that differ, metric, n, mean, half_width (NaN
-    for n = 1), seconds_per_step.
+    last = "last"
+    """Not at all: all are shown, at their last step."""
+    best_validation = "best_validation"
+    """The best mean over seeds of the same metric on the validation set."""
+    oracle = "oracle"
+    """The best mean of the metric itself, which no honest experiment knows."""
+
+
+def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> pd.DataFrame:
+    """One row per method, problem and settings: the metric's mean over seeds with its 95 % t-interval.
+
+    Only finished runs count. Runs that differ in any setting, in protocol or in the data's variant are never averaged;
+    in which of these the rows of one dataset differ are columns. On each problem methods are compared with the best by
+    paired t-tests over the seeds that both have, Holm-corrected.
+
+    Columns: method, dataset, what differs, metric, n (runs that count), runs (with those that are not finished), mean,
+    half_width (NaN for n = 1), best, p_value (against the best; NaN where no test can be made), tied (p_value above
+    0.05), selection, candidates (settings that it had), seconds_per_step, peak_memory_bytes, seeds (values by seed).
 
     Args:
         results: as `load_results` returns it.
-        metric: a column such as `test_accuracy`; default the one that the first run's task names.
+        metric: a column such as `test_accuracy`; default of each dataset the one that its task names.
+        select: last, best_validation or oracle; see `Select`.
 
     Raises:
-        UserError: no finished run, or none with that metric; the message lists those that exist.
+        UserError: no finished run, or none with that metric (the message lists those that exist); the same dataset and
+            seed had different data; no such selection.
     """
-    done = results[results["status"] == "done"] if len(results) else results
+    if select not in list(Select):
+        raise UserError(f"no selection '{select}'{did_you_mean(select, list(Select))}")
+    runs = _each_once(results)
+    done = runs[runs["status"] == "done"] if len(runs) else runs
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in unfinished(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
-    metric = metric or str(done["data.metric"].iloc[0])
-    if metric not in done or not pd.api.types.is_numeric_dtype(done[metric]):
+    if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
         raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
-    done = done[done[metric].notna()]
-    names = [str(name) for name in done.columns]
-    keys = ["method", "dataset", "backbone", "protocol", *(name for name in names if name.startswith(SECTIONS))]
-    rows = []
-    text = done[keys].map(lambda value: "" if _missing(value) else str(value))
-    for _, index in text.groupby(keys, sort=True).groups.items():
-        group = done.loc[index]
-        values = group[metric]
-        rows.append(
-            {name: group.iloc[0][name] for name in keys}
-            | {"metric": metric, "n": len(values), "mean": values.mean(), "half_width": half_width(values)}
-            | {"seconds_per_step": group["cost.seconds_per_step"].mean()}
-        )
-    found = pd.DataFrame(rows)
+    _check_same_data(done)
+    found = pd.DataFrame(_groups(runs, metric))
+    keys = _keys(runs)
+    found = _selected(found, keys, Select(select), done)
+    found = _compared(found, keys)
     return found.drop(columns=[name for name in keys[2:] if not _differs(found, name)])
 
 
-def half_width(values: pd.Series) -> float:
-    """Half the width of the 95 % t-interval of the mean (ddof = 1); NaN for a single value."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+def higher_is_better(metric: str) -> bool | None:
+    """Whether a metric grows with quality; None where that is not known."""
+    if any(word in metric for word in HIGHER):
+        return True
+    return False if any(word in metric for word in LOWER) else None
 
 
 def unfinished(results: pd.DataFrame) -> dict[str, int]:
-    """How many runs of each status other than done there are."""
+    """How many runs of each status other than done there are, failed ones by kind."""
     if not len(results):
         return {}
-    counts = results.loc[results["status"] != "done", "status"].value_counts()
-    return {str(status): int(count) for status, count in counts.items()}
+    others = results[results["status"] != "done"]
+    kinds = others["kind"] if "kind" in others else pd.Series(None, index=others.index)
+    named = [
+        f"{status} ({kind})" if status == "failed" and not _missing(kind) else str(status)
+        for status, kind in zip(others["status"], kinds, strict=True)
+    ]
+    return {str(name): int(count) for name, count in pd.Series(named, dtype=object).value_counts().items()}
+
+
+def _each_once(results: pd.DataFrame) -> pd.DataFrame:
+    """A run that is in several folders counts once: a finished one, and of these the last."""
+    if not len(results) or "run_id" not in results:
+        return results
+    order = results.assign(_done=results["status"] == "done", _when=results.get("finished", ""))
+    kept = order.sort_values(["_done", "_when"], kind="stable", na_position="first")["run_id"].drop_duplicates(
+        keep="last"
+    )
+    return results.loc[sorted(kept.index)]
+
+
+def _keys(runs: pd.DataFrame) -> list[str]:
+    """Columns in which runs must agree to be averaged."""
+    settings = [str(name) for name in runs.columns if str(name).startswith(SECTIONS)]
+    variant = ["data.variant"] if "data.variant" in runs else []
+    return ["method", "dataset", "backbone", "protocol", *settings, *variant]
+
+
+def _check_same_data(done: pd.DataFrame) -> None:
+    """Raises UserError where one problem and seed had data with different fingerprints."""
+    if "data.fingerprint" not in done:
+        return
+    problem = ["dataset", "seed", *(name for name in map(str, done.columns) if name.startswith(PROBLEM))]
+    text = _as_text(done, problem)
+    for _, index in text.groupby(problem, sort=False).groups.items():
+        group = done.loc[index].drop_duplicates("data.fingerprint")
+        if len(group) > 1:
+            first, second = group.iloc[0], group.iloc[1]
+            raise UserError(
+                f"{first['dataset']} seed {first['seed']} had other data in run {first['run_id']} than in "
+                f"{second['run_id']}, so they cannot be compared; `bench sweep --rerun stale` makes old ones anew"
+            )
+
+
+def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
+    """A row for each group of runs that differ in their seeds only."""
+    keys = _keys(runs)
+    text = _as_text(runs, keys)
+    if "data.variant" in keys:  # runs that are not finished know none; they count with those that are
+        others = keys[:-1]
+        known = text["data.variant"].where(text["data.variant"] != "")
+        text["data.variant"] = (
+            known.groupby([text[name] for name in others]).transform("first").fillna("").where(known.isna(), known)
+        )
+    for _, index in text.groupby(keys, sort=True).groups.items():
+        members = runs.loc[index]
+        done = members[members["status"] == "done"]
+        if not len(done):
+            continue
+        name = metric or str(done["data.metric"].iloc[0])
+        done = done[done[name].notna()]
+        if not len(done):
+            continue
+        values = pd.Series(done[name].to_numpy(float), index=list(done["seed"] if "seed" in done else range(len(done))))
+        yield {key: done.iloc[0][key] for key in keys} | {
+            "metric": name,
+            "n": len(values),
+            "runs": len(members),
+            "mean": values.mean(),
+            "half_width": half_width(values),
+            "seconds_per_step": done["cost.seconds_per_step"].mean(),
+            "peak_memory_bytes": done["cost.peak_memory_bytes"].max() if "cost.peak_memory_bytes" in done else math.nan,
+            "seeds": values.to_dict(),
+            "members": list(done.index),
+        }
+
+
+def _selected(found: pd.DataFrame, keys: Sequence[str], select: Select, done: pd.DataFrame) -> pd.DataFrame:
+    """Of each method on each problem the settings that the selection chooses, among those with the most seeds."""
+    found = found.assign(selection=str(select), candidates=1)
+    if select is Select.last:
+        return found.drop(columns="members")
+    kept = []
+    family = ["method", *_problem(keys), "metric"]
+    for _, index in _as_text(found, family).groupby(family, sort=False).groups.items():
+        group = found.loc[index]
+        metric = str(group["metric"].iloc[0])
+        criterion = metric if select is Select.oracle else _validation(metric, done)
+        higher = higher_is_better(criterion)
+        if higher is None:
+            raise UserError(f"whether a high {criterion} is good is not known, so nothing can be selected by it")
+        most = group[group["n"] == group["n"].max()]
+        values = {place: done.loc[members, criterion] for place, members in most["members"].items()}
+        chosen = best_of({str(place): series for place, series in values.items()}, higher)
+        kept.append(found.loc[[place for place in values if str(place) == chosen]].assign(candidates=len(group)))
+    return pd.concat(kept, ignore_index=True).drop(columns="members")
+
+
+def _validation(metric: str, done: pd.DataFrame) -> str:
+    """The same metric on the validation set."""
+    name = f"validation_{metric.removeprefix('test_')}"
+    if not metric.startswith("test_") or name not in done or done[name].isna().all():
+        raise UserError(f"--select best_validation needs {name}, which these runs do not have; use --select last")
+    return name
+
+
+def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """With `best`, `p_value` and `tied`, among the rows of each problem."""
+    found = found.assign(best=False, p_value=math.nan, tied=False)
+    problem = [*_problem(keys), "metric"]
+    for _, index in _as_text(found, problem).groupby(problem, sort=False).groups.items():
+        higher = higher_is_better(str(found.loc[index[0], "metric"]))
+        if higher is None or len(index) < 2:
+            continue
+        values = {str(place): pd.Series(found.loc[place, "seeds"]) for place in index}
+        best = best_of(values, higher)
+        tests = against_best(values, higher)
+        for place in index:
+            found.loc[place, "p_value"] = tests[str(place)]
+            found.loc[place, "best"] = str(place) == best
+            found.loc[place, "tied"] = str(place) != best and tests[str(place)] > 1 - LEVEL
+    return found
+
+
+def _problem(keys: Sequence[str]) -> list[str]:
+    return ["dataset", *(name for name in keys if name.startswith(PROBLEM))]
+
+
+def _as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Columns as text, so that lists and gaps can be grouped by."""
+    return pd.DataFrame(
+        {name: ["" if _missing(value) else str(value) for value in rows[name]] for name in names}, index=rows.index
+    )
 
 
 def _metrics(results: pd.DataFrame) -> list[str]:
-    known = ("run_id", "status", "kind", "method", "dataset", "backbone", "seed", "protocol", "path")
-    return [name for name in map(str, results.columns) if name not in known and "." not in name]
+    numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
+    return [name for name in numeric if name != "seed" and "." not in name]
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:
     """Whether the rows of some dataset that have this setting differ in it."""
     shown = pd.Series([None if _missing(value) else str(value) for value in rows[name]])
-    return bool((shown.groupby(rows["dataset"]).nunique() > 1).any())
+    return bool((shown.groupby(rows["dataset"].to_numpy()).nunique() > 1).any())

@@ -30,11 +30,12 @@ def test_run_then_table(bench: Bench) -> None:
     assert status == 0
     status, out, _ = bench("table")
     assert status == 0
-    header, *rows = out.splitlines()
-    assert header.split() == ["method", "dataset", "method.threshold", "n", "test_accuracy", "ms/step"]
-    assert [row.split()[3] for row in rows] == ["1", "2"]
-    status, out, _ = bench("table", "results", "--csv", "--metric", "train_loss")
-    assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,n,mean,half_width")
+    header, first, second, _, *said = out.splitlines()
+    assert header.split() == ["method", "method.threshold", "spirals"]
+    assert ("(1)" in first, "(2)" in second) == (True, True)
+    assert said[0] == "test_accuracy: mean ± 95 % t-interval (number of seeds)"
+    status, out, _ = bench("table", "results", "--format", "csv", "--metric", "train_loss")
+    assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,n,runs,mean,half_width")
     status, _, err = bench("table", "--metric", "train_los")
     assert status == 2
     assert "no run has the metric 'train_los'; there are" in err

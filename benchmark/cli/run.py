@@ -77,7 +77,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     from rich.table import Table
 
     from invbench.progress import headlines
-    from invbench.tables import half_width
+    from invbench.statistics import half_width
 
     done = [record for record in records if record.status == "done"]
     if not done:

@@ -5,29 +5,44 @@ from typing import Annotated
 
 import typer
 
+from invbench.errors import UserError, did_you_mean
+
+FORMATS = ("text", "csv", "markdown", "latex", "html")
+
 
 def table(
     results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
-    metric: Annotated[str | None, typer.Option(help="A metric, such as test_accuracy.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with all digits.")] = False,
+    metric: Annotated[
+        str | None, typer.Option(help="A metric, such as test_accuracy, or a cost, such as cost.seconds_per_step.")
+    ] = None,
+    rows: Annotated[str, typer.Option(help="What tells rows apart, such as method,trainer.epochs.")] = "",
+    columns: Annotated[str, typer.Option(help="What tells columns apart, such as dataset.")] = "",
+    select: Annotated[
+        str, typer.Option(help="Of several settings: last shows all; best_validation; oracle, by the metric itself.")
+    ] = "last",
+    form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
 ) -> None:
-    """One row per method, dataset and settings: mean ± 95 % t-interval over seeds, with n; finished runs only."""
-    import pandas as pd
+    """Methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
 
+    Runs that differ in settings, protocol or data are never averaged.
+    """
+    if form not in FORMATS:
+        raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
     from invbench.results import load_results
+    from invbench.table_formats import Format, csv, laid_out, notes, written
     from invbench.tables import table as make
     from invbench.tables import unfinished
 
     runs = load_results(results or [Path("results")])
-    found = make(runs, metric)
-    if csv:
-        typer.echo(found.to_csv(index=False), nl=False)
+    found = make(runs, metric, select)
+    remarks = notes(found, unfinished(runs))
+    if form == Format.csv:
+        typer.echo(csv(found), nl=False)
+        typer.echo("\n".join(remarks), err=True)
     else:
-        name = str(found["metric"].iloc[0])
-        shown = found.drop(columns=["metric", "mean", "half_width", "seconds_per_step"])
-        spread = found["half_width"].map(lambda value: "" if pd.isna(value) else f" ± {value:.4f}")
-        shown[name] = found["mean"].map("{:.4f}".format) + spread
-        shown["ms/step"] = (found["seconds_per_step"] * 1000).map("{:.3g}".format)
-        typer.echo(shown.fillna("").to_string(index=False))
-    for status, count in unfinished(runs).items():
-        typer.echo(f"not in the table: {count} {status}", err=True)
+        layout = laid_out(found, _names(rows), _names(columns))
+        typer.echo(written(layout, remarks, Format(form)))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

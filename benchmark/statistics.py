@@ -1,0 +1,80 @@
+"""Statistics of runs that share seeds: intervals of means, paired comparisons, ranks over datasets."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+"""Confidence of intervals, and 1 minus the level of tests."""
+
+
+def half_width(values: pd.Series) -> float:
+    """Half the width of the 95 % t-interval of the mean (ddof = 1); NaN for a single value."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+
+
+def paired_p_value(first: pd.Series, second: pd.Series) -> float:
+    """Two-sided paired t-test over what both have in their index, such as seeds. NaN for fewer than two."""
+    common = first.index.intersection(second.index)
+    differences = (first[common] - second[common]).to_numpy(dtype=float)
+    if len(differences) < 2:
+        return math.nan
+    spread = differences.std(ddof=1)
+    if spread == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    t = differences.mean() / (spread / math.sqrt(len(differences)))
+    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted for the number of tests (Holm 1979): rejecting those below α is wrong anywhere with at most α.
+
+    NaN, a test that could not be made, counts as none.
+    """
+    known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
+    adjusted, largest = dict.fromkeys(p_values, math.nan), 0.0
+    for rank, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[name] = largest
+    return adjusted
+
+
+def best_of(values: Mapping[str, pd.Series], higher_is_better: bool) -> str:
+    """The one with the best mean; of equal ones the first."""
+    sign = -1 if higher_is_better else 1
+    return min(values, key=lambda name: sign * float(values[name].mean()))
+
+
+def against_best(values: Mapping[str, pd.Series], higher_is_better: bool) -> dict[str, float]:
+    """Each one's p-value against the best, adjusted for their number; 1 for the best itself.
+
+    Args:
+        values: a number for each seed, the seeds as index.
+    """
+    best = best_of(values, higher_is_better)
+    tests = {name: paired_p_value(values[best], own) for name, own in values.items() if name != best}
+    return {best: 1.0} | holm(tests)
+
+
+def ranks(scores: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
+    """Of each method (column) on each dataset (row): 1 is the best, equal ones share the mean of their ranks."""
+    return scores.rank(axis=1, ascending=not higher_is_better)
+
+
+def friedman(scores: pd.DataFrame) -> float:
+    """p-value of: all methods (columns) rank alike on the datasets (rows). NaN below 3 methods or 2 datasets."""
+    if scores.shape[1] < 3 or scores.shape[0] < 2 or scores.nunique(axis=1).max() == 1:
+        return math.nan
+    return float(stats.friedmanchisquare(*(scores[name] for name in scores)).pvalue)
+
+
+def critical_difference(methods: int, datasets: int) -> float:
+    """Mean ranks that are further apart differ at 5 % (Nemenyi; Demšar 2006, equation 5)."""
+    q = float(stats.studentized_range.ppf(LEVEL, methods, np.inf)) / math.sqrt(2)
+    return q * math.sqrt(methods * (methods + 1) / (6 * datasets))

@@ -1,0 +1,266 @@
+"""A table of means laid out, as text, CSV, Markdown, LaTeX or HTML."""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from invbench.errors import UserError, did_you_mean
+from invbench.statistics import critical_difference, friedman, ranks
+from invbench.tables import PROBLEM, SECTIONS, Select, higher_is_better
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    }
+)  # fmt: skip
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+    html = "html"
+
+
+class Entry(NamedTuple):
+    """What stands in one place."""
+
+    mean: str
+    """With its interval."""
+    n: str
+    """`3`, or `2/5` where runs are not finished."""
+    best: bool
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of names and entries under titles."""
+
+    names: list[str]
+    """Of the columns that say what a row is."""
+    titles: list[str]
+    rows: list[tuple[list[str], list[Entry | None]]]
+
+
+def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Layout:
+    """Place each row of a table (`invbench.table`) by some of its columns.
+
+    Args:
+        found: as `table` returns it.
+        rows: what tells the rows apart; by default the method and all settings that differ.
+        columns: what tells the columns apart; by default the problem, with the metric where that differs.
+
+    Raises:
+        UserError: no such column; or more than one mean would stand in one place.
+    """
+    differing = [str(name) for name in found if str(name).startswith(SECTIONS) or name in ("protocol", "backbone")]
+    problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM))]
+    known = ["method", *problem, *(name for name in differing if name not in problem), "metric"]
+    for name in (*rows, *columns):
+        if name not in known:
+            raise UserError(
+                f"these results do not differ in '{name}'{did_you_mean(name, known)}; they do in {', '.join(known)}"
+            )
+    down = list(rows) or [name for name in known if name not in (*columns, *problem, "metric")]
+    across = list(columns) or [name for name in problem if name not in rows]
+    if not columns and found["metric"].nunique() > 1:
+        across.append("metric")
+    labels = found.map(_label)
+    places: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+    for place, row in labels.iterrows():
+        where = tuple(row[name] for name in down), tuple(row[name] for name in across)
+        if where in places:
+            other = labels.loc[places[where]]
+            unlike = next(name for name in known if row[name] != other[name])
+            raise UserError(
+                f"{' '.join((*where[0], *where[1]))}: runs with {unlike} {other[unlike]} and {row[unlike]} are not "
+                f"averaged; name {unlike} in --rows or --columns, or choose one with --select"
+            )
+        places[where] = place
+    heads = list(dict.fromkeys(where[0] for where in places))
+    titles = list(dict.fromkeys(where[1] for where in places))
+    entries = {place: _entry(row) for place, row in found.iterrows()}
+    body = [
+        ([_short(text) for text in head], [entries.get(places.get((head, title))) for title in titles])
+        for head in heads
+    ]
+    shown = [" ".join(_short(part) for part in title if part) or str(found["metric"].iloc[0]) for title in titles]
+    return Layout(down, shown, body)
+
+
+def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
+    """What a reader must know of a table, a line each.
+
+    Args:
+        found: as `table` returns it.
+        left: as `unfinished` returns it.
+    """
+    metrics = list(dict.fromkeys(found["metric"]))
+    lines = [f"{', '.join(metrics)}: mean ± 95 % t-interval (number of seeds)"]
+    if found["best"].any():
+        lines.append(
+            "* best; † cannot be told from it at 5 % (paired t-tests over common seeds, Holm-corrected); "
+            "with few seeds little can be told"
+        )
+    unknown = [metric for metric in metrics if higher_is_better(metric) is None]
+    if unknown:
+        lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
+    select = Select(str(found["selection"].iloc[0]))
+    if select is not Select.last:
+        most = found["candidates"].max()
+        lines.append(
+            f"settings chosen among up to {most} by "
+            + (
+                "what is shown (oracle): an upper bound, not a result"
+                if select is Select.oracle
+                else "the validation set"
+            )
+            + "; on the same seeds, so the intervals are too narrow"
+        )
+    lines += _rank_lines(found)
+    return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
+
+
+def rank_table(found: pd.DataFrame) -> pd.DataFrame | None:
+    """Ranks of methods (columns) on the datasets (rows) that all of them have; None where a method has several rows."""
+    if found["metric"].map(higher_is_better).isna().any() or found.duplicated(["method", "dataset"]).any():
+        return None
+    sign = [1 if higher_is_better(metric) else -1 for metric in found["metric"]]
+    scores = found.assign(score=found["mean"] * sign).pivot_table(index="dataset", columns="method", values="score")
+    return ranks(scores.dropna(), higher_is_better=True)
+
+
+def _rank_lines(found: pd.DataFrame) -> list[str]:
+    ranked = rank_table(found)
+    if ranked is None or ranked.shape[0] < 2 or ranked.shape[1] < 3:
+        return []
+    means = ", ".join(f"{name} {rank:.2f}" for name, rank in ranked.mean().sort_values().items())
+    difference = critical_difference(ranked.shape[1], ranked.shape[0])
+    line = (
+        f"mean ranks over {len(ranked)} datasets: {means}; those closer than {difference:.2f} cannot be told apart "
+        f"(Nemenyi, 5 %); all alike: p = {friedman(ranked):.3g} (Friedman)"
+    )
+    return [line]
+
+
+def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
+    """The table in a format other than CSV, with the remarks where they can stand in it."""
+    return WRITERS[how](layout, remarks)
+
+
+def csv(found: pd.DataFrame) -> str:
+    """All digits, a line for each row of the table."""
+    return found.drop(columns="seeds").to_csv(index=False)
+
+
+def _text(layout: Layout, remarks: Sequence[str]) -> str:
+    def shown(entry: Entry | None) -> str:
+        if entry is None:
+            return ""
+        return f"{entry.mean} ({entry.n}){'*' if entry.best else '†' if entry.tied else ' '}"
+
+    frame = pd.DataFrame(
+        [[*head, *map(shown, entries)] for head, entries in layout.rows], columns=[*layout.names, *layout.titles]
+    )
+    return "\n".join([frame.to_string(index=False), "", *remarks])
+
+
+def _markdown(layout: Layout, remarks: Sequence[str]) -> str:
+    def escaped(text: str) -> str:
+        return html.escape(text, quote=False).replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
+
+    def shown(entry: Entry | None) -> str:
+        if entry is None:
+            return ""
+        mean = f"**{entry.mean}**" if entry.best else entry.mean
+        return f"{mean} ({entry.n}){'†' if entry.tied else ''}"
+
+    heads = [*layout.names, *layout.titles]
+    lines = [heads, ["---"] * len(layout.names) + ["---:"] * len(layout.titles)]
+    lines = [[escaped(text) for text in heads], lines[1]]
+    lines += [[*map(escaped, head), *map(shown, entries)] for head, entries in layout.rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table + "\n\n" + "  \n".join(escaped(line.replace("* best", "bold: best")) for line in remarks)
+
+
+def _latex(layout: Layout, remarks: Sequence[str]) -> str:
+    def shown(entry: Entry | None) -> str:
+        if entry is None:
+            return ""
+        mean = entry.mean.replace("±", r"$\pm$")
+        mean = rf"\textbf{{{mean}}}" if entry.best else mean
+        return f"{mean} ({entry.n})" + (r"$^{\dagger}$" if entry.tied else "")
+
+    heads = " & ".join(text.translate(LATEX) for text in (*layout.names, *layout.titles))
+    lines = [[*(text.translate(LATEX) for text in head), *map(shown, entries)] for head, entries in layout.rows]
+    return "\n".join(
+        [
+            *(f"% {line.replace('* best', 'bold: best')}" for line in remarks),
+            "% needs \\usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
+            r"\toprule",
+            heads + r" \\",
+            r"\midrule",
+            *(" & ".join(line) + r" \\" for line in lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _html(layout: Layout, remarks: Sequence[str]) -> str:
+    def shown(entry: Entry | None) -> str:
+        if entry is None:
+            return "<td></td>"
+        mean = f"<strong>{entry.mean}</strong>" if entry.best else entry.mean
+        return f"<td>{mean} ({entry.n}){'<sup>†</sup>' if entry.tied else ''}</td>"
+
+    heads = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in (*layout.names, *layout.titles))
+    body = [
+        "".join(f'<th scope="row">{html.escape(text)}</th>' for text in head) + "".join(map(shown, entries))
+        for head, entries in layout.rows
+    ]
+    said = "<br>\n".join(html.escape(line.replace("* best", "bold: best")) for line in remarks)
+    return "\n".join(
+        [
+            "<table>", f"<thead><tr>{heads}</tr></thead>", "<tbody>", *(f"<tr>{line}</tr>" for line in body),
+            "</tbody>", "</table>", f"<p>{said}</p>",
+        ]
+    )  # fmt: skip
+
+
+WRITERS: dict[Format, Callable[[Layout, Sequence[str]], str]] = {
+    Format.text: _text, Format.markdown: _markdown, Format.latex: _latex, Format.html: _html,
+}  # fmt: skip
+
+
+def _entry(row: pd.Series) -> Entry:
+    spread = "" if pd.isna(row["half_width"]) else f" ± {_number(row['half_width'])}"
+    n = str(row["n"]) if row["n"] == row["runs"] else f"{row['n']}/{row['runs']}"
+    return Entry(_number(row["mean"]) + spread, n, bool(row["best"]), bool(row["tied"]))
+
+
+def _number(value: float) -> str:
+    """Four digits after the point, of very small and very large numbers four in all."""
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _short(label: str) -> str:
+    """A number with digits that nobody reads, as one that somebody does."""
+    try:
+        return f"{float(label):.4g}" if len(label) > 8 else label
+    except ValueError:
+        return label
+
+
+def _label(value: Any) -> str:
+    return "" if value is None or (not isinstance(value, list | dict | tuple) and pd.isna(value)) else str(value)

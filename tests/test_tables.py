@@ -1,0 +1,196 @@
+"""Tables: what is averaged, what is refused, what is marked, and how it is written."""
+
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+import scipy.stats
+
+import invbench
+from invbench.errors import UserError
+from invbench.table_formats import Format, csv, laid_out, notes, written
+from invbench.tables import higher_is_better, unfinished
+
+
+def rows(**columns: list[object]) -> pd.DataFrame:
+    """Runs that differ in what is given, as `load_results` would return them."""
+    count = len(next(iter(columns.values())))
+    base: dict[str, object] = {
+        "status": "done", "method": "erm", "dataset": "spirals", "backbone": "mlp", "protocol": "last",
+        "cost.seconds_per_step": 0.1, "data.metric": "test_accuracy",
+    }  # fmt: skip
+    return pd.DataFrame([base | {name: values[i] for name, values in columns.items()} for i in range(count)])
+
+
+def test_interval_against_a_table_of_t() -> None:
+    found = invbench.table(rows(test_accuracy=[1.0, 2.0, 3.0])).iloc[0]
+    assert (found["n"], found["mean"]) == (3, 2.0)
+    assert found["half_width"] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(2) at 97.5 %, ddof = 1
+
+
+def test_runs_of_different_settings_are_never_averaged() -> None:
+    frame = rows(test_accuracy=[0.1, 0.3, 0.9], **{"method.threshold": [0.0, 0.0, 1.0], "trainer.epochs": [5, 5, 5]})
+    found = invbench.table(frame)
+    assert found["method.threshold"].tolist() == [0.0, 1.0]
+    assert found["n"].tolist() == [2, 1]
+    assert "trainer.epochs" not in found, "what all rows share is not shown"
+    assert pd.isna(found["half_width"].iloc[1])
+    with pytest.raises(UserError, match=r"erm spirals: runs with method.threshold 0.0 and 1.0 are not averaged"):
+        laid_out(found, rows=["method"])
+
+
+@pytest.mark.parametrize("name", ["protocol", "data.variant"])
+def test_neither_are_those_of_different_protocols_or_variants(name: str) -> None:
+    found = invbench.table(rows(test_accuracy=[0.1, 0.3], **{name: ["one", "other"]}))
+    assert found[name].tolist() == ["one", "other"]
+    assert not found["best"].any() or name == "protocol", "another variant is another problem"
+    with pytest.raises(UserError, match=f"runs with {name} one and other are not averaged"):
+        laid_out(found, rows=["method"], columns=["dataset"])
+
+
+def test_other_data_are_refused() -> None:
+    frame = rows(
+        run_id=["a", "b"], method=["erm", "vrex"], seed=[3, 3], test_accuracy=[0.1, 0.3],
+        **{"data.fingerprint": ["x", "y"]},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="spirals seed 3 had other data in run a than in b"):
+        invbench.table(frame)
+    assert len(invbench.table(frame.assign(seed=[3, 4]))) == 2, "each seed draws its own"
+
+
+def test_unfinished_runs_do_not_count_and_are_told() -> None:
+    frame = rows(
+        status=["done", "done", "failed", "failed", "lost"], test_accuracy=[0.5, 0.7, None, None, None],
+        seed=[0, 1, 2, 3, 4], kind=[None, None, "oom", "diverged", None],
+        **{"data.variant": ["v", "v", None, None, None]},
+    )  # fmt: skip
+    found = invbench.table(frame)
+    assert (found["n"].tolist(), found["runs"].tolist()) == ([2], [5])
+    assert "(2/5)" in written(laid_out(found), [], Format.text)
+    assert unfinished(frame) == {"failed (oom)": 1, "failed (diverged)": 1, "lost": 1}
+    assert "not in the table: 1 failed (oom)" in notes(found, unfinished(frame))
+
+
+def test_a_run_in_two_folders_counts_once() -> None:
+    frame = rows(
+        run_id=["a", "a", "a", "b"], status=["done", "done", "failed", "done"], test_accuracy=[0.1, 0.2, None, 0.4],
+        finished=["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-01"], seed=[0, 0, 0, 1],
+    )  # fmt: skip
+    found = invbench.table(frame).iloc[0]
+    assert (found["n"], found["runs"]) == (2, 2)
+    assert found["mean"] == pytest.approx(0.3), "the last that was finished"
+
+
+def test_a_metric_that_no_run_has() -> None:
+    with pytest.raises(UserError, match="no run has the metric 'tset_accuracy'; there are test_accuracy"):
+        invbench.table(rows(test_accuracy=[0.5]), "tset_accuracy")
+
+
+def three_methods() -> pd.DataFrame:
+    """One clearly worse than the best, one not."""
+    values = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.41, 0.45], "c": [0.86, 0.82, 0.8]}
+    return rows(
+        method=[name for name in values for _ in range(3)], seed=[0, 1, 2] * 3,
+        test_accuracy=[value for own in values.values() for value in own],
+    )  # fmt: skip
+
+
+def test_the_best_and_its_equals_are_marked() -> None:
+    found = invbench.table(three_methods()).set_index("method")
+    assert found["best"].to_dict() == {"a": True, "b": False, "c": False}
+    assert found["tied"].to_dict() == {"a": False, "b": False, "c": True}
+    raw = scipy.stats.ttest_rel([0.9, 0.8, 0.85], [0.5, 0.41, 0.45]).pvalue
+    assert found["p_value"]["b"] == pytest.approx(2 * raw), "Holm: the smaller of two"
+    frame = three_methods().assign(**{"data.metric": "test_loss"}).rename(columns={"test_accuracy": "test_loss"})
+    assert invbench.table(frame).set_index("method")["best"].to_dict() == {"a": False, "b": True, "c": False}
+    odd = frame.assign(**{"data.metric": "test_oddity"}).rename(columns={"test_loss": "test_oddity"})
+    assert not invbench.table(odd)["best"].any()
+    assert any("whether a high one is good is not known" in line for line in notes(invbench.table(odd), {}))
+
+
+def tuned() -> pd.DataFrame:
+    """Two settings: the one that is better in validation is the worse in the test, and a third lacks a seed."""
+    return rows(
+        seed=[0, 1, 0, 1, 0], test_accuracy=[0.6, 0.8, 0.8, 1.0, 1.0], validation_accuracy=[0.9, 0.9, 0.7, 0.8, 1.0],
+        **{"trainer.learning_rate": [0.1, 0.1, 0.2, 0.2, 0.3]},
+    )  # fmt: skip
+
+
+def test_selection() -> None:
+    assert len(invbench.table(tuned())) == 3
+    chosen = invbench.table(tuned(), select="best_validation").iloc[0]
+    assert (chosen["mean"], chosen["n"], chosen["candidates"]) == (pytest.approx(0.7), 2, 3)
+    assert invbench.table(tuned(), select="oracle").iloc[0]["mean"] == pytest.approx(0.9)
+    assert any("an upper bound, not a result" in line for line in notes(invbench.table(tuned(), select="oracle"), {}))
+    with pytest.raises(UserError, match="no selection 'orcale'; did you mean 'oracle'"):
+        invbench.table(tuned(), select="orcale")
+    with pytest.raises(UserError, match="needs validation_accuracy, which these runs do not have"):
+        invbench.table(tuned().drop(columns="validation_accuracy"), select="best_validation")
+
+
+def test_methods_by_datasets() -> None:
+    """Each dataset with the metric of its own task; ranks over all of them."""
+    frame = pd.concat(
+        [
+            three_methods(),
+            three_methods().assign(dataset="more"),
+            three_methods()
+            .assign(dataset="regression", test_accuracy=None, test_loss=range(9))
+            .assign(**{"data.metric": "test_loss"}),
+        ],
+        ignore_index=True,
+    )
+    found = invbench.table(frame)
+    layout = laid_out(found)
+    assert layout.names == ["method"]
+    assert layout.titles == ["more test_accuracy", "regression test_loss", "spirals test_accuracy"]
+    assert [[entry.best for entry in entries if entry] for _, entries in layout.rows] == [
+        [True, True, True], [False] * 3, [False] * 3,
+    ]  # fmt: skip
+    (line,) = [line for line in notes(found, {}) if line.startswith("mean ranks over 3 datasets")]
+    assert "a 1.00, c 2.33, b 2.67" in line
+    turned = laid_out(found, rows=["dataset", "metric"], columns=["method"])
+    assert (turned.names, turned.titles, len(turned.rows)) == (["dataset", "metric"], ["a", "b", "c"], 3)
+    with pytest.raises(UserError, match="do not differ in 'methd'; did you mean 'method'"):
+        laid_out(found, rows=["methd"])
+
+
+def odd_names() -> pd.DataFrame:
+    """Names with everything that means something somewhere."""
+    return three_methods().replace({"method": {"a": r"a_b&50%{\x}", "b": "<b>|*c*", "c": "#~^$"}})
+
+
+def test_latex_of_odd_names() -> None:
+    found = invbench.table(odd_names())
+    text = written(laid_out(found), notes(found, {}), Format.latex)
+    assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.8500 $\pm$ 0.1242} (3) \\" in text
+    assert r"\#\textasciitilde{}\textasciicircum{}\$ & 0.8267 $\pm$ 0.0759 (3)$^{\dagger}$ \\" in text
+    assert text.count("\n") == text.count("\\\\\n") + 4 + sum(line.startswith("%") for line in text.splitlines())
+
+
+def test_html_and_markdown_of_odd_names() -> None:
+    found = invbench.table(odd_names())
+    text = written(laid_out(found), notes(found, {}), Format.html)
+    assert "&lt;b&gt;|*c*" in text
+    assert "<b>" not in text
+    assert text.count("<tr>") == text.count("</tr>") == 4
+    assert "<strong>0.8500 ± 0.1242</strong> (3)" in text
+    text = written(laid_out(found), notes(found, {}), Format.markdown)
+    assert r"| &lt;b&gt;\|\*c\* | 0.4533 ± 0.1120 (3) |" in text
+    assert "**0.8500 ± 0.1242** (3)" in text
+
+
+def test_csv_has_all_digits() -> None:
+    lines = csv(invbench.table(three_methods())).splitlines()
+    assert lines[0].startswith("method,dataset,metric,n,runs,mean,half_width,")
+    assert re.search(r"0\.85\d{10,}|,0\.85,", lines[1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("test_accuracy_worst", True), ("test_mean_squared_error", False), ("test_roc_auc", True), ("what", None),
+     ("coefficient_error_causal", False), ("cost.seconds_per_step", False), ("invariance.rotation", False)],
+)  # fmt: skip
+def test_which_way_is_better(metric: str, expected: Any) -> None:
+    assert higher_is_better(metric) is expected
