@@ -1,12 +1,14 @@
 """Statistics of runs that share seeds: intervals of means, paired comparisons, ranks over datasets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
 """Confidence of intervals, and 1 minus the level of tests."""
 
@@ -32,26 +34,26 @@ def paired_p_value(first: pd.Series, second: pd.Series) -> float:
     return float(2 * stats.t.sf(abs(t), len(differences) - 1))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Adjusted for the number of tests (Holm 1979): rejecting those below α is wrong anywhere with at most α.
 
     NaN, a test that could not be made, counts as none.
     """
-    known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
+    known = sorted((name for name in p_values if not math.isnan(p_values[name])), key=lambda name: p_values[name])
     adjusted, largest = dict.fromkeys(p_values, math.nan), 0.0
-    for rank, (p, name) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
+    for rank, name in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p_values[name]))
         adjusted[name] = largest
     return adjusted
 
 
-def best_of(values: Mapping[str, pd.Series], higher_is_better: bool) -> str:
+def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
     """The one with the best mean; of equal ones the first."""
     sign = -1 if higher_is_better else 1
     return min(values, key=lambda name: sign * float(values[name].mean()))
 
 
-def against_best(values: Mapping[str, pd.Series], higher_is_better: bool) -> dict[str, float]:
+def against_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> dict[Name, float]:
     """Each one's p-value against the best, adjusted for their number; 1 for the best itself.
 
     Args:

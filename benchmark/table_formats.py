@@ -56,7 +56,7 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
 
     Args:
         found: as `table` returns it.
-        rows: what tells the rows apart; by default the method and all settings that differ.
+        rows: what tells the rows apart; by default the method, and the settings in which one method's runs differ.
         columns: what tells the columns apart; by default the problem, with the metric where that differs.
 
     Raises:
@@ -70,11 +70,13 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
             raise UserError(
                 f"these results do not differ in '{name}'{did_you_mean(name, known)}; they do in {', '.join(known)}"
             )
-    down = list(rows) or [name for name in known if name not in (*columns, *problem, "metric")]
+    labels = found.map(_label)
+    cell = labels.groupby(["method", *problem, "metric"], sort=False)
+    needed = [name for name in differing if name not in (*columns, *problem) and (cell[name].nunique() > 1).any()]
+    down = list(rows) or [name for name in ("method", *needed) if name not in columns]
     across = list(columns) or [name for name in problem if name not in rows]
     if not columns and found["metric"].nunique() > 1:
         across.append("metric")
-    labels = found.map(_label)
     places: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
     for place, row in labels.iterrows():
         where = tuple(row[name] for name in down), tuple(row[name] for name in across)
@@ -93,7 +95,10 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
         ([_short(text) for text in head], [entries.get(places.get((head, title))) for title in titles])
         for head in heads
     ]
-    shown = [" ".join(_short(part) for part in title if part) or str(found["metric"].iloc[0]) for title in titles]
+    shown = [
+        " ".join(_titled(*part) for part in zip(across, title, strict=True) if part[1]) or str(found["metric"].iloc[0])
+        for title in titles
+    ]
     return Layout(down, shown, body)
 
 
@@ -252,6 +257,11 @@ def _entry(row: pd.Series) -> Entry:
 def _number(value: float) -> str:
     """Four digits after the point, of very small and very large numbers four in all."""
     return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _titled(name: str, label: str) -> str:
+    """A setting says its name, what else there is speaks for itself."""
+    return f"{name.partition('.')[2]}={_short(label)}" if name.startswith(SECTIONS) else _short(label)
 
 
 def _short(label: str) -> str:

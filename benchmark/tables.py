@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
@@ -62,9 +63,12 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
         raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
     _check_same_data(done)
-    found = pd.DataFrame(_groups(runs, metric))
+    groups = list(_groups(runs, metric))
+    if not groups:
+        raise UserError(f"no finished run has the metric of its task; there are {', '.join(_metrics(done))}")
+    found = pd.DataFrame(groups)
     keys = _keys(runs)
-    found = _selected(found, keys, Select(select), done)
+    found = _selected(found, keys, Select(select), runs)
     found = _compared(found, keys)
     return found.drop(columns=[name for name in keys[2:] if not _differs(found, name)])
 
@@ -133,30 +137,36 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         text["data.variant"] = (
             known.groupby([text[name] for name in others]).transform("first").fillna("").where(known.isna(), known)
         )
-    for _, index in text.groupby(keys, sort=True).groups.items():
-        members = runs.loc[index]
-        done = members[members["status"] == "done"]
+    finished = (runs["status"] == "done").to_numpy()
+    columns = {name: runs[name].tolist() for name in [*keys, "seed", "data.metric"] if name in runs}
+    numbers = {
+        str(name): runs[name].to_numpy(float, na_value=math.nan)
+        for name in runs
+        if pd.api.types.is_numeric_dtype(runs[name])
+    }
+    unknown = np.full(len(runs), math.nan)
+    for places in text.groupby(keys, sort=True).indices.values():
+        members = np.asarray(places)
+        done = members[finished[members]]
+        name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
+        done = done[~np.isnan(numbers.get(name, unknown)[done])]
         if not len(done):
             continue
-        name = metric or str(done["data.metric"].iloc[0])
-        done = done[done[name].notna()]
-        if not len(done):
-            continue
-        values = pd.Series(done[name].to_numpy(float), index=list(done["seed"] if "seed" in done else range(len(done))))
-        yield {key: done.iloc[0][key] for key in keys} | {
+        values = pd.Series(numbers[name][done], index=[columns["seed"][i] for i in done] if "seed" in columns else None)
+        yield {key: columns[key][done[0]] for key in keys} | {
             "metric": name,
             "n": len(values),
             "runs": len(members),
-            "mean": values.mean(),
+            "mean": float(values.mean()),
             "half_width": half_width(values),
-            "seconds_per_step": done["cost.seconds_per_step"].mean(),
-            "peak_memory_bytes": done["cost.peak_memory_bytes"].max() if "cost.peak_memory_bytes" in done else math.nan,
+            "seconds_per_step": float(np.nanmean(numbers["cost.seconds_per_step"][done])),
+            "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
-            "members": list(done.index),
+            "members": done,
         }
 
 
-def _selected(found: pd.DataFrame, keys: Sequence[str], select: Select, done: pd.DataFrame) -> pd.DataFrame:
+def _selected(found: pd.DataFrame, keys: Sequence[str], select: Select, runs: pd.DataFrame) -> pd.DataFrame:
     """Of each method on each problem the settings that the selection chooses, among those with the most seeds."""
     found = found.assign(selection=str(select), candidates=1)
     if select is Select.last:
@@ -166,41 +176,37 @@ def _selected(found: pd.DataFrame, keys: Sequence[str], select: Select, done: pd
     for _, index in _as_text(found, family).groupby(family, sort=False).groups.items():
         group = found.loc[index]
         metric = str(group["metric"].iloc[0])
-        criterion = metric if select is Select.oracle else _validation(metric, done)
+        criterion = metric if select is Select.oracle else _validation(metric, runs)
         higher = higher_is_better(criterion)
         if higher is None:
             raise UserError(f"whether a high {criterion} is good is not known, so nothing can be selected by it")
         most = group[group["n"] == group["n"].max()]
-        values = {place: done.loc[members, criterion] for place, members in most["members"].items()}
-        chosen = best_of({str(place): series for place, series in values.items()}, higher)
-        kept.append(found.loc[[place for place in values if str(place) == chosen]].assign(candidates=len(group)))
+        values = {place: runs[criterion].iloc[members] for place, members in most["members"].items()}
+        kept.append(found.loc[[best_of(values, higher)]].assign(candidates=len(group)))
     return pd.concat(kept, ignore_index=True).drop(columns="members")
 
 
-def _validation(metric: str, done: pd.DataFrame) -> str:
+def _validation(metric: str, runs: pd.DataFrame) -> str:
     """The same metric on the validation set."""
     name = f"validation_{metric.removeprefix('test_')}"
-    if not metric.startswith("test_") or name not in done or done[name].isna().all():
+    if not metric.startswith("test_") or name not in runs or runs[name].isna().all():
         raise UserError(f"--select best_validation needs {name}, which these runs do not have; use --select last")
     return name
 
 
 def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """With `best`, `p_value` and `tied`, among the rows of each problem."""
-    found = found.assign(best=False, p_value=math.nan, tied=False)
+    seeds = {place: pd.Series(own) for place, own in found["seeds"].items()}
+    best, p_values = set(), dict.fromkeys(seeds, math.nan)
     problem = [*_problem(keys), "metric"]
     for _, index in _as_text(found, problem).groupby(problem, sort=False).groups.items():
-        higher = higher_is_better(str(found.loc[index[0], "metric"]))
-        if higher is None or len(index) < 2:
-            continue
-        values = {str(place): pd.Series(found.loc[place, "seeds"]) for place in index}
-        best = best_of(values, higher)
-        tests = against_best(values, higher)
-        for place in index:
-            found.loc[place, "p_value"] = tests[str(place)]
-            found.loc[place, "best"] = str(place) == best
-            found.loc[place, "tied"] = str(place) != best and tests[str(place)] > 1 - LEVEL
-    return found
+        higher = higher_is_better(str(found["metric"][index[0]]))
+        if higher is not None and len(index) > 1:
+            values = {place: seeds[place] for place in index}
+            best.add(best_of(values, higher))
+            p_values |= against_best(values, higher)
+    found = found.assign(best=[place in best for place in seeds], p_value=list(p_values.values()))
+    return found.assign(tied=(found["p_value"] > 1 - LEVEL) & ~found["best"])
 
 
 def _problem(keys: Sequence[str]) -> list[str]:

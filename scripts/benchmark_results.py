@@ -19,7 +19,14 @@ from invbench.records import RunFolder
 from invbench.runner import Options, run_cell
 from invbench.spec import resolve
 
-SETTINGS = {"trainer.steps": 4, "trainer.evaluate_every": 2, "dataset.examples": 50, "dataset.test_examples": 50}
+SETTINGS = {
+    "dataset.examples": 50,
+    "dataset.validation_examples": 50,
+    "dataset.test_examples": 50,
+    "trainer.batch_size": 50,
+    "trainer.steps": 4,
+    "trainer.evaluate_every": 2,
+}
 
 
 def main(runs: Annotated[int, typer.Option(min=1)] = 10_000) -> None:

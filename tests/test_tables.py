@@ -1,5 +1,6 @@
 """Tables: what is averaged, what is refused, what is marked, and how it is written."""
 
+import math
 import re
 from typing import Any
 
@@ -85,6 +86,8 @@ def test_a_run_in_two_folders_counts_once() -> None:
 def test_a_metric_that_no_run_has() -> None:
     with pytest.raises(UserError, match="no run has the metric 'tset_accuracy'; there are test_accuracy"):
         invbench.table(rows(test_accuracy=[0.5]), "tset_accuracy")
+    with pytest.raises(UserError, match="no finished run has the metric of its task; there are train_loss"):
+        invbench.table(rows(train_loss=[0.5]))
 
 
 def three_methods() -> pd.DataFrame:
@@ -136,7 +139,7 @@ def test_methods_by_datasets() -> None:
             three_methods(),
             three_methods().assign(dataset="more"),
             three_methods()
-            .assign(dataset="regression", test_accuracy=None, test_loss=range(9))
+            .assign(dataset="regression", test_accuracy=math.nan, test_loss=range(9))
             .assign(**{"data.metric": "test_loss"}),
         ],
         ignore_index=True,
