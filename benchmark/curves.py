@@ -1,5 +1,6 @@
 """What a run's curves hold beside the metrics: the last step's parts, what is learned, the method's state."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,4 +54,5 @@ def read_rows(path: Path, step: int) -> list[Row] | None:
         rows = pd.read_parquet(path).to_dict("records")
     except (OSError, pa.ArrowException):
         return None
-    return [{str(k): v for k, v in row.items()} for row in rows if row["step"] <= step]
+    # What a row does not have is NaN in the file.
+    return [{str(k): v for k, v in row.items() if not math.isnan(v)} for row in rows if row["step"] <= step]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from invbench.errors import UserError
 from invbench.evaluation import outputs_of
 from invbench.figures import PANEL, finish, finished, groups_of, styles_of
+from invbench.grouping import SECTIONS
 from invbench.spec import RunSpec
-from invbench.tables import SECTIONS
 from invbench.tasks import BinaryClassification
 from invbench.trained import Trained, trained
 

@@ -169,6 +169,8 @@ class Problem:
         """What a record keeps of the data."""
         return {
             "metric": self.metric or f"test_{self.task.primary}",
+            "primary": self.task.primary,
+            "higher_is_better": self.task.higher_is_better,
             "units": getattr(self.task, "units", ""),
             "variant": self.variant,
             "fingerprint": self.fingerprint,
@@ -176,6 +178,23 @@ class Problem:
             "environments": self.environments,
             "facts": dict(self.facts),
         }
+
+    def without_environment(self, number: int) -> "Problem":
+        """The problem with a training environment as split `held_out` instead; those behind it move up by one.
+
+        Raises:
+            UserError: there is no such environment.
+        """
+        train = self.splits["train"]
+        if train.env is None or not 0 <= number < self.environments or self.environments < 2:
+            have = f"environments 0 to {self.environments - 1}" if self.environments > 1 else "no environments"
+            raise UserError(f"trainer.held_out_environment is {number}, but these training data have {have}")
+        there = torch.eq(train.env, number)
+        rest = train.rows(~there)
+        env = train.env[~there]
+        kept = replace(rest, env=env - (env > number).to(env.dtype))
+        held_out = replace(train.rows(there), env=None)
+        return replace(self, splits={**self.splits, "train": kept, "held_out": held_out})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
         """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""

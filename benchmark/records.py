@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,14 +11,29 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from invbench.claims import Claim, claimed, held
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.spec import RunSpec
 
-SCHEMA = 1
+SCHEMA: Literal[2] = 2
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda record: record | {"best_validation": None},
+}
+"""What makes a record of a version one of the next; `schema_version` itself is counted up by `migrated`."""
 Status = Literal["queued", "running", "lost", "done", "failed", "stale"]
+
+
+class Chosen(BaseModel):
+    """The step of a run that was best on the validation set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    metrics: dict[str, float]
+    """What was measured there."""
 
 
 class Record(BaseModel):
@@ -26,7 +41,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     run_id: str
     status: Literal["done", "failed"]
     kind: str | None = None
@@ -36,6 +51,8 @@ class Record(BaseModel):
     spec: RunSpec
     metrics: dict[str, float]
     """`<split>_<metric>` at the last step."""
+    best_validation: Chosen | None = None
+    """None where there is no validation set, it was not watched, or an older version made the record."""
     invariance: dict[str, Any] = {}
     """How far predictions change when inputs are transformed: see `invbench.invariance.measure`."""
     data: dict[str, Any] = {}
@@ -118,11 +135,19 @@ class RunFolder:
             yield claim
 
     def read_record(self) -> Record | None:
-        """The record, or None where there is none yet or it cannot be understood."""
+        """The record, or None where there is none yet or it cannot be understood.
+
+        Raises:
+            UserError: a newer version of invbench made it.
+        """
         try:
-            return Record.model_validate_json(self.record.read_bytes())
-        except (OSError, ValidationError):
+            text = self.record.read_bytes()
+        except OSError:
             return None
+        try:
+            return Record.model_validate_json(text)
+        except ValidationError:
+            return migrated(text, self.record)
 
     def write_record(self, record: Record) -> None:
         """Write the record atomically."""
@@ -153,6 +178,30 @@ class RunFolder:
             return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, ValidationError):
             return None
+
+
+def migrated(text: bytes, source: Path) -> Record | None:
+    """A record that another version wrote, as this one has them; None where it is no record at all.
+
+    Args:
+        source: its file, for messages.
+
+    Raises:
+        UserError: a newer version wrote it.
+    """
+    try:
+        data = from_json(text)
+        version = data.pop("schema_version")
+        if version > SCHEMA:
+            raise UserError(
+                f"{source} was written by a newer invbench (records of version {version}; this one knows up to "
+                f"{SCHEMA}); update invbench, or use another folder"
+            )
+        for step in range(version, SCHEMA):
+            data = MIGRATIONS[step](data)
+        return Record.model_validate(data)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

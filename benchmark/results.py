@@ -17,6 +17,8 @@ from invbench.machine import sources_hash
 from invbench.records import Record, RunFolder, run_folders
 from invbench.spec import RunSpec
 
+DATA = ("metric", "primary", "higher_is_better", "variant", "fingerprint", "environments")
+"""What a row tells of the data."""
 IDENTITY = ("method", "dataset", "backbone", "seed", "protocol")
 INDEX = "index.parquet"
 """In a folder of many runs: the rows of its finished ones, for a fast reading. It can be deleted at any time."""
@@ -29,10 +31,12 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
     Columns, text unless something else is said: run_id, status, kind (of a failure), message, method, dataset,
     backbone, seed (Int64), protocol; each setting by its dotted name, e.g. `method.threshold` (of its own type); each
-    metric, e.g. `test_accuracy` (float64, NaN unless the run is done); `data.metric`, the one that the task is judged
-    by; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`, `cost.peak_memory_bytes`
-    (float64); `invariance.rotation` and so on (float64), the mean change of the prediction over the range of a
-    generator, and `invariance.quarter_turns` and its like; `started`, `finished`; `path`.
+    metric, e.g. `test_accuracy` (float64, NaN unless the run is done); `best_validation.test_accuracy` and so on, at
+    the step that was best on the validation set, and `best_validation.step`; `data.metric`, the one that tables show,
+    `data.primary` and `data.higher_is_better`, what the task is judged by on any split, and which way;
+    `data.environments`; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`,
+    `cost.peak_memory_bytes` (float64); `invariance.rotation` and so on (float64), the mean change of the prediction
+    over the range of a generator, and `invariance.quarter_turns` and its like; `started`, `finished`; `path`.
 
     Raises:
         UserError: a folder does not exist.
@@ -145,8 +149,12 @@ def _row_of_spec(spec: RunSpec | None, status: str) -> dict[str, Any]:
 def _row_of_record(record: Record) -> dict[str, Any]:
     row = _row_of_spec(record.spec, record.status) | {"kind": record.kind, "message": record.message}
     row |= record.metrics
+    if (best := record.best_validation) is not None:
+        row |= {"best_validation.step": float(best.step)} | {
+            f"best_validation.{name}": value for name, value in best.metrics.items()
+        }
     row |= _invariance(record.invariance)
-    row |= {f"data.{name}": record.data[name] for name in ("metric", "variant", "fingerprint") if name in record.data}
+    row |= {f"data.{name}": record.data[name] for name in DATA if name in record.data}
     row |= {f"cost.{name}": value for name, value in record.cost.items()}
     return row | {"started": record.started, "finished": record.finished}
 

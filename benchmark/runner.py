@@ -95,7 +95,7 @@ def run_cell(cell: Cell, options: Options) -> Record:
                     announce(f"{cell.title}  is done already: {folder.path}")
                 return record
         try:
-            problem = problem or _load(cell)
+            problem = problem or load_problem(cell)
             return _Attempt(cell, problem, folder, device, code, options, claim).finish()
         except UserError:
             if new:
@@ -103,15 +103,18 @@ def run_cell(cell: Cell, options: Options) -> Record:
             raise
 
 
-def _load(cell: Cell) -> Problem:
-    return cell.dataset.load(stream(cell.spec.seed, "data"))
+def load_problem(cell: Cell) -> Problem:
+    """The data of a run, on the CPU, without the environment that it leaves out."""
+    problem = cell.dataset.load(stream(cell.spec.seed, "data"))
+    number = cell.trainer.held_out_environment
+    return problem if number is None else problem.without_environment(number)
 
 
 def _other_data(cell: Cell, record: Record) -> Problem | None:
     """The run's problem, where there are files that make it another one than the record's."""
     if not cell.dataset.reads_files():
         return None
-    problem = _load(cell)
+    problem = load_problem(cell)
     return None if problem.fingerprint == record.data["fingerprint"] else problem
 
 
@@ -189,6 +192,7 @@ class _Attempt:
             traceback=trace,
             spec=self.cell.spec,
             metrics=metrics,
+            best_validation=training.best_validation(metrics) if status == "done" else None,
             invariance=invariance,
             data=self.data,
             engine={

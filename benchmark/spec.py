@@ -18,8 +18,8 @@ from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.trainer import Trainer
 from invbench.trees import flatten, sole
 
-Protocol = Literal["last"]
-"""How the reported number was chosen: `last` reports the final step."""
+Protocol = Literal["last", "best_validation", "leave_one_env_out", "oracle"]
+"""How the settings came about: `last`, not by results; otherwise by this selection, among runs with other seeds."""
 MAX_SEED = 2**32 - 1
 
 
@@ -89,6 +89,7 @@ def resolve(
     seed: int = 0,
     assignments: Mapping[str, Any] | None = None,
     layers: Iterable[Layer] = (),
+    protocol: Protocol = "last",
 ) -> Cell:
     """Look up the names, merge the sources of settings, check everything.
 
@@ -96,6 +97,7 @@ def resolve(
         method: registered names joined by `+`.
         assignments: the strongest source, by dotted name: `{"trainer.epochs": 3}`.
         layers: sources between the recipe and the assignments, such as a sweep file; method settings nested by part.
+        protocol: see `Protocol`.
 
     Raises:
         UserError: an unknown name, a setting that is unknown or wrong, a combination that cannot work.
@@ -118,7 +120,7 @@ def resolve(
             assignments_layer(assignments or {}, fields),
         ]
     )
-    return _check(classes, dataset, dataset_class, merged, _checked_seed(seed))
+    return _check(classes, dataset, dataset_class, merged, _checked_seed(seed), protocol)
 
 
 def from_spec(spec: RunSpec) -> Cell:
@@ -130,11 +132,16 @@ def from_spec(spec: RunSpec) -> Cell:
         "backbone": {"name": spec.backbone, **spec.backbone_settings},
         "trainer": spec.trainer,
     }
-    return _check(classes, spec.dataset, DATASETS.load(spec.dataset), merged, spec.seed)
+    return _check(classes, spec.dataset, DATASETS.load(spec.dataset), merged, spec.seed, spec.protocol)
 
 
 def _check(
-    classes: Mapping[str, type[Method]], dataset: str, dataset_class: type[Dataset], merged: Layer, seed: int
+    classes: Mapping[str, type[Method]],
+    dataset: str,
+    dataset_class: type[Dataset],
+    merged: Layer,
+    seed: int,
+    protocol: Protocol,
 ) -> Cell:
     unknown = set(merged["method"]) - set(classes)
     if unknown:
@@ -159,6 +166,7 @@ def _check(
         backbone_settings=backbone.canonical() if backbone else {},
         trainer=trainer.canonical(),
         seed=seed,
+        protocol=protocol,
     )
     return Cell(spec, composition, data, backbone, trainer)
 

@@ -36,7 +36,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.search import Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 from invbench.settings import Settings, setting
-from invbench.spec import Cell, resolve
+from invbench.spec import Cell, Protocol, resolve
 
 FULL = "full"
 ALL = "*"
@@ -52,6 +52,7 @@ class SweepCells(Settings):
     method: Names = setting(..., "a method, or several")
     dataset: Names = setting(..., "a dataset, or several")
     set: dict[str, Any] = setting({}, "settings by dotted name")
+    protocol: Protocol = setting("last", "where the settings were chosen by results on other seeds: by what")
     grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings by dotted name; all combinations are run")
     random: RandomSearch | None = setting(None, "trials of settings from their own ranges, for each of the above")
     optuna: OptunaSearch | None = setting(None, "the same, where earlier results lead to later trials")
@@ -67,7 +68,8 @@ class SweepCells(Settings):
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
             for name in _possible(dataset) if method == ALL else [method]:
                 for values in itertools.product(*self.grid.values()):
-                    setup = Setup(name, dataset, common | self.set | dict(zip(self.grid, values, strict=True)))
+                    settings = common | self.set | dict(zip(self.grid, values, strict=True))
+                    setup = Setup(name, dataset, settings, self.protocol)
                     for trial in self._trials(setup.also(tier.set), tier, judge):
                         yield setup.also(trial).also(tier.set)
 
@@ -88,6 +90,7 @@ class Setup(NamedTuple):
     method: str
     dataset: str
     settings: dict[str, Any]
+    protocol: Protocol = "last"
 
     def also(self, settings: dict[str, Any]) -> "Setup":
         """With these settings, which win."""
@@ -95,7 +98,7 @@ class Setup(NamedTuple):
 
     def cell(self, seed: int) -> Cell:
         """The run of a seed, checked."""
-        return resolve(self.method, self.dataset, seed, self.settings)
+        return resolve(self.method, self.dataset, seed, self.settings, protocol=self.protocol)
 
 
 JudgeOf = Callable[[Setup, "Tier", str], Judge]

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
+from invbench.grouping import PROBLEM, SECTIONS
+from invbench.selection import Select
 from invbench.statistics import critical_difference, friedman, ranks
-from invbench.tables import PROBLEM, SECTIONS, Select, higher_is_better
+from invbench.tables import higher_is_better
 
 LATEX = str.maketrans(
     {
@@ -18,6 +20,13 @@ LATEX = str.maketrans(
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     }
 )  # fmt: skip
+
+
+CHOSEN_BY = {
+    Select.best_validation: "the validation set, and of each run the step",
+    Select.leave_one_env_out: "environments left out of training, each in turn",
+    Select.oracle: "what is shown (oracle): an upper bound, not a result",
+}
 
 
 class Format(StrEnum):
@@ -107,7 +116,7 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
 
     Args:
         found: as `table` returns it.
-        left: as `unfinished` returns it.
+        left: as `omitted` returns it.
     """
     metrics = list(dict.fromkeys(found["metric"]))
     lines = [f"{', '.join(metrics)}: mean ± 95 % t-interval (number of seeds)"]
@@ -121,16 +130,13 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
     select = Select(str(found["selection"].iloc[0]))
     if select is not Select.last:
-        most = found["candidates"].max()
         lines.append(
-            f"settings chosen among up to {most} by "
-            + (
-                "what is shown (oracle): an upper bound, not a result"
-                if select is Select.oracle
-                else "the validation set"
-            )
-            + "; on the same seeds, so the intervals are too narrow"
+            f"settings chosen among up to {found['candidates'].max()} by {CHOSEN_BY[select]}; on the same seeds, so "
+            "the intervals are too narrow (`bench rerun-best` runs them on others)"
         )
+    late = list(dict.fromkeys(found["metric"][found["at"] == "last"]))
+    if select is Select.best_validation and late:
+        lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
     lines += _rank_lines(found)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
 
@@ -164,7 +170,7 @@ def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
 
 def csv(found: pd.DataFrame) -> str:
     """All digits, a line for each row of the table."""
-    return found.drop(columns="seeds").to_csv(index=False)
+    return found.drop(columns=["seeds", "run_ids"]).to_csv(index=False)
 
 
 def _text(layout: Layout, remarks: Sequence[str]) -> str:

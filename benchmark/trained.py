@@ -10,8 +10,7 @@ from invbench.checkpoint import Checkpoint
 from invbench.errors import UserError
 from invbench.problem import Problem
 from invbench.records import RunFolder
-from invbench.runner import build_model
-from invbench.seeds import stream
+from invbench.runner import build_model, load_problem
 from invbench.spec import Cell, from_spec
 
 
@@ -34,7 +33,7 @@ def trained(path: str | Path) -> Trained:
     if spec is None or record is None or checkpoint is None or record.status != "done":
         raise UserError(f"{path} holds no finished run with its checkpoint; the command that made it finishes it")
     cell = from_spec(spec)
-    problem = cell.dataset.load(stream(spec.seed, "data"))
+    problem = load_problem(cell)
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
     dtype = getattr(torch, cell.trainer.dtype)

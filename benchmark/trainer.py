@@ -20,6 +20,10 @@ class Trainer(Settings):
         None, "environments in each step, in random groups; null takes all", ge=1
     )
 
+    held_out_environment: int | None = setting(
+        None, "training environment that is left out and becomes the split held_out, for choosing settings", ge=0
+    )
+
     optimizer: Literal["adam", "sgd"] = setting("adam", "update rule")
     learning_rate: float = setting(1e-3, "step size", gt=0, search=LogUniform(1e-4, 1), fusable=True)
     momentum: float = setting(0.0, "of sgd", ge=0, lt=1, fusable=True)

@@ -21,7 +21,7 @@ from invbench.method import Outputs
 from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem, Split
 from invbench.progress import Report
-from invbench.records import RunFolder
+from invbench.records import Chosen, RunFolder
 from invbench.sampling import Sampler, check_sizes
 from invbench.second_player import SecondPlayers, find_critics, with_critics
 from invbench.seeds import stream, torch_stream
@@ -269,6 +269,17 @@ class Training:
         if self.problem.augment is None:
             return batch
         return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
+
+    def best_validation(self, metrics: Mapping[str, float]) -> Chosen | None:
+        """The first step with the best validation score, and those of the metrics that were measured there."""
+        task = self.problem.task
+        criterion = f"validation_{task.primary}"
+        sign = 1 if task.higher_is_better else -1
+        rows = [row for row in self.rows if criterion in row]
+        if not rows:
+            return None
+        best = max(rows, key=lambda row: sign * row[criterion])
+        return Chosen(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
 
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
         """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""

@@ -17,7 +17,7 @@ from invbench.checkpoint import Checkpoint
 from invbench.claims import Holder
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing, write_text
-from invbench.records import Record, RunFolder
+from invbench.records import SCHEMA, Record, RunFolder
 from invbench.runner import Options, run, run_cell
 
 
@@ -50,6 +50,37 @@ def test_a_run_becomes_a_row(out: Path) -> None:
 def test_the_same_run_again_is_not_repeated(out: Path) -> None:
     first = run_cell(small_cell("erm", "spirals"), Options(out=out))
     assert run_cell(small_cell("erm", "spirals"), Options(out=out)) == first
+
+
+def test_a_record_of_an_older_version_is_migrated(out: Path) -> None:
+    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    folder = RunFolder(out / record.run_id)
+    older = json.loads(folder.record.read_text()) | {"schema_version": 1}
+    del older["best_validation"]
+    folder.record.write_text(json.dumps(older))
+    assert folder.read_record() == record.model_copy(update={"best_validation": None})
+    assert invbench.load_results(out)["status"].tolist() == ["done"]
+
+
+def test_a_record_of_a_newer_version_is_not_taken_for_none(out: Path) -> None:
+    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    folder = RunFolder(out / record.run_id)
+    newer = json.dumps(json.loads(folder.record.read_text()) | {"schema_version": SCHEMA + 1, "what": "is new"})
+    folder.record.write_text(newer)
+    for read in (lambda: invbench.load_results(out), lambda: run_cell(small_cell("erm", "spirals"), Options(out=out))):
+        with pytest.raises(
+            UserError, match=r"written by a newer invbench \(records of version 3; this one knows up to 2"
+        ):
+            read()
+    assert folder.record.read_text() == newer
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"schema_version": 1}', '{"schema_version": "x"}'])
+def test_a_damaged_record_is_none(out: Path, text: str) -> None:
+    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    folder = RunFolder(out / record.run_id)
+    folder.record.write_text(text)
+    assert folder.read_record() is None
 
 
 def test_a_record_of_other_code_is_made_anew_and_kept(out: Path) -> None:

@@ -9,6 +9,7 @@ from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
 from invbench.cli.plot import plot
+from invbench.cli.rerun_best import rerun_best
 from invbench.cli.run import run
 from invbench.cli.sweep import sweep
 from invbench.cli.table import table
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(sweep)
+app.command("rerun-best")(rerun_best)
 app.command()(ls)
 app.command()(show)
 app.command()(table)

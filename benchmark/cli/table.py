@@ -18,7 +18,10 @@ def table(
     rows: Annotated[str, typer.Option(help="What tells rows apart, such as method,trainer.epochs.")] = "",
     columns: Annotated[str, typer.Option(help="What tells columns apart, such as dataset.")] = "",
     select: Annotated[
-        str, typer.Option(help="Of several settings: last shows all; best_validation; oracle, by the metric itself.")
+        str,
+        typer.Option(
+            help="Step and settings: last shows all; best_validation; leave_one_env_out; oracle, by the metric itself."
+        ),
     ] = "last",
     form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
 ) -> None:
@@ -30,12 +33,12 @@ def table(
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
     from invbench.results import load_results
     from invbench.table_formats import Format, csv, laid_out, notes, written
+    from invbench.tables import omitted
     from invbench.tables import table as make
-    from invbench.tables import unfinished
 
     runs = load_results(results or [Path("results")])
     found = make(runs, metric, select)
-    remarks = notes(found, unfinished(runs))
+    remarks = notes(found, omitted(runs))
     if form == Format.csv:
         typer.echo(csv(found), nl=False)
         typer.echo("\n".join(remarks), err=True)

@@ -1,0 +1,41 @@
+"""`bench rerun-best`: the selected settings with fresh seeds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def rerun_best(
+    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
+    select: Annotated[
+        str, typer.Option(help="How settings are chosen: best_validation, leave_one_env_out or oracle.")
+    ] = "best_validation",
+    metric: Annotated[str | None, typer.Option(help="oracle: the metric that it goes by.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Fresh seeds, such as 10-14 (default: as many as before, behind all others).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the new runs.")] = Path("results/best"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the CPU, without GPUs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+) -> None:
+    """Select the settings of each method on each dataset, and run them with seeds that did not select them.
+
+    The new runs carry the selection as their protocol, so no table mixes them with those that they were selected from.
+    Their folder has the sweep that was made: `bench sweep` with its sweep.yaml does the same again on other engines.
+    """
+    from invbench.engines.local import LocalEngine
+    from invbench.rerunning import sweep_of_best
+    from invbench.results import load_results
+    from invbench.sweeping import Places, Request, carry_out_sweep
+    from invbench.sweeping import dry_run as preview
+
+    runs = load_results(results or [Path("results")])
+    if "protocol" in runs:
+        runs = runs.loc[runs["protocol"] == "last"]
+    request = Request(sweep_of_best(runs, metric, select, seeds), out)
+    slots = Places(workers=workers).slots()
+    if dry_run:
+        typer.echo("\n".join(preview(request, len(slots))))
+    else:
+        carry_out_sweep(request, LocalEngine(slots))

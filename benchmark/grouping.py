@@ -1,0 +1,37 @@
+"""Which columns of a table of runs say what a run is, and which runs are alike."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
+PROBLEM = ("dataset.", "data.variant")
+"""Besides the dataset's name, what makes it another problem; only on one problem are methods compared."""
+HELD_OUT = "trainer.held_out_environment"
+"""The setting of runs that exist for choosing settings, not for being shown."""
+
+
+def keys_of(runs: pd.DataFrame) -> list[str]:
+    """Columns in which runs must agree to be averaged."""
+    settings = [str(name) for name in runs.columns if str(name).startswith(SECTIONS)]
+    variant = ["data.variant"] if "data.variant" in runs else []
+    return ["method", "dataset", "backbone", "protocol", *settings, *variant]
+
+
+def problem_of(keys: Sequence[str]) -> list[str]:
+    """Columns in which rows must agree to be compared."""
+    return ["dataset", *(name for name in keys if name.startswith(PROBLEM))]
+
+
+def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Columns as text, so that lists and gaps can be grouped by."""
+    return pd.DataFrame(
+        {name: ["" if missing(value) else str(value) for value in rows[name]] for name in names}, index=rows.index
+    )
+
+
+def missing(value: Any) -> bool:
+    """Whether a row has nothing there."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,143 @@
+"""How the step and the settings that a table shows are chosen: pure functions of records, which train nothing."""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from invbench.errors import UserError
+from invbench.grouping import HELD_OUT, as_text, keys_of, missing, problem_of
+from invbench.statistics import best_of
+
+BEST = "best_validation."
+
+
+class Select(StrEnum):
+    """How the step of each run, and the settings of a method where several were run, are chosen."""
+
+    last = "last"
+    """Not at all: all settings are shown, at their last step."""
+    best_validation = "best_validation"
+    """The step, and then the settings, with the best score on the validation set."""
+    leave_one_env_out = "leave_one_env_out"
+    """The last step; the settings with the best mean score on environments that were left out of training, each in
+    turn. What is shown was trained on all."""
+    oracle = "oracle"
+    """The last step; the settings with the best mean of the metric itself, which no honest experiment knows."""
+
+
+class Criterion(NamedTuple):
+    """What settings are chosen by: of each candidate, by its place in the table, a number per run."""
+
+    values: dict[Any, pd.Series]
+    higher_is_better: bool
+
+
+def shown(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs that were trained on all environments, and those that left one out."""
+    if HELD_OUT not in runs:
+        return runs, runs.iloc[:0]
+    without = runs[HELD_OUT].notna()
+    return runs[~without], runs[without]
+
+
+def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs with the metrics of the step that was best on the validation set, where they were measured then.
+
+    Raises:
+        UserError: a run has no such step.
+    """
+    name = f"{BEST}step"
+    steps = runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
+    without = runs[(runs["status"] == "done") & steps.isna()]
+    if len(without):
+        run = without.iloc[0]
+        raise UserError(
+            f"--select best_validation: run {run.get('run_id', '')} ({run['method']} on {run['dataset']}) has no best "
+            "step: its data have no validation set, trainer.evaluate_splits leaves it out, or an older version made "
+            "the record (`--rerun stale` makes it anew); or use --select last"
+        )
+    measured = [str(name).removeprefix(BEST) for name in runs if str(name).startswith(BEST)]
+    there = [name for name in measured if name in runs]
+    return runs.assign(**{name: runs[BEST + name].fillna(runs[name]) for name in there})
+
+
+def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
+    """Of each method on each problem the row that the selection chooses, among those with the most seeds.
+
+    Args:
+        found: rows of means, with `members`, the places of their runs, and `higher_is_better`, of the metric.
+        runs: the runs that the rows are of.
+        left_out: runs that left an environment out.
+
+    Raises:
+        UserError: what the selection needs was not run.
+    """
+    kept = []
+    family = ["method", *problem_of(keys_of(runs)), "metric"]
+    for _, index in as_text(found, family).groupby(family, sort=False).groups.items():
+        group = found.loc[index]
+        criterion = _criterion(group, select, runs, left_out)
+        judged = group.loc[list(criterion.values)]
+        most = judged.index[judged["n"] == judged["n"].max()]
+        best = best_of({place: criterion.values[place] for place in most}, criterion.higher_is_better)
+        at = _at(group.loc[best], runs) if select is Select.best_validation else "last"
+        kept.append(found.loc[[best]].assign(candidates=len(group), at=at))
+    return pd.concat(kept, ignore_index=True)
+
+
+def _at(row: pd.Series, runs: pd.DataFrame) -> str:
+    """The step that a row's numbers are of: what is measured at the last one only has no other."""
+    name = f"{BEST}{row['metric']}"
+    return "best_validation" if name in runs and runs[name].iloc[row["members"]].notna().all() else "last"
+
+
+def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
+    if select is Select.leave_one_env_out:
+        return _left_out_scores(group, runs, left_out)
+    first = group.iloc[0]
+    if select is Select.oracle:
+        name, higher = str(first["metric"]), first["higher_is_better"]
+        if higher is None:
+            raise UserError(f"whether a high {name} is good is not known, so nothing can be selected by it")
+    else:
+        name, higher = _primary(runs.iloc[first["members"][0]], "validation")
+    return Criterion({place: runs[name].iloc[own["members"]] for place, own in group.iterrows()}, bool(higher))
+
+
+def _primary(run: pd.Series, split: str) -> tuple[str, bool]:
+    """The score that a run's task is judged by, on a split, and whether it grows with quality."""
+    return f"{split}_{run['data.primary']}", bool(run["data.higher_is_better"])
+
+
+def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
+    """Of each candidate of which every environment was left out once, the scores there."""
+    first = runs.iloc[group.iloc[0]["members"][0]]
+    name, higher = _primary(first, "held_out")
+    keys = _settings(runs)
+    finished = left_out[left_out["status"] == "done"]
+    alike = as_text(finished, keys).agg("\n".join, axis=1) if len(finished) else pd.Series(dtype=str)
+    values = {}
+    for place, row in group.iterrows():
+        own = finished[alike == "\n".join(_texts(runs.iloc[row["members"][0]], keys))]
+        environments = set(range(int(runs["data.environments"].iloc[row["members"][0]])))
+        if environments <= set(own[HELD_OUT].astype(int) if len(own) else ()):
+            values[place] = own[name]
+    if not values:
+        count = int(first["data.environments"])
+        raise UserError(
+            f"--select leave_one_env_out: of {first['method']} on {first['dataset']} no settings were run with each of "
+            f"its {count} environments left out; a sweep does it by "
+            f"grid: {{{HELD_OUT}: [null, {', '.join(map(str, range(count)))}]}}"
+        )
+    return Criterion(values, higher)
+
+
+def _settings(runs: pd.DataFrame) -> list[str]:
+    return [name for name in keys_of(runs) if name not in (HELD_OUT, "data.variant")]
+
+
+def _texts(run: pd.Series, names: Sequence[str]) -> Iterable[str]:
+    return ("" if missing(run[name]) else str(run[name]) for name in names)
