@@ -183,7 +183,7 @@ def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) -
     values = np.stack(runs)
     place.plot(x, values.mean(0), **style, linewidth=1.5, label=f"{label} (n = {len(runs)})")
     if len(runs) > 1:
-        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
+        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
 
 
 def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:

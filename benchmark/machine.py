@@ -5,11 +5,13 @@ import hashlib
 import inspect
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 
 from invbench.errors import UserError
 
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 PACKAGES = (
     "invbench",
     "torch",
@@ -115,10 +118,25 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from now on: a worker's earlier runs are none of this one's business."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # not on Linux, or not allowed
+        CLEAR.write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use at once: of the GPU's allocator, or resident in this process since it started."""
+    """Most bytes in use at once since `forget_peak_memory`: of the GPU's allocator, or resident in this process.
+
+    On other systems than Linux the latter is since the process started.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
+        if found:
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -30,7 +30,7 @@ def announce(text: str) -> None:
 def headlines(metrics: Iterable[str]) -> list[str]:
     """The metrics that are worth a reader's first look: of environments only the worst, and only in the test."""
     detail = "distance|jensen|rejection|representation|(validation|train)_(mutual|roc)"
-    hidden = re.compile(rf"^coefficient\.|{detail}|_bin\d+$|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
+    hidden = re.compile(rf"\.|{detail}|_bin\d+$|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
     return [name for name in metrics if not hidden.search(name)]
 
 

@@ -50,7 +50,7 @@ class Record(BaseModel):
     traceback: str | None = None
     spec: RunSpec
     metrics: dict[str, float]
-    """`<split>_<metric>` at the last step."""
+    """At the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
     best_validation: Chosen | None = None
     """None where there is no validation set, it was not watched, or an older version made the record."""
     invariance: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.invariance import measure
 from invbench.loggers import Loggers
-from invbench.machine import choose_device, code_version, describe, peak_memory
+from invbench.machine import choose_device, code_version, describe, forget_peak_memory, peak_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder, now
@@ -148,8 +148,8 @@ class _Attempt:
     def finish(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""
         self.folder.set_aside()
+        forget_peak_memory(self.device)
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
             torch.backends.cudnn.deterministic = True
         title = self.cell.title
         with Report(title, self.training.total, self.folder.log, self.options.quiet, self.claim) as report:

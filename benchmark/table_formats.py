@@ -71,17 +71,16 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
     Raises:
         UserError: no such column; or more than one mean would stand in one place.
     """
-    differing = [str(name) for name in found if str(name).startswith(SECTIONS) or name in ("protocol", "backbone")]
     problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM))]
-    known = ["method", *problem, *(name for name in differing if name not in problem), "metric"]
+    settings = [name for name in map(str, found) if name.startswith(SECTIONS) or name in ("protocol", "backbone")]
+    known = list(dict.fromkeys(["method", *problem, *settings, "metric"]))
     for name in (*rows, *columns):
         if name not in known:
             raise UserError(
                 f"these results do not differ in '{name}'{did_you_mean(name, known)}; they do in {', '.join(known)}"
             )
-    labels = found.map(_label)
-    cell = labels.groupby(["method", *problem, "metric"], sort=False)
-    needed = [name for name in differing if name not in (*columns, *problem) and (cell[name].nunique() > 1).any()]
+    labels = _labels(found)
+    needed = [name for name in _differing_within(labels, ["method", *problem, "metric"]) if name not in columns]
     down = list(rows) or [name for name in ("method", *needed) if name not in columns]
     across = list(columns) or [name for name in problem if name not in rows]
     if not columns and found["metric"].nunique() > 1:
@@ -137,17 +136,57 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
     late = list(dict.fromkeys(found["metric"][found["at"] == "last"]))
     if select is Select.best_validation and late:
         lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
+    labels = _labels(found)
+    problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM)), "metric"]
+    own = _differing_within(labels, ["method", *problem])
+    among = [name for name in _differing_within(labels, problem) if name not in own and not name.startswith("method.")]
+    if among:
+        lines.append(
+            f"on one problem, methods also differ in {', '.join(among)} (recipes and sweeps may give each its own)"
+        )
     lines += _rank_lines(found)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
 
 
 def rank_table(found: pd.DataFrame) -> pd.DataFrame | None:
-    """Ranks of methods (columns) on the datasets (rows) that all of them have; None where a method has several rows."""
-    if found["metric"].map(higher_is_better).isna().any() or found.duplicated(["method", "dataset"]).any():
+    """Ranks of methods (columns) on problems (rows), of those methods that are on the most, where all of them are.
+
+    None where a method has several rows on a problem, or whether a high metric is good is not known.
+    """
+    scores = found.assign(problem=problems(found), score=found["mean"])
+    if found["higher_is_better"].isna().any() or scores.duplicated(["method", "problem"]).any():
         return None
-    sign = [1 if higher_is_better(metric) else -1 for metric in found["metric"]]
-    scores = found.assign(score=found["mean"] * sign).pivot_table(index="dataset", columns="method", values="score")
-    return ranks(scores.dropna(), higher_is_better=True)
+    scores["score"] *= [1 if higher else -1 for higher in found["higher_is_better"]]
+    counts = scores["method"].value_counts()
+    most = scores[scores["method"].isin(counts.index[counts == counts.max()])]
+    return ranks(most.pivot_table(index="problem", columns="method", values="score").dropna(), higher_is_better=True)
+
+
+def problems(found: pd.DataFrame) -> list[str]:
+    """What each row's problem is called: the dataset, with the settings in which the rows of that dataset differ."""
+    names = [name for name in map(str, found) if name.startswith(PROBLEM)]
+    labels = _labels(found)
+    return [
+        " ".join([row["dataset"], *(_titled(name, row[name]) for name in names if row[name])])
+        for _, row in labels.iterrows()
+    ]
+
+
+def _labels(found: pd.DataFrame) -> pd.DataFrame:
+    """The table as text; a setting of a dataset, and the data's variant, only where the rows of that dataset differ."""
+    labels = found.map(_label)
+    names = [name for name in map(str, found) if name.startswith(PROBLEM)]
+    if names:
+        differs = labels.groupby("dataset")[names].transform("nunique") > 1
+        labels[names] = labels[names].where(differs, "")
+    return labels
+
+
+def _differing_within(labels: pd.DataFrame, group: Sequence[str]) -> list[str]:
+    """Settings, protocol and backbone, where rows that agree in the group's columns differ."""
+    names = [name for name in map(str, labels) if name.startswith(SECTIONS) or name in ("protocol", "backbone")]
+    grouped = labels.groupby(list(group), sort=False)
+    return [name for name in names if name not in group and (grouped[name].nunique() > 1).any()]
 
 
 def _rank_lines(found: pd.DataFrame) -> list[str]:
@@ -160,7 +199,8 @@ def _rank_lines(found: pd.DataFrame) -> list[str]:
         f"mean ranks over {len(ranked)} datasets: {means}; those closer than {difference:.2f} cannot be told apart "
         f"(Nemenyi, 5 %); all alike: p = {friedman(ranked):.3g} (Friedman)"
     )
-    return [line]
+    others = sorted(set(found["method"]) - set(ranked.columns))
+    return [line, *([f"without a rank, since they are on fewer datasets: {', '.join(others)}"] if others else [])]
 
 
 def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:

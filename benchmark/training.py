@@ -107,7 +107,8 @@ class Training:
         return (self.seconds - self.aside) / max(self.done, 1)
 
     def run(self, report: Report) -> dict[str, float]:
-        """Train to the end, from the checkpoint where there is one. Returns the metrics of every split.
+        """Train to the end, from the checkpoint where there is one. Returns the metrics of every split, and what was
+        learned besides the weights.
 
         Raises:
             RunFailed: kind `diverged`, when the objective or a metric is not finite.
@@ -120,11 +121,11 @@ class Training:
             with closing(self.loggers):
                 self._train(report)
                 if self.rows and not self.summed:  # resumed after the last measurement
-                    return self._evaluate(splits, last=True)
+                    return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
                 metrics = self.measure(splits, last=True)
             report.evaluated(self.done, metrics)
             self.save()
-        return metrics
+        return metrics | learned_columns(self.learned, None)
 
     @property
     def over(self) -> bool:

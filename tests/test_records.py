@@ -17,6 +17,7 @@ from invbench.checkpoint import Checkpoint
 from invbench.claims import Holder
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing, write_text
+from invbench.machine import forget_peak_memory, peak_memory
 from invbench.records import SCHEMA, Record, RunFolder
 from invbench.runner import Options, run, run_cell
 
@@ -45,6 +46,19 @@ def test_a_run_becomes_a_row(out: Path) -> None:
     curves = invbench.load_curves(out)
     assert curves["step"].tolist() == [2, 4, 6, 8, 10, 12]
     assert {"method", "seed", "objective", "train_accuracy", "state.surviving_fraction"} <= set(curves)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is the process's")
+def test_the_peak_of_memory_is_the_run_s_own() -> None:
+    device, size = torch.device("cpu"), 300_000_000
+    forget_peak_memory(device)
+    before = peak_memory(device)
+    block = bytearray(size)
+    assert peak_memory(device) > before + 0.9 * size
+    del block
+    assert peak_memory(device) > before + 0.9 * size
+    forget_peak_memory(device)
+    assert peak_memory(device) < before + 0.5 * size
 
 
 def test_the_same_run_again_is_not_repeated(out: Path) -> None:

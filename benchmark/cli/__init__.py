@@ -9,6 +9,7 @@ from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
 from invbench.cli.plot import plot
+from invbench.cli.reproduce import reproduce
 from invbench.cli.rerun_best import rerun_best
 from invbench.cli.run import run
 from invbench.cli.sweep import sweep
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(sweep)
+app.command()(reproduce)
 app.command("rerun-best")(rerun_best)
 app.command()(ls)
 app.command()(show)

@@ -24,16 +24,20 @@ class What(StrEnum):
     datasets = "datasets"
     backbones = "backbones"
     sweeps = "sweeps"
+    published = "published"
     cells = "cells"
 
 
 def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by default.")] = None) -> None:
-    """List methods, datasets and backbones, or the sweeps that come with the package, or the possible cells."""
+    """List methods, datasets and backbones; or the sweeps, or the published claims, of the package; or the cells."""
     if what is What.cells:
         _cells()
         return
     if what is What.sweeps:
         typer.echo("\n".join(sweep_names()))
+        return
+    if what is What.published:
+        _published()
         return
     kinds = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
     for kind, registry in kinds.items():
@@ -125,6 +129,18 @@ def _provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
     yield from (f"source: {url}" for download in needed.downloads for url in download.urls[:1])
     if not needed.found():
         yield f"get it: bench data fetch {name}"
+
+
+def _published() -> None:
+    """Claims of others, which `bench reproduce` puts to the test."""
+    from invbench.published import sources
+
+    for name, source in sources().items():
+        rows = [
+            (claim, "" if own.verified else "recalled", ", ".join(number.shown for number in own.numbers), own.what)
+            for claim, own in source.claims.items()
+        ]
+        _print(f"{name} ({source.source})", ("claim", "", "published", "what"), rows)
 
 
 def _cells() -> None:

@@ -1,12 +1,16 @@
 """`bench plot`: figures of finished runs."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invbench.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -14,10 +18,15 @@ FORMATS = (".png", ".pdf", ".svg")
 class Kind(StrEnum):
     """What can be drawn."""
 
+    curves = "curves"
+    ranks = "ranks"
+    critical = "critical"
+    cost = "cost"
+    sensitivity = "sensitivity"
+    tradeoff = "tradeoff"
     profile = "profile"
     widths = "widths"
     angle = "angle"
-    tradeoff = "tradeoff"
     densities = "densities"
 
 
@@ -25,12 +34,18 @@ def plot(
     kind: Annotated[
         Kind,
         typer.Argument(
-            help="profile: invariance; widths: what was learned; angle: one image turned; tradeoff: one metric "
-            "against another; densities: of the score at values of the nuisance."
+            help="curves: a metric over the steps; ranks: of methods by datasets; critical: which mean ranks can be "
+            "told apart; cost: a metric against time and memory; sensitivity: against settings; tradeoff: against "
+            "another metric; profile: invariance; widths: what was learned; angle: one image turned; densities: of the "
+            "score at values of the nuisance."
         ),
     ],
     results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
     out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("figure.png"),
+    metric: Annotated[
+        str | None, typer.Option(help="curves, ranks, critical, cost, sensitivity (default: the task's).")
+    ] = None,
+    select: Annotated[str, typer.Option(help="ranks, critical: of several settings, as in `bench table`.")] = "last",
     mark: Annotated[list[float] | None, typer.Option(help="widths: an angle in radians to mark, both ways.")] = None,
     example: Annotated[int, typer.Option(min=0, help="angle: which test image.")] = 0,
     performance: Annotated[str, typer.Option(help="tradeoff: the metric upwards.")] = "test_roc_auc",
@@ -41,20 +56,23 @@ def plot(
 ) -> None:
     """Draw finished runs."""
     writable_picture(out, "--out")
-    from invbench import figures, nuisance_figures
+    from invbench import figures, nuisance_figures, result_figures
+    from invbench.results import load_results
 
     paths = results or [Path("results")]
-    if kind is Kind.profile:
-        figure = figures.profile(paths)
-    elif kind is Kind.widths:
-        figure = figures.widths(paths, mark or [])
-    elif kind is Kind.angle:
-        figure = figures.angle(paths, example)
-    elif kind is Kind.tradeoff:
-        figure = nuisance_figures.tradeoff(paths, performance, dependence)
-    else:
-        figure = nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0])
-    figure.savefig(out, dpi=150)
+    makers: dict[Kind, Callable[[], Figure]] = {
+        Kind.curves: lambda: result_figures.curves(load_results(paths), metric),
+        Kind.ranks: lambda: result_figures.ranks(load_results(paths), metric, select),
+        Kind.critical: lambda: result_figures.critical(load_results(paths), metric, select),
+        Kind.cost: lambda: result_figures.cost(load_results(paths), metric),
+        Kind.sensitivity: lambda: result_figures.sensitivity(load_results(paths), metric),
+        Kind.tradeoff: lambda: nuisance_figures.tradeoff(paths, performance, dependence),
+        Kind.profile: lambda: figures.profile(paths),
+        Kind.widths: lambda: figures.widths(paths, mark or []),
+        Kind.angle: lambda: figures.angle(paths, example),
+        Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
+    }
+    makers[kind]().savefig(out, dpi=150)
     typer.echo(str(out))
 
 

@@ -1,11 +1,16 @@
 """`bench table`: means over seeds with intervals."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invbench.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from invbench.table_formats import Format
 
 FORMATS = ("text", "csv", "markdown", "latex", "html")
 
@@ -23,6 +28,9 @@ def table(
             help="Step and settings: last shows all; best_validation; leave_one_env_out; oracle, by the metric itself."
         ),
     ] = "last",
+    vs_published: Annotated[
+        bool, typer.Option("--vs-published", help="Every published number beside ours, with a verdict.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
 ) -> None:
     """Methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
@@ -31,12 +39,17 @@ def table(
     """
     if form not in FORMATS:
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
+    if vs_published and (metric or rows or columns or select != "last"):
+        raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
     from invbench.results import load_results
     from invbench.table_formats import Format, csv, laid_out, notes, written
     from invbench.tables import omitted
     from invbench.tables import table as make
 
     runs = load_results(results or [Path("results")])
+    if vs_published:
+        typer.echo(_against_published(runs, Format(form)), nl=form != "csv")
+        return
     found = make(runs, metric, select)
     remarks = notes(found, omitted(runs))
     if form == Format.csv:
@@ -45,6 +58,14 @@ def table(
     else:
         layout = laid_out(found, _names(rows), _names(columns))
         typer.echo(written(layout, remarks, Format(form)))
+
+
+def _against_published(runs: "pd.DataFrame", form: "Format") -> str:
+    from invbench.reproduction import against_published, verdicts
+    from invbench.table_formats import Format, written
+
+    found = against_published(runs)
+    return found.to_csv(index=False) if form == Format.csv else written(*verdicts(found), form)
 
 
 def _names(text: str) -> list[str]:

@@ -1,0 +1,45 @@
+"""`bench reproduce`: run what a published number needs, and say whether ours is like it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invbench.errors import RunFailed
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A claim, or a source with several (`bench ls published`).")],
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each claim.")] = Path("results/published"),
+    gpus: Annotated[str | None, typer.Option(help="Places in the list of visible GPUs (default: all).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the CPU, without GPUs.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+) -> None:
+    """Run what a claim needs, with the published settings and seeds, and print the verdict. Again, it continues."""
+    from invbench.engines.local import LocalEngine
+    from invbench.published import claims_of
+    from invbench.reproduction import against_published, sweep_of, verdicts
+    from invbench.results import load_results
+    from invbench.sweeping import Places, Request, carry_out_sweep
+    from invbench.sweeping import dry_run as preview
+    from invbench.table_formats import Format, written
+
+    slots = Places(gpus, workers=workers, threads=threads).slots()
+    failure = None
+    claims = claims_of(name)
+    for claim, own in claims.items():
+        request = Request(sweep_of(own), out / claim)
+        if dry_run:
+            typer.echo("\n".join(preview(request, len(slots))))
+            continue
+        try:
+            carry_out_sweep(request, LocalEngine(slots, threads=threads))
+        except RunFailed as error:  # the other claims are worth knowing all the same
+            failure = error
+    if dry_run:
+        return
+    found = against_published(load_results([out / claim for claim in claims]), claims)
+    typer.echo(written(*verdicts(found), Format.text))
+    if failure:
+        raise failure

@@ -1,0 +1,238 @@
+"""Figures of tables of runs: what was learned when, who is better where, at what cost, and how settings matter."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from invbench.errors import UserError
+from invbench.figures import PANEL, band, finish, styles_of
+from invbench.grouping import SECTIONS, as_text, missing
+from invbench.selection import Select
+from invbench.statistics import critical_difference
+from invbench.table_formats import rank_table
+from invbench.tables import table
+
+WIDE = 20
+"""An axis is logarithmic if its largest value is so many times its least one."""
+JOINED = 12
+"""As many values of a setting are joined by a line; more are trials of a search."""
+
+
+def curves(results: pd.DataFrame, metric: str | None = None) -> Figure:
+    """Learning curves: mean over seeds and their range, a panel per dataset, a line per method and settings.
+
+    Args:
+        results: as `load_results` returns it.
+        metric: a column of the runs' curves; that of each dataset where it is None.
+    """
+    found = table(results)
+    paths = dict(zip(results["run_id"], results["path"], strict=True))
+    panels = _panels(found)
+    figure, axes = _grid(len(panels))
+    styles = styles_of(label for rows in panels.values() for label in _labels(rows))
+    for (dataset, rows), place in zip(panels.items(), axes, strict=False):
+        name = metric or str(rows["metric"].iloc[0])
+        for label, run_ids in zip(_labels(rows), rows["run_ids"], strict=True):
+            own = [_curve(Path(paths[run_id]), name) for run_id in run_ids]
+            steps = sorted(set.intersection(*(set(curve.index) for curve in own)))
+            if steps:
+                values = [np.asarray(curve.loc[steps], float) for curve in own]
+                band(place, np.asarray(steps), values, styles[label], label)
+        place.set_title(dataset, fontsize=10)
+        place.set_xlabel("step", fontsize=9)
+        place.set_ylabel(name.replace("_", " "), fontsize=9)
+    if not any(place.lines for place in axes):
+        raise UserError(f"no curve has '{metric}'; --metric names a column of curves.parquet, such as test_loss")
+    return finish(figure, axes)
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    """So many panels, up to three in a row."""
+    columns = min(3, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(0.6 + 1.6 * PANEL * columns, 0.6 + 1.4 * PANEL * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for place in axes[count:]:
+        place.set_axis_off()
+    return figure, axes[:count]
+
+
+def _curve(folder: Path, name: str) -> pd.Series:
+    """One column of a run's curves by step, empty where there is none."""
+    try:
+        rows = pd.read_parquet(folder / "curves.parquet")
+    except OSError:
+        return pd.Series(dtype=float)
+    return rows.set_index("step")[name].dropna() if name in rows else pd.Series(dtype=float)
+
+
+def ranks(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> Figure:
+    """Heat map of the ranks of methods (rows) on datasets (columns), 1 the best; the mean rank in the last column."""
+    ranked = _ranked(results, metric, select)
+    order = ranked.mean().sort_values().index
+    shown = ranked[order].T.assign(mean=ranked.mean())
+    figure = Figure(figsize=(2.2 + 0.85 * shown.shape[1], 1.4 + 0.36 * len(shown)), layout="constrained")
+    place = figure.subplots()
+    picture = place.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
+    place.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
+    place.set_yticks(range(len(shown)), list(order), fontsize=9)
+    for (row, column), value in np.ndenumerate(shown.to_numpy()):
+        dark = value > (1 + len(shown)) / 2
+        place.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else "k")
+    place.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
+    figure.colorbar(picture, label="rank (1 is the best)", shrink=0.8)
+    return figure
+
+
+def critical(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> Figure:
+    """Critical-difference diagram (Demšar 2006): mean ranks over the datasets; a bar joins methods that the Nemenyi
+    test cannot tell apart at 5 %."""
+    ranked = _ranked(results, metric, select)
+    means = ranked.mean().sort_values()
+    count = len(means)
+    difference = critical_difference(count, len(ranked))
+    half = math.ceil(count / 2)
+    bars = list(_cliques(means.to_numpy(), difference))
+    height = 1.0 + 0.28 * half + 0.16 * len(bars)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
+    place = figure.subplots()
+    place.set(xlim=(1 - 0.25 * count, count + 0.25 * count), ylim=(-(1.2 + 0.7 * half + 0.45 * len(bars)), 2.2))
+    place.set_axis_off()
+    place.hlines(0, 1, count, color="k", linewidth=1)
+    for tick in range(1, count + 1):
+        place.vlines(tick, 0, 0.2, color="k", linewidth=1)
+        place.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=9)
+    place.hlines(1.5, 1, min(1 + difference, count), color="k", linewidth=2)
+    shown = "" if difference <= count - 1 else ", off the scale"
+    place.text(1, 1.6, f"critical difference {difference:.2f}{shown} ({len(ranked)} datasets)", va="bottom", fontsize=9)
+    for level, (first, last) in enumerate(bars):
+        place.hlines(-0.4 - 0.45 * level, first - 0.04, last + 0.04, color="#0072b2", linewidth=4)
+    base = -0.6 - 0.45 * len(bars)
+    for place_of, (name, rank) in enumerate(means.items()):
+        left = place_of < half
+        depth = base - 0.7 * (place_of if left else count - 1 - place_of)
+        end = 1 - 0.1 * count if left else count + 0.1 * count
+        place.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
+        text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+        place.text(
+            end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9
+        )
+    return figure
+
+
+def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[float, float]]:
+    """First and last mean rank of each largest group whose members are closer than the difference; sorted."""
+    reached = -1
+    for first in range(len(means)):
+        last = int(np.searchsorted(means, means[first] + difference, side="left")) - 1
+        if last > first and last > reached:
+            yield means[first], means[last]
+            reached = last
+
+
+def cost(results: pd.DataFrame, metric: str | None = None) -> Figure:
+    """The metric against the time of a step, and against peak memory, a row per dataset, a point per method and
+    settings, with the interval of the mean."""
+    panels = _panels(table(results, metric))
+    figure = Figure(figsize=(3.6 * PANEL, 0.7 + 1.1 * PANEL * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
+    styles = styles_of(label for rows in panels.values() for label in _labels(rows))
+    for (dataset, rows), (left, right) in zip(panels.items(), axes, strict=True):
+        for label, (_, row) in zip(_labels(rows), rows.iterrows(), strict=True):
+            colour = styles[label]["color"]
+            spread = 0.0 if math.isnan(row["half_width"]) else row["half_width"]
+            for place, x in ((left, row["seconds_per_step"] * 1e3), (right, row["peak_memory_bytes"] / 2**20)):
+                marker = "os^"[list(styles).index(label) // 8 % 3]
+                place.errorbar(x, row["mean"], spread, color=colour, marker=marker, markersize=5, elinewidth=0.8, ls="")
+                place.plot([], [], color=colour, marker=marker, ls="", label=label)
+        if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min():
+            left.set_xscale("log")
+        left.set_ylabel(f"{dataset}\n{rows['metric'].iloc[0].replace('_', ' ')}", fontsize=9)
+    axes[-1][0].set_xlabel("milliseconds per step", fontsize=9)
+    axes[-1][1].set_xlabel("peak memory (MiB)", fontsize=9)
+    return finish(figure, [left for left, _ in axes])
+
+
+def sensitivity(results: pd.DataFrame, metric: str | None = None) -> Figure:
+    """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and a line
+    per method through the best at each value."""
+    varied = list(_varied(table(results, metric)))
+    if not varied:
+        raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
+    figure, axes = _grid(len(varied))
+    styles = styles_of(str(method) for _, _, own in varied for method in own["method"])
+    for (dataset, name, own), place in zip(varied, axes, strict=False):
+        for method, points in own.groupby("method"):
+            _sensitivity_of(place, str(method), points, name, styles[str(method)]["color"])
+        values = own[name].abs()
+        if values.min() > 0 and values.max() > WIDE * values.min():
+            place.set_xscale("log")
+        place.set_title(dataset, fontsize=10)
+        place.set_xlabel(name, fontsize=9)
+        place.set_ylabel(own["metric"].iloc[0].replace("_", " "), fontsize=9)
+    return finish(figure, axes)
+
+
+def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, colour: str) -> None:
+    spread = points["half_width"].fillna(0.0)
+    place.errorbar(points[name], points["mean"], spread, color=colour, marker="o", markersize=3, elinewidth=0.6, ls="")
+    if points[name].nunique() <= JOINED:
+        by_value = points.groupby(name)["mean"]
+        best = by_value.max() if points["higher_is_better"].iloc[0] in (True, None) else by_value.min()
+        place.plot(best.index, best, color=colour, linewidth=1.2)
+    place.plot([], [], color=colour, marker="o", markersize=3, label=method)
+
+
+def _varied(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Dataset, setting and rows, for every number in which some method's rows differ."""
+    for dataset, rows in _panels(found).items():
+        for name in (str(column) for column in found if str(column).startswith(SECTIONS)):
+            numeric = rows[pd.to_numeric(rows[name], errors="coerce").notna() & ~rows[name].map(_is_bool)]
+            own = numeric.assign(**{name: numeric[name].astype(float)})
+            if len(own) and own.groupby("method")[name].nunique().max() > 1:
+                yield dataset, name, own
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(dataset): rows for dataset, rows in found.groupby("dataset")}
+
+
+def _labels(rows: pd.DataFrame) -> list[str]:
+    """Each row's method, with the settings in which that method's rows differ."""
+    settings = [name for name in map(str, rows) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
+    text = as_text(rows, settings)
+    differs = text.groupby(rows["method"].to_numpy()).transform("nunique") > 1
+    return [
+        ", ".join([str(row["method"]), *(_short(name, row[name]) for name in settings if differs.at[place, name])])
+        for place, row in rows.iterrows()
+    ]
+
+
+def _short(name: str, value: object) -> str:
+    shown = f"{value:.4g}" if isinstance(value, float) else "none" if missing(value) else str(value)
+    return f"{name.rpartition('.')[2]}={shown}"
+
+
+def _ranked(results: pd.DataFrame, metric: str | None, select: str) -> pd.DataFrame:
+    """Ranks of methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
+    found = table(results, metric, select)
+    ranked = rank_table(found)
+    if ranked is None:
+        hint = "" if select != Select.last else "; --select chooses settings where a method has several"
+        raise UserError(f"ranks need one row per method and dataset, of metrics whose direction is known{hint}")
+    if ranked.shape[0] < 2 or ranked.shape[1] < 3:
+        raise UserError(
+            f"ranks need at least 3 methods on at least 2 datasets that all of them have; here are "
+            f"{ranked.shape[1]} methods on {ranked.shape[0]} such datasets"
+        )
+    return ranked
