@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -64,17 +65,23 @@ def sweep_text(name: str) -> str:
     return (files("invbench.configs") / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+@cache
+def _recipe(dataset: str) -> Any:
+    """A recipe's data, which nobody may change."""
+    text = recipe_text(dataset)
+    return None if text is None else parse_yaml(text, f"recipe {dataset}.yaml")
+
+
 def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer) -> list[Layer]:
     """The recipe of a dataset, then its entries for each part of the method, then for their composition.
 
     Args:
         companions: what some parts want of others, between the entries for single parts and that for all.
     """
-    text = recipe_text(dataset)
-    if text is None:
+    recipe = deepcopy(_recipe(dataset))
+    if recipe is None:
         return [companions]
     source = f"recipe {dataset}.yaml"
-    recipe = parse_yaml(text, source)
     entries = recipe.pop("methods", None) or {}
     parts = list(parts)
     layers = [recipe]

@@ -48,11 +48,19 @@ def write_rows(rows: list[Row], path: Path) -> None:
         pd.DataFrame(rows).to_parquet(temporary, index=False)
 
 
-def read_rows(path: Path, step: int) -> list[Row] | None:
-    """The rows up to a step; None where the file cannot be read."""
+def read_curves(path: Path) -> pd.DataFrame | None:
+    """The table in a file; None where it cannot be read."""
     try:
-        rows = pd.read_parquet(path).to_dict("records")
+        return pd.read_parquet(path)
     except (OSError, pa.ArrowException):
         return None
+
+
+def read_rows(path: Path, step: int) -> list[Row] | None:
+    """The rows up to a step; None where the file cannot be read."""
+    found = read_curves(path)
+    if found is None:
+        return None
+    rows = found.to_dict("records")
     # What a row does not have is NaN in the file.
     return [{str(k): v for k, v in row.items() if not math.isnan(v)} for row in rows if row["step"] <= step]

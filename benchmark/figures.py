@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.evaluation import outputs_of
 from invbench.images import rotate
@@ -76,8 +77,8 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     Args:
         marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
     """
-    runs = [(record.spec, pd.read_parquet(folder.curves)) for folder, record in finished(paths)]
-    runs = [(spec, curves) for spec, curves in runs if _numbers(curves)]
+    read = [(record.spec, read_curves(folder.curves)) for folder, record in finished(paths)]
+    runs = [(spec, curves) for spec, curves in read if curves is not None and _numbers(curves)]
     if not runs:
         raise UserError("none of these runs learned a distribution of augmentations; augerino does")
     groups = groups_of([spec for spec, _ in runs])

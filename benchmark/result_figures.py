@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.figures import PANEL, band, finish, styles_of
 from invbench.grouping import SECTIONS, as_text, missing
+from invbench.records import RunFolder
 from invbench.selection import Select
 from invbench.statistics import critical_difference
 from invbench.table_formats import rank_table
@@ -39,9 +41,9 @@ def curves(results: pd.DataFrame, metric: str | None = None) -> Figure:
     for (dataset, rows), place in zip(panels.items(), axes, strict=False):
         name = metric or str(rows["metric"].iloc[0])
         for label, run_ids in zip(_labels(rows), rows["run_ids"], strict=True):
-            own = [_curve(Path(paths[run_id]), name) for run_id in run_ids]
-            steps = sorted(set.intersection(*(set(curve.index) for curve in own)))
-            if steps:
+            read = [_curve(Path(paths[run_id]), name) for run_id in run_ids]
+            own = [curve for curve in read if len(curve)]
+            if steps := sorted(set(own[0].index).intersection(*(curve.index for curve in own))) if own else []:
                 values = [np.asarray(curve.loc[steps], float) for curve in own]
                 band(place, np.asarray(steps), values, styles[label], label)
         place.set_title(dataset, fontsize=10)
@@ -65,11 +67,8 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
 
 def _curve(folder: Path, name: str) -> pd.Series:
     """One column of a run's curves by step, empty where there is none."""
-    try:
-        rows = pd.read_parquet(folder / "curves.parquet")
-    except OSError:
-        return pd.Series(dtype=float)
-    return rows.set_index("step")[name].dropna() if name in rows else pd.Series(dtype=float)
+    rows = read_curves(RunFolder(folder).curves)
+    return pd.Series(dtype=float) if rows is None or name not in rows else rows.set_index("step")[name].dropna()
 
 
 def ranks(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> Figure:

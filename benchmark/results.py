@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json, to_json
 
+from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.files import replacing
 from invbench.machine import sources_hash
@@ -58,9 +59,8 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     for folder in folders(paths):
         spec = folder.read_spec()
         if spec is not None and folder.curves.exists():
-            try:
-                curves = pd.read_parquet(folder.curves)
-            except (OSError, pa.ArrowException):
+            curves = read_curves(folder.curves)
+            if curves is None:
                 warnings.warn(f"{folder.curves} cannot be read and is left out", stacklevel=2)
                 continue
             for place, name in enumerate(("method", "dataset", "seed")):

@@ -9,6 +9,7 @@ from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
 from invbench.cli.plot import plot
+from invbench.cli.report import report
 from invbench.cli.reproduce import reproduce
 from invbench.cli.rerun_best import rerun_best
 from invbench.cli.run import run
@@ -34,6 +35,7 @@ app.command()(ls)
 app.command()(show)
 app.command()(table)
 app.command()(plot)
+app.command()(report)
 app.add_typer(data_app)
 app.command()(doctor)
 

@@ -1,0 +1,34 @@
+"""`bench report`: one page to look at and to share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invbench.errors import UserError
+
+
+def report(
+    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
+    out: Annotated[Path, typer.Option(help="The page, one .html file that needs no network.")] = Path("report.html"),
+    metric: Annotated[str | None, typer.Option(help="What is shown (default: each task's own).")] = None,
+    select: Annotated[str, typer.Option(help="Which step and settings, as in `bench table`.")] = "last",
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Answer on this machine instead of writing a file; made anew at each visit.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="--serve: where; 0 takes any free one.")] = 8000,
+) -> None:
+    """Write a page with the table, the figures, every run to look into, what failed, and how to reproduce each row."""
+    if not serve and (out.suffix != ".html" or not out.absolute().parent.is_dir()):
+        raise UserError(f"--out {out}: it must end in .html, in a folder that exists")
+    from invbench.report import report as page
+    from invbench.report import server, write_report
+
+    paths = results or [Path("results")]
+    if not serve:
+        write_report(paths, out, metric, select)
+        typer.echo(str(out))
+        return
+    with server(lambda: page(paths, metric, select), port) as running:
+        typer.echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
+        running.serve_forever()

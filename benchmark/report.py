@@ -1,0 +1,268 @@
+"""One page about many runs: a self-contained HTML file that needs no network."""
+
+import base64
+import io
+import shlex
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from pydantic_core import to_json
+
+from invbench import figures, result_figures
+from invbench.commands import command_of
+from invbench.curves import read_curves
+from invbench.errors import UserError
+from invbench.files import write_text
+from invbench.grouping import SECTIONS, as_text, keys_of
+from invbench.records import Record, RunFolder, now
+from invbench.results import load_results
+from invbench.spec import RunSpec
+from invbench.table_formats import laid_out, notes
+from invbench.tables import omitted, table
+from invbench.trees import flatten
+
+DETAILED = 1000
+"""As many runs can be looked at one by one: those that failed, then the latest."""
+POINTS = 60
+"""Of a curve."""
+LINES = 20
+"""Of a log."""
+LOOPBACK = "127.0.0.1"
+
+Drawing = tuple[str, str, Callable[[], Figure]]
+"""Kind, caption, and what draws it."""
+
+
+def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last") -> None:
+    """Make the page of the runs below the paths.
+
+    Raises:
+        UserError: there is no run, no such metric or selection, or the file cannot be written.
+    """
+    page = report(paths, metric, select)
+    try:
+        write_text(out, page)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
+
+
+def report(paths: Sequence[Path], metric: str | None = None, select: str = "last") -> str:
+    """The page as text."""
+    results = load_results(paths)
+    if len(results):
+        results = results.sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
+    else:
+        raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
+    done = bool((results["status"] == "done").any())
+    found = table(results, metric, select) if done else pd.DataFrame()
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_template())
+    counts = results["status"].value_counts()
+    return template.render(
+        title=f"Results: {', '.join(path.name or str(path) for path in paths)}",
+        counts=f"{len(results)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
+        made=now(),
+        version=version("invbench"),
+        layout=laid_out(found) if done else None,
+        remarks=[line.replace("* best", "bold: best") for line in notes(found, omitted(results))] if done else [],
+        figures=_figures(paths, results, metric, select) if done else [],
+        commands=_commands(found, results),
+        failures=_failures(results),
+        left_out=_left_out(results),
+        data=_data(results, metric),
+    )
+
+
+def _template() -> str:
+    return (files("invbench") / "report.html").read_text(encoding="utf-8")
+
+
+def _figures(paths: Sequence[Path], results: pd.DataFrame, metric: str | None, select: str) -> list[dict[str, str]]:
+    """Those that these runs have something for."""
+    drawings: list[Drawing] = [
+        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(results, metric)),
+        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(results, metric, select)),
+        (
+            "critical",
+            "Mean ranks, and which differ.",
+            lambda: result_figures.critical(results, metric, select),
+        ),
+        ("cost", "Performance against time and memory.", lambda: result_figures.cost(results, metric)),
+        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(results, metric)),
+        ("profile", "Change of the prediction under transformations of the input.", lambda: figures.profile(paths)),
+        ("widths", "What was learned besides the weights.", lambda: figures.widths(paths, [])),
+    ]
+    found = []
+    for kind, caption, draw in drawings:
+        try:
+            picture = draw()
+        except UserError:  # these runs have nothing to draw, or too much
+            continue
+        text = io.BytesIO()
+        with mpl.rc_context({"svg.fonttype": "none"}):
+            picture.savefig(text, format="svg", metadata={"Date": None})
+        command = shlex.join(["bench", "plot", kind, *map(str, paths)])
+        found.append({"caption": caption, "command": command, "picture": base64.b64encode(text.getvalue()).decode()})
+    return found
+
+
+def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
+    """A title and the command of each row of the table."""
+    paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(found) else {}
+    commands = []
+    for _, row in found.iterrows():
+        spec = RunFolder(Path(paths[row["run_ids"][0]])).read_spec()
+        title = f"{row['method']} on {row['dataset']}, {row['n']} seeds: {row['metric']} {row['mean']:.4g}"
+        commands.append({"title": title, "command": _command(spec, [int(seed) for seed in row["seeds"]])})
+    return commands
+
+
+def _command(spec: RunSpec | None, seeds: Sequence[int]) -> str:
+    if spec is None:
+        return "its spec.yaml cannot be read"
+    try:
+        return command_of(spec, seeds)
+    except UserError as error:
+        return f"none here: {error}"
+
+
+def _failures(results: pd.DataFrame) -> list[dict[str, Any]]:
+    """Failed runs by kind, method and dataset, with what the first of each said."""
+    failed = results[results["status"] == "failed"]
+    groups = []
+    for (kind, method, dataset), own in failed.groupby(["kind", "method", "dataset"], dropna=False):
+        record = RunFolder(Path(own["path"].iloc[0])).read_record()
+        groups.append(
+            {
+                "kind": kind,
+                "title": f"{method} on {dataset}",
+                "count": f"{len(own)} runs" if len(own) > 1 else f"seed {own['seed'].iloc[0]}",
+                "message": record.message if record else "",
+                "traceback": record.traceback if record else None,
+            }
+        )
+    return groups
+
+
+def _data(results: pd.DataFrame, metric: str | None) -> Markup:
+    """What the list of runs is drawn from, as JSON that cannot end the script it stands in."""
+    judged = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
+    score = metric or (str(judged[0]) if len(judged) == 1 else "score")
+    runs = []
+    for row, settings in zip(results.to_dict("records"), _settings(results), strict=True):
+        own = {"run": row["run_id"], **{name: row.get(name) for name in ("status", "method", "dataset")}}
+        own |= {"settings": settings, "seed": row.get("seed"), score: row.get(metric or row.get("data.metric"))}
+        own |= {"seconds": row.get("cost.wall_seconds"), "finished": row.get("finished"), "path": row["path"]}
+        runs.append(own)
+    columns = [name for name in (runs[0] if runs else {}) if name != "path"]
+    details = {Path(path).name: _details(RunFolder(Path(path))) for path in _detailed(results)["path"]}
+    text = to_json({"columns": columns, "runs": runs, "details": details}, inf_nan_mode="null", fallback=_plain)
+    return Markup(text.decode().replace("<", "\\u003c"))  # noqa: S704  JSON without a tag in it
+
+
+def _plain(value: Any) -> Any:
+    """pandas' missing values as none, numpy's numbers as Python's."""
+    return value.item() if hasattr(value, "item") else None
+
+
+def _settings(results: pd.DataFrame) -> list[str]:
+    """Of each run the settings in which runs of its method and dataset differ."""
+    names = [name for name in keys_of(results) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
+    text = as_text(results, names)
+    group = results["method"].fillna("").astype(str) + "\n" + results["dataset"].fillna("").astype(str)
+    differs = text.groupby(group.to_numpy()).transform("nunique") > 1
+    rows = zip(text.to_dict("records"), differs.to_dict("records"), strict=True)
+    return [", ".join(f"{name}={own[name]}" for name in names if differ[name] and own[name]) for own, differ in rows]
+
+
+def _detailed(results: pd.DataFrame) -> pd.DataFrame:
+    """The runs that can be looked at one by one."""
+    order = results.assign(_failed=results["status"] == "failed", _when=results.get("finished", ""))
+    return order.sort_values(["_failed", "_when"], ascending=False, na_position="last").head(DETAILED)
+
+
+def _left_out(results: pd.DataFrame) -> str:
+    more = len(results) - DETAILED
+    return f"{more} runs are in the list without their details, so that this page stays small." if more > 0 else ""
+
+
+def _details(folder: RunFolder) -> dict[str, Any]:
+    """All that a reader may want of one run."""
+    record = folder.read_record()
+    spec = record.spec if record else folder.read_spec()
+    own: dict[str, Any] = {
+        "kind": None, "message": None, "traceback": None, "metrics": {}, "data": {}, "machine": {},
+        "settings": spec.flat() if spec else {}, "command": _command(spec, [spec.seed] if spec else []),
+        "curves": _curves(folder, record), "log": _log_tail(folder),
+    }  # fmt: skip
+    if record is not None:
+        own |= {"kind": record.kind, "message": record.message, "traceback": record.traceback}
+        own |= {"metrics": record.metrics, "data": flatten(record.data)}
+        own["machine"] = flatten({"cost": record.cost, "engine": record.engine, **record.machine, "code": record.code})
+    return own
+
+
+def _curves(folder: RunFolder, record: Record | None) -> dict[str, Any]:
+    """The objective, and what the run is judged by on every split, at a few steps."""
+    rows = read_curves(folder.curves)
+    primary = str(record.data.get("primary", "")) if record else ""
+    columns = [] if rows is None else list(map(str, rows))
+    names = [name for name in columns if name == "objective" or (primary and name.endswith(f"_{primary}"))]
+    if rows is None or not names:
+        return {"step": [], "series": {}}
+    rows = rows[["step", *names]].dropna(subset=names, how="all")
+    rows = rows.iloc[:: max(1, -(-len(rows) // POINTS))]
+    return {"step": rows["step"].tolist(), "series": {name: rows[name].tolist() for name in names}}
+
+
+def _log_tail(folder: RunFolder) -> str:
+    try:
+        lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-LINES:])
+
+
+def server(make: Callable[[], str], port: int) -> ThreadingHTTPServer:
+    """Answers `/` with the page as it is by then, to this machine only.
+
+    Raises:
+        UserError: the port is taken.
+    """
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            if host not in (LOOPBACK, "localhost"):  # another site's name that was pointed here
+                self.send_error(403)
+            elif self.path != "/":
+                self.send_error(404)
+            else:
+                try:
+                    self._send(make())
+                except UserError as error:
+                    self.send_error(500, str(error))
+
+        def _send(self, page: str) -> None:
+            body = page.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Nobody reads these lines."""
+
+    try:
+        return ThreadingHTTPServer((LOOPBACK, port), Answer)
+    except OSError as error:
+        raise UserError(f"--port {port}: {error.strerror}; give another one") from None
