@@ -134,20 +134,18 @@ class RunFolder:
                 raise unwritable(self.path, error) from None
             yield claim
 
+    @property
+    def previous(self) -> Path:
+        """The record that was there before the run was repeated."""
+        return self.path / "record.previous.json"
+
     def read_record(self) -> Record | None:
         """The record, or None where there is none yet or it cannot be understood.
 
         Raises:
             UserError: a newer version of invbench made it.
         """
-        try:
-            text = self.record.read_bytes()
-        except OSError:
-            return None
-        try:
-            return Record.model_validate_json(text)
-        except ValidationError:
-            return migrated(text, self.record)
+        return read_record(self.record)
 
     def write_record(self, record: Record) -> None:
         """Write the record atomically."""
@@ -156,7 +154,7 @@ class RunFolder:
     def set_aside(self) -> None:
         """Keep the previous attempt's record under another name, so that the run is open again."""
         if self.record.exists():
-            self.record.replace(self.path / "record.previous.json")
+            self.record.replace(self.previous)
 
     def discard(self) -> None:
         """Remove a folder in which nothing has happened."""
@@ -178,6 +176,18 @@ class RunFolder:
             return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, ValidationError):
             return None
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in a file; as `RunFolder.read_record`."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError:
+        return migrated(text, path)
 
 
 def migrated(text: bytes, source: Path) -> Record | None:

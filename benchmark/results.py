@@ -15,7 +15,7 @@ from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.files import replacing
 from invbench.machine import sources_hash
-from invbench.records import Record, RunFolder, run_folders
+from invbench.records import Record, RunFolder, read_record, run_folders
 from invbench.spec import RunSpec
 
 DATA = ("metric", "primary", "higher_is_better", "variant", "fingerprint", "environments")
@@ -46,6 +46,23 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     if "seed" in found:
         found["seed"] = found["seed"].astype("Int64")
     return found
+
+
+def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.DataFrame:
+    """The runs that some code made, as `load_results` has them; also by the records before the present ones.
+
+    Args:
+        code: first digits of a git commit, or of the hash of the sources that is in every record.
+    """
+    rows = []
+    for folder in folders(paths):
+        for record in (read_record(folder.record), read_record(folder.previous)):
+            made_by = [] if record is None else [str(record.code.get(name)) for name in ("git_commit", "sources")]
+            if record is not None and any(one.startswith(code) for one in made_by):
+                rows.append(_row_of_record(record) | {"run_id": folder.path.name, "path": str(folder.path)})
+                break
+    found = pd.DataFrame(rows)
+    return found.astype({"seed": "Int64"}) if len(found) else found
 
 
 def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:

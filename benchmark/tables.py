@@ -43,7 +43,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     """
     if select not in list(Select):
         raise UserError(f"no selection '{select}'{did_you_mean(select, list(Select))}")
-    runs, left_out = shown(_each_once(results))
+    runs, left_out = shown(each_once(results))
     if select == Select.best_validation:
         runs = at_best_validation(runs)
     done = runs[runs["status"] == "done"] if len(runs) else runs
@@ -89,7 +89,7 @@ def omitted(results: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(count) for name, count in counts.items()} | without
 
 
-def _each_once(results: pd.DataFrame) -> pd.DataFrame:
+def each_once(results: pd.DataFrame) -> pd.DataFrame:
     """A run that is in several folders counts once: a finished one, and of these the last."""
     if not len(results) or "run_id" not in results:
         return results

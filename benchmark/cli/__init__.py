@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from invbench.cli.compare import compare
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
@@ -34,6 +35,7 @@ app.command("rerun-best")(rerun_best)
 app.command()(ls)
 app.command()(show)
 app.command()(table)
+app.command()(compare)
 app.command()(plot)
 app.command()(report)
 app.add_typer(data_app)
