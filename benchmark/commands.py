@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from invbench.configuration import parse_yaml
@@ -48,13 +49,16 @@ def ranges(seeds: Sequence[int]) -> str:
 
 
 def _differing(spec: RunSpec, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    fixed = {}
-    default = resolve(spec.method, spec.dataset, spec.seed).spec
-    if spec.backbone != default.backbone:
-        fixed = {"backbone.name": spec.backbone}
-        default = resolve(spec.method, spec.dataset, spec.seed, fixed).spec
-    own = _settings(default)
+    default = _default(spec.method, spec.dataset, "")
+    fixed = {} if default.backbone == spec.backbone else {"backbone.name": spec.backbone}
+    own = _settings(_default(spec.method, spec.dataset, spec.backbone) if fixed else default)
     return fixed | {name: value for name, value in wanted.items() if name not in own or own[name] != value}
+
+
+@cache
+def _default(method: str, dataset: str, backbone: str) -> RunSpec:
+    """A cell as it is by itself, or but for its backbone."""
+    return resolve(method, dataset, assignments={"backbone.name": backbone} if backbone else {}).spec
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:

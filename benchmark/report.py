@@ -25,17 +25,22 @@ from invbench.files import write_text
 from invbench.grouping import SECTIONS, as_text, keys_of
 from invbench.records import Record, RunFolder, now
 from invbench.results import load_results
+from invbench.selection import Select
 from invbench.spec import RunSpec
 from invbench.table_formats import laid_out, notes
 from invbench.tables import omitted, table
 from invbench.trees import flatten
 
 DETAILED = 1000
-"""As many runs can be looked at one by one: those that failed, then the latest."""
+"""As many runs can be looked at one by one: those that failed, then the latest; as many rows have their command."""
 POINTS = 60
 """Of a curve."""
 LINES = 20
 """Of a log."""
+NOT_LEARNED = {
+    "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "coefficient", "best_validation",
+}  # fmt: skip
+"""Sections of columns; any other, such as `width.rotation`, is what a method learned besides the weights."""
 LOOPBACK = "127.0.0.1"
 
 Drawing = tuple[str, str, Callable[[], Figure]]
@@ -64,6 +69,7 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
     done = bool((results["status"] == "done").any())
     found = table(results, metric, select) if done else pd.DataFrame()
+    every = table(results, metric) if done and select != Select.last else found
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_template())
     counts = results["status"].value_counts()
     return template.render(
@@ -73,7 +79,7 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
         version=version("invbench"),
         layout=laid_out(found) if done else None,
         remarks=[line.replace("* best", "bold: best") for line in notes(found, omitted(results))] if done else [],
-        figures=_figures(paths, results, metric, select) if done else [],
+        figures=_figures(paths, results, found, every) if done else [],
         commands=_commands(found, results),
         failures=_failures(results),
         left_out=_left_out(results),
@@ -85,22 +91,29 @@ def _template() -> str:
     return (files("invbench") / "report.html").read_text(encoding="utf-8")
 
 
-def _figures(paths: Sequence[Path], results: pd.DataFrame, metric: str | None, select: str) -> list[dict[str, str]]:
-    """Those that these runs have something for."""
+def _figures(
+    paths: Sequence[Path], results: pd.DataFrame, found: pd.DataFrame, every: pd.DataFrame
+) -> list[dict[str, str]]:
+    """Those that these runs have something for.
+
+    Args:
+        found: the table that is shown.
+        every: the table of all settings.
+    """
     drawings: list[Drawing] = [
-        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(results, metric)),
-        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(results, metric, select)),
-        (
-            "critical",
-            "Mean ranks, and which differ.",
-            lambda: result_figures.critical(results, metric, select),
-        ),
-        ("cost", "Performance against time and memory.", lambda: result_figures.cost(results, metric)),
-        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(results, metric)),
-        ("profile", "Change of the prediction under transformations of the input.", lambda: figures.profile(paths)),
-        ("widths", "What was learned besides the weights.", lambda: figures.widths(paths, [])),
+        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(found, results)),
+        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(found)),
+        ("critical", "Mean ranks, and which differ.", lambda: result_figures.critical(found)),
+        ("cost", "Performance against time and memory.", lambda: result_figures.cost(found)),
+        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(every)),
     ]
-    found = []
+    measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
+    if "invariance" in measured:
+        caption = "Change of the prediction under transformations of the input."
+        drawings.append(("profile", caption, lambda: figures.profile(paths)))
+    if measured - NOT_LEARNED:
+        drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(paths, [])))
+    drawn = []
     for kind, caption, draw in drawings:
         try:
             picture = draw()
@@ -110,18 +123,20 @@ def _figures(paths: Sequence[Path], results: pd.DataFrame, metric: str | None, s
         with mpl.rc_context({"svg.fonttype": "none"}):
             picture.savefig(text, format="svg", metadata={"Date": None})
         command = shlex.join(["bench", "plot", kind, *map(str, paths)])
-        found.append({"caption": caption, "command": command, "picture": base64.b64encode(text.getvalue()).decode()})
-    return found
+        drawn.append({"caption": caption, "command": command, "picture": base64.b64encode(text.getvalue()).decode()})
+    return drawn
 
 
 def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
     """A title and the command of each row of the table."""
     paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(found) else {}
     commands = []
-    for _, row in found.iterrows():
-        spec = RunFolder(Path(paths[row["run_ids"][0]])).read_spec()
+    for _, row in found.head(DETAILED).iterrows():
+        record = RunFolder(Path(paths[row["run_ids"][0]])).read_record()
         title = f"{row['method']} on {row['dataset']}, {row['n']} seeds: {row['metric']} {row['mean']:.4g}"
-        commands.append({"title": title, "command": _command(spec, [int(seed) for seed in row["seeds"]])})
+        commands.append(
+            {"title": title, "command": _command(record.spec if record else None, [int(seed) for seed in row["seeds"]])}
+        )
     return commands
 
 

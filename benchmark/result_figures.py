@@ -15,10 +15,8 @@ from invbench.errors import UserError
 from invbench.figures import PANEL, band, finish, styles_of
 from invbench.grouping import SECTIONS, as_text, missing
 from invbench.records import RunFolder
-from invbench.selection import Select
 from invbench.statistics import critical_difference
 from invbench.table_formats import rank_table
-from invbench.tables import table
 
 WIDE = 20
 """An axis is logarithmic if its largest value is so many times its least one."""
@@ -26,14 +24,14 @@ JOINED = 12
 """As many values of a setting are joined by a line; more are trials of a search."""
 
 
-def curves(results: pd.DataFrame, metric: str | None = None) -> Figure:
+def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None) -> Figure:
     """Learning curves: mean over seeds and their range, a panel per dataset, a line per method and settings.
 
     Args:
+        found: as `table` returns it, from `results`; so in all functions here.
         results: as `load_results` returns it.
-        metric: a column of the runs' curves; that of each dataset where it is None.
+        metric: a column of the runs' curves; the table's where it is None.
     """
-    found = table(results)
     paths = dict(zip(results["run_id"], results["path"], strict=True))
     panels = _panels(found)
     figure, axes = _grid(len(panels))
@@ -71,9 +69,9 @@ def _curve(folder: Path, name: str) -> pd.Series:
     return pd.Series(dtype=float) if rows is None or name not in rows else rows.set_index("step")[name].dropna()
 
 
-def ranks(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> Figure:
+def ranks(found: pd.DataFrame) -> Figure:
     """Heat map of the ranks of methods (rows) on datasets (columns), 1 the best; the mean rank in the last column."""
-    ranked = _ranked(results, metric, select)
+    ranked = _ranked(found)
     order = ranked.mean().sort_values().index
     shown = ranked[order].T.assign(mean=ranked.mean())
     figure = Figure(figsize=(2.2 + 0.85 * shown.shape[1], 1.4 + 0.36 * len(shown)), layout="constrained")
@@ -89,10 +87,10 @@ def ranks(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     return figure
 
 
-def critical(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> Figure:
+def critical(found: pd.DataFrame) -> Figure:
     """Critical-difference diagram (Demšar 2006): mean ranks over the datasets; a bar joins methods that the Nemenyi
     test cannot tell apart at 5 %."""
-    ranked = _ranked(results, metric, select)
+    ranked = _ranked(found)
     means = ranked.mean().sort_values()
     count = len(means)
     difference = critical_difference(count, len(ranked))
@@ -135,10 +133,10 @@ def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[fl
             reached = last
 
 
-def cost(results: pd.DataFrame, metric: str | None = None) -> Figure:
+def cost(found: pd.DataFrame) -> Figure:
     """The metric against the time of a step, and against peak memory, a row per dataset, a point per method and
     settings, with the interval of the mean."""
-    panels = _panels(table(results, metric))
+    panels = _panels(found)
     figure = Figure(figsize=(3.6 * PANEL, 0.7 + 1.1 * PANEL * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
     styles = styles_of(label for rows in panels.values() for label in _labels(rows))
@@ -158,10 +156,10 @@ def cost(results: pd.DataFrame, metric: str | None = None) -> Figure:
     return finish(figure, [left for left, _ in axes])
 
 
-def sensitivity(results: pd.DataFrame, metric: str | None = None) -> Figure:
+def sensitivity(found: pd.DataFrame) -> Figure:
     """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and a line
     per method through the best at each value."""
-    varied = list(_varied(table(results, metric)))
+    varied = list(_varied(found))
     if not varied:
         raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
     figure, axes = _grid(len(varied))
@@ -222,13 +220,14 @@ def _short(name: str, value: object) -> str:
     return f"{name.rpartition('.')[2]}={shown}"
 
 
-def _ranked(results: pd.DataFrame, metric: str | None, select: str) -> pd.DataFrame:
+def _ranked(found: pd.DataFrame) -> pd.DataFrame:
     """Ranks of methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
-    found = table(results, metric, select)
     ranked = rank_table(found)
     if ranked is None:
-        hint = "" if select != Select.last else "; --select chooses settings where a method has several"
-        raise UserError(f"ranks need one row per method and dataset, of metrics whose direction is known{hint}")
+        raise UserError(
+            "ranks need one row per method and dataset, of metrics whose direction is known; --select chooses settings "
+            "where a method has several"
+        )
     if ranked.shape[0] < 2 or ranked.shape[1] < 3:
         raise UserError(
             f"ranks need at least 3 methods on at least 2 datasets that all of them have; here are "

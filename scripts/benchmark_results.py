@@ -16,6 +16,7 @@ import yaml
 
 from invbench import load_results, table
 from invbench.records import RunFolder
+from invbench.report import report
 from invbench.runner import Options, run_cell
 from invbench.spec import resolve
 
@@ -39,9 +40,14 @@ def main(runs: Annotated[int, typer.Option(min=1)] = 10_000) -> None:
         began = time.perf_counter()
         rows = len(table(load_results(out)))
         tabulated = time.perf_counter() - began
+        began = time.perf_counter()
+        page = report([out])
+        reported = time.perf_counter() - began
         (out / "index.parquet").unlink()
         print(f"{runs} runs: without index {cold:.2f} s, with index {warm:.2f} s ({cold / warm:.1f} times faster)")
-        print(f"`table` of them, {rows} rows, reading included: {tabulated:.2f} s")
+        print(
+            f"`table` of them, {rows} rows, reading included: {tabulated:.2f} s; `report`, {len(page) / 2**20:.1f} MiB: {reported:.1f} s"
+        )
 
 
 def make(out: Path, runs: int) -> None:

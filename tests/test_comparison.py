@@ -20,8 +20,8 @@ def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
     """Finished runs by method, seeds from 0."""
     rows = [
         {
-            "run_id": f"{method}{seed}{columns}", "status": "done", "method": method, "dataset": "spirals", "backbone": "mlp",
-            "protocol": "last", "seed": seed, "data.metric": "test_accuracy", "test_accuracy": value,
+            "run_id": f"{method}{seed}{columns}", "status": "done", "method": method, "dataset": "spirals",
+            "backbone": "mlp", "protocol": "last", "seed": seed, "data.metric": "test_accuracy", "test_accuracy": value,
             "data.fingerprint": f"f{seed}", "cost.seconds_per_step": 0.1,
         }
         for method, own in values.items()

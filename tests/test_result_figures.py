@@ -34,7 +34,8 @@ THREE = {"best": [0.9, 0.9, 0.9], "middle": [0.8, 0.7, 0.8], "worst": [0.1, 0.75
 def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_cell(small_cell("erm", "spirals", seed), Options(out=tmp_path))
-    (place,) = result_figures.curves(invbench.load_results(tmp_path)).axes
+    runs = invbench.load_results(tmp_path)
+    (place,) = result_figures.curves(invbench.table(runs), runs).axes
     curves = invbench.load_curves(tmp_path).pivot_table(index="step", columns="seed", values="test_accuracy")
     (line,) = place.lines
     np.testing.assert_allclose(line.get_xdata(), curves.index)
@@ -42,11 +43,11 @@ def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
     low, high = place.collections[0].get_datalim(place.transData).intervaly
     assert (low, high) == pytest.approx((curves.min().min(), curves.max().max()))
     with pytest.raises(UserError, match="no curve has 'test_acuracy'"):
-        result_figures.curves(invbench.load_results(tmp_path), "test_acuracy")
+        result_figures.curves(invbench.table(runs), runs, "test_acuracy")
 
 
 def test_a_heat_map_of_ranks() -> None:
-    place = result_figures.ranks(means(THREE)).axes[0]
+    place = result_figures.ranks(invbench.table(means(THREE))).axes[0]
     assert [text.get_text() for text in place.get_yticklabels()] == ["best", "middle", "worst"]
     np.testing.assert_allclose(
         place.images[0].get_array(), [[1, 1, 1, 1], [2, 3, 2, 7 / 3], [3, 2, 3, 8 / 3]], rtol=1e-6
@@ -55,7 +56,7 @@ def test_a_heat_map_of_ranks() -> None:
 
 def test_a_critical_difference_diagram() -> None:
     """Of three methods on three datasets only differences above 1.91 can be told."""
-    figure = result_figures.critical(means(THREE))
+    figure = result_figures.critical(invbench.table(means(THREE)))
     texts = [text.get_text().strip() for text in figure.axes[0].texts]
     assert f"critical difference {critical_difference(3, 3):.2f} (3 datasets)" in texts
     assert {"best  1.00", "middle  2.33", "2.67  worst"} <= set(texts)
@@ -65,19 +66,19 @@ def test_a_critical_difference_diagram() -> None:
 
 def test_ranks_of_too_few() -> None:
     with pytest.raises(UserError, match="here are 2 methods on 3 such datasets"):
-        result_figures.ranks(means({"a": [1, 2, 3], "b": [1, 2, 3]}))
+        result_figures.ranks(invbench.table(means({"a": [1, 2, 3], "b": [1, 2, 3]})))
     twice = pd.concat([means(THREE, **{"trainer.steps": steps}) for steps in (1, 2)], ignore_index=True)
     with pytest.raises(UserError, match="one row per method and dataset.*--select chooses settings"):
-        result_figures.ranks(twice)
+        result_figures.ranks(invbench.table(twice))
 
 
 def test_methods_that_are_on_fewer_datasets_have_no_rank() -> None:
-    place = result_figures.ranks(means({**THREE, "rare": [1.0]})).axes[0]
+    place = result_figures.ranks(invbench.table(means({**THREE, "rare": [1.0]}))).axes[0]
     assert "rare" not in [text.get_text() for text in place.get_yticklabels()]
 
 
 def test_performance_against_cost() -> None:
-    left, right = result_figures.cost(means({"a": [0.9], "b": [0.8]})).axes
+    left, right = result_figures.cost(invbench.table(means({"a": [0.9], "b": [0.8]}))).axes
     assert {tuple(line.get_xydata()[0]) for line in left.lines if len(line.get_xydata())} == {(1.0, 0.9), (1.0, 0.8)}
     assert {line.get_xdata()[0] for line in right.lines if len(line.get_xdata())} == {1.0}
 
@@ -91,11 +92,11 @@ def test_sensitivity_to_settings() -> None:
         ],
         ignore_index=True,
     )
-    rates, steps = result_figures.sensitivity(frame).axes
+    rates, steps = result_figures.sensitivity(invbench.table(frame)).axes
     assert (rates.get_xscale(), steps.get_xscale()) == ("log", "linear")
     lines = [
         line.get_xydata().tolist() for line in rates.lines if line.get_linestyle() == "-" and len(line.get_xydata())
     ]
     assert lines == [[[0.001, 0.7], [0.1, 0.6]]]
     with pytest.raises(UserError, match="no setting was run with several numbers"):
-        result_figures.sensitivity(means(THREE))
+        result_figures.sensitivity(invbench.table(means(THREE)))

@@ -10,6 +10,7 @@ import typer
 from invbench.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -45,7 +46,9 @@ def plot(
     metric: Annotated[
         str | None, typer.Option(help="curves, ranks, critical, cost, sensitivity (default: the task's).")
     ] = None,
-    select: Annotated[str, typer.Option(help="ranks, critical: of several settings, as in `bench table`.")] = "last",
+    select: Annotated[
+        str, typer.Option(help="curves, ranks, critical, cost: of several settings, as in `bench table`.")
+    ] = "last",
     mark: Annotated[list[float] | None, typer.Option(help="widths: an angle in radians to mark, both ways.")] = None,
     example: Annotated[int, typer.Option(min=0, help="angle: which test image.")] = 0,
     performance: Annotated[str, typer.Option(help="tradeoff: the metric upwards.")] = "test_roc_auc",
@@ -58,14 +61,19 @@ def plot(
     writable_picture(out, "--out")
     from invbench import figures, nuisance_figures, result_figures
     from invbench.results import load_results
+    from invbench.tables import table
 
     paths = results or [Path("results")]
+
+    def found() -> "pd.DataFrame":
+        return table(load_results(paths), metric, select)
+
     makers: dict[Kind, Callable[[], Figure]] = {
-        Kind.curves: lambda: result_figures.curves(load_results(paths), metric),
-        Kind.ranks: lambda: result_figures.ranks(load_results(paths), metric, select),
-        Kind.critical: lambda: result_figures.critical(load_results(paths), metric, select),
-        Kind.cost: lambda: result_figures.cost(load_results(paths), metric),
-        Kind.sensitivity: lambda: result_figures.sensitivity(load_results(paths), metric),
+        Kind.curves: lambda: result_figures.curves(table(runs := load_results(paths), select=select), runs, metric),
+        Kind.ranks: lambda: result_figures.ranks(found()),
+        Kind.critical: lambda: result_figures.critical(found()),
+        Kind.cost: lambda: result_figures.cost(found()),
+        Kind.sensitivity: lambda: result_figures.sensitivity(found()),
         Kind.tradeoff: lambda: nuisance_figures.tradeoff(paths, performance, dependence),
         Kind.profile: lambda: figures.profile(paths),
         Kind.widths: lambda: figures.widths(paths, mark or []),
