@@ -45,9 +45,8 @@ def main(runs: Annotated[int, typer.Option(min=1)] = 10_000) -> None:
         reported = time.perf_counter() - began
         (out / "index.parquet").unlink()
         print(f"{runs} runs: without index {cold:.2f} s, with index {warm:.2f} s ({cold / warm:.1f} times faster)")
-        print(
-            f"`table` of them, {rows} rows, reading included: {tabulated:.2f} s; `report`, {len(page) / 2**20:.1f} MiB: {reported:.1f} s"
-        )
+        print(f"`table` of them, {rows} rows, reading included: {tabulated:.2f} s")
+        print(f"`report`, a page of {len(page) / 2**20:.1f} MiB: {reported:.1f} s")
 
 
 def make(out: Path, runs: int) -> None:
