@@ -35,7 +35,7 @@ def test_run_then_table(bench: Bench) -> None:
     assert ("(1)" in first, "(2)" in second) == (True, True)
     assert said[0] == "test_accuracy: mean ± 95 % t-interval (number of seeds)"
     status, out, _ = bench("table", "results", "--format", "csv", "--metric", "train_loss")
-    assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,n,runs,mean,half_width")
+    assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,at,n,runs,mean,half_width")
     status, _, err = bench("table", "--metric", "train_los")
     assert status == 2
     assert "no run has the metric 'train_los'; there are" in err
@@ -89,6 +89,14 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("rnu",), "No such command 'rnu'"),
         (("show", "and_maks"), "nothing is named 'and_maks'; did you mean 'and_mask'?"),
         (("table", "nowhere"), "no results folder nowhere"),
+        (("table", "--vs-published", "--rows", "method"), "leave the other options out"),
+        (("plot", "curve"), "Invalid value for 'KIND:"),
+        (("plot", "ranks", "nowhere"), "no results folder nowhere"),
+        (("report", "--out", "report.pdf"), "it must end in .html, in a folder that exists"),
+        (("report", "nowhere"), "no results folder nowhere"),
+        (("compare", "one", "other"), "'one' is neither a folder nor a git commit"),
+        (("rerun-best", "nowhere"), "no results folder nowhere"),
+        (("reproduce", "irmv1_colored_mnits"), "did you mean 'irmv1_colored_mnist'?"),
         (("data", "verify", "nothing"), "no dataset or release is named 'nothing'"),
         (("data", "fetch", "cifar"), "no dataset or release is named 'cifar'; did you mean 'cifar10'?"),
         (("show", "digits", "--picture", "digits.gif"), "must end in .png, .pdf or .svg"),
