@@ -66,10 +66,9 @@ def sweep_text(name: str) -> str:
 
 
 @cache
-def _recipe(dataset: str) -> Any:
+def _parsed(text: str, source: str) -> Any:
     """A recipe's data, which nobody may change."""
-    text = recipe_text(dataset)
-    return None if text is None else parse_yaml(text, f"recipe {dataset}.yaml")
+    return parse_yaml(text, source)
 
 
 def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer) -> list[Layer]:
@@ -78,10 +77,11 @@ def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer) -> list
     Args:
         companions: what some parts want of others, between the entries for single parts and that for all.
     """
-    recipe = deepcopy(_recipe(dataset))
-    if recipe is None:
+    text = recipe_text(dataset)
+    if text is None:
         return [companions]
     source = f"recipe {dataset}.yaml"
+    recipe = deepcopy(_parsed(text, source))
     entries = recipe.pop("methods", None) or {}
     parts = list(parts)
     layers = [recipe]

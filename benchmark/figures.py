@@ -26,7 +26,7 @@ from invbench.trained import trained
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 """Okabe and Ito's, told apart by all kinds of eyes."""
-LINES = ("-", "--", ":")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 PANEL = 2.6
 """Inches."""
 ANGLES = 73

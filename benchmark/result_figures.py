@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from invbench.curves import read_curves
 from invbench.errors import UserError
-from invbench.figures import PANEL, band, finish, styles_of
+from invbench.figures import COLOURS, PANEL, band, finish, styles_of
 from invbench.grouping import SECTIONS, as_text, missing
 from invbench.records import RunFolder
 from invbench.statistics import critical_difference
 from invbench.table_formats import rank_table
 
+MARKERS = "os^Dv"
+"""One for each of the lines that tell curves of one colour apart."""
 WIDE = 20
 """An axis is logarithmic if its largest value is so many times its least one."""
 JOINED = 12
@@ -53,8 +55,8 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    """So many panels, up to three in a row."""
-    columns = min(3, count)
+    """So many panels, up to three in a row, four as a square."""
+    columns = 2 if count == 4 else min(3, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(0.6 + 1.6 * PANEL * columns, 0.6 + 1.4 * PANEL * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -145,7 +147,7 @@ def cost(found: pd.DataFrame) -> Figure:
             colour = styles[label]["color"]
             spread = 0.0 if math.isnan(row["half_width"]) else row["half_width"]
             for place, x in ((left, row["seconds_per_step"] * 1e3), (right, row["peak_memory_bytes"] / 2**20)):
-                marker = "os^"[list(styles).index(label) // 8 % 3]
+                marker = MARKERS[list(styles).index(label) // len(COLOURS)]
                 place.errorbar(x, row["mean"], spread, color=colour, marker=marker, markersize=5, elinewidth=0.8, ls="")
                 place.plot([], [], color=colour, marker=marker, ls="", label=label)
         if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min():

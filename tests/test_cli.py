@@ -90,7 +90,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("show", "and_maks"), "nothing is named 'and_maks'; did you mean 'and_mask'?"),
         (("table", "nowhere"), "no results folder nowhere"),
         (("table", "--vs-published", "--rows", "method"), "leave the other options out"),
-        (("plot", "curve"), "Invalid value for 'KIND:"),
+        (("plot", "curve"), "'curve' is not one of 'curves', 'ranks'"),
         (("plot", "ranks", "nowhere"), "no results folder nowhere"),
         (("report", "--out", "report.pdf"), "it must end in .html, in a folder that exists"),
         (("report", "nowhere"), "no results folder nowhere"),
