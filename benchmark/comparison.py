@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
-from invbench.grouping import SECTIONS, as_text, keys_of
+from invbench.grouping import SECTIONS, as_text, differing, keys_of
 from invbench.statistics import LEVEL, half_width, holm, paired_p_value
 from invbench.table_formats import Entry, Layout
 from invbench.tables import each_once, higher_is_better
@@ -50,8 +50,9 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None
         raise UserError(f"none of the runs that both have has the metric '{metric}'")
     found["p_value"] = list(holm(dict(enumerate(found["p_value"]))).values())
     found["verdict"] = [_verdict(row) for _, row in found.iterrows()]
-    names = [name for name in keys if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
-    found.insert(2, "settings", _settings(each[0].drop_duplicates("_key").set_index("_key"), found["_key"], names))
+    of_key = each[0].drop_duplicates("_key").set_index("_key").loc[found["_key"], keys]
+    settings = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differing(of_key)]
+    found.insert(2, "settings", settings)
     return found.drop(columns=["_key", "differences", "other_data"])
 
 
@@ -152,13 +153,3 @@ def _verdict(row: pd.Series) -> str:
     if higher is None:
         return "changed"
     return "better" if (row["difference"] > 0) == higher else "worse"
-
-
-def _settings(runs: pd.DataFrame, keys: pd.Series, names: Sequence[str]) -> list[str]:
-    """Of each key the settings in which the runs of its method and dataset differ."""
-    own = runs.loc[keys]
-    text = as_text(own, names)
-    group = [own["method"].to_numpy(), own["dataset"].to_numpy()]
-    differs = text.groupby(group).transform("nunique") > 1
-    rows = zip(text.to_dict("records"), differs.to_dict("records"), strict=True)
-    return [", ".join(f"{name}={row[name]}" for name in names if differ[name] and row[name]) for row, differ in rows]

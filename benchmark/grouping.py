@@ -32,6 +32,22 @@ def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def settings_of(rows: pd.DataFrame) -> list[str]:
+    """Columns of settings, protocol and backbone."""
+    return [name for name in map(str, rows) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
+
+
+def differing(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of each row the settings in which the rows of its method and dataset differ; those that are missing left out."""
+    names = settings_of(rows)
+    if not names:
+        return [{} for _ in range(len(rows))]
+    group = as_text(rows, ["method", "dataset"]).agg("\n".join, axis=1)
+    differs = as_text(rows, names).groupby(group.to_numpy()).transform("nunique") > 1
+    pairs = zip(rows[names].to_dict("records"), differs.to_dict("records"), strict=True)
+    return [{name: row[name] for name in names if differ[name] and not missing(row[name])} for row, differ in pairs]
+
+
 def missing(value: Any) -> bool:
     """Whether a row has nothing there."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

@@ -22,7 +22,7 @@ from invbench.commands import command_of
 from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.grouping import SECTIONS, as_text, keys_of
+from invbench.grouping import differing
 from invbench.records import Record, RunFolder, now
 from invbench.results import load_results
 from invbench.selection import Select
@@ -172,9 +172,13 @@ def _data(results: pd.DataFrame, metric: str | None) -> Markup:
     judged = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
     score = metric or (str(judged[0]) if len(judged) == 1 else "score")
     runs = []
-    for row, settings in zip(results.to_dict("records"), _settings(results), strict=True):
+    for row, differs in zip(results.to_dict("records"), differing(results), strict=True):
         own = {"run": row["run_id"], **{name: row.get(name) for name in ("status", "method", "dataset")}}
-        own |= {"settings": settings, "seed": row.get("seed"), score: row.get(metric or row.get("data.metric"))}
+        own |= {
+            "settings": ", ".join(f"{name}={value}" for name, value in differs.items()),
+            "seed": row.get("seed"),
+            score: row.get(metric or row.get("data.metric")),
+        }
         own |= {"seconds": row.get("cost.wall_seconds"), "finished": row.get("finished"), "path": row["path"]}
         runs.append(own)
     columns = [name for name in (runs[0] if runs else {}) if name != "path"]
@@ -186,16 +190,6 @@ def _data(results: pd.DataFrame, metric: str | None) -> Markup:
 def _plain(value: Any) -> Any:
     """pandas' missing values as none, numpy's numbers as Python's."""
     return value.item() if hasattr(value, "item") else None
-
-
-def _settings(results: pd.DataFrame) -> list[str]:
-    """Of each run the settings in which runs of its method and dataset differ."""
-    names = [name for name in keys_of(results) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
-    text = as_text(results, names)
-    group = results["method"].fillna("").astype(str) + "\n" + results["dataset"].fillna("").astype(str)
-    differs = text.groupby(group.to_numpy()).transform("nunique") > 1
-    rows = zip(text.to_dict("records"), differs.to_dict("records"), strict=True)
-    return [", ".join(f"{name}={own[name]}" for name in names if differ[name] and own[name]) for own, differ in rows]
 
 
 def _detailed(results: pd.DataFrame) -> pd.DataFrame:

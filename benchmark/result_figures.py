@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.figures import COLOURS, PANEL, band, finish, styles_of
-from invbench.grouping import SECTIONS, as_text, missing
+from invbench.grouping import SECTIONS, differing
 from invbench.records import RunFolder
 from invbench.statistics import critical_difference
 from invbench.table_formats import rank_table
@@ -208,17 +208,12 @@ def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _labels(rows: pd.DataFrame) -> list[str]:
     """Each row's method, with the settings in which that method's rows differ."""
-    settings = [name for name in map(str, rows) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
-    text = as_text(rows, settings)
-    differs = text.groupby(rows["method"].to_numpy()).transform("nunique") > 1
-    return [
-        ", ".join([str(row["method"]), *(_short(name, row[name]) for name in settings if differs.at[place, name])])
-        for place, row in rows.iterrows()
-    ]
+    pairs = zip(rows["method"], differing(rows), strict=True)
+    return [", ".join([str(method), *(_short(name, value) for name, value in own.items())]) for method, own in pairs]
 
 
 def _short(name: str, value: object) -> str:
-    shown = f"{value:.4g}" if isinstance(value, float) else "none" if missing(value) else str(value)
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"{name.rpartition('.')[2]}={shown}"
 
 

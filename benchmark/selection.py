@@ -109,6 +109,8 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
 
 def _primary(run: pd.Series, split: str) -> tuple[str, bool]:
     """The score that a run's task is judged by, on a split, and whether it grows with quality."""
+    if missing(run.get("data.primary")):
+        raise UserError(f"run {run['run_id']} was made by an older version; `--rerun stale` makes it anew")
     return f"{split}_{run['data.primary']}", bool(run["data.higher_is_better"])
 
 

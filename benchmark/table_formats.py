@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.grouping import PROBLEM, SECTIONS
+from invbench.grouping import PROBLEM, SECTIONS, settings_of
 from invbench.selection import Select
 from invbench.statistics import critical_difference, friedman, ranks
 from invbench.tables import higher_is_better
@@ -72,8 +72,7 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
         UserError: no such column; or more than one mean would stand in one place.
     """
     problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM))]
-    settings = [name for name in map(str, found) if name.startswith(SECTIONS) or name in ("protocol", "backbone")]
-    known = list(dict.fromkeys(["method", *problem, *settings, "metric"]))
+    known = list(dict.fromkeys(["method", *problem, *settings_of(found), "metric"]))
     for name in (*rows, *columns):
         if name not in known:
             raise UserError(
@@ -184,7 +183,7 @@ def _labels(found: pd.DataFrame) -> pd.DataFrame:
 
 def _differing_within(labels: pd.DataFrame, group: Sequence[str]) -> list[str]:
     """Settings, protocol and backbone, where rows that agree in the group's columns differ."""
-    names = [name for name in map(str, labels) if name.startswith(SECTIONS) or name in ("protocol", "backbone")]
+    names = settings_of(labels)
     grouped = labels.groupby(list(group), sort=False)
     return [name for name in names if name not in group and (grouped[name].nunique() > 1).any()]
 
