@@ -41,7 +41,7 @@ class Faulty(Method):
         if self.fault == "hang":
             time.sleep(3600)
         if self.fault == "slow":
-            time.sleep(0.05)
+            time.sleep(0.3 if Path(os.environ["FAULTY_DAWDLES"]).exists() else 0.05)
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "kill_once":
@@ -59,6 +59,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
+        self.dawdles = folder / "dawdles"
+        """While this file is there, slow runs take half a minute instead of some seconds."""
         packages = folder / "packages"
         info = packages / "faulty-1.0.dist-info"
         info.mkdir(parents=True)
@@ -66,7 +68,8 @@ class Place:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[invbench.methods]\nfaulty = faulty:Faulty\n")
         self.environment = os.environ | {
-            "PYTHONPATH": str(packages), "FAULTY_KILLED": str(folder / "killed"), "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(packages), "FAULTY_KILLED": str(folder / "killed"), "FAULTY_DAWDLES": str(self.dawdles),
+            "CUDA_VISIBLE_DEVICES": "",
         }  # fmt: skip
 
     def file(self, faults: list[str], steps: int = 4, seeds: str = "0", name: str = "sweep.yaml") -> Path:

@@ -87,6 +87,7 @@ def test_the_sweep_is_killed_and_then_stopped(
     """Slurm's jobs go on without it, Ray's end; in both cases the same command continues, as it does after Ctrl-C."""
     there, where = away
     file = there.slow_file()
+    there.dawdles.touch()  # the runs must outlast the sweep's second start
     sweep = there.start(file, *where)
     there.wait_for_steps(sweep, 2)
     sweep.kill()
@@ -105,6 +106,7 @@ def test_the_sweep_is_killed_and_then_stopped(
     kinds = set(there.kinds()["slow"])
     assert "lost" in kinds
     assert kinds <= {"lost", "queued", "done"}, "nothing has failed"
+    there.dawdles.unlink()
     status, said = there.run(file, *where)
     assert status == 0, said
     assert any("continuing at step" in folder.log.read_text() for folder in run_folders(there.out))
