@@ -70,7 +70,7 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
         UserError: the folder cannot be written to.
     """
     path = out / "sweep.yaml"
-    text = yaml.safe_dump({"tier": tier, **sweep.model_dump(mode="json")}, sort_keys=False)
+    text = f"# tier: {tier}\n" + yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = path.read_text(encoding="utf-8") if path.exists() else None

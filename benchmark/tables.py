@@ -44,12 +44,12 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     if select not in list(Select):
         raise UserError(f"no selection '{select}'{did_you_mean(select, list(Select))}")
     runs, left_out = shown(each_once(results))
-    if select == Select.best_validation:
-        runs = at_best_validation(runs)
     done = runs[runs["status"] == "done"] if len(runs) else runs
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in omitted(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
+    if select == Select.best_validation:
+        runs = at_best_validation(runs)
     if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
         raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
     _check_same_data(done)

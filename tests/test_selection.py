@@ -24,6 +24,8 @@ from invbench.rerunning import sweep_of_best
 from invbench.runner import Options, run_cell
 from invbench.selection import Select
 from invbench.spec import resolve
+from invbench.sweep_file import Sweep
+from invbench.sweep_folder import announce_changes
 from invbench.table_formats import notes
 from invbench.tables import omitted
 from invbench.tasks import BinaryClassification
@@ -176,6 +178,10 @@ def test_selected_settings_run_again_with_fresh_seeds(golden: Path, tmp_path: Pa
         run_cell(cell, Options(out=tmp_path))
     found = invbench.table(invbench.load_results([golden, tmp_path]))
     assert found["protocol"].value_counts().to_dict() == {"last": 4, "oracle": 2}, "never averaged with the others"
+    file = tmp_path / "again.yaml"
+    announce_changes(sweep, "full", cells, tmp_path)
+    file.write_text((tmp_path / "sweep.yaml").read_text())
+    assert [cell.spec for cell in Sweep.read(str(file)).runs()] == [cell.spec for cell in cells], "a sweep like any"
     with pytest.raises(UserError, match=r"seeds 1 were used to select .* take others, such as 2-4"):
         sweep_of_best(runs, None, "oracle", "1-3")
     with pytest.raises(UserError, match="--select last selects nothing"):

@@ -10,6 +10,7 @@ import scipy.stats
 
 import invbench
 from invbench.errors import UserError
+from invbench.selection import Select
 from invbench.table_formats import Format, csv, laid_out, notes, written
 from invbench.tables import higher_is_better, omitted
 
@@ -22,6 +23,14 @@ def rows(**columns: list[object]) -> pd.DataFrame:
         "cost.seconds_per_step": 0.1, "data.metric": "test_accuracy",
     }  # fmt: skip
     return pd.DataFrame([base | {name: values[i] for name, values in columns.items()} for i in range(count)])
+
+
+@pytest.mark.parametrize("select", list(Select))
+def test_nothing_to_tabulate(select: str) -> None:
+    with pytest.raises(UserError, match="no finished run in these results .they are empty"):
+        invbench.table(pd.DataFrame(), select=select)
+    with pytest.raises(UserError, match="no finished run in these results .1 failed"):
+        invbench.table(rows(status=["failed"]), select=select)
 
 
 def test_interval_against_a_table_of_t() -> None:

@@ -1,5 +1,6 @@
 """`bench report`: one page to look at and to share."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -31,4 +32,5 @@ def report(
         return
     with server(lambda: page(paths, metric, select), port) as running:
         typer.echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
-        running.serve_forever()
+        with suppress(KeyboardInterrupt):
+            running.serve_forever()
