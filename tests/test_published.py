@@ -164,7 +164,7 @@ def test_the_table_for_people() -> None:
 
 @pytest.mark.slow
 def test_a_claim_is_put_to_the_test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr("invbench.reproduction.sources", sources)
     status, out, _ = bench("reproduce", "erm_regression_all", "--workers", "1", "--out", "published")
     assert status == 0
     assert [line.split()[-1] for line in out.splitlines()[1:3]] == ["reproduced", "reproduced"]
