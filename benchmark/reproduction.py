@@ -59,8 +59,7 @@ def _rows(name: str, claim: Claim, source: str, results: pd.DataFrame) -> Iterab
     seeds = parse_seeds(claim.seeds)
     near = _finished(results, claim, wanted[0])
     facts = [_facts_of_row(row) for row in near.to_dict("records")]
-    found = near[[own in wanted for own in facts] if len(near) else []]
-    found = found[found["seed"].isin(seeds)].drop_duplicates("run_id", keep="last") if len(found) else found
+    found = _runs_of(near, facts, wanted, seeds)
     n = int((found["seed"].value_counts() == len(wanted)).sum()) if len(found) else 0
     elsewhere = "" if len(found) or not facts else _nearest(facts, wanted)
     for number in claim.numbers:
@@ -73,6 +72,16 @@ def _rows(name: str, claim: Claim, source: str, results: pd.DataFrame) -> Iterab
             "source": source, "note": claim.note,
         }  # fmt: skip
         yield row | (_judged(number, claim, found) if n == len(seeds) else {})
+
+
+def _runs_of(near: pd.DataFrame, facts: list[Facts], wanted: list[Facts], seeds: list[int]) -> pd.DataFrame:
+    """The claim's runs, one of each settings and seed, without the settings that do not matter."""
+    if not len(near):
+        return near
+    found = near.assign(_settings=[wanted.index(own) if own in wanted else -1 for own in facts])
+    found = found[(found["_settings"] >= 0) & found["seed"].isin(seeds)]
+    kept = found.drop_duplicates(["_settings", "seed"], keep="last")
+    return kept.drop(columns=["_settings", *(name for name in IMMATERIAL if name in kept)])
 
 
 def _judged(number: Number, claim: Claim, found: pd.DataFrame) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def test_not_yet_run() -> None:
 def test_what_is_watched_does_not_matter_and_other_settings_do() -> None:
     results = rows_of(CLAIM, test_accuracy=0.5, test_loss=1.5)
     assert verdicts_of(results.assign(**{"trainer.evaluate_every": 7.0})) == ["reproduced", "reproduced"]
+    more = results.assign(**{"trainer.evaluate_every": 7.0}, run_id=["a", "b", "c", "d"])
+    assert verdicts_of(pd.concat([results.iloc[:3], more.iloc[2:]])) == ["reproduced", "reproduced"]
     found = against_published(results.assign(**{"trainer.learning_rate": 0.5}))
     assert found["verdict"].tolist() == ["different protocol"] * 2
     assert found["why"].iloc[0] == "trainer.learning_rate 0.5 instead of 0.01"
