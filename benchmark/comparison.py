@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
-from invbench.grouping import SECTIONS, as_text, differing, keys_of
+from invbench.grouping import SECTIONS, as_text, differing, joined, keys_of
 from invbench.statistics import LEVEL, half_width, holm, paired_p_value
 from invbench.table_formats import Entry, Layout
 from invbench.tables import each_once, higher_is_better
@@ -109,9 +109,8 @@ def _keys(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
 def _identified(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """With `_key`, the settings as text, and `_id`, the same with the seed."""
     runs = each_once(runs)
-    text = as_text(runs.reindex(columns=[*keys, "seed"]), [*keys, "seed"])
-    key = text[list(keys)].agg("\n".join, axis=1)
-    return runs.assign(_key=key, _id=key + "\n" + text["seed"])
+    known = runs.reindex(columns=[*keys, "seed"])
+    return runs.assign(_key=joined(known, keys), _id=joined(known, [*keys, "seed"]))
 
 
 def _done(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Which columns of a table of runs say what a run is, and which runs are alike."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,9 +20,9 @@ def keys_of(runs: pd.DataFrame) -> list[str]:
     return ["method", "dataset", "backbone", "protocol", *settings, *variant]
 
 
-def problem_of(keys: Sequence[str]) -> list[str]:
+def problem_of(columns: Iterable[object]) -> list[str]:
     """Columns in which rows must agree to be compared."""
-    return ["dataset", *(name for name in keys if name.startswith(PROBLEM))]
+    return ["dataset", *(name for name in map(str, columns) if name.startswith(PROBLEM))]
 
 
 def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -30,6 +30,11 @@ def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: ["" if missing(value) else str(value) for value in rows[name]] for name in names}, index=rows.index
     )
+
+
+def joined(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """One text for each row, equal where the columns are."""
+    return pd.Series(["\n".join(texts) for texts in as_text(rows, names).to_numpy()], index=rows.index, dtype=object)
 
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
@@ -42,8 +47,8 @@ def differing(rows: pd.DataFrame) -> list[dict[str, Any]]:
     names = settings_of(rows)
     if not names:
         return [{} for _ in range(len(rows))]
-    group = as_text(rows, ["method", "dataset"]).agg("\n".join, axis=1)
-    differs = as_text(rows, names).groupby(group.to_numpy()).transform("nunique") > 1
+    group = joined(rows, ["method", "dataset"]).to_numpy()
+    differs = as_text(rows, names).groupby(group).transform("nunique") > 1
     pairs = zip(rows[names].to_dict("records"), differs.to_dict("records"), strict=True)
     return [{name: row[name] for name in names if differ[name] and not missing(row[name])} for row, differ in pairs]
 

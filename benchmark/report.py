@@ -27,7 +27,7 @@ from invbench.records import Record, RunFolder, now
 from invbench.results import load_results
 from invbench.selection import Select
 from invbench.spec import RunSpec
-from invbench.table_formats import laid_out, notes
+from invbench.table_formats import best_in_bold, laid_out, notes
 from invbench.tables import omitted, table
 from invbench.trees import flatten
 
@@ -63,10 +63,9 @@ def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, se
 def report(paths: Sequence[Path], metric: str | None = None, select: str = "last") -> str:
     """The page as text."""
     results = load_results(paths)
-    if len(results):
-        results = results.sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
-    else:
+    if not len(results):
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
+    results = results.sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
     done = bool((results["status"] == "done").any())
     found = table(results, metric, select) if done else pd.DataFrame()
     every = table(results, metric) if done and select != Select.last else found
@@ -78,7 +77,7 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
         made=now(),
         version=version("invbench"),
         layout=laid_out(found) if done else None,
-        remarks=[line.replace("* best", "bold: best") for line in notes(found, omitted(results))] if done else [],
+        remarks=best_in_bold(notes(found, omitted(results))) if done else [],
         figures=_figures(paths, results, found, every) if done else [],
         commands=_commands(found, results),
         failures=_failures(results),

@@ -1,6 +1,5 @@
 """How the step and the settings that a table shows are chosen: pure functions of records, which train nothing."""
 
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
-from invbench.grouping import HELD_OUT, as_text, keys_of, missing, problem_of
+from invbench.grouping import HELD_OUT, as_text, joined, keys_of, missing, problem_of
 from invbench.statistics import best_of
 
 BEST = "best_validation."
@@ -120,12 +119,12 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
     name, higher = _primary(first, "held_out")
     keys = _settings(runs)
     finished = left_out[left_out["status"] == "done"]
-    alike = as_text(finished, keys).agg("\n".join, axis=1) if len(finished) else pd.Series(dtype=str)
+    alike = joined(finished, keys)
+    examples = runs.iloc[[members[0] for members in group["members"]]]
     values = {}
-    for place, row in group.iterrows():
-        own = finished[alike == "\n".join(_texts(runs.iloc[row["members"][0]], keys))]
-        environments = set(range(int(runs["data.environments"].iloc[row["members"][0]])))
-        if environments <= set(own[HELD_OUT].astype(int) if len(own) else ()):
+    for place, settings, count in zip(group.index, joined(examples, keys), examples["data.environments"], strict=True):
+        own = finished[alike == settings]
+        if set(range(int(count))) <= set(own[HELD_OUT].astype(int)):
             values[place] = own[name]
     if not values:
         count = int(first["data.environments"])
@@ -139,7 +138,3 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
 
 def _settings(runs: pd.DataFrame) -> list[str]:
     return [name for name in keys_of(runs) if name not in (HELD_OUT, "data.variant")]
-
-
-def _texts(run: pd.Series, names: Sequence[str]) -> Iterable[str]:
-    return ("" if missing(run[name]) else str(run[name]) for name in names)

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.grouping import PROBLEM, SECTIONS, settings_of
+from invbench.grouping import SECTIONS, problem_of, settings_of
 from invbench.selection import Select
 from invbench.statistics import critical_difference, friedman, ranks
-from invbench.tables import higher_is_better
 
 LATEX = str.maketrans(
     {
@@ -71,7 +70,7 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
     Raises:
         UserError: no such column; or more than one mean would stand in one place.
     """
-    problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM))]
+    problem = problem_of(found)
     known = list(dict.fromkeys(["method", *problem, *settings_of(found), "metric"]))
     for name in (*rows, *columns):
         if name not in known:
@@ -123,7 +122,7 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
             "* best; † cannot be told from it at 5 % (paired t-tests over common seeds, Holm-corrected); "
             "with few seeds little can be told"
         )
-    unknown = [metric for metric in metrics if higher_is_better(metric) is None]
+    unknown = list(dict.fromkeys(found["metric"][found["higher_is_better"].isna()]))
     if unknown:
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
     select = Select(str(found["selection"].iloc[0]))
@@ -136,7 +135,7 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
     if select is Select.best_validation and late:
         lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
     labels = _labels(found)
-    problem = ["dataset", *(name for name in map(str, found) if name.startswith(PROBLEM)), "metric"]
+    problem = [*problem_of(found), "metric"]
     own = _differing_within(labels, ["method", *problem])
     among = [name for name in _differing_within(labels, problem) if name not in own and not name.startswith("method.")]
     if among:
@@ -163,18 +162,14 @@ def rank_table(found: pd.DataFrame) -> pd.DataFrame | None:
 
 def problems(found: pd.DataFrame) -> list[str]:
     """What each row's problem is called: the dataset, with the settings in which the rows of that dataset differ."""
-    names = [name for name in map(str, found) if name.startswith(PROBLEM)]
-    labels = _labels(found)
-    return [
-        " ".join([row["dataset"], *(_titled(name, row[name]) for name in names if row[name])])
-        for _, row in labels.iterrows()
-    ]
+    names = problem_of(found)
+    return [" ".join(_titled(name, row[name]) for name in names if row[name]) for _, row in _labels(found).iterrows()]
 
 
 def _labels(found: pd.DataFrame) -> pd.DataFrame:
     """The table as text; a setting of a dataset, and the data's variant, only where the rows of that dataset differ."""
     labels = found.map(_label)
-    names = [name for name in map(str, found) if name.startswith(PROBLEM)]
+    _, *names = problem_of(found)
     if names:
         differs = labels.groupby("dataset")[names].transform("nunique") > 1
         labels[names] = labels[names].where(differs, "")
@@ -204,7 +199,12 @@ def _rank_lines(found: pd.DataFrame) -> list[str]:
 
 def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
     """The table in a format other than CSV, with the remarks where they can stand in it."""
-    return WRITERS[how](layout, remarks)
+    return WRITERS[how](layout, remarks if how is Format.text else best_in_bold(remarks))
+
+
+def best_in_bold(remarks: Sequence[str]) -> list[str]:
+    """The remarks of `notes` for a format that marks the best in bold, not by a star."""
+    return [line.replace("* best", "bold: best") for line in remarks]
 
 
 def csv(found: pd.DataFrame) -> str:
@@ -235,11 +235,10 @@ def _markdown(layout: Layout, remarks: Sequence[str]) -> str:
         return f"{mean} ({entry.n}){'†' if entry.tied else ''}"
 
     heads = [*layout.names, *layout.titles]
-    lines = [heads, ["---"] * len(layout.names) + ["---:"] * len(layout.titles)]
-    lines = [[escaped(text) for text in heads], lines[1]]
+    lines = [[*map(escaped, heads)], ["---"] * len(layout.names) + ["---:"] * len(layout.titles)]
     lines += [[*map(escaped, head), *map(shown, entries)] for head, entries in layout.rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return table + "\n\n" + "  \n".join(escaped(line.replace("* best", "bold: best")) for line in remarks)
+    return table + "\n\n" + "  \n".join(map(escaped, remarks))
 
 
 def _latex(layout: Layout, remarks: Sequence[str]) -> str:
@@ -254,7 +253,7 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
     lines = [[*(text.translate(LATEX) for text in head), *map(shown, entries)] for head, entries in layout.rows]
     return "\n".join(
         [
-            *(f"% {line.replace('* best', 'bold: best')}" for line in remarks),
+            *(f"% {line}" for line in remarks),
             "% needs \\usepackage{booktabs}",
             rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
             r"\toprule",
@@ -279,7 +278,7 @@ def _html(layout: Layout, remarks: Sequence[str]) -> str:
         "".join(f'<th scope="row">{html.escape(text)}</th>' for text in head) + "".join(map(shown, entries))
         for head, entries in layout.rows
     ]
-    said = "<br>\n".join(html.escape(line.replace("* best", "bold: best")) for line in remarks)
+    said = "<br>\n".join(map(html.escape, remarks))
     return "\n".join(
         [
             "<table>", f"<thead><tr>{heads}</tr></thead>", "<tbody>", *(f"<tr>{line}</tr>" for line in body),

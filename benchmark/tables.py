@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.grouping import PROBLEM, as_text, keys_of, missing, problem_of
+from invbench.grouping import as_text, keys_of, missing, problem_of
 from invbench.selection import Select, at_best_validation, select_settings, shown
 from invbench.statistics import LEVEL, against_best, best_of, half_width
 
@@ -104,7 +104,7 @@ def _check_same_data(done: pd.DataFrame) -> None:
     """Raises UserError where one problem and seed had data with different fingerprints."""
     if "data.fingerprint" not in done:
         return
-    problem = ["dataset", "seed", *(name for name in map(str, done.columns) if name.startswith(PROBLEM))]
+    problem = [*problem_of(done), "seed"]
     text = as_text(done, problem)
     for _, index in text.groupby(problem, sort=False).groups.items():
         group = done.loc[index].drop_duplicates("data.fingerprint")
