@@ -20,6 +20,13 @@ WALK = ("interpolate",)
 TURN = ("turn",)
 NOBODY: Mapping[str, Player] = MappingProxyType({})
 PENALTY = ("penalty", "critic_penalty", "gradient_penalty")
+APART = {
+    "build": "makes or changes the network itself",
+    "interpolate": "visits the environments one after another",
+    "turn": "moves parts of the network in turns",
+    "finished": "may end before its last step",
+}
+"""Hooks with which a run's step is not one function of tensors, the same for all runs."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,15 @@ class Composition:
     def needs_all_gradients(self) -> bool:
         """Whether the rule is one that moments cannot express."""
         return overrides(self.rule[1], "combine")
+
+    @cached_property
+    def apart(self) -> str:
+        """Why its runs cannot be trained together as one; empty where they can."""
+        for name, part in self.parts.items():
+            for hook, why in APART.items():
+                if overrides(part, hook):
+                    return f"{name} {why}"
+        return ""
 
     def with_settings(self, values: Mapping[str, Mapping[str, Any]]) -> "Composition":
         """The same parts with some settings replaced, unchecked: tensors of stacked runs are welcome."""

@@ -12,6 +12,10 @@ class RunHeld(UserError):
     """Another process works on the run."""
 
 
+class Apart(Exception):
+    """Why runs cannot be trained together, or should not be."""
+
+
 class RunFailed(Exception):
     """A run started and did not finish. Exit status 1.
 

@@ -16,7 +16,9 @@ ENVIRONMENTS = 32
 """As many environments as a split is measured on one by one."""
 NEAR = 0.1
 ROWS = {"cpu": 128, "cuda": 4096}
-"""Examples, or copies of them, evaluated together: on a CPU as many as stay in its caches."""
+"""Examples, or copies of them, evaluated together: on a CPU as many as stay in its caches,"""
+NUMBERS = 2**14
+"""or, of small inputs, as many as have so many numbers."""
 
 
 Measure = Callable[[Outputs, Split], Mapping[str, float]]
@@ -84,7 +86,8 @@ def _by_environment(task: Task, scores: torch.Tensor, env: torch.Tensor | None) 
 def outputs_of(model: nn.Module, x: torch.Tensor) -> Outputs:
     """The model's predictions on inputs (N, ...), and representations where it has them, from as many at a time as is
     fast."""
-    parts = [as_outputs(model(part)) for part in x.split(max(1, ROWS[x.device.type] // test_copies(model)))]
+    rows = max(ROWS[x.device.type], NUMBERS // x[0].numel())
+    parts = [as_outputs(model(part)) for part in x.split(max(1, rows // test_copies(model)))]
     representations = [part.representation for part in parts if part.representation is not None]
     return Outputs(
         torch.cat([part.prediction for part in parts]), torch.cat(representations) if representations else None

@@ -11,12 +11,12 @@ is one that moments cannot express.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, vjp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.composition import Composition
@@ -79,9 +79,10 @@ class Objective:
     """What one run minimises.
 
     Args:
-        model: the network; its parameters are passed to every call, its buffers are its own.
+        model: the network; its parameters are passed to every call.
         autocast: compute the network's forward pass in bfloat16.
         critics: the networks of second players, by part of the method; their tensors come with the state.
+        buffers: in the place of the network's own.
     """
 
     method: Composition
@@ -90,11 +91,12 @@ class Objective:
     strategy: Strategy
     autocast: bool = False
     critics: Mapping[str, FlatNetwork] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
         """The network on inputs (N, ...): outputs (N, ...)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            value = as_outputs(functional_call(self.model, dict(parameters), (x,)))
+            value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
         return value.map(lambda part: part.to(x.dtype))
 
     def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -122,6 +124,28 @@ class Objective:
         if self.strategy == "joint":
             return self._joint_step(parameters, batch, state)
         return self._separate_step(parameters, batch, state)
+
+    def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """The same step, whatever the strategy, as a pure function of tensors that can be mapped over runs."""
+        if self.method.needs_each_gradient:
+            return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
+
+        def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State]]:
+            risks, outputs = self.joint(theta, batch)
+            risk, after = self.method.risk(risks, batch.env, state)
+            penalty, after = self._penalty(theta, risks, outputs, batch, after)
+            return (risk, penalty), (risks, after)
+
+        found: Any = vjp(terms, _values(parameters), has_aux=True)
+        (risk, penalty), pull, (risks, after) = found
+        one, nothing = torch.ones_like(risk), torch.zeros_like(risk)
+        if not self.method.replaces_gradient:
+            return Step(pull((one, one))[0], risk + penalty, after, risks, penalty)
+        moments = Moments(self.method)
+        moments.add({name: g[None] for name, g in pull((one, nothing))[0].items()})
+        penalty_grad = pull((nothing, one))[0] if self.method.has_penalty else _zeros(parameters)
+        gradients, after = moments.combine(self.method, penalty_grad, after)
+        return Step(gradients, risk + penalty, after, risks, penalty)
 
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         risks, outputs = self.joint(parameters, batch)
@@ -182,16 +206,23 @@ class Objective:
 
         def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
             risks, outputs = self.joint(theta, batch)
-            value, after = self.method.penalty(risks, outputs, batch, state, self.players(state))
-            if self.method.has_gradient_penalty:
-                each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
-                more, after = self.method.gradient_penalty(each(theta, batch.x, batch.y), after)
-                value = value + more
+            value, after = self._penalty(theta, risks, outputs, batch, state)
             return value, (value, risks, after)
 
         gradients, (value, risks, state) = grad(penalty, has_aux=True)(parameters)
         weights, (risk, state) = grad(lambda r: _twice(self.method.risk(r, batch.env, state)), has_aux=True)(risks)
         return gradients, weights * len(risks), risk + value, value, state
+
+    def _penalty(
+        self, theta: dict[str, Tensor], risks: Tensor, outputs: Outputs, batch: Batch, state: State
+    ) -> tuple[Tensor, State]:
+        """All penalties, those on gradients too, for functional transforms."""
+        value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+        if self.method.has_gradient_penalty:
+            each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
+            more, state = self.method.gradient_penalty(each(theta, batch.x, batch.y), state)
+            value = value + more
+        return value, state
 
     def _mapped(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
         """Gradients (E', *param) and risks (E',) by vmap."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from invbench.errors import UserError
+from invbench.memory import give_back_freed_memory
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 PACKAGES = (
@@ -120,6 +121,7 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 
 def forget_peak_memory(device: torch.device) -> None:
     """Let `peak_memory` count from now on: a worker's earlier runs are none of this one's business."""
+    give_back_freed_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # not on Linux, or not allowed
@@ -152,6 +154,7 @@ def _source_of(cls: type) -> bytes:
         return b""
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.method import Gradients
+from invbench.settings import is_zero
 from invbench.trainer import Trainer
 
 OptimizerState = dict[str, dict[str, Tensor]]
@@ -30,8 +31,8 @@ class Optimizer:
     """
 
     trainer: Trainer
-    decays: Mapping[str, float]
-    factors: Mapping[str, float]
+    decays: Mapping[str, float | Tensor]
+    factors: Mapping[str, float | Tensor]
 
     @classmethod
     def of(
@@ -64,8 +65,8 @@ class Optimizer:
         parameters: Mapping[str, Tensor],
         gradients: Gradients,
         state: OptimizerState,
-        count: int,
-        rate: float,
+        count: int | Tensor,
+        rate: float | Tensor,
         scale: Tensor | float = 1.0,
     ) -> tuple[dict[str, Tensor], OptimizerState]:
         """One update.
@@ -81,22 +82,22 @@ class Optimizer:
         for name, theta in parameters.items():
             decay = self.decays[name]
             gradient = gradients[name]
-            if not _is_zero(self.trainer.l1) and name not in self.factors:
+            if not is_zero(self.trainer.l1) and name not in self.factors:
                 gradient = gradient + self.trainer.l1 * theta.sign()
             coupled = self.trainer.weight_decay_order == "before"
-            if coupled and not _is_zero(decay):
+            if coupled and not is_zero(decay):
                 gradient = gradient + decay * theta
             if isinstance(scale, Tensor) or scale != 1:
                 gradient = gradient * scale
             size, direction, moments[name] = update(gradient, state[name], count, rate * self.factors.get(name, 1.0))
             new[name] = theta - size * direction
-            if not coupled and not _is_zero(decay):
+            if not coupled and not is_zero(decay):
                 new[name] = new[name] - size * decay * new[name]
         return new, moments
 
     def _adam(
-        self, g: Tensor, state: dict[str, Tensor], count: int, rate: float
-    ) -> tuple[float, Tensor, dict[str, Tensor]]:
+        self, g: Tensor, state: dict[str, Tensor], count: int | Tensor, rate: float | Tensor
+    ) -> tuple[float | Tensor, Tensor, dict[str, Tensor]]:
         """Kingma & Ba (2015), algorithm 1. The step size carries the first moment's bias correction."""
         beta1, beta2 = self.trainer.betas
         m = torch.lerp(state["first"], g, 1 - beta1)
@@ -105,17 +106,12 @@ class Optimizer:
         return rate / (1 - beta1 ** (count + 1)), m / denominator, {"first": m, "second": v}
 
     def _sgd(
-        self, g: Tensor, state: dict[str, Tensor], count: int, rate: float
-    ) -> tuple[float, Tensor, dict[str, Tensor]]:
+        self, g: Tensor, state: dict[str, Tensor], count: int | Tensor, rate: float | Tensor
+    ) -> tuple[float | Tensor, Tensor, dict[str, Tensor]]:
         """Heavy-ball momentum without dampening, optionally in Nesterov's form."""
         velocity = self.trainer.momentum * state["velocity"] + g
         direction = g + self.trainer.momentum * velocity if self.trainer.nesterov else velocity
         return rate, direction, {"velocity": velocity}
-
-
-def _is_zero(number: float | Tensor) -> bool:
-    """Whether a term can be left out. A tensor of stacked runs is not asked for its values."""
-    return not isinstance(number, Tensor) and number == 0
 
 
 def _decay_of(name: str, trainer: Trainer) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.method import Method, Outputs, State
-from invbench.settings import setting
+from invbench.settings import is_zero, setting
 
 Convention = Literal["plain", "rescaled", "divided", "convex"]
 
@@ -28,7 +28,7 @@ class PenaltyMethod(Method):
     """Mean risk plus weight times penalty. A subclass gives the penalty P, `weighted`, in one of two hooks."""
 
     weight: float = setting(1.0, "λ", ge=0, fusable=True)
-    anneal_steps: int = setting(0, "first steps, with `weight_before` in the place of λ", ge=0)
+    anneal_steps: int = setting(0, "first steps, with `weight_before` in the place of λ", ge=0, fusable=True)
     weight_before: float = setting(1.0, "weight of the penalty during these steps", ge=0, fusable=True)
     convention: Convention = setting(
         "plain", "R + λP; rescaled: that over max(λ, 1); divided: over λ; convex: (1-λ)R + λP"
@@ -67,7 +67,7 @@ class PenaltyMethod(Method):
 def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor) -> Tensor:
     """`before` for the first `steps` steps, `after` from then on, in the type and on the device of `like`."""
     final = torch.as_tensor(after, dtype=like.dtype, device=like.device)
-    if not steps:
+    if is_zero(steps):
         return final
     return torch.where(step < steps, torch.as_tensor(before, dtype=like.dtype, device=like.device), final)
 

@@ -3,8 +3,8 @@
 import errno
 import os
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,12 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.claims import Claim
 from invbench.curves import write_rows
-from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.fusing import Fuse
 from invbench.invariance import measure
 from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, forget_peak_memory, peak_memory
+from invbench.memory import keep_freed_memory, out_of_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder, now
@@ -25,6 +27,9 @@ from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
 from invbench.training import Training
 
+Metrics = dict[str, float]
+Ended = Record | RunFailed | Interrupted | RunHeld | UserError
+"""A run's record, or what stopped it."""
 RESULTS = "results"
 """Folder of the runs when nothing else is asked for."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,6 +45,7 @@ class Options:
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
         quiet: no progress on stderr; the run's log.txt has it all the same.
         loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
+        fuse: whether runs of a sweep are trained together; `invbench.fusing.Fuse`.
     """
 
     device: str = "auto"
@@ -47,6 +53,7 @@ class Options:
     checkpoint_seconds: float = 10.0
     quiet: bool = True
     loggers: tuple[str, ...] = ()
+    fuse: Fuse = "off"
 
 
 def run(
@@ -81,22 +88,92 @@ def run_cell(cell: Cell, options: Options) -> Record:
     A run that failed, or was made by other code or from other data, is run again; its record is kept as
     `record.previous.json`.
     """
+    with _opened(cell, options) as found:
+        return found if isinstance(found, Record) else found.carry_out()
+
+
+def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell, Ended], None]) -> None:
+    """Carry out runs that differ in seed and numbers only, as one; each leaves what it would leave alone.
+
+    Args:
+        options: with `fuse="auto"` it is asked first whether that is faster.
+        ended: called with every run that is over, and its record or what stopped it.
+
+    Raises:
+        Apart: the runs that have not ended should be carried out one by one.
+    """
+    from invbench.calibration import check_memory  # these take a while to import
+    from invbench.fused import check_alike
+
+    if options.fuse == "auto":
+        check_memory(cells[0], choose_device(options.device), len(cells))
+    with ExitStack() as stack:
+        attempts: list[_Attempt] = []
+        for cell in cells:
+            try:
+                found = stack.enter_context(_opened(cell, options))
+            except (RunHeld, UserError) as stopped:
+                ended(cell, stopped)
+                continue
+            if isinstance(found, Record):
+                ended(cell, found)
+                continue
+            attempts.append(found)
+            check_alike([attempts[0].training, found.training])  # as soon as possible: data take memory
+        for step in sorted({attempt.training.reached for attempt in attempts}):
+            _carry_out([attempt for attempt in attempts if attempt.training.reached == step], ended)
+
+
+def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], None]) -> None:
+    """Runs that go on at the same step."""
+    from invbench.calibration import check_that_it_pays
+    from invbench.fused import FusedTraining
+
+    fused = FusedTraining([attempt.training for attempt in attempts])
+    if attempts[0].options.fuse == "auto":
+        check_that_it_pays(fused)
+    with ExitStack() as stack:
+        reports = [stack.enter_context(attempt.begin()) for attempt in attempts]
+
+        def settle(number: int, result: Metrics | RunFailed | Interrupted) -> None:
+            attempt, report = attempts[number], reports[number]
+            if isinstance(result, Interrupted):
+                ended(attempt.cell, result)
+                return
+            try:
+                if isinstance(result, RunFailed):
+                    raise result
+                ended(attempt.cell, attempt.conclude(result, report, len(attempts)))
+            except (OSError, RuntimeError, RunFailed) as error:
+                ended(attempt.cell, attempt.failed(error, report))
+
+        fused.run(reports, settle)
+
+
+@contextmanager
+def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
+    """The run in this process's hands: its record where it is done, or an attempt at it.
+
+    Raises:
+        RunHeld, UserError: it cannot be had, or cannot be run; then a new folder is removed.
+    """
     device = choose_device(options.device)
+    keep_freed_memory()
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
     with folder.claimed() as claim:
         record = folder.read_record()
         problem = None
-        if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
-            problem = _other_data(cell, record)
-            if problem is None:
-                if not options.quiet:
-                    announce(f"{cell.title}  is done already: {folder.path}")
-                return record
         try:
-            problem = problem or load_problem(cell)
-            return _Attempt(cell, problem, folder, device, code, options, claim).finish()
+            if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
+                problem = _other_data(cell, record)
+                if problem is None:
+                    if not options.quiet:
+                        announce(f"{cell.title}  is done already: {folder.path}")
+                    yield record
+                    return
+            yield _Attempt(cell, problem or load_problem(cell), folder, device, code, options, claim)
         except UserError:
             if new:
                 folder.discard()
@@ -145,27 +222,37 @@ class _Attempt:
             cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds, loggers
         )
 
-    def finish(self) -> Record:
+    def carry_out(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""
+        with self.begin() as report:
+            try:
+                return self.conclude(self.training.run(report), report)
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                raise self.failed(error, report) from error
+
+    def begin(self) -> Report:
+        """Make the folder ready; returns where the run tells how far it is."""
         self.folder.set_aside()
         forget_peak_memory(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True
-        title = self.cell.title
-        with Report(title, self.training.total, self.folder.log, self.options.quiet, self.claim) as report:
-            try:
-                metrics = self.training.run(report)
-                invariance = self._invariance(report)
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                kind = _kind(error)
-                with suppress(OSError):  # a full disk must not hide what went wrong
-                    write_rows(self.training.rows, self.folder.curves)
-                    report.say(f"failed: {kind}: {error}")
-                    self._write("failed", {}, {}, kind, str(error), traceback.format_exc())
-                raise RunFailed(kind, f"{title} failed ({kind}): {error}; details in {self.folder.path}") from error
-        return self._write("done", metrics, invariance)
+        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.claim)
+
+    def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
+        """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
+        return self._write("done", metrics, self._invariance(report), fused)
+
+    def failed(self, error: Exception, report: Report) -> RunFailed:
+        """Write the record of a failure; returns what to tell of it."""
+        kind = kind_of(error)
+        with suppress(OSError):  # a full disk must not hide what went wrong
+            write_rows(self.training.rows, self.folder.curves)
+            report.say(f"failed: {kind}: {error}")
+            trace = "".join(traceback.format_exception(error))
+            self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
+        return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:
         training = self.training
@@ -176,8 +263,9 @@ class _Attempt:
     def _write(
         self,
         status: Literal["done", "failed"],
-        metrics: dict[str, float],
+        metrics: Metrics,
         invariance: dict[str, Any],
+        fused: int = 0,
         kind: str | None = None,
         message: str | None = None,
         trace: str | None = None,
@@ -201,6 +289,7 @@ class _Attempt:
                 "steps_per_epoch": training.sampler.steps_per_epoch,
                 "parameters": self.parameters,
                 "condensed": training.examples is not training.problem.splits["train"],
+                **({"fused": fused} if fused else {}),
             },
             cost={
                 "wall_seconds": training.seconds,
@@ -223,11 +312,12 @@ def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
     return cell.method.build(backbone, problem, cell.spec.seed)
 
 
-def _kind(error: Exception) -> str:
+def kind_of(error: Exception) -> str:
+    """Of a failure, in one word; see `invbench.engines.worker.Outcome`."""
     if isinstance(error, RunFailed):
         return error.kind
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return "oom"  # the last are torch's words for the CPU, in a RuntimeError
+    if out_of_memory(error):
+        return "oom"
     if any(os.strerror(number) in str(error) for number in FULL):  # safetensors' errors have no number
         return "disk_full"
     return "input_output" if isinstance(error, OSError) else "error"

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.composition import Composition
@@ -95,20 +96,54 @@ class Sampler:
         return examples, torch.arange(self.per_step, device=device)[None]
 
     @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """How many examples every environment has."""
+        sizes: NDArray[np.int64] = torch.diff(self.starts, append=torch.tensor([len(self.members)])).numpy()
+        return sizes
+
+    @cached_property
     def _all(self) -> Batch:
         examples, env = self._everything
         return self._gathered(examples[0], env[0])
 
     def _gathered(self, examples: Tensor, env: Tensor) -> Batch:
-        nuisance = None if self.split.nuisance is None else self.split.nuisance[examples]
-        return Batch(self.split.x[examples], self.split.y[examples], env, nuisance)
+        nuisance = None if self.split.nuisance is None else rows_of(self.split.nuisance, examples)
+        return Batch(rows_of(self.split.x, examples), rows_of(self.split.y, examples), env, nuisance)
 
     def _shuffled(self, rng: np.random.Generator) -> Tensor:
         """`members` with each environment's examples in a new random order."""
         keys = rng.random(len(self.members))
-        sizes = torch.diff(self.starts, append=torch.tensor([len(self.members)]))
-        env = np.repeat(np.arange(self.environments), sizes.numpy())
+        sizes = self._sizes
+        if (sizes == sizes[0]).all():  # sorting each apart is sooner done
+            order = np.argsort(keys.reshape(self.environments, -1), axis=1) + self.starts.numpy()[:, None]
+            return self.members[torch.from_numpy(order.ravel())]
+        env = np.repeat(np.arange(self.environments), sizes)
         return self.members[torch.from_numpy(np.lexsort((keys, env)))]
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` for integers (...), about twice as fast."""
+    rows: Tensor = values.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows
+
+
+class Feed:
+    """The batches of a run by the number of their step, counted from 0; an epoch's order is made once."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.number = sampler, -1
+        self.epoch: tuple[Tensor, Tensor]  # the one of this number
+
+    def indices(self, step: int) -> tuple[Tensor, Tensor]:
+        """Examples (E, B) and environments (E,) of a step."""
+        number, i = divmod(step, self.sampler.steps_per_epoch)
+        if number != self.number:
+            self.epoch, self.number = self.sampler.epoch(number), number
+        return self.epoch[0][i], self.epoch[1][i]
+
+    def batch(self, step: int) -> Batch:
+        """The tensors behind them."""
+        return self.sampler.batch(*self.indices(step))
 
 
 def check_sizes(method: Composition, sampler: Sampler) -> None:

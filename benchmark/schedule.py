@@ -13,7 +13,7 @@ HELD_SECONDS = 2.0
 
 
 class Job(NamedTuple):
-    """A run that waits for a slot."""
+    """A run that waits for a slot, or several that go together."""
 
     run_id: str
     attempts: int = 0
@@ -21,6 +21,13 @@ class Job(NamedTuple):
     alone: bool = False
     """It gets a device for itself, since it ran out of memory beside others."""
     not_before: float = 0.0
+    others: tuple[str, ...] = ()
+    """Runs that are trained together with it."""
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.run_id, *self.others)
 
 
 class Slot(NamedTuple):
@@ -45,7 +52,7 @@ class Rules(NamedTuple):
     """What limits a sweep."""
 
     timeout: float | None = None
-    """Seconds for one attempt at a run."""
+    """Seconds for one attempt at a run; those that are trained together have all of theirs."""
     memory_floor: float = 0.0
     """Bytes that must be free on a device that works already before another run begins there."""
     settle: float = 20.0
@@ -119,13 +126,22 @@ def again(job: Job, kind: str, now: float) -> Job | None:
     return job._replace(attempts=job.attempts + 1, alone=alone, not_before=now + PAUSE_SECONDS.get(kind, 0))
 
 
+def parted(job: Job, run_ids: Sequence[str], kind: str) -> list[Job]:
+    """The runs of a job that did not work out together: in halves where their number may be to blame, else alone."""
+    size = (len(run_ids) + 1) // 2 if kind in RETRIES else 1
+    parts = [run_ids[first : first + size] for first in range(0, len(run_ids), size)]
+    return [job._replace(run_id=first, others=tuple(others)) for first, *others in parts]
+
+
 def later(job: Job, now: float) -> Job:
     """The same run, to be looked at again once the process that works on it may be through."""
     return job._replace(not_before=now + HELD_SECONDS)
 
 
 def _overdue(busy: Busy | None, rules: Rules, now: float) -> bool:
-    return bool(busy and rules.timeout is not None and not busy.stopping and now - busy.since >= rules.timeout)
+    if busy is None or rules.timeout is None or busy.stopping:
+        return False
+    return now - busy.since >= rules.timeout * len(busy.job.run_ids)
 
 
 def _room(

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, detached
 from invbench.method import Critic, Outputs, State, as_outputs
 from invbench.optimizers import Optimizer
 from invbench.problem import Batch, Problem, Split
-from invbench.sampling import Sampler
+from invbench.sampling import Feed, Sampler
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
 
@@ -76,18 +77,24 @@ class SecondPlayers:
         self, critics: Mapping[str, Critic], objective: Objective, cell: Cell, examples: Split, augment: Augment
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
-        self.samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
+        samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
+        self.feeds = {name: Feed(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
-        self.epochs: dict[str, tuple[int, tuple[Tensor, Tensor]]] = {}  # the last one of each, with its number
 
     def ahead(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
         """The state after the updates that the critics make ahead of the step with this index."""
-        for name, critic in self.critics.items():
-            more = 0 if critic.simultaneous else critic.steps
-            count = critic.warm_up * (step == critic.first_step) + more * (step >= critic.first_step)
-            if count:
-                state = self._updates(name, parameters, state, step, count)
+        for name in self.critics:
+            numbers = self.numbers(name, step)
+            if numbers:
+                state = self._updates(name, parameters, state, step, numbers)
         return state
+
+    def numbers(self, name: str, step: int) -> range:
+        """Of the updates, counted from 0, that a critic makes ahead of the step with this index."""
+        critic = self.critics[name]
+        more = 0 if critic.simultaneous else critic.steps
+        first = self.had(critic, step)
+        return range(first, first + critic.warm_up * (step == critic.first_step) + more * (step >= critic.first_step))
 
     def beside(self, parameters: Mapping[str, Tensor], batch: Batch, state: State, step: int) -> State:
         """What simultaneous critics become in a step, by part, to be put in place when it is done."""
@@ -96,7 +103,7 @@ class SecondPlayers:
             if critic.simultaneous and step >= critic.first_step:
                 with torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device):
                     outputs = self._outputs(parameters, batch)
-                    after = self.update(name, outputs, batch, state, self._count(critic, step))[name]
+                    after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
                     answers[name] = {part: after[part] for part in CRITIC}
         return answers
 
@@ -121,40 +128,51 @@ class SecondPlayers:
 
     def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
         """One update of a part's critic, its `count`-th from 0."""
-        critic, part, own = self.critics[name], self.objective.method.parts[name], state[name]
-        tensors, weights = own["critic"], own["critic"]["weights"].detach().requires_grad_()
-        player = self.objective.critics[name].player(tensors | {"weights": weights})
-        loss, after = part.critic_loss(player, outputs, batch, own)
-        gradients = {"weights": torch.autograd.grad(loss, weights)[0]}
+        weights = state[name]["critic"]["weights"].detach().requires_grad_()
+        loss, after = self._loss(name, weights, self.objective, outputs, batch, state[name])
         with torch.no_grad():
-            new, moments = self.optimizers[name].step(
-                {"weights": weights}, gradients, tensors["optimizer"], count, critic.trainer.learning_rate
-            )
-        told = {"critic_updates": own["critic_updates"] + 1, "critic_loss": loss}
+            return self._moved(name, torch.autograd.grad(loss, weights)[0], loss, after, state, count)
+
+    def pure_update(
+        self, name: str, objective: Objective, outputs: Outputs, batch: Batch, state: State, count: Tensor
+    ) -> State:
+        """The same as a pure function of tensors, with the settings of this objective's method."""
+
+        def loss_of(weights: Tensor) -> tuple[Tensor, tuple[Tensor, State]]:
+            loss, after = self._loss(name, weights, objective, outputs, batch, state[name])
+            return loss, (loss, after)
+
+        gradient, (loss, after) = grad(loss_of, has_aux=True)(state[name]["critic"]["weights"])
+        return self._moved(name, gradient, loss, after, state, count)
+
+    def _loss(
+        self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, own: State
+    ) -> tuple[Tensor, State]:
+        player = objective.critics[name].player(own["critic"] | {"weights": weights})
+        return objective.method.parts[name].critic_loss(player, outputs, batch, own)
+
+    def _moved(
+        self, name: str, gradient: Tensor, loss: Tensor, after: State, state: State, count: int | Tensor
+    ) -> State:
+        tensors, rate = state[name]["critic"], self.critics[name].trainer.learning_rate
+        weights = {"weights": tensors["weights"]}
+        new, moments = self.optimizers[name].step(weights, {"weights": gradient}, tensors["optimizer"], count, rate)
+        told = {"critic_updates": state[name]["critic_updates"] + 1, "critic_loss": loss}
         return state | {name: detached(after | told | {"critic": tensors | new | {"optimizer": moments}})}
 
-    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, count: int) -> State:
-        first, device = self._count(self.critics[name], step), next(iter(parameters.values())).device
+    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
+        device = next(iter(parameters.values())).device
         with torch_stream(stream(self.seed, "noise", "critic", name, step), device):
-            for number in range(first, first + count):
-                batch = self.augment(self._batch(name, number))
+            for number in numbers:
+                batch = self.augment(self.feeds[name].batch(number))
                 state = self.update(name, self._outputs(parameters, batch), batch, state, number)
         return state
 
     @staticmethod
-    def _count(critic: Critic, step: int) -> int:
+    def had(critic: Critic, step: int) -> int:
         """How many updates a critic has had ahead of a step."""
         begun = step - critic.first_step
         return begun * (1 if critic.simultaneous else critic.steps) + critic.warm_up * (begun > 0)
-
-    def _batch(self, name: str, number: int) -> Batch:
-        """The batch of a critic's update with this index, counted from 0."""
-        sampler = self.samplers[name]
-        epoch, step = divmod(number, sampler.steps_per_epoch)
-        if self.epochs.get(name, (-1,))[0] != epoch:
-            self.epochs[name] = epoch, sampler.epoch(epoch)
-        examples, env = self.epochs[name][1]
-        return sampler.batch(examples[step], env[step])
 
     @torch.no_grad()
     def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:

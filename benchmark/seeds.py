@@ -31,8 +31,18 @@ def as_int(sequence: np.random.SeedSequence) -> int:
 
 @contextmanager
 def torch_stream(sequence: np.random.SeedSequence, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's own generators for a while, then put them back as they were."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(as_int(sequence))
+    """Seed torch's own generators, the CPU's and the device's, for a while, then put them back as they were."""
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        torch.cuda.init()
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        )
+    before = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(as_int(sequence))
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

@@ -66,12 +66,21 @@ def setting(
         default: its value when nothing sets it.
         meaning: one line for `bench show`, with units and source.
         search: the range that a random search draws from.
-        fusable: the hooks use the value in tensor arithmetic only, so runs that differ in it can be stacked.
+        fusable: a number that hooks use in tensor arithmetic only, so runs that differ in it can be stacked; whether
+            it is 0 is asked by `is_zero`.
         bounds: pydantic's constraints, such as ``ge`` and ``le``.
     """
     field = Field(default, description=meaning, **bounds)
     field.metadata.append(SearchInfo(search, fusable))
     return field
+
+
+def is_zero(number: Any) -> bool:
+    """Whether a term with this setting in front can be left out.
+
+    Of runs that are stacked the setting is a tensor; either all of theirs are zero, or none is.
+    """
+    return isinstance(number, int | float) and number == 0
 
 
 @dataclass(frozen=True)

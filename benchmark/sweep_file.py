@@ -15,6 +15,8 @@ cells:                               each item is a product of its lists
     optuna: {trials: 20, at_once: 4, metric: validation_loss, direction: minimize}    led by earlier results
 exclude:                             runs that are left out, by names, seed and settings
   - {method: [fish, iga], trainer.batch_size: 16}
+fuse: auto                           train runs that differ in seed and numbers only together: where that is faster
+                                     (auto), at most so many (a number), never (off, unless set)
 include: []                          where there are such rules, only runs that meet one of them are carried out
 tiers:
   small:                             what is otherwise than in the whole sweep
@@ -29,10 +31,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from invbench.configuration import parse_yaml, sweep_names, sweep_text
 from invbench.errors import UserError, did_you_mean
+from invbench.fusing import Fuse
 from invbench.registry import DATASETS, METHODS, unmet
 from invbench.search import Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 from invbench.settings import Settings, setting
@@ -119,9 +122,17 @@ class Sweep(Settings):
     seeds: Seeds = setting(0, "such as 0-4, or a list")
     set: dict[str, Any] = setting({}, "settings of all cells by dotted name")
     cells: tuple[SweepCells, ...] = setting(..., "what is run", min_length=1)
+    fuse: Fuse = setting("off", "whether runs that differ in seed and fusable settings only are trained together")
     include: tuple[dict[str, Any], ...] = setting((), "rules; where there are any, only runs that meet one are kept")
     exclude: tuple[dict[str, Any], ...] = setting((), "rules; runs that meet one are left out")
     tiers: dict[str, Tier] = setting({}, "other sizes by name")
+
+    @field_validator("fuse")
+    @classmethod
+    def _at_least_one(cls, fuse: Fuse) -> Fuse:
+        if isinstance(fuse, int) and fuse < 1:
+            raise ValueError("it is auto, off, or a number of runs from 1")
+        return fuse
 
     @model_validator(mode="after")
     def _full_is_the_whole(self) -> Self:

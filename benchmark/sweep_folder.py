@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -70,7 +71,7 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
         UserError: the folder cannot be written to.
     """
     path = out / "sweep.yaml"
-    text = f"# tier: {tier}\n" + yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)
+    text = f"# tier: {tier}\n" + yaml.safe_dump(_as_data(sweep), sort_keys=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = path.read_text(encoding="utf-8") if path.exists() else None
@@ -90,6 +91,11 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
         listed = ", ".join(f"{count} {status}" for status, count in kinds.items())
         lines.append(f"{len(others)} runs in {out} are not part of the sweep as it is now ({listed}); they stay there")
     return lines
+
+
+def _as_data(sweep: Sweep) -> dict[str, Any]:
+    """Without `fuse` where it is off, as in folders that know no such thing."""
+    return sweep.model_dump(mode="json", exclude={"fuse"} if sweep.fuse == "off" else set())
 
 
 class Costs:

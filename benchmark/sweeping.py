@@ -14,6 +14,7 @@ import torch
 
 from invbench.engines.local import LocalEngine
 from invbench.errors import Interrupted, RunFailed, UserError, did_you_mean
+from invbench.fusing import Fuse, parse_fuse
 from invbench.gpus import chosen_gpus, visible_gpus
 from invbench.progress import announce
 from invbench.results import load_results
@@ -76,6 +77,7 @@ class Request:
         tier: full, or a size that the sweep names.
         rerun: which of the runs that are over are done again.
         quiet: show nothing.
+        fuse: as `Fuse`, or what the sweep says where it is None.
     """
 
     sweep: Sweep
@@ -83,14 +85,17 @@ class Request:
     tier: str = FULL
     rerun: Rerun = Rerun.missing
     quiet: bool = False
+    fuse: Fuse | None = None
 
     @classmethod
-    def read(cls, name: str, out: str | Path | None, tier: str, rerun: str, quiet: bool = False) -> Self:
+    def read(
+        cls, name: str, out: str | Path | None, tier: str, rerun: str, fuse: str | None = None, quiet: bool = False
+    ) -> Self:
         """Of a sweep of the package, or a file; its folder is results/<name> where it is None."""
         if rerun not in list(Rerun):
             raise UserError(f"no --rerun {rerun}{did_you_mean(rerun, list(Rerun))}")
         folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
-        return cls(Sweep.read(name), folder, tier, Rerun(rerun), quiet)
+        return cls(Sweep.read(name), folder, tier, Rerun(rerun), quiet, None if fuse is None else parse_fuse(fuse))
 
     def runs(self) -> list[Cell]:
         """Of the sweep; where results lead a search, as far as those in the folder lead."""
@@ -113,6 +118,7 @@ def sweep(
     workers: int | None = None,
     threads: int = 1,
     timeout: float | None = None,
+    fuse: str | None = None,
 ) -> pd.DataFrame:
     """Carry out what is left of a sweep on this machine, and return all its runs as `load_results` does.
 
@@ -125,13 +131,14 @@ def sweep(
         rerun: missing, failed, stale or all.
         gpus, jobs_per_gpu, workers, threads: see `Places`.
         timeout: seconds for one attempt at a run.
+        fuse: auto, off, or a number of runs that are trained together at most; as the sweep says where it is None.
 
     Raises:
         UserError: something in the request is wrong; nothing was run.
         Interrupted: Ctrl-C; running runs have kept their checkpoints.
     """
     engine = LocalEngine(Places(gpus, jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
-    request = Request.read(name, out, tier, rerun, quiet=True)
+    request = Request.read(name, out, tier, rerun, fuse, quiet=True)
     with suppress(RunFailed):  # the failed runs are in the table, with their kinds
         carry_out_sweep(request, engine)
     return load_results(request.out)
@@ -154,7 +161,8 @@ def carry_out_sweep(request: Request, engine: Engine) -> None:
     with stop_requests() as stop, Watch({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
         while todo and not watch.draining:
             watch.titles |= {cell.spec.run_id: cell.title for cell in todo}
-            engine.run(todo, Options(out=out, quiet=True), watch)
+            fuse = request.sweep.fuse if request.fuse is None else request.fuse
+            engine.run(todo, Options(out=out, quiet=True, fuse=fuse), watch)
             cells = request.runs()
             left = chosen(cells, statuses(cells, out), request.rerun)
             todo = [cell for cell in left if cell.spec.run_id not in watch.titles]

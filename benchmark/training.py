@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
 from invbench.loggers import Loggers
-from invbench.method import Outputs
-from invbench.optimizers import Optimizer
+from invbench.method import Outputs, State
+from invbench.optimizers import Optimizer, OptimizerState
 from invbench.problem import Batch, Problem, Split
 from invbench.progress import Report
 from invbench.records import Chosen, RunFolder
-from invbench.sampling import Sampler, check_sizes
+from invbench.sampling import Feed, Sampler, check_sizes
 from invbench.second_player import SecondPlayers, find_critics, with_critics
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
@@ -114,17 +114,43 @@ class Training:
             RunFailed: kind `diverged`, when the objective or a metric is not finite.
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
         """
-        splits = tuple(self.problem.splits)
-        with torch_stream(stream(self.cell.spec.seed, "noise"), self.device):
-            self.resume(report)
-            self.loggers.begin(self.rows)
+        with self.noise():
+            self.begin(report)
             with closing(self.loggers):
                 self._train(report)
-                if self.rows and not self.summed:  # resumed after the last measurement
-                    return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
-                metrics = self.measure(splits, last=True)
-            report.evaluated(self.done, metrics)
-            self.save()
+                return self.finish(report)
+
+    def noise(self) -> AbstractContextManager[None]:
+        """The stream from which training draws beside its order, from its beginning."""
+        return torch_stream(stream(self.cell.spec.seed, "noise"), self.device)
+
+    @property
+    def reached(self) -> int:
+        """The step at which the run would go on."""
+        found = Checkpoint.load(self.folder.checkpoint)
+        return found.facts["step"] if found is not None and self._made_here(found) else 0
+
+    def begin(self, report: Report) -> None:
+        """Take up the checkpoint, and the curves so far."""
+        self.resume(report)
+        self.loggers.begin(self.rows)
+
+    def watch(self, report: Report) -> None:
+        """Measure on the way."""
+        report.evaluated(self.done, self.measure(self.watched))
+
+    def stop(self) -> None:
+        """Raise Interrupted; the checkpoint must be written."""
+        raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
+
+    def finish(self, report: Report) -> dict[str, float]:
+        """The last evaluation, of every split, and the last checkpoint."""
+        splits = tuple(self.problem.splits)
+        if self.rows and not self.summed:  # resumed after the last measurement
+            return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
+        metrics = self.measure(splits, last=True)
+        report.evaluated(self.done, metrics)
+        self.save()
         return metrics | learned_columns(self.learned, None)
 
     @property
@@ -143,7 +169,7 @@ class Training:
                 if self.over:
                     break
                 if self.done % self.every == 0:
-                    report.evaluated(self.done, self.measure(self.watched))
+                    self.watch(report)
                 elif self.learned and self.done % self.watched_every == 0:
                     self._add_row({})
                 if stop.is_set() or time.perf_counter() - saved >= pause:
@@ -151,7 +177,19 @@ class Training:
                     saved = time.perf_counter()
                     pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
                 if stop.is_set():
-                    raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
+                    self.stop()
+
+    @property
+    def updates(self) -> int:
+        """How many steps the optimiser has made since it began afresh."""
+        return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
+
+    def become(
+        self, done: int, parameters: Mapping[str, Tensor], optimizer_state: OptimizerState, method_state: State
+    ) -> None:
+        """Take over what the run is after so many steps."""
+        self._set(parameters)
+        self.done, self.optimizer_state, self.method_state = done, optimizer_state, method_state
 
     def step(self, examples: Tensor, env: Tensor) -> None:
         """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
@@ -159,15 +197,15 @@ class Training:
         batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
-        began = max((step for step in method.restarts if step <= self.done), default=0)
+        updates = self.updates
         self.method_state = self.critics.ahead(self.parameters, self.method_state, self.done)
         answers = self.critics.beside(self.parameters, batch, self.method_state, self.done)
         if not method.interpolates:
-            self._update(batch, self.done - began)
+            self._update(batch, updates)
         else:
             before = {name: value.detach().clone() for name, value in self.parameters.items()}
             for e in range(len(env)):
-                self._update(batch.environments(slice(e, e + 1)), (self.done - began) * len(env) + e)
+                self._update(batch.environments(slice(e, e + 1)), updates * len(env) + e)
             self._set({name: method.interpolate(before[name], value) for name, value in self.parameters.items()})
         self.method_state = method.advance(
             {name: own | answers.get(name, {}) for name, own in self.method_state.items()}
@@ -248,7 +286,7 @@ class Training:
         found = Checkpoint.load(self.folder.checkpoint)
         if found is None:
             return
-        if (found.facts["run_id"], found.facts.get("origin")) != (self.cell.spec.run_id, self.origin):
+        if not self._made_here(found):
             report.say("the checkpoint was made by other code or from other data; starting afresh")
             return
         rows = read_rows(self.folder.curves, found.facts["step"])
@@ -264,6 +302,10 @@ class Training:
         self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
         self.rows = rows
         report.say(f"continuing at step {self.done}/{self.total}")
+
+    def _made_here(self, found: Checkpoint) -> bool:
+        """Whether this code made the checkpoint, from these data."""
+        return (found.facts["run_id"], found.facts.get("origin")) == (self.cell.spec.run_id, self.origin)
 
     def _augmented(self, batch: Batch) -> Batch:
         """The batch with the dataset's random change of training inputs, where it has one."""
@@ -297,12 +339,9 @@ class Training:
 
     def _indices(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The examples and environments of every step that is left."""
-        length = self.sampler.steps_per_epoch
+        feed = Feed(self.sampler)
         while not self.over:
-            number, first = divmod(self.done, length)
-            examples, env = self.sampler.epoch(number)
-            for i in range(first, min(length, first + self.total - self.done)):
-                yield examples[i], env[i]
+            yield feed.indices(self.done)
 
     @contextmanager
     def _set_aside(self) -> Iterator[Callable[[], float]]:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -26,9 +26,9 @@ FINAL = ("done", "failed", "interrupted")
 
 @dataclass
 class Running:
-    """A run in a slot."""
+    """A run in a slot, or several that are trained together."""
 
-    run_id: str
+    run_ids: list[str]
     step: int = 0
     total: int = 0
     first: tuple[float, int] | None = None
@@ -80,19 +80,19 @@ class Watch:
         counted = Counter(outcome.status for outcome in self.outcomes.values() if outcome.status in FINAL)
         return counted + Counter(done=self.before, left=len(self.titles) - counted.total())
 
-    def started(self, run_id: str, place: str) -> None:
-        """A run begins."""
-        self.places[place] = Running(run_id)
-        self._line(run_id, f"begins on {place}")
+    def started(self, run_ids: Sequence[str], place: str) -> None:
+        """A run begins, or several together."""
+        self.places[place] = Running(list(run_ids))
+        self._line(run_ids[0], f"{_others(run_ids)}begins on {place}")
 
     def knows(self, run_id: str) -> bool:
         """Whether the run is shown in a slot."""
-        return any(running is not None and running.run_id == run_id for running in self.places.values())
+        return any(running is not None and run_id in running.run_ids for running in self.places.values())
 
     def progress(self, run_id: str, step: int, total: int) -> None:
         """How far a run is."""
         for running in self.places.values():
-            if running is not None and running.run_id == run_id and total:
+            if running is not None and run_id in running.run_ids and total:
                 running.step, running.total = step, total
                 running.first = running.first or (time.monotonic(), step)
 
@@ -100,6 +100,13 @@ class Watch:
         """A run failed and will be tried again."""
         self._leave(run_id)
         self._line(run_id, f"{outcome.kind}: {outcome.message}; it will be tried again")
+
+    def parted(self, run_ids: Sequence[str], outcome: "Outcome") -> None:
+        """Runs that were to be trained together will be tried otherwise."""
+        for run_id in run_ids:
+            self._leave(run_id)
+        why = f"{outcome.kind}: {outcome.message}" if outcome.kind else outcome.message
+        self._line(run_ids[0], f"{_others(run_ids)}will not be trained like this together: {why}")
 
     def ended(self, run_id: str, outcome: "Outcome") -> None:
         """An attempt at a run is over."""
@@ -136,7 +143,8 @@ class Watch:
                 continue
             bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=20)
             step = f"{running.step}/{running.total}" if running.total else "preparing"
-            table.add_row(place, self.titles[running.run_id], bar, step, _left(running))
+            title = f"{self.titles[running.run_ids[0]]} {_others(running.run_ids)}".strip()
+            table.add_row(place, title, bar, step, _left(running))
         errors = [Text(f"  {text}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()]
         return Group(table, Text(self._summary(), style="bold"), *errors)
 
@@ -156,8 +164,10 @@ class Watch:
 
     def _leave(self, run_id: str) -> None:
         for place, running in self.places.items():
-            if running is not None and running.run_id == run_id:
-                self.places[place] = None
+            if running is not None and run_id in running.run_ids:
+                running.run_ids.remove(run_id)
+                if not running.run_ids:
+                    self.places[place] = None
 
     def _line(self, run_id: str, text: str) -> None:
         if not self.live:
@@ -171,6 +181,10 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def _others(run_ids: Sequence[str]) -> str:
+    return f"and {len(run_ids) - 1} others " if len(run_ids) > 1 else ""
 
 
 def _left(running: Running) -> str:

@@ -34,7 +34,7 @@ class Fishr(PenaltyMethod):
 
     weight: float = setting(1000.0, "λ", ge=0, search=LogUniform(10, 1e4), fusable=True)
     anneal_steps: int = setting(
-        1500, "first steps, with `weight_before` in the place of λ", ge=0, search=Uniform(0, 5000)
+        1500, "first steps, with `weight_before` in the place of λ", ge=0, search=Uniform(0, 5000), fusable=True
     )
     weight_before: float = setting(0.0, "weight of the penalty during these steps", ge=0, fusable=True)
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")

@@ -30,7 +30,9 @@ class IBIRM(IRMv1):
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     bottleneck_weight: float = setting(100.0, "λ_b", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
-    bottleneck_anneal_steps: int = setting(500, "first steps, without λ_b", ge=0, search=LogUniform(1, 1e4))
+    bottleneck_anneal_steps: int = setting(
+        500, "first steps, without λ_b", ge=0, search=LogUniform(1, 1e4), fusable=True
+    )
     on: On = setting("representation", "whose variance; a linear model's representation is its input")
 
     @property

@@ -44,7 +44,7 @@ from invbench.method import Critic, Outputs, Player, State
 from invbench.penalties import squared_distances
 from invbench.problem import Batch, Problem
 from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.settings import LogUniform, is_zero, setting
 
 WIDTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 SMALL = 1e-12
@@ -94,7 +94,7 @@ class MutualInformation(CriticMethod):
         loss = -self._bound(examples, joint, product)
         if self.moving_average:
             loss, state = self._corrected(loss, examples, joint, product[0], state)
-        if self.gradient_penalty_weight:
+        if not is_zero(self.gradient_penalty_weight):
             loss = loss + self.gradient_penalty_weight / 2 * self._input_gradient(critic, examples, shift)
         return loss, state
 

@@ -27,7 +27,7 @@ class VREx(PenaltyMethod):
 
     weight: float = setting(10.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
     anneal_steps: int = setting(
-        500, "first steps, with `weight_before` in the place of λ", ge=0, search=LogUniform(1, 1e4)
+        500, "first steps, with `weight_before` in the place of λ", ge=0, search=LogUniform(1, 1e4), fusable=True
     )
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")
 

@@ -192,9 +192,9 @@ def test_a_run_that_is_taken_up_ends_as_if_nothing_had_happened(method: str, tmp
 
 
 @pytest.mark.parametrize("method", METHODS.entries())
-def test_fusable_settings_are_real_numbers(method: str) -> None:
+def test_fusable_settings_are_numbers(method: str) -> None:
     cls = METHODS.load(method)
-    assert all(isinstance(cls.model_fields[name].get_default(), float) for name in cls.fusable())
+    assert all(type(cls.model_fields[name].get_default()) in (int, float) for name in cls.fusable())
 
 
 @pytest.mark.parametrize("dataset", DATASETS.entries())
@@ -214,11 +214,11 @@ def _spread(part: Method) -> dict[str, Tensor]:
     """For each fusable setting a value per run: the default, and two others inside its bounds."""
     values = {}
     for name in type(part).fusable():
-        default = float(getattr(part, name))
-        candidates = torch.tensor([default, 0.5 * default, 0.25 * default], dtype=torch.float64)
-        for value in candidates.tolist():
+        default = getattr(part, name)
+        candidates = [type(default)(factor * default) for factor in (1, 0.5, 0.25)]
+        for value in candidates:
             type(part).parse({name: value}, "method")
-        values[name] = candidates
+        values[name] = torch.tensor(candidates, dtype=torch.int64 if isinstance(default, int) else torch.float64)
     return values
 
 

@@ -67,10 +67,11 @@ def whole(split: Split) -> tuple[Outputs, Batch]:
 
 def learned(training: Training, updates: int) -> dict[str, Any]:
     """The state after the critic's warm-up."""
-    (name,) = training.critics.critics
+    ((name, critic),) = training.critics.critics.items()
     state = training.method_state
-    for count in range(0, updates, 500):  # many steps in the place of one warm-up: partners change all the same
-        state = training.critics._updates(name, training.parameters, state, count // 500, 500)
+    for step in range(updates // 500):  # many steps in the place of one warm-up: partners change all the same
+        first = training.critics.had(critic, step)
+        state = training.critics._updates(name, training.parameters, state, step, range(first, first + 500))
     return state
 
 

@@ -13,7 +13,7 @@ import pytest
 from cells import SMALL
 from faulty import Place
 
-from invbench.engines.local import Hand, outcome_of
+from invbench.engines.local import Hand, outcomes_of
 from invbench.engines.worker import Outcome
 from invbench.records import RunFolder, run_folders
 from invbench.runner import Options
@@ -112,9 +112,9 @@ def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
     hand = Hand(Slot(0), threads=1)
 
     def outcome() -> Outcome:
-        future = hand.take(cell, Options(out=tmp_path))
+        future = hand.take([cell], Options(out=tmp_path))
         assert not wait([future], timeout=60).not_done
-        return outcome_of(future)
+        return outcomes_of(future, 1)[0]
 
     def kill() -> None:
         for process in psutil.Process().children(recursive=True):

@@ -13,6 +13,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 
 if TYPE_CHECKING:
+    from invbench.method import Method
     from invbench.problem import Dataset
     from invbench.settings import Settings
 
@@ -76,9 +77,22 @@ def show(
         cls = registry.load(name)
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
         typer.echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
+        if registry is METHODS:
+            typer.echo(f"trained together (bench sweep --fuse): {_together(name, cls)}")
         if registry is DATASETS:
             typer.echo("\n".join(_provenance(name, cls)))
             typer.echo(f"recipe:\n{recipe_text(name) or 'none'}")
+
+
+def _together(name: str, method: "type[Method]") -> str:
+    from invbench.composition import Composition
+    from invbench.trainer import Trainer
+
+    reason = Composition({name: method()}).apart
+    if reason:
+        return f"no, {reason}"
+    may = [*(f"method.{one}" for one in method.fusable()), *(f"trainer.{one}" for one in Trainer.fusable())]
+    return f"yes, runs that differ in seed, {', '.join(may)}"
 
 
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:

@@ -24,6 +24,13 @@ def sweep(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="Longest time for one run, such as 90s, 30min, 2h.")] = None,
+    fuse: Annotated[
+        str | None,
+        typer.Option(
+            help="Train runs that differ in seed and numbers only together: auto (where it is faster), off, or a "
+            "number of runs (default: what the sweep says, else off)."
+        ),
+    ] = None,
     memory_floor: Annotated[
         float, typer.Option(min=0, help="GiB that must be free where others work before one more begins.")
     ] = 1.0,
@@ -51,7 +58,7 @@ def sweep(
     from invbench.sweeping import GIBIBYTE, Places, Request, carry_out_sweep, seconds_of
     from invbench.sweeping import dry_run as preview
 
-    request = Request.read(name, out, tier, rerun)
+    request = Request.read(name, out, tier, rerun, fuse)
     chosen: Engine
     at_once = 1
     if engine == "local":

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from invbench.claims import look
 from invbench.engines.worker import Outcome, settle
+from invbench.fusing import jobs_of
 from invbench.records import RunFolder
 from invbench.runner import Options
 from invbench.schedule import Job
@@ -16,30 +17,34 @@ POLL_SECONDS = 1.0
 
 
 class Handle(Protocol):
-    """A run that was handed to a cluster."""
+    """A job that was handed to a cluster."""
 
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it waits or works."""
+    def outcomes(self) -> Sequence[Outcome] | None:
+        """How its runs ended; None while it waits or works."""
 
     def stop(self) -> None:
         """Let it keep its checkpoint and end."""
 
 
-Submit = Callable[[Sequence[Cell]], Sequence[Handle]]
-"""Hand runs to the cluster, a handle for each."""
+Submit = Callable[[Sequence[Sequence[Cell]]], Sequence[Handle]]
+"""Hand jobs to the cluster, each of one run or of several together, a handle for each job."""
 
 
-def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, submit: Submit) -> None:
-    """Submit all runs, follow them to their end, and submit those again that deserve it."""
+def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, submit: Submit, places: int) -> None:
+    """Submit all runs, follow them to their end, and submit those again that deserve it.
+
+    Args:
+        places: jobs that can be done at a time.
+    """
     by_id = {cell.spec.run_id: cell for cell in cells}
-    waiting = [Job(run_id) for run_id in by_id]
+    waiting = jobs_of(cells, options.fuse, places)
     working: dict[str, tuple[Job, Handle]] = {}
     stopped = False
     while working or (waiting and not watch.draining):
         now = time.monotonic()
         due = [] if watch.draining else [job for job in waiting if job.not_before <= now]
         if due:
-            handles = submit([by_id[job.run_id] for job in due])
+            handles = submit([[by_id[run_id] for run_id in job.run_ids] for job in due])
             working |= {job.run_id: (job, handle) for job, handle in zip(due, handles, strict=True)}
             waiting = [job for job in waiting if job.not_before > now]
         if watch.draining and not stopped:
@@ -47,24 +52,22 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
             for _, handle in working.values():
                 handle.stop()
         for run_id, (job, handle) in list(working.items()):
-            folder = RunFolder(options.out / run_id)
-            _look(folder, watch)
-            outcome = handle.outcome()
-            if outcome is None:
+            _look(RunFolder(options.out / run_id), job, watch)
+            outcomes = handle.outcomes()
+            if outcomes is None:
                 continue
             del working[run_id]
-            following = settle(job, outcome, by_id[run_id].spec, folder, watch)
-            waiting += [following] if following else []
+            waiting += settle(job, outcomes, by_id, options.out, watch)
         watch.tick()
         if working or waiting:
             time.sleep(POLL_SECONDS)
 
 
-def _look(folder: RunFolder, watch: Watch) -> None:
-    """What the run's claim tells: where it is, and how far."""
+def _look(folder: RunFolder, job: Job, watch: Watch) -> None:
+    """What the claim of the job's first run tells: where it is, and how far."""
     seen = look(folder.claim)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
         place = f"{seen.holder.host}, process {seen.holder.pid}"
         if not watch.knows(folder.path.name):
-            watch.started(folder.path.name, place)
+            watch.started(job.run_ids, place)
         watch.progress(folder.path.name, seen.holder.step, seen.holder.total)

@@ -21,9 +21,10 @@ from pebble import ProcessExpired, ProcessPool
 
 from invbench.claims import look
 from invbench.engines.worker import Outcome, carry_out, prepare, settle
+from invbench.fusing import jobs_of
 from invbench.records import RunFolder
 from invbench.runner import Options
-from invbench.schedule import CPU, Busy, Job, Rules, Slot, Start, Stop, decide, later
+from invbench.schedule import CPU, Busy, Rules, Slot, Start, Stop, decide, later
 from invbench.spec import Cell
 from invbench.watching import Watch
 
@@ -41,19 +42,19 @@ class Hand:
     slot: Slot
     threads: int
     pool: ProcessPool | None = None
-    future: "Future[Outcome] | None" = None
+    future: "Future[list[Outcome]] | None" = None
     killed_at: float | None = None
     """When a run that was asked to stop has had its grace."""
 
-    def take(self, cell: Cell, options: Options) -> "Future[Outcome]":
-        """Begin a run."""
+    def take(self, cells: Sequence[Cell], options: Options) -> "Future[list[Outcome]]":
+        """Begin a run, or several together."""
         if self.pool is not None and not self.pool.active:  # its process was killed while it had nothing to do
             self.replace()
         if self.pool is None:
             device = "" if self.slot.device == CPU else self.slot.device
             context = multiprocessing.get_context("spawn")
             self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=(device, self.threads))
-        self.future = self.pool.schedule(carry_out, args=(cell.spec.model_dump(), options))
+        self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
         self.killed_at = None
         return self.future
 
@@ -94,9 +95,9 @@ class _Work:
     def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: Watch) -> None:
         self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
         self.hands = [Hand(slot, engine.threads) for slot in engine.slots]
-        self.waiting = [Job(run_id) for run_id in cells]
+        self.waiting = jobs_of(cells.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, Busy] = {}
-        self.answers: queue.Queue[tuple[int, Outcome]] = queue.Queue()
+        self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()
         self.stopped = False  # all running ones have been asked to stop
 
     def until_done(self) -> None:
@@ -128,15 +129,14 @@ class _Work:
     def _start(self, start: Start, now: float) -> None:
         job, number = start.job, start.slot.number
         self.waiting.remove(job)
-        cell = self.cells[job.run_id]
         folder = self._folder(job.run_id)
         if job.not_before and folder.status() == "running":  # looked at before, and still in other hands
             self.waiting.append(later(job, now))
             return
         self.busy[number] = Busy(job, now + START_SECONDS)
-        self.watch.started(job.run_id, _place(start.slot))
-        future = self.hands[number].take(cell, self.options)
-        future.add_done_callback(lambda done: self.answers.put((number, outcome_of(done))))
+        self.watch.started(job.run_ids, _place(start.slot))
+        future = self.hands[number].take([self.cells[run_id] for run_id in job.run_ids], self.options)
+        future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
 
     def _take_answers(self) -> None:
         """Wait a moment for the first run that ends, and take all that have."""
@@ -145,16 +145,16 @@ class _Work:
             while True:
                 self._ended(*self.answers.get_nowait())
 
-    def _ended(self, number: int, outcome: Outcome) -> None:
+    def _ended(self, number: int, outcomes: "Sequence[Outcome]") -> None:
         busy = self.busy.pop(number)
-        job = busy.job
-        if busy.stopping and outcome.status != "done":
-            outcome = self._stopped(outcome)
-        if outcome.status == "failed":
+        if busy.stopping:
+            outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
+        if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
             self.hands[number].replace()
-        following = settle(job, outcome, self.cells[job.run_id].spec, self._folder(job.run_id), self.watch)
-        if following is not None:  # one that failed comes first, one in other hands last
-            self.waiting.insert(0 if outcome.status == "failed" else len(self.waiting), following)
+        following = settle(busy.job, outcomes, self.cells, self.options.out, self.watch)
+        # Those that failed come first, those in other hands last.
+        held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
+        self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]
 
     def _stopped(self, outcome: Outcome) -> Outcome:
         """What a run has come to that was asked to stop: interrupted by the user, or out of time."""
@@ -194,8 +194,13 @@ class _Work:
         return RunFolder(self.options.out / run_id)
 
 
-def outcome_of(done: "Future[Any]") -> Outcome:
-    """The answer of a process, or what its end means."""
+def outcomes_of(done: "Future[Any]", runs: int) -> list[Outcome]:
+    """The answer of a process on so many runs, or what its end means."""
+    end = _end(done)
+    return done.result() if end is None else [end] * runs
+
+
+def _end(done: "Future[Any]") -> Outcome | None:
     if done.cancelled():
         return Outcome("interrupted")
     error = done.exception()
@@ -205,8 +210,7 @@ def outcome_of(done: "Future[Any]") -> Outcome:
         return Outcome("failed", "killed", "its process ended before it began")
     if error is not None:
         return Outcome("failed", "error", f"{type(error).__name__}: {error}")
-    outcome: Outcome = done.result()
-    return outcome
+    return None
 
 
 def _place(slot: Slot) -> str:

@@ -45,32 +45,37 @@ class RayEngine:
             task = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=0)(_carry_out)
             shared = replace(options, out=options.out.absolute())
 
-            def submit(chosen: Sequence[Cell]) -> list[Handle]:
-                specs = [cell.spec.model_dump() for cell in chosen]
+            def submit(jobs: Sequence[Sequence[Cell]]) -> list[Handle]:
+                specs = [[cell.spec.model_dump() for cell in job] for job in jobs]
                 return [
-                    Task(ray, task.options(name=cell.title).remote(spec, shared, self.threads))
-                    for cell, spec in zip(chosen, specs, strict=True)
+                    Task(ray, task.options(name=job[0].title).remote(spec, shared, self.threads), len(job))
+                    for job, spec in zip(jobs, specs, strict=True)
                 ]
 
-            carry_out_elsewhere(cells, options, watch, submit)
+            places = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
+            carry_out_elsewhere(cells, options, watch, submit, max(1, int(places)))
         finally:
             ray.shutdown()
 
 
 class Task:
-    """A run as a task of Ray."""
+    """A job as a task of Ray."""
 
-    def __init__(self, ray: Any, reference: Any) -> None:
-        self.ray, self.reference = ray, reference
+    def __init__(self, ray: Any, reference: Any, runs: int) -> None:
+        self.ray, self.reference, self.runs = ray, reference, runs
 
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it waits or works."""
+    def outcomes(self) -> list[Outcome] | None:
+        """How its runs ended; None while it waits or works."""
         ready, _ = self.ray.wait([self.reference], timeout=0)
         if not ready:
             return None
+        end = self._end()
+        return end if isinstance(end, list) else [end] * self.runs
+
+    def _end(self) -> Outcome | list[Outcome]:
         errors = self.ray.exceptions
         try:
-            outcome: Outcome = self.ray.get(self.reference)
+            outcomes: list[Outcome] = self.ray.get(self.reference)
         except errors.TaskCancelledError:
             return Outcome("interrupted")
         except errors.OutOfMemoryError as error:
@@ -79,16 +84,16 @@ class Task:
             return Outcome("failed", "killed", _line(error))
         except errors.RayError as error:
             return Outcome("failed", "error", _line(error))
-        return outcome
+        return outcomes
 
     def stop(self) -> None:
         """SIGINT: the run keeps its checkpoint and ends; one that waits does not begin."""
         self.ray.cancel(self.reference, force=False)
 
 
-def _carry_out(spec: dict[str, Any], options: Options, threads: int) -> Outcome:
+def _carry_out(specs: Sequence[dict[str, Any]], options: Options, threads: int) -> list[Outcome]:
     torch.set_num_threads(threads)
-    return carry_out(spec, options)
+    return carry_out(specs, options)
 
 
 def _line(error: Exception) -> str:

@@ -58,19 +58,21 @@ class SlurmEngine:
         jobs = Jobs(shared.out / "slurm")
         executor, most = self._executor(jobs.folder), _most_in_an_array()
 
-        def submit(chosen: Sequence[Cell]) -> list[Handle]:
-            new = [cell for cell in chosen if not jobs.queued(cell.spec.run_id)]
-            for cell in new:
+        def submit(chosen: Sequence[Sequence[Cell]]) -> list[Handle]:
+            left = [[cell for cell in group if not jobs.queued(cell.spec.run_id)] for group in chosen]
+            new = [group for group in left if group]
+            for cell in (cell for group in new for cell in group):
                 jobs.answer_file(cell.spec.run_id).unlink(missing_ok=True)  # an earlier job's
             work = SlurmRun(shared, self.threads, jobs.folder)
             arrays = [new[first : first + most] for first in range(0, len(new), most)]
             for array in arrays:
                 executor.update_parameters(slurm_array_parallelism=max(1, self.at_once // len(arrays)))
-                made = executor.map_array(work, [cell.spec.model_dump() for cell in array])
-                jobs.add({cell.spec.run_id: str(job.job_id) for cell, job in zip(array, made, strict=True)})
-            return [SlurmJob(cell.spec.run_id, jobs) for cell in chosen]
+                made = executor.map_array(work, [[cell.spec.model_dump() for cell in group] for group in array])
+                pairs = zip(array, made, strict=True)
+                jobs.add({cell.spec.run_id: str(job.job_id) for group, job in pairs for cell in group})
+            return [SlurmJob([cell.spec.run_id for cell in group], jobs) for group in chosen]
 
-        carry_out_elsewhere(cells, shared, watch, submit)
+        carry_out_elsewhere(cells, shared, watch, submit, self.at_once)
 
     def _executor(self, folder: Path) -> Any:
         try:
@@ -106,20 +108,22 @@ class SlurmRun:
     threads: int
     answers: Path
 
-    def __call__(self, spec: dict[str, Any]) -> None:
-        """Carry out a run, and leave a word on how it ended."""
+    def __call__(self, specs: Sequence[dict[str, Any]]) -> None:
+        """Carry out a run, or several together, and leave a word on how each ended."""
         torch.set_num_threads(self.threads)
         with _time_is_up() as queue_again:
-            outcome = carry_out(spec, self.options)
-            if outcome.status == "interrupted" and queue_again:
-                outcome = queue_again[0]()
-        write_text(self.answers / f"{RunSpec.model_validate(spec).run_id}.json", json.dumps(outcome._asdict()))
+            outcomes = carry_out(specs, self.options)
+            if queue_again and any(outcome.status == "interrupted" for outcome in outcomes):
+                end = queue_again[0]()
+                outcomes = [end if outcome.status == "interrupted" else outcome for outcome in outcomes]
+        for spec, outcome in zip(specs, outcomes, strict=True):
+            write_text(self.answers / f"{RunSpec.model_validate(spec).run_id}.json", json.dumps(outcome._asdict()))
 
-    def checkpoint(self, spec: dict[str, Any]) -> Any:
+    def checkpoint(self, specs: Sequence[dict[str, Any]]) -> Any:
         """What submitit queues when time is up: the same again, which goes on at the last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, spec)
+        return DelayedSubmission(self, specs)
 
 
 @contextmanager
@@ -200,19 +204,22 @@ class Jobs:
 
 
 class SlurmJob:
-    """A run as a job."""
+    """A run as a job, or several together; after a restart of the sweep they may be in several jobs."""
 
-    def __init__(self, run_id: str, jobs: Jobs) -> None:
-        self.run_id, self.jobs = run_id, jobs
+    def __init__(self, run_ids: Sequence[str], jobs: Jobs) -> None:
+        self.run_ids, self.jobs = run_ids, jobs
 
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it waits or works."""
-        if self.jobs.queued(self.run_id):
+    def outcomes(self) -> list[Outcome] | None:
+        """How its runs ended; None while one of them waits or works."""
+        if any(self.jobs.queued(run_id) for run_id in self.run_ids):
             return None
-        return self.jobs.answer(self.run_id) or Outcome(
-            "failed", "killed", f"job {self.jobs.of_run[self.run_id]} ended without a word; see {self.jobs.folder}/logs"
-        )
+        return [self.jobs.answer(run_id) or self._silent(run_id) for run_id in self.run_ids]
+
+    def _silent(self, run_id: str) -> Outcome:
+        text = f"job {self.jobs.of_run[run_id]} ended without a word; see {self.jobs.folder}/logs"
+        return Outcome("failed", "killed", text)
 
     def stop(self) -> None:
         """A running one keeps its checkpoint and ends; one that waits is taken out of the queue."""
-        self.jobs.cancel(self.run_id)
+        for run_id in self.run_ids:
+            self.jobs.cancel(run_id)

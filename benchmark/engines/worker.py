@@ -4,25 +4,27 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.errors import Apart, Interrupted, RunFailed, RunHeld, UserError
 from invbench.records import Record, RunFolder
-from invbench.runner import Options, run_cell
-from invbench.schedule import Job, again, later
-from invbench.spec import RunSpec, from_spec
+from invbench.runner import Options, kind_of, run_cell, run_together
+from invbench.schedule import Job, again, later, parted
+from invbench.spec import Cell, RunSpec, from_spec
 from invbench.watching import Watch
 
-Status = Literal["done", "failed", "interrupted", "held"]
+Status = Literal["done", "failed", "interrupted", "held", "apart"]
 PARENT_SECONDS = 1.0
 """How often a worker looks whether the sweep that started it is there."""
 
 
 class Outcome(NamedTuple):
-    """How an attempt at a run ended."""
+    """How an attempt at a run ended; `apart`: it was one at several together, which should be tried otherwise."""
 
     status: Status
     kind: str = ""
@@ -31,25 +33,50 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
-def carry_out(spec: dict[str, Any], options: Options) -> Outcome:
-    """Carry out the run of a specification, given as plain data; failures are an answer, not an exception."""
+def carry_out(specs: Sequence[dict[str, Any]], options: Options) -> list[Outcome]:
+    """Carry out the run of a specification, or several together, given as plain data.
+
+    Failures are answers, not exceptions.
+    """
     began = time.monotonic()
-    outcome = _attempt(RunSpec.model_validate(spec), options)
-    return outcome._replace(seconds=time.monotonic() - began)
+    runs = [RunSpec.model_validate(spec) for spec in specs]
+    outcomes = [_alone(runs[0], options)] if len(runs) == 1 else _together(runs, options)
+    return [outcome._replace(seconds=(time.monotonic() - began) / len(runs)) for outcome in outcomes]
 
 
-def _attempt(spec: RunSpec, options: Options) -> Outcome:
+def _alone(spec: RunSpec, options: Options) -> Outcome:
     try:
-        run_cell(from_spec(spec), options)
-    except RunHeld as held:
-        return Outcome("held", message=str(held))
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        return Outcome("interrupted", message=str(stopped))
-    except RunFailed as failure:
-        return Outcome("failed", failure.kind, str(failure))
-    except UserError as error:
-        return Outcome("failed", "request", str(error))
-    return Outcome("done")
+        return _outcome(run_cell(from_spec(spec), options))
+    except (KeyboardInterrupt, Interrupted, RunFailed, UserError) as stopped:
+        return _outcome(stopped)
+
+
+def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
+    found: dict[str, Outcome] = {}
+    rest = Outcome("apart")
+    try:
+        cells = [from_spec(spec) for spec in specs]
+        run_together(cells, options, lambda cell, result: found.update({cell.spec.run_id: _outcome(result)}))
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        rest = _outcome(stopped)
+    except (Apart, UserError) as reason:
+        rest = Outcome("apart", message=str(reason))
+    except Exception as error:
+        rest = Outcome("apart", kind_of(error), f"{type(error).__name__}: {error}")
+    return [found.get(spec.run_id, rest) for spec in specs]
+
+
+def _outcome(result: Record | BaseException) -> Outcome:
+    """What a run's record, or what stopped it, means for the sweep."""
+    if isinstance(result, Record):
+        return Outcome("done")
+    if isinstance(result, RunFailed):
+        return Outcome("failed", result.kind, str(result))
+    if isinstance(result, RunHeld):
+        return Outcome("held", message=str(result))
+    if isinstance(result, UserError):
+        return Outcome("failed", "request", str(result))
+    return Outcome("interrupted", message=str(result))
 
 
 def prepare(device: str, threads: int) -> None:
@@ -74,8 +101,28 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: Watch) -> Job | None:
-    """Tell the watch how an attempt ended. Returns the job for another attempt where it deserves one.
+def settle(job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out: Path, watch: Watch) -> list[Job]:
+    """Tell the watch how an attempt at the runs of a job ended. Returns the jobs for those that deserve another one."""
+    following = []
+    apart: list[tuple[str, Outcome]] = []
+    for run_id, outcome in zip(job.run_ids, outcomes, strict=True):
+        if job.others and outcome.status == "failed" and outcome.kind == "killed":
+            outcome = outcome._replace(status="apart")
+        if outcome.status == "apart":
+            apart.append((run_id, outcome))
+            continue
+        alone = job._replace(run_id=run_id, others=())
+        again = _settle(alone, outcome, cells[run_id].spec, RunFolder(out / run_id), watch)
+        following += [again] if again else []
+    if apart:
+        run_ids, (_, reason) = [run_id for run_id, _ in apart], apart[0]
+        watch.parted(run_ids, reason)
+        following += parted(job, run_ids, reason.kind)
+    return following
+
+
+def _settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: Watch) -> Job | None:
+    """The same of one run.
 
     What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.
     """

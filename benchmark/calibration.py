@@ -1,0 +1,100 @@
+"""What is faster on this machine: measured once, and remembered in the cache folder."""
+
+import copy
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from invbench.errors import Apart
+from invbench.files import write_text
+from invbench.fused import FusedTraining
+from invbench.fusing import fusion_key
+from invbench.machine import describe, sources_hash, timed
+from invbench.sources import cache_folder
+from invbench.spec import Cell
+from invbench.training import Training
+
+GAIN = 1.2
+"""Runs are trained together where that is so many times faster than one after another."""
+CALLS = 5
+
+
+def check_that_it_pays(fused: FusedTraining) -> None:
+    """Raise Apart where the runs are done sooner one after another."""
+    cell, device, runs = fused.first.cell, fused.first.device, len(fused.trainings)
+    if _memory().get(_key(cell, device, runs)) is None:
+        _memory().put(_key(cell, device, runs), _gain(fused))
+    check_memory(cell, device, runs)
+
+
+def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
+    """Raise Apart where so many runs like this one are known to be done sooner one after another."""
+    gain = _memory().get(_key(cell, device, runs))
+    if gain is not None and gain < GAIN:
+        raise Apart(f"{runs} of them take only {gain:.2f} times as long one after another")
+
+
+def _gain(fused: FusedTraining) -> float:
+    """How many times longer the runs take one after another, from a few steps; what the runs are is not changed."""
+    training, runs = fused.first, len(fused.trainings)
+    players = training.critics.critics.values()
+    step = 1 + max((player.first_step for player in players), default=0)  # no warm-up
+    tracing = timed(lambda: fused.stepped(fused.leaves, step), training.device)
+    together = min(timed(lambda: fused.stepped(fused.leaves, step), training.device) for _ in range(CALLS))
+    alone = _alone(training, step)
+    return runs * training.total * alone / (tracing + training.total * together)
+
+
+def _alone(training: Training, step: int) -> float:
+    """Seconds of a step of one run."""
+    model = copy.deepcopy(training.model)
+    twin = Training(training.cell, training.problem, model, training.folder, training.origin, 0)
+    twin.done = step
+    examples, env = (part[0] for part in twin.sampler.epoch(0))
+    model.train()
+    with twin.noise():
+        return min(timed(lambda: twin.step(examples, env), twin.device) for _ in range(CALLS))
+
+
+def _key(cell: Cell, device: torch.device, runs: int) -> str:
+    machine = describe(device)
+    facts = [
+        fusion_key(cell),
+        runs,
+        torch.get_num_threads(),
+        {name: machine.get(name) for name in ("cpu", "device", "gpu")},
+        sources_hash(*cell.classes),
+        torch.__version__,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _memory() -> "Memory":
+    return Memory(cache_folder() / "calibration.json")
+
+
+class Memory:
+    """Numbers in a file. One that cannot be read is empty, one that cannot be written forgets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, key: str) -> float | None:
+        """The number under a key."""
+        return self._read().get(key)
+
+    def put(self, key: str, value: float) -> None:
+        """Remember a number."""
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(self._read() | {key: value}, indent=1))
+
+    def _read(self) -> dict[str, float]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,125 @@
+"""A function of tensors, written down as the operations that one call of it makes, to be repeated without the call.
+
+What torch.func's transforms amount to is a sequence of plain tensor operations, the same whatever the tensors hold. For
+small tensors most of the time goes into finding it out anew in every call.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from invbench.errors import Apart
+
+aten = torch.ops.aten
+FUNCTIONS = (
+    *("abs", "add", "bmm", "cat", "div", "exp", "ge", "lerp", "log", "lt", "mean", "mul", "neg", "ones_like", "pow"),
+    *("reciprocal", "rsub", "sigmoid", "sign", "sqrt", "squeeze", "sub", "sum", "transpose", "unsqueeze", "where"),
+    "zeros_like",
+)
+METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
+"""Operations for which torch has a function, or tensors a method, with the same arguments: a call costs half as much."""
+Flat = Callable[..., Sequence[Tensor]]
+
+
+def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
+    """The operations of one call, as a function of tensors with the same shapes.
+
+    Raises:
+        Apart: random numbers are drawn, which would be the same in every call.
+    """
+    recorder = Recorder(tensors)
+    with recorder:
+        results = function(*tensors)
+    graph = recorder.graph
+    graph.output([recorder.node(result) for result in results])
+    for node in list(graph.nodes):
+        if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
+            node.replace_all_uses_with(node.args[0])
+        if node.target is aten.bmm.default and node.args[1].target is aten.transpose.int:
+            _order(graph, node)
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if isinstance(node.target, OpOverload):
+            node.target = _quick(node.target)
+    forward: Flat = GraphModule(recorder.root, graph).forward
+    return forward
+
+
+def _quick(operation: OpOverload) -> Callable[..., Any]:
+    """The same operation, called with less ado."""
+    name = operation._schema.name.partition("::")[2]
+    if name in FUNCTIONS:
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    return getattr(Tensor, METHODS[name]) if name in METHODS else operation
+
+
+def _order(graph: Graph, product: Node) -> None:
+    """Multiply by a copy in which rows are together: up to twice as fast where rows are short, as in narrow layers."""
+    left, right = product.args
+    with graph.inserting_before(product):
+        copy = graph.call_function(aten.clone.default, (right,), {"memory_format": torch.contiguous_format})
+    product.args = (left, copy)
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operation below torch.func's transforms, where tensors are plain ones."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.graph, self.root = Graph(), nn.Module()
+        self.nodes: dict[int, Node] = {}
+        self.kept: list[Tensor] = []  # so that no two of them have the same id
+        for number, tensor in enumerate(inputs):
+            self._bind(tensor, self.graph.placeholder(f"input_{number}"))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler, two seconds, only to keep it off this class."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Apart("a step draws random numbers")
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and _is_same(result, args[0]):
+            self._bind(result, self.node(args[0]))
+            return result
+        given = tree_map(self._known, args), tree_map(self._known, kwargs or {})
+        node = self.graph.call_function(func, *given)
+        if isinstance(result, Tensor):
+            self._bind(result, node)
+        elif isinstance(result, tuple | list):
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._bind(part, self.graph.call_function(operator.getitem, (node, i)))
+        return result
+
+    def node(self, tensor: Tensor) -> Node:
+        """What makes a tensor; one that no operation made is a constant."""
+        if id(tensor) not in self.nodes:
+            name = f"constant_{len(self.kept)}"
+            self.root.register_buffer(name, tensor)
+            self._bind(tensor, self.graph.get_attr(name))
+        return self.nodes[id(tensor)]
+
+    def _known(self, argument: Any) -> Any:
+        return self.node(argument) if isinstance(argument, Tensor) else argument
+
+    def _bind(self, tensor: Tensor, node: Node) -> None:
+        self.kept.append(tensor)
+        self.nodes[id(tensor)] = node
+
+
+def _is_same(result: Tensor, argument: Any) -> bool:
+    """Whether an operation only gave another name to its argument, such as a view with the same shape."""
+    if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
+        return False
+    place = (Tensor.data_ptr, Tensor.size, Tensor.stride)
+    return result is not argument and all(of(result) == of(argument) for of in place) and bool(result.numel())

@@ -1,0 +1,141 @@
+"""Whole runs trained together against the same runs one after another, and against a process for each.
+
+Both sides do the whole of it, from making the data to writing the records, in one thread. `one by one` is in this warm
+process; of it, and of `processes`, only the first few runs are timed, and the time is multiplied. `processes` is one
+`bench run` for each job over all rows, the way of the linear unit tests' own code. Each way runs once untimed first.
+
+    python scripts/benchmark_fusing.py [spirals_8 spirals_64 irm_regression linear_unit_tests] [--device cpu]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from invbench.engines.worker import carry_out
+from invbench.fusing import MOST, Fuse
+from invbench.runner import Options
+from invbench.spec import Cell, resolve
+
+COMMAND = "from invbench.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Runs of one dataset with some methods, each with all seeds."""
+
+    dataset: str
+    methods: tuple[str, ...]
+    seeds: int
+    settings: dict[str, Any]
+    timed: int = 4
+    processes: bool = False
+    rows: dict[str, Any] = field(default_factory=dict)
+    """What a process of its own sets besides."""
+
+
+CASES = {
+    "spirals_8": Case("spirals", ("and_mask",), 32, {"backbone.width": 8}),
+    "spirals_64": Case("spirals", ("and_mask",), 32, {"backbone.width": 64}, timed=3),
+    "irm_regression": Case(
+        "irm_regression",
+        ("erm", "oracle", "irmv1", "simple_adareg", "adareg"),
+        32,
+        {"trainer.steps": 2000, "trainer.evaluate_every": 3000},
+    ),
+    "linear_unit_tests": Case(
+        "linear_unit_tests",
+        ("erm", "irmv1", "and_mask"),
+        100,
+        {"dataset.example": "example1", "trainer.evaluate_every": 10000},
+        timed=2,
+        processes=True,
+        rows={"trainer.condense": False},
+    ),
+}
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Of the cases; all where none is given.")] = None,
+    device: str = "cpu",
+) -> None:
+    """Time all ways, and print the ratios."""
+    torch.set_num_threads(1)
+    print(f"{'':<20} {'runs':>5} {'one by one s':>13} {'processes s':>12} {'together s':>11} {'ratio':>6}")
+    for name in names or CASES:
+        case = CASES[name]
+        totals = {"alone": 0.0, "processes": 0.0, "together": 0.0}
+        for method in case.methods:
+            cells = [resolve(method, case.dataset, seed, case.settings) for seed in range(case.seeds)]
+            for way, seconds in measured(case, cells, device).items():
+                totals[way] += seconds
+        against = totals["processes"] or totals["alone"]
+        runs = case.seeds * len(case.methods)
+        processes = f"{totals['processes']:12.1f}" if case.processes else f"{'':>12}"
+        ratio = against / totals["together"]
+        print(f"{name:<20} {runs:>5} {totals['alone']:13.1f} {processes} {totals['together']:11.1f} {ratio:6.1f}")
+
+
+def measured(case: Case, cells: Sequence[Cell], device: str) -> dict[str, float]:
+    """Seconds of every way for all runs of a method."""
+    few, scale = cells[: case.timed], len(cells) / case.timed
+    short = [
+        resolve(
+            cell.spec.method, case.dataset, cell.spec.seed, case.settings | {"trainer.steps": 2, "trainer.epochs": None}
+        )
+        for cell in few[:2]
+    ]
+    for fuse in ("off", 2):
+        in_process(short, device, fuse)
+    found = {
+        "alone": scale * in_process(few, device, "off"),
+        "together": in_process(cells, device, MOST * 2),
+    }
+    if case.processes:
+        found["processes"] = scale * timed(lambda folder: [process(case, cell, device, folder) for cell in few])
+    return found
+
+
+def in_process(cells: Sequence[Cell], device: str, fuse: Fuse) -> float:
+    """Seconds of the runs in this process, together or one after another."""
+    specs = [cell.spec.model_dump() for cell in cells]
+    groups = [[spec] for spec in specs] if fuse == "off" else [specs]
+
+    def go(folder: Path) -> None:
+        options = Options(device, folder, fuse=fuse)
+        ended = {outcome.status for group in groups for outcome in carry_out(group, options)}
+        if ended != {"done"}:
+            raise SystemExit(f"not all runs were done: {ended}")
+
+    return timed(go)
+
+
+def process(case: Case, cell: Cell, device: str, folder: Path) -> None:
+    """One run in a process of its own."""
+    settings = case.settings | case.rows
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    verb = ["run", "-m", cell.spec.method, "-d", case.dataset, "--seed", str(cell.spec.seed), "--device", device]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", COMMAND, *verb, *sets, "--out", str(folder)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def timed(work: Callable[[Path], object]) -> float:
+    """Seconds of some work in a fresh folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        work(Path(folder))
+        return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)

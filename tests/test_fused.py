@@ -1,0 +1,376 @@
+"""Runs that are trained together end as they do alone, leave what they leave alone, and do not notice each other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cells import assert_same_training, small_cell, without_coupling
+from conftest import Bench
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.func import grad, vmap
+
+from invbench.calibration import Memory, check_memory, check_that_it_pays
+from invbench.checkpoint import Checkpoint
+from invbench.curves import read_curves
+from invbench.engines.worker import Outcome, carry_out, settle
+from invbench.errors import Apart, Interrupted, RunFailed, UserError
+from invbench.fused import FusedTraining
+from invbench.fusing import fusion_key, jobs_of, parse_fuse
+from invbench.method import Method
+from invbench.problem import Problem
+from invbench.records import Record, RunFolder, run_folders
+from invbench.registry import METHODS
+from invbench.runner import Ended, Options, build_model, load_problem, run_cell, run_together
+from invbench.schedule import Job
+from invbench.spec import Cell, resolve
+from invbench.tracing import traced
+from invbench.training import Training
+from invbench.watching import Watch
+
+SEEDS = 3
+CELLS = [
+    *((method, "spirals") for method in METHODS.entries()),
+    ("adareg", "irm_regression"),
+    ("irmv1", "linear_unit_tests"),
+    ("and_mask", "chain_sem"),
+    ("mutual_information", "mi_toy"),
+    ("adversary", "mi_toy"),
+    ("irmv1", "colored_digits"),
+    ("group_dro", "tabular_nuisance"),
+]
+FALLBACK = {"augerino": "digits", "augerino_color": "digits", "fixed_augmentation": "digits", "steerable": "digits"}
+FALLBACK |= {"oracle": "irm_regression", "irm_games": "colored_digits", "icp": "irm_regression"}
+"""Where a method has nothing to say on spirals."""
+
+
+def spread(method: str, dataset: str, **settings: Any) -> list[Cell]:
+    """Runs that differ in the seed, the learning rate and every fusable setting of the method."""
+    cls: type[Method] = METHODS.load(method)
+    found = []
+    for seed in range(SEEDS):
+        values = {name: cls.model_fields[name].get_default() for name in cls.fusable()}
+        own = {f"method__{name}": type(value)(value * (1 - 0.25 * seed)) for name, value in values.items()}
+        rate = {"trainer__learning_rate": 1e-3 * (1 + seed)}
+        cell = small_cell(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | own | settings))
+        found.append(without_coupling(cell))
+    return found
+
+
+def together(cells: Sequence[Cell], out: Path, fuse: Any = SEEDS) -> dict[int, Ended]:
+    """What came of each run, by seed."""
+    found: dict[int, Ended] = {}
+    run_together(cells, Options("cpu", out, 0, fuse=fuse), lambda cell, ended: found.update({cell.spec.seed: ended}))
+    return found
+
+
+def assert_close(one: RunFolder, other: RunFolder, tolerance: float) -> None:
+    """Metrics and curves are equal but for rounding."""
+    records = [folder.read_record() for folder in (one, other)]
+    curves = [read_curves(folder.curves) for folder in (one, other)]
+    metrics = [record.metrics for record in records if record is not None]
+    assert metrics[1] == pytest.approx(metrics[0], rel=tolerance, abs=tolerance)
+    assert curves[0] is not None
+    assert curves[1] is not None
+    assert set(curves[0]) == set(curves[1])
+    for name in curves[0]:
+        first, second = curves[0][name].to_numpy(), curves[1][name].to_numpy()
+        scale = np.abs(first[np.isfinite(first)]).max(initial=1e-3)
+        np.testing.assert_allclose(second, first, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(("method", "dataset"), CELLS)
+def test_the_same_as_alone(method: str, dataset: str, tmp_path: Path) -> None:
+    """To 1e-5 in double precision, for every method that can; one that cannot says why."""
+    dataset = FALLBACK.get(method, dataset) if dataset == "spirals" else dataset
+    if not METHODS.literal(method, "trains", True) or METHODS.literal(method, "replaces_model", False):
+        cells = [small_cell(method, dataset, seed) for seed in range(SEEDS)]
+    else:
+        cells = spread(method, dataset, trainer__dtype="float64")
+    assert len({fusion_key(cell) for cell in cells}) == 1
+    if cells[0].method.apart:
+        with pytest.raises(Apart, match=method):
+            together(cells, tmp_path / "together")
+        return
+    ended = together(cells, tmp_path / "together")
+    for cell in cells:
+        record, run_id = ended[cell.spec.seed], cell.spec.run_id
+        assert isinstance(record, Record)
+        assert record.engine["fused"] == SEEDS
+        alone = run_cell(cell, Options("cpu", tmp_path / "alone"))
+        assert {**record.engine, "fused": 0} == {**alone.engine, "strategy": record.engine["strategy"], "fused": 0}
+        assert_close(RunFolder(tmp_path / "alone" / run_id), RunFolder(tmp_path / "together" / run_id), 1e-5)
+
+
+@pytest.mark.parametrize("method", ["erm", "and_mask", "irmv1", "mutual_information"])
+def test_nearly_the_same_in_single_precision(method: str, tmp_path: Path) -> None:
+    cells = spread(method, "mi_toy" if method == "mutual_information" else "spirals")
+    together(cells, tmp_path / "together")
+    for cell in cells:
+        run_cell(cell, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("alone", "together")]
+        assert_close(*folders, 1e-2)
+
+
+def test_annealing_steps_and_zero_weights(tmp_path: Path) -> None:
+    """Weights that jump at other steps, and with them the optimiser's new start."""
+    cells = [
+        small_cell(
+            "irmv1", "spirals", seed, trainer__dtype="float64", method__anneal_steps=4 + seed, method__weight=9.0
+        )
+        for seed in range(SEEDS)
+    ]
+    together(cells, tmp_path / "together")
+    for cell in cells:
+        run_cell(cell, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("alone", "together")]
+        assert_close(*folders, 1e-5)
+    never = small_cell("irmv1", "spirals", 0, method__anneal_steps=0)
+    assert fusion_key(never) != fusion_key(cells[0]), "without annealing it is another program"
+
+
+def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
+    rates = [1e-3, 1e18, 2e-3]
+    cells = [small_cell("erm", "linear_unit_tests", seed, trainer__optimizer="sgd", trainer__learning_rate=rate,
+                        trainer__evaluate_every=2) for seed, rate in enumerate(rates)]  # fmt: skip
+    good = [
+        cells[0],
+        small_cell("erm", "linear_unit_tests", 1, trainer__optimizer="sgd", trainer__evaluate_every=2),
+        cells[2],
+    ]
+    ended = together(cells, tmp_path / "with")
+    failure = ended[1]
+    assert isinstance(failure, RunFailed)
+    assert failure.kind == "diverged"
+    record = RunFolder(tmp_path / "with" / cells[1].spec.run_id).read_record()
+    assert record is not None
+    assert (record.status, record.kind) == ("failed", "diverged")
+    together(good, tmp_path / "without")
+    for cell in (cells[0], cells[2]):
+        assert_same_training(*(RunFolder(tmp_path / name / cell.spec.run_id) for name in ("with", "without")))
+
+
+def test_interrupted_runs_go_on(tmp_path: Path) -> None:
+    """Together and alone: SIGTERM keeps every run's checkpoint, and the end is that of an undisturbed group."""
+    cells = spread("adareg", "spirals", trainer__steps=80, trainer__dtype="float64", trainer__evaluate_every=40)
+    folders = [RunFolder(tmp_path / "parted" / cell.spec.run_id) for cell in cells]
+    thread = threading.Thread(target=terminate_after, args=(folders[0], 5))
+    thread.start()
+    ended = together(cells, tmp_path / "parted")
+    thread.join()
+    assert all(isinstance(one, Interrupted) for one in ended.values())
+    steps = {reached(folder) for folder in folders}
+    assert len(steps) == 1, "all of one step"
+    assert 5 <= steps.pop() < 80
+    assert all(isinstance(one, Record) for one in together(cells, tmp_path / "parted").values())
+    together(cells, tmp_path / "whole")
+    for cell in cells:
+        assert_same_training(*(RunFolder(tmp_path / name / cell.spec.run_id) for name in ("parted", "whole")))
+
+
+def terminate_after(folder: RunFolder, steps: int) -> None:
+    """SIGTERM to this process once the run has kept so many steps."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if reached(folder) >= steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(0.002)
+
+
+def test_a_part_of_the_group_is_further(tmp_path: Path) -> None:
+    """A run that was carried on alone meanwhile, and one that is done already."""
+    cells = spread("erm", "spirals", trainer__dtype="float64")
+    run_cell(cells[0], Options("cpu", tmp_path))
+    mark = RunFolder(tmp_path / cells[0].spec.run_id).record.stat().st_mtime_ns
+    ended = together(cells, tmp_path)
+    assert [record.engine.get("fused") for record in ended.values() if isinstance(record, Record)] == [None, 2, 2]
+    assert RunFolder(tmp_path / cells[0].spec.run_id).record.stat().st_mtime_ns == mark
+
+
+def test_killed_and_started_again(tmp_path: Path) -> None:
+    """A real kill in the middle of the critics' updates; what follows is what follows in an undisturbed group."""
+    cells = spread("mutual_information", "mi_toy", trainer__steps=40, method__critic_steps=5)
+    specs = [cell.spec.model_dump() for cell in cells]
+    code = f"""
+from pathlib import Path
+from invbench.engines.worker import carry_out
+from invbench.runner import Options
+carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=3))
+"""
+    folders = [RunFolder(tmp_path / "killed" / cell.spec.run_id) for cell in cells]
+    process = subprocess.Popen([sys.executable, "-c", code])
+    until = time.monotonic() + 120
+    while time.monotonic() < until and reached(folders[2]) < 5:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert all(5 <= reached(folder) < 40 for folder in folders)
+    outcomes = [carry_out(specs, Options("cpu", tmp_path / name, fuse=3)) for name in ("killed", "whole")]
+    assert {outcome.status for each in outcomes for outcome in each} == {"done"}
+    assert fused_with(tmp_path / "whole") == [3, 3, 3]
+    parts = fused_with(tmp_path / "killed")
+    for cell in cells:
+        both = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("killed", "whole")]
+        if parts == [3, 3, 3]:  # killed between two checkpoints of a step, they go on apart: equal but for rounding
+            assert_same_training(*both)
+        else:
+            assert_close(*both, 1e-2)
+
+
+def reached(folder: RunFolder) -> int:
+    """The step of a run's checkpoint."""
+    found = Checkpoint.load(folder.checkpoint)
+    return 0 if found is None else int(found.facts["step"])
+
+
+def fused_with(out: Path) -> list[int]:
+    """With how many others each run of a folder was trained, itself included."""
+    records = [folder.read_record() for folder in run_folders(out)]
+    return sorted(record.engine.get("fused", 1) for record in records if record is not None)
+
+
+def fused(cells: Sequence[Cell], tmp_path: Path) -> FusedTraining:
+    def training(cell: Cell, problem: Problem) -> Training:
+        return Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+
+    return FusedTraining([training(cell, load_problem(cell)) for cell in cells])
+
+
+def test_what_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Apart, match="batch normalisation"):
+        fused([small_cell("erm", "digits", seed) for seed in range(2)], tmp_path)
+    with pytest.raises(Apart, match="differ in more"):
+        fused([small_cell("erm", "spirals"), small_cell("irmv1", "spirals")], tmp_path)
+    sizes = [small_cell("erm", "linear_unit_tests", dataset__examples=count) for count in (40, 50)]
+    with pytest.raises(Apart, match="differ in more"):
+        fused(sizes, tmp_path)
+    with pytest.raises(Apart, match="random numbers"):
+        fused([small_cell("pcgrad", "spirals", seed, method__order="random") for seed in range(2)], tmp_path).step()
+
+
+def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = spread("erm", "spirals")
+    group = fused(cells, tmp_path)
+    before = [leaf.clone() for leaf in group.leaves]
+    monkeypatch.setattr("invbench.calibration.GAIN", 0.0)
+    check_that_it_pays(group)
+    assert all(torch.equal(a, b) for a, b in zip(group.leaves, before, strict=True)), "measuring changes nothing"
+    file = Path(os.environ["INVBENCH_CACHE"]) / "calibration.json"
+    (gain,) = json.loads(file.read_text()).values()
+    assert gain > 0
+    monkeypatch.setattr("invbench.calibration.GAIN", gain + 1)
+    with pytest.raises(Apart, match="times as long"):
+        check_memory(cells[0], torch.device("cpu"), SEEDS)
+    check_memory(cells[0], torch.device("cpu"), SEEDS + 1)  # of so many nothing is known
+    outcomes = carry_out([cell.spec.model_dump() for cell in cells], Options("cpu", tmp_path / "out", fuse="auto"))
+    assert {outcome.status for outcome in outcomes} == {"apart"}
+    assert not (tmp_path / "out").exists(), "known before anything is loaded"
+
+
+def test_a_memory_that_is_damaged_or_cannot_be_written(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "folder" / "file.json")
+    assert memory.get("a") is None
+    memory.put("a", 2.0)
+    assert memory.get("a") == 2.0
+    memory.path.write_text("[1")
+    assert memory.get("a") is None
+    Memory(tmp_path / "folder" / "file.json" / "below").put("a", 1.0)
+
+
+def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
+    """Killed or out of memory: in halves. An error: one by one. Runs that ended meanwhile are not tried again."""
+    cells = {cell.spec.run_id: cell for cell in (small_cell("erm", "spirals", seed) for seed in range(4))}
+    a, b, c, d = cells
+    job = Job(a, others=(b, c, d))
+
+    def following(*outcomes: Outcome) -> list[tuple[str, ...]]:
+        watch = Watch({run_id: run_id for run_id in cells}, threading.Event(), quiet=True)
+        return [one.run_ids for one in settle(job, outcomes, cells, tmp_path, watch)]
+
+    assert following(*[Outcome("failed", "killed")] * 4) == [(a, b), (c, d)]
+    assert following(Outcome("done"), *[Outcome("apart", "oom")] * 3) == [(b, c), (d,)]
+    assert following(*[Outcome("apart", message="why")] * 4) == [(a,), (b,), (c,), (d,)]
+    assert following(*[Outcome("done")] * 4) == []
+    assert following(Outcome("held"), *[Outcome("done")] * 3) == [(a,)]
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.one_of(st.integers(1, 9), st.just("auto")), st.integers(1, 8))
+def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, places: int) -> None:
+    names = {"a": ("erm", {}), "b": ("irmv1", {}), "c": ("fish", {})}
+    cells = [CACHED[kind, seed] for seed, kind in enumerate(kinds) if names[kind]]
+    jobs = jobs_of(cells, fuse, places)
+    assert sorted(run_id for job in jobs for run_id in job.run_ids) == sorted(cell.spec.run_id for cell in cells)
+    by_id = {cell.spec.run_id: cell for cell in cells}
+    for job in jobs:
+        assert len({fusion_key(by_id[run_id]) for run_id in job.run_ids}) == 1
+        assert len(job.run_ids) == 1 or not by_id[job.run_id].method.apart
+        assert fuse == "auto" or len(job.run_ids) <= fuse
+    if fuse == "auto":
+        assert len(jobs) >= min(places, len(cells))
+    if fuse == 1:
+        assert len(jobs) == len(cells)
+
+
+CACHED = {
+    (kind, seed): resolve(method, "spirals", seed)
+    for kind, method in (("a", "erm"), ("b", "irmv1"), ("c", "fish"))
+    for seed in range(30)
+}
+
+
+def test_the_command(bench: Bench, tmp_path: Path) -> None:
+    """--fuse wins over the file; methods that cannot are carried out all the same; the table does not care."""
+    values = {f"dataset.{k}": v for k, v in small_cell("erm", "spirals").spec.dataset_settings.items()}
+    values |= {"trainer.steps": 4, "trainer.batch_size": 16, "backbone.width": 8}
+    cells = [{"method": ["erm", "fish"], "dataset": "spirals", "set": values}]
+    Path("mine.yaml").write_text(json.dumps({"seeds": "0-3", "fuse": "off", "cells": cells}))
+    status, _, said = bench("sweep", "mine.yaml", "--out", "out", "--fuse", "2", "--workers", "1")
+    assert status == 0, said
+    assert "and 1 others begins on worker 0" in said
+    assert fused_with(Path("out")) == [1, 1, 1, 1, 2, 2, 2, 2]
+    status, _, said = bench("sweep", "mine.yaml", "--out", "alone", "--workers", "1")
+    assert fused_with(Path("alone")) == [1] * 8
+    tables = [bench("table", name)[1] for name in ("out", "alone")]
+    assert tables[0] == tables[1]
+    status, _, said = bench("sweep", "mine.yaml", "--fuse", "many")
+    assert status == 2
+    assert "--fuse many: it is auto, off, or a number of runs from 1" in said
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "yes", ""])
+def test_mistakes(text: str) -> None:
+    with pytest.raises(UserError, match="--fuse"):
+        parse_fuse(text)
+
+
+def test_operations_are_repeated_not_results() -> None:
+    """With constants, in-place operations, views and derivatives; and random numbers are refused."""
+    constant = torch.tensor([2.0, 3.0])
+
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        total = torch.zeros_like(x).add_(x).view(3, 2).mul_(constant)
+        slopes = vmap(grad(lambda a, b: (a * b).sin().sum()))(total, y.expand(3, 2))
+        return [slopes @ y, total.T.contiguous(), torch.bmm(total[None], total[None].transpose(1, 2)), x]
+
+    def draw(x: Tensor) -> list[Tensor]:
+        return [x + torch.randn(3)]
+
+    first, second = [(torch.randn(3, 2), torch.randn(2)) for _ in range(2)]
+    again = traced(function, first)
+    for arguments in (second, first, second):
+        for ours, theirs in zip(again(*arguments), function(*arguments), strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-6)
+    with pytest.raises(Apart, match="random"):
+        traced(draw, [torch.zeros(3)])
