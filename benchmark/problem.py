@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -227,9 +228,9 @@ class Dataset(Settings):
         off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
         return tuple(what for what in self.provides if what not in off)
 
-    def reads_files(self) -> bool:
-        """Whether these settings read files that are on this machine and could be others than they were."""
-        return bool(self.release) and bool(release(self.release).found())
+    def files(self) -> tuple[Path, ...]:
+        """What these settings read of this machine, which could be other than it was; empty where nothing is there."""
+        return tuple(release(self.release).found().values()) if self.release else ()
 
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:

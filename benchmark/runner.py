@@ -17,6 +17,7 @@ from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.fusing import Fuse
 from invbench.invariance import measure
+from invbench.loading import load_problem
 from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, forget_peak_memory, peak_memory
 from invbench.memory import keep_freed_memory, out_of_memory
@@ -180,16 +181,9 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
             raise
 
 
-def load_problem(cell: Cell) -> Problem:
-    """The data of a run, on the CPU, without the environment that it leaves out."""
-    problem = cell.dataset.load(stream(cell.spec.seed, "data"))
-    number = cell.trainer.held_out_environment
-    return problem if number is None else problem.without_environment(number)
-
-
 def _other_data(cell: Cell, record: Record) -> Problem | None:
     """The run's problem, where there are files that make it another one than the record's."""
-    if not cell.dataset.reads_files():
+    if not cell.dataset.files():
         return None
     problem = load_problem(cell)
     return None if problem.fingerprint == record.data["fingerprint"] else problem

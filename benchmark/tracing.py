@@ -24,7 +24,7 @@ FUNCTIONS = (
     "zeros_like",
 )
 METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
-"""Operations for which torch has a function, or tensors a method, with the same arguments: a call costs half as much."""
+"""Operations for which torch has a function, or tensors a method, with the same arguments: a call costs half."""
 Flat = Callable[..., Sequence[Tensor]]
 
 

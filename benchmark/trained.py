@@ -8,9 +8,10 @@ from torch import nn
 
 from invbench.checkpoint import Checkpoint
 from invbench.errors import UserError
+from invbench.loading import load_problem
 from invbench.problem import Problem
 from invbench.records import RunFolder
-from invbench.runner import build_model, load_problem
+from invbench.runner import build_model
 from invbench.spec import Cell, from_spec
 
 

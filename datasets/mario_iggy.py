@@ -44,8 +44,8 @@ class MarioIggy(Dataset):
     validation_examples: int = setting(0, "validation images, a multiple of 4", ge=0, multiple_of=4)
     test_examples: int = setting(5_000, "test images, a multiple of 4", ge=4, multiple_of=4)
 
-    def reads_files(self) -> bool:
-        return self.sprites is not None and Path(self.sprites).is_file()
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.sprites),) if self.sprites is not None and Path(self.sprites).is_file() else ()
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         figures = _drawn() if self.sprites is None else _given(Path(self.sprites))

@@ -56,8 +56,8 @@ class TabularNuisance(Dataset):
     test_fraction: float = setting(0.3, "part of the rows", gt=0, lt=1)
     examples: int = setting(50_000, "rows of the generated table", ge=10)
 
-    def reads_files(self) -> bool:
-        return self.table is not None and Path(self.table).is_file()
+    def files(self) -> tuple[Path, ...]:
+        return (Path(self.table),) if self.table is not None and Path(self.table).is_file() else ()
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         order, content = (np.random.default_rng(stream) for stream in children(seed, 2))

@@ -1,11 +1,13 @@
 """How long an AND-mask step takes, against the reference way and against ERM.
 
-The spirals recipe: 16 environments with 256 examples each, an MLP of three layers of 256 units. The reference way, as
-in the authors' code, is one forward pass over all environments and then one backward pass per environment through the
-whole joint graph, all gradients kept, then masked. All ways run in this process, interleaved, each step with its
-optimiser; the printed times are medians and the ratios are medians of the rounds' ratios.
+spirals: the recipe, 16 environments with 256 examples each, an MLP of three layers of 256 units.
+photographs: every example of a batch of 80 is an environment, resnet9 with group norm and width 16, random images.
 
-    python scripts/benchmark_gradients.py [--rounds 20] [--device cpu] [--examples 256]
+The reference way, as in the authors' code, is one forward pass over all environments and then one backward pass per
+environment through the whole joint graph, all gradients kept, then masked. All ways run in this process, interleaved,
+each step with its optimiser; the printed times are medians and the ratios are medians of the rounds' ratios.
+
+    python scripts/benchmark_gradients.py [spirals | photographs] [--rounds 20] [--device cpu] [--examples 256]
 """
 
 import statistics
@@ -18,20 +20,40 @@ import typer
 from torch import Tensor
 
 from invbench.gradients import choose_strategy
+from invbench.loading import load_problem
 from invbench.machine import choose_device, describe, timed
+from invbench.memory import keep_freed_memory
+from invbench.problem import Problem, Split
 from invbench.records import RunFolder
 from invbench.runner import build_model
 from invbench.sampling import Sampler
-from invbench.seeds import stream
 from invbench.spec import Cell, resolve
+from invbench.tasks import Classification
 from invbench.training import Training
 
 Step = Callable[[], object]
+BATCH = 80
+NETWORK = {"backbone.name": "resnet9", "backbone.norm": "group", "backbone.width": 16}
+
+
+def photographs(environments: bool) -> Problem:
+    """Random images in the place of photographs; each is an environment, or there is none."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(BATCH * 4, 3, 32, 32, generator=draw), torch.randint(10, (BATCH * 4,), generator=draw)
+    split = Split(x, y, torch.arange(len(x)) if environments else None)
+    return Problem({"train": split, "test": split}, Classification(10), "image", "synthetic")
+
+
+def problem_of(cell: Cell, device: torch.device) -> Problem:
+    """The data of a cell."""
+    if cell.spec.dataset == "cifar10":
+        return photographs(cell.trainer.environments_per_step is not None).to(device, torch.float32)
+    return load_problem(cell).to(device, torch.float32)
 
 
 def engine_step(cell: Cell, device: torch.device) -> Step:
     """One training step by the engine, from the indices of a batch to updated parameters."""
-    problem = cell.dataset.load(stream(0, "data")).to(device, torch.float32)
+    problem = problem_of(cell, device)
     training = Training(cell, problem, build_model(cell, problem).to(device), RunFolder(Path()), "", 0)
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)
@@ -39,7 +61,7 @@ def engine_step(cell: Cell, device: torch.device) -> Step:
 
 def reference_step(cell: Cell, device: torch.device) -> Step:
     """The published algorithm as published: E backward passes through one graph, then the mask, then torch's Adam."""
-    problem = cell.dataset.load(stream(0, "data")).to(device, torch.float32)
+    problem = problem_of(cell, device)
     model = build_model(cell, problem).to(device)
     leaves = list(model.parameters())
     sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
@@ -64,21 +86,26 @@ def reference_step(cell: Cell, device: torch.device) -> Step:
 
 
 def main(
+    case: Annotated[str, typer.Argument(help="spirals or photographs")] = "spirals",
     rounds: Annotated[int, typer.Option(min=1)] = 20,
     device: Annotated[str, typer.Option()] = "cpu",
     examples: Annotated[int, typer.Option(help="examples per environment and step")] = 256,
 ) -> None:
     """Measure and print."""
     place = choose_device(device)
-    settings = {"trainer.batch_size": examples}
-    mask = resolve("and_mask", "spirals", 0, settings)
+    keep_freed_memory()
+    dataset, settings, erm = "spirals", {"trainer.batch_size": examples}, {"trainer.batch_size": examples}
+    if case == "photographs":
+        dataset, erm = "cifar10", NETWORK | {"trainer.batch_size": BATCH, "dataset.environments": "none"}
+        settings = NETWORK | {"trainer.batch_size": 1, "trainer.environments_per_step": BATCH}
+    mask = resolve("and_mask", dataset, 0, settings)
     auto = choose_strategy(mask.method, torch.nn.Linear(1, 1), mask.trainer)
     ways = {
         "reference": reference_step(mask, place),
-        "erm": engine_step(resolve("erm", "spirals", 0, settings), place),
+        "erm": engine_step(resolve("erm", dataset, 0, erm), place),
     }
-    for strategy in ("joint", "loop", "vmap"):
-        own = resolve("and_mask", "spirals", 0, settings | {"trainer.strategy": strategy})
+    for strategy in ("joint", "loop", "vmap") if case == "spirals" else ("loop", "vmap"):
+        own = resolve("and_mask", dataset, 0, settings | {"trainer.strategy": strategy})
         ways[f"and_mask {strategy}"] = engine_step(own, place)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(rounds + 2):
@@ -88,7 +115,7 @@ def main(
                 times[name].append(seconds)
     machine = describe(place)
     print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
-    print(f"{mask.dataset.environments} environments x {examples} examples, {rounds} rounds; auto is {auto}")
+    print(f"{case}: AND-mask on {dataset}, {rounds} rounds; auto is {auto}")
     print(f"{'way':<16} {'ms/step':>8} {'faster than reference':>22} {'times ERM':>10}")
     for name, values in times.items():
         gain = statistics.median(r / v for r, v in zip(times["reference"], values, strict=True))

@@ -25,8 +25,8 @@ REAL_DATA = os.environ.get("INVBENCH_DATA")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One for each core, within reason."""
-    return min(os.cpu_count() or 1, MOST_WORKERS)
+    """One more than there are cores, within reason: tests of sweeps wait a lot."""
+    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
 
 
 def pytest_configure() -> None:

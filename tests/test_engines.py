@@ -79,6 +79,12 @@ def test_the_same_numbers_as_on_this_machine(away: tuple[Place, tuple[str, ...]]
     before = {folder.record: folder.record.stat().st_mtime_ns for folder in run_folders(there.out)}
     assert there.run(file, *where)[0] == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is done twice"
+    file = here.file(["none"], steps=10, seeds="1-3", name="together.yaml")
+    here.run(file, "--fuse", "3")
+    status, said = there.run(file, *where, "--fuse", "3")
+    assert status == 0, said
+    assert "and 2 others begins on" in said
+    assert there.metrics() == here.metrics()
 
 
 def test_the_sweep_is_killed_and_then_stopped(

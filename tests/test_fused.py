@@ -28,11 +28,12 @@ from invbench.engines.worker import Outcome, carry_out, settle
 from invbench.errors import Apart, Interrupted, RunFailed, UserError
 from invbench.fused import FusedTraining
 from invbench.fusing import fusion_key, jobs_of, parse_fuse
+from invbench.loading import load_problem
 from invbench.method import Method
 from invbench.problem import Problem
 from invbench.records import Record, RunFolder, run_folders
 from invbench.registry import METHODS
-from invbench.runner import Ended, Options, build_model, load_problem, run_cell, run_together
+from invbench.runner import Ended, Options, build_model, run_cell, run_together
 from invbench.schedule import Job
 from invbench.spec import Cell, resolve
 from invbench.tracing import traced

@@ -53,6 +53,17 @@ def test_every_kind_of_failure(place: Place) -> None:
     assert all((path.parent / "record.previous.json").exists() for path in changed)
 
 
+def test_accidents_of_runs_that_are_trained_together(place: Place) -> None:
+    """A group that is killed is tried in halves, one with an error run by run, where each leaves its own failure."""
+    status, said = place.run(place.file(["kill_once", "raise"], seeds="0-3"), "--fuse", "4")
+    assert status == 1, said
+    assert place.kinds() == {"kill_once": ["done"] * 4, "raise": ["error"] * 4}
+    assert said.count("and 3 others will not be trained like this together: killed") == 1
+    assert said.count("and 3 others will not be trained like this together: error: ValueError: no luck") == 1
+    records = [folder.read_record() for folder in run_folders(place.out)]
+    assert sorted(record.engine.get("fused", 0) for record in records if record is not None) == [0] * 4 + [2] * 4
+
+
 def test_a_run_that_is_killed_again_and_again_is_given_up(place: Place) -> None:
     status, said = place.run(place.file(["kill", "none"]))
     assert status == 1, said
