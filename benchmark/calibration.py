@@ -24,16 +24,24 @@ CALLS = 5
 
 def check_that_it_pays(fused: FusedTraining) -> None:
     """Raise Apart where the runs are done sooner one after another."""
-    cell, device, runs = fused.first.cell, fused.first.device, len(fused.trainings)
-    if _memory().get(_key(cell, device, runs)) is None:
-        _memory().put(_key(cell, device, runs), _gain(fused))
-    check_memory(cell, device, runs)
+    memory, runs = _memory(), len(fused.trainings)
+    key = _key(fused.first.cell, fused.first.device, runs)
+    gain = memory.get(key)
+    if gain is None:
+        gain = _gain(fused)
+        memory.put(key, gain)
+    _check(gain, runs)
 
 
 def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
     """Raise Apart where so many runs like this one are known to be done sooner one after another."""
     gain = _memory().get(_key(cell, device, runs))
-    if gain is not None and gain < GAIN:
+    if gain is not None:
+        _check(gain, runs)
+
+
+def _check(gain: float, runs: int) -> None:
+    if gain < GAIN:
         raise Apart(f"{runs} of them take only {gain:.2f} times as long one after another")
 
 

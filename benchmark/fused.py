@@ -28,7 +28,7 @@ from invbench.method import State
 from invbench.optimizers import Optimizer
 from invbench.problem import Batch
 from invbench.progress import Report
-from invbench.sampling import Sampler, rows_of
+from invbench.sampling import Feed, rows_of
 from invbench.second_player import CRITIC
 from invbench.stopping import stop_requests
 from invbench.tracing import traced
@@ -61,10 +61,9 @@ class FusedTraining:
         check_alike(trainings)
         self.trainings, self.first = list(trainings), trainings[0]
         self.left = dict(enumerate(trainings))
-        self.feed = StackedFeed([training.sampler for training in trainings])
-        names = self.first.critics.critics
-        samplers = {name: [training.critics.feeds[name].sampler for training in trainings] for name in names}
-        self.critic_feeds = {name: StackedFeed(each) for name, each in samplers.items()}
+        self.feed = StackedFeed([Feed(training.sampler) for training in trainings])
+        feeds = [training.critics.feeds for training in trainings]
+        self.critic_feeds = {name: StackedFeed([own[name] for own in feeds]) for name in feeds[0]}
         self.numbers = {
             "settings": _differing([_numbers(training) for training in trainings], self.first.device),
             "buffers": _stack([dict(training.model.named_buffers()) for training in trainings]),
@@ -301,37 +300,31 @@ class Program:
 
 
 class StackedFeed:
-    """Batches (runs, E, B, ...) by the number of their step, of runs with equal shapes; see `Feed`."""
+    """Batches (runs, E, B, ...) by the number of their step, of the feeds of runs with equal shapes."""
 
-    def __init__(self, samplers: Sequence[Sampler]) -> None:
-        self.samplers, self.number = samplers, -1
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self.feeds, self.whole = feeds, feeds[0].sampler.whole
         self.all: Tensors = {}  # the batch, where all steps have the same
-        each = [sampler.split.tensors() for sampler in samplers]
+        splits = [feed.sampler.split for feed in feeds]
+        each = [split.tensors() for split in splits]
         self.same = all(all(torch.equal(value, each[0][name]) for name, value in one.items()) for one in each)
         self.tensors: Tensors = (
             each[0] if self.same else {name: torch.cat([one[name] for one in each]) for name in each[0]}
         )
-        first = torch.arange(len(samplers), device=samplers[0].split.x.device) * len(samplers[0].split)
+        first = torch.arange(len(splits), device=splits[0].x.device) * len(splits[0])
         self.first = 0 if self.same else first[:, None, None]  # row of each run
 
     def batch(self, step: int) -> Tensors:
         """The fields of a `Batch`."""
         if self.all:
             return self.all
-        number, i = divmod(step, self.samplers[0].steps_per_epoch)
-        if number != self.number:
-            epochs = [sampler.epoch(number) for sampler in self.samplers]
-            self.examples, self.env = (torch.stack(parts, 1) for parts in zip(*epochs, strict=True))
-            self.number = number
-        batch = self._gathered(i)
-        if self.samplers[0].whole:
+        indices = [feed.indices(step) for feed in self.feeds]
+        examples, env = (torch.stack(parts) for parts in zip(*indices, strict=True))
+        names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
+        batch = {name: rows_of(self.tensors[name], examples + self.first) for name in names} | {"env": env}
+        if self.whole:
             self.all = batch
         return batch
-
-    def _gathered(self, i: int) -> Tensors:
-        names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
-        rows = self.examples[i] + self.first
-        return {name: rows_of(self.tensors[name], rows) for name in names} | {"env": self.env[i]}
 
 
 class Clock:

@@ -121,8 +121,11 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
                 continue
             attempts.append(found)
             check_alike([attempts[0].training, found.training])  # as soon as possible: data take memory
-        for step in sorted({attempt.training.reached for attempt in attempts}):
-            _carry_out([attempt for attempt in attempts if attempt.training.reached == step], ended)
+        groups: dict[int, list[_Attempt]] = {}
+        for attempt in attempts:
+            groups.setdefault(attempt.training.reached, []).append(attempt)
+        for group in groups.values():
+            _carry_out(group, ended)
 
 
 def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], None]) -> None:

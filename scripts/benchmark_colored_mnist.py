@@ -13,8 +13,7 @@ import os
 import statistics
 import struct
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from invbench.loading import load_problem
-from invbench.machine import choose_device
+from invbench.machine import choose_device, timed
 from invbench.problem import Problem, Split
 from invbench.runner import Options, build_model, run_cell
 from invbench.spec import Cell, resolve
@@ -49,8 +48,8 @@ def main(
         cells = [resolve("irmv1", "colored_mnist", seed, settings) for seed in range(rounds + 1)]
         for cell in cells:
             problem = load_problem(cell)
-            found["plain"].append(timed(partial(plain, cell, problem, place)))
-            found["invbench"].append(timed(partial(run_cell, cell, Options(device, Path(folder) / "results"))))
+            found["plain"].append(timed(partial(plain, cell, problem, place), place))
+            found["invbench"].append(timed(partial(run_cell, cell, Options(device, Path(folder) / "results")), place))
     ratio = statistics.median(a / b for a, b in zip(found["plain"][1:], found["invbench"][1:], strict=True))
     seconds = {name: statistics.median(times[1:]) for name, times in found.items()}  # the first is to warm up
     print(f"batches of 2 x {batch_size}, {digits} digits, {rounds} rounds, {torch.get_num_threads()} threads, {device}")
@@ -115,13 +114,6 @@ def write(path: Path, array: NDArray[np.uint8]) -> None:
     """Bytes in the idx format."""
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes(), 1))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of a call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

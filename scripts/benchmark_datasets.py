@@ -7,8 +7,6 @@ what can be kept in the cache was kept. Then 28x28 images are turned in one call
 """
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -16,9 +14,12 @@ import typer
 
 from invbench.cli.listing import availability
 from invbench.images import rotate
+from invbench.machine import timed
 from invbench.registry import DATASETS
 from invbench.seeds import stream
 from invbench.spec import resolve
+
+CPU = torch.device("cpu")
 
 
 def main(images: Annotated[int, typer.Option(min=1)] = 4000, rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
@@ -29,7 +30,7 @@ def main(images: Annotated[int, typer.Option(min=1)] = 4000, rounds: Annotated[i
             continue
         dataset = resolve("erm", name).dataset
         dataset.load(stream(0, "data"))
-        seconds = _seconds(lambda dataset=dataset: dataset.load(stream(0, "data")))
+        seconds = timed(lambda dataset=dataset: dataset.load(stream(0, "data")), CPU)
         print(f"{name:20}  {seconds:6.2f} s")
     x, angles = torch.rand(images, 1, 28, 28), torch.rand(images)
 
@@ -38,16 +39,10 @@ def main(images: Annotated[int, typer.Option(min=1)] = 4000, rounds: Annotated[i
             rotate(x[i : i + 1], angles[i : i + 1])
 
     rotate(x, angles)
-    pairs = [(_seconds(lambda: rotate(x, angles)), _seconds(one_by_one)) for _ in range(rounds)]
+    pairs = [(timed(lambda: rotate(x, angles), CPU), timed(one_by_one, CPU)) for _ in range(rounds)]
     together, apart = (1e6 * statistics.median(column) / images for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
     print(f"rotation: {together:.1f} µs an image together, {apart:.1f} µs one by one, ratio {ratio:.1f}")
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

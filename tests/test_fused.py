@@ -200,6 +200,18 @@ def test_a_part_of_the_group_is_further(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / cells[0].spec.run_id).record.stat().st_mtime_ns == mark
 
 
+def test_a_run_that_was_killed_before_its_record_is_carried_out_once(tmp_path: Path) -> None:
+    cells = spread("erm", "spirals", trainer__dtype="float64")[:2]
+    before = run_cell(cells[0], Options("cpu", tmp_path))
+    RunFolder(tmp_path / cells[0].spec.run_id).record.unlink()
+    ended: list[tuple[int, Ended]] = []
+    run_together(cells, Options("cpu", tmp_path, fuse=2), lambda cell, end: ended.append((cell.spec.seed, end)))
+    assert sorted(seed for seed, _ in ended) == [0, 1]
+    again = dict(ended)[0]
+    assert isinstance(again, Record)
+    assert again.metrics == before.metrics
+
+
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """A real kill in the middle of the critics' updates; what follows is what follows in an undisturbed group."""
     cells = spread("mutual_information", "mi_toy", trainer__steps=40, method__critic_steps=5)
@@ -278,6 +290,14 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
     outcomes = carry_out([cell.spec.model_dump() for cell in cells], Options("cpu", tmp_path / "out", fuse="auto"))
     assert {outcome.status for outcome in outcomes} == {"apart"}
     assert not (tmp_path / "out").exists(), "known before anything is loaded"
+
+
+def test_what_cannot_be_remembered_counts_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INVBENCH_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr("invbench.calibration.GAIN", float("inf"))
+    with pytest.raises(Apart, match="times as long"):
+        check_that_it_pays(fused(spread("erm", "spirals"), tmp_path))
 
 
 def test_a_memory_that_is_damaged_or_cannot_be_written(tmp_path: Path) -> None:
