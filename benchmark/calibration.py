@@ -48,8 +48,7 @@ def _check(gain: float, runs: int) -> None:
 def _gain(fused: FusedTraining) -> float:
     """How many times longer the runs take one after another, from a few steps; what the runs are is not changed."""
     training, runs = fused.first, len(fused.trainings)
-    players = training.critics.critics.values()
-    step = 1 + max((player.first_step for player in players), default=0)  # no warm-up
+    step = training.critics.all_learn
     tracing = timed(lambda: fused.stepped(fused.leaves, step), training.device)
     together = min(timed(lambda: fused.stepped(fused.leaves, step), training.device) for _ in range(CALLS))
     alone = _alone(training, step)

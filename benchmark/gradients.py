@@ -23,6 +23,7 @@ from invbench.composition import Composition
 from invbench.errors import UserError
 from invbench.flat_network import FlatNetwork
 from invbench.method import Gradients, Outputs, Player, State, as_outputs
+from invbench.phases import phase
 from invbench.problem import Batch
 from invbench.tasks import Task
 from invbench.trainer import Strategy, Trainer
@@ -58,20 +59,22 @@ class Moments:
     def add(self, gradients: Mapping[str, Tensor]) -> None:
         """Add the gradients (E', *param) of some environments."""
         self.count += len(next(iter(gradients.values())))
-        for name, value in gradients.items():
-            if self.keep_all:
-                self.kept.setdefault(name, []).append(value)
-                continue
-            new = tuple(moment.sum(0) for moment in self.rule.moments(value))
-            old = self.sums.get(name)
-            self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
+        with phase("gradient rule"):
+            for name, value in gradients.items():
+                if self.keep_all:
+                    self.kept.setdefault(name, []).append(value)
+                    continue
+                new = tuple(moment.sum(0) for moment in self.rule.moments(value))
+                old = self.sums.get(name)
+                self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
 
     def combine(self, method: Composition, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
         """Apply the method's rule."""
-        if self.keep_all:
-            return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
-        means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
-        return method.combine_moments(means, penalty_grad, state)
+        with phase("gradient rule"):
+            if self.keep_all:
+                return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
+            means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
+            return method.combine_moments(means, penalty_grad, state)
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,15 @@ class Objective:
 
     def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
         """The network on inputs (N, ...): outputs (N, ...)."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+        with phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
-        return value.map(lambda part: part.to(x.dtype))
+            return value.map(lambda part: part.to(x.dtype))
 
     def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """R_e of one environment's examples x (B, ...), y (B,)."""
-        return self.task.losses(self.outputs(parameters, x).prediction, y).mean()
+        outputs = self.outputs(parameters, x)
+        with phase("objective"):
+            return self.task.losses(outputs.prediction, y).mean()
 
     def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
         """Outputs (E, B, ...) from one pass over all environments' examples."""
@@ -111,9 +116,10 @@ class Objective:
     def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
         """Risks (E,) and outputs (E, B, ...) from such a pass."""
         outputs = self.batch_outputs(parameters, batch)
-        if self.method.has_penalty:
-            outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
-        return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
+        with phase("objective"):
+            if self.method.has_penalty:
+                outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
+            return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
 
     def players(self, state: State) -> dict[str, Player]:
         """The critics with the tensors that the state holds."""
@@ -150,22 +156,27 @@ class Objective:
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         risks, outputs = self.joint(parameters, batch)
         leaves = list(parameters.values())
-        risk, state = self.method.risk(risks, batch.env, state)
-        penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
-        if self.method.has_gradient_penalty:
-            value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
-            penalty = penalty + value
+        with phase("objective"):
+            risk, state = self.method.risk(risks, batch.env, state)
+            penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+            if self.method.has_gradient_penalty:
+                value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
+                penalty = penalty + value
         objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
         if not self.method.replaces_gradient:
-            gradients = _zero_where_unused(torch.autograd.grad(risk + penalty, leaves, allow_unused=True), parameters)
+            with phase("backward"):
+                found = torch.autograd.grad(risk + penalty, leaves, allow_unused=True)
+            gradients = _zero_where_unused(found, parameters)
             return Step(gradients, objective, detached(state), *parts)
         penalty_grad = _zeros(parameters)
         if penalty.requires_grad:
-            found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+            with phase("backward"):
+                found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
             penalty_grad = _zero_where_unused(found, parameters)
         moments = Moments(self.method)
         for value, weight in self._weighted(risk, risks):
-            found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
+            with phase("backward"):
+                found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
             moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
         gradients, state = moments.combine(self.method, penalty_grad, detached(state))
         return Step(gradients, objective, state, *parts)
@@ -185,12 +196,14 @@ class Objective:
         environments = len(batch.x)
         penalty_grad, weights, coupled, penalty = _zeros(parameters), None, None, batch.x.new_zeros(())
         if self.method.has_penalty or self.method.replaces_risk:
-            penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
+            with phase("backward"):
+                penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
         size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
         one = self._autograd if self.strategy == "loop" else self._mapped
         moments, risks = Moments(self.method), []
         for start in range(0, environments, size):
-            gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
+            with phase("backward"):
+                gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
             if weights is not None:
                 gradients = {k: _scaled(g, weights[start : start + size]) for k, g in gradients.items()}
             moments.add(gradients)
@@ -217,7 +230,8 @@ class Objective:
         self, theta: dict[str, Tensor], risks: Tensor, outputs: Outputs, batch: Batch, state: State
     ) -> tuple[Tensor, State]:
         """All penalties, those on gradients too, for functional transforms."""
-        value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+        with phase("objective"):
+            value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
         if self.method.has_gradient_penalty:
             each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
             more, state = self.method.gradient_penalty(each(theta, batch.x, batch.y), state)

@@ -114,9 +114,14 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, until the device has done its part."""
     began = time.perf_counter()
     step()
+    wait_for(device)
+    return time.perf_counter() - began
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done its part."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 def forget_peak_memory(device: torch.device) -> None:

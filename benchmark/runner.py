@@ -162,7 +162,6 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
         RunHeld, UserError: it cannot be had, or cannot be run; then a new folder is removed.
     """
     device = choose_device(options.device)
-    keep_freed_memory()
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
@@ -208,16 +207,8 @@ class _Attempt:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
         self.claim, self.started = claim, now()
         self.data = problem.provenance
-        dtype = getattr(torch, cell.trainer.dtype)
-        model = build_model(cell, problem).to(device, dtype)
-        if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
-            model = convert_conv2d_weight_memory_format(model, torch.channels_last)
-        self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         origin = f"{code['sources']}-{problem.fingerprint}"
-        loggers = Loggers(options.loggers, folder.path, cell.spec)
-        self.training = Training(
-            cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds, loggers
-        )
+        self.training = build_training(cell, problem, folder, device, origin, options)
 
     def carry_out(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""
@@ -233,8 +224,6 @@ class _Attempt:
         """Make the folder ready; returns where the run tells how far it is."""
         self.folder.set_aside()
         forget_peak_memory(self.device)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.deterministic = True
         return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.claim)
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
@@ -284,7 +273,7 @@ class _Attempt:
                 "strategy": training.objective.strategy,
                 "steps": training.done,
                 "steps_per_epoch": training.sampler.steps_per_epoch,
-                "parameters": self.parameters,
+                "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
                 "condensed": training.examples is not training.problem.splits["train"],
                 **({"fused": fused} if fused else {}),
             },
@@ -300,6 +289,21 @@ class _Attempt:
         )
         self.folder.write_record(record)
         return record
+
+
+def build_training(
+    cell: Cell, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
+) -> Training:
+    """A run's training on a device, at its beginning; origin: as of `Training`."""
+    keep_freed_memory()
+    dtype = getattr(torch, cell.trainer.dtype)
+    model = build_model(cell, problem).to(device, dtype)
+    if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
+        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+    loggers = Loggers(options.loggers, folder.path, cell.spec)
+    return Training(cell, problem.to(device, dtype), model, folder, origin, options.checkpoint_seconds, loggers)
 
 
 def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:

@@ -17,6 +17,7 @@ from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, detached
 from invbench.method import Critic, Outputs, State, as_outputs
 from invbench.optimizers import Optimizer
+from invbench.phases import phase
 from invbench.problem import Batch, Problem, Split
 from invbench.sampling import Feed, Sampler
 from invbench.seeds import stream, torch_stream
@@ -101,7 +102,8 @@ class SecondPlayers:
         answers: State = {}
         for name, critic in self.critics.items():
             if critic.simultaneous and step >= critic.first_step:
-                with torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device):
+                noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
+                with phase("second player"), noise:
                     outputs = self._outputs(parameters, batch)
                     after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
                     answers[name] = {part: after[part] for part in CRITIC}
@@ -162,11 +164,16 @@ class SecondPlayers:
 
     def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
         device = next(iter(parameters.values())).device
-        with torch_stream(stream(self.seed, "noise", "critic", name, step), device):
+        with phase("second player"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
             for number in numbers:
                 batch = self.augment(self.feeds[name].batch(number))
                 state = self.update(name, self._outputs(parameters, batch), batch, state, number)
         return state
+
+    @property
+    def all_learn(self) -> int:
+        """The first step from which on all critics learn, and none has its warm-up."""
+        return max((critic.first_step + 1 for critic in self.critics.values()), default=0)
 
     @staticmethod
     def had(critic: Critic, step: int) -> int:

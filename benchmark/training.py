@@ -17,8 +17,10 @@ from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
 from invbench.loggers import Loggers
+from invbench.machine import wait_for
 from invbench.method import Outputs, State
 from invbench.optimizers import Optimizer, OptimizerState
+from invbench.phases import phase
 from invbench.problem import Batch, Problem, Split
 from invbench.progress import Report
 from invbench.records import Chosen, RunFolder
@@ -163,8 +165,7 @@ class Training:
         self.model.train()
         saved, pause = time.perf_counter(), self.checkpoint_seconds
         with stop_requests() as stop:
-            for examples, env in self._indices():
-                self.step(examples, env)
+            for _ in self.steps():
                 report.step(self.done)
                 if self.over:
                     break
@@ -178,6 +179,15 @@ class Training:
                     pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
                 if stop.is_set():
                     self.stop()
+
+    def steps(self) -> Iterator[None]:
+        """Make the steps that are left, one for each turn of a loop."""
+        feed = Feed(self.sampler)
+        while not self.over:
+            with phase("data"):
+                examples, env = feed.indices(self.done)
+            self.step(examples, env)
+            yield
 
     @property
     def updates(self) -> int:
@@ -194,7 +204,8 @@ class Training:
     def step(self, examples: Tensor, env: Tensor) -> None:
         """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
         method = self.cell.method
-        batch = self._augmented(self.sampler.batch(examples, env))
+        with phase("data"):
+            batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
         updates = self.updates
@@ -219,7 +230,7 @@ class Training:
         step = self.objective.step(self.parameters, batch, self.method_state)
         rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         turn = self.cell.method.turn(self.parameters, count)
-        with torch.no_grad():
+        with phase("optimiser"), torch.no_grad():
             for multiple in sorted(set(turn.rates.values())):
                 moving = {name: self.parameters[name] for name, own in turn.rates.items() if own == multiple}
                 new, moments = self.optimizer.step(
@@ -241,7 +252,7 @@ class Training:
         with self._set_aside():
             metrics = self._evaluate(splits, last)
             shown: Row = {}
-            if self.last is not None:
+            if self.last is not None and self.summed:
                 shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
             _check_finite(shown | metrics, self.done)
             self._add_row(shown | metrics | state_columns(self.method_state))
@@ -337,17 +348,10 @@ class Training:
 
         return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
 
-    def _indices(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The examples and environments of every step that is left."""
-        feed = Feed(self.sampler)
-        while not self.over:
-            yield feed.indices(self.done)
-
     @contextmanager
     def _set_aside(self) -> Iterator[Callable[[], float]]:
         """Count the time of the block apart from that of the steps; yields a function that tells it afterwards."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)
         began = time.perf_counter()
         yield lambda: time.perf_counter() - began
         self.aside += time.perf_counter() - began

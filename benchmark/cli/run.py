@@ -31,6 +31,9 @@ def run(
         typer.Option(help="Send the curves elsewhere too: csv, tensorboard, wandb or mlflow; may be repeated."),
     ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints; 0: every step.")] = 10.0,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Only time some steps: where the time would go, and a trace.")
+    ] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.configuration import parse_assignments
@@ -44,6 +47,11 @@ def run(
     numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=False, loggers=tuple(logger or ()))
+    if profile:
+        if len(cells) > 1 or as_json or logger:
+            raise UserError("--profile takes one seed, and neither --json nor --logger")
+        _profile(cells[0], options)
+        return
     records, failures = _run_all(cells, options)
     if as_json:
         typer.echo("[" + ",\n".join(record.model_dump_json() for record in records) + "]")
@@ -68,6 +76,28 @@ def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], li
             record = RunFolder(options.out / cell.spec.run_id).read_record()
             records += [record] if record else []
     return records, failures
+
+
+def _profile(cell: "Cell", options: "Options") -> None:
+    """Time some steps, and show a row per part of the run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from invbench.profiling import profile_cell
+    from invbench.progress import announce
+
+    found = profile_cell(cell, options)
+    whole = sum(cost.total for cost in found.costs) or 1.0
+    view = Table("part")
+    for name in ("ms", "times", "seconds", "share"):
+        view.add_column(name, justify="right")
+    for cost in found.costs:
+        view.add_row(
+            cost.name, f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
+        )
+    Console().print(f"{cell.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones", highlight=False)
+    Console().print(view)
+    announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {found.trace}")
 
 
 def _show(records: "list[Record]", out: Path) -> None:

@@ -1,0 +1,113 @@
+"""What a profile tells of a run, and that it leaves the run alone."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cells import small_cell
+from conftest import Bench
+
+from invbench import phases
+from invbench.phases import PHASES, Phases, phase
+from invbench.profiling import TRACED, Profile, profile_cell
+from invbench.runner import Options, run_cell
+from invbench.spec import Cell
+
+STEP = {"data", "forward", "objective", "backward", "optimiser", "other"}
+SECOND = {"second player"}
+RULE = {"gradient rule"}
+EVALUATION = ["evaluation", "last evaluation"]
+
+
+def profiled(cell: Cell, out: Path) -> Profile:
+    return profile_cell(cell, Options("cpu", out))
+
+
+def test_a_phase_does_not_count_what_is_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that goes on by a second whenever one looks at it."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(phases.time, "perf_counter", lambda: float(next(ticks)))
+    watching = Phases(torch.device("cpu"))
+    with watching.watch(), phase("backward"):  # 0 to 7
+        with phase("forward"), phase("data"):  # 1 to 4, 2 to 3
+            pass
+        with phase("forward"):  # 5 to 6
+            pass
+    assert watching.seconds == {"backward": 3.0, "forward": 3.0, "data": 1.0}
+    with phase("backward"):
+        pass
+    assert sum(watching.seconds.values()) == 7.0, "nobody watches any more"
+
+
+def test_after_an_error_nobody_watches() -> None:
+    watching = Phases(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="no"), watching.watch(), phase("forward"):
+        raise RuntimeError("no")
+    assert Phases.watching is None
+    with watching.watch(), phase("data"):
+        pass
+    assert watching.inside == []
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "strategy", "parts"),
+    [
+        ("erm", "spirals", "joint", STEP),
+        ("erm", "spirals", "vmap", STEP | RULE),
+        ("and_mask", "spirals", "vmap", STEP | RULE),
+        ("irmv1", "spirals", "loop", STEP | RULE),
+        ("vrex", "spirals", "joint", STEP),
+        ("mutual_information", "mi_toy", "joint", STEP | SECOND),
+        ("adversary", "mi_toy", "joint", STEP | SECOND),
+    ],
+)
+def test_the_parts_of_a_step(method: str, dataset: str, strategy: str, parts: set[str], tmp_path: Path) -> None:
+    """All those that a step has, in their order, and the whole run's calls of them."""
+    cell = small_cell(method, dataset, 0, trainer__strategy=strategy, trainer__steps=20, trainer__evaluate_every=5)
+    found = profiled(cell, tmp_path)
+    names = [cost.name for cost in found.costs]
+    assert names == [*(name for name in (*PHASES, "other") if name in parts), *EVALUATION]
+    assert [cost.calls for cost in found.costs] == [20] * len(parts) + [3, 1]
+    assert all(cost.seconds > 0 for cost in found.costs)
+    traced = json.loads(gzip.decompress(found.trace.read_bytes()))["traceEvents"]
+    steps = [event for event in traced if event.get("name") == "step" and event.get("cat") == "user_annotation"]
+    assert len(steps) == TRACED
+    assert parts - {"other"} <= {event.get("name") for event in traced}
+
+
+@pytest.mark.parametrize(("steps", "timed"), [(1, 0), (3, 0), (5, 1)])
+def test_the_shortest_runs(steps: int, timed: int, tmp_path: Path) -> None:
+    found = profiled(small_cell("and_mask", "spirals", 0, trainer__steps=steps), tmp_path)
+    assert found.steps == timed
+    assert [cost.name for cost in found.costs][-2:] == EVALUATION
+
+
+def test_a_method_without_training_has_its_evaluation_only(tmp_path: Path) -> None:
+    assert [cost.name for cost in profiled(small_cell("icp", "irm_regression", 0), tmp_path).costs] == EVALUATION
+
+
+def test_the_run_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    """A profile ahead of a run, and one of a run that is done: the same numbers, and the record is not touched."""
+    cell = small_cell("irmv1", "spirals", 0)
+    plain = run_cell(cell, Options("cpu", tmp_path / "plain"))
+    found = profiled(cell, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [found.trace]
+    assert run_cell(cell, Options("cpu", tmp_path / "out")).metrics == plain.metrics
+    record = tmp_path / "out" / cell.spec.run_id / "record.json"
+    before = record.read_bytes()
+    profiled(cell, tmp_path / "out")
+    assert record.read_bytes() == before
+
+
+def test_the_command(bench: Bench, tmp_path: Path) -> None:
+    command = ["run", "-m", "erm", "-d", "spirals", "--set", "trainer.steps=6", "--out", str(tmp_path), "--profile"]
+    status, table, said = bench(*command)
+    assert status == 0
+    assert "backward" in table
+    assert "last evaluation" in table
+    assert "trace.json.gz" in said
+    status, _, said = bench(*command, "--json")
+    assert status == 2
+    assert said == "error: --profile takes one seed, and neither --json nor --logger\n"
