@@ -4,7 +4,9 @@ import copy
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,14 +14,20 @@ from invbench.errors import Apart
 from invbench.files import write_text
 from invbench.fused import FusedTraining
 from invbench.fusing import fusion_key
+from invbench.gradients import Objective
 from invbench.machine import describe, sources_hash, timed
+from invbench.sampling import Feed
 from invbench.sources import cache_folder
 from invbench.spec import Cell
+from invbench.trainer import Strategy
 from invbench.training import Training
 
 GAIN = 1.2
 """Runs are trained together where that is so many times faster than one after another."""
 CALLS = 5
+STRATEGIES: tuple[Strategy, ...] = ("vmap", "loop", "joint")
+FAR = 3.0
+"""So many times slower than the best, or the very first: not worth another call."""
 
 
 def check_that_it_pays(fused: FusedTraining) -> None:
@@ -38,6 +46,34 @@ def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
     gain = _memory().get(_key(cell, device, runs))
     if gain is not None:
         _check(gain, runs)
+
+
+def fastest_strategy(training: Training) -> Strategy:
+    """How this run's environment gradients are soonest made here, from a few steps; the run is not changed.
+
+    Its network must not couple environments. Far slower ways are tried once only.
+    """
+    memory, key = _memory(), f"{_key(training.cell, training.device, 1)} strategy"
+    known = memory.get(key)
+    if known in STRATEGIES:
+        return STRATEGIES[STRATEGIES.index(known)]
+    batch = Feed(training.sampler).batch(0)
+    seconds: dict[Strategy, float] = {}
+    with training.noise():
+        training.model.train()
+        for strategy in STRATEGIES:
+            objective = replace(training.objective, strategy=strategy)
+
+            def step(objective: Objective = objective) -> object:
+                return objective.step(training.parameters, batch, training.method_state)
+
+            took = timed(step, training.device)
+            if took < FAR * min(seconds.values(), default=took):
+                took = min(timed(step, training.device) for _ in range(CALLS))
+            seconds[strategy] = took
+    fastest = min(seconds, key=lambda strategy: seconds[strategy])
+    memory.put(key, fastest)
+    return fastest
 
 
 def _check(gain: float, runs: int) -> None:
@@ -84,22 +120,22 @@ def _memory() -> "Memory":
 
 
 class Memory:
-    """Numbers in a file. One that cannot be read is empty, one that cannot be written forgets."""
+    """Numbers and words in a file. One that cannot be read is empty, one that cannot be written forgets."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, key: str) -> float | None:
-        """The number under a key."""
+    def get(self, key: str) -> Any:
+        """What is under a key, or None."""
         return self._read().get(key)
 
-    def put(self, key: str, value: float) -> None:
-        """Remember a number."""
+    def put(self, key: str, value: float | str) -> None:
+        """Remember something."""
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self._read() | {key: value}, indent=1))
 
-    def _read(self) -> dict[str, float]:
+    def _read(self) -> dict[str, Any]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -53,8 +53,10 @@ class Trainer(Settings):
     warmup: float = setting(0.0, "fraction of the run over which the rate rises linearly from 0", ge=0, lt=1)
     floor: float = setting(0.0, "cosine: least multiple of the learning rate", ge=0, le=1)
 
-    strategy: Literal["auto", "joint", "loop", "vmap"] = setting(
-        "auto", "how environment gradients are computed: one graph, one environment at a time, or mapped"
+    strategy: Literal["auto", "measured", "joint", "loop", "vmap"] = setting(
+        "auto",
+        "how environment gradients are computed: one graph, one environment at a time, or mapped; auto goes by a "
+        "rule, measured takes what is fastest on this machine, which is asked once and remembered",
     )
     condense: bool = setting(
         True,

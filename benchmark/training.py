@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,10 @@ class Training:
         self.last: Step | None = None  # the last update
         self.last_env = torch.zeros(0)  # its environments
         self.watched_every = max(1, self.total // LEARNED_ROWS)
+        if trainer.strategy == "measured" and strategy == "vmap":  # nothing that the data or the method decide
+            from invbench.calibration import fastest_strategy  # imports this module
+
+            self.objective = replace(self.objective, strategy=fastest_strategy(self))
         self.aside = 0.0  # seconds spent on evaluations and checkpoints
         self.began = time.perf_counter()
 
@@ -285,6 +290,7 @@ class Training:
                     "run_id": self.cell.spec.run_id,
                     "origin": self.origin,
                     "step": self.done,
+                    "strategy": self.objective.strategy,
                     "summed": self.summed,
                     "seconds": self.seconds,
                     "aside": self.aside,
@@ -309,6 +315,7 @@ class Training:
         self.optimizer_state = laid_out_like(self.optimizer_state, tensors["optimizer"])
         self.method_state = laid_out_like(self.method_state, tensors["method"])
         restore_random_state(found.tensors["random"], self.device)
+        self.objective = replace(self.objective, strategy=found.facts["strategy"])
         self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
         self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
         self.rows = rows
