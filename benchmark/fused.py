@@ -8,6 +8,7 @@ has alone. Nothing in a step mixes runs: one that diverges is dropped, and its n
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
@@ -64,10 +65,7 @@ class FusedTraining:
         self.feed = StackedFeed([Feed(training.sampler) for training in trainings])
         feeds = [training.critics.feeds for training in trainings]
         self.critic_feeds = {name: StackedFeed([own[name] for own in feeds]) for name in feeds[0]}
-        self.numbers = {
-            "settings": _differing([_numbers(training) for training in trainings], self.first.device),
-            "buffers": _stack([dict(training.model.named_buffers()) for training in trainings]),
-        }
+        self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}
         self.gather()
 
@@ -77,6 +75,7 @@ class FusedTraining:
         runs = [
             {
                 "parameters": {name: value.detach() for name, value in training.parameters.items()},
+                "buffers": dict(training.model.named_buffers()),
                 "moments": training.optimizer_state,
                 "state": training.method_state,
                 "loss": training.loss,
@@ -93,7 +92,7 @@ class FusedTraining:
         runs, parts = tree_unflatten(self.leaves, self.form), self.told()
         for r, training in self.left.items():
             own = _row(runs, r)
-            training.become(self.done, own["parameters"], own["moments"], own["state"])
+            training.become(self.done, own["parameters"], own["buffers"], own["moments"], own["state"])
             training.loss, training.summed = own["loss"], self.summed
             if parts:
                 told = _row(parts, r)
@@ -197,20 +196,20 @@ class FusedTraining:
         key = "/".join(shared) + str(getattr(step, "args", ""))
         if key in self.programs:
             return self.programs[key](leaves, batch, values)
-        program = Program(step, tree_unflatten(leaves, self.form), self.numbers, batch, values)
+        program = Program(step, tree_unflatten(leaves, self.form), self.settings, batch, values)
         after, told = program(leaves, batch, values)
         if all(new.shape == old.shape for new, old in zip(after, leaves, strict=True)):
             self.programs[key] = program  # states may get their size in the first step
         return after, told
 
-    def _step(self, run: Tree, numbers: Tree, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
+    def _step(self, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
         """One step of one run; as `Training.step`."""
-        objective, optimizer = self._with(numbers)
+        objective, optimizer = self._with(settings, run["buffers"])
         theta, state, batch = run["parameters"], run["state"], Batch(**tensors)
         method, rate, players = objective.method, optimizer.trainer.learning_rate, self.first.critics
         answers: State = {}
         for name in shared.keys() - {"factor"}:
-            outputs = objective.batch_outputs(theta, batch)
+            outputs = objective.with_copies().batch_outputs(theta, batch)
             after = players.pure_update(name, objective, outputs, batch, state, shared[name])[name]
             answers[name] = {part: after[part] for part in CRITIC}
         step = objective.pure_step(theta, batch, state)
@@ -219,42 +218,43 @@ class FusedTraining:
         )
         after = {
             "parameters": new,
+            "buffers": dict(step.buffers) or run["buffers"],
             "moments": moments,
             "state": method.advance({name: own | answers.get(name, {}) for name, own in step.state.items()}),
             "loss": run["loss"] + step.objective.double(),
             "count": run["count"] + 1,
         }
         told = step._asdict() | {"env": batch.env}
-        del told["state"]
+        del told["state"], told["buffers"]
         return after, told
 
     def _critic_update(
-        self, name: str, run: Tree, numbers: Tree, tensors: Tensors, shared: Tensors
+        self, name: str, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors
     ) -> tuple[Tree, Tree]:
         """One update of a critic of one run; as `SecondPlayers.ahead` makes it."""
-        objective, _ = self._with(numbers)
+        objective, _ = self._with(settings, run["buffers"])
         batch = Batch(**tensors)
-        outputs = objective.batch_outputs(run["parameters"], batch)
+        outputs = objective.with_copies().batch_outputs(run["parameters"], batch)
         state = self.first.critics.pure_update(name, objective, outputs, batch, run["state"], shared["count"])
         return run | {"state": state}, {}
 
-    def _with(self, numbers: Tree) -> tuple[Objective, Optimizer]:
+    def _with(self, settings: Tensors, buffers: Tensors) -> tuple[Objective, Optimizer]:
         """Objective and optimiser of the first run with the numbers of one."""
-        own = unflatten(numbers["settings"], LEVEL)
+        own = unflatten(settings, LEVEL)
         first = self.first.objective
         objective = replace(
             first,
             method=first.method.with_settings(own.get("method", {})),
             task=replace(first.task, **own.get("task", {})),  # type: ignore[type-var]
-            buffers=numbers["buffers"],
+            buffers=buffers,
         )
         optimizer = self.first.optimizer
         trainer = optimizer.trainer.model_copy(update=own.get("trainer", {}))
         return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **own.get("decays", {})})
 
 
-RunStep = Callable[[Tree, Tree, Tensors, Tensors], tuple[Tree, Tree]]
-"""From a run, its numbers, its batch and what all runs share, to the run afterwards and what is told beside."""
+RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
+"""From a run, its settings, its batch and what all runs share, to the run afterwards and what is told beside."""
 After = tuple[list[Tensor], Callable[[], Tree]]
 """The runs' tensors after a step, and what is told beside, once somebody asks."""
 
@@ -264,17 +264,17 @@ class Program:
 
     Args:
         step: of one run.
-        runs, numbers, batch: of all runs, with a leading axis.
+        runs, settings, batch: of all runs, with a leading axis.
         shared: what is the same for all.
 
     Raises:
         Apart: it does something that cannot be mapped or repeated.
     """
 
-    def __init__(self, step: RunStep, runs: Tree, numbers: Tree, batch: Tensors, shared: Tensors) -> None:
-        leaves, form = tree_flatten((runs, numbers, batch, shared))
+    def __init__(self, step: RunStep, runs: Tree, settings: Tensors, batch: Tensors, shared: Tensors) -> None:
+        leaves, form = tree_flatten((runs, settings, batch, shared))
         self.kept = len(tree_leaves(runs))
-        self.numbers = tree_leaves(numbers)
+        self.settings = list(settings.values())
 
         def one(*arguments: Any) -> tuple[Tree, Tree]:
             after, told = step(*arguments)
@@ -287,7 +287,8 @@ class Program:
             return [*tree_leaves(after), *rest]
 
         try:
-            self.operations = traced(flat, leaves)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of slow mapping, which is done once
+                self.operations = traced(flat, leaves)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -295,7 +296,7 @@ class Program:
 
     def __call__(self, leaves: list[Tensor], batch: Tensors, shared: Tensors) -> After:
         """The runs' tensors afterwards, and what is told."""
-        found = list(self.operations(*leaves, *self.numbers, *batch.values(), *shared.values()))
+        found = list(self.operations(*leaves, *self.settings, *batch.values(), *shared.values()))
         return found[: self.kept], partial(tree_unflatten, found[self.kept :], self.told)
 
 
@@ -357,8 +358,9 @@ def check_alike(trainings: Sequence[Training]) -> None:
         raise Apart("training inputs are changed at random")
     if first.learned:
         raise Apart("the model learns numbers besides its weights")
-    if any(isinstance(module, _BatchNorm) for module in first.model.modules()):
-        raise Apart("batch normalisation keeps running means")
+    coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
+    if coupled and first.cell.method.needs_each_gradient:
+        raise Apart("batch normalisation couples environments, whose gradients are needed one by one")
     if any(_form(training) != _form(first) for training in trainings):
         raise Apart("their data or networks have different sizes")
 

@@ -12,6 +12,7 @@ is one that moments cannot express.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,8 @@ CHUNK_BYTES = 64 * 2**20
 class Step(NamedTuple):
     """One step's result: the gradient per parameter, the objective, the method's new state, the objective's parts.
 
-    objective and penalty are 0-dimensional; risks (E,), in the order of the batch.
+    objective and penalty are 0-dimensional; risks (E,), in the order of the batch. buffers: the network's afterwards,
+    where the step does not change them in place.
     """
 
     gradients: Gradients
@@ -44,6 +46,7 @@ class Step(NamedTuple):
     state: State
     risks: Tensor
     penalty: Tensor
+    buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Moments:
@@ -121,6 +124,10 @@ class Objective:
                 outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
             return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
 
+    def with_copies(self) -> "Objective":
+        """The same with copies of its buffers, which passes in training may change."""
+        return replace(self, buffers={name: value.clone() for name, value in self.buffers.items()})
+
     def players(self, state: State) -> dict[str, Player]:
         """The critics with the tensors that the state holds."""
         return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
@@ -136,22 +143,23 @@ class Objective:
         if self.method.needs_each_gradient:
             return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
 
-        def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State]]:
-            risks, outputs = self.joint(theta, batch)
+        def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State, Mapping[str, Tensor]]]:
+            own = self.with_copies()
+            risks, outputs = own.joint(theta, batch)
             risk, after = self.method.risk(risks, batch.env, state)
-            penalty, after = self._penalty(theta, risks, outputs, batch, after)
-            return (risk, penalty), (risks, after)
+            penalty, after = own._penalty(theta, risks, outputs, batch, after)
+            return (risk, penalty), (risks, after, own.buffers)
 
         found: Any = vjp(terms, _values(parameters), has_aux=True)
-        (risk, penalty), pull, (risks, after) = found
+        (risk, penalty), pull, (risks, after, buffers) = found
         one, nothing = torch.ones_like(risk), torch.zeros_like(risk)
         if not self.method.replaces_gradient:
-            return Step(pull((one, one))[0], risk + penalty, after, risks, penalty)
+            return Step(pull((one, one))[0], risk + penalty, after, risks, penalty, buffers)
         moments = Moments(self.method)
         moments.add({name: g[None] for name, g in pull((one, nothing))[0].items()})
         penalty_grad = pull((nothing, one))[0] if self.method.has_penalty else _zeros(parameters)
         gradients, after = moments.combine(self.method, penalty_grad, after)
-        return Step(gradients, risk + penalty, after, risks, penalty)
+        return Step(gradients, risk + penalty, after, risks, penalty, buffers)
 
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         risks, outputs = self.joint(parameters, batch)

@@ -200,10 +200,17 @@ class Training:
         return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
 
     def become(
-        self, done: int, parameters: Mapping[str, Tensor], optimizer_state: OptimizerState, method_state: State
+        self,
+        done: int,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer_state: OptimizerState,
+        method_state: State,
     ) -> None:
         """Take over what the run is after so many steps."""
         self._set(parameters)
+        for name, value in self.model.named_buffers():
+            value.copy_(buffers[name])
         self.done, self.optimizer_state, self.method_state = done, optimizer_state, method_state
 
     def step(self, examples: Tensor, env: Tensor) -> None:
