@@ -12,7 +12,6 @@ is one that moments cannot express.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +45,7 @@ class Step(NamedTuple):
     state: State
     risks: Tensor
     penalty: Tensor
-    buffers: Mapping[str, Tensor] = MappingProxyType({})
+    buffers: Mapping[str, Tensor] = {}
 
 
 class Moments:
