@@ -9,22 +9,23 @@ from torch import nn
 from invbench.checkpoint import Checkpoint
 from invbench.errors import UserError
 from invbench.loading import load_problem
+from invbench.machine import choose_device
 from invbench.problem import Problem
 from invbench.records import RunFolder
-from invbench.runner import build_model
+from invbench.runner import model_on
 from invbench.spec import Cell, from_spec
 
 
 class Trained(NamedTuple):
-    """What a run trained, on the CPU: the model with its last weights, in evaluation mode."""
+    """What a run trained: the model with its last weights, in evaluation mode, and its problem on the same device."""
 
     cell: Cell
     problem: Problem
     model: nn.Module
 
 
-def trained(path: str | Path) -> Trained:
-    """The run of a folder.
+def trained(path: str | Path, device: str = "cpu") -> Trained:
+    """The run of a folder, on a device: auto, cpu, cuda or cuda:i.
 
     Raises:
         UserError: the run is not done, its weights do not fit this code, or its data are others than they were.
@@ -38,9 +39,10 @@ def trained(path: str | Path) -> Trained:
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
     dtype = getattr(torch, cell.trainer.dtype)
-    model = build_model(cell, problem).to(dtype)
+    place = choose_device(device)
+    model = model_on(place, cell, problem)
     try:
         model.load_state_dict(checkpoint.tensors["model"])
     except RuntimeError:
         raise UserError(f"the weights of {path} belong to another version of the network; run it again") from None
-    return Trained(cell, problem.to(torch.device("cpu"), dtype), model.eval())
+    return Trained(cell, problem.to(place, dtype), model.eval())

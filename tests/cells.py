@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.checkpoint import Checkpoint
 from invbench.composition import Composition
@@ -19,7 +18,7 @@ from invbench.problem import Batch, Problem
 from invbench.progress import Report
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
-from invbench.runner import build_model
+from invbench.runner import build_model, model_on
 from invbench.sampling import Sampler
 from invbench.second_player import find_critics, with_critics
 from invbench.seeds import stream
@@ -273,9 +272,6 @@ def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None 
                 raise Stop
 
     problem = load(cell)
-    model = build_model(cell, problem)
-    if problem.kind == "image":
-        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
-    training = Training(cell, problem, model, folder, "", 0, loggers)
+    training = Training(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, "", 0, loggers)
     with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
         training.run(report)

@@ -82,11 +82,11 @@ def test_compiled_equals_eager(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_spirals_of_the_paper(tmp_path: Path) -> None:
-    """The authors' settings: unanimity finds the spirals, without the mask the shortcut wins at full training accuracy.
+    """The authors' settings and 2/3 of their steps: unanimity finds the spirals, the mean the shortcut that fits all.
 
     Of seeds 0 to 4 this one is neither the best nor the worst.
     """
-    found = metrics(resolve("and_mask", "spirals", 0), tmp_path)
+    found = metrics(resolve("and_mask", "spirals", 0, {"trainer.steps": 400}), tmp_path)
     assert found["test_accuracy"] > 0.8
     shortcut = metrics(resolve("and_mask", "spirals", 0, {"method.threshold": 0, "trainer.steps": 100}), tmp_path)
     assert shortcut["train_accuracy"] == 1

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from invbench.cli.analyze import analyze_app
 from invbench.cli.compare import compare
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
@@ -37,6 +38,7 @@ app.command()(show)
 app.command()(table)
 app.command()(compare)
 app.command()(plot)
+app.add_typer(analyze_app)
 app.command()(report)
 app.add_typer(data_app)
 app.command()(doctor)

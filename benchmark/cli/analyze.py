@@ -1,0 +1,200 @@
+"""`bench analyze`: what finished runs have become, beyond their metrics."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invbench.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from invbench.consistency import Consistency
+    from invbench.records import RunFolder
+    from invbench.spectrum import Spectrum
+
+analyze_app = typer.Typer(name="analyze", help="What finished runs have become: curvature, widths, consistency.")
+
+Runs = Annotated[list[Path], typer.Argument(help="Finished runs, or folders with some.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
+Out = Annotated[Path | None, typer.Option(help="A picture as well: .png, .pdf or .svg.")]
+ALPHAS = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+
+
+@analyze_app.command()
+def spectrum(
+    runs: Runs,
+    alpha: Annotated[list[float] | None, typer.Option(help="α of N_eff (default 0.001, 0.01, 0.1, 1, 10).")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the largest eigenvalues.")] = 20,
+    steps: Annotated[int, typer.Option(min=2, help="Lanczos steps from each random vector.")] = 50,
+    vectors: Annotated[int, typer.Option(min=1, help="Random vectors for all other eigenvalues.")] = 4,
+    examples: Annotated[int | None, typer.Option(min=1, help="Training examples, at random (default: all).")] = None,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Eigenvalues of the Hessian of the training risk and the effective dimension N_eff; kept as spectrum.json."""
+    from invbench.analysis_figures import spectra
+    from invbench.spectrum import Spectrum
+    from invbench.spectrum import spectrum as make
+    from invbench.trained import trained
+
+    alphas = alpha or ALPHAS
+    if min(alphas) <= 0:
+        raise UserError("--alpha must be above 0")
+    found: list[tuple[str, Spectrum]] = []
+    for label, folder in _labelled(runs, out):
+        run = trained(folder.path, device)
+        with _counting(f"{label}: products with the Hessian") as tell:
+            found.append((label, make(run, top, steps, vectors, examples, tell)))
+        _keep(folder.path / "spectrum.json", found[-1][1].model_dump_json(indent=1))
+    columns = ["weights", "λ₁", *(f"N_eff({a:g})" for a in alphas)]
+    _show(columns, [(label, _spectrum_row(one, alphas)) for label, one in found])
+    _draw(lambda: spectra(found, alphas), out)
+
+
+@analyze_app.command()
+def widths(
+    runs: Runs,
+    generator: Annotated[str, typer.Option(help="Whose width goes through a range.")] = "rotation",
+    points: Annotated[int, typer.Option(min=2, help="Values of the raw number, from -5 to 5.")] = 20,
+    batches: Annotated[int, typer.Option(min=1, help="Training batches.")] = 25,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Risk, objective and their slopes over the width of a learned distribution; kept as widths.csv."""
+    import numpy as np
+
+    from invbench.analysis_figures import width_curves
+    from invbench.trained import trained
+    from invbench.width_study import learned_width, width_study
+
+    found = []
+    for label, folder in _labelled(runs, out):
+        run = trained(folder.path, device)
+        with _counting(f"{label}: of {points * batches}") as tell:
+            study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, tell)
+        _keep(folder.path / "widths.csv", study.to_csv(index=False))
+        found.append((label, study, learned_width(run, generator)))
+    rows = []
+    for label, study, learned in found:
+        means = study.groupby("width").mean()
+        best = [means["risk"].idxmin(), means["objective"].idxmin()]
+        rows.append((label, [f"{width:.3g}" for width in (learned, *best)]))
+    _show(["learned width", "least risk at", "least objective at"], rows)
+    _draw(lambda: width_curves(found), out)
+
+
+@analyze_app.command()
+def consistency(
+    runs: Runs,
+    epsilon: Annotated[float, typer.Option(min=0, help="ε: how much an environment's risk may differ.")] = 0.1,
+    reach: Annotated[float, typer.Option(min=0, help="How far to look, as a share of the weights' length.")] = 0.1,
+    directions: Annotated[int, typer.Option(min=1, help="Random rays from the minimum.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the path of each environment.")] = 50,
+    examples: Annotated[int, typer.Option(min=1, help="Of each environment, at most.")] = 256,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """How consistent minima are across environments; kept as consistency.json.
+
+    The picture shows the environments' risks on the plane through the first run's beginning and the first two runs.
+    """
+    from invbench.analysis_figures import landscape
+    from invbench.consistency import consistency as make
+    from invbench.trained import trained
+
+    found, ends = [], []
+    for label, folder in _labelled(runs, out):
+        run = trained(folder.path, device)
+        with _counting(f"{label}: {directions} rays and paths") as tell:
+            result = make(run, epsilon, reach, directions, steps, examples, tell)
+        _keep(folder.path / "consistency.json", result.model_dump_json(indent=1))
+        found.append((label, result))
+        ends.append((label, run))
+    columns = ["score", "by sampling", "by path", "mean risk", "sign agreement"]
+    _show(columns, [(label, _consistency_row(one)) for label, one in found])
+    _draw(lambda: landscape(ends[:2], examples), out)
+
+
+def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
+    """Every finished run with a label that tells it from the others, the picture's name checked beforehand."""
+    from invbench.cli.plot import writable_picture
+    from invbench.figures import finished, groups_of
+
+    if out is not None:
+        writable_picture(out, "--out")
+    folders = finished(runs)
+    specs = [record.spec for _, record in folders]
+    labels = {
+        index: f"{label} on {dataset}, seed {specs[index].seed}"
+        for (label, dataset), members in groups_of(specs).items()
+        for index in members
+    }
+    return [(labels[index], folder) for index, (folder, _) in enumerate(folders)]
+
+
+@contextmanager
+def _counting(what: str) -> "Iterator[Callable[[int], None]]":
+    """Show how many of something are done: on a terminal in place, in a log a line every ten seconds."""
+    from invbench.progress import LINE_SECONDS, announce, error_console
+
+    console, last = error_console(), time.monotonic()
+    with console.status(what) if console.is_terminal else nullcontext() as status:
+
+        def tell(count: int) -> None:
+            nonlocal last
+            if status is not None:
+                status.update(f"{what}: {count}")
+            elif time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                announce(f"{what}: {count}")
+
+        yield tell
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write beside the run's record."""
+    from invbench.files import write_text
+
+    write_text(path, text)
+
+
+def _spectrum_row(found: "Spectrum", alphas: list[float]) -> list[str]:
+    def shown(alpha: float) -> str:
+        value, error = found.effective_dimension(alpha)
+        return f"{value:.4g} ± {error:.{0 if error > 10 else 2}f}" if error else f"{value:.4g}"
+
+    return [str(found.weights), f"{found.eigenvalues[0]:.4g}", *map(shown, alphas)]
+
+
+def _consistency_row(found: "Consistency") -> list[str]:
+    from invbench.consistency import largest
+
+    mean_risk = sum(found.risks) / len(found.risks)
+    agreement = sum(found.agreement.values()) / len(found.agreement)
+    values = (found.score, -largest(found.sampling), -largest(found.path), mean_risk, agreement)
+    return [f"{value:.4g}" for value in values]
+
+
+def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
+    """The runs' labels, and a table with a row per run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    view, console = Table("run"), Console()
+    for name in columns:
+        view.add_column(name, justify="right")
+    for number, (label, cells) in enumerate(rows, 1):
+        console.print(f"{number}  {label}", highlight=False, soft_wrap=True)
+        view.add_row(str(number), *cells)
+    console.print(view)
+
+
+def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
+    if out is not None:
+        make().savefig(out, dpi=150)
+        typer.echo(str(out))

@@ -1,0 +1,84 @@
+"""Risk and slopes over a learned width: numbers against a network that can be worked out, and the command."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from cells import small_cell
+from conftest import Bench
+
+from invbench.errors import UserError
+from invbench.runner import Options, run_cell
+from invbench.trained import Trained, trained
+from invbench.width_study import learned_width, width_study
+
+RAWS = [-5.0, -1.0, 0.0, 1.0, 3.0]
+
+
+@pytest.fixture(scope="module")
+def mario(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return run_of(tmp_path_factory.mktemp("mario"), "augerino", trainer__steps=3, method__regularisation=0.3)
+
+
+def run_of(out: Path, method: str, dataset: str = "mario_iggy", **settings: object) -> Trained:
+    cell = small_cell(method, dataset, 0, trainer__dtype="float64", **settings)
+    run_cell(cell, Options("cpu", out))
+    return trained(out / cell.spec.run_id)
+
+
+def test_slopes_are_those_of_the_curves(mario: Trained) -> None:
+    """By differences of values close together; the same random numbers at every value."""
+    close = [raw + step for raw in RAWS for step in (-1e-4, 0, 1e-4)]
+    found = width_study(mario, raws=close, batches=2)
+    assert len(found) == 2 * len(close)
+    for _, batch in found.groupby("batch"):
+        for name in ("risk", "objective"):
+            low, _, high = batch[name].to_numpy().reshape(-1, 3).T
+            slope = batch[f"{name}_slope"].to_numpy()[1::3]
+            assert (high - low) / 2e-4 == pytest.approx(slope, rel=0.05, abs=1e-4), "sampling has kinks"
+
+
+def test_the_regulariser_is_what_the_objective_adds(mario: Trained) -> None:
+    """-λ‖w‖ for the width on the way and the others as learned; slope -λ w/‖w‖ σ(ρ)."""
+    found = width_study(mario, raws=RAWS, batches=1)
+    (part,) = [module for module in mario.model.modules() if hasattr(module, "raw")]
+    raw = part.raw.detach().repeat(len(RAWS), 1)
+    raw[:, part.names.index("rotation")] = torch.tensor(RAWS)
+    widths = F.softplus(raw)
+    rotation = widths[:, part.names.index("rotation")]
+    added = (found["objective"] - found["risk"]).to_numpy()
+    assert added == pytest.approx(-0.3 * widths.norm(dim=1).numpy())
+    slope = (found["objective_slope"] - found["risk_slope"]).to_numpy()
+    assert slope == pytest.approx((-0.3 * rotation / widths.norm(dim=1) * torch.tensor(RAWS).sigmoid()).numpy())
+    assert found["width"].to_numpy() == pytest.approx(rotation.numpy())
+
+
+def test_the_model_is_left_as_it_was(mario: Trained) -> None:
+    before = {name: value.clone() for name, value in mario.model.state_dict().items()}
+    first = width_study(mario, "scale", raws=RAWS, batches=2)
+    pd.testing.assert_frame_equal(first, width_study(mario, "scale", raws=RAWS, batches=2))
+    assert not any(part.training for part in mario.model.modules())
+    assert all(torch.equal(before[name], value) for name, value in mario.model.state_dict().items())
+
+
+def test_what_has_no_such_width(mario: Trained, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no width of 'rotatoin'.*rotation"):
+        width_study(mario, "rotatoin")
+    with pytest.raises(UserError, match="no widths; augerino does"):
+        width_study(run_of(tmp_path, "erm", trainer__steps=1))
+
+
+def test_the_command(bench: Bench, tmp_path: Path) -> None:
+    cell = small_cell("augerino", "digits", 0, trainer__steps=2)
+    run_cell(cell, Options("cpu", tmp_path / "results"))
+    command = ["analyze", "widths", "results", "--points", "3", "--batches", "2", "--out", "widths.png"]
+    status, table, said = bench(*command)
+    assert status == 0, said
+    run = trained(tmp_path / "results" / cell.spec.run_id)
+    assert f"{learned_width(run, 'rotation'):.3g}" in table
+    kept = pd.read_csv(tmp_path / "results" / cell.spec.run_id / "widths.csv")
+    assert np.unique(kept["raw"]) == pytest.approx([-5, 0, 5])
+    assert (tmp_path / "widths.png").stat().st_size > 10_000
