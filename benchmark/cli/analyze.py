@@ -1,5 +1,6 @@
 """`bench analyze`: what finished runs have become, beyond their metrics."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,13 +23,13 @@ analyze_app = typer.Typer(name="analyze", help="What finished runs have become: 
 Runs = Annotated[list[Path], typer.Argument(help="Finished runs, or folders with some.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 Out = Annotated[Path | None, typer.Option(help="A picture as well: .png, .pdf or .svg.")]
-ALPHAS = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+ALPHAS = [1e-3, 1e-2, 1e-1, 1.0]
 
 
 @analyze_app.command()
 def spectrum(
     runs: Runs,
-    alpha: Annotated[list[float] | None, typer.Option(help="α of N_eff (default 0.001, 0.01, 0.1, 1, 10).")] = None,
+    alpha: Annotated[list[float] | None, typer.Option(help="α of N_eff (default 0.001, 0.01, 0.1, 1).")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the largest eigenvalues.")] = 20,
     steps: Annotated[int, typer.Option(min=2, help="Lanczos steps from each random vector.")] = 50,
     vectors: Annotated[int, typer.Option(min=1, help="Random vectors for all other eigenvalues.")] = 4,
@@ -51,8 +52,8 @@ def spectrum(
         with _counting(f"{label}: products with the Hessian") as tell:
             found.append((label, make(run, top, steps, vectors, examples, tell)))
         _keep(folder.path / "spectrum.json", found[-1][1].model_dump_json(indent=1))
-    columns = ["weights", "λ₁", *(f"N_eff({a:g})" for a in alphas)]
-    _show(columns, [(label, _spectrum_row(one, alphas)) for label, one in found])
+    rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in found]
+    _show(["λ₁", *(f"N_eff({a:g})" for a in alphas)], rows)
     _draw(lambda: spectra(found, alphas), out)
 
 
@@ -166,9 +167,10 @@ def _keep(path: Path, text: str) -> None:
 def _spectrum_row(found: "Spectrum", alphas: list[float]) -> list[str]:
     def shown(alpha: float) -> str:
         value, error = found.effective_dimension(alpha)
-        return f"{value:.4g} ± {error:.{0 if error > 10 else 2}f}" if error else f"{value:.4g}"
+        decimals = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}" if error else f"{value:.3f}"
 
-    return [str(found.weights), f"{found.eigenvalues[0]:.4g}", *map(shown, alphas)]
+    return [f"{found.eigenvalues[0]:.4g}", *map(shown, alphas)]
 
 
 def _consistency_row(found: "Consistency") -> list[str]:
