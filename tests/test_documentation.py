@@ -1,9 +1,11 @@
 """What the documents show works as shown."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,31 @@ def test_no_unsafe_loading() -> None:
     for folder in ("benchmark", "methods", "datasets", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not re.findall(patterns, path.read_text(encoding="utf-8")), path
+
+
+def documented_commands() -> list[str]:
+    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"`bench ([^`]+)`", text)))
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_the_commands_for_the_sources_are_understood(command: str) -> None:
+    """Their options are parsed; the runs and sweeps that they name can be resolved."""
+    from typer.main import get_command
+
+    from invbench.cli import app
+    from invbench.configuration import parse_assignments
+    from invbench.spec import resolve
+    from invbench.sweep_file import Sweep
+
+    verb, *arguments = shlex.split(command)
+    group = get_command(app)
+    found: Any = group.commands[verb]  # type: ignore[attr-defined]
+    if hasattr(found, "commands"):
+        found, arguments = found.commands[arguments[0]], arguments[1:]
+    with found.make_context(verb, arguments) as context:
+        given = context.params
+    if verb == "run":
+        resolve(given["method"], given["dataset"], 0, parse_assignments(given["set_"] or []))
+    if verb == "sweep":
+        assert Sweep.read(given["name"]).runs()
