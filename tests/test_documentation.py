@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,30 @@ def test_the_examples_run_as_printed(example: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "'test_accuracy': 0." in done.stdout
+
+
+EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
+    "or_against_and": lambda found: found == [1, 1, -1.0, -1, -1, -0.02],
+    "linear_regression": lambda found: max(found[:4]) < 0.35 and min(found[9], found[14]) > 2.9,
+    "rotation_range": lambda found: 1.3 < found[0] < 1.9 and max(found[1:3]) < 0.1 and found[-1] > 0.95,
+    "decorrelate": lambda found: found[1] > 0.04 > 0.02 > found[3],
+}
+"""What must hold of the numbers that they print."""
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_worked_examples_show_what_they_say(example: str, tmp_path: Path) -> None:
+    script = ROOT / "docs" / "examples" / f"{example}.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert EXAMPLES[example]([float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", done.stdout)]), done.stdout
+    assert (tmp_path / f"{example}.png").stat().st_size > 10_000
+
+
+def test_every_worked_example_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "examples").glob("*.py")} == set(EXAMPLES)
 
 
 def test_the_readme_names_what_there_is() -> None:

@@ -121,10 +121,10 @@ def test_adaptive_weights_find_the_invariant_solution(tmp_path: Path) -> None:
 
 def test_linear_chain_of_the_irm_paper(tmp_path: Path) -> None:
     """Published means over 200 runs: ERM 0.82 on either kind of input, IRM 0.26 and 0.33."""
-    erm = metrics(resolve("erm", "chain_sem", 0, {"dataset.setup": "feu"}), tmp_path)
+    erm = quickly(resolve("erm", "chain_sem", 0, {"dataset.setup": "feu"}), tmp_path)
     assert erm["coefficient_error_causal"] == pytest.approx(0.82, abs=0.08)
     assert erm["coefficient_error_noncausal"] == pytest.approx(0.82, abs=0.08)
     quick = {"dataset.setup": "feu", "trainer.steps": 6000, "trainer.learning_rate": 5e-3, "method.weight": 9.9}
-    irm = metrics(resolve("irmv1", "chain_sem", 0, quick), tmp_path)
+    irm = quickly(resolve("irmv1", "chain_sem", 0, quick), tmp_path)
     assert irm["coefficient_error_causal"] < 0.4
     assert irm["coefficient_error_noncausal"] < 0.4
