@@ -1,5 +1,7 @@
 """The `bench` command. Heavy imports stay inside the verbs: `bench ls` answers without torch."""
 
+import atexit
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -51,6 +53,7 @@ def _options(debug: Annotated[bool, typer.Option(help="Show tracebacks instead o
 
 def main() -> None:
     """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a process that ends tells how its work went
     arguments = sys.argv[1:] or ["--help"]
     if "--debug" in arguments:
         app(arguments)
