@@ -13,7 +13,7 @@ from invbench.consistency import Environments, Plane, plane
 from invbench.errors import UserError
 from invbench.figures import COLOURS, PANEL, band, finish, styles_of
 from invbench.flat_network import FlatNetwork
-from invbench.runner import build_model
+from invbench.runner import model_on
 from invbench.spectrum import Spectrum, held_still
 from invbench.trained import Trained
 
@@ -84,24 +84,23 @@ def landscape(ends: Sequence[tuple[str, Trained]], examples: int) -> Figure:
     Raises:
         UserError: the networks differ, or there are no environments.
     """
-    environments = Environments.of(ends[0][1], examples)
-    found = [Environments.of(run, examples).theta for _, run in ends]
+    run, environments = ends[0][1], [Environments.of(one, examples) for _, one in ends]
+    found = [one.theta for one in environments]
     if any(len(theta) != len(found[0]) for theta in found):
         raise UserError("a plane through two runs needs networks of one shape")
-    run = ends[0][1]
     points = {label: theta for (label, _), theta in zip(ends, found, strict=True)} | {"beginning": _beginning(run)}
     if len(points) < MARKED:
         draw = torch.Generator().manual_seed(run.cell.spec.seed)
         away = torch.randn(len(found[0]), generator=draw).to(found[0])
         points["somewhere"] = found[0] + away / away.norm() * (points["beginning"] - found[0]).norm()
     first, second, third = points.values()
-    return planes(plane(environments.risks, first, second, third), list(points))
+    return planes(plane(environments[0].risks, first, second, third), list(points))
 
 
 def _beginning(run: Trained) -> Tensor:
     """The weights with which the run began."""
-    model = build_model(run.cell, run.problem).to(next(run.model.parameters()))
-    return FlatNetwork(held_still(model, run.problem.splits["train"].rows(slice(1)), 0)[0]).weights()
+    split = run.problem.splits["train"].rows(slice(1))
+    return FlatNetwork(held_still(model_on(split.x.device, run.cell, run.problem), split, 0)[0]).weights()
 
 
 def planes(found: Plane, names: Sequence[str]) -> Figure:

@@ -27,6 +27,7 @@ from torch import Tensor
 from invbench.errors import UserError
 from invbench.flat_network import FlatNetwork
 from invbench.method import as_outputs
+from invbench.progress import Tell
 from invbench.sampling import Feed, Sampler
 from invbench.seeds import stream
 from invbench.spectrum import held_still
@@ -35,7 +36,6 @@ from invbench.trained import Trained
 
 Risks = Callable[[Tensor], Tensor]
 """From parameters (P,) to the risk of each environment (E,)."""
-Tell = Callable[[int], object]
 GRID = 24
 """Points on a ray, each 1.5 times as far away as the one before."""
 HALVINGS = 8
@@ -260,13 +260,12 @@ def plane(risks: Risks, first: Tensor, second: Tensor, third: Tensor, *, points:
     right = second - first
     up = (third - first) - ((third - first) @ right) / (right @ right) * right
     width, height = right.norm(), up.norm()
-    horizontal = torch.linspace(-MARGIN, 1 + MARGIN, points, dtype=first.dtype)
-    vertical = horizontal * 1.0
+    shares = torch.linspace(-MARGIN, 1 + MARGIN, points, dtype=first.dtype, device=first.device)
     with torch.no_grad():
-        values = [[risks(first + u * right + v * up) for u in horizontal] for v in vertical]
+        values = [[risks(first + u * right + v * up) for u in shares] for v in shares]
     grid = torch.stack([torch.stack(row) for row in values]).permute(2, 0, 1)
     ends = (0.0, 0.0), (float(width), 0.0), (float(((third - first) @ right) / width), float(height))
-    return Plane((horizontal * width).numpy(), (vertical * height).numpy(), grid.cpu().numpy(), ends)
+    return Plane((shares * width).cpu().numpy(), (shares * height).cpu().numpy(), grid.cpu().numpy(), ends)
 
 
 class Plane(NamedTuple):

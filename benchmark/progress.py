@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,11 +16,30 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
+Tell = Callable[[int], object]
+"""Called with the number of parts of a long piece of work that are done."""
 
 
 def error_console(quiet: bool = False) -> Console:
     """Where progress is shown: stderr, since stdout is for results."""
     return Console(stderr=True, quiet=quiet, highlight=False)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Tell]:
+    """Show how many of something are done: on a terminal in place, in a log a line every ten seconds."""
+    console, last = error_console(), time.monotonic()
+    with console.status(what) if console.is_terminal else nullcontext() as status:
+
+        def tell(count: int) -> None:
+            nonlocal last
+            if status is not None:
+                status.update(f"{what}: {count}")
+            elif time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                announce(f"{what}: {count}")
+
+        yield tell
 
 
 def announce(text: str) -> None:

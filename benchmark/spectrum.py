@@ -30,6 +30,7 @@ from invbench.evaluation import outputs_of
 from invbench.learned import learned_parameters
 from invbench.method import as_outputs
 from invbench.problem import Split
+from invbench.progress import Tell
 from invbench.seeds import stream, torch_stream
 from invbench.tasks import Task
 from invbench.trained import Trained
@@ -43,7 +44,6 @@ TOLERANCE = 1e-4
 FAINT = 1e-7
 """A Lanczos vector that is so much smaller than the mean eigenvalue is rounding: the space is exhausted."""
 Vector = NDArray[np.floating]
-Tell = Callable[[int], object]
 
 
 class Bulk(BaseModel):

@@ -5,7 +5,7 @@ every ρ. Batches are those of the run's first epoch, inputs are transformed as 
 evaluation mode (arXiv 2010.11882, section 5; the authors' `Mario_rotation_width` has 25 batches and 20 values).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,13 +17,13 @@ from invbench.augmentation import Averaged
 from invbench.errors import UserError, did_you_mean
 from invbench.gradients import Objective
 from invbench.learned import Learned, learned_parameters
+from invbench.progress import Tell
 from invbench.sampling import Feed, Sampler
 from invbench.seeds import stream, torch_stream
 from invbench.trained import Trained
 
 COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
 """And the task's primary metric. Slopes are derivatives by the raw number."""
-Tell = Callable[[int], object]
 
 
 def width_study(
@@ -36,11 +36,11 @@ def width_study(
         tell: called with the number of rows that are done.
 
     Raises:
-        UserError: the run has learned no width of that generator, or has a second player.
+        UserError: the run has learned no width of that generator, has a second player, or penalises gradients.
     """
     name, learned = _learned(run, generator)
-    if run.cell.method.has_critic:
-        raise UserError(f"{run.cell.title} has a second player, whose penalty is not that of a fixed width")
+    if run.cell.method.has_critic or run.cell.method.has_gradient_penalty:
+        raise UserError(f"{run.cell.title} has a second player or a penalty on gradients, which this does not count")
     index, task = learned.names.index(generator), run.problem.task
     objective = Objective(run.cell.method, task, run.model, "joint")
     sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)

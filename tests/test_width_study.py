@@ -12,6 +12,7 @@ from conftest import Bench
 
 from invbench.errors import UserError
 from invbench.runner import Options, run_cell
+from invbench.spec import resolve
 from invbench.trained import Trained, trained
 from invbench.width_study import learned_width, width_study
 
@@ -67,6 +68,11 @@ def test_the_model_is_left_as_it_was(mario: Trained) -> None:
 def test_what_has_no_such_width(mario: Trained, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no width of 'rotatoin'.*rotation"):
         width_study(mario, "rotatoin")
+    small = {"backbone.width": 2, "trainer.epochs": None, "trainer.steps": 1, "trainer.batch_size": 8}
+    cell = resolve("augerino+iga", "digits", 0, small)
+    run_cell(cell, Options("cpu", tmp_path))
+    with pytest.raises(UserError, match="a penalty on gradients, which this does not count"):
+        width_study(trained(tmp_path / cell.spec.run_id))
     with pytest.raises(UserError, match="no widths; augerino does"):
         width_study(run_of(tmp_path, "erm", trainer__steps=1))
 

@@ -1,9 +1,7 @@
 """`bench analyze`: what finished runs have become, beyond their metrics."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +37,7 @@ def spectrum(
 ) -> None:
     """Eigenvalues of the Hessian of the training risk and the effective dimension N_eff; kept as spectrum.json."""
     from invbench.analysis_figures import spectra
+    from invbench.progress import counting
     from invbench.spectrum import Spectrum
     from invbench.spectrum import spectrum as make
     from invbench.trained import trained
@@ -49,7 +48,7 @@ def spectrum(
     found: list[tuple[str, Spectrum]] = []
     for label, folder in _labelled(runs, out):
         run = trained(folder.path, device)
-        with _counting(f"{label}: products with the Hessian") as tell:
+        with counting(f"{label}: products with the Hessian") as tell:
             found.append((label, make(run, top, steps, vectors, examples, tell)))
         _keep(folder.path / "spectrum.json", found[-1][1].model_dump_json(indent=1))
     rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in found]
@@ -70,13 +69,14 @@ def widths(
     import numpy as np
 
     from invbench.analysis_figures import width_curves
+    from invbench.progress import counting
     from invbench.trained import trained
     from invbench.width_study import learned_width, width_study
 
     found = []
     for label, folder in _labelled(runs, out):
         run = trained(folder.path, device)
-        with _counting(f"{label}: of {points * batches}") as tell:
+        with counting(f"{label}: of {points * batches}") as tell:
             study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, tell)
         _keep(folder.path / "widths.csv", study.to_csv(index=False))
         found.append((label, study, learned_width(run, generator)))
@@ -106,12 +106,13 @@ def consistency(
     """
     from invbench.analysis_figures import landscape
     from invbench.consistency import consistency as make
+    from invbench.progress import counting
     from invbench.trained import trained
 
     found, ends = [], []
     for label, folder in _labelled(runs, out):
         run = trained(folder.path, device)
-        with _counting(f"{label}: {directions} rays and paths") as tell:
+        with counting(f"{label}: {directions} rays and paths") as tell:
             result = make(run, epsilon, reach, directions, steps, examples, tell)
         _keep(folder.path / "consistency.json", result.model_dump_json(indent=1))
         found.append((label, result))
@@ -136,25 +137,6 @@ def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]
         for index in members
     }
     return [(labels[index], folder) for index, (folder, _) in enumerate(folders)]
-
-
-@contextmanager
-def _counting(what: str) -> "Iterator[Callable[[int], None]]":
-    """Show how many of something are done: on a terminal in place, in a log a line every ten seconds."""
-    from invbench.progress import LINE_SECONDS, announce, error_console
-
-    console, last = error_console(), time.monotonic()
-    with console.status(what) if console.is_terminal else nullcontext() as status:
-
-        def tell(count: int) -> None:
-            nonlocal last
-            if status is not None:
-                status.update(f"{what}: {count}")
-            elif time.monotonic() - last > LINE_SECONDS:
-                last = time.monotonic()
-                announce(f"{what}: {count}")
-
-        yield tell
 
 
 def _keep(path: Path, text: str) -> None:
