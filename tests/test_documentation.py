@@ -31,6 +31,10 @@ EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
     "linear_regression": lambda found: max(found[:4]) < 0.35 and min(found[9], found[14]) > 2.9,
     "rotation_range": lambda found: 1.3 < found[0] < 1.9 and max(found[1:3]) < 0.1 and found[-1] > 0.95,
     "decorrelate": lambda found: found[1] > 0.04 > 0.02 > found[3],
+    "why_erm_fails": lambda found: found[1] < 0.65 < 0.9 < min(found[6], found[9]),
+    "own_method": lambda found: found[4] < 0.3 and min(found[9], found[14]) > 2.8 and max(found[10:14]) < 0.1,
+    "own_dataset": lambda found: found[3] < 0.3 < 0.45 < found[6],
+    "composition": lambda found: max(found[3], found[7], found[11]) < 0.75 < 0.85 < found[15],
 }
 """What must hold of the numbers that they print."""
 

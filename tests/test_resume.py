@@ -20,7 +20,7 @@ STEPS = 60
 CELLS = [
     ("erm", "spirals"),
     ("erm", "cifar10"),  # random crops and flips in training
-    ("augerino", "digits"),  # random copies, parameters that are no weights
+    ("augerino", "mario_iggy"),  # random copies, parameters that are no weights
     ("adareg", "spirals"),  # state of every parameter, and a part that was not typed
     ("pcgrad", "spirals"),  # random numbers in the rule
     ("mutual_information", "mi_toy"),  # a second player, caught in the middle of its many updates

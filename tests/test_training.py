@@ -97,15 +97,15 @@ def test_spirals_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_rotated_digits_are_learned(tmp_path: Path) -> None:
     settings = {
-        "dataset.train_size": 6000,
+        "dataset.train_size": 4000,
         "dataset.max_rotation": 0.8,
         "backbone.width": 16,
         "trainer.epochs": 3,
-        "trainer.learning_rate": 3e-3,
+        "trainer.learning_rate": 5e-3,
         "trainer.schedule": "cosine",
         "trainer.evaluate_every": 1000,
     }
-    assert metrics(resolve("erm", "rotmnist", 0, settings), tmp_path)["test_accuracy"] > 0.5  # 0.64 when written
+    assert metrics(resolve("erm", "rotmnist", 0, settings), tmp_path)["test_accuracy"] > 0.5  # 0.59 when written
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from invbench.figures import widths
 
 OUT = Path("results/rotation_range")
 SETTINGS = {
-    "dataset.train_examples": 2000,
+    "dataset.train_examples": 1600,
     "dataset.test_examples": 400,
     "backbone.width": 8,
-    "trainer.epochs": 15,
+    "trainer.epochs": 12,
     "trainer.evaluate_every": 1000,
     "method.learning_rate": 3e-2,
     "method.test_copies": 1,
