@@ -54,13 +54,26 @@ def test_every_worked_example_is_tested() -> None:
     assert {path.stem for path in (ROOT / "docs" / "examples").glob("*.py")} == set(EXAMPLES)
 
 
-def test_the_readme_names_what_there_is() -> None:
+def test_the_lists_name_what_there_is() -> None:
     from invbench.registry import BACKBONES, DATASETS, METHODS
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for registry in (METHODS, DATASETS, BACKBONES):
+    pages = {METHODS: "docs/methods.md", BACKBONES: "docs/methods.md", DATASETS: "docs/datasets.md"}
+    for registry, page in pages.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
         for name in registry.entries():
-            assert f"`{name}`" in readme, f"README does not mention {registry.kind} {name}"
+            assert f"`{name}`" in text, f"{page} does not mention {registry.kind} {name}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"runs {len(METHODS.entries())} of them on {len(DATASETS.entries())} datasets" in readme
+
+
+def test_the_reference_results_name_claims() -> None:
+    """The site takes the verdicts from that table, by name."""
+    from invbench.published import claims_of
+
+    text = (ROOT / "results" / "reference" / "README.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\|[^|]*\|[^|]*\| `(\w+)` \|", text, re.MULTILINE)
+    assert len(names) > 20
+    assert all(claims_of(name) for name in names)
 
 
 def test_no_unsafe_loading() -> None:

@@ -78,13 +78,14 @@ def show(
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
         typer.echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
         if registry is METHODS:
-            typer.echo(f"trained together (bench sweep --fuse): {_together(name, cls)}")
+            typer.echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
-            typer.echo("\n".join(_provenance(name, cls)))
+            typer.echo("\n".join(provenance(name, cls)))
             typer.echo(f"recipe:\n{recipe_text(name) or 'none'}")
 
 
-def _together(name: str, method: "type[Method]") -> str:
+def trained_together(name: str, method: "type[Method]") -> str:
+    """In which settings runs of a method may differ that are trained together, or why they are not."""
     from invbench.composition import Composition
     from invbench.trainer import Trainer
 
@@ -128,7 +129,7 @@ def availability(dataset: str) -> str:
     return release(needed).state if needed else "always"
 
 
-def _provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
+def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
     """Where the data come from and on which terms."""
     if not dataset.release:
         yield f"licence: {dataset.licence}"

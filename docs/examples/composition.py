@@ -1,12 +1,12 @@
 """`augerino+and_mask`: two methods in one, where either alone fails.
 
 Fours and sevens, 8x8, upright. Beside the image, four channels are filled with a note: each of the 16 environments
-has four random numbers for its fours and four for its sevens. The test turns the digits to any angle and writes notes at
-random. It takes an invariance (to turns), and indifference to what only one environment knows (the notes):
+has four random numbers for its fours and four for its sevens. The test turns the digits to any angle and writes notes
+at random. It takes an invariance (to turns), and indifference to what only one environment knows (the notes):
 
     ERM                 learns the digits, since upright ones are easier than notes, and fails when they are turned
     AND-mask            the same
-    Augerino            widens the rotation to all angles; now the notes are the easier thing to learn, and it takes them
+    Augerino            widens the rotation to all angles; now notes are the easier thing to learn, and it takes them
     augerino+and_mask   averages over rotations, and keeps what all environments' gradients agree on: it passes
 
     python composition.py           prints the accuracies on four kinds of test, and draws composition.png

@@ -1,0 +1,125 @@
+"""The documentation site: the project's own pages, and those that `reference.py` makes of classes, commands and claims.
+
+    python docs/build.py            writes site/index.html, to be opened from the disk; any warning is an error
+
+Pages are put together in a folder in which they lie as they do in the project, so that links between them stay as they
+are; links to the files of methods, datasets and examples are made to lead to their pages.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import reference
+from sphinx.cmd.build import build_main
+
+from invbench.registry import DATASETS, METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "site"
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "results/reference/README.md")
+PICTURES = ("docs/**/*.png", "results/reference/*.png")
+MADE = {
+    "reference/backbones": reference.backbones,
+    "reference/trainer": reference.trainer,
+    "reference/commands": reference.commands,
+    "reference/sweeps": reference.sweeps,
+    "reference/published": reference.published,
+    "reference/faithful": reference.faithful,
+}
+CONTENTS = {
+    "Use": [
+        "docs/use",
+        "docs/ideas",
+        "docs/examples/index",
+        "docs/clusters",
+        "reference/sweeps",
+        "docs/results",
+        "docs/analysis",
+    ],
+    "What there is": [
+        "docs/methods",
+        "docs/datasets",
+        "reference/backbones",
+        "reference/trainer",
+        "reference/commands",
+    ],
+    "Is it right?": [
+        "The five sources <docs/sources>",
+        "results/reference/README",
+        "reference/published",
+        "reference/faithful",
+    ],
+    "The engine": ["docs/performance", "CONTRIBUTING", "docs/decisions", "CHANGELOG"],
+}
+BELOW = {"docs/methods": "/methods/*", "docs/datasets": "/datasets/*"}
+"""Lists, and the pages that they lead to."""
+
+
+def main() -> None:
+    """Put the pages together and let Sphinx build them."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        copy_pages(place)
+        make_pages(place)
+        add_contents(place)
+        options = ["-W", "--keep-going", "-q", "-E", "-c", str(ROOT / "docs")]
+        if build_main([*options, str(place), str(SITE)]):
+            sys.exit("the site has errors, see above")
+    print(f"{SITE / 'index.html'}")
+
+
+def copy_pages(place: Path) -> None:
+    """What is written by hand, and its pictures."""
+    for path in (path for pattern in PAGES for path in ROOT.glob(pattern)):
+        write(place / path.relative_to(ROOT), linked(path.read_text("utf-8")))
+    for path in (path for pattern in PICTURES for path in ROOT.glob(pattern)):
+        target = place / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (place / "README.md").rename(place / "index.md")
+
+
+def make_pages(place: Path) -> None:
+    """What is told by classes, commands and claims."""
+    for name in METHODS.entries():
+        write(place / "methods" / f"{name}.md", reference.method(name))
+    for name in DATASETS.entries():
+        write(place / "datasets" / f"{name}.md", reference.dataset(name))
+        reference.draw(name, place / "datasets" / f"{name}.png")
+    for page, make in MADE.items():
+        write(place / f"{page}.md", make())
+    write(place / "docs" / "examples" / "index.md", reference.examples())
+
+
+def write(path: Path, text: str) -> None:
+    """A page, in a folder that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def linked(text: str) -> str:
+    """Links to the files of methods, datasets and examples as links to their pages."""
+    text = re.sub(r"\]\(((?:\.\./)?(?:methods|datasets)/\w+)\.py\)", r"](\1.md)", text)
+    return re.sub(r"\]\(((?:docs/)?examples)/?\)", r"](\1/index.md)", text)
+
+
+def add_contents(place: Path) -> None:
+    """Tell Sphinx which page lies below which."""
+    trees = {"index": "\n".join(toctree(pages, f":caption: {caption}") for caption, pages in CONTENTS.items())}
+    trees |= {page: toctree([pages], ":glob:") for page, pages in BELOW.items()}
+    for page, tree in trees.items():
+        path = place / f"{page}.md"
+        path.write_text(f"{path.read_text('utf-8')}\n{tree}", "utf-8")
+
+
+def toctree(pages: Iterable[str], option: str) -> str:
+    """A list of pages for the column at the side."""
+    return "\n".join(["```{toctree}", ":hidden:", option, "", *pages, "```", ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Pages of the site that are made of what the code says of itself."""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from invbench.cli import app
+from invbench.cli.listing import provenance, trained_together
+from invbench.configuration import recipe_text, sweep_names, sweep_text
+from invbench.method import class_overrides
+from invbench.pictures import contact_sheet
+from invbench.published import Claim, sources
+from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.seeds import stream
+from invbench.settings import Settings
+from invbench.sources import release
+from invbench.spec import resolve
+from invbench.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+HOOKS = {
+    "the model": ("build",),
+    "the objective": ("risk", "penalty", "critic_penalty", "gradient_penalty", "scale"),
+    "the gradient": ("moments", "combine_moments", "combine"),
+    "the order of updates": ("interpolate", "turn"),
+}
+EXAMPLES = (
+    "why_erm_fails",
+    "or_against_and",
+    "linear_regression",
+    "rotation_range",
+    "decorrelate",
+    "composition",
+    "own_method",
+    "own_dataset",
+)
+"""In the order in which one might read them."""
+FAITHFUL = """# Faithful or not
+
+What each method and dataset does otherwise than the code or paper it comes from, in its own file's words, and what came
+of the published numbers; what is in neither count has no verdict there. *None* stands where there is nothing to
+depart from: a baseline, or data of our own. The claims are among the [published numbers](published.md); how each was
+judged is in the [reference results](../results/reference/README.md).
+"""
+PUBLISHED = """# Published numbers
+
+`bench reproduce CLAIM` runs what a claim needs and judges it, `--dry-run` tells first what that costs;
+`bench table --vs-published` puts finished runs beside all of them. The verdicts are those of the
+[reference results](../results/reference/README.md), where there is one. Numbers *recalled* were not read in their
+source, and are never judged.
+"""
+SWEEPS = "The package's own sweeps are examples; `bench sweep NAME --dry-run` tells what they cost.\n"
+
+
+def method(name: str) -> str:
+    """Paper, formula, deviations, settings, and where it runs."""
+    cls = METHODS.load(name)
+    cells = [data for data in DATASETS.entries() if not unmet(METHODS.traits(name), DATASETS.traits(data))]
+    offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
+    lines = [
+        titled(name, docstring("methods", name)),
+        f"- changes: {changes(name)}",
+        f"- requires: {', '.join(METHODS.traits(name)) or 'nothing'}",
+        f"- runs on: {', '.join(f'[{data}](../datasets/{data}.md)' for data in cells)}",
+        f"- trained together with its like: {trained_together(name, cls)}",
+        f"\n```sh\nbench run --method {name} --dataset {(offline or cells)[0]}\n```\n",
+        "## Settings\n",
+        settings("method", cls),
+    ]
+    rows = [row for row in claims() if name in row[1].method.split("+")]
+    return "\n".join([*lines, "## Published numbers\n", judged(rows)] if rows else lines)
+
+
+def dataset(name: str) -> str:
+    """Construction, picture, licence, settings and recipe."""
+    cls = DATASETS.load(name)
+    picture = f"![examples of {name}]({name}.png)" if available(name) else f"(The picture needs {cls.release}.)"
+    facts = (line.partition(": ") for line in provenance(name, cls))
+    return "\n".join(
+        [
+            titled(name, docstring("datasets", name)),
+            f"{picture}\n",
+            f"- provides: {', '.join(DATASETS.traits(name))}",
+            *(f"- {what}: {text}" for what, _, text in facts if what in ("licence", "citation", "source")),
+            f"\n```sh\nbench show {name} --picture sheet.png\n```\n",
+            "## Settings\n",
+            settings("dataset", cls),
+            f"## Recipe\n\n```yaml\n{(recipe_text(name) or '# none').strip()}\n```\n",
+        ]
+    )
+
+
+def draw(name: str, path: Path) -> None:
+    """A dataset's picture, where its data are on this machine."""
+    if available(name):
+        contact_sheet(resolve("erm", name, 0, {}).dataset.load(stream(0, "data")), name, path)
+
+
+def available(name: str) -> bool:
+    """Whether a dataset can be drawn here."""
+    needed = DATASETS.literal(name, "release", "")
+    return not needed or bool(release(needed).found())
+
+
+def backbones() -> str:
+    """All networks."""
+    parts = ["# Backbones\n\n`--set backbone.name=...` takes another than the recipe's.\n"]
+    for name in BACKBONES.entries():
+        cls = BACKBONES.load(name)
+        accepted = f"Accepts {', '.join(BACKBONES.traits(name))}.\n"
+        parts += [f"## {name}\n", inspect.cleandoc(cls.__doc__ or ""), "", accepted, settings("backbone", cls)]
+    return "\n".join(parts)
+
+
+def trainer() -> str:
+    """The settings of the loop."""
+    return f"# The training loop\n\n{inspect.cleandoc(Trainer.__doc__ or '')}\n\n{settings('trainer', Trainer)}"
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    parts = ["# Commands\n"]
+    for words, command in walk("bench", get_command(app)):
+        rows = []
+        for given in command.params:
+            argument = given.param_type_name == "argument"
+            names = given.name.upper() if argument else ", ".join([*given.opts, *given.secondary_opts])
+            rows.append((f"`{names}`", getattr(given, "help", None) or ""))
+        parts += [f"## {words}\n", inspect.cleandoc(command.help or ""), "", table(("option", "meaning"), rows)]
+    return "\n".join(parts)
+
+
+def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Commands, by what one types."""
+    for name, below in getattr(command, "commands", {}).items():
+        if hasattr(below, "commands"):
+            yield from walk(f"{words} {name}", below)
+        else:
+            yield f"{words} {name}", below
+
+
+def sweeps() -> str:
+    """The format of a sweep's file, and the package's own."""
+    first, _, rest = docstring("benchmark", "sweep_file").partition("\n")
+    parts = [f"# Sweep files\n\n{first}\n\n```text\n{rest.strip()}\n```\n", SWEEPS]
+    return "\n".join([*parts, *(f"## {name}\n\n```yaml\n{sweep_text(name).strip()}\n```\n" for name in sweep_names())])
+
+
+def published() -> str:
+    """Every claim."""
+    parts = [PUBLISHED]
+    for source in sources().values():
+        rows = [row for row in claims() if row[0] in source.claims]
+        parts += [f"## {source.source}\n", judged(rows)]
+    return "\n".join(parts)
+
+
+def claims() -> list[tuple[str, Claim, str]]:
+    """Name, claim, and the verdict of the table in the reference results, where there is one."""
+    lines = (ROOT / "results" / "reference" / "README.md").read_text("utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+    verdicts = {row[3].strip("`"): row[6] for row in cells if len(row) == 9}
+    every = {name: claim for source in sources().values() for name, claim in source.claims.items()}
+    return [(name, claim, verdicts.get(name, "")) for name, claim in every.items()]
+
+
+def judged(rows: Iterable[tuple[str, Claim, str]]) -> str:
+    """Claims as a table."""
+    lines = []
+    for name, claim, verdict in rows:
+        numbers = ", ".join(f"{number.metric} {number.shown}" for number in claim.numbers)
+        lines.append((f"`{name}`", claim.what, numbers, verdict if claim.verified else "recalled"))
+    return table(("claim", "what", "published", "verdict"), lines)
+
+
+def faithful() -> str:
+    """What departs from the sources, and what came of their numbers."""
+    parts = [FAITHFUL]
+    for folder, registry in (("methods", METHODS), ("datasets", DATASETS)):
+        rows = []
+        for name in registry.entries():
+            own = [row for row in claims() if name in (*row[1].method.split("+"), row[1].dataset)]
+            found = sum(verdict.startswith("reproduced") for _, _, verdict in own)
+            missed = sum(verdict.startswith("not reproduced") for _, _, verdict in own)
+            told = f"{found} of {len(own)} reproduced" + (f", {missed} not" if missed else "") if own else ""
+            rows.append((f"[{name}](../{folder}/{name}.md)", deviations(docstring(folder, name)), told))
+        parts += [
+            f"## {folder.capitalize()}\n",
+            table(("name", "departs from its source by", "published numbers"), rows),
+        ]
+    return "\n".join(parts)
+
+
+def deviations(text: str) -> str:
+    """The paragraph of a docstring that begins so."""
+    found = re.search(r"Deviations?\b[^:]*:(.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return found[1].strip().replace("\n- ", " • ").removeprefix("- ") if found else "None"
+
+
+def examples() -> str:
+    """Each script with what it says and draws."""
+    parts = [
+        "# Worked examples\n\nScripts in `docs/examples/`, each under two minutes on a laptop; the tests run them.\n"
+    ]
+    folder = ROOT / "docs" / "examples"
+    if set(EXAMPLES) != {path.stem for path in folder.glob("*.py")}:
+        sys.exit("EXAMPLES in docs/reference.py must name every script in docs/examples")
+    for name in EXAMPLES:
+        source = (folder / f"{name}.py").read_text("utf-8")
+        first, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
+        body = source.split('"""', 2)[2].strip()
+        parts += [f"## {first.rstrip('.')}\n\n{rest}\n\n![{name}]({name}.png)\n", f"```python\n{body}\n```\n"]
+    return "\n".join(parts)
+
+
+def settings(section: str, cls: type[Settings]) -> str:
+    """Every setting of a class."""
+    rows = []
+    for info in cls.describe():
+        limits = ", ".join(part for part in (info.type, info.range) if part)
+        search = f"; search {info.search}" if info.search else ""
+        rows.append((f"`{section}.{info.name}`", f"`{info.default}`", f"{info.meaning} ({limits}{search})"))
+    return table(("setting", "default", "meaning"), rows)
+
+
+def changes(name: str) -> str:
+    """Which of the three things, or which others, a method changes."""
+    found = [what for what, hooks in HOOKS.items() if class_overrides(METHODS.load(name), *hooks)]
+    return " and ".join(found) or "nothing"
+
+
+def docstring(folder: str, name: str) -> str:
+    """What a file says of itself, which is Markdown: formulas are indented."""
+    return ast.get_docstring(ast.parse((ROOT / folder / f"{name}.py").read_text("utf-8"))) or ""
+
+
+def titled(name: str, text: str) -> str:
+    """A docstring as the beginning of a page: its first line below the name."""
+    first, _, rest = text.partition("\n")
+    return f"# {name}\n\n**{first}**\n{rest}\n"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, or nothing where it has no rows."""
+    lines = [" | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in row) for row in rows]
+    names = list(header)
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return "\n".join([*head, *(f"| {line} |" for line in lines), ""]) if lines else ""
