@@ -102,12 +102,10 @@ def _profile(cell: "Cell", options: "Options") -> None:
 
 def _show(records: "list[Record]", out: Path) -> None:
     """The result table: a row per seed, then the mean with its interval."""
-    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
     from invbench.progress import headlines
-    from invbench.statistics import half_width
 
     done = [record for record in records if record.status == "done"]
     if not done:
@@ -121,6 +119,10 @@ def _show(records: "list[Record]", out: Path) -> None:
         numbers = [f"{record.metrics[name]:.4f}" for name in names]
         view.add_row(str(record.spec.seed), *numbers, f"{record.cost['wall_seconds']:.1f}", record.run_id)
     if len(done) > 1:
+        import pandas as pd
+
+        from invbench.statistics import half_width  # scipy.stats takes a second to import
+
         means = []
         for name in names:
             values = pd.Series([record.metrics[name] for record in done])
