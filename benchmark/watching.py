@@ -83,7 +83,7 @@ class Watch:
     def started(self, run_ids: Sequence[str], place: str) -> None:
         """A run begins, or several together."""
         self.places[place] = Running(list(run_ids))
-        self._line(run_ids[0], f"{_others(run_ids)}begins on {place}")
+        self._line(run_ids[0], f"{_more(run_ids)}begins on {place}")
 
     def knows(self, run_id: str) -> bool:
         """Whether the run is shown in a slot."""
@@ -106,7 +106,7 @@ class Watch:
         for run_id in run_ids:
             self._leave(run_id)
         why = f"{outcome.kind}: {outcome.message}" if outcome.kind else outcome.message
-        self._line(run_ids[0], f"{_others(run_ids)}will not be trained like this together: {why}")
+        self._line(run_ids[0], f"{_more(run_ids)}will not be trained like this together: {why}")
 
     def ended(self, run_id: str, outcome: "Outcome") -> None:
         """An attempt at a run is over."""
@@ -143,7 +143,7 @@ class Watch:
                 continue
             bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=20)
             step = f"{running.step}/{running.total}" if running.total else "preparing"
-            title = f"{self.titles[running.run_ids[0]]} {_others(running.run_ids)}".strip()
+            title = f"{self.titles[running.run_ids[0]]} {_more(running.run_ids)}".strip()
             table.add_row(place, title, bar, step, _left(running))
         errors = [Text(f"  {text}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()]
         return Group(table, Text(self._summary(), style="bold"), *errors)
@@ -183,8 +183,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def _others(run_ids: Sequence[str]) -> str:
-    return f"and {len(run_ids) - 1} others " if len(run_ids) > 1 else ""
+def _more(run_ids: Sequence[str]) -> str:
+    return f"and {len(run_ids) - 1} more " if len(run_ids) > 1 else ""
 
 
 def _left(running: Running) -> str:

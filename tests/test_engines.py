@@ -83,7 +83,7 @@ def test_the_same_numbers_as_on_this_machine(away: tuple[Place, tuple[str, ...]]
     here.run(file, "--fuse", "3")
     status, said = there.run(file, *where, "--fuse", "3")
     assert status == 0, said
-    assert "and 2 others begins on" in said
+    assert "and 2 more begins on" in said
     assert there.metrics() == here.metrics()
 
 

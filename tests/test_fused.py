@@ -383,7 +383,7 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     Path("mine.yaml").write_text(json.dumps({"seeds": "0-3", "fuse": "off", "cells": cells}))
     status, _, said = bench("sweep", "mine.yaml", "--out", "out", "--fuse", "2", "--workers", "1")
     assert status == 0, said
-    assert "and 1 others begins on worker 0" in said
+    assert "and 1 more begins on worker 0" in said
     assert fused_with(Path("out")) == [1, 1, 1, 1, 2, 2, 2, 2]
     status, _, said = bench("sweep", "mine.yaml", "--out", "alone", "--workers", "1")
     assert fused_with(Path("alone")) == [1] * 8

@@ -58,8 +58,8 @@ def test_accidents_of_runs_that_are_trained_together(place: Place) -> None:
     status, said = place.run(place.file(["kill_once", "raise"], seeds="0-3"), "--fuse", "4")
     assert status == 1, said
     assert place.kinds() == {"kill_once": ["done"] * 4, "raise": ["error"] * 4}
-    assert said.count("and 3 others will not be trained like this together: killed") == 1
-    assert said.count("and 3 others will not be trained like this together: error: ValueError: no luck") == 1
+    assert said.count("and 3 more will not be trained like this together: killed") == 1
+    assert said.count("and 3 more will not be trained like this together: error: ValueError: no luck") == 1
     records = [folder.read_record() for folder in run_folders(place.out)]
     assert sorted(record.engine.get("fused", 0) for record in records if record is not None) == [0] * 4 + [2] * 4
 
