@@ -85,9 +85,9 @@ def copy_pages(place: Path) -> None:
 
 def make_pages(place: Path) -> None:
     """What is told by classes, commands and claims."""
-    for name in METHODS.entries():
+    for name in reference.own(METHODS):
         write(place / "methods" / f"{name}.md", reference.method(name))
-    for name in DATASETS.entries():
+    for name in reference.own(DATASETS):
         write(place / "datasets" / f"{name}.md", reference.dataset(name))
         reference.draw(name, place / "datasets" / f"{name}.png")
     for page, make in MADE.items():

@@ -12,11 +12,11 @@ from typer.main import get_command
 
 from invbench.cli import app
 from invbench.cli.listing import provenance, trained_together
-from invbench.configuration import recipe_text, sweep_names, sweep_text
+from invbench.configuration import parse_yaml, recipe_text, sweep_names, sweep_text
 from invbench.method import class_overrides
 from invbench.pictures import contact_sheet
 from invbench.published import Claim, sources
-from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.seeds import stream
 from invbench.settings import Settings
 from invbench.sources import release
@@ -58,23 +58,34 @@ source, and are never judged.
 SWEEPS = "The package's own sweeps are examples; `bench sweep NAME --dry-run` tells what they cost.\n"
 
 
+def own(registry: Registry) -> list[str]:
+    """The entries of the project itself, not those of packages that are installed beside it."""
+    return [name for name, entry in registry.entries().items() if entry.origin.startswith("invbench.")]
+
+
 def method(name: str) -> str:
     """Paper, formula, deviations, settings, and where it runs."""
     cls = METHODS.load(name)
-    cells = [data for data in DATASETS.entries() if not unmet(METHODS.traits(name), DATASETS.traits(data))]
-    offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
+    cells = [data for data in own(DATASETS) if not unmet(METHODS.traits(name), DATASETS.traits(data))]
     lines = [
         titled(name, docstring("methods", name)),
         f"- changes: {changes(name)}",
         f"- requires: {', '.join(METHODS.traits(name)) or 'nothing'}",
         f"- runs on: {', '.join(f'[{data}](../datasets/{data}.md)' for data in cells)}",
         f"- trained together with its like: {trained_together(name, cls)}",
-        f"\n```sh\nbench run --method {name} --dataset {(offline or cells)[0]}\n```\n",
+        f"\n```sh\nbench run --method {name} --dataset {suggested(name, cells)}\n```\n",
         "## Settings\n",
         settings("method", cls),
     ]
     rows = [row for row in claims() if name in row[1].method.split("+")]
     return "\n".join([*lines, "## Published numbers\n", judged(rows)] if rows else lines)
+
+
+def suggested(name: str, cells: Iterable[str]) -> str:
+    """A dataset that needs no files, if possible with settings for this method."""
+    offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
+    tuned = [data for data in offline if name in (parse_yaml(recipe_text(data) or "{}", data).get("methods") or {})]
+    return tuned[0] if tuned else "spirals" if "spirals" in offline else offline[-1]
 
 
 def dataset(name: str) -> str:
@@ -111,7 +122,7 @@ def available(name: str) -> bool:
 def backbones() -> str:
     """All networks."""
     parts = ["# Backbones\n\n`--set backbone.name=...` takes another than the recipe's.\n"]
-    for name in BACKBONES.entries():
+    for name in own(BACKBONES):
         cls = BACKBONES.load(name)
         accepted = f"Accepts {', '.join(BACKBONES.traits(name))}.\n"
         parts += [f"## {name}\n", inspect.cleandoc(cls.__doc__ or ""), "", accepted, settings("backbone", cls)]
@@ -184,11 +195,11 @@ def faithful() -> str:
     parts = [FAITHFUL]
     for folder, registry in (("methods", METHODS), ("datasets", DATASETS)):
         rows = []
-        for name in registry.entries():
-            own = [row for row in claims() if name in (*row[1].method.split("+"), row[1].dataset)]
-            found = sum(verdict.startswith("reproduced") for _, _, verdict in own)
-            missed = sum(verdict.startswith("not reproduced") for _, _, verdict in own)
-            told = f"{found} of {len(own)} reproduced" + (f", {missed} not" if missed else "") if own else ""
+        for name in own(registry):
+            tried = [row for row in claims() if name in (*row[1].method.split("+"), row[1].dataset)]
+            found = sum(verdict.startswith("reproduced") for _, _, verdict in tried)
+            missed = sum(verdict.startswith("not reproduced") for _, _, verdict in tried)
+            told = f"{found} of {len(tried)} reproduced" + (f", {missed} not" if missed else "") if tried else ""
             rows.append((f"[{name}](../{folder}/{name}.md)", deviations(docstring(folder, name)), told))
         parts += [
             f"## {folder.capitalize()}\n",
