@@ -41,6 +41,16 @@ def test_run_then_table(bench: Bench) -> None:
     assert "no run has the metric 'train_los'; there are" in err
 
 
+def test_many_metrics_are_rows(bench: Bench) -> None:
+    """In a terminal of 80 letters; nothing is cut off."""
+    settings = SMALL["irm_regression"] | {"trainer.steps": 3, "trainer.batch_size": "null"}
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    status, out, _ = bench("run", "-m", "erm", "-d", "irm_regression", *sets)
+    assert status == 0
+    assert {"test_mean_squared_error_worst", "invariant_solution", "seconds"} <= set(out.split())
+    assert "…" not in out
+
+
 def test_json_prints_the_records_and_nothing_else(bench: Bench) -> None:
     status, out, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "3,1", "--json", *TINY)
     assert status == 0

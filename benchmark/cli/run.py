@@ -8,6 +8,8 @@ import typer
 from invbench.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from invbench.records import Record
     from invbench.runner import Options
     from invbench.spec import Cell
@@ -101,9 +103,8 @@ def _profile(cell: "Cell", options: "Options") -> None:
 
 
 def _show(records: "list[Record]", out: Path) -> None:
-    """The result table: a row per seed, then the mean with its interval."""
+    """The result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
-    from rich.table import Table
 
     from invbench.progress import headlines
 
@@ -111,23 +112,39 @@ def _show(records: "list[Record]", out: Path) -> None:
     if not done:
         return
     names = headlines(done[0].metrics)
-    view = Table(title=f"{done[0].spec.method} on {done[0].spec.dataset}", title_justify="left")
-    view.add_column("seed")
-    for name in (*names, "seconds", "run"):
-        view.add_column(name.replace("_", "\n", 1), justify="right")
+    rows = [["seed", *names, "seconds", "run"]]
     for record in done:
         numbers = [f"{record.metrics[name]:.4f}" for name in names]
-        view.add_row(str(record.spec.seed), *numbers, f"{record.cost['wall_seconds']:.1f}", record.run_id)
+        rows.append([str(record.spec.seed), *numbers, f"{record.cost['wall_seconds']:.1f}", record.run_id])
     if len(done) > 1:
-        import pandas as pd
-
-        from invbench.statistics import half_width  # scipy.stats takes a second to import
-
-        means = []
-        for name in names:
-            values = pd.Series([record.metrics[name] for record in done])
-            means.append(f"{values.mean():.4f} ± {half_width(values):.4f}")
-        view.add_section()
-        view.add_row("mean ± 95 %", *means, "", f"n = {len(done)}")
-    Console().print(view)
+        rows.append(["mean ± 95 %", *_means(done, names), "", f"n = {len(done)}"])
+    title = f"{done[0].spec.method} on {done[0].spec.dataset}"
+    upright, turned = _table(title, rows), _table(title, [list(row) for row in zip(*rows, strict=True)])
+    console, endless = Console(), Console(width=10_000)
+    widths = [endless.measure(view).maximum for view in (upright, turned)]
+    console.print(turned if widths[0] > console.width and widths[1] < widths[0] else upright)
     Console(stderr=True).print(f"records in {out}; `bench table {out}` compares them", markup=False, highlight=False)
+
+
+def _means(done: "list[Record]", names: list[str]) -> list[str]:
+    """Mean and 95 % interval of each metric."""
+    import pandas as pd
+
+    from invbench.statistics import half_width  # scipy.stats takes a second to import
+
+    columns = (pd.Series([record.metrics[name] for record in done]) for name in names)
+    return [f"{values.mean():.4f} ± {half_width(values):.4f}" for values in columns]
+
+
+def _table(title: str, rows: list[list[str]]) -> "Table":
+    """The first row is the header."""
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left")
+    for place, name in enumerate(rows[0]):
+        view.add_column(name.replace("_", "\n", 1), justify="right" if place else "left", overflow="fold")
+    for row in rows[1:]:
+        if row[0].startswith("mean"):
+            view.add_section()
+        view.add_row(*row)
+    return view
