@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from typer.main import get_command
 from invbench.cli import app
 from invbench.cli.listing import provenance, trained_together
 from invbench.configuration import parse_yaml, recipe_text, sweep_names, sweep_text
+from invbench.loading import load_problem
 from invbench.method import class_overrides
 from invbench.pictures import contact_sheet
 from invbench.published import Claim, sources
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
-from invbench.seeds import stream
 from invbench.settings import Settings
 from invbench.sources import release
 from invbench.spec import resolve
@@ -110,7 +111,7 @@ def dataset(name: str) -> str:
 def draw(name: str, path: Path) -> None:
     """A dataset's picture, where its data are on this machine."""
     if available(name):
-        contact_sheet(resolve("erm", name, 0, {}).dataset.load(stream(0, "data")), name, path)
+        contact_sheet(load_problem(resolve("erm", name, 0, {})), name, path)
 
 
 def available(name: str) -> bool:
@@ -172,6 +173,7 @@ def published() -> str:
     return "\n".join(parts)
 
 
+@cache
 def claims() -> list[tuple[str, Claim, str]]:
     """Name, claim, and the verdict of the table in the reference results, where there is one."""
     lines = (ROOT / "results" / "reference" / "README.md").read_text("utf-8").splitlines()

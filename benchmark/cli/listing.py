@@ -99,13 +99,12 @@ def trained_together(name: str, method: "type[Method]") -> str:
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     """The contact sheet of a dataset."""
     from invbench.configuration import parse_assignments
+    from invbench.loading import load_problem
     from invbench.pictures import contact_sheet
-    from invbench.seeds import stream
     from invbench.spec import resolve
 
     writable_picture(picture, "--picture")
-    cell = resolve("erm", name, seed, parse_assignments(settings))
-    problem = cell.dataset.load(stream(seed, "data"))
+    problem = load_problem(resolve("erm", name, seed, parse_assignments(settings)))
     contact_sheet(problem, " ".join([name, *settings]), picture)
     typer.echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
 

@@ -120,6 +120,8 @@ def _show(records: "list[Record]", out: Path) -> None:
         rows.append(["mean ± 95 %", *_means(done, names), "", f"n = {len(done)}"])
     title = f"{done[0].spec.method} on {done[0].spec.dataset}"
     upright, turned = _table(title, rows), _table(title, [list(row) for row in zip(*rows, strict=True)])
+    if len(done) > 1:
+        upright.rows[-2].end_section = True
     console, endless = Console(), Console(width=10_000)
     widths = [endless.measure(view).maximum for view in (upright, turned)]
     console.print(turned if widths[0] > console.width and widths[1] < widths[0] else upright)
@@ -144,7 +146,5 @@ def _table(title: str, rows: list[list[str]]) -> "Table":
     for place, name in enumerate(rows[0]):
         view.add_column(name.replace("_", "\n", 1), justify="right" if place else "left", overflow="fold")
     for row in rows[1:]:
-        if row[0].startswith("mean"):
-            view.add_section()
         view.add_row(*row)
     return view
