@@ -21,8 +21,9 @@ from typing import Any
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.files import replacing
+from invbench.files import write_text
 from invbench.spec import RunSpec
+from invbench.spreadsheet import csv
 
 Row = Mapping[str, float]
 
@@ -57,8 +58,7 @@ class CSV(Logger):
         self.rows.append(row)
 
     def close(self) -> None:
-        with replacing(self.path) as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_text(self.path, csv(pd.DataFrame(self.rows)))
 
 
 class TensorBoard(Logger):

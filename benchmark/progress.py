@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from invbench.terminal import visible
 
 if TYPE_CHECKING:
     from invbench.claims import Claim
@@ -29,12 +32,12 @@ def error_console(quiet: bool = False) -> Console:
 def counting(what: str) -> Iterator[Tell]:
     """Show how many of something are done: on a terminal in place, in a log a line every ten seconds."""
     console, last = error_console(), time.monotonic()
-    with console.status(what) if console.is_terminal else nullcontext() as status:
+    with console.status(plain_text(what)) if console.is_terminal else nullcontext() as status:
 
         def tell(count: int) -> None:
             nonlocal last
             if status is not None:
-                status.update(f"{what}: {count}")
+                status.update(plain_text(f"{what}: {count}"))
             elif time.monotonic() - last > LINE_SECONDS:
                 last = time.monotonic()
                 announce(f"{what}: {count}")
@@ -44,7 +47,12 @@ def counting(what: str) -> Iterator[Tell]:
 
 def announce(text: str) -> None:
     """One line on stderr."""
-    error_console().print(text, markup=False, soft_wrap=True)
+    error_console().print(plain_text(text), soft_wrap=True)
+
+
+def plain_text(text: object) -> Text:
+    """What rich shows as it is, but for control characters, which become escapes."""
+    return Text(visible(text))
 
 
 def headlines(metrics: Iterable[str]) -> list[str]:
@@ -74,13 +82,14 @@ class Report:
         self.last = time.monotonic()
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console)
+            title, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
+            columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
+            self.bar = Progress(*columns, console=self.console)
 
     def __enter__(self) -> Self:
         if self.bar:
             self.bar.start()
-            self.task = self.bar.add_task(self.title, total=self.total, note="")
+            self.task = self.bar.add_task(visible(self.title), total=self.total, note="")
         return self
 
     def __exit__(
@@ -103,7 +112,7 @@ class Report:
         """The run was measured."""
         note = "  ".join(f"{name} {metrics[name]:.4g}" for name in headlines(metrics))
         if self.bar:
-            self.bar.update(self.task, completed=step, note=note)
+            self.bar.update(self.task, completed=step, note=visible(note))
             self._write(f"step {step}/{self.total}  {note}")
         else:
             self.say(f"step {step}/{self.total}  {note}")
@@ -112,8 +121,8 @@ class Report:
         """One line, now."""
         self.last = time.monotonic()
         self._write(text)
-        self.console.print(f"{self.title}  {text}", markup=False, soft_wrap=True)
+        self.console.print(plain_text(f"{self.title}  {text}"), soft_wrap=True)
 
     def _write(self, text: str) -> None:
         with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {text}\n")
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {visible(text)}\n")

@@ -12,14 +12,17 @@ from invbench.errors import UserError, did_you_mean
 from invbench.grouping import SECTIONS, problem_of, settings_of
 from invbench.selection import Select
 from invbench.statistics import critical_difference, friedman, ranks
+from invbench.terminal import visible
 
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+        "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"$^{\dagger}$",
+        "[": "{[}", "*": "{*}",  # which a row's end before them would take for its own
     }
 )  # fmt: skip
-
+MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]|~#$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 CHOSEN_BY = {
     Select.best_validation: "the validation set, and of each run the step",
@@ -198,18 +201,18 @@ def _rank_lines(found: pd.DataFrame) -> list[str]:
 
 
 def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
-    """The table in a format other than CSV, with the remarks where they can stand in it."""
-    return WRITERS[how](layout, remarks if how is Format.text else best_in_bold(remarks))
+    """The table in a format other than CSV, with the remarks where they can stand in it.
+
+    Names are text and nothing else: what means something to the format is escaped, control characters are shown.
+    """
+    rows = [([*map(visible, head)], entries) for head, entries in layout.rows]
+    layout = Layout([*map(visible, layout.names)], [*map(visible, layout.titles)], rows)
+    return WRITERS[how](layout, [*map(visible, remarks if how is Format.text else best_in_bold(remarks))])
 
 
 def best_in_bold(remarks: Sequence[str]) -> list[str]:
     """The remarks of `notes` for a format that marks the best in bold, not by a star."""
     return [line.replace("* best", "bold: best") for line in remarks]
-
-
-def csv(found: pd.DataFrame) -> str:
-    """All digits, a line for each row of the table."""
-    return found.drop(columns=["seeds", "run_ids"]).to_csv(index=False)
 
 
 def _text(layout: Layout, remarks: Sequence[str]) -> str:
@@ -225,9 +228,6 @@ def _text(layout: Layout, remarks: Sequence[str]) -> str:
 
 
 def _markdown(layout: Layout, remarks: Sequence[str]) -> str:
-    def escaped(text: str) -> str:
-        return html.escape(text, quote=False).replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
-
     def shown(entry: Entry | None) -> str:
         if entry is None:
             return ""
@@ -235,17 +235,17 @@ def _markdown(layout: Layout, remarks: Sequence[str]) -> str:
         return f"{mean} ({entry.n}){'†' if entry.tied else ''}"
 
     heads = [*layout.names, *layout.titles]
-    lines = [[*map(escaped, heads)], ["---"] * len(layout.names) + ["---:"] * len(layout.titles)]
-    lines += [[*map(escaped, head), *map(shown, entries)] for head, entries in layout.rows]
+    lines = [[text.translate(MARKDOWN) for text in heads], ["---"] * len(layout.names) + ["---:"] * len(layout.titles)]
+    lines += [[*(text.translate(MARKDOWN) for text in head), *map(shown, entries)] for head, entries in layout.rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return table + "\n\n" + "  \n".join(map(escaped, remarks))
+    return table + "\n\n" + "  \n".join(line.translate(MARKDOWN) for line in remarks)
 
 
 def _latex(layout: Layout, remarks: Sequence[str]) -> str:
     def shown(entry: Entry | None) -> str:
         if entry is None:
             return ""
-        mean = entry.mean.replace("±", r"$\pm$")
+        mean = entry.mean.translate(LATEX)
         mean = rf"\textbf{{{mean}}}" if entry.best else mean
         return f"{mean} ({entry.n})" + (r"$^{\dagger}$" if entry.tied else "")
 
@@ -253,7 +253,7 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
     lines = [[*(text.translate(LATEX) for text in head), *map(shown, entries)] for head, entries in layout.rows]
     return "\n".join(
         [
-            *(f"% {line}" for line in remarks),
+            *(f"% {line.translate(LATEX)}" for line in remarks),
             "% needs \\usepackage{booktabs}",
             rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
             r"\toprule",

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from invbench.progress import error_console
+from invbench.progress import error_console, plain_text
+from invbench.terminal import visible
 
 if TYPE_CHECKING:
     from invbench.engines.worker import Outcome
@@ -139,13 +140,15 @@ class Watch:
             table.add_column(name, justify="right" if name in ("step", "time left") else "left", no_wrap=True)
         for place, running in self.places.items():
             if running is None:
-                table.add_row(place, Text("idle", style="dim"))
+                table.add_row(plain_text(place), Text("idle", style="dim"))
                 continue
             bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=20)
             step = f"{running.step}/{running.total}" if running.total else "preparing"
             title = f"{self.titles[running.run_ids[0]]} {_more(running.run_ids)}".strip()
-            table.add_row(place, title, bar, step, _left(running))
-        errors = [Text(f"  {text}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()]
+            table.add_row(plain_text(place), plain_text(title), bar, step, _left(running))
+        errors = [
+            Text(f"  {visible(text)}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()
+        ]
         return Group(table, Text(self._summary(), style="bold"), *errors)
 
     def _summary(self) -> str:
@@ -172,7 +175,7 @@ class Watch:
     def _line(self, run_id: str, text: str) -> None:
         if not self.live:
             line = f"{time.strftime('%H:%M:%S')}  {self.titles[run_id]} ({run_id})  {text}"
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(plain_text(line), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

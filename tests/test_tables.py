@@ -11,7 +11,8 @@ import scipy.stats
 import invbench
 from invbench.errors import UserError
 from invbench.selection import Select
-from invbench.table_formats import Format, csv, laid_out, notes, written
+from invbench.spreadsheet import csv
+from invbench.table_formats import Format, laid_out, notes, written
 from invbench.tables import higher_is_better, omitted
 
 

@@ -12,6 +12,7 @@ from invbench.cli.compare import compare
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
+from invbench.cli.output import accept_all_text, echo
 from invbench.cli.plot import plot
 from invbench.cli.report import report
 from invbench.cli.reproduce import reproduce
@@ -54,6 +55,7 @@ def _options(debug: Annotated[bool, typer.Option(help="Show tracebacks instead o
 def main() -> None:
     """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a process that ends tells how its work went
+    accept_all_text()
     arguments = sys.argv[1:] or ["--help"]
     if "--debug" in arguments:
         app(arguments)
@@ -75,5 +77,5 @@ def main() -> None:
 
 
 def _say(message: object, status: int) -> int:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    echo(f"error: {' '.join(str(message).split())}", err=True)
     return status

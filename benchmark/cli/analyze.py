@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def widths(
 
     from invbench.analysis_figures import width_curves
     from invbench.progress import counting
+    from invbench.spreadsheet import csv
     from invbench.trained import trained
     from invbench.width_study import learned_width, width_study
 
@@ -78,7 +80,7 @@ def widths(
         run = trained(folder.path, device)
         with counting(f"{label}: of {points * batches}") as tell:
             study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, tell)
-        _keep(folder.path / "widths.csv", study.to_csv(index=False))
+        _keep(folder.path / "widths.csv", csv(study))
         found.append((label, study, learned_width(run, generator)))
     rows = []
     for label, study, learned in found:
@@ -169,16 +171,16 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    view, console = Table("run"), Console()
+    view = Table("run")
     for name in columns:
         view.add_column(name, justify="right")
     for number, (label, cells) in enumerate(rows, 1):
-        console.print(f"{number}  {label}", highlight=False, soft_wrap=True)
+        echo(f"{number}  {label}")
         view.add_row(str(number), *cells)
-    console.print(view)
+    Console().print(view)
 
 
 def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
     if out is not None:
         make().savefig(out, dpi=150)
-        typer.echo(str(out))
+        echo(str(out))

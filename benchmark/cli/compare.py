@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.cli.table import FORMATS
 from invbench.errors import UserError, did_you_mean
 
@@ -31,14 +32,15 @@ def compare(
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
     from invbench.comparison import compare as make
     from invbench.comparison import laid_out, remarks
+    from invbench.spreadsheet import csv
     from invbench.table_formats import Format, written
 
     before, after = (_runs(name, results or [Path("results")]) for name in (first, second))
     found = make(before, after, metric)
     if form == Format.csv:
-        typer.echo(found.to_csv(index=False), nl=False)
+        echo(csv(found), nl=False)
     else:
-        typer.echo(written(laid_out(found), remarks(before, after, found), Format(form)))
+        echo(written(laid_out(found), remarks(before, after, found), Format(form)))
 
 
 def _runs(name: str, results: list[Path]) -> "pd.DataFrame":

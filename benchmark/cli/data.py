@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import DATASETS
 
@@ -24,15 +25,15 @@ def list_data() -> None:
         needed = DATASETS.literal(name, "release", "")
         if not needed:
             cls = DATASETS.load(name)
-            typer.echo(f"{name}: always available; {cls.licence}; {cls.citation}")
+            echo(f"{name}: always available; {cls.licence}; {cls.citation}")
             continue
         files = release(needed)
         here = files.found()
         where = f" in {next(iter(here.values())).parent}" if here else f"; get it with: bench data fetch {name}"
         source = f"from {files.downloads[0].urls[0]}" if files.downloads else "bring your own"
-        typer.echo(f"{name}: {files.state}{where}; {files.size} {source}; licence: {files.licence}; {files.citation}")
+        echo(f"{name}: {files.state}{where}; {files.size} {source}; licence: {files.licence}; {files.citation}")
     folders = ", ".join(str(folder) for folder in data_folders())
-    typer.echo(f"searched: {folders} (set {DATA_VARIABLE} or {CACHE_VARIABLE} to change that)")
+    echo(f"searched: {folders} (set {DATA_VARIABLE} or {CACHE_VARIABLE} to change that)")
 
 
 @data_app.command()
@@ -43,21 +44,19 @@ def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` 
 
     releases = list(_releases(name))
     if not releases:
-        typer.echo(f"{name} needs no files")
+        echo(f"{name} needs no files")
     failed = []
     for release in releases:
         try:
             if all(file.path in release.found() for file in release.files) or not get(release):
-                typer.echo(f"{release.name}: all files are here already")
+                echo(f"{release.name}: all files are here already")
                 continue
         except UserError as error:
             failed.append(str(error))
             continue
-        typer.echo(f"{release.name}: fetched into {cache_folder()}")
+        echo(f"{release.name}: fetched into {cache_folder()}")
         if release.found(data_folders()[:-1]):
-            typer.echo(
-                f"{release.name}: but {DATA_VARIABLE} has a part of it and comes first; unset it to use the whole"
-            )
+            echo(f"{release.name}: but {DATA_VARIABLE} has a part of it and comes first; unset it to use the whole")
     if failed:
         raise UserError("; ".join(failed))
 
@@ -72,9 +71,9 @@ def verify(name: Annotated[str, typer.Argument(help="A dataset or release; all b
     for release in _releases(name):
         found = release.found()
         if not found:
-            typer.echo(f"{release.name}: not here")
+            echo(f"{release.name}: not here")
         for path, text, right in _compared(release) if found else ():
-            typer.echo(f"{release.name}: {path} {text}")
+            echo(f"{release.name}: {path} {text}")
             bad += not right
     if bad:
         raise UserError(f"{bad} file{'s differ' if bad > 1 else ' differs'} from what should be there")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import typer
+from invbench.cli.output import echo
 
 EXTRAS = {"ray": "ray", "slurm": "submitit", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -18,27 +18,27 @@ def doctor() -> None:
     from invbench.torchvision_import import torchvision
 
     facts = describe(torch.device("cpu"))
-    typer.echo(f"python {facts['python']} on {facts['platform']}")
-    typer.echo(f"cpu: {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
-    typer.echo("packages: " + ", ".join(f"{name} {version}" for name, version in facts["packages"].items()))
+    echo(f"python {facts['python']} on {facts['platform']}")
+    echo(f"cpu: {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
+    echo("packages: " + ", ".join(f"{name} {version}" for name, version in facts["packages"].items()))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
-            typer.echo(f"cuda:{index}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+            echo(f"cuda:{index}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU"
-        typer.echo(f"no GPU is visible ({built}); runs use the CPU")
+        echo(f"no GPU is visible ({built}); runs use the CPU")
     try:
         torchvision()
-        typer.echo("torchvision: imports")
+        echo("torchvision: imports")
     except (ImportError, RuntimeError) as error:
-        typer.echo(f"torchvision: does not import ({error}); install it with -c constraints.txt")
+        echo(f"torchvision: does not import ({error}); install it with -c constraints.txt")
     for folder in data_folders():
-        typer.echo(f"data folder {folder}: {'here' if folder.is_dir() else 'not there yet'}")
-    typer.echo(f"cache {cache_folder()}: {_writable(cache_folder())}")
+        echo(f"data folder {folder}: {'here' if folder.is_dir() else 'not there yet'}")
+    echo(f"cache {cache_folder()}: {_writable(cache_folder())}")
     for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        typer.echo(f"extra {extra}: {'installed' if there else f'pip install invbench[{extra}]'}")
+        echo(f"extra {extra}: {'installed' if there else f'pip install invbench[{extra}]'}")
 
 
 def _writable(folder: Path) -> str:

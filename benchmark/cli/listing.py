@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.cli.plot import writable_picture
 from invbench.configuration import sweep_names
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.terminal import visible
 
 if TYPE_CHECKING:
     from invbench.method import Method
@@ -35,7 +37,7 @@ def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by defaul
         _cells()
         return
     if what is What.sweeps:
-        typer.echo("\n".join(sweep_names()))
+        echo("\n".join(sweep_names()))
         return
     if what is What.published:
         _published()
@@ -76,12 +78,12 @@ def show(
         entry = registry.entries()[name]
         cls = registry.load(name)
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
-        typer.echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
+        echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
         if registry is METHODS:
-            typer.echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
+            echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
-            typer.echo("\n".join(provenance(name, cls)))
-            typer.echo(f"recipe:\n{recipe_text(name) or 'none'}")
+            echo("\n".join(provenance(name, cls)))
+            echo(f"recipe:\n{recipe_text(name) or 'none'}")
 
 
 def trained_together(name: str, method: "type[Method]") -> str:
@@ -106,7 +108,7 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     writable_picture(picture, "--picture")
     problem = load_problem(resolve("erm", name, seed, parse_assignments(settings)))
     contact_sheet(problem, " ".join([name, *settings]), picture)
-    typer.echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
+    echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
 
 
 def _list(title: str, registry: Registry) -> None:
@@ -169,20 +171,20 @@ def _cells() -> None:
 
 def _settings(section: str, cls: "type[Settings]", title: str) -> None:
     """A list rather than a table: meanings are sentences."""
-    typer.echo(title)
+    echo(title)
     for line in (cls.__doc__ or "").strip().splitlines():
-        typer.echo(f"  {line.strip()}")
+        echo(f"  {line.strip()}")
     for info in cls.describe():
         limits = f", {info.range}" if info.range else ""
         search = f"; search {info.search}" if info.search else ""
-        typer.echo(f"  {section}.{info.name} = {info.default}  ({info.type}{limits}{search})\n      {info.meaning}")
+        echo(f"  {section}.{info.name} = {info.default}  ({info.type}{limits}{search})\n      {info.meaning}")
 
 
 def _print(title: str, header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
     """Aligned columns; the last one takes what is left of the line. Plain, since rich costs as much as all the rest."""
-    table = [tuple(header), *rows]
+    table = [tuple(map(visible, row)) for row in (header, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
-    typer.echo(f"{title}:")
+    echo(f"{title}:")
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  " + "  ".join([*cells, row[-1]]).rstrip())
+        echo("  " + "  ".join([*cells, row[-1]]).rstrip())

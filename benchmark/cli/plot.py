@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def plot(
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
     }
     makers[kind]().savefig(out, dpi=150)
-    typer.echo(str(out))
+    echo(str(out))
 
 
 def writable_picture(path: Path, option: str) -> None:

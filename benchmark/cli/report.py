@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError
 
 
@@ -28,9 +29,9 @@ def report(
     paths = results or [Path("results")]
     if not serve:
         write_report(paths, out, metric, select)
-        typer.echo(str(out))
+        echo(str(out))
         return
     with server(lambda: page(paths, metric, select), port) as running:
-        typer.echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
+        echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
         with suppress(KeyboardInterrupt):
             running.serve_forever()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import RunFailed
 
 
@@ -31,7 +32,7 @@ def reproduce(
     for claim, own in claims.items():
         request = Request(sweep_of(own), out / claim)
         if dry_run:
-            typer.echo("\n".join(preview(request, len(slots))))
+            echo("\n".join(preview(request, len(slots))))
             continue
         try:
             carry_out_sweep(request, LocalEngine(slots, threads=threads))
@@ -40,6 +41,6 @@ def reproduce(
     if dry_run:
         return
     found = against_published(load_results([out / claim for claim in claims]), claims)
-    typer.echo(written(*verdicts(found), Format.text))
+    echo(written(*verdicts(found), Format.text))
     if failure:
         raise failure

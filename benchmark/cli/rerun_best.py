@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.output import echo
+
 
 def rerun_best(
     results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
@@ -36,6 +38,6 @@ def rerun_best(
     request = Request(sweep_of_best(runs, metric, select, seeds), out)
     slots = Places(workers=workers).slots()
     if dry_run:
-        typer.echo("\n".join(preview(request, len(slots))))
+        echo("\n".join(preview(request, len(slots))))
     else:
         carry_out_sweep(request, LocalEngine(slots))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo, json_of
 from invbench.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(
         return
     records, failures = _run_all(cells, options)
     if as_json:
-        typer.echo("[" + ",\n".join(record.model_dump_json() for record in records) + "]")
+        echo("[" + ",\n".join(map(json_of, records)) + "]")
     else:
         _show(records, out)
     if failures:
@@ -86,7 +87,7 @@ def _profile(cell: "Cell", options: "Options") -> None:
     from rich.table import Table
 
     from invbench.profiling import profile_cell
-    from invbench.progress import announce
+    from invbench.progress import announce, plain_text
 
     found = profile_cell(cell, options)
     whole = sum(cost.total for cost in found.costs) or 1.0
@@ -94,10 +95,9 @@ def _profile(cell: "Cell", options: "Options") -> None:
     for name in ("ms", "times", "seconds", "share"):
         view.add_column(name, justify="right")
     for cost in found.costs:
-        view.add_row(
-            cost.name, f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
-        )
-    Console().print(f"{cell.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones", highlight=False)
+        numbers = f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
+        view.add_row(plain_text(cost.name), *numbers)
+    echo(f"{cell.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones")
     Console().print(view)
     announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {found.trace}")
 
@@ -106,7 +106,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     """The result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
 
-    from invbench.progress import headlines
+    from invbench.progress import announce, headlines
 
     done = [record for record in records if record.status == "done"]
     if not done:
@@ -125,7 +125,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     console, endless = Console(), Console(width=10_000)
     widths = [endless.measure(view).maximum for view in (upright, turned)]
     console.print(turned if widths[0] > console.width and widths[1] < widths[0] else upright)
-    Console(stderr=True).print(f"records in {out}; `bench table {out}` compares them", markup=False, highlight=False)
+    announce(f"records in {out}; `bench table {out}` compares them")
 
 
 def _means(done: "list[Record]", names: list[str]) -> list[str]:
@@ -141,10 +141,15 @@ def _means(done: "list[Record]", names: list[str]) -> list[str]:
 def _table(title: str, rows: list[list[str]]) -> "Table":
     """The first row is the header."""
     from rich.table import Table
+    from rich.text import Text
 
-    view = Table(title=title, title_justify="left")
+    from invbench.progress import plain_text
+    from invbench.terminal import visible
+
+    view = Table(title=plain_text(title), title_justify="left")
     for place, name in enumerate(rows[0]):
-        view.add_column(name.replace("_", "\n", 1), justify="right" if place else "left", overflow="fold")
+        header = Text(visible(name).replace("_", "\n", 1))
+        view.add_column(header, justify="right" if place else "left", overflow="fold")
     for row in rows[1:]:
-        view.add_row(*row)
+        view.add_row(*map(plain_text, row))
     return view

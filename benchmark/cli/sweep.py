@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def sweep(
             raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
         chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
     if dry_run:
-        typer.echo("\n".join(preview(request, at_once)))
+        echo("\n".join(preview(request, at_once)))
         return
     carry_out_sweep(request, chosen)
 

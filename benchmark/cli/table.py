@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,30 +43,32 @@ def table(
     if vs_published and (metric or rows or columns or select != "last"):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
     from invbench.results import load_results
-    from invbench.table_formats import Format, csv, laid_out, notes, written
+    from invbench.spreadsheet import csv
+    from invbench.table_formats import Format, laid_out, notes, written
     from invbench.tables import omitted
     from invbench.tables import table as make
 
     runs = load_results(results or [Path("results")])
     if vs_published:
-        typer.echo(_against_published(runs, Format(form)), nl=form != "csv")
+        echo(_against_published(runs, Format(form)), nl=form != "csv")
         return
     found = make(runs, metric, select)
     remarks = notes(found, omitted(runs))
     if form == Format.csv:
-        typer.echo(csv(found), nl=False)
-        typer.echo("\n".join(remarks), err=True)
+        echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
+        echo("\n".join(remarks), err=True)
     else:
         layout = laid_out(found, _names(rows), _names(columns))
-        typer.echo(written(layout, remarks, Format(form)))
+        echo(written(layout, remarks, Format(form)))
 
 
 def _against_published(runs: "pd.DataFrame", form: "Format") -> str:
     from invbench.reproduction import against_published, verdicts
+    from invbench.spreadsheet import csv
     from invbench.table_formats import Format, written
 
     found = against_published(runs)
-    return found.to_csv(index=False) if form == Format.csv else written(*verdicts(found), form)
+    return csv(found) if form == Format.csv else written(*verdicts(found), form)
 
 
 def _names(text: str) -> list[str]:

@@ -1,0 +1,19 @@
+"""Text for a terminal or a log: characters that command, hide or reorder are shown instead of obeyed."""
+
+import re
+
+COMMANDS = re.compile(
+    "[\0-\x08\n-\x1f\x7f-\x9f"  # C0 but the tab, DEL, C1: among them the escape that begins a terminal's commands
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible or turning
+    "\ud800-\udfff]"  # bytes of a file name that are not UTF-8
+)
+
+
+def visible(text: object) -> str:
+    r"""Text in one line with its control characters as escapes, such as `\x1b`, `\n` and `\u202e`; others stay."""
+    return COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def visible_lines(text: object) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(visible, str(text).split("\n")))
