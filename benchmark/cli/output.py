@@ -5,8 +5,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
+from invbench.errors import UserError
 from invbench.terminal import visible_lines
 
 if TYPE_CHECKING:
@@ -23,8 +22,21 @@ def accept_all_text() -> None:
 
 
 def echo(text: str, err: bool = False, nl: bool = True) -> None:
-    """Write lines, their control characters as escapes; to stderr where `err`."""
-    typer.echo(visible_lines(text), err=err, nl=nl)
+    """Write lines, their control characters as escapes; to stderr where `err`.
+
+    Raises:
+        UserError: the output goes to a full disk, or the like.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # it was closed before the start
+        return
+    try:
+        stream.write(visible_lines(text) + "\n" * nl)
+        stream.flush()
+    except BrokenPipeError:  # a reader who has seen enough, such as `head`
+        raise
+    except OSError as error:
+        raise UserError(f"the output cannot be written: {error.strerror}") from None
 
 
 def json_of(record: "BaseModel") -> str:

@@ -1,0 +1,132 @@
+"""Names and messages with characters that command a terminal: shown, wherever the program writes."""
+
+import io
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import Bench
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from invbench.cli import main
+from invbench.cli.listing import _print
+from invbench.cli.run import _table
+from invbench.engines.worker import Outcome
+from invbench.progress import Report, announce, counting
+from invbench.terminal import visible, visible_lines
+from invbench.watching import Watch
+
+HARMFUL = "\x1b[2J\x1b]0;title\x07\r\b\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
+SHOWN = r"\x1b[2J\x1b]0;title\x07\r\x08\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
+MARKUP = "[/x] [red]:smile: [link=https://example.org]"
+"""What rich would take for its own."""
+
+
+def test_what_is_shown() -> None:
+    assert visible(HARMFUL) == SHOWN
+    assert visible("caf\udce9") == r"caf\udce9", "a file name that is not UTF-8"
+    plain = "Ünïcode ± † µ² 中文 עברית 👩\u200d🔬 a\tb \\x1b"
+    assert visible(plain) == plain
+    assert visible_lines("a\n\x1bb\n") == "a\n\\x1bb\n"
+
+
+@given(st.text())
+def test_any_text_becomes_one_line_that_can_be_written(text: str) -> None:
+    shown = visible(text)
+    shown.encode()
+    assert len(f"{shown}x".splitlines()) == 1
+    assert visible(shown) == shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", [HARMFUL, "caf\udce9", "a\u2029b"])
+def test_errors_are_one_line(bench: Bench, name: str) -> None:
+    for arguments in (("table", name), ("show", name), (f"--{name}",), ("run", "-m", name, "-d", "spirals")):
+        status, out, err = bench(*arguments)
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("arguments", [["table", "none † here"], ["--help"], ["ls", "published"], ["ls"]])
+def test_terminals_that_know_few_letters(monkeypatch: pytest.MonkeyPatch, arguments: list[str], encoding: str) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = (stream.buffer.getvalue() for stream in streams if not stream.flush())  # type: ignore[attr-defined]
+    if arguments[0] == "table":
+        assert stop.value.code == 2
+        assert (out, err.count(b"\n")) == (b"", 1)
+        assert rb"none \u2020 here" in err
+    else:
+        assert not stop.value.code
+        assert out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_to_a_full_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:  # closing it fails too
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["bench", "ls"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the output cannot be written: No space left")
+
+
+def test_a_run_says_each_thing_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the terminal and in its log."""
+    log = tmp_path / "log.txt"
+    with Report(f"erm {MARKUP} {HARMFUL}", 5, log) as report:
+        report.say(f"failed: {MARKUP} {HARMFUL} caf\udce9")
+        report.evaluated(1, {f"test_{HARMFUL}": 0.5})
+    announce(f"{MARKUP} {HARMFUL} caf\udce9")
+    with counting(HARMFUL) as tell:
+        tell(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        rf"erm {MARKUP} {SHOWN}  failed: {MARKUP} {SHOWN} caf\udce9",
+        rf"erm {MARKUP} {SHOWN}  step 1/5  test_{SHOWN} 0.5",
+        rf"{MARKUP} {SHOWN} caf\udce9",
+    ]
+    assert [line.split("  ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()] == [
+        rf"failed: {MARKUP} {SHOWN} caf\udce9", f"step 1/5  test_{SHOWN} 0.5",
+    ]  # fmt: skip
+
+
+def rendered(what: object, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=1000, force_terminal=terminal, legacy_windows=False)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, threading.Event())
+    watch.started(["a"], f"cpu:0 {MARKUP}")
+    watch.started(["b"], f"host {HARMFUL}")
+    picture = rendered(watch.picture())
+    assert f"erm {MARKUP}" in picture
+    assert f"host {SHOWN}" in picture
+    watch.ended("b", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert f"{MARKUP} {SHOWN}" in lines[2]
+    assert f"vrex {SHOWN}: {MARKUP} {SHOWN}" in rendered(watch.picture())
+
+
+def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = rendered(_table(f"{MARKUP} {HARMFUL}", [["seed", MARKUP, HARMFUL], ["0", HARMFUL, MARKUP]]))
+    assert shown.count(MARKUP) == 3
+    assert shown.count(SHOWN) == 3
+    _print("names", ("name", "summary"), [(HARMFUL, MARKUP), ("erm", HARMFUL)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[1].index("summary") == lines[2].index(MARKUP) == lines[3].index(SHOWN)
