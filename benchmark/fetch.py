@@ -1,12 +1,14 @@
 """Fetching a release into the cache: checked, locked, continued where it broke off, unpacked without trust."""
 
 import os
+import queue
 import shutil
-import tarfile
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ import requests
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from invbench.archives import MAX_UNPACKED, members
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.progress import announce, error_console
@@ -25,8 +28,13 @@ TIMEOUT = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
 BLOCK = 1 << 16
 """Bytes that are written together; what a broken connection loses is less."""
-MAX_UNPACKED = 4 << 30
-"""Most bytes that an archive may unpack to."""
+PATIENCE, LEAST_RATE = 60.0, 2000.0
+"""A download may take so many seconds, and one more for so many bytes."""
+MAX_DOWNLOAD = 1 << 28
+"""Most bytes of a download whose size is not published."""
+BROKEN = "the connection broke off; repeat the command to continue"
+MAX_REASON = 200
+"""Most characters that are shown of what a server says."""
 
 
 def required(release: Release) -> dict[str, Path]:
@@ -78,7 +86,7 @@ def fetch(release: Release) -> bool:
 def kept_sums(release: Release) -> dict[Path, str]:
     """The sha256 that each fetched file had when it came, by its path."""
     file = _sums_file(release)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return {cache_folder() / name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
 
 
@@ -86,92 +94,149 @@ def unpack(archive: Path, target: Path, folder: str, limit: int = MAX_UNPACKED) 
     """Take one folder out of a tar archive, plain files only; a bad archive leaves nothing behind.
 
     Raises:
-        UserError: an absolute path, a `..`, a link or device, more than `limit` bytes, or a damaged archive.
+        UserError: a damaged archive, one without the folder, or one that `archives.members` refuses.
     """
     temporary = target / f".unpacking.{uuid.uuid4().hex}"
     try:
-        with tarfile.open(archive, "r|*") as members:
-            unpacked = 0
-            for member in members:
-                unpacked += member.size
-                if unpacked > limit:
-                    raise UserError(f"{archive} is refused: it unpacks to more than {limit} bytes")
-                _take(members, member, temporary, archive)
-        if not (temporary / folder).is_dir():
-            raise UserError(f"{archive} has no folder {folder}; it is not the official archive")
-        for path in (temporary / folder).iterdir():
-            (target / folder).mkdir(exist_ok=True)
-            path.replace(target / folder / path.name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}") from None
+        with members(archive, limit) as files:
+            for member in files:
+                path = temporary / member.name
+                if path.is_relative_to(temporary / folder):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("wb") as file:
+                        shutil.copyfileobj(member.content, file, BLOCK)
+            if not (temporary / folder).is_dir():
+                raise UserError(f"{archive} has no folder {folder}; it is not the official archive")
+            for path in (temporary / folder).iterdir():
+                (target / folder).mkdir(exist_ok=True)
+                path.replace(target / folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path, archive: Path) -> None:
-    """Write one member below `target`."""
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        raise UserError(f"{archive} is refused: its member {member.name!r} points out of the folder")
-    if member.isdir():
-        return
-    source = members.extractfile(member) if member.isreg() else None
-    if source is None:
-        raise UserError(f"{archive} is refused: its member {member.name!r} is a link or device")
-    place = target / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with source, place.open("wb") as file:
-        shutil.copyfileobj(source, file, BLOCK)
 
 
 def _get(download: Download, cache: Path) -> None:
     """Fetch one file from the first home that has it."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     urls = [*([f"{mirror.rstrip('/')}/{download.path}"] if mirror else []), *download.urls]
-    place = cache / download.path
-    place.parent.mkdir(parents=True, exist_ok=True)
+    path = cache / download.path
+    path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     reasons = []
     for url in urls:
         announce(f"fetching {url}")
         try:
-            pooch.retrieve(url, download.hash, place.name, place.parent, downloader=_downloader(place, download.size))
+            pooch.retrieve(url, download.hash, path.name, path.parent, downloader=_downloader(path, download.size))
             return
         except (requests.RequestException, ValueError) as error:
             reasons.append(f"{urlsplit(url).netloc}: {_reason(error)}")
     raise UserError(f"{download.path}: {'; '.join(reasons)}")
 
 
-def _downloader(place: Path, size: int | None) -> Callable[[str, str, Any], None]:
+def _downloader(path: Path, size: int | None) -> Callable[[str, str, Any], None]:
     """A downloader for pooch that keeps what it has got as `.part` and asks for the rest the next time."""
-    part = place.with_name(f"{place.name}.part")
+    part = path.with_name(f"{path.name}.part")
 
     def get(url: str, output: str, _: Any) -> None:
         start = part.stat().st_size if part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-            if response.status_code != requests.codes.requested_range_not_satisfiable:  # else all of it is here
+        if start > (size or MAX_DOWNLOAD):
+            start = 0
+        with closing(_Transfer(url, start)) as transfer:
+            response = transfer.answer()
+            # Where nothing is here yet, this is an error like any other: it does not say that all has come.
+            if start and response.status_code == requests.codes.requested_range_not_satisfiable:
+                if size not in (None, start):
+                    part.unlink()
+                    raise ValueError("it cannot be continued there; repeat the command to begin anew")
+            else:
                 response.raise_for_status()
                 continued = response.status_code == requests.codes.partial_content
-                _receive(response, part, start if continued else 0, size)
+                _receive(transfer, part, start if continued else 0, size)
         part.replace(output)
 
     return get
 
 
-def _receive(response: requests.Response, part: Path, start: int, size: int | None) -> None:
+class _Transfer:
+    """A file on its way. A thread asks for it and reads, so that who waits decides for how long.
+
+    The time-outs of a connection alone would not do: a server that sends a byte every second never meets one.
+
+    Args:
+        start: how many bytes of it are here.
+    """
+
+    def __init__(self, url: str, start: int) -> None:
+        self._url, self._start = url, start
+        self._deadline = time.monotonic() + PATIENCE
+        self._given_up = threading.Event()
+        self._news: queue.Queue[Any] = queue.Queue(maxsize=16)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def answer(self) -> requests.Response:
+        """The head of the answer, which comes before the blocks."""
+        response: requests.Response = self._next()
+        if self._url.startswith("https:") and not response.url.startswith("https:"):
+            raise ValueError("it sends on to an address without https")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ValueError("it sends the file encoded, which nobody asked for")
+        length = response.headers.get("Content-Length", "")
+        self.length = int(length) if length.isdecimal() else None
+        return response
+
+    def blocks(self) -> Iterator[bytes]:
+        """What is sent; BLOCK bytes at a time, but for the last."""
+        while block := self._next():
+            self._deadline += len(block) / LEAST_RATE
+            yield block
+
+    def close(self) -> None:
+        """Let the thread end, now or when the server says something."""
+        self._given_up.set()
+        while not self._news.empty():
+            self._news.get()
+
+    def _next(self) -> Any:
+        """The answer, then blocks, then an empty one; or what went wrong instead."""
+        try:
+            news = self._news.get(timeout=max(self._deadline - time.monotonic(), 0))
+        except queue.Empty:
+            raise requests.Timeout from None
+        if isinstance(news, Exception):
+            raise news
+        return news
+
+    def _read(self) -> None:
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={self._start}-"} if self._start else {})
+        try:
+            with requests.get(self._url, stream=True, timeout=TIMEOUT, headers=headers) as response:
+                self._news.put(response)
+                for block in response.iter_content(BLOCK):
+                    if self._given_up.is_set():
+                        return
+                    self._news.put(block)
+            self._news.put(b"")
+        except Exception as error:  # whatever it is, who waits raises it
+            self._news.put(error)
+
+
+def _receive(transfer: _Transfer, part: Path, start: int, size: int | None) -> None:
     """Append the body to what is there up to `start`, or begin anew."""
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else size
+    limit = size or MAX_DOWNLOAD
+    too_long = f"it is longer than {f'the published {size}' if size else MAX_DOWNLOAD} bytes"
+    total = size if transfer.length is None else start + transfer.length
+    if total is not None and total > limit:
+        raise ValueError(too_long)
     with part.open("r+b" if start else "wb") as file, _bar(part.stem, total, start) as advance:
         file.seek(start)
         file.truncate()
-        for block in response.iter_content(BLOCK):
+        for block in transfer.blocks():
+            if file.tell() + len(block) > limit:
+                part.unlink()
+                raise ValueError(too_long)
             file.write(block)
             advance(len(block))
-            if size is not None and file.tell() > size:
-                part.unlink()
-                raise ValueError(f"it is longer than the published {size} bytes")
+        if transfer.length is None and size is not None and file.tell() < size:
+            raise ValueError(BROKEN)
 
 
 @contextmanager
@@ -222,13 +287,15 @@ def _others(release: Release) -> str:
 
 
 def _reason(error: Exception) -> str:
+    """Why a home did not help, in words that are safe to show: a server may have written some of them."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"HTTP {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off; repeat the command to continue"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    text = str(error)
-    return "what came has not the published hash" if "does not match" in text else text
+        text = f"HTTP {error.response.status_code} {error.response.reason}"
+    elif isinstance(error, requests.Timeout):
+        text = "no answer in time, or too slow a one; repeat the command to continue"
+    elif isinstance(error, requests.exceptions.ChunkedEncodingError):
+        text = BROKEN
+    elif isinstance(error, requests.ConnectionError):
+        text = "no connection"
+    else:
+        text = "what came has not the published hash" if "does not match" in str(error) else str(error)
+    return "".join(character if character.isprintable() else "?" for character in text)[:MAX_REASON]

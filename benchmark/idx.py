@@ -1,5 +1,6 @@
 """The idx format of the MNIST files."""
 
+import math
 import struct
 from pathlib import Path
 
@@ -7,31 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invbench.errors import UserError
-from invbench.sources import SourceFile, read, verify
+from invbench.sources import MAX_UNPACKED, SourceFile, opened, verify
 
 UNSIGNED_BYTE = 8
 
 
-def read_idx(path: Path, source: SourceFile) -> NDArray[np.uint8]:
-    """The array in an idx file of bytes, plain or gzipped.
+def read_idx(path: Path, source: SourceFile, shape: tuple[int, ...] = ()) -> NDArray[np.uint8]:
+    """The examples (N, *shape) in an idx file of bytes, plain or gzipped.
 
     A file as long as the official one must also have its checksum. A consistent file of another length is accepted:
     it is a part of the data, or somebody's own.
 
     Raises:
-        UserError: the file is truncated, damaged, or no idx file of bytes.
+        UserError: the file is truncated, damaged, no idx file of bytes, or holds something else or nothing.
     """
-    content = read(path)
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
-        raise UserError(f"{path} is not an idx file of bytes; delete it and fetch it again")
-    dimensions = content[3]
-    header = 4 + 4 * dimensions
-    if len(content) < header:
-        raise UserError(f"{path} is truncated inside its header; delete it and fetch it again")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    magic = bytes([0, 0, UNSIGNED_BYTE, 1 + len(shape)])
+    header = len(magic) + 4 * magic[3]
+    with opened(path) as file:
+        content = file.read(header)
+        if content[:4] != magic:
+            raise UserError(f"{path} is not an idx file of bytes in {magic[3]} dimensions; fetch it again")
+        if len(content) < header:
+            raise UserError(f"{path} is truncated inside its header; delete it and fetch it again")
+        count, *rest = struct.unpack(f">{magic[3]}I", content[4:])
+        if tuple(rest) != shape or not 0 < count * math.prod(shape) <= MAX_UNPACKED:
+            wanted = f"images of shape {shape}" if shape else "labels"
+            raise UserError(f"{path} promises {count} examples of shape {tuple(rest)}, no {wanted}; fetch it again")
+        expected = header + count * math.prod(shape)
+        content += file.read(expected - header + 1)
     if source.sha256 and source.size in (len(content), expected):
         verify(content, source.sha256, path)
     if len(content) != expected:
-        raise UserError(f"{path} has {len(content)} bytes where its header promises {expected}; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+        length = "more" if len(content) > expected else len(content)
+        raise UserError(f"{path} has {length} bytes where its header promises {expected}; fetch it again")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(count, *shape)

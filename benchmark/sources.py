@@ -7,13 +7,15 @@ module imports nothing heavy: `bench ls datasets` asks it what is on this machin
 import gzip
 import hashlib
 import os
+import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from platformdirs import user_cache_path
 
@@ -21,6 +23,10 @@ from invbench.errors import UserError
 
 DATA_VARIABLE = "INVBENCH_DATA"
 CACHE_VARIABLE = "INVBENCH_CACHE"
+MAX_UNPACKED = 1 << 30
+"""Most bytes that one file is read or unpacked to, whatever it promises; the longest of a release has 86 MB."""
+BLOCK = 1 << 20
+"""Bytes that are read at once where only their sum is wanted."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class SourceFile:
     def within(self, folder: Path) -> Path | None:
         """The first copy that exists in a folder."""
         candidates = [self.path, f"{self.path}.gz", *self.alternatives]
-        return next((path for name in candidates if (path := folder / name).is_file()), None)
+        return next((path for name in candidates if is_regular(path := folder / name)), None)
 
 
 @dataclass(frozen=True)
@@ -147,14 +153,56 @@ def cache_folder() -> Path:
     return Path(given).expanduser() if given else user_cache_path("invbench")
 
 
-def read(path: Path) -> bytes:
-    """The uncompressed content. Raises UserError when a gzip archive is damaged or the file cannot be read."""
+def is_regular(path: Path) -> bool:
+    """Whether it can be read to its end: a file, no folder, pipe or device. No name is too odd to ask."""
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a file as a stream, unpacked where the name ends in `.gz`.
+
+    Raises:
+        UserError: here or while it is read: no such file, a pipe or a device, or a damaged gzip archive.
+    """
+    try:
+        if not is_regular(path):
+            path.stat()  # says why there is none
+            raise UserError(f"{path} cannot be read: it is a folder, a pipe or a device")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}); delete it and fetch it again") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read(path: Path, limit: int = MAX_UNPACKED) -> bytes:
+    """The unpacked content. Raises UserError as `opened` does, and when there is more than `limit` bytes of it."""
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(_too_long(path, limit))
+    return content
+
+
+def digest(path: Path, algorithm: str = "sha256", limit: int = MAX_UNPACKED) -> str:
+    """The sum of the unpacked content, without holding all of it. Raises UserError as `read` does."""
+    sum_, left = hashlib.new(algorithm), limit
+    with opened(path) as file:
+        while block := file.read(BLOCK):
+            sum_.update(block)
+            left -= len(block)
+            if left < 0:
+                raise UserError(_too_long(path, limit))
+    return sum_.hexdigest()
+
+
+def _too_long(path: Path, limit: int) -> str:
+    return f"{path} has more than {limit} bytes, more than any official file; delete it and fetch it again"
 
 
 def sha256(path: Path) -> str:

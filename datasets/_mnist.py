@@ -10,6 +10,8 @@ from invbench.fetch import required
 from invbench.idx import read_idx
 from invbench.sources import release
 
+SHAPE = (28, 28)
+
 
 @dataclass(frozen=True)
 class Digits:
@@ -29,9 +31,13 @@ def load_mnist() -> Digits:
     """
     mnist = release("mnist")
     paths = required(mnist)
-    train_x, train_y, test_x, test_y = (read_idx(paths[file.path], file) for file in mnist.files)
+    train_x, train_y, test_x, test_y = (
+        read_idx(paths[file.path], file, SHAPE if "images" in file.path else ()) for file in mnist.files
+    )
     if (len(train_x), len(test_x)) != (len(train_y), len(test_y)):
         folder = paths[mnist.files[0].path].parent
         raise UserError(f"the files in {folder} hold different numbers of images and labels; fetch them again")
-    official = (len(train_x), len(test_x)) == (60_000, 10_000)
-    return Digits(np.concatenate([train_x, test_x]), np.concatenate([train_y, test_y]), len(train_x), official)
+    images, labels = np.concatenate([train_x, test_x]), np.concatenate([train_y, test_y])
+    if labels.max() > 9:
+        raise UserError(f"the labels beside {paths[mnist.files[0].path]} must be 0 to 9; fetch them again")
+    return Digits(images, labels, len(train_x), (len(train_x), len(test_x)) == (60_000, 10_000))

@@ -1,6 +1,5 @@
 """`bench data`: where the datasets' files are, how to get them, and whether they are the official ones."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,18 +98,17 @@ def _releases(name: str) -> "Iterable[Release]":
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     """For every file that is here: path, verdict, whether it is right."""
     from invbench.fetch import kept_sums
-    from invbench.sources import read, sha256
+    from invbench.sources import digest, sha256
 
     kept, found = kept_sums(release), release.found()
     for file in (file for file in release.files if file.path in found):
         path = found[file.path]
+        algorithm, _, published = release.published_hash(file).partition(":")
         try:
-            content = read(path)
+            sum_ = digest(path, algorithm or "sha256")
         except UserError as error:
             yield str(path), f"is damaged: {error}", False
             continue
-        algorithm, _, published = release.published_hash(file).partition(":")
-        sum_ = hashlib.new(algorithm or "sha256", content).hexdigest()
         if published:
             right = sum_ == published
             differs = f"is not the published file, but a part of it or damaged: {algorithm} {sum_}, not {published}"
