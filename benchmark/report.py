@@ -3,8 +3,7 @@
 import base64
 import io
 import shlex
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -20,15 +19,18 @@ from pydantic_core import to_json
 from invbench import figures, result_figures
 from invbench.commands import command_of
 from invbench.curves import read_curves
+from invbench.drawing import drawn
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.grouping import differing
+from invbench.portable import without_folders
 from invbench.records import Record, RunFolder, now
 from invbench.results import load_results
 from invbench.selection import Select
 from invbench.spec import RunSpec
 from invbench.table_formats import best_in_bold, laid_out, notes
 from invbench.tables import omitted, table
+from invbench.terminal import visible_lines
 from invbench.trees import flatten
 
 DETAILED = 1000
@@ -41,10 +43,10 @@ NOT_LEARNED = {
     "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "coefficient", "best_validation",
 }  # fmt: skip
 """Sections of columns; any other, such as `width.rotation`, is what a method learned besides the weights."""
-LOOPBACK = "127.0.0.1"
 
 Drawing = tuple[str, str, Callable[[], Figure]]
 """Kind, caption, and what draws it."""
+Change = Callable[[str], str]
 
 
 def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last") -> None:
@@ -66,24 +68,46 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
     if not len(results):
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
     results = results.sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
+    public = published_text(paths)
+    files = results["path"]
+    results = results.map(lambda value: _in_texts(public, value)).assign(path=files)
     done = bool((results["status"] == "done").any())
     found = table(results, metric, select) if done else pd.DataFrame()
     every = table(results, metric) if done and select != Select.last else found
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_template())
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: _in_texts(public, value)
+    )
     counts = results["status"].value_counts()
-    return template.render(
-        title=f"Results: {', '.join(path.name or str(path) for path in paths)}",
+    return environment.from_string(_template()).render(
+        title=f"Results: {', '.join(path.resolve().name or str(path) for path in paths)}",
         counts=f"{len(results)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
         made=now(),
         version=version("invbench"),
         layout=laid_out(found) if done else None,
         remarks=best_in_bold(notes(found, omitted(results))) if done else [],
-        figures=_figures(paths, results, found, every) if done else [],
+        figures=_figures(paths, results, found, every, public) if done else [],
         commands=_commands(found, results),
         failures=_failures(results),
         left_out=_left_out(results),
-        data=_data(results, metric),
+        data=_data(results, metric, public),
     )
+
+
+def published_text(paths: Sequence[Path]) -> Change:
+    """What makes of a text what the page says: no folder of this machine, and control characters as escapes."""
+    cut = without_folders(paths)
+    return lambda text: visible_lines(cut(text))
+
+
+def _in_texts(change: Change, value: Any) -> Any:
+    """The value with all its texts changed, names too; markup stays."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else change(value)
+    if isinstance(value, Mapping):
+        return {_in_texts(change, name): _in_texts(change, part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_texts(change, part) for part in value]
+    return value
 
 
 def _template() -> str:
@@ -91,7 +115,7 @@ def _template() -> str:
 
 
 def _figures(
-    paths: Sequence[Path], results: pd.DataFrame, found: pd.DataFrame, every: pd.DataFrame
+    paths: Sequence[Path], results: pd.DataFrame, found: pd.DataFrame, every: pd.DataFrame, public: Change
 ) -> list[dict[str, str]]:
     """Those that these runs have something for.
 
@@ -112,18 +136,19 @@ def _figures(
         drawings.append(("profile", caption, lambda: figures.profile(paths)))
     if measured - NOT_LEARNED:
         drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(paths, [])))
-    drawn = []
+    pictures = []
     for kind, caption, draw in drawings:
         try:
-            picture = draw()
+            picture = drawn(draw)
         except UserError:  # these runs have nothing to draw, or too much
             continue
         text = io.BytesIO()
-        with mpl.rc_context({"svg.fonttype": "none"}):
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": kind}):  # the same picture each time
             picture.savefig(text, format="svg", metadata={"Date": None})
-        command = shlex.join(["bench", "plot", kind, *map(str, paths)])
-        drawn.append({"caption": caption, "command": command, "picture": base64.b64encode(text.getvalue()).decode()})
-    return drawn
+        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths)])
+        picture_text = base64.b64encode(text.getvalue()).decode()
+        pictures.append({"caption": caption, "command": command, "picture": picture_text})
+    return pictures
 
 
 def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
@@ -166,7 +191,7 @@ def _failures(results: pd.DataFrame) -> list[dict[str, Any]]:
     return groups
 
 
-def _data(results: pd.DataFrame, metric: str | None) -> Markup:
+def _data(results: pd.DataFrame, metric: str | None, public: Change) -> Markup:
     """What the list of runs is drawn from, as JSON that cannot end the script it stands in."""
     judged = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
     score = metric or (str(judged[0]) if len(judged) == 1 else "score")
@@ -182,7 +207,8 @@ def _data(results: pd.DataFrame, metric: str | None) -> Markup:
         runs.append(own)
     columns = [name for name in (runs[0] if runs else {}) if name != "path"]
     details = {Path(path).name: _details(RunFolder(Path(path))) for path in _detailed(results)["path"]}
-    text = to_json({"columns": columns, "runs": runs, "details": details}, inf_nan_mode="null", fallback=_plain)
+    shown = _in_texts(public, {"columns": columns, "runs": runs, "details": details})
+    text = to_json(shown, inf_nan_mode="null", fallback=_plain)
     return Markup(text.decode().replace("<", "\\u003c"))  # noqa: S704  JSON without a tag in it
 
 
@@ -237,40 +263,3 @@ def _log_tail(folder: RunFolder) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-LINES:])
-
-
-def server(make: Callable[[], str], port: int) -> ThreadingHTTPServer:
-    """Answers `/` with the page as it is by then, to this machine only.
-
-    Raises:
-        UserError: the port is taken.
-    """
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            host = self.headers.get("Host", "").rpartition(":")[0]
-            if host not in (LOOPBACK, "localhost"):  # another site's name that was pointed here
-                self.send_error(403)
-            elif self.path != "/":
-                self.send_error(404)
-            else:
-                try:
-                    self._send(make())
-                except UserError as error:
-                    self.send_error(500, str(error))
-
-        def _send(self, page: str) -> None:
-            body = page.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            """Nobody reads these lines."""
-
-    try:
-        return ThreadingHTTPServer((LOOPBACK, port), Answer)
-    except OSError as error:
-        raise UserError(f"--port {port}: {error.strerror}; give another one") from None

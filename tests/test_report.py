@@ -1,12 +1,16 @@
 """The page about many runs: what stands in it, and, in a real browser, that it works."""
 
+import base64
+import html
 import json
 import re
 import shutil
+import sys
 import threading
-import urllib.error
+import traceback
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +18,13 @@ from typing import TYPE_CHECKING
 import pytest
 from cells import small_cell
 
+import invbench
 from invbench.errors import UserError
 from invbench.records import Record, RunFolder
-from invbench.report import DETAILED, report, server, write_report
+from invbench.report import DETAILED, report, write_report
 from invbench.runner import Options, run_cell
+from invbench.serving import Server
+from invbench.spec import RunSpec, resolve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -91,6 +98,73 @@ def test_names_that_mean_something_in_html(page: str) -> None:
     assert "&lt;/script&gt;" in page
 
 
+def texts(value: object) -> Iterator[str]:
+    """Every text in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from texts(part)
+
+
+def all_texts(page: str) -> str:
+    """The page, and what is packed in it."""
+    pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+    assert len(pictures) >= 2
+    drawn = [base64.b64decode(picture).decode() for picture in pictures]
+    return "\n".join([html.unescape(page), *texts(data_of(page)), *drawn])
+
+
+def failed(out: Path, spec: RunSpec, error: BaseException) -> RunFolder:
+    """A run that failed with an error, as runs write it."""
+    folder = RunFolder(out / spec.run_id)
+    folder.create(spec)
+    trace = "".join(traceback.format_exception(error))
+    folder.write_record(Record.of_failure(spec, "error", str(error)).model_copy(update={"traceback": trace}))
+    folder.log.write_text(f"2026-01-01T00:00:00  failed: {error}\n", encoding="utf-8")
+    return folder
+
+
+def test_folders_of_this_machine_stay_out(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they were given, are in a setting, or are said in messages, tracebacks and logs."""
+    out = tmp_path / "some folder" / "results"
+    shutil.copytree(results, out)
+    spec = resolve("erm", "tabular_nuisance", assignments={"dataset.table": "/home/ann/data/table.parquet"}).spec
+    with pytest.raises(UserError) as caught:
+        RunFolder(Path("/dev/null/some/run")).create(spec)
+    folder = failed(out, spec, UserError(f"{caught.value}, {out}").with_traceback(caught.tb))
+    failed(out, small_cell("coral", "spirals").spec, UserError(f"{folder.log} is full"))
+    monkeypatch.chdir(out.parent)
+    for paths in ([out], [Path("results")], sorted(path for path in out.iterdir() if path.is_dir())):
+        text = all_texts(report(paths))
+        for hidden in (tmp_path, Path(__file__).parent, Path(invbench.__path__[0]), Path(sys.prefix), "/home/ann"):
+            assert str(hidden) not in text
+        assert "dataset.table=…/table.parquet" in text
+        assert "cannot write to …/run" in text
+        assert 'File "invbench/records.py", line' in text
+    page = report([out])
+    assert "<title>Results: results</title>" in page
+    assert "bench plot curves results</code>" in page
+    assert f"results/{folder.path.name}/log.txt is full" in page
+
+
+def test_names_that_command_or_hide(tmp_path: Path, results: Path) -> None:
+    """Control characters, text from right to left, formulas, and names that JavaScript has itself."""
+    out = tmp_path / "results"
+    shutil.copytree(results, out)
+    for seed, name in enumerate(("__proto__", "%zz \u202e", "constructor")):
+        folder = failed(out, small_cell("vrex", "spirals", seed).spec, ValueError("\x1b[2J\u202e\0 and \n more"))
+        folder.path.rename(out / name)
+    for path in out.glob("*/record.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["spec"]["method"] == "erm":
+            record["spec"]["method"] = "a$\\frac$\x1b"
+            path.write_text(json.dumps(record), encoding="utf-8")
+    text = all_texts(report([out]))
+    for shown in (r"a$\frac$\x1b", r"%zz \u202e", r"\x1b[2J\u202e\x00 and", "__proto__", "constructor"):
+        assert shown in text
+    assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text)
+
+
 def test_bad_input(tmp_path: Path, results: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no run in .*empty"):
@@ -130,22 +204,23 @@ def test_more_runs_than_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
     assert any(one["kind"] == "oom" for one in details.values()), "failed ones first"
 
 
-def test_it_is_served_to_this_machine_only(results: Path) -> None:
-    with server(lambda: report([results]), 0) as running:
-        host, port = running.server_address[:2]
-        assert host == "127.0.0.1"
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-            assert b"5 runs: 4 done" in answer.read()
-        for request in (
-            urllib.request.Request(f"http://127.0.0.1:{port}/other"),
-            urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "example.org"}),
-        ):
-            with pytest.raises(urllib.error.HTTPError):
-                urllib.request.urlopen(request)  # noqa: S310
-        with pytest.raises(UserError, match=f"--port {port}: .*give another one"):
-            server(lambda: "", port)
+def test_twelve_visitors_at_once_get_one_page(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """But for the time at which it was made: figures are drawn by one thread at a time."""
+    with Server(lambda: report([results]), 0) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+
+        def visit(_: int) -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{running.server_address[1]}/", timeout=120) as answer:
+                return re.sub(r"made \S+ by", "", answer.read().decode())
+
+        with ThreadPoolExecutor(12) as pool:
+            pages = set(pool.map(visit, range(12)))
         running.shutdown()
+        thread.join()
+    assert len(pages) == 1
+    assert "5 runs: 4 done" in pages.pop()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")

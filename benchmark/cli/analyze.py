@@ -181,6 +181,8 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
 
 
 def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
+    from invbench.drawing import drawn
+
     if out is not None:
-        make().savefig(out, dpi=150)
+        drawn(make).savefig(out, dpi=150)
         echo(str(out))

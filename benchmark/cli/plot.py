@@ -61,6 +61,7 @@ def plot(
     """Draw finished runs."""
     writable_picture(out, "--out")
     from invbench import figures, nuisance_figures, result_figures
+    from invbench.drawing import drawn
     from invbench.results import load_results
     from invbench.tables import table
 
@@ -81,7 +82,7 @@ def plot(
         Kind.angle: lambda: figures.angle(paths, example),
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
     }
-    makers[kind]().savefig(out, dpi=150)
+    drawn(makers[kind]).savefig(out, dpi=150)
     echo(str(out))
 
 

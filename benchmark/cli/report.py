@@ -23,15 +23,16 @@ def report(
     """Write a page with the table, the figures, every run to look into, what failed, and how to reproduce each row."""
     if not serve and (out.suffix != ".html" or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out}: it must end in .html, in a folder that exists")
+    from invbench.report import published_text, write_report
     from invbench.report import report as page
-    from invbench.report import server, write_report
+    from invbench.serving import Server
 
     paths = results or [Path("results")]
     if not serve:
         write_report(paths, out, metric, select)
         echo(str(out))
         return
-    with server(lambda: page(paths, metric, select), port) as running:
+    with Server(lambda: page(paths, metric, select), port, published_text(paths)) as running:
         echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
         with suppress(KeyboardInterrupt):
             running.serve_forever()

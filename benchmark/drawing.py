@@ -1,0 +1,26 @@
+"""Figures with names in them that are text and nothing else."""
+
+from collections.abc import Callable
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from invbench.terminal import visible_lines
+
+
+def drawn(make: Callable[[], Figure]) -> Figure:
+    """What `make` draws, with a dollar in a name as a dollar, not as the begin of a formula.
+
+    Formulas are left to the ticks of logarithmic axes, which are powers of ten.
+    """
+    with mpl.rc_context({"text.parse_math": False}):
+        figure = make()
+    for text in figure.findobj(Text):
+        text.set_text(visible_lines(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                    tick.label1.set_parse_math(True)
+    return figure
