@@ -1,7 +1,6 @@
 """Constructions that take long are made once and kept in the cache, under the hash of all that they depend on."""
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from invbench.files import replacing
 from invbench.fingerprint import fingerprint
+from invbench.npz import read_npz
 from invbench.sources import cache_folder
 
 Arrays = dict[str, NDArray[Any]]
@@ -50,8 +50,7 @@ def _save(path: Path, arrays: Arrays) -> None:
 def _load(path: Path) -> Arrays | None:
     """None where the file is not there or damaged."""
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path, path.stat().st_size)  # it is not compressed, so it holds no more than it has
         return arrays if str(arrays.pop(PRINT)) == fingerprint(sorted(arrays.items())) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError):
         return None
