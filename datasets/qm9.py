@@ -15,15 +15,16 @@ The archive is parsed once and kept in the cache.
 Deviation from Augerino's code: no batch is dropped from validation or test.
 """
 
-import tarfile
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invbench.archives import members
 from invbench.errors import UserError
 from invbench.fetch import required
 from invbench.prepared import Arrays, prepared
@@ -31,7 +32,7 @@ from invbench.problem import Dataset, Problem, Split, subset
 from invbench.progress import announce
 from invbench.registry import register_dataset
 from invbench.settings import setting
-from invbench.sources import release, sha256
+from invbench.sources import read, release, sha256
 from invbench.tasks import Regression
 
 CHARGES = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
@@ -47,8 +48,10 @@ FREE_ATOMS = {  # atomref.txt of the release; energies in Ha, Cv in cal/(mol K);
     "Cv": {1: 2.981, 6: 2.981, 7: 2.981, 8: 2.981, 9: 2.981},
 }
 FULL, TRAIN, TEST_SHARE = 130_831, 100_000, 0.1
-MAX_MEMBER = 1 << 16
-"""Bytes; the files of the release have about 2,000."""
+MAX_MEMBER, MAX_MEMBERS, MAX_CONTENT, MAX_LIST = 1 << 16, 200_000, 1 << 30, 1 << 24
+"""Bytes of a file, files, bytes of all, and of the list of excluded ones; the release has 133,885 of about 2,000."""
+MOST_ATOMS, LARGEST, FEWEST = 29, 1e9, 10
+"""Atoms of a molecule, numbers, and molecules that can be divided: what is beyond is no part of the release."""
 PARSER = "1"
 """Raise it when what is parsed changes."""
 
@@ -126,17 +129,19 @@ def _parsed(archive: Path, excluded: Path | None) -> Arrays:
     announce(f"parsing {archive}, once")
     left_out = _listed(excluded) if excluded else set()
     atoms, properties = [], []
-    try:
-        with tarfile.open(archive, "r|bz2") as members:
-            for name, text in _texts(members):
-                index, values, molecule = parse_xyz(text, name)
-                if index not in left_out:
-                    properties.append(values)
-                    atoms.append(molecule)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is damaged ({error}); delete it and fetch it again") from None
-    if not atoms:
-        raise UserError(f"{archive} holds no molecules; delete it and fetch it again")
+    with members(archive, MAX_CONTENT, MAX_MEMBERS) as files:
+        for file in files:
+            if not file.name.endswith(".xyz"):
+                continue
+            if file.size > MAX_MEMBER:
+                raise UserError(f"{file.name} in {archive} has {file.size} bytes; it is not the official one")
+            index, values, molecule = parse_xyz(file.content.read().decode("utf-8", "replace"), file.name)
+            if index not in left_out:
+                properties.append(values)
+                atoms.append(molecule)
+    if len(atoms) < FEWEST:
+        number = "no" if not atoms else f"only {len(atoms)}"
+        raise UserError(f"{archive} holds {number} molecules, fewer than {FEWEST}; delete it and fetch it again")
     padded = np.zeros((len(atoms), max(map(len, atoms)), 4))
     for row, molecule in zip(padded, atoms, strict=True):
         row[: len(molecule)] = molecule
@@ -145,15 +150,6 @@ def _parsed(archive: Path, excluded: Path | None) -> Arrays:
         "charges": padded[..., 0].astype(np.uint8),
         "properties": np.array(properties),
     }
-
-
-def _texts(members: tarfile.TarFile) -> Iterator[tuple[str, str]]:
-    for member in members:
-        source: IO[bytes] | None = members.extractfile(member) if member.isreg() else None
-        if source is not None and member.name.endswith(".xyz"):
-            if member.size > MAX_MEMBER:
-                raise UserError(f"{member.name} in the QM9 archive has {member.size} bytes; it is not the official one")
-            yield member.name, source.read().decode()
 
 
 def parse_xyz(text: str, name: str) -> tuple[int, list[float], NDArray[np.float64]]:
@@ -170,12 +166,14 @@ def parse_xyz(text: str, name: str) -> tuple[int, list[float], NDArray[np.float6
         properties = [float(value) for value in values]
         if molecule.shape != (count, 4) or len(properties) != len(COLUMNS):
             raise ValueError("wrong number of values")
+        if count > MOST_ATOMS or not np.abs([*molecule.flat, *properties]).max() < LARGEST:  # nor is one NaN
+            raise ValueError("values that no molecule of the release has")
         return int(index), properties, molecule
     except (ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{name} in the QM9 archive cannot be parsed ({error}); fetch it again") from None
+        raise UserError(f"{name} in the QM9 archive cannot be parsed ({str(error)[:80]}); fetch it again") from None
 
 
 def _listed(path: Path) -> set[int]:
     """Numbers of the molecules to leave out: the first word of each line that has a number there."""
-    first = (line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {int(word) for word in first if word.isdecimal()}
+    first = re.findall(r"^[ \t]*(\d{1,9})(?!\S)", read(path, MAX_LIST).decode("utf-8", "replace"), re.MULTILINE)
+    return {int(word) for word in first}
