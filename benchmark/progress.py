@@ -82,8 +82,8 @@ class Report:
         self.last = time.monotonic()
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
-            title, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
-            columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
+            left, right = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
+            columns = (left, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), right)
             self.bar = Progress(*columns, console=self.console)
 
     def __enter__(self) -> Self:

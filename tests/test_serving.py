@@ -130,7 +130,9 @@ def test_pages_are_made_one_at_a_time_and_shared() -> None:
 
 def test_an_error_is_shared_with_nobody(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """And its text stays in the body: it ends no line of the head, and tells no folder."""
-    pages = iter(["first", UserError(f"no run in\r\nX-Injected: 1 — {tmp_path}/some/results\x1b[2J <b>"), "third"])
+    pages: Iterator[str | UserError] = iter(
+        ["first", UserError(f"no run in\r\nX-Injected: 1 — {tmp_path}/some/results\x1b[2J <b>"), "third"]
+    )
 
     def make() -> str:
         page = next(pages)

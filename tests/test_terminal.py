@@ -1,6 +1,7 @@
 """Names and messages with characters that command a terminal: shown, wherever the program writes."""
 
 import io
+import re
 import sys
 import threading
 from contextlib import suppress
@@ -55,13 +56,16 @@ def test_errors_are_one_line(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("arguments", [["table", "none † here"], ["--help"], ["ls", "published"], ["ls"]])
 def test_terminals_that_know_few_letters(monkeypatch: pytest.MonkeyPatch, arguments: list[str], encoding: str) -> None:
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    buffers = [io.BytesIO(), io.BytesIO()]
+    streams = [io.TextIOWrapper(buffer, encoding=encoding) for buffer in buffers]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
-    out, err = (stream.buffer.getvalue() for stream in streams if not stream.flush())  # type: ignore[attr-defined]
+    for stream in streams:
+        stream.flush()
+    out, err = (buffer.getvalue() for buffer in buffers)
     if arguments[0] == "table":
         assert stop.value.code == 2
         assert (out, err.count(b"\n")) == (b"", 1)
@@ -102,10 +106,28 @@ def test_a_run_says_each_thing_in_one_line(tmp_path: Path, capsys: pytest.Captur
     ]  # fmt: skip
 
 
-def rendered(what: object, terminal: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=1000, force_terminal=terminal, legacy_windows=False)
-    console.print(what)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+def test_bars_and_counts_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "2000")
+    with Report(f"erm {MARKUP} {HARMFUL}", 5, tmp_path / "log.txt") as report:
+        report.evaluated(1, {f"test_[/x]{HARMFUL}": 0.5})
+    with counting(f"counted {MARKUP}") as tell:
+        tell(1)
+    with Watch({"a": f"erm {MARKUP} {HARMFUL}"}, threading.Event()) as watch:
+        watch.started(["a"], f"cpu:0 {MARKUP}")
+        watch.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
+    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
+    for text in (f"erm {MARKUP} {SHOWN}", f"test_[/x]{SHOWN} 0.5", f"counted {MARKUP}", f"{MARKUP} {SHOWN}\n"):
+        assert text in shown
+    assert not re.search("[\x1b\x07\b\x9b\u202e]", shown)
+
+
+def rendered(what: object) -> str:
+    text = io.StringIO()
+    Console(file=text, width=1000).print(what)
+    return text.getvalue()
 
 
 def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
