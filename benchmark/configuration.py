@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 
 Layer = dict[str, Any]
 """Settings of one source: sections method (nested by part), dataset, backbone, trainer."""
@@ -19,12 +20,80 @@ ALTERNATIVES = {"trainer": (("steps", "epochs"),)}
 """Settings of which a later source's choice drops the earlier source's."""
 
 
+LONGEST = 2**20
+"""Characters, or bytes, of a YAML text."""
+DEEPEST = 32
+"""Levels of tables and lists in it; the package's own files have 7."""
+MOST_VALUES = 100_000
+"""Values in it, with what aliases stand for written out."""
+INTEGERS = range(-(2**63), 2**63)
+"""What JSON's readers, tables and tensors can hold."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML with JSON's idea of a scalar: 1e-3 is a number; yes, 1:30 and 2020-01-01 are strings."""
+    """YAML with JSON's idea of data, within bounds.
+
+    1e-3 is a number; yes, 1:30 and 2020-01-01 are strings. Keys are strings, each once in a table. There are no tags.
+    All is checked while the text is read, before any of it is made into data.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}
+        """Values in each node that is complete."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One value with all that is in it."""
+        event, before = self.peek_event(), self._values
+        self._level += 1
+        self._check_event(event)
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self._sizes:
+                raise _refused(f"*{event.anchor} stands for something that it is in itself", event)
+            self._values += self._sizes[node]
+        else:
+            self._values += 1
+            self._sizes[node] = self._values - before
+        if self._values > MOST_VALUES:
+            raise _refused(f"there are more than {MOST_VALUES} values, with those that aliases stand for", event)
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A table."""
+        node = super().compose_mapping_node(anchor)
+        known = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise _refused("a key is no text; put it in quotes", key)
+            if key.value in known:
+                raise _refused(f"'{brief(key.value)}' is there twice", key)
+            known.add(key.value)
+        return node
+
+    def _check_event(self, event: yaml.Event) -> None:
+        if self._level > DEEPEST:
+            raise _refused(f"there are more than {DEEPEST} levels", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refused(f"tags such as {event.tag} are not known", event)
+        if isinstance(event, yaml.ScalarEvent) and re.search("[\0\ud800-\udfff]", event.value):
+            raise _refused("there is a character that is no text", event)
+
+
+def _refused(problem: str, position: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=position.start_mark)
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > 20 or int(node.value) not in INTEGERS:
+        raise _refused(f"{brief(node.value)} is too large for a whole number; they have 64 bits", node)
+    return int(node.value)
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 for _tag, _pattern, _first in (
     ("null", r"null|~|", "n~\0"),
     ("bool", r"true|false", "tf"),
@@ -35,16 +104,41 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The data in a YAML text. Raises UserError naming `source` and the line when it is malformed."""
-    loader = _Loader(text)
+    """The data in a YAML text: JSON's kinds of values, within bounds.
+
+    Raises:
+        UserError: it is malformed, too long, too deep, or of another kind; the message names `source` and the line.
+    """
+    if len(text) > LONGEST:
+        raise UserError(f"{source} is too long: it may have {LONGEST} characters")
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)  # which reads the text's characters already
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{line} is not valid YAML: {getattr(error, 'problem', error)}") from None
-    finally:
-        loader.dispose()
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{source}{line} is not valid YAML: {problem}") from None
+
+
+def read_yaml(path: Path, source: str) -> Any:
+    """The data in a YAML file, as `parse_yaml`. Raises UserError also where it is no file, or no text."""
+    try:
+        if not path.is_file():  # a pipe would be waited for, and a device has no end
+            raise UserError(f"{source}: {path} is no file")
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror}") from None
+    if len(content) > LONGEST:
+        raise UserError(f"{source} is too long: it may have {LONGEST} bytes")
+    try:
+        return parse_yaml(content.decode("utf-8"), source)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is no text in UTF-8: {error.reason} at byte {error.start + 1}") from None
 
 
 @cache
@@ -112,9 +206,9 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
     assignments = {}
     for text in texts:
         key, separator, value = text.partition("=")
-        if not separator:
-            raise UserError(f"--set {text}: write it as section.name=value, e.g. trainer.epochs=3")
-        assignments[key.strip()] = parse_yaml(value, f"--set {text}")
+        if not separator or not key.isprintable():
+            raise UserError(f"--set {brief(text)}: write it as section.name=value, e.g. trainer.epochs=3")
+        assignments[key.strip()] = parse_yaml(value, f"--set {brief(text)}")
     return assignments
 
 
@@ -124,7 +218,7 @@ def assignments_layer(assignments: Mapping[str, Any], fields: Mapping[str, Itera
     Args:
         fields: the settings of each part of the method, to tell whose `method.threshold` is.
     """
-    layer: Layer = {}
+    values: dict[tuple[str, ...], Any] = {}
     for key, value in assignments.items():
         section, _, name = key.partition(".")
         if section not in SECTIONS or not name:
@@ -133,7 +227,13 @@ def assignments_layer(assignments: Mapping[str, Any], fields: Mapping[str, Itera
         path = name.split(".")
         if section == "method":
             path = _owner(path, fields, key)
-        target = layer.setdefault(section, {})
+        values[section, *path] = value
+    layer: Layer = {}
+    for path, value in values.items():
+        for whole in (path[:length] for length in range(2, len(path))):
+            if whole in values:
+                raise UserError(f"'{'.'.join(path)}' is a part of '{'.'.join(whole)}', which is set too: set only one")
+        target = layer
         for step in path[:-1]:
             target = target.setdefault(step, {})
         target[path[-1]] = value

@@ -2,10 +2,11 @@
 
 import heapq
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from invbench.errors import UserError
+from invbench.errors import UserError, brief
 from invbench.schedule import Job
 from invbench.settings import Settings
 from invbench.spec import Cell
@@ -20,8 +21,8 @@ def parse_fuse(text: str) -> Fuse:
     """`auto`, `off` or a number. Raises UserError for anything else."""
     if text == "auto" or text == "off":  # one by one, so that a type checker sees which
         return "auto" if text == "auto" else "off"
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"--fuse {text}: it is auto, off, or a number of runs from 1")
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise UserError(f"--fuse {brief(text)}: it is auto, off, or a number of runs from 1 to 999999999")
     return int(text)
 
 

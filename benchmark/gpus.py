@@ -3,9 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from invbench.errors import UserError
+from invbench.errors import UserError, brief
 
-NAME = re.compile(r"\d+|GPU-[\w-]+|MIG-[\w/-]+")
+MOST_PROCESSES = 4096
+"""As many work at a time on one machine, and no more threads does each of them have."""
+NAME = re.compile(r"[0-9]+|GPU-[\w-]+|MIG-[\w/-]+")
 
 
 def visible_gpus(variable: str | None, count: int) -> list[str]:
@@ -24,12 +26,14 @@ def visible_gpus(variable: str | None, count: int) -> list[str]:
     names: list[str] = []
     for part in variable.split(","):
         name = part.strip()
-        if re.fullmatch(r"-\d+", name) or not variable.strip():
+        if re.fullmatch("-[0-9]+", name) or not variable.strip():
             break
         if not NAME.fullmatch(name):
-            raise UserError(f"CUDA_VISIBLE_DEVICES={variable}: '{name}' is no number, GPU-... or MIG-... of a GPU")
+            raise UserError(
+                f"CUDA_VISIBLE_DEVICES={brief(variable)}: '{name}' is no number, GPU-... or MIG-... of a GPU"
+            )
         if name in names:
-            raise UserError(f"CUDA_VISIBLE_DEVICES={variable} names GPU {name} twice; CUDA shows none then")
+            raise UserError(f"CUDA_VISIBLE_DEVICES={brief(variable)} names GPU {name} twice; CUDA shows none then")
         names.append(name)
     return names[:count]
 
@@ -43,8 +47,8 @@ def chosen_gpus(asked: str | None, visible: Sequence[str]) -> list[str]:
     if asked is None:
         return list(visible)
     places = [part.strip() for part in asked.split(",") if part.strip()]
-    wrong = [place for place in places if not place.isdecimal() or int(place) >= len(visible)]
-    if wrong or len(set(places)) < len(places):
+    known = {str(place) for place in range(len(visible))}
+    if not known.issuperset(places) or len(set(places)) < len(places):
         seen = f"numbers from 0 to {len(visible) - 1}, each once" if visible else "nothing: no GPU is visible"
-        raise UserError(f"--gpus {asked}: there can be {seen}; use --workers for the CPU")
+        raise UserError(f"--gpus {brief(asked)}: there can be {seen}; use --workers for the CPU")
     return [visible[int(place)] for place in places]

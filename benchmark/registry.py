@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 
 T = TypeVar("T", bound=type)
 
@@ -75,10 +75,7 @@ class Registry:
     def load(self, name: str) -> type[Any]:
         """The class behind `name`. Raises UserError with the nearest name when there is none."""
         if name not in self._registered:
-            entry = self._found.get(name)
-            if entry is None:
-                raise UserError(f"no {self.kind} '{name}'{did_you_mean(name, self.entries())}")
-            self._registered[name] = entry.load()
+            self._registered[name] = self._entry(name).load()
         return self._registered[name]
 
     def traits(self, name: str) -> tuple[str, ...]:
@@ -87,8 +84,14 @@ class Registry:
 
     def literal(self, name: str, attribute: str, default: Any) -> Any:
         """A class attribute that built-in entries write as a plain literal, read without importing their files."""
-        literals = self.entries()[name].literals
+        literals = self._entry(name).literals
         return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
+
+    def _entry(self, name: str) -> Entry:
+        entries = self.entries()
+        if name not in entries:
+            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, entries)}")
+        return entries[name]
 
     @cached_property
     def _found(self) -> dict[str, Entry]:

@@ -12,6 +12,8 @@ from invbench.errors import UserError, did_you_mean
 from invbench.settings import Choice, LogUniform, SearchRange, Settings, search_info, setting
 from invbench.spec import Cell
 
+MOST_RUNS = 100_000
+"""Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""
 SEARCHED = ("method.", "trainer.")
 """Sections that are searched where nothing else is said; datasets and networks are part of the question."""
 Ranges = Mapping[str, tuple[SearchRange, bool]]
@@ -23,7 +25,7 @@ Judge = Callable[[dict[str, Any]], float | None]
 class RandomSearch(Settings):
     """A number of trials over some settings."""
 
-    trials: int = setting(..., "how many settings are tried", ge=1)
+    trials: int = setting(..., "how many settings are tried", ge=1, le=MOST_RUNS)
     settings: tuple[str, ...] = setting((), "dotted names; by default all of method and trainer that have a range")
 
 
@@ -32,7 +34,7 @@ class OptunaSearch(RandomSearch):
 
     metric: str = setting(..., "what is searched for, the mean over seeds of a metric of the validation set")
     direction: Literal["maximize", "minimize"] = setting(..., "which values of the metric are good")
-    at_once: int = setting(4, "trials that do not wait for each other's results", ge=1)
+    at_once: int = setting(4, "trials that do not wait for each other's results", ge=1, le=1000)
 
     @field_validator("metric")
     @classmethod

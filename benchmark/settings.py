@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,13 @@ class Settings(BaseModel):
             UserError: one line naming the first setting that is wrong, the value given, and what is accepted.
         """
         try:
-            return cls.model_validate_json(json.dumps(values), strict=True)
+            text = json.dumps(values)
+        except (TypeError, ValueError, RecursionError):  # an object, something that is in itself, or too deep
+            raise UserError(f"the settings of {where} must be plain numbers, strings, lists or tables") from None
+        try:
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise UserError(cls._explain(error, where)) from None
-        except TypeError:
-            raise UserError(f"the settings of {where} must be plain numbers, strings, lists or tables") from None
 
     def canonical(self) -> dict[str, Any]:
         """Every setting with its value, as JSON data: equal settings give equal text, however they were typed."""
@@ -148,7 +150,7 @@ class Settings(BaseModel):
         if not path:
             return f"{where}: {first['msg'].removeprefix('Value error, ')}"
         expected = first["msg"][0].lower() + first["msg"][1:].removeprefix("alue error, ")
-        return f"setting '{where}.{path}' is {_show(first['input'])}: {expected}"
+        return f"setting '{where}.{path}' is {brief(_show(first['input']))}: {expected}"
 
 
 def search_info(field: FieldInfo) -> SearchInfo:

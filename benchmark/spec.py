@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from invbench.backbone import Backbone
 from invbench.composition import PENALTY, Composition
 from invbench.configuration import Layer, assignments_layer, check_sections, merge, recipe_layers
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.method import Method, class_overrides
 from invbench.problem import Dataset
 from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
@@ -184,9 +185,9 @@ def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbo
 
 def _method_classes(method: str) -> dict[str, type[Method]]:
     names = [name.strip() for name in method.split("+")]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"method {method} names '{name}' twice")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"method {brief(method)} names '{name}' twice")
     classes: dict[str, type[Method]] = {name: METHODS.load(name) for name in names}
     if any(class_overrides(cls, *PENALTY) for cls in classes.values()):
         return classes

@@ -27,19 +27,22 @@ tiers:
 
 import itertools
 import math
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pydantic import field_validator, model_validator
 
-from invbench.configuration import parse_yaml, sweep_names, sweep_text
-from invbench.errors import UserError, did_you_mean
+from invbench.configuration import parse_yaml, read_yaml, sweep_names, sweep_text
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.fusing import Fuse
 from invbench.registry import DATASETS, METHODS, unmet
-from invbench.search import Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
+from invbench.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 from invbench.settings import Settings, setting
-from invbench.spec import Cell, Protocol, resolve
+from invbench.spec import MAX_SEED, Cell, Protocol, resolve
 
 FULL = "full"
 ALL = "*"
@@ -75,6 +78,17 @@ class SweepCells(Settings):
                     setup = Setup(name, dataset, settings, self.protocol)
                     for trial in self._trials(setup.also(tier.set), tier, judge):
                         yield setup.also(trial).also(tier.set)
+
+    def size(self, tier: "Tier") -> int:
+        """How many there are at most, each for every seed."""
+        methods, datasets = _names(self.method), _names(self.dataset)
+        all_of_them = methods.count(ALL)
+        cells = (len(methods) - all_of_them) * len(datasets)
+        if all_of_them:
+            cells += all_of_them * sum(len(_possible(name)) * times for name, times in Counter(datasets).items())
+        search = self.random or self.optuna
+        trials = (tier.trials or search.trials) if search else 1
+        return cells * math.prod(map(len, self.grid.values())) * trials
 
     def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:
         fewer = {} if tier.trials is None else {"trials": tier.trials}
@@ -113,7 +127,7 @@ class Tier(Settings):
 
     seeds: Seeds | None = setting(None, "other seeds")
     set: dict[str, Any] = setting({}, "settings that win over those of the cells")
-    trials: int | None = setting(None, "of each random search", ge=1)
+    trials: int | None = setting(None, "of each random search", ge=1, le=MOST_RUNS)
 
 
 class Sweep(Settings):
@@ -147,17 +161,16 @@ class Sweep(Settings):
         Raises:
             UserError: there is none, or something in it is wrong.
         """
-        path = Path(name)
-        if name in sweep_names():
-            text = sweep_text(name)
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8")
+        known, source = sweep_names(), f"sweep {name}"
+        if name in known:
+            data = parse_yaml(sweep_text(name), source)
+        elif os.path.lexists(name):
+            data = read_yaml(Path(name), source)
         else:
-            raise UserError(f"no sweep '{name}', and no file of that name{did_you_mean(name, sweep_names())}")
-        data = parse_yaml(text, f"sweep {name}")
+            raise UserError(f"no sweep '{brief(name)}', and no file of that name{did_you_mean(name, known)}")
         if not isinstance(data, dict):
-            raise UserError(f"sweep {name}: it must be a table with 'cells' and 'seeds'")
-        return cls.parse(data, f"sweep {name}")
+            raise UserError(f"{source}: it must be a table with 'cells' and 'seeds'")
+        return cls.parse(data, source)
 
     def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
         """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
@@ -166,6 +179,10 @@ class Sweep(Settings):
         """
         chosen = self._tier(tier)
         seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
+        size = len(seeds) * sum(cells.size(chosen) for cells in self.cells)
+        if size > MOST_RUNS:
+            number = f"{size:,}" if size < 10**18 else "more than 10^18"
+            raise UserError(f"the sweep has {number} runs, and can have {MOST_RUNS:,}; make several sweeps of it")
 
         def judge_of(setup: Setup, tier: Tier, metric: str) -> Judge:
             def judge(trial: dict[str, Any]) -> float | None:
@@ -207,13 +224,16 @@ def parse_seeds(seeds: Seeds) -> list[int]:
         return [seeds]
     if not isinstance(seeds, str):
         return list(dict.fromkeys(seeds))
-    found: list[int] = []
+    ranges = []
     for part in seeds.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UserError(f"seeds {seeds}: write ranges and numbers such as 0-4 or 0,2,7")
-        found += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(found))
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_SEED:
+            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
+        ranges.append(range(first, last + 1))
+    if (count := sum(map(len, ranges))) > MOST_RUNS:
+        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_RUNS:,}")
+    return list(dict.fromkeys(itertools.chain(*ranges)))
 
 
 def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float | None:

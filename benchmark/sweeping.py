@@ -1,6 +1,5 @@
 """Carry out a sweep: choose the runs that are left, give them to an engine, say how it ended."""
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ import pandas as pd
 import torch
 
 from invbench.engines.local import LocalEngine
-from invbench.errors import Interrupted, RunFailed, UserError, did_you_mean
+from invbench.errors import Interrupted, RunFailed, UserError, brief, did_you_mean
 from invbench.fusing import Fuse, parse_fuse
-from invbench.gpus import chosen_gpus, visible_gpus
+from invbench.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
 from invbench.progress import announce
 from invbench.results import load_results
 from invbench.runner import RESULTS, Options
@@ -27,6 +26,8 @@ from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, metric
 from invbench.watching import Watch, duration
 
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+LONGEST = 366 * 86400
+"""Seconds that a run may be given."""
 GIBIBYTE = 2**30
 
 
@@ -57,6 +58,10 @@ class Places:
         """One for each run at a time. Raises UserError where there is nothing of what is asked for."""
         if self.workers is not None and self.gpus:
             raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
+        numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
+        for name, number in numbers.items():
+            if number is not None and not 1 <= number <= MOST_PROCESSES:
+                raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
         devices: list[str] = []
         if self.workers is None:
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -222,10 +227,11 @@ def seconds_of(text: str | None) -> float | None:
     """`90`, `90s`, `30min`, `2h`, `1d` as seconds. Raises UserError for anything else."""
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
-    if not found or found[2] not in UNITS or not 0 < float(found[1]) < math.inf:
-        raise UserError(f"--timeout {text}: write a time such as 90s, 30min or 2h")
-    return float(found[1]) * UNITS[found[2]]
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text)
+    seconds = float(match[1]) * UNITS.get(match[2], 0) if match else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise UserError(f"--timeout {brief(text)}: write a time such as 90s, 30min or 2h, at most {LONGEST // 86400}d")
+    return seconds
 
 
 def _grouped(failures: Sequence[str]) -> dict[str, int]:
