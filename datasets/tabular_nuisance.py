@@ -17,26 +17,43 @@ Without a table one is generated, made to be sculpted (y: signal 1, background 0
 A classifier that reads the masses off the features gains accuracy, and piles background up under the signal peak.
 """
 
-from collections.abc import Mapping
+import io
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from invbench.errors import UserError, did_you_mean
 from invbench.problem import Dataset, Problem, Split, floats
 from invbench.registry import register_dataset
 from invbench.seeds import children
 from invbench.settings import setting
+from invbench.sources import is_regular, opened
 from invbench.tasks import BinaryClassification
 
 LABEL = "_label"
 SIGNAL_MASS, SIGNAL_WIDTH = 5.279, 0.003
 GENERATED = ("_mass", "_energy")
+LARGEST = 1e30
+"""Most that a value may be; the differences and the mean of such values are 32-bit numbers, too."""
+MAX_VALUES = 1 << 30
+"""Most values that are read of a table, 8 bytes each; a parquet file can hold them in no space at all."""
+NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+"""Types of columns that are read."""
+NOT_NUMERIC = "column {} of the table is not numeric; begin its name with '_' to leave it out"
+Chooser = Callable[[list[str]], list[str]]
+"""Names of all columns -> of those that are read."""
+MAX_NAMES = 200
+"""Most characters that are shown of the columns' names."""
 
 
 @register_dataset("tabular_nuisance")
@@ -57,14 +74,14 @@ class TabularNuisance(Dataset):
     examples: int = setting(50_000, "rows of the generated table", ge=10)
 
     def files(self) -> tuple[Path, ...]:
-        return (Path(self.table),) if self.table is not None and Path(self.table).is_file() else ()
+        return (Path(self.table),) if self.table is not None and is_regular(Path(self.table)) else ()
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         order, content = (np.random.default_rng(stream) for stream in children(seed, 2))
-        frame = _generated(self.examples, content) if self.table is None else _read(Path(self.table))
-        nuisance = self._nuisance_columns(frame)
-        whole, missing = self._split_of(frame, nuisance)
+        frame = _generated(self.examples, content) if self.table is None else _read(Path(self.table), self._needed)
+        nuisance = self._nuisance_columns(list(frame.columns))
         bounds = self._bounds(len(frame))
+        whole, missing = self._split_of(frame, nuisance)
         rows = np.split(order.permutation(len(frame)), bounds)
         splits = {
             name: whole.rows(torch.from_numpy(index))
@@ -78,19 +95,30 @@ class TabularNuisance(Dataset):
         facts = {"signal_fraction": whole.y.mean().item(), "missing_values": float(missing)}
         return Problem(splits, BinaryClassification(), "vector", "synthetic" if self.table is None else "full", facts)
 
-    def _nuisance_columns(self, frame: pd.DataFrame) -> list[str]:
+    def _needed(self, names: list[str]) -> list[str]:
+        """Which of a table's columns are read; the others may hold anything."""
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if LABEL not in names:
+            raise UserError(f"the table {self.table} has no column {LABEL}; it has {_listing(names)}")
+        if twice or "" in names:
+            what = f"several columns named {_listing(twice)}" if twice else "a column without a name"
+            raise UserError(f"the table {self.table} has {what}; give each a name of its own")
+        protected = self._nuisance_columns(names)
+        return [name for name in names if name == LABEL or name in protected or not name.startswith("_")]
+
+    def _nuisance_columns(self, names: list[str]) -> list[str]:
         if not self.nuisance and self.table is not None:
-            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {', '.join(frame.columns)}")
+            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {_listing(names)}")
         chosen = list(self.nuisance or GENERATED)
         for name in chosen:
-            if name not in frame.columns or name == LABEL:
-                raise UserError(f"dataset.nuisance: no column '{name}' to protect{did_you_mean(name, frame.columns)}")
+            if name not in names or name == LABEL:
+                raise UserError(f"dataset.nuisance: no column '{name}' to protect{did_you_mean(name, names)}")
         return chosen
 
     def _bounds(self, count: int) -> list[int]:
         test, validation = round(self.test_fraction * count), round(self.validation_fraction * count)
         train = count - test - validation
-        if min(train, test) < 1:
+        if train < 2 or test < 1:  # of one row nothing has a deviation
             raise UserError(
                 f"{count} rows leave nothing to train or to test on; lower the fractions of the other splits"
             )
@@ -104,15 +132,25 @@ class TabularNuisance(Dataset):
             raise UserError(f"the table has no features: every column begins with '_' or is {' or '.join(nuisance)}")
         if not np.isin(y, (0, 1)).all():
             raise UserError(f"column {LABEL} must be 1 for signal and 0 for background")
+        if len(np.unique(y)) < 2:
+            raise UserError(f"column {LABEL} is the same in all {len(y)} rows; a table needs signal and background")
         if not np.isfinite(z).all():
             raise UserError(f"missing or infinite values in {' or '.join(nuisance)}; remove those rows")
         missing = np.isnan(x)
         x = np.where(missing, 0.0, x)
         if not np.isfinite(x).all():
             raise UserError("infinite values among the features; remove those rows or columns")
+        for values, names in ((x, features), (z, nuisance)):
+            if (large := np.abs(values).max(axis=0) > LARGEST).any():
+                raise UserError(
+                    f"column {names[large.argmax()]} has values beyond {LARGEST:g}; divide it by some number"
+                )
         env = None
         if self.environments == "nuisance_bins":
-            env = torch.from_numpy(pd.qcut(z[:, 0], self.bins, labels=False, duplicates="drop").astype(np.int64))
+            bins = pd.qcut(z[:, 0], self.bins, labels=False, duplicates="drop")
+            if not bins.max() > 0:  # nor where it is NaN: quantiles that are all the same bound nothing
+                raise UserError(f"column {nuisance[0]} has too few values for {self.bins} bins; protect another first")
+            env = torch.from_numpy(bins.astype(np.int64))
         protected = floats(z)
         return Split(
             floats(x),
@@ -122,24 +160,62 @@ class TabularNuisance(Dataset):
         ), int(missing.sum())
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, chosen: Chooser) -> pd.DataFrame:
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"dataset.table is {path}; it must end in .parquet or .csv")
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        with opened(path) as file:  # here, since pandas would take some names for addresses
+            if file.seek(0, io.SEEK_END) > 8 * MAX_VALUES:
+                raise ValueError(f"it has more than {8 * MAX_VALUES} bytes")
+            file.seek(0)
+            return (_parquet if path.suffix == ".parquet" else _csv)(file, chosen)
+    except (ValueError, pd.errors.ParserWarning, pa.ArrowException) as error:
         raise UserError(f"the table {path} cannot be read: {error}") from None
-    if LABEL not in frame.columns:
-        raise UserError(f"the table {path} has no column {LABEL}; it has {', '.join(map(str, frame.columns))}")
-    return frame.rename(columns=str)
+
+
+def _csv(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
+    first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
+        return pd.read_csv(file, usecols=chosen(first.iloc[0].tolist()), index_col=False, low_memory=False)
+
+
+def _parquet(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
+    """The columns as numbers, whatever pandas may have noted about them."""
+    table = parquet.ParquetFile(file)
+    index = _index(table.schema_arrow)
+    names = chosen([name for name in table.schema_arrow.names if name not in index])
+    for name in names:
+        if not any(is_kind(table.schema_arrow.field(name).type) for is_kind in NUMERIC):
+            raise UserError(NOT_NUMERIC.format(name))
+    if table.metadata.num_rows * len(names) > MAX_VALUES:
+        raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
+    columns = table.read(columns=names, use_pandas_metadata=False)
+    return pd.DataFrame({name: columns[name].cast(pa.float64(), safe=False).to_numpy() for name in names})
+
+
+def _index(schema: Any) -> list[object]:
+    """Columns in which pandas keeps the rows' names, if they are that."""
+    try:
+        described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except (ValueError, RecursionError):
+        return []
+    index = described.get("index_columns") if isinstance(described, dict) else None
+    return index if isinstance(index, list) else []
+
+
+def _listing(names: list[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= MAX_NAMES else f"{text[:MAX_NAMES]}…"
 
 
 def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
     try:
         return frame[columns].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         odd = next(name for name in columns if not pd.api.types.is_numeric_dtype(frame[name]))
-        raise UserError(f"column {odd} of the table is not numeric; begin its name with '_' to leave it out") from None
+        raise UserError(NOT_NUMERIC.format(odd)) from None
 
 
 def _generated(count: int, rng: np.random.Generator) -> pd.DataFrame:
