@@ -39,6 +39,8 @@ class Sampler:
         env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
         counts = torch.bincount(env)
         smallest, environments = int(counts.min()), len(counts)
+        if not smallest:
+            raise UserError(f"{environments} environments are more than these examples reach; ask for fewer")
         batch_size = smallest if trainer.batch_size is None else trainer.batch_size
         per_step = trainer.environments_per_step or environments
         if batch_size > smallest:
