@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 200
+"""Characters of what a user gave that a message repeats."""
+
 
 class UserError(Exception):
     """The request cannot be met: one line that says what is wrong and what to do. Exit status 2."""
@@ -29,6 +32,10 @@ class RunFailed(Exception):
         self.kind = kind
 
 
+class Unusable(Exception):
+    """Why a checkpoint cannot be used."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has kept its checkpoint. Exit status 130."""
 
@@ -38,3 +45,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def brief(text: str) -> str:
+    """The beginning of a text that may be long, for a message."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
