@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invbench.loggers import CSV
+from invbench.records import RunFolder
 from invbench.spec import resolve
 from invbench.spreadsheet import csv
 from invbench.table_formats import Entry, Format, Layout, written
@@ -127,7 +128,7 @@ def test_csv_keeps_numbers() -> None:
 
 
 def test_the_csv_logger(tmp_path: Path) -> None:
-    logger = CSV(tmp_path, resolve("erm", "spirals").spec, [])
+    logger = CSV(RunFolder(tmp_path), resolve("erm", "spirals").spec, [])
     logger.row({"step": 1, "=1+1": -0.5, "width.\x1b": 2.0})
     logger.close()
     assert (tmp_path / "curves.csv").read_text(encoding="utf-8") == "step,'=1+1,width.\\x1b\n1,-0.5,2.0\n"
