@@ -7,7 +7,11 @@ has reached. It is given up when the run ends; a killed holder cannot do that, s
 - on another machine by waiting: a holder whose file has not changed for a while is dead.
 
 No clock of another machine is trusted, and none that can be set: what counts is whether the file changes while one
-looks. A holder that was only asleep finds the claim in other hands, and stops without writing.
+looks.
+
+A holder that was only asleep finds the claim in other hands, and stops without writing: it replaces files of the run
+inside `Claim.writing` only, which looks at the claim again. Whoever takes a run over holds the same lock meanwhile, so
+no moment is left between the look and the write. The lock dies with its process; its file goes with the claim.
 """
 
 import os
@@ -23,7 +27,7 @@ from typing import NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from invbench.errors import Interrupted, RunHeld
 
@@ -32,21 +36,26 @@ SILENT_SECONDS = 60.0
 """A claim on another machine that is this old is looked at more closely."""
 WATCH_SECONDS = 10.0
 """How long a closer look takes."""
+LOCK = ".claim.lock"
+"""Beside the claim: held while a file of the run is replaced, or the run taken over."""
+MOST_PID = 2**31 - 1
 
 
 class Holder(BaseModel):
     """Content of a claim."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     host: str
     machine: str
     """Where the process number means something: this boot of this machine, or of this container."""
-    pid: int
+    pid: int = Field(ge=1, le=MOST_PID)
     born: float
     """When the process began, so that another one with the same number is not taken for it."""
     token: str
     """This claim and no other."""
+    generation: int = Field(default=1, ge=1)
+    """How many processes have held the run, this one included, each taking it over from the one before."""
     step: int = 0
     total: int = 0
 
@@ -100,28 +109,46 @@ class Claim:
         self.step = self.total = 0
         self.ended = threading.Event()
         self.lost = False
+        self.threads = threading.Lock()  # the heart and the run itself
 
     def check(self) -> None:
-        """Raise Interrupted once another process has taken the run over."""
+        """Raise Interrupted once another process is known to have taken the run over."""
         if self.lost:
             raise Interrupted("another process has taken over this run, which was silent for too long")
 
+    def confirm(self) -> None:
+        """Look whether the run is still this process's. Raises Interrupted where it is not."""
+        seen = look(self.path)
+        self.lost = seen is None or seen.holder is None or seen.holder.token != self.holder.token
+        self.check()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Replace a file of the run inside this block: nobody can take the run over meanwhile.
+
+        Raises:
+            Interrupted: another process has taken it over, and the block is not entered.
+        """
+        with self.threads:
+            self.confirm()  # first without the lock, whose file may have gone with the folder
+            try:
+                with FileLock(self.path.with_name(LOCK), timeout=SILENT_SECONDS):
+                    self.confirm()
+                    yield
+            except Timeout:
+                raise Interrupted("another process has been about to take over this run for too long") from None
+
     def beat(self) -> None:
         """Show that the holder lives, and how far it is."""
-        seen = look(self.path)
-        if seen is None or seen.holder is None or seen.holder.token != self.holder.token:
-            self.lost = True
-            return
-        temporary = self.path.with_name(f".{self.path.name}.{self.holder.token}")
-        try:
-            temporary.write_text(
-                self.holder.model_copy(update={"step": self.step, "total": self.total}).model_dump_json()
-            )
-            temporary.replace(self.path)
-        except OSError:  # a full disk: the file's time changes all the same
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-                os.utime(self.path)
+        holder = self.holder.model_copy(update={"step": self.step, "total": self.total})
+        with suppress(Interrupted):
+            try:
+                with _beside(self.path, holder) as temporary, self.writing():
+                    temporary.replace(self.path)
+            except OSError:  # a full disk: the file's time changes all the same
+                self.confirm()
+                with suppress(OSError):
+                    os.utime(self.path)
 
     def keep_alive(self) -> None:
         """Beat until the run ends or is lost."""
@@ -130,8 +157,8 @@ class Claim:
 
     def give_up(self) -> None:
         """Let others have the run."""
-        seen = look(self.path)
-        if seen is not None and seen.holder is not None and seen.holder.token == self.holder.token:
+        with suppress(Interrupted), self.writing():
+            self.path.with_name(LOCK).unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
 
@@ -144,9 +171,7 @@ def claimed(path: Path) -> Iterator[Claim]:
         OSError: the folder cannot be written to.
     """
     holder = Holder.this_process()
-    if not _create(path, holder):
-        _take_over(path, holder)
-    claim = Claim(path, holder)
+    claim = Claim(path, holder if _create(path, holder) else _take_over(path, holder))
     heart = threading.Thread(target=claim.keep_alive, name="heartbeat", daemon=True)
     heart.start()
     try:
@@ -195,25 +220,37 @@ def _create(path: Path, holder: Holder) -> bool:
     return True
 
 
-def _take_over(path: Path, holder: Holder) -> None:
+def _take_over(path: Path, holder: Holder) -> Holder:
     """Put our claim in the place of a dead one. Raises RunHeld where it lives or where others are quicker."""
     dead = _dead(path)
     if dead is None:  # given up in this moment
         if not _create(path, holder):
             raise _held_by(path, look(path))
-        return
-    temporary = path.with_name(f".{path.name}.{holder.token}")
+        return holder
+    if dead.holder is not None:
+        holder = holder.model_copy(update={"generation": dead.holder.generation + 1})
     try:
-        with FileLock(path.with_name(".takeover.lock"), timeout=0):
+        with FileLock(path.with_name(LOCK), timeout=0):
             now = look(path)
             if now is None or now.mark != dead.mark:
                 raise _held_by(path, now)
-            temporary.write_text(holder.model_dump_json(), encoding="utf-8")
-            temporary.replace(path)
-    except Timeout:
+            with _beside(path, holder) as temporary:
+                temporary.replace(path)
+    except Timeout:  # others take it over, or the holder is alive after all and writes
         raise _held_by(path, dead) from None
+    return holder
+
+
+@contextmanager
+def _beside(path: Path, holder: Holder) -> Iterator[Path]:
+    """A file with a claim's content, which is to take the claim's place."""
+    temporary = path.with_name(f".{path.name}.{holder.token}")
+    try:
+        temporary.write_text(holder.model_dump_json(), encoding="utf-8")
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _dead(path: Path) -> Seen | None:

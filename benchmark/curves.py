@@ -4,19 +4,26 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from invbench.evaluation import ENVIRONMENTS
-from invbench.files import replacing
 from invbench.gradients import Step
 from invbench.learned import Learned
 from invbench.method import State, scalars
 from invbench.trees import sole
 
 Row = dict[str, float]
+SECONDS = "training_seconds"
+"""Column of the time that the steps so far have taken; no two runs have the same."""
+MOST_NUMBERS = 2**26
+"""A larger file is not read."""
+OTHERS = {"run_id", "method", "dataset", "seed"}
+"""Columns that `load_curves` puts before those of the file."""
 
 
 def learned_columns(learned: Mapping[str, Learned], step: Step | None) -> Row:
@@ -43,17 +50,30 @@ def state_columns(state: State) -> Row:
 
 
 def write_rows(rows: list[Row], path: Path) -> None:
-    """Every measurement so far, one row each, atomically."""
-    with replacing(path) as temporary:
-        pd.DataFrame(rows).to_parquet(temporary, index=False)
+    """Write every measurement so far, one row each."""
+    pd.DataFrame(rows).to_parquet(path, index=False)
 
 
 def read_curves(path: Path) -> pd.DataFrame | None:
-    """The table in a file; None where it cannot be read."""
-    try:
-        return pd.read_parquet(path)
-    except (OSError, pa.ArrowException):
+    """The table in a file; None where it cannot be read, or is no table of numbers by step."""
+    if not path.is_file():  # of a folder, all files in it would be read
         return None
+    try:
+        with pq.ParquetFile(path) as file:
+            if not _of_curves(file.schema_arrow, file.metadata.num_rows):
+                return None
+            found = file.read().to_pandas(ignore_metadata=True)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    return None if "step" in found and not np.isfinite(found["step"].to_numpy(float)).all() else found
+
+
+def _of_curves(schema: pa.Schema, rows: int) -> bool:
+    """Whether a file of so many rows can be a run's curves; those of a run that had no row yet have no column."""
+    names = set(schema.names)
+    numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in schema.types)
+    named = "step" in names and len(names) == len(schema.names) and not names & OTHERS
+    return not names or (named and numeric and rows * len(names) <= MOST_NUMBERS)
 
 
 def read_rows(path: Path, step: int) -> list[Row] | None:

@@ -32,6 +32,7 @@ from invbench.progress import Report
 from invbench.sampling import Feed, rows_of
 from invbench.second_player import CRITIC
 from invbench.stopping import stop_requests
+from invbench.stopwatch import Stopwatch
 from invbench.tracing import traced
 from invbench.trainer import Trainer
 from invbench.training import CHECKPOINT_SHARE, Training
@@ -126,6 +127,8 @@ class FusedTraining:
                     training.begin(report)
                 loggers.enter_context(closing(training.loggers))
                 report.say(f"trained together with {len(reports) - 1} other runs")
+            if len({training.done for training in self.trainings}) > 1:
+                raise Apart("they do not go on at the same step")
             self.gather()
             self._train(each)
             each(lambda r, training, report: ended(r, _finish(training, report)))
@@ -134,7 +137,7 @@ class FusedTraining:
         """All steps that are left, with evaluations and checkpoints between them."""
         first, told, saved = self.first, 0.0, time.perf_counter()
         pause = first.checkpoint_seconds
-        with stop_requests() as stop:
+        with stop_requests() as stop, self.clock.stopwatch.during("training"):
             while self.done < first.total and self.left:
                 self.step()
                 if time.perf_counter() - told >= TELL_SECONDS:
@@ -153,14 +156,13 @@ class FusedTraining:
     def _pause(self, each: Callable[[Act], None], act: Act) -> float:
         """Do something for every run with what it has become. Returns the seconds that it took."""
         began = time.perf_counter()
-        self.hand_back()
-        each(act)
-        losses = [training.loss for training in self.trainings]
-        self.leaves = tree_leaves(tree_unflatten(self.leaves, self.form) | {"loss": torch.stack(losses)})
-        self.summed = next((training.summed for training in self.left.values()), 0)
-        took = time.perf_counter() - began
-        self.clock.aside += took
-        return took
+        with self.clock.stopwatch.during("pause"):
+            self.hand_back()
+            each(act)
+            losses = [training.loss for training in self.trainings]
+            self.leaves = tree_leaves(tree_unflatten(self.leaves, self.form) | {"loss": torch.stack(losses)})
+            self.summed = next((training.summed for training in self.left.values()), 0)
+        return time.perf_counter() - began
 
     @torch.no_grad()
     def step(self) -> None:
@@ -329,19 +331,17 @@ class StackedFeed:
 
 
 class Clock:
-    """What each of the runs that are trained together has taken of the time: an equal share."""
+    """The time of the steps of runs that are trained together: each has an equal share of it."""
 
     def __init__(self, trainings: Sequence[Training]) -> None:
-        self.before = {id(training): (training.seconds, training.aside) for training in trainings}
-        self.began, self.aside, self.runs = time.perf_counter(), 0.0, len(trainings)
+        self.before = {id(training): training.stopwatch.seconds["training"] for training in trainings}
+        self.stopwatch, self.runs = Stopwatch(trainings[0].device), len(trainings)
 
     def tell(self, trainings: Iterable[Training]) -> None:
         """Set the runs' times by it."""
-        now = time.perf_counter()
+        share = self.stopwatch.read().get("training", 0.0) / self.runs
         for training in trainings:
-            seconds, aside = self.before[id(training)]
-            training.began = now - seconds - (now - self.began) / self.runs
-            training.aside = aside + self.aside / self.runs
+            training.stopwatch.seconds["training"] = self.before[id(training)] + share
 
 
 def check_alike(trainings: Sequence[Training]) -> None:

@@ -15,13 +15,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.files import write_text
+from invbench.records import RunFolder
 from invbench.spec import RunSpec
 from invbench.spreadsheet import csv
 
@@ -37,7 +36,7 @@ class Logger(ABC):
     """
 
     @abstractmethod
-    def __init__(self, folder: Path, spec: RunSpec, rows: Sequence[Row]) -> None: ...
+    def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None: ...
 
     @abstractmethod
     def row(self, row: Row) -> None:
@@ -51,23 +50,24 @@ class Logger(ABC):
 class CSV(Logger):
     """A table of all rows, written when the run stops."""
 
-    def __init__(self, folder: Path, spec: RunSpec, rows: Sequence[Row]) -> None:
-        self.path, self.rows = folder / "curves.csv", list(rows)
+    def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
+        self.folder, self.rows = folder, list(rows)
 
     def row(self, row: Row) -> None:
         self.rows.append(row)
 
     def close(self) -> None:
-        write_text(self.path, csv(pd.DataFrame(self.rows)))
+        with self.folder.replacing(self.folder.path / "curves.csv") as temporary:
+            temporary.write_text(csv(pd.DataFrame(self.rows)), encoding="utf-8")
 
 
 class TensorBoard(Logger):
     """Scalars for `tensorboard --logdir`."""
 
-    def __init__(self, folder: Path, spec: RunSpec, rows: Sequence[Row]) -> None:
+    def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
         writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
         first = int(rows[-1]["step"]) + 1 if rows else None
-        self.writer: Any = writer(str(folder / "tensorboard"), purge_step=first)
+        self.writer: Any = writer(str(folder.path / "tensorboard"), purge_step=first)
 
     def row(self, row: Row) -> None:
         for name, value in row.items():
@@ -80,14 +80,14 @@ class TensorBoard(Logger):
 class WandB(Logger):
     """Weights & Biases, offline unless WANDB_MODE says otherwise."""
 
-    def __init__(self, folder: Path, spec: RunSpec, rows: Sequence[Row]) -> None:
+    def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
         wandb = _package("wandb", "wandb")
         self.run: Any = wandb.init(
             project="invbench",
             id=spec.run_id,
             name=spec.title,
             config=spec.flat(),
-            dir=str(folder),
+            dir=str(folder.path),
             mode=os.environ.get("WANDB_MODE", "offline"),
             resume="allow" if rows else None,
             settings=wandb.Settings(silent=True, disable_git=True),
@@ -103,9 +103,9 @@ class WandB(Logger):
 class MLflow(Logger):
     """An MLflow run with the settings as parameters."""
 
-    def __init__(self, folder: Path, spec: RunSpec, rows: Sequence[Row]) -> None:
+    def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
         mlflow = _package("mlflow", "mlflow")
-        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder.path / 'mlflow.db').absolute()}"
         self.client: Any = mlflow.MlflowClient(store)
         self.metric: Any = mlflow.entities.Metric
         experiment = self.client.get_experiment_by_name("invbench")
@@ -133,7 +133,7 @@ class Loggers:
         UserError: a name is unknown, or its package is not installed.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, spec: RunSpec) -> None:
+    def __init__(self, names: Sequence[str], folder: RunFolder, spec: RunSpec) -> None:
         self.names, self.folder, self.spec = tuple(dict.fromkeys(names)), folder, spec
         for name in self.names:
             if name not in LOGGERS:

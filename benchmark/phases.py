@@ -1,21 +1,19 @@
 """Names for the parts of a step, by which a profile tells where time goes. Without a profile they cost nothing."""
 
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch.profiler import record_function
 
-from invbench.machine import wait_for
+from invbench.stopwatch import Stopwatch
 
 NOTHING = nullcontext()
 PHASES = ("data", "forward", "objective", "backward", "gradient rule", "second player", "optimiser")
 """In the order in which a step goes through them."""
 
 
-class Phases:
+class Phases(Stopwatch):
     """Seconds of every phase, those of the phases inside it left out.
 
     Args:
@@ -27,9 +25,8 @@ class Phases:
     """Who is told of phases at the moment."""
 
     def __init__(self, device: torch.device | None, named: bool = False) -> None:
-        self.device, self.named = device, named
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.inside: list[float] = []  # seconds of inner phases, of every phase that is open
+        super().__init__(device)
+        self.named = named
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -39,25 +36,12 @@ class Phases:
             yield
         finally:
             Phases.watching = None
-            self.inside.clear()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """The block is of this phase."""
-        self._wait()
-        began = time.perf_counter()
-        self.inside.append(0.0)
-        with record_function(name) if self.named else NOTHING:
+        with self.during(name), record_function(name) if self.named else NOTHING:
             yield
-        self._wait()
-        took = time.perf_counter() - began
-        self.seconds[name] += took - self.inside.pop()
-        if self.inside:
-            self.inside[-1] += took
-
-    def _wait(self) -> None:
-        if self.device is not None:
-            wait_for(self.device)
 
 
 def phase(name: str) -> AbstractContextManager[None]:

@@ -1,21 +1,24 @@
 """What a run leaves behind: one folder, whose files tell the status."""
 
 import os
+import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from invbench.claims import Claim, claimed, held
-from invbench.errors import UserError
-from invbench.files import write_text
+from invbench.errors import RunFailed, UserError
+from invbench.files import FULL_DISK, remove_remains, replacing, write_text
+from invbench.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.spec import RunSpec
 
 SCHEMA: Literal[2] = 2
@@ -23,7 +26,24 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda record: record | {"best_validation": None},
 }
 """What makes a record of a version one of the next; `schema_version` itself is counted up by `migrated`."""
+REPLACED = ("claim.json", "record.json", "checkpoint.safetensors", "curves.parquet", "curves.csv")
+"""Files of a run that are replaced while it is worked on."""
+EARLIER = re.compile(r"record\.previous(?:\.(\d+))?\.json")
+"""Names of the records of earlier attempts: `record.previous.json`, `record.previous.2.json`, ..."""
 Status = Literal["queued", "running", "lost", "done", "failed", "stale"]
+MOST_BYTES = 2**24
+"""A larger file is neither a record nor a specification."""
+DEEPEST = 40
+"""Levels of a specification."""
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Unreadable(UserError):
+    """A run's record or specification is there and cannot be understood."""
+
+
+class Newer(Unreadable):
+    """A record that a newer version of invbench wrote."""
 
 
 class Chosen(BaseModel):
@@ -31,8 +51,8 @@ class Chosen(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
-    metrics: dict[str, float]
+    step: int = Field(ge=0, lt=2**63)
+    metrics: Metrics
     """What was measured there."""
 
 
@@ -44,27 +64,34 @@ class Record(BaseModel):
     schema_version: Literal[2] = SCHEMA
     run_id: str
     status: Literal["done", "failed"]
-    kind: str | None = None
+    kind: Text | None = None
     """What went wrong, in one word; None for a run that is done."""
-    message: str | None = None
-    traceback: str | None = None
-    spec: RunSpec
-    metrics: dict[str, float]
+    message: Text | None = None
+    traceback: Text | None = None
+    spec: Annotated[RunSpec, AfterValidator(usable)]
+    metrics: Metrics
     """At the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
     best_validation: Chosen | None = None
     """None where there is no validation set, it was not watched, or an older version made the record."""
-    invariance: dict[str, Any] = {}
+    invariance: Annotated[dict[str, Any], empty_or(Invariance)] = {}
     """How far predictions change when inputs are transformed: see `invbench.invariance.measure`."""
-    data: dict[str, Any] = {}
+    data: Annotated[dict[str, Any], empty_or(Data)] = {}
     """Variant, fingerprint and sizes of the data."""
-    engine: dict[str, Any] = {}
+    engine: Annotated[dict[str, Any], empty_or(Engine)] = {}
     """What the engine chose: strategy, steps, parameters."""
-    cost: dict[str, float] = {}
+    cost: Annotated[dict[str, float], empty_or(Cost)] = {}
     """wall_seconds, seconds_per_step, peak_memory_bytes."""
-    code: dict[str, Any] = {}
+    code: Annotated[dict[str, Any], empty_or(Code)] = {}
     machine: dict[str, Any] = {}
     started: str = ""
     finished: str
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        parts = ("metrics", "data", "cost", "code") if self.status == "done" else ()
+        if empty := [name for name in parts if not getattr(self, name)]:
+            raise ValueError(f"the run is done, but nothing tells its {' and '.join(empty)}")
+        return self
 
     @classmethod
     def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
@@ -76,9 +103,15 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """The files of one run.
+
+    Args:
+        path: the folder.
+        holder: this process's claim of the run, if it has one; files are replaced only while that holds.
+    """
 
     path: Path
+    holder: Claim | None = None
 
     @property
     def spec(self) -> Path:
@@ -120,24 +153,50 @@ class RunFolder:
         return True
 
     @contextmanager
-    def claimed(self) -> Iterator[Claim]:
-        """Hold the run for this process.
+    def claimed(self) -> "Iterator[RunFolder]":
+        """Hold the run for this process: yields the folder with its claim.
 
         Raises:
             RunHeld: another process works on it.
             UserError: the folder cannot be written to.
+            RunFailed: the disk is full.
         """
         with ExitStack() as stack:
             try:
                 claim = stack.enter_context(claimed(self.claim))
+                remove_remains(self.path, REPLACED)
             except OSError as error:
                 raise unwritable(self.path, error) from None
-            yield claim
+            yield replace(self, holder=claim)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Replace or remove files of the run inside this block.
+
+        Raises:
+            Interrupted: another process has taken the run over; the block is not entered.
+        """
+        with self.holder.writing() if self.holder else nullcontext():
+            yield
+
+    def replacing(self, path: Path) -> AbstractContextManager[Path]:
+        """A temporary name to write one of the run's files to; see `invbench.files.replacing`.
+
+        Raises:
+            Interrupted: another process has taken the run over; its file stays as it is.
+        """
+        return replacing(path, self.writing)
 
     @property
-    def previous(self) -> Path:
-        """The record that was there before the run was repeated."""
-        return self.path / "record.previous.json"
+    def previous(self) -> dict[int, Path]:
+        """Records of earlier attempts by their numbers, the last one first."""
+        names = [(EARLIER.fullmatch(path.name), path) for path in self.path.iterdir()]
+        numbered = {int(match[1] or 1): path for match, path in names if match}
+        return dict(sorted(numbered.items(), reverse=True))
+
+    def load_record(self) -> Record | None:
+        """The record, or None where there is none yet. Raises Unreadable where it cannot be understood."""
+        return load_record(self.record)
 
     def read_record(self) -> Record | None:
         """The record, or None where there is none yet or it cannot be understood.
@@ -145,20 +204,36 @@ class RunFolder:
         Raises:
             UserError: a newer version of invbench made it.
         """
-        return read_record(self.record)
+        try:
+            return self.load_record()
+        except Newer:
+            raise
+        except Unreadable:
+            return None
 
     def write_record(self, record: Record) -> None:
         """Write the record atomically."""
-        write_text(self.record, record.model_dump_json(indent=1))
+        with self.replacing(self.record) as temporary:
+            temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
     def set_aside(self) -> None:
-        """Keep the previous attempt's record under another name, so that the run is open again."""
-        if self.record.exists():
-            self.record.replace(self.previous)
+        """Keep the record under another name, so that the run is open again.
+
+        Every finished record is kept, of failed ones the last.
+        """
+        if not self.record.exists():
+            return
+        number, last = next(iter(self.previous.items()), (0, None))
+        if last is None or not _failed(last):
+            number += 1
+        name = "record.previous.json" if number == 1 else f"record.previous.{number}.json"
+        with self.writing():
+            self.record.replace(self.path / name)
 
     def discard(self) -> None:
         """Remove a folder in which nothing has happened."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        with self.writing():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def status(self, sources: str | None = None) -> Status:
         """Derived from the files. `sources`, the code's hash now, tells stale from done."""
@@ -170,52 +245,112 @@ class RunFolder:
             return "running"
         return "lost" if self.checkpoint.exists() or self.claim.exists() else "queued"
 
+    def load_spec(self) -> RunSpec:
+        """The specification. Raises Unreadable where there is none that can be understood."""
+        content = file_content(self.spec)
+        if content is None:
+            raise Unreadable(f"{self.spec} is not there")
+        try:
+            return usable(RunSpec.model_validate(_plain_yaml(content)))
+        except ValidationError as error:
+            raise Unreadable(f"{self.spec}: {explained(error)}") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise Unreadable(f"{self.spec} cannot be understood: {' '.join(str(error).split())}") from None
+
     def read_spec(self) -> RunSpec | None:
         """The specification, or None where it cannot be understood."""
         try:
-            return RunSpec.model_validate(yaml.safe_load(self.spec.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, ValidationError):
+            return self.load_spec()
+        except Unreadable:
             return None
 
 
-def read_record(path: Path) -> Record | None:
-    """The record in a file; as `RunFolder.read_record`."""
-    try:
-        text = path.read_bytes()
-    except OSError:
+def load_record(path: Path) -> Record | None:
+    """The record in a file; as `RunFolder.load_record`."""
+    content = file_content(path)
+    if content is None:
         return None
     try:
-        return Record.model_validate_json(text)
+        return Record.model_validate_json(content)
     except ValidationError:
-        return migrated(text, path)
+        return migrated(content, path)
 
 
-def migrated(text: bytes, source: Path) -> Record | None:
-    """A record that another version wrote, as this one has them; None where it is no record at all.
+def _failed(path: Path) -> bool:
+    """Whether the record in a file is of an attempt that failed."""
+    try:
+        record = load_record(path)
+    except Unreadable:
+        return False
+    return record is not None and record.status == "failed"
+
+
+def migrated(content: bytes, source: Path) -> Record:
+    """A record that another version wrote, as this one has them.
 
     Args:
         source: its file, for messages.
 
     Raises:
-        UserError: a newer version wrote it.
+        Unreadable: it is no record.
+        Newer: a newer version wrote it.
     """
     try:
-        data = from_json(text)
-        version = data.pop("schema_version")
-        if version > SCHEMA:
-            raise UserError(
-                f"{source} was written by a newer invbench (records of version {version}; this one knows up to "
-                f"{SCHEMA}); update invbench, or use another folder"
-            )
-        for step in range(version, SCHEMA):
-            data = MIGRATIONS[step](data)
+        data = from_json(content)
+    except ValueError as error:
+        raise Unreadable(f"{source} is not JSON: {error}") from None
+    version = data.pop("schema_version", SCHEMA) if isinstance(data, dict) else None
+    if type(version) is not int or not 1 <= version < 2**31:
+        raise Unreadable(f"{source} is not the record of a run")
+    if version > SCHEMA:
+        raise Newer(
+            f"{source} was written by a newer invbench (records of version {version}; this one knows up to "
+            f"{SCHEMA}); update invbench, or use another folder"
+        )
+    for step in range(version, SCHEMA):
+        data = MIGRATIONS[step](data)
+    try:
         return Record.model_validate(data)
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except ValidationError as error:
+        raise Unreadable(f"{source}: {explained(error)}") from None
+
+
+def file_content(path: Path) -> bytes | None:
+    """The bytes of a file, None where there is none. Raises Unreadable where it is no file, or too large."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise Unreadable(f"{path} is not a file")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > MOST_BYTES:
+        raise Unreadable(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+    return content
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
+def _plain_yaml(content: bytes) -> Any:
+    """The data in YAML as `RunFolder.create` writes it.
+
+    Raises:
+        ValueError: it has aliases or tags, or is too deep: nothing could be said of what reading it would take.
+    """
+    depth = 0
+    for event in yaml.parse(content, Loader=_YAML):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+            raise ValueError("it has an alias or a tag")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it has more than {DEEPEST} levels")
+    return yaml.load(content, Loader=_YAML)  # noqa: S506  a safe one
+
+
+def unwritable(path: Path, error: OSError) -> UserError | RunFailed:
     """What to tell the user of a results folder that refuses."""
+    if error.errno in FULL_DISK:
+        return RunFailed("disk_full", f"cannot write to {path}: {error.strerror}; make room, and repeat the command")
     return UserError(f"cannot write to {path}: {error.strerror}; choose another folder with --out")
 
 
@@ -225,12 +360,11 @@ def now() -> str:
 
 
 def run_folders(path: Path) -> list[RunFolder]:
-    """Every run at or below a path, in a stable order."""
-    try:
-        with os.scandir(path) as entries:
-            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-    except OSError:  # gone by now, or not ours to read
-        return []
-    if "spec.yaml" in found:
-        return [RunFolder(path)]
-    return [folder for name in sorted(found) if found[name] for folder in run_folders(path / name)]
+    """Every run at or below a path, in a stable order. Links to folders are not followed."""
+    runs = []
+    for folder, inner, files in os.walk(path):  # what is gone by now, or not ours to read, is left out
+        if {"spec.yaml", "record.json"} & {*inner, *files}:
+            runs.append(RunFolder(Path(folder)))
+            inner.clear()
+        inner.sort()
+    return runs

@@ -1,6 +1,5 @@
 """Run one cell: claim its folder, make the data, train, leave a record."""
 
-import errno
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from invbench.claims import Claim
 from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.files import FULL_DISK
 from invbench.fusing import Fuse
 from invbench.invariance import measure
 from invbench.loading import load_problem
@@ -33,7 +32,6 @@ Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 """A run's record, or what stopped it."""
 RESULTS = "results"
 """Folder of the runs when nothing else is asked for."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
-    with folder.claimed() as claim:
-        record = folder.read_record()
+    with folder.claimed() as held:
+        record = held.read_record()
         problem = None
         try:
             if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
@@ -176,10 +174,10 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
                         announce(f"{cell.title}  is done already: {folder.path}")
                     yield record
                     return
-            yield _Attempt(cell, problem or load_problem(cell), folder, device, code, options, claim)
+            yield _Attempt(cell, problem or load_problem(cell), held, device, code, options)
         except UserError:
             if new:
-                folder.discard()
+                held.discard()
             raise
 
 
@@ -202,10 +200,9 @@ class _Attempt:
         device: torch.device,
         code: dict[str, Any],
         options: Options,
-        claim: Claim,
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
-        self.claim, self.started = claim, now()
+        self.started = now()
         self.data = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(cell, problem, folder, device, origin, options)
@@ -224,27 +221,35 @@ class _Attempt:
         """Make the folder ready; returns where the run tells how far it is."""
         self.folder.set_aside()
         forget_peak_memory(self.device)
-        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.claim)
+        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
         return self._write("done", metrics, self._invariance(report), fused)
 
     def failed(self, error: Exception, report: Report) -> RunFailed:
-        """Write the record of a failure; returns what to tell of it."""
+        """Write the record of a failure; returns what to tell of it.
+
+        A full disk is no result: the run stays open, and goes on once there is room.
+        """
         kind = kind_of(error)
-        with suppress(OSError):  # a full disk must not hide what went wrong
-            write_rows(self.training.rows, self.folder.curves)
+        # Whatever cannot be written must not keep the rest from being so.
+        with suppress(OSError), self.folder.replacing(self.folder.curves) as temporary:
+            write_rows(self.training.rows, temporary)
+        with suppress(OSError):
             report.say(f"failed: {kind}: {error}")
-            trace = "".join(traceback.format_exception(error))
-            self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
+        if kind != "disk_full":
+            with suppress(OSError):
+                trace = "".join(traceback.format_exception(error))
+                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
         return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:
         training = self.training
         if training.problem.kind != "vector":
             report.say("measuring invariance")
-        return measure(training.model, training.problem, self.cell.spec.seed, training.done)
+        with training.stopwatch.during("invariance"):
+            return measure(training.model, training.problem, self.cell.spec.seed, training.done)
 
     def _write(
         self,
@@ -256,7 +261,6 @@ class _Attempt:
         message: str | None = None,
         trace: str | None = None,
     ) -> Record:
-        self.claim.check()
         training = self.training
         record = Record(
             run_id=self.cell.spec.run_id,
@@ -277,11 +281,7 @@ class _Attempt:
                 "condensed": training.examples is not training.problem.splits["train"],
                 **({"fused": fused} if fused else {}),
             },
-            cost={
-                "wall_seconds": training.seconds,
-                "seconds_per_step": training.seconds_per_step,
-                "peak_memory_bytes": peak_memory(self.device),
-            },
+            cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
             code=self.code,
             machine=describe(self.device),
             started=self.started,
@@ -298,7 +298,7 @@ def build_training(
     model = model_on(device, cell, problem)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
-    loggers = Loggers(options.loggers, folder.path, cell.spec)
+    loggers = Loggers(options.loggers, folder, cell.spec)
     data = problem.to(device, getattr(torch, cell.trainer.dtype))
     return Training(cell, data, model, folder, origin, options.checkpoint_seconds, loggers)
 
@@ -325,6 +325,6 @@ def kind_of(error: Exception) -> str:
         return error.kind
     if out_of_memory(error):
         return "oom"
-    if any(os.strerror(number) in str(error) for number in FULL):  # safetensors' errors have no number
+    if any(os.strerror(number) in str(error) for number in FULL_DISK):  # safetensors' errors have no number
         return "disk_full"
     return "input_output" if isinstance(error, OSError) else "error"

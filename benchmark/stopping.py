@@ -8,23 +8,49 @@ from types import FrameType
 from typing import Any
 
 
+class StopRequest:
+    """Whether a process was asked to stop.
+
+    A plain number, not a `threading.Event`: that has a lock, and one signal's handler may interrupt another's.
+    """
+
+    count = 0
+    """How often it was asked."""
+
+    def is_set(self) -> bool:
+        """Whether it was asked."""
+        return self.count > 0
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it was asked more than once."""
+        return self.count > 1
+
+
 @contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a run stops between two steps. A second signal acts as always."""
-    asked = threading.Event()
+def stop_requests(signals: int = 1) -> Iterator[StopRequest]:
+    """What SIGINT and SIGTERM ask for inside this block, where they interrupt nothing.
+
+    Args:
+        signals: after so many, the next one acts as always. A block that waits for others takes two, looks whether
+            the request is urgent, and ends at a moment that suits it: an exception out of nowhere could leave a lock
+            of a library locked.
+    """
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield request
         return
     previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(number, previous[number])
+        request.count += 1
+        if request.count >= signals:
+            signal.signal(number, previous[number])
 
     for number in previous:
         signal.signal(number, ask)
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

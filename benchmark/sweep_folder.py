@@ -1,9 +1,12 @@
 """The folder of a sweep: what is there already, what the file says now, and what that will cost."""
 
 import difflib
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import yaml
 
 from invbench.files import write_text
 from invbench.machine import sources_hash
-from invbench.records import Record, RunFolder, Status, run_folders, unwritable
+from invbench.records import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
 from invbench.spec import Cell
 from invbench.sweep_file import Results, Sweep
 
@@ -32,6 +35,13 @@ OPEN: Mapping[Rerun, tuple[Status, ...]] = {
     Rerun.all: ("queued", "lost", "running", "failed", "stale", "done"),
 }
 """Statuses that each choice takes up. A running one belongs to another process, which may yet die."""
+
+
+MOST_COMPARED, MOST_LINES = 5000, 40
+"""How many lines of a sweep are compared with what it was, and how many changes are shown."""
+MOST_ENTRIES, MOST_SIBLINGS, MOST_RUNS = 10_000, 30, 50
+"""How many entries of the folder that a sweep's is in, how many of the folders there, and how many runs of each are
+looked at for what runs take."""
 
 
 def statuses(cells: Iterable[Cell], out: Path) -> dict[str, Status]:
@@ -59,9 +69,10 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
     for cell in cells:
         folder = RunFolder(out / cell.spec.run_id)
         if folder.path.exists():
-            with folder.claimed():
-                folder.set_aside()
-                folder.checkpoint.unlink(missing_ok=True)
+            with folder.claimed() as held:
+                held.set_aside()
+                with held.writing():
+                    held.checkpoint.unlink(missing_ok=True)
 
 
 def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) -> list[str]:
@@ -74,7 +85,8 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
     text = f"# tier: {tier}\n" + yaml.safe_dump(_as_data(sweep), sort_keys=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        before = path.read_text(encoding="utf-8") if path.exists() else None
+        content = file_content(path)
+        before = None if content is None else content.decode("utf-8", "replace")
         if before != text:
             write_text(path, text)
     except OSError as error:
@@ -84,13 +96,24 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
     lines = []
     if before is not None and before != text:
         lines.append(f"the sweep differs from the one that {out} was made with:")
-        difference = list(difflib.unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm=""))[2:]
-        lines += [f"  {line}" for line in difference if not line.startswith("@@")]
+        old, new = (whole.splitlines()[:MOST_COMPARED] for whole in (before, text))
+        difference = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
+        changed = [f"  {line}" for line in difference if not line.startswith("@@")]
+        lines += changed[:MOST_LINES]
+        lines += [f"  and {len(changed) - MOST_LINES} more lines"] if len(changed) > MOST_LINES else []
     if others:
-        kinds = Counter(folder.status() for folder in others)
+        kinds = Counter(map(_status, others))
         listed = ", ".join(f"{count} {status}" for status, count in kinds.items())
         lines.append(f"{len(others)} runs in {out} are not part of the sweep as it is now ({listed}); they stay there")
     return lines
+
+
+def _status(folder: RunFolder) -> str:
+    """Of a run that need not be ours."""
+    try:
+        return folder.status()
+    except Unreadable:
+        return "unreadable"
 
 
 def _as_data(sweep: Sweep) -> dict[str, Any]:
@@ -99,15 +122,15 @@ def _as_data(sweep: Sweep) -> dict[str, Any]:
 
 
 class Costs:
-    """Seconds that runs will take, by what earlier ones of the same method and dataset took for a step."""
+    """Seconds that runs will take, by what earlier ones of the same method and dataset took for a step.
+
+    Those are the runs of the folder; where it has none yet, some of the folders beside it.
+    """
 
     def __init__(self, out: Path) -> None:
-        root = out if out.exists() else out.parent
-        records = [record for folder in run_folders(root) if (record := folder.read_record()) is not None]
         self.known: dict[tuple[str, str], list[Record]] = {}
-        for record in records:
-            if record.status == "done":
-                self.known.setdefault((record.spec.method, record.spec.dataset), []).append(record)
+        for record in list(_usable(run_folders(out))) or _usable(_beside(out)):
+            self.known.setdefault((record.spec.method, record.spec.dataset), []).append(record)
 
     def seconds(self, cell: Cell) -> float | None:
         """Of one run; None where nothing like it has been run."""
@@ -117,6 +140,40 @@ class Costs:
         record = max(like, key=lambda one: (_shared(one, cell), one.finished))
         steps = cell.trainer.total_steps(record.engine["steps_per_epoch"])
         return record.cost["wall_seconds"] * float(steps) / max(int(record.engine["steps"]), 1)
+
+
+def _usable(folders: Iterable[RunFolder]) -> Iterator[Record]:
+    """Of these runs the records that tell what a step takes; they may be anybody's."""
+    for folder in folders:
+        with suppress(Unreadable):
+            record = folder.load_record()
+            if record is not None and record.status == "done" and record.engine:
+                yield record
+
+
+def _beside(out: Path) -> Iterator[RunFolder]:
+    """Some runs in the folders beside one, those that changed last first. Nothing deeper is looked at."""
+    siblings = sorted(_folders(out.absolute().parent, MOST_ENTRIES), key=_changed, reverse=True)
+    for sibling in siblings[:MOST_SIBLINGS]:
+        folder = RunFolder(sibling)
+        inner = [folder] if folder.spec.exists() else map(RunFolder, _folders(sibling, MOST_RUNS))
+        yield from (run for run in inner if run.record.exists())
+
+
+def _folders(path: Path, most: int) -> list[Path]:
+    """Folders in a folder, of so many entries at most; none where it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [Path(entry) for entry in islice(entries, most) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _shared(record: Record, cell: Cell) -> int:

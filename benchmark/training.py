@@ -2,23 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from invbench.checkpoint import Checkpoint, laid_out_like, random_state, restore_random_state
+from invbench.checkpoint import Checkpoint, Position, check_fit, laid_out_like, random_state, restore_random_state
 from invbench.condensed import training_examples
-from invbench.curves import Row, learned_columns, read_rows, state_columns, step_columns, write_rows
-from invbench.errors import Interrupted, RunFailed
+from invbench.curves import SECONDS, Row, learned_columns, read_rows, state_columns, step_columns, write_rows
+from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation import evaluate, watched_splits
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
 from invbench.learned import learned_parameters
 from invbench.loggers import Loggers
-from invbench.machine import wait_for
 from invbench.method import Outputs, State
 from invbench.optimizers import Optimizer, OptimizerState
 from invbench.phases import phase
@@ -30,7 +29,8 @@ from invbench.second_player import SecondPlayers, find_critics, with_critics
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell
 from invbench.stopping import stop_requests
-from invbench.trees import map_leaves
+from invbench.stopwatch import Stopwatch
+from invbench.trees import Tree, map_leaves
 
 LEARNED_ROWS = 200
 """How often what a method learns besides the weights is written into the curves."""
@@ -38,6 +38,8 @@ EVALUATIONS = 10
 """How often a run is measured when nothing else is asked for."""
 CHECKPOINT_SHARE = 0.02
 """Most of the time that checkpoints may take."""
+PARTS = ("training", "evaluation", "checkpoint", "invariance")
+"""What the time of a run is spent on: its steps, and what is done between and after them."""
 
 
 class Training:
@@ -66,7 +68,7 @@ class Training:
         trainer = cell.trainer
         self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
-        self.loggers = loggers or Loggers((), folder.path, cell.spec)
+        self.loggers = loggers or Loggers((), folder, cell.spec)
         self.examples = training_examples(problem, cell.method, model, trainer)
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
@@ -100,18 +102,17 @@ class Training:
             from invbench.calibration import fastest_strategy  # imports this module
 
             self.objective = replace(self.objective, strategy=fastest_strategy(self))
-        self.aside = 0.0  # seconds spent on evaluations and checkpoints
-        self.began = time.perf_counter()
+        self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
 
     @property
-    def seconds(self) -> float:
-        """Spent on this run, earlier attempts included."""
-        return time.perf_counter() - self.began
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean time of a step without evaluations and checkpoints."""
-        return (self.seconds - self.aside) / max(self.done, 1)
+    def cost(self) -> dict[str, float]:
+        """Seconds until now, earlier attempts included: of all, of each part, of the mean step."""
+        seconds = self.stopwatch.read()
+        return {
+            "wall_seconds": sum(seconds.values()),
+            "seconds_per_step": seconds.get("training", 0.0) / max(self.done, 1),
+            **{f"{part}_seconds": seconds.get(part, 0.0) for part in PARTS},
+        }
 
     def run(self, report: Report) -> dict[str, float]:
         """Train to the end, from the checkpoint where there is one. Returns the metrics of every split, and what was
@@ -134,12 +135,18 @@ class Training:
     @property
     def reached(self) -> int:
         """The step at which the run would go on."""
-        found = Checkpoint.load(self.folder.checkpoint)
-        return found.facts["step"] if found is not None and self._made_here(found) else 0
+        try:
+            kept = self._kept()
+        except Unusable:
+            return 0
+        return kept[1].step if kept else 0
 
     def begin(self, report: Report) -> None:
         """Take up the checkpoint, and the curves so far."""
-        self.resume(report)
+        try:
+            self._resume(report)
+        except Unusable as reason:
+            report.say(f"{reason}; starting afresh")
         self.loggers.begin(self.rows)
 
     def watch(self, report: Report) -> None:
@@ -169,7 +176,7 @@ class Training:
         """All steps that are left, with evaluations and checkpoints between them."""
         self.model.train()
         saved, pause = time.perf_counter(), self.checkpoint_seconds
-        with stop_requests() as stop:
+        with stop_requests() as stop, self.stopwatch.during("training"):
             for _ in self.steps():
                 report.step(self.done)
                 if self.over:
@@ -261,13 +268,14 @@ class Training:
 
     def measure(self, splits: tuple[str, ...], last: bool = False) -> dict[str, float]:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
-        with self._set_aside():
+        with self.stopwatch.during("evaluation"):
             metrics = self._evaluate(splits, last)
             shown: Row = {}
             if self.last is not None and self.summed:
                 shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
             _check_finite(shown | metrics, self.done)
-            self._add_row(shown | metrics | state_columns(self.method_state))
+            spent = {SECONDS: self.stopwatch.seconds["training"]}
+            self._add_row(spent | shown | metrics | state_columns(self.method_state))
             self.loss, self.summed = torch.zeros_like(self.loss), 0
         return metrics
 
@@ -283,54 +291,69 @@ class Training:
         Returns the seconds that it took.
         """
         _check_finite({"objective": self.loss.item()}, self.done)
-        with self._set_aside() as took:
-            write_rows(self.rows, self.folder.curves)
-            Checkpoint(
-                {
-                    "model": dict(self.model.state_dict()),
-                    "optimizer": self.optimizer_state,
-                    "method": self.method_state,
-                    "random": random_state(self.device),
-                    "loss": self.loss,
-                },
-                {
-                    "run_id": self.cell.spec.run_id,
-                    "origin": self.origin,
-                    "step": self.done,
-                    "strategy": self.objective.strategy,
-                    "summed": self.summed,
-                    "seconds": self.seconds,
-                    "aside": self.aside,
-                },
-            ).save(self.folder.checkpoint)
-        return took()
+        began = time.perf_counter()
+        with self.stopwatch.during("checkpoint"):
+            with self.folder.replacing(self.folder.curves) as temporary:
+                write_rows(self.rows, temporary)
+            position = Position(
+                run_id=self.cell.spec.run_id,
+                origin=self.origin,
+                step=self.done,
+                strategy=self.objective.strategy,
+                summed=self.summed,
+                seconds=self.stopwatch.read(),
+            )
+            checkpoint = Checkpoint(self._state(), position.model_dump())
+            checkpoint.save(self.folder.replacing(self.folder.checkpoint))
+        return time.perf_counter() - began
 
-    def resume(self, report: Report) -> None:
-        """Take up the checkpoint, unless there is none, or other code or other data made it."""
-        found = Checkpoint.load(self.folder.checkpoint)
-        if found is None:
-            return
-        if not self._made_here(found):
-            report.say("the checkpoint was made by other code or from other data; starting afresh")
-            return
-        rows = read_rows(self.folder.curves, found.facts["step"])
+    def _state(self) -> Tree:
+        """All tensors that the run goes on from."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer_state,
+            "method": self.method_state,
+            "random": random_state(self.device),
+            "loss": self.loss,
+        }
+
+    def _kept(self) -> tuple[Tree, Position, list[Row]] | None:
+        """State, position and curves to go on from; None where there are none.
+
+        Raises:
+            Unusable: they are damaged, of other code or other data, or not this run's.
+        """
+        checkpoint = Checkpoint.load(self.folder.checkpoint)
+        if checkpoint is None:
+            return None
+        position = Position.of(checkpoint)
+        if (position.run_id, position.origin) != (self.cell.spec.run_id, self.origin):
+            raise Unusable("the checkpoint was made by other code or from other data")
+        if position.step > self.total:
+            raise Unusable(f"the checkpoint is of step {position.step}, beyond the end")
+        fresh = self._state()
+        state = laid_out_like(fresh, checkpoint.tensors)
+        check_fit(fresh, state, growing=("method", "random"))
+        rows = read_rows(self.folder.curves, position.step)
         if rows is None:
-            report.say("the curves cannot be read; starting afresh")
+            raise Unusable("the curves cannot be read")
+        return state, position, rows
+
+    def _resume(self, report: Report) -> None:
+        """Take up the checkpoint, unless there is none. Raises Unusable as `_kept` does; then nothing has changed."""
+        kept = self._kept()
+        if kept is None:
             return
-        tensors = map_leaves(lambda value: value.to(self.device), found.tensors)
+        state, position, rows = kept
+        restore_random_state(state["random"], self.device)
+        tensors = map_leaves(lambda value: value.to(self.device), state)
         self.model.load_state_dict(tensors["model"])
-        self.optimizer_state = laid_out_like(self.optimizer_state, tensors["optimizer"])
-        self.method_state = laid_out_like(self.method_state, tensors["method"])
-        restore_random_state(found.tensors["random"], self.device)
-        self.objective = replace(self.objective, strategy=found.facts["strategy"])
-        self.loss, self.summed, self.done = tensors["loss"], found.facts["summed"], found.facts["step"]
-        self.aside, self.began = found.facts["aside"], self.began - found.facts["seconds"]
+        self.optimizer_state, self.method_state, self.loss = tensors["optimizer"], tensors["method"], tensors["loss"]
+        self.objective = replace(self.objective, strategy=position.strategy)
+        self.done, self.summed = position.step, position.summed
+        self.stopwatch.seconds.update(position.seconds)
         self.rows = rows
         report.say(f"continuing at step {self.done}/{self.total}")
-
-    def _made_here(self, found: Checkpoint) -> bool:
-        """Whether this code made the checkpoint, from these data."""
-        return (found.facts["run_id"], found.facts.get("origin")) == (self.cell.spec.run_id, self.origin)
 
     def _augmented(self, batch: Batch) -> Batch:
         """The batch with the dataset's random change of training inputs, where it has one."""
@@ -361,14 +384,6 @@ class Training:
             return found
 
         return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
-
-    @contextmanager
-    def _set_aside(self) -> Iterator[Callable[[], float]]:
-        """Count the time of the block apart from that of the steps; yields a function that tells it afterwards."""
-        wait_for(self.device)
-        began = time.perf_counter()
-        yield lambda: time.perf_counter() - began
-        self.aside += time.perf_counter() - began
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

@@ -1,6 +1,5 @@
 """What a sweep shows while it works: a table of its slots on a terminal, a line for each event in a log."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from invbench.progress import error_console, plain_text
+from invbench.stopping import StopRequest
 from invbench.terminal import visible
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ class Watch:
 
     Args:
         titles: of the runs that are to be carried out, by id; more may come.
-        stop: set when the sweep should end: running ones keep their checkpoint, no other begins.
+        stop: set when the sweep should end: running ones keep their checkpoint, no other begins; urgent where they
+            should not.
         done: runs of the sweep that need nothing.
         quiet: show nothing.
     """
 
-    def __init__(self, titles: Mapping[str, str], stop: threading.Event, done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, titles: Mapping[str, str], stop: StopRequest, done: int = 0, quiet: bool = False) -> None:
         self.titles, self.stop, self.before = dict(titles), stop, done
         self.outcomes: dict[str, Outcome] = {}
         self.places: dict[str, Running | None] = {}  # by place, in the order in which they were first used
@@ -74,6 +75,11 @@ class Watch:
     def draining(self) -> bool:
         """Whether nothing new should begin."""
         return self.stop.is_set() or self.full is not None
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt once the sweep should end at once."""
+        if self.stop.urgent:
+            raise KeyboardInterrupt
 
     @property
     def counts(self) -> Counter[str]:

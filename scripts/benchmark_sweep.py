@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import typer
 from invbench.engines.local import LocalEngine
 from invbench.runner import Options
 from invbench.spec import Cell, resolve
+from invbench.stopping import StopRequest
 from invbench.sweeping import Places
 from invbench.watching import Watch
 
@@ -58,7 +58,7 @@ def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int
 def sweep(cells: list[Cell], out: Path, workers: int) -> tuple[float, float]:
     """Seconds of the whole, and the sum of the runs' own."""
     began = time.perf_counter()
-    watch = Watch({cell.spec.run_id: cell.title for cell in cells}, threading.Event(), quiet=True)
+    watch = Watch({cell.spec.run_id: cell.title for cell in cells}, StopRequest(), quiet=True)
     LocalEngine(Places(workers=workers).slots()).run(cells, Options(out=out), watch)
     seconds = time.perf_counter() - began
     if watch.counts["done"] != len(cells):

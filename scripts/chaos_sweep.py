@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import typer
 
+from invbench.curves import SECONDS
 from invbench.records import RunFolder, run_folders
 
 COMMAND = "from invbench.cli import main; main()"
@@ -128,7 +129,8 @@ def differ(first: RunFolder, second: RunFolder) -> list[str]:
     if a is None or b is None or b.status != "done":
         return [f"{b.kind}: {b.message}" if b else "no record"]
     found = [] if a.metrics == b.metrics and a.invariance == b.invariance else ["other metrics"]
-    same = pd.read_parquet(first.curves).equals(pd.read_parquet(second.curves))
+    curves = [pd.read_parquet(folder.curves).drop(columns=SECONDS) for folder in (first, second)]
+    same = curves[0].equals(curves[1])
     return found if same else [*found, "other curves"]
 
 

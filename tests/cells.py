@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invbench.checkpoint import Checkpoint
 from invbench.composition import Composition
+from invbench.curves import SECONDS
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective
 from invbench.loggers import Loggers
@@ -249,9 +250,14 @@ def risks_of(model: torch.nn.Module, problem: Problem, batch: Batch) -> Tensor:
     return torch.stack([problem.task.losses(model(x).prediction, y).mean() for x, y in pairs])
 
 
+def curves_of(folder: RunFolder) -> pd.DataFrame:
+    """A run's curves without what the clock said."""
+    return pd.read_parquet(folder.curves).drop(columns=SECONDS)
+
+
 def assert_same_training(first: RunFolder, second: RunFolder) -> None:
     """Curves and every tensor of the last checkpoint are equal to the last bit."""
-    pd.testing.assert_frame_equal(pd.read_parquet(first.curves), pd.read_parquet(second.curves), check_exact=True)
+    pd.testing.assert_frame_equal(curves_of(first), curves_of(second), check_exact=True)
     left, right = Checkpoint.load(first.checkpoint), Checkpoint.load(second.checkpoint)
     assert left is not None
     assert right is not None
@@ -260,7 +266,7 @@ def assert_same_training(first: RunFolder, second: RunFolder) -> None:
         assert torch.equal(value, tensors[name]), name
 
 
-def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None = None) -> None:
+def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None = None, origin: str = "") -> None:
     """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
 
     class Stop(Exception):
@@ -272,6 +278,6 @@ def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None 
                 raise Stop
 
     problem = load(cell)
-    training = Training(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, "", 0, loggers)
+    training = Training(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, origin, 0, loggers)
     with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
         training.run(report)

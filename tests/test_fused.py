@@ -36,6 +36,7 @@ from invbench.registry import METHODS
 from invbench.runner import Ended, Options, build_model, run_cell, run_together
 from invbench.schedule import Job
 from invbench.spec import Cell, resolve
+from invbench.stopping import StopRequest
 from invbench.tracing import traced
 from invbench.training import Training
 from invbench.watching import Watch
@@ -341,7 +342,7 @@ def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
     job = Job(a, others=(b, c, d))
 
     def following(*outcomes: Outcome) -> list[tuple[str, ...]]:
-        watch = Watch({run_id: run_id for run_id in cells}, threading.Event(), quiet=True)
+        watch = Watch({run_id: run_id for run_id in cells}, StopRequest(), quiet=True)
         return [one.run_ids for one in settle(job, outcomes, cells, tmp_path, watch)]
 
     assert following(*[Outcome("failed", "killed")] * 4) == [(a, b), (c, d)]

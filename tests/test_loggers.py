@@ -35,7 +35,7 @@ def test_a_run_that_is_taken_up_goes_on(tmp_path: Path) -> None:
     """The rows from before are there once, those that were logged after the last checkpoint too."""
     folder = RunFolder(tmp_path)
     run_until(CELL, folder, 3)
-    loggers = Loggers(("csv", "csv"), tmp_path, CELL.spec)
+    loggers = Loggers(("csv", "csv"), RunFolder(tmp_path), CELL.spec)
     run_until(CELL, folder, 6, loggers)
     assert pd.read_csv(tmp_path / "curves.csv")["step"].tolist() == [2, 4, 6]
 
@@ -80,8 +80,8 @@ def _bench(out: Path, logger: str) -> Path:
 
 def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no logger 'tensorbord'; did you mean 'tensorboard'"):
-        Loggers(("tensorbord",), tmp_path, CELL.spec)
+        Loggers(("tensorbord",), RunFolder(tmp_path), CELL.spec)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'invbench\[wandb\]'"):
-        Loggers(("wandb",), tmp_path, CELL.spec)
+        Loggers(("wandb",), RunFolder(tmp_path), CELL.spec)
     assert set(LOGGERS) == {"csv", "tensorboard", "wandb", "mlflow"}

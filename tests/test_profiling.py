@@ -48,7 +48,7 @@ def test_after_an_error_nobody_watches() -> None:
     assert Phases.watching is None
     with watching.watch(), phase("data"):
         pass
-    assert watching.inside == []
+    assert watching.open == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import io
 import re
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from invbench.cli.listing import _print
 from invbench.cli.run import _table
 from invbench.engines.worker import Outcome
 from invbench.progress import Report, announce, counting
+from invbench.stopping import StopRequest
 from invbench.terminal import visible, visible_lines
 from invbench.watching import Watch
 
@@ -115,7 +115,7 @@ def test_bars_and_counts_on_a_terminal(
         report.evaluated(1, {f"test_[/x]{HARMFUL}": 0.5})
     with counting(f"counted {MARKUP}") as tell:
         tell(1)
-    with Watch({"a": f"erm {MARKUP} {HARMFUL}"}, threading.Event()) as watch:
+    with Watch({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as watch:
         watch.started(["a"], f"cpu:0 {MARKUP}")
         watch.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
     shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
@@ -131,7 +131,7 @@ def rendered(what: object) -> str:
 
 
 def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, threading.Event())
+    watch = Watch({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, StopRequest())
     watch.started(["a"], f"cpu:0 {MARKUP}")
     watch.started(["b"], f"host {HARMFUL}")
     picture = rendered(watch.picture())

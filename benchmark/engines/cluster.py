@@ -41,6 +41,7 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
     working: dict[str, tuple[Job, Handle]] = {}
     stopped = False
     while working or (waiting and not watch.draining):
+        watch.check()
         now = time.monotonic()
         due = [] if watch.draining else [job for job in waiting if job.not_before <= now]
         if due:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from pebble import ProcessExpired, ProcessPool
 
-from invbench.claims import look
+from invbench.claims import Holder, look
 from invbench.engines.worker import Outcome, carry_out, prepare, settle
 from invbench.fusing import jobs_of
 from invbench.records import RunFolder
@@ -27,6 +27,9 @@ from invbench.runner import Options
 from invbench.schedule import CPU, Busy, Rules, Slot, Start, Stop, decide, later
 from invbench.spec import Cell
 from invbench.watching import Watch
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 TICK_SECONDS = 0.1
 START_SECONDS = 60.0
@@ -42,6 +45,8 @@ class Hand:
     slot: Slot
     threads: int
     pool: ProcessPool | None = None
+    number: "Synchronized[int] | None" = None
+    """Of the process, 0 until it is ready for a run."""
     future: "Future[list[Outcome]] | None" = None
     killed_at: float | None = None
     """When a run that was asked to stop has had its grace."""
@@ -53,17 +58,34 @@ class Hand:
         if self.pool is None:
             device = "" if self.slot.device == CPU else self.slot.device
             context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=(device, self.threads))
+            self.number = context.Value("q", 0)
+            setup = (device, self.threads, os.getpid(), self.number)
+            self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=setup)
         self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
         self.killed_at = None
         return self.future
+
+    def send(self, signal_number: int) -> bool:
+        """Send a signal to the slot's own process; whether it is ready to get one."""
+        number = self.number.value if self.number is not None else 0
+        try:
+            ours = number > 0 and psutil.Process(number).ppid() == os.getpid()
+            if ours:
+                os.kill(number, signal_number)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return False
+        return ours
+
+    def is_at(self, holder: Holder) -> bool:
+        """Whether a claim is held by the slot's own process."""
+        return holder.near and self.number is not None and holder.pid == self.number.value
 
     def replace(self) -> None:
         """End the process, whatever it does; the next run gets a new one."""
         if self.pool is not None:
             self.pool.stop()
             self.pool.join()
-        self.pool = self.future = None
+        self.pool = self.number = self.future = None
 
 
 @dataclass
@@ -102,6 +124,7 @@ class _Work:
 
     def until_done(self) -> None:
         while self.busy or (self.waiting and not self.watch.draining):
+            self.watch.check()
             now = time.monotonic()
             if self.watch.draining and not self.stopped:
                 self.stopped = True
@@ -118,9 +141,12 @@ class _Work:
             self._take_answers()
 
     def end(self) -> None:
-        """End all processes."""
+        """End all processes, at once: what is to be kept has been kept."""
         for hand in self.hands:
-            hand.replace()
+            hand.send(signal.SIGKILL)
+        with ExitStack() as hands:  # another Ctrl-C, while one of them ends, leaves none of the others
+            for hand in self.hands:
+                hands.callback(hand.replace)
 
     def _decide(self, now: float) -> "list[Start | Stop]":
         free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
@@ -164,17 +190,12 @@ class _Work:
         return Outcome("failed", "timeout", f"not done after {limit:g} s; a longer --timeout continues it")
 
     def _ask_to_stop(self, number: int, now: float) -> None:
-        """SIGTERM: the run keeps its checkpoint and ends. Before it begins to train it just ends."""
+        """SIGTERM for the slot's process: the run keeps its checkpoint and ends. Before it trains it just ends."""
         self.busy[number] = self.busy[number]._replace(stopping=True)
         limit = self.engine.rules.timeout
         grace = GRACE_SECONDS if limit is None or self.watch.draining else min(GRACE_SECONDS, limit)
-        self.hands[number].killed_at = now + grace
-        seen = look(self._folder(self.busy[number].job.run_id).claim)
-        if seen is not None and seen.holder is not None and seen.holder.near:
-            with suppress(ProcessLookupError):
-                os.kill(seen.holder.pid, signal.SIGTERM)
-        else:
-            self.hands[number].killed_at = now
+        hand = self.hands[number]
+        hand.killed_at = now + grace if hand.send(signal.SIGTERM) else now
 
     def _kill_those_without_grace(self, now: float) -> None:
         for number in self.busy:
@@ -185,7 +206,7 @@ class _Work:
     def _look_at_progress(self) -> None:
         for number, busy in self.busy.items():
             seen = look(self._folder(busy.job.run_id).claim)
-            if seen is not None and seen.holder is not None:
+            if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
                 self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
                 since = min(busy.since, time.monotonic())
                 self.busy[number] = busy._replace(stepped=seen.holder.step > 0, since=since)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -17,6 +17,9 @@ from invbench.runner import Options, kind_of, run_cell, run_together
 from invbench.schedule import Job, again, later, parted
 from invbench.spec import Cell, RunSpec, from_spec
 from invbench.watching import Watch
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 Status = Literal["done", "failed", "interrupted", "held", "apart"]
 PARENT_SECONDS = 1.0
@@ -79,16 +82,19 @@ def _outcome(result: Record | BaseException) -> Outcome:
     return Outcome("interrupted", message=str(result))
 
 
-def prepare(device: str, threads: int) -> None:
+def prepare(device: str, threads: int, parent: int, number: "Synchronized[int]") -> None:
     """Set up a process that will carry out runs: its GPU, its threads, and an end when its parent is gone.
 
     Args:
         device: the only GPU that it sees, as its `cuda:0`, by a name for `CUDA_VISIBLE_DEVICES`; empty hides all.
         threads: for torch and the libraries below it.
+        parent: the process of the sweep.
+        number: gets this process's own number.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
-    threading.Thread(target=_follow, args=(os.getppid(),), name="parent", daemon=True).start()
+    threading.Thread(target=_follow, args=(parent,), name="parent", daemon=True).start()
+    number.value = os.getpid()
 
 
 def _follow(parent: int) -> None:
@@ -141,8 +147,9 @@ def _settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch:
 
 def _leave_failure(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> None:
     """Write the record of a run whose process could not; one that it has written stays."""
-    with suppress(OSError, UserError):
+    with suppress(OSError, UserError, RunFailed, Interrupted):
         folder.create(spec)
-        with folder.claimed():
-            if folder.read_record() is None:
-                folder.write_record(Record.of_failure(spec, outcome.kind, outcome.message))
+        with folder.claimed() as held:
+            if held.read_record() is None:
+                held.set_aside()  # what is there cannot be understood
+                held.write_record(Record.of_failure(spec, outcome.kind, outcome.message))

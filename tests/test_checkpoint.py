@@ -1,0 +1,196 @@
+"""A checkpoint is taken up whole or not at all: what is damaged or does not fit means starting afresh, with a word."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import assert_same_training, run_until, small_cell
+from torch import Tensor
+
+from invbench.checkpoint import Checkpoint
+from invbench.errors import Unusable, UserError
+from invbench.loading import load_problem
+from invbench.machine import sources_hash
+from invbench.records import Record, RunFolder
+from invbench.runner import Options, run_cell
+from invbench.spec import Cell
+from invbench.trained import trained
+from invbench.trees import Tree, flatten, unflatten
+
+CELL = small_cell("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
+STEP = 10
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_cell(CELL, Options("cpu", out))
+    return RunFolder(out / CELL.spec.run_id)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> RunFolder:
+    """The same run, killed in the middle."""
+    return stop(CELL, tmp_path)
+
+
+def stop(cell: Cell, out: Path) -> RunFolder:
+    folder = RunFolder(out / cell.spec.run_id)
+    folder.create(cell.spec)
+    run_until(cell, folder, STEP, origin=f"{sources_hash(*cell.classes)}-{load_problem(cell).fingerprint}")
+    return folder
+
+
+def go_on(folder: RunFolder) -> tuple[Record, str]:
+    """The run to its end, and its log."""
+    record = run_cell(CELL, Options("cpu", folder.path.parent))
+    return record, folder.log.read_text()
+
+
+def test_it_goes_on(stopped: RunFolder, undisturbed: RunFolder) -> None:
+    record, log = go_on(stopped)
+    assert f"continuing at step {STEP}/20" in log
+    assert "afresh" not in log
+    assert_same_training(stopped, undisturbed)
+    before = undisturbed.read_record()
+    assert before is not None
+    assert record.metrics == before.metrics
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_flipped_bit_is_noticed(stopped: RunFolder, undisturbed: RunFolder, seed: int) -> None:
+    """In the header, in the facts, in weights, moments and random state."""
+    content, rng = bytearray(stopped.checkpoint.read_bytes()), random.Random(seed)  # noqa: S311
+    for whole in (range(8), range(8, 2000), range(2000, len(content))):
+        flipped = bytearray(content)
+        for _ in range(2):
+            flipped[rng.choice(whole)] ^= 1 << rng.randrange(8)
+        stopped.checkpoint.write_bytes(flipped)
+        if flipped == content:
+            continue
+        with pytest.raises(Unusable, match="is damaged"):
+            Checkpoint.load(stopped.checkpoint)
+    _, log = go_on(stopped)
+    assert "the checkpoint is damaged; starting afresh" in log
+    assert_same_training(stopped, undisturbed)
+
+
+def test_a_finished_run_with_a_damaged_checkpoint_is_not_analysed(undisturbed: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / undisturbed.path.name)
+    folder.path.mkdir()
+    for path in undisturbed.path.iterdir():
+        (folder.path / path.name).write_bytes(path.read_bytes())
+    assert trained(folder.path).cell.spec == CELL.spec
+    content = bytearray(folder.checkpoint.read_bytes())
+    content[-1] ^= 64
+    folder.checkpoint.write_bytes(content)
+    with pytest.raises(UserError, match="the checkpoint is damaged; delete it"):
+        trained(folder.path)
+
+
+Change = Callable[[dict[str, Tensor], dict[str, Any]], None]
+
+
+def _without(prefix: str) -> Change:
+    return lambda flat, facts: [flat.pop(name) for name in list(flat) if name.startswith(prefix)] and None
+
+
+def _first(prefix: str, change: Callable[[Tensor], Tensor]) -> Change:
+    def act(flat: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        name = next(name for name in flat if name.startswith(prefix))
+        flat[name] = change(flat[name])
+
+    return act
+
+
+def _fact(name: str, value: Any) -> Change:
+    return lambda flat, facts: facts.__setitem__(name, value)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "no model": (_without("model/"), "it lacks model/"),
+    "no optimizer": (_without("optimizer/"), "it lacks optimizer/"),
+    "no method": (_without("method/"), "it lacks method/"),
+    "no random state": (_without("random"), "it lacks random/cpu"),
+    "no loss": (_without("loss"), "it lacks loss"),
+    "shape of a weight": (_first("model/", lambda value: value.flatten()[:1]), "another form of model/"),
+    "type of a weight": (_first("model/", lambda value: value.long()), "another form of model/"),
+    "double weight": (_first("model/", lambda value: value.double()), "another form of model/"),
+    "shape of a moment": (_first("optimizer/", lambda value: torch.zeros(2)), "another form of optimizer/"),
+    "half moment": (_first("optimizer/", lambda value: value.half()), "another form of optimizer/"),
+    "loss of many": (_first("loss", lambda value: torch.zeros(4, dtype=torch.float64)), "another form of loss"),
+    "short random state": (_first("random", lambda value: value[:3]), "random state cannot be restored"),
+    "random state of zeros": (_first("random", lambda value: value * 0), "random state cannot be restored"),
+    "more weights": (lambda flat, facts: flat.update({"model/more": torch.zeros(1)}), "no use for model/more"),
+    "beyond the end": (_fact("step", 21), "of step 21, beyond the end"),
+    "step of text": (_fact("step", "10"), "by another version"),
+    "negative step": (_fact("step", -1), "by another version"),
+    "half a step": (_fact("step", 9.5), "by another version"),
+    "no step": (lambda flat, facts: facts.pop("step") and None, "by another version"),
+    "unknown strategy": (_fact("strategy", "guess"), "by another version"),
+    "negative seconds": (_fact("seconds", {"training": -1.0}), "by another version"),
+    "other code": (_fact("origin", "other"), "by other code or from other data"),
+    "other run": (_fact("run_id", "other"), "by other code or from other data"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_checkpoint_that_does_not_fit_is_left(stopped: RunFolder, undisturbed: RunFolder, name: str) -> None:
+    """Whole, with a right checksum, but not this run's."""
+    change, message = CHANGES[name]
+    checkpoint = Checkpoint.load(stopped.checkpoint)
+    assert checkpoint is not None
+    flat, facts = flatten(checkpoint.tensors, "/"), dict(checkpoint.facts)
+    change(flat, facts)
+    Checkpoint(unflatten(flat, "/"), facts).save(stopped.replacing(stopped.checkpoint))
+    record, log = go_on(stopped)
+    assert record.status == "done"
+    assert message in log
+    assert "; starting afresh" in log
+    assert_same_training(stopped, undisturbed)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"[]", b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"])
+def test_what_is_no_checkpoint(stopped: RunFolder, content: bytes) -> None:
+    stopped.checkpoint.write_bytes(content)
+    _, log = go_on(stopped)
+    assert "the checkpoint is damaged; starting afresh" in log
+
+
+@pytest.mark.parametrize("facts", ["[]", "1", "[" * 100_000, '{"a": NaN'])
+def test_facts_that_are_none(tmp_path: Path, facts: str) -> None:
+    header = json.dumps({"__metadata__": {"facts": facts, "sha256": "0"}}).encode()
+    (tmp_path / "c").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(Unusable, match="is damaged"):
+        Checkpoint.load(tmp_path / "c")
+
+
+def test_a_checkpoint_without_a_checksum_is_an_older_versions(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a/b": torch.ones(2)}, tmp_path / "c", metadata={"facts": '{"step": 3}'})
+    checkpoint = Checkpoint.load(tmp_path / "c")
+    assert checkpoint is not None
+    tensors: Tree = checkpoint.tensors
+    assert torch.equal(tensors["a"]["b"], torch.ones(2))
+
+
+def test_a_method_that_trains_nothing_can_be_killed_before_its_record(tmp_path: Path) -> None:
+    """Its optimiser has no moments, of which a file knows nothing."""
+    cell = small_cell("icp", "irm_regression")
+    first = run_cell(cell, Options("cpu", tmp_path))
+    folder = RunFolder(tmp_path / cell.spec.run_id)
+    folder.record.unlink()
+    assert run_cell(cell, Options("cpu", tmp_path)).metrics == first.metrics
+    assert "afresh" not in folder.log.read_text()
+
+
+def test_curves_that_cannot_be_read_are_begun_again(stopped: RunFolder, undisturbed: RunFolder) -> None:
+    stopped.curves.write_bytes(b"PAR1")
+    _, log = go_on(stopped)
+    assert "the curves cannot be read; starting afresh" in log
+    assert_same_training(stopped, undisturbed)

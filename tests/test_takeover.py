@@ -1,0 +1,143 @@
+"""A run that changes hands: a holder that slept writes nothing more, whatever the clocks of the machines say."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cells import SMALL
+
+from invbench.claims import LOCK, look
+from invbench.records import RunFolder
+from invbench.spec import resolve
+
+SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
+MACHINE = """
+import os, sys, time, types
+from pathlib import Path
+from invbench import claims
+from invbench.errors import Interrupted, RunHeld
+from invbench.runner import Options, run_cell
+from invbench.spec import resolve
+
+name, skew, pause, out = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
+claims.HEARTBEAT_SECONDS, claims.SILENT_SECONDS, claims.WATCH_SECONDS = 0.1, 1.0, 1.0
+claims._machine = lambda: name
+claims.time = types.SimpleNamespace(time=lambda: time.time() + skew, monotonic=time.monotonic, sleep=time.sleep)
+if pause:  # a disk so slow that one can stop the process in the middle of a save
+    sync = os.fsync
+    os.fsync = lambda handle: (time.sleep(pause), sync(handle))
+cell = resolve("erm", "spirals", 0, SETTINGS)
+try:
+    print(run_cell(cell, Options("cpu", out, checkpoint_seconds=0)).status)
+except (Interrupted, RunHeld) as stopped:
+    print(type(stopped).__name__)
+"""
+
+
+def start(out: Path, machine: str, skew: float = 0.0, pause: float = 0.0, steps: int = 60) -> subprocess.Popen[str]:
+    """The run, on a machine of this name, whose clock is so many seconds fast."""
+    code = MACHINE.replace("SETTINGS", repr(SETTINGS | {"trainer.steps": steps}))
+    command = [sys.executable, "-c", code, machine, str(skew), str(pause), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=120)
+    return said.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / resolve("erm", "spirals", 0, SETTINGS).spec.run_id)
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path, folder: RunFolder) -> Iterator[subprocess.Popen[str]]:
+    """A process that was stopped between writing a file of the run and putting it into its place."""
+    process = start(tmp_path, "sleepy", pause=0.05)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if folder.checkpoint.exists() and any(folder.path.glob(".c*.*")):
+            process.send_signal(signal.SIGSTOP)
+            if any(folder.path.glob(".curves*")) or any(folder.path.glob(".checkpoint*")):
+                break
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def contents(folder: RunFolder) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.path.iterdir()}
+
+
+@pytest.mark.parametrize("skew", [0.0, 3600.0, -3600.0])
+def test_a_holder_that_slept_leaves_what_others_have_finished(
+    sleeper: subprocess.Popen[str], folder: RunFolder, tmp_path: Path, skew: float
+) -> None:
+    time.sleep(1.2)
+    assert ended(start(tmp_path, "other", skew)) == "done"
+    finished = contents(folder)
+    assert sorted(finished) == ["checkpoint.safetensors", "curves.parquet", "log.txt", "record.json", "spec.yaml"]
+    sleeper.send_signal(signal.SIGCONT)
+    assert ended(sleeper) == "Interrupted"
+    assert contents(folder) == finished
+
+
+@pytest.mark.parametrize("skew", [3600.0, -3600.0])
+def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, skew: float) -> None:
+    holder = start(tmp_path, "first", pause=0.05, steps=100_000)
+    cell = resolve("erm", "spirals", 0, SETTINGS | {"trainer.steps": 100_000})
+    folder = RunFolder(tmp_path / cell.spec.run_id)
+    try:
+        while not folder.checkpoint.exists() and holder.poll() is None:
+            time.sleep(0.01)
+        assert ended(start(tmp_path, "second", skew, steps=100_000)) == "RunHeld"
+        step = step_of(folder)
+        while step_of(folder) <= step and holder.poll() is None:
+            time.sleep(0.01)
+        assert holder.poll() is None, "the first one works on"
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def step_of(folder: RunFolder) -> int:
+    """What the claim says, once it can be read."""
+    seen = look(folder.claim)
+    assert seen is not None
+    assert seen.holder is not None
+    assert seen.holder.machine == "first"
+    return seen.holder.step
+
+
+def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFolder, tmp_path: Path) -> None:
+    """Whatever the killed ones left: locks, and files that were not yet in their places."""
+    for generation in (1, 2, 3):
+        process = start(tmp_path, "same", pause=0.02)
+        until = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < until:
+            seen = look(folder.claim)
+            if seen and seen.holder and seen.holder.pid == process.pid and any(folder.path.glob(".c*.?*")):
+                assert seen.holder.generation == generation
+                break
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+    assert (folder.path / LOCK).exists(), "killed in the middle of a write"
+    assert ended(start(tmp_path, "same")) == "done"
+    assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".") or path == folder.claim]
+
+
+def test_a_removed_folder_is_not_made_anew_by_its_holder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with folder.claimed() as held:
+        held.discard()
+    assert list(tmp_path.iterdir()) == []
