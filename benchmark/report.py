@@ -24,7 +24,7 @@ from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.grouping import differing
 from invbench.portable import without_folders
-from invbench.records import Record, RunFolder, now
+from invbench.records import Record, RunFolder, Unreadable, now
 from invbench.results import load_results
 from invbench.selection import Select
 from invbench.spec import RunSpec
@@ -37,8 +37,8 @@ DETAILED = 1000
 """As many runs can be looked at one by one: those that failed, then the latest; as many rows have their command."""
 POINTS = 60
 """Of a curve."""
-LINES = 20
-"""Of a log."""
+LINES, LOG_BYTES = 20, 16 * 1024
+"""Of a log's end, at most."""
 NOT_LEARNED = {
     "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "coefficient", "best_validation",
 }  # fmt: skip
@@ -230,10 +230,14 @@ def _left_out(results: pd.DataFrame) -> str:
 
 def _details(folder: RunFolder) -> dict[str, Any]:
     """All that a reader may want of one run."""
-    record = folder.read_record()
+    record, unreadable = None, None
+    try:
+        record = folder.load_record()
+    except Unreadable as error:
+        unreadable = str(error)
     spec = record.spec if record else folder.read_spec()
     own: dict[str, Any] = {
-        "kind": None, "message": None, "traceback": None, "metrics": {}, "data": {}, "machine": {},
+        "kind": None, "message": unreadable, "traceback": None, "metrics": {}, "data": {}, "machine": {},
         "settings": spec.flat() if spec else {}, "command": _command(spec, [spec.seed] if spec else []),
         "curves": _curves(folder, record), "log": _log_tail(folder),
     }  # fmt: skip
@@ -259,7 +263,11 @@ def _curves(folder: RunFolder, record: Record | None) -> dict[str, Any]:
 
 def _log_tail(folder: RunFolder) -> str:
     try:
-        lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not folder.log.is_file():  # a pipe would be waited for
+            return ""
+        with folder.log.open("rb") as file:
+            file.seek(max(0, folder.log.stat().st_size - LOG_BYTES))
+            text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ""
-    return "\n".join(lines[-LINES:])
+    return "\n".join(text.splitlines()[-LINES:])

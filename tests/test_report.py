@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 import shutil
 import sys
@@ -192,6 +193,43 @@ def test_half_written_files(tmp_path: Path, results: Path) -> None:
     (second / "spec.yaml").write_text("method: [")
     (third / "log.txt").write_bytes(b"\xff\xfe")
     assert "5 runs" in report([out])
+
+
+def test_a_run_of_a_newer_version(tmp_path: Path, results: Path) -> None:
+    """It is in the list, with the reason why it is in no table."""
+    out = tmp_path / "results"
+    shutil.copytree(results, out)
+    newer = next(path for path in sorted(out.glob("*/record.json")) if '"done"' in path.read_text(encoding="utf-8"))
+    newer.write_text(json.dumps(json.loads(newer.read_text(encoding="utf-8")) | {"schema_version": 99}))
+    with pytest.warns(UserWarning, match="left out: .*newer invbench"):
+        page = report([out])
+    details = data_of(page)["details"]
+    assert isinstance(details, dict)
+    reason = f"results/{newer.parent.name}/record.json was written by a newer invbench"
+    assert details[newer.parent.name]["message"].startswith(reason)
+    assert "5 runs: 3 done, " in page
+    assert "1 unreadable" in page
+
+
+def test_logs_that_are_none(tmp_path: Path, results: Path) -> None:
+    """Of a long one the end is read; a pipe is not waited for."""
+    out = tmp_path / "results"
+    shutil.copytree(results, out)
+    long, pipe, folder, link, *_ = [path / "log.txt" for path in sorted(out.iterdir()) if path.is_dir()]
+    for path in (long, pipe, folder, link):
+        path.unlink(missing_ok=True)
+    with long.open("wb") as file:
+        file.truncate(10**12)  # no disk is that large: a hole
+        file.seek(0, 2)
+        file.write("\nthe énd".encode())
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to("/dev/zero")
+    details = data_of(report([out]))["details"]
+    assert isinstance(details, dict)
+    logs = {path.parent: details[path.parent.name]["log"] for path in (long, pipe, folder, link)}
+    assert logs.pop(long.parent).endswith("the énd")
+    assert set(logs.values()) == {""}
 
 
 def test_more_runs_than_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
