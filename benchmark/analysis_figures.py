@@ -110,6 +110,8 @@ def planes(found: Plane, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(PANEL * 1.25 * len(panels), PANEL * 1.7), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True)
     low, high = max(found.risks.min(), found.risks.max() * 1e-4), found.risks.max()
+    if not 0 < low < high < np.inf:
+        raise UserError(f"risks from {found.risks.min():.3g} to {found.risks.max():.3g} on the plane cannot be drawn")
     levels = np.geomspace(low, high, LEVELS)
     for place, (title, risks) in zip(axes, panels.items(), strict=True):
         drawn = place.contourf(

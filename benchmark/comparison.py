@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from invbench.errors import UserError
 from invbench.grouping import SECTIONS, as_text, differing, joined, keys_of
@@ -17,6 +18,8 @@ SAME = "the same numbers"
 NOISE = "within noise"
 ONE_SEED = "cannot be told from one seed"
 OTHER_DATA = "other data"
+SUFFIXES = ("\n1", "\n2")
+"""Of columns of the first and the second lot; no column of runs has such a name by itself."""
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None
             raise UserError(f"the {which} of the two has no finished run")
     keys = _keys(first, second)
     each = [_done(runs, keys) for runs in (first, second)]
-    both = each[0].merge(each[1], on=["_key", "seed"], suffixes=("_1", "_2"))
+    both = each[0].merge(each[1], on=["_key", "seed"], suffixes=SUFFIXES)
     if not len(both):
         raise UserError("the two have no finished run in common: the same method, dataset, settings and seed")
     rows = [_row(own, metric) for _, own in both.groupby("_key", sort=True)]
@@ -115,28 +118,35 @@ def _identified(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def _done(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     found = _identified(runs, keys)
-    return found[found["status"] == "done"]
+    return found[found["status"] == "done"].drop_duplicates(["_key", "seed"], keep="last")
 
 
 def _row(pairs: pd.DataFrame, metric: str | None) -> dict[str, Any] | None:
     """Of the runs that agree in all but the seed."""
-    run = pairs.iloc[0]
-    name = metric or str(run.get("data.metric_2", run.get("data.metric_1")))
-    if f"{name}_1" not in pairs or f"{name}_2" not in pairs:
+    run, (one, two) = pairs.iloc[0], SUFFIXES
+    name = metric or str(run.get(f"data.metric{two}", run.get(f"data.metric{one}")))
+    columns = [f"{name}{suffix}" for suffix in SUFFIXES]
+    if not all(column in pairs and pd.api.types.is_numeric_dtype(pairs[column]) for column in columns):
         return None
-    pairs = pairs.dropna(subset=[f"{name}_1", f"{name}_2"])
+    pairs = pairs.dropna(subset=columns)
     if not len(pairs):
         return None
-    before, after = (pd.Series(pairs[f"{name}_{i}"].to_numpy(float), index=pairs["seed"].tolist()) for i in (1, 2))
-    prints = [pairs.get(f"data.fingerprint_{i}", pd.Series("", index=pairs.index)) for i in (1, 2)]
-    steps = [pairs[f"cost.seconds_per_step_{i}"].to_numpy(float) for i in (1, 2)]
+    before, after = (pd.Series(pairs[column].to_numpy(float), index=pairs["seed"].tolist()) for column in columns)
+    prints = [pairs.get(f"data.fingerprint{suffix}", pd.Series("", index=pairs.index)) for suffix in SUFFIXES]
+    steps = [pairs[f"cost.seconds_per_step{suffix}"].to_numpy(float) for suffix in SUFFIXES]
     return {
-        "_key": run["_key"], "method": run["method_1"], "dataset": run["dataset_1"], "metric": name, "n": len(pairs),
-        "first": before.mean(), "second": after.mean(), "difference": (after - before).mean(),
+        "_key": run["_key"], "method": run[f"method{one}"], "dataset": run[f"dataset{one}"], "metric": name,
+        "n": len(pairs), "first": before.mean(), "second": after.mean(), "difference": (after - before).mean(),
         "half_width": half_width(after - before), "p_value": paired_p_value(before, after), "verdict": "",
-        "time": float(np.nanmedian(steps[1] / steps[0])), "differences": bool((after != before).any()),
+        "time": _typical_ratio(steps[1], steps[0]), "differences": bool((after != before).any()),
         "other_data": bool((prints[0] != prints[1]).any()),
     }  # fmt: skip
+
+
+def _typical_ratio(numbers: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """The median over those that can be divided; NaN where none can."""
+    known = np.isfinite(numbers) & np.isfinite(others) & (others != 0)
+    return float(np.median(numbers[known] / others[known])) if known.any() else math.nan
 
 
 def _verdict(row: pd.Series) -> str:

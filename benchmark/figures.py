@@ -18,11 +18,10 @@ from invbench.errors import UserError
 from invbench.evaluation import outputs_of
 from invbench.images import rotate
 from invbench.problem import Problem
-from invbench.records import Record, RunFolder
-from invbench.results import folders
+from invbench.results import finished, warn_left_out
 from invbench.spec import RunSpec
 from invbench.tasks import Regression
-from invbench.trained import trained
+from invbench.trained import Trained, trained
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 """Okabe and Ito's, told apart by all kinds of eyes."""
@@ -36,14 +35,23 @@ Curves = list[NDArray[np.float64]]
 Style = dict[str, Any]
 
 
-def finished(paths: Iterable[Path]) -> list[tuple[RunFolder, Record]]:
-    """Every run at or below the paths that is done. Raises UserError where there is none."""
-    records = [
-        (folder, record) for folder in folders(paths) if (record := folder.read_record()) and record.status == "done"
-    ]
-    if not records:
-        raise UserError(f"no finished run in {', '.join(map(str, paths))}; `bench run` makes one")
-    return records
+def revived(paths: Iterable[Path]) -> list[Trained]:
+    """Every run at or below the paths that is done, with its model; warnings name those that cannot be had.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs: list[Trained] = []
+    reasons: list[str] = []
+    for folder, _ in finished(paths):
+        try:
+            runs.append(trained(folder.path))
+        except UserError as error:
+            reasons.append(str(error))
+    if not runs:
+        raise UserError(reasons[0])
+    warn_left_out(reasons)
+    return runs
 
 
 def profile(paths: Sequence[Path]) -> Figure:
@@ -61,8 +69,10 @@ def profile(paths: Sequence[Path]) -> Figure:
         row = axes[datasets.index(dataset)]
         measured = [records[i].invariance["generators"] for i in members]
         for name, place in zip(measured[0], row, strict=False):
-            changes = [np.asarray(profiles[name]["changes"]) for profiles in measured]
-            band(place, np.asarray(measured[0][name]["magnitudes"]), changes, styles[label], label)
+            magnitudes = measured[0][name]["magnitudes"]
+            alike = [own[name] for own in measured if own.get(name, {}).get("magnitudes") == magnitudes]
+            changes = [np.asarray(profile["changes"]) for profile in alike]
+            band(place, np.asarray(magnitudes), changes, styles[label], label)
             place.set_xlabel(name.replace("_", " "), fontsize=9)
         for place in row[len(measured[0]) :]:
             place.set_axis_off()
@@ -89,7 +99,7 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
         own = [runs[i][1] for i in members]
         for name in _numbers(own[0]):
             what, _, generator = name.partition(".")
-            for number, curves in enumerate(own):
+            for number, curves in enumerate(curves for curves in own if name in curves):
                 shown = generator.replace("_", " ") if number == 0 else None
                 left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=shown)
             left.set_ylabel(f"{label} on {dataset}\n{what}", fontsize=9)
@@ -102,7 +112,8 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
 
 def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
     """± half the rotation's width, one line per run, with marks."""
-    if "width.rotation" not in runs[0]:
+    runs = [curves for curves in runs if "width.rotation" in curves]
+    if not runs:
         place.set_axis_off()
         return
     for curves in runs:
@@ -129,7 +140,7 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
     Args:
         example: which of the first run's test images; every run is shown the same.
     """
-    runs = [trained(folder.path) for folder, _ in finished(paths)]
+    runs = revived(paths)
     problem = runs[0].problem
     if problem.kind != "image" or len({run.cell.spec.dataset for run in runs}) > 1:
         raise UserError("a prediction against the angle needs runs on one dataset of images")

@@ -26,10 +26,12 @@ def problem_of(columns: Iterable[object]) -> list[str]:
 
 
 def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Columns as text, so that lists and gaps can be grouped by."""
-    return pd.DataFrame(
-        {name: ["" if missing(value) else str(value) for value in rows[name]] for name in names}, index=rows.index
-    )
+    """Columns as text, so that lists and gaps can be grouped by; only what is missing is empty."""
+    return pd.DataFrame({name: list(map(_text, rows[name])) for name in names}, index=rows.index)
+
+
+def _text(value: Any) -> str:
+    return "" if missing(value) else str(value) or "''"
 
 
 def joined(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from invbench.errors import UserError
 from invbench.evaluation import outputs_of
-from invbench.figures import PANEL, finish, finished, groups_of, styles_of
+from invbench.figures import PANEL, finish, groups_of, revived, styles_of
 from invbench.grouping import SECTIONS
+from invbench.results import finished
 from invbench.spec import RunSpec
 from invbench.tasks import BinaryClassification
-from invbench.trained import Trained, trained
+from invbench.trained import Trained
 
 BINS = 25
 FEWEST = 200
@@ -35,12 +36,15 @@ def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure
         performance: what is bought, such as `test_roc_auc`.
         dependence: what it costs, such as `test_mutual_information`.
     """
-    runs = pd.DataFrame([_row(record.spec, record.metrics) for _, record in finished(paths)])
+    records = [record for _, record in finished(paths)]
     for name in (performance, dependence):
-        if name not in runs:
-            known = sorted(str(column) for column in runs.columns if "." not in str(column))
+        if not any(name in record.metrics for record in records):
+            known = sorted({metric for record in records for metric in record.metrics if "." not in metric})
             raise UserError(f"no run has the metric '{name}'; there are {', '.join(known)}")
-    runs = runs.dropna(subset=[performance, dependence])
+    both = [record for record in records if {performance, dependence} <= record.metrics.keys()]
+    if not both:
+        raise UserError(f"no run has both metrics, {performance} and {dependence}")
+    runs = pd.DataFrame([_row(record.spec, record.metrics) for record in both])
     datasets = sorted(runs["dataset"].unique())
     figure = Figure(figsize=(0.4 + 2.2 * PANEL * len(datasets), 2 * PANEL), layout="constrained")
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
@@ -65,7 +69,7 @@ def _lines(runs: pd.DataFrame) -> Iterable[tuple[str, str | None, pd.DataFrame]]
         settings = [str(name) for name in own.columns if str(name).startswith(SECTIONS) or name == "backbone"]
         text = own[settings].map(str)
         differing = [name for name in settings if text[name].nunique() > 1]
-        weights = [name for name in differing if name.rpartition(".")[2] == "weight"]
+        weights = [name for name in differing if name.rpartition(".")[2] == "weight" and _numeric(own[name])]
         along = next(iter(weights), None)
         rest = [name for name in differing if name != along]
         if not rest:
@@ -75,6 +79,11 @@ def _lines(runs: pd.DataFrame) -> Iterable[tuple[str, str | None, pd.DataFrame]]
             named = zip(rest, values if isinstance(values, tuple) else (values,), strict=True)
             label = ", ".join(f"{name}={value}" for name, value in named)
             yield f"{method} {label}", along, own.loc[index]
+
+
+def _numeric(values: pd.Series) -> bool:
+    """Whether each run has a number there."""
+    return bool(pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def _line(
@@ -101,7 +110,7 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
     Args:
         at: values of the nuisance; one within a tenth of its deviation is near.
     """
-    runs = [trained(folder.path) for folder, _ in finished(paths)]
+    runs = revived(paths)
     problem = runs[0].problem
     nuisance = problem.splits["test"].nuisance
     if not isinstance(problem.task, BinaryClassification) or nuisance is None or not nuisance.is_floating_point():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from invbench.errors import UserError
 from invbench.grouping import SECTIONS, missing
 from invbench.published import Claim, Number, sources
 from invbench.sweep_file import Sweep, SweepCells, parse_seeds
@@ -85,8 +86,11 @@ def _runs_of(near: pd.DataFrame, facts: list[Facts], wanted: list[Facts], seeds:
 
 
 def _judged(number: Number, claim: Claim, found: pd.DataFrame) -> dict[str, Any]:
-    """Ours, its interval, and the verdict."""
-    shown = table(found, number.metric, claim.select).iloc[0]
+    """Ours, its interval, and the verdict; why there is none where the runs lack what it needs."""
+    try:
+        shown = table(found, number.metric, claim.select).iloc[0]
+    except UserError as error:
+        return {"verdict": "different protocol", "why": str(error)}
     ours = float(pd.Series(shown["seeds"]).agg(number.statistic))
     half_width = shown["half_width"] if number.statistic == "mean" else math.nan
     verdict = "reproduced" if number.agrees(ours) else "not reproduced"

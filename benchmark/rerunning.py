@@ -37,8 +37,9 @@ def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds:
             f"{first}-{first + len(wanted) - 1}"
         )
     paths = dict(zip(results["run_id"], results["path"], strict=True))
-    specs = [RunFolder(Path(paths[own[0]])).read_spec() for own in found["run_ids"]]
-    return Sweep(seeds=tuple(wanted), cells=tuple(_cell(spec, Select(select)) for spec in specs if spec is not None))
+    records = [RunFolder(Path(paths[own[0]])).load_record() for own in found["run_ids"]]
+    cells = [_cell(record.spec, Select(select)) for record in records if record is not None]
+    return Sweep(seeds=tuple(wanted), cells=tuple(cells))
 
 
 def _cell(spec: RunSpec, select: Select) -> SweepCells:

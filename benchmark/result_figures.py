@@ -50,7 +50,8 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
         place.set_xlabel("step", fontsize=9)
         place.set_ylabel(name.replace("_", " "), fontsize=9)
     if not any(place.lines for place in axes):
-        raise UserError(f"no curve has '{metric}'; --metric names a column of curves.parquet, such as test_loss")
+        wanted = f"'{metric}'" if metric else "the metric of its task"
+        raise UserError(f"no curve has {wanted}; --metric names a column of curves.parquet, such as test_loss")
     return finish(figure, axes)
 
 
@@ -66,9 +67,12 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _curve(folder: Path, name: str) -> pd.Series:
-    """One column of a run's curves by step, empty where there is none."""
+    """The finite numbers in one column of a run's curves by step, empty where there is none."""
     rows = read_curves(RunFolder(folder).curves)
-    return pd.Series(dtype=float) if rows is None or name not in rows else rows.set_index("step")[name].dropna()
+    if rows is None or name not in rows:
+        return pd.Series(dtype=float)
+    curve: pd.Series = rows.drop_duplicates("step", keep="last").set_index("step", drop=False)[name]
+    return curve[np.isfinite(curve.to_numpy(float))]
 
 
 def ranks(found: pd.DataFrame) -> Figure:
@@ -150,7 +154,7 @@ def cost(found: pd.DataFrame) -> Figure:
                 marker = MARKERS[list(styles).index(label) // len(COLOURS)]
                 place.errorbar(x, row["mean"], spread, color=colour, marker=marker, markersize=5, elinewidth=0.8, ls="")
                 place.plot([], [], color=colour, marker=marker, ls="", label=label)
-        if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min():
+        if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min() > 0:
             left.set_xscale("log")
         left.set_ylabel(f"{dataset}\n{rows['metric'].iloc[0].replace('_', ' ')}", fontsize=9)
     axes[-1][0].set_xlabel("milliseconds per step", fontsize=9)

@@ -1,7 +1,8 @@
 """Records as pandas tables."""
 
+import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.files import replacing
 from invbench.machine import sources_hash
-from invbench.records import Record, RunFolder, read_record, run_folders
+from invbench.records import Record, RunFolder, Unreadable, load_record, run_folders
 from invbench.spec import RunSpec
+from invbench.terminal import visible
 
 DATA = ("metric", "primary", "higher_is_better", "variant", "fingerprint", "environments")
 """What a row tells of the data."""
@@ -25,10 +27,21 @@ INDEX = "index.parquet"
 """In a folder of many runs: the rows of its finished ones, for a fast reading. It can be deleted at any time."""
 INDEXED = 100
 """Rows that must be missing from an index before it is written anew."""
+MOST_INDEXED = 2**29
+"""Bytes of an index, taken apart; a larger one is not read."""
+COLUMNS = pa.schema({"path": pa.string(), "mark": pa.string(), "row": pa.binary()})
+"""Of an index."""
+UNREADABLE = "unreadable"
+"""Status in tables of a run whose files are there and cannot be understood."""
+NAMED = 5
+"""As many such runs are named in warnings."""
 
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """One row per run found at or below the given folders, finished or not.
+
+    A run whose record or specification cannot be understood has the status `unreadable`, and the reason as its message;
+    where other runs are finished, a warning says so too.
 
     Columns, text unless something else is said: run_id, status, kind (of a failure), message, method, dataset,
     backbone, seed (Int64), protocol; each setting by its dotted name, e.g. `method.threshold` (of its own type); each
@@ -42,10 +55,10 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         UserError: a folder does not exist.
     """
-    found = pd.DataFrame([row for path in _existing(paths) for row in _rows(path)])
-    if "seed" in found:
-        found["seed"] = found["seed"].astype("Int64")
-    return found
+    rows = [row for path in _existing(paths) for row in _rows(path)]
+    if any(row["status"] == "done" for row in rows):
+        warn_left_out([str(row["message"]) for row in rows if row["status"] == UNREADABLE])
+    return _frame(rows)
 
 
 def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.DataFrame:
@@ -54,15 +67,17 @@ def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.Data
     Args:
         code: first digits of a git commit, or of the hash of the sources that is in every record.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     for folder in folders(paths):
-        for record in (read_record(folder.record), read_record(folder.previous)):
+        for path in (folder.record, *folder.previous.values()):
+            record = _record(path, unreadable)
             made_by = [] if record is None else [str(record.code.get(name)) for name in ("git_commit", "sources")]
             if record is not None and any(one.startswith(code) for one in made_by):
-                rows.append(_row_of_record(record) | {"run_id": folder.path.name, "path": str(folder.path)})
+                rows.append(_row_of_record(record) | _named(folder))
                 break
-    found = pd.DataFrame(rows)
-    return found.astype({"seed": "Int64"}) if len(found) else found
+    warn_left_out(unreadable)
+    return _frame(rows)
 
 
 def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
@@ -73,18 +88,47 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     numbers, such as an adaptive rule's weights; `width.<generator>` and its like, what is learned besides the weights.
     """
     tables = []
+    unreadable: list[str] = []
     for folder in folders(paths):
-        spec = folder.read_spec()
-        if spec is not None and folder.curves.exists():
-            curves = read_curves(folder.curves)
-            if curves is None:
-                warnings.warn(f"{folder.curves} cannot be read and is left out", stacklevel=2)
-                continue
-            for place, name in enumerate(("method", "dataset", "seed")):
-                curves.insert(place, name, getattr(spec, name))
-            curves.insert(0, "run_id", folder.path.name)
-            tables.append(curves)
+        before = len(unreadable)
+        record = _record(folder.record, unreadable)
+        spec = folder.read_spec() if record is None else record.spec
+        if len(unreadable) > before or spec is None or not folder.curves.exists():
+            continue
+        curves = read_curves(folder.curves)
+        if curves is None:
+            unreadable.append(f"{folder.curves} cannot be understood")
+            continue
+        for place, name in enumerate(("method", "dataset", "seed")):
+            curves.insert(place, name, getattr(spec, name))
+        curves.insert(0, "run_id", visible(folder.path.name))
+        tables.append(curves)
+    warn_left_out(unreadable)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def finished(paths: Iterable[str | Path]) -> list[tuple[RunFolder, Record]]:
+    """Every run at or below the paths that is done; warnings name records that cannot be understood.
+
+    Raises:
+        UserError: there is none.
+    """
+    unreadable: list[str] = []
+    records = [(folder, record) for folder in folders(paths) if (record := _record(folder.record, unreadable))]
+    done = [(folder, record) for folder, record in records if record.status == "done"]
+    if not done:
+        why = f" ({visible(unreadable[0])})" if unreadable else ""
+        raise UserError(f"no finished run in {', '.join(map(str, paths))}{why}; `bench run` makes one")
+    warn_left_out(unreadable)
+    return done
+
+
+def warn_left_out(reasons: Sequence[str]) -> None:
+    """Say what is left out, and why: the first ones, and how many more."""
+    for reason in reasons[:NAMED]:
+        warnings.warn(f"left out: {visible(reason)}", stacklevel=2)
+    if len(reasons) > NAMED:
+        warnings.warn(f"left out: {len(reasons) - NAMED} more runs, which cannot be understood either", stacklevel=2)
 
 
 def folders(paths: str | Path | Iterable[str | Path]) -> list[RunFolder]:
@@ -100,6 +144,15 @@ def _existing(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return [Path(path) for path in listed]
 
 
+def _record(path: Path, unreadable: list[str]) -> Record | None:
+    """The record in a file; why it cannot be understood goes into the list."""
+    try:
+        return load_record(path)
+    except Unreadable as error:
+        unreadable.append(str(error))
+        return None
+
+
 def _rows(root: Path) -> Iterator[dict[str, Any]]:
     """Of all runs below a folder; those whose record is the one that the index knows are taken from there."""
     known = _read_index(root)
@@ -111,14 +164,33 @@ def _rows(root: Path) -> Iterator[dict[str, Any]]:
             kept[name] = known[name]
             row = from_json(known[name][1])
         else:
-            record = folder.read_record()
-            row = _row_of_record(record) if record else _row_of_spec(folder.read_spec(), folder.status())
-            row["run_id"] = folder.path.name
-            if record:
+            row = _row(folder)
+            if row["status"] in ("done", "failed"):
                 new[name] = mark, to_json(row)
-        yield row | {"path": str(folder.path)}
+        yield row | _named(folder)
     if len(new) >= INDEXED:
         _write_index(root, kept | new)
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    try:
+        if visible(folder.path.name) != folder.path.name:
+            raise Unreadable(f"{folder.path} is no name that a run has")
+        record = folder.load_record()
+        return _row_of_spec(folder.load_spec(), folder.status()) if record is None else _row_of_record(record)
+    except Unreadable as error:
+        return _row_of_spec(folder.read_spec(), UNREADABLE) | {"message": visible(error)}
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table. A path need not be UTF-8, and text of pandas must be."""
+    paths = [row["path"] for row in rows]
+    found = pd.DataFrame([row | {"path": ""} for row in rows])
+    return found.astype({"seed": "Int64"}).assign(path=pd.Series(paths, dtype=object)) if rows else found
+
+
+def _named(folder: RunFolder) -> dict[str, str]:
+    return {"run_id": visible(folder.path.name), "path": str(folder.path)}
 
 
 def _mark(folder: RunFolder) -> str:
@@ -131,24 +203,33 @@ def _mark(folder: RunFolder) -> str:
 
 
 def _read_index(root: Path) -> dict[str, tuple[str, bytes]]:
-    """Mark and row, as JSON, of each run by its path below the folder; nothing where another code wrote it."""
+    """Mark and row, as JSON, of each run by its path below the folder; nothing where it is not as it was written, or
+    another code wrote it."""
+    path = root / INDEX
+    if not path.is_file():  # of a folder, all files in it would be read
+        return {}
     try:
-        table = pq.read_table(root / INDEX)
-        if (table.schema.metadata or {}).get(b"sources", b"").decode() != sources_hash():
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            if file.schema_arrow != COLUMNS or sum(group.total_byte_size for group in groups) > MOST_INDEXED:
+                return {}
+            table = file.read()
+        columns = [table.column(name).to_pylist() for name in COLUMNS.names]
+        if (table.schema.metadata or {}).get(b"checksum") != _checksum(columns):
             return {}
-        columns = [table.column(name).to_pylist() for name in ("path", "mark", "row")]
-    except (OSError, KeyError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return {}
     return {path: (mark, row) for path, mark, row in zip(*columns, strict=True)}
 
 
+def _checksum(columns: Sequence[Sequence[Any]]) -> bytes:
+    """Of an index's columns, and of the code that made them."""
+    return hashlib.sha256(to_json([sources_hash(), *columns])).hexdigest().encode()
+
+
 def _write_index(root: Path, rows: dict[str, tuple[str, bytes]]) -> None:
-    columns = {
-        "path": list(rows),
-        "mark": [mark for mark, _ in rows.values()],
-        "row": [row for _, row in rows.values()],
-    }
-    table = pa.table(columns).replace_schema_metadata({"sources": sources_hash()})
+    columns = [list(rows), *map(list, zip(*rows.values(), strict=True))]
+    table = pa.table(columns, schema=COLUMNS.with_metadata({"checksum": _checksum(columns)}))
     try:
         with replacing(root / INDEX) as temporary:
             pq.write_table(table, temporary, compression="zstd")
@@ -157,10 +238,9 @@ def _write_index(root: Path, rows: dict[str, tuple[str, bytes]]) -> None:
 
 
 def _row_of_spec(spec: RunSpec | None, status: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"run_id": None, "status": status, "kind": None, "message": None}
-    if spec is not None:
-        row |= {name: getattr(spec, name) for name in IDENTITY} | spec.flat()
-    return row
+    row = {"run_id": None, "status": status, "kind": None, "message": None}
+    row |= {name: getattr(spec, name, None) for name in IDENTITY}
+    return row if spec is None else row | spec.flat()
 
 
 def _row_of_record(record: Record) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from invbench.grouping import HELD_OUT, as_text, joined, keys_of, missing, probl
 from invbench.statistics import best_of
 
 BEST = "best_validation."
+MOST_LISTED = 20
+"""Environments that a message lists."""
 
 
 class Select(StrEnum):
@@ -102,7 +104,10 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
         if higher is None:
             raise UserError(f"whether a high {name} is good is not known, so nothing can be selected by it")
     else:
-        name, higher = _primary(runs.iloc[first["members"][0]], "validation")
+        run = runs.iloc[first["members"][0]]
+        name, higher = _primary(run, "validation")
+        if name not in runs:
+            raise UserError(f"run {run['run_id']} has no {name}, which its settings would be selected by")
     return Criterion({place: runs[name].iloc[own["members"]] for place, own in group.iterrows()}, bool(higher))
 
 
@@ -121,17 +126,21 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
     finished = left_out[left_out["status"] == "done"]
     alike = joined(finished, keys)
     examples = runs.iloc[[members[0] for members in group["members"]]]
+    known = examples.reindex(columns=["data.environments"])["data.environments"]
+    counts = [0 if missing(count) else int(count) for count in known]
     values = {}
-    for place, settings, count in zip(group.index, joined(examples, keys), examples["data.environments"], strict=True):
+    for place, settings, count in zip(group.index, joined(examples, keys), counts, strict=True):
         own = finished[alike == settings]
-        if set(range(int(count))) <= set(own[HELD_OUT].astype(int)):
+        without = set(pd.to_numeric(own[HELD_OUT], errors="coerce"))
+        if name in own and 0 < count <= len(without) and without.issuperset(range(count)):
             values[place] = own[name]
     if not values:
-        count = int(first["data.environments"])
+        count = counts[0]
         raise UserError(
             f"--select leave_one_env_out: of {first['method']} on {first['dataset']} no settings were run with each of "
             f"its {count} environments left out; a sweep does it by "
-            f"grid: {{{HELD_OUT}: [null, {', '.join(map(str, range(count)))}]}}"
+            f"grid: {{{HELD_OUT}: [null, {', '.join(map(str, range(min(count, MOST_LISTED))))}"
+            f"{', ...' if count > MOST_LISTED else ''}]}}"
         )
     return Criterion(values, higher)
 

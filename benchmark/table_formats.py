@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.grouping import SECTIONS, problem_of, settings_of
+from invbench.grouping import SECTIONS, as_text, problem_of, settings_of
 from invbench.selection import Select
 from invbench.statistics import critical_difference, friedman, ranks
 from invbench.terminal import visible
@@ -93,8 +93,9 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
             other = labels.loc[places[where]]
             unlike = next(name for name in known if row[name] != other[name])
             raise UserError(
-                f"{' '.join((*where[0], *where[1]))}: runs with {unlike} {other[unlike]} and {row[unlike]} are not "
-                f"averaged; name {unlike} in --rows or --columns, or choose one with --select"
+                f"{' '.join((*where[0], *where[1]))}: runs with {unlike} {other[unlike] or 'unset'} and "
+                f"{row[unlike] or 'unset'} are not averaged; name {unlike} in --rows or --columns, "
+                "or choose one with --select"
             )
         places[where] = place
     heads = list(dict.fromkeys(where[0] for where in places))
@@ -171,7 +172,7 @@ def problems(found: pd.DataFrame) -> list[str]:
 
 def _labels(found: pd.DataFrame) -> pd.DataFrame:
     """The table as text; a setting of a dataset, and the data's variant, only where the rows of that dataset differ."""
-    labels = found.map(_label)
+    labels = as_text(found, list(map(str, found)))
     _, *names = problem_of(found)
     if names:
         differs = labels.groupby("dataset")[names].transform("nunique") > 1
@@ -314,7 +315,3 @@ def _short(label: str) -> str:
         return f"{float(label):.4g}" if len(label) > 8 else label
     except ValueError:
         return label
-
-
-def _label(value: Any) -> str:
-    return "" if value is None or (not isinstance(value, list | dict | tuple) and pd.isna(value)) else str(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from invbench.errors import UserError, did_you_mean
 from invbench.grouping import as_text, keys_of, missing, problem_of
@@ -135,7 +136,7 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
     }
     unknown = np.full(len(runs), math.nan)
     for places in text.groupby(keys, sort=True).indices.values():
-        members = np.asarray(places)
+        members = _of_each_seed(np.asarray(places), finished, columns.get("seed"))
         done = members[finished[members]]
         name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
         done = done[~np.isnan(numbers.get(name, unknown)[done])]
@@ -156,6 +157,15 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
             "members": done,
         }
+
+
+def _of_each_seed(
+    places: NDArray[np.intp], finished: NDArray[np.bool_], seeds: Sequence[Any] | None
+) -> NDArray[np.intp]:
+    """One of the runs of each seed, a finished one where there is: what else there is are copies of its folder."""
+    if seeds is None:
+        return places
+    return np.sort([*{seeds[place]: place for place in sorted(places, key=finished.__getitem__)}.values()])
 
 
 def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -179,6 +189,13 @@ def _metrics(results: pd.DataFrame) -> list[str]:
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:
-    """Whether the rows of some dataset that have this setting differ in it."""
-    shown = pd.Series([None if missing(value) else str(value) for value in rows[name]])
-    return bool((shown.groupby(rows["dataset"].to_numpy()).nunique() > 1).any())
+    """Whether rows of one dataset differ in a setting.
+
+    Those that do not have it differ from those that do where they ought to have it too: for another method or backbone
+    it means nothing.
+    """
+    section = name.partition(".")[0]
+    owners = ["dataset", *(owner for owner in ("method", "backbone") if owner == section)]
+    text = as_text(rows, list(dict.fromkeys([*owners, name])))
+    there = text[~rows[name].map(missing)]
+    return any((part.groupby(by)[name].nunique() > 1).any() for part, by in ((there, ["dataset"]), (text, owners)))

@@ -15,7 +15,7 @@ from cells import small_cell
 import invbench
 from invbench.checkpoint import Checkpoint
 from invbench.claims import Holder
-from invbench.errors import RunFailed, UserError
+from invbench.errors import RunFailed, Unusable, UserError
 from invbench.files import replacing, write_text
 from invbench.machine import forget_peak_memory, peak_memory
 from invbench.records import SCHEMA, Record, RunFolder
@@ -81,11 +81,11 @@ def test_a_record_of_a_newer_version_is_not_taken_for_none(out: Path) -> None:
     folder = RunFolder(out / record.run_id)
     newer = json.dumps(json.loads(folder.record.read_text()) | {"schema_version": SCHEMA + 1, "what": "is new"})
     folder.record.write_text(newer)
-    for read in (lambda: invbench.load_results(out), lambda: run_cell(small_cell("erm", "spirals"), Options(out=out))):
-        with pytest.raises(
-            UserError, match=r"written by a newer invbench \(records of version 3; this one knows up to 2"
-        ):
-            read()
+    with pytest.raises(UserError, match=r"written by a newer invbench \(records of version 3; this one knows up to 2"):
+        run_cell(small_cell("erm", "spirals"), Options(out=out))
+    row = invbench.load_results(out).iloc[0]
+    assert (row["status"], row["method"], row["seed"]) == ("unreadable", "erm", 0)
+    assert "written by a newer invbench" in row["message"]
     assert folder.record.read_text() == newer
 
 
@@ -247,9 +247,10 @@ def test_damaged_files_are_never_taken_for_results(out: Path, damage: bytes) -> 
     folder.record.write_bytes(damage)
     folder.checkpoint.write_bytes(damage)
     assert folder.read_record() is None
-    assert Checkpoint.load(folder.checkpoint) is None
+    with pytest.raises(Unusable):
+        Checkpoint.load(folder.checkpoint)
     assert folder.status() == "lost"
-    assert invbench.load_results(out).iloc[0]["status"] == "lost"
+    assert invbench.load_results(out).iloc[0]["status"] == "unreadable"
     assert run_cell(small_cell("erm", "spirals"), Options(out=out)).metrics == record.metrics
 
 
@@ -278,7 +279,7 @@ def test_a_claimed_run_is_left_alone(out: Path) -> None:
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     tensors = {"a": {"b.c": torch.randn(2, 3), "d": {"e": torch.tensor(4)}}, "f": torch.zeros(0)}
-    Checkpoint(tensors, {"step": 3, "why": "über"}).save(tmp_path / "c")
+    Checkpoint(tensors, {"step": 3, "why": "über"}).save(replacing(tmp_path / "c"))
     found = Checkpoint.load(tmp_path / "c")
     assert found is not None
     assert found.facts == {"step": 3, "why": "über"}
