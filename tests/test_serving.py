@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from invbench.errors import UserError
 from invbench.report import published_text
@@ -105,6 +107,25 @@ def test_requests(page: Server, request_: bytes, status: int) -> None:
     assert b"the page" not in body
     if request_.startswith(b"HEAD"):
         assert body == b""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost:", b"HEAD / HTTP/1.0\r\nHost: a\r\n"]),
+    st.sampled_from([b"", b"\n\n", b"\r\n\r\n"]),
+)
+def test_noise(page: Server, capsys: pytest.CaptureFixture[str], noise: bytes, begin: bytes, end: bytes) -> None:
+    """Answered or not, it is never told the page, and nothing is said of it here."""
+    with connected(page) as client:
+        client.sendall(begin + noise + end)
+        client.shutdown(socket.SHUT_WR)
+        received = bytearray()
+        with suppress(ConnectionError):  # what came after the head was not read
+            while part := client.recv(65536):
+                received += part
+    assert b"the page" not in received
+    assert capsys.readouterr().err == ""
 
 
 def test_pages_are_made_one_at_a_time_and_shared() -> None:
