@@ -52,6 +52,8 @@ MAX_MEMBER, MAX_MEMBERS, MAX_CONTENT, MAX_LIST = 1 << 16, 200_000, 1 << 30, 1 <<
 """Bytes of a file, files, bytes of all, and of the list of excluded ones; the release has 133,885 of about 2,000."""
 MOST_ATOMS, LARGEST, FEWEST = 29, 1e9, 10
 """Atoms of a molecule, numbers, and molecules that can be divided: what is beyond is no part of the release."""
+MANY = 1000
+"""Molecules that take a second, after which the reader is told what takes so long; a damaged file fails in silence."""
 PARSER = "1"
 """Raise it when what is parsed changes."""
 
@@ -126,7 +128,6 @@ def _molecules() -> Arrays:
 
 
 def _parsed(archive: Path, excluded: Path | None) -> Arrays:
-    announce(f"parsing {archive}, once")
     left_out = _listed(excluded) if excluded else set()
     atoms, properties = [], []
     with members(archive, MAX_CONTENT, MAX_MEMBERS) as files:
@@ -139,9 +140,13 @@ def _parsed(archive: Path, excluded: Path | None) -> Arrays:
             if index not in left_out:
                 properties.append(values)
                 atoms.append(molecule)
+            if len(atoms) == MANY:
+                announce(f"parsing {archive}, once")
     if len(atoms) < FEWEST:
         number = "no" if not atoms else f"only {len(atoms)}"
         raise UserError(f"{archive} holds {number} molecules, fewer than {FEWEST}; delete it and fetch it again")
+    if len(atoms) < MANY:
+        announce(f"parsing {archive}, once: done")
     padded = np.zeros((len(atoms), max(map(len, atoms)), 4))
     for row, molecule in zip(padded, atoms, strict=True):
         row[: len(molecule)] = molecule

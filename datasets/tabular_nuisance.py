@@ -175,10 +175,11 @@ def _read(path: Path, chosen: Chooser) -> pd.DataFrame:
 
 def _csv(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
     first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names = chosen(first.iloc[0].tolist())
     file.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
-        return pd.read_csv(file, usecols=chosen(first.iloc[0].tolist()), index_col=False, low_memory=False)
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows are longer than the header
+        return pd.read_csv(file, index_col=False, low_memory=False)[names]
 
 
 def _parquet(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
