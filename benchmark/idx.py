@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invbench.errors import UserError
-from invbench.sources import MAX_UNPACKED, SourceFile, opened, verify
+from invbench.sources import SourceFile, opened, verify
 
 UNSIGNED_BYTE = 8
+MAX_CONTENT = 1 << 28
+"""Most bytes of examples that a header may promise: five times what the longest official file has."""
 
 
 def read_idx(path: Path, source: SourceFile, shape: tuple[int, ...] = ()) -> NDArray[np.uint8]:
@@ -31,9 +33,9 @@ def read_idx(path: Path, source: SourceFile, shape: tuple[int, ...] = ()) -> NDA
         if len(content) < header:
             raise UserError(f"{path} is truncated inside its header; delete it and fetch it again")
         count, *rest = struct.unpack(f">{magic[3]}I", content[4:])
-        if tuple(rest) != shape or not 0 < count * math.prod(shape) <= MAX_UNPACKED:
+        if tuple(rest) != shape or not 0 < count * math.prod(shape) <= MAX_CONTENT:
             wanted = f"images of shape {shape}" if shape else "labels"
-            raise UserError(f"{path} promises {count} examples of shape {tuple(rest)}, no {wanted}; fetch it again")
+            raise UserError(f"{path} promises {count} examples of shape {tuple(rest)}, not {wanted}; fetch it again")
         expected = header + count * math.prod(shape)
         content += file.read(expected - header + 1)
     if source.sha256 and source.size in (len(content), expected):
