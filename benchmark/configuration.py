@@ -26,8 +26,8 @@ DEEPEST = 32
 """Levels of tables and lists in it; the package's own files have 7."""
 MOST_VALUES = 100_000
 """Values in it, with what aliases stand for written out."""
-INTEGERS = range(-(2**63), 2**63)
-"""What JSON's readers, tables and tensors can hold."""
+INTEGERS = range(-(2**53) + 1, 2**53)
+"""What every reader of JSON has exactly; so many of anything are far from what integers of 64 bits can count."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,45 +50,48 @@ class _Loader(yaml.SafeLoader):
         self._check_event(event)
         node = super().compose_node(parent, index)
         self._level -= 1
+        if node is None:
+            return None
         if isinstance(event, yaml.AliasEvent):
             if node not in self._sizes:
                 raise _refused(f"*{event.anchor} stands for something that it is in itself", event)
             self._values += self._sizes[node]
         else:
+            _check_keys(node)
             self._values += 1
             self._sizes[node] = self._values - before
         if self._values > MOST_VALUES:
             raise _refused(f"there are more than {MOST_VALUES} values, with those that aliases stand for", event)
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """A table."""
-        node = super().compose_mapping_node(anchor)
-        known = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise _refused("a key is no text; put it in quotes", key)
-            if key.value in known:
-                raise _refused(f"'{brief(key.value)}' is there twice", key)
-            known.add(key.value)
-        return node
-
-    def _check_event(self, event: yaml.Event) -> None:
+    def _check_event(self, event: Any) -> None:
         if self._level > DEEPEST:
             raise _refused(f"there are more than {DEEPEST} levels", event)
         if getattr(event, "tag", None) is not None:
-            raise _refused(f"tags such as {event.tag} are not known", event)
+            raise _refused(f"tags such as {brief(event.tag)} are not known", event)
         if isinstance(event, yaml.ScalarEvent) and re.search("[\0\ud800-\udfff]", event.value):
             raise _refused("there is a character that is no text", event)
 
 
-def _refused(problem: str, position: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+def _check_keys(node: yaml.Node) -> None:
+    """Of a table."""
+    known = set()
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.tag != "tag:yaml.org,2002:str":
+            raise _refused("a key is no text; put it in quotes", key)
+        if key.value in known:
+            raise _refused(f"'{brief(key.value)}' is there twice", key)
+        known.add(key.value)
+
+
+def _refused(problem: str, position: Any) -> yaml.MarkedYAMLError:
+    """An error at an event or a node."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=position.start_mark)
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     if len(node.value) > 20 or int(node.value) not in INTEGERS:
-        raise _refused(f"{brief(node.value)} is too large for a whole number; they have 64 bits", node)
+        raise _refused(f"{brief(node.value)} is no whole number below 2^53", node)
     return int(node.value)
 
 
@@ -229,14 +232,14 @@ def assignments_layer(assignments: Mapping[str, Any], fields: Mapping[str, Itera
             path = _owner(path, fields, key)
         values[section, *path] = value
     layer: Layer = {}
-    for path, value in values.items():
-        for whole in (path[:length] for length in range(2, len(path))):
+    for names, value in values.items():
+        for whole in (names[:length] for length in range(2, len(names))):
             if whole in values:
-                raise UserError(f"'{'.'.join(path)}' is a part of '{'.'.join(whole)}', which is set too: set only one")
+                raise UserError(f"'{'.'.join(names)}' is a part of '{'.'.join(whole)}', which is set too: set only one")
         target = layer
-        for step in path[:-1]:
+        for step in names[:-1]:
             target = target.setdefault(step, {})
-        target[path[-1]] = value
+        target[names[-1]] = value
     return layer
 
 

@@ -1,11 +1,14 @@
 """Figures with names in them that are text and nothing else."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from invbench.errors import UserError
+from invbench.files import replacing
 from invbench.terminal import visible_lines
 
 
@@ -24,3 +27,12 @@ def drawn(make: Callable[[], Figure]) -> Figure:
                 for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                     tick.label1.set_parse_math(True)
     return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a picture in the format that its name ends in. Raises UserError where that is not possible."""
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=dpi)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from invbench.errors import RunFailed
+from invbench.memory import out_of_memory
 from invbench.problem import Problem
 from invbench.seeds import stream
 from invbench.spec import Cell
@@ -27,7 +29,12 @@ def load_problem(cell: Cell) -> Problem:
 
 
 def _made(cell: Cell) -> Problem:
-    problem = cell.dataset.load(stream(cell.spec.seed, "data"))
+    try:
+        problem = cell.dataset.load(stream(cell.spec.seed, "data"))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise RunFailed("oom", f"{cell.title} failed (oom): its data do not fit into memory: {error}") from None
     number = cell.trainer.held_out_environment
     return problem if number is None else problem.without_environment(number)
 

@@ -14,6 +14,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.drawing import save
 from invbench.point_clouds import points
 from invbench.problem import Problem, Split
 from invbench.tasks import Regression
@@ -37,7 +38,7 @@ def contact_sheet(problem: Problem, title: str, path: Path) -> None:
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in problem.splits.items())
     width = int(TITLE_LETTERS * figure.get_figwidth())
     figure.suptitle(textwrap.fill(f"{title} ({problem.variant}; {sizes})", width), fontsize=11)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _groups(problem: Problem) -> Iterator[tuple[str, Split]]:

@@ -6,7 +6,6 @@ module imports nothing heavy: `bench ls datasets` asks it what is on this machin
 
 import gzip
 import hashlib
-import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import IO, Any
 from platformdirs import user_cache_path
 
 from invbench.errors import UserError
+from invbench.paths import path_of_variable
 
 DATA_VARIABLE = "INVBENCH_DATA"
 CACHE_VARIABLE = "INVBENCH_CACHE"
@@ -143,14 +143,13 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_folders() -> list[Path]:
     """Folders that are searched, in order: the one INVBENCH_DATA names, then the cache."""
-    given = os.environ.get(DATA_VARIABLE)
-    return [*([Path(given).expanduser()] if given else []), cache_folder()]
+    given = path_of_variable(DATA_VARIABLE)
+    return [*([given] if given else []), cache_folder()]
 
 
 def cache_folder() -> Path:
     """Where downloads are kept: INVBENCH_CACHE, else the platform's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else user_cache_path("invbench")
+    return path_of_variable(CACHE_VARIABLE) or user_cache_path("invbench")
 
 
 def is_regular(path: Path) -> bool:

@@ -163,7 +163,7 @@ def carry_out_sweep(request: Request, engine: Engine) -> None:
     todo = chosen(cells, statuses(cells, out), request.rerun)
     if request.rerun is Rerun.all:
         reopen(todo, out)
-    with stop_requests() as stop, Watch({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
+    with stop_requests(signals=2) as stop, Watch({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
         while todo and not watch.draining:
             watch.titles |= {cell.spec.run_id: cell.title for cell in todo}
             fuse = request.sweep.fuse if request.fuse is None else request.fuse

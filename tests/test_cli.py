@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from cells import SMALL
 from conftest import Bench
+from matplotlib.figure import Figure
 
 from invbench.cli import main
+from invbench.drawing import save
 from invbench.errors import UserError
 from invbench.sweep_file import parse_seeds
 
@@ -91,7 +93,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epochs"), "write it as section.name=value"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "cuda:97"), "no GPU is visible"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "tpu"), "is not one of auto, cpu, cuda"),
-        (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "write ranges and numbers such as 0-4"),
+        (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "write ranges and numbers up to 4294967295, such as 0-4"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "1", "--seeds", "2"), "give either --seed or --seeds"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "-1"), "must be a whole number from 0"),
         (("run", "-m", "erm"), "Missing option '--dataset'"),
@@ -112,6 +114,24 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("show", "digits", "--picture", "digits.gif"), "must end in .png, .pdf or .svg"),
         (("show", "digits", "--picture", "nowhere/digits.png"), "there is no folder"),
         (("show", "digits", "--set", "dataset.max_rotation=1"), "give --picture too"),
+        (("show", "digits", "--picture", f"{'x' * 300}.png"), "a name has 255 bytes at most"),
+        (("plot", "curves", "--out", f"{'x' * 300}.png"), "a name has 255 bytes at most"),
+        (("plot", "widths", "--mark", "nan"), "it must be a finite number"),
+        (("plot", "densities", "--at", "0", "--at", "inf"), "it must be a finite number"),
+        (("run", "-m", "erm", "-d", "spirals", "--out", "a/" * 3000), "all of it 4095"),
+        (("run", "-m", "erm", "-d", "spirals", "--out", "\udcff"), "no text in UTF-8"),
+        (("run", "-m", "erm", "-d", "spirals", "--seeds", "0-1000000000"), "1,000,000,001, and can be 100,000"),
+        (("run", "-m", "erm", "-d", "spirals", "--checkpoint-seconds", "nan"), "--checkpoint-seconds"),
+        (("sweep", "smoke", "--out", "x" * 300), "a name has 255 bytes at most"),
+        (("reproduce", "irmv1_colored_mnist", "--out", "x" * 300), "a name has 255 bytes at most"),
+        (("reproduce", "irmv1_colored_mnist", "--workers", "1000000000"), "4096"),
+        (("rerun-best", "--workers", "1000000000"), "4096"),
+        (("compare", "x" * 300, "."), "a name has 255 bytes at most"),
+        (("table", "x" * 300), "a name has 255 bytes at most"),
+        (("report", "x" * 300), "a name has 255 bytes at most"),
+        (("analyze", "spectrum", "x" * 300), "a name has 255 bytes at most"),
+        (("analyze", "spectrum", ".", "--alpha", "inf"), "it must be a finite number"),
+        (("analyze", "consistency", ".", "--reach", "inf"), "it must be a finite number"),
     ],
 )
 def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -135,6 +155,53 @@ def test_unwritable_out_as_root(bench: Bench) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [("show", "digits", "--picture"), ("plot", "curves", "--out")])
+def test_a_picture_where_there_is_something_else(bench: Bench, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "pipe.png"):
+        status, _, err = bench(*command, name)
+        assert (status, err) == (2, f"error: {command[-1]} {name}: that is no file\n")
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    figure = Figure()
+    for path in (tmp_path / "none" / "x.png", tmp_path / f"{'x' * 300}.png"):
+        with pytest.raises(UserError, match="cannot be written: "):
+            save(figure, path)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    save(figure, tmp_path / "loop.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["loop.png"]
+    assert (tmp_path / "loop.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["INVBENCH_DATA", "INVBENCH_CACHE"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("~nobody_of_this_name/x", "nobody's home is ~nobody_of_this_name"), ("x" * 300, "255"), ("\udcff", "UTF-8")],
+)
+def test_folders_that_cannot_be(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    status, out, err = bench("data", "verify", "mnist")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {name}")
+    assert message in err
+
+
+@pytest.mark.parametrize("columns", ["9" * 5000, "²", "-5", ""])
+def test_an_odd_width_is_no_width(bench: Bench, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert bench("run", "-m", "erm", "-d", "spirals", *TINY)[0] == 0
+
+
+def test_data_that_do_not_fit_into_memory(bench: Bench) -> None:
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--set", "dataset.examples=9007199254740991")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "failed (oom): its data do not fit into memory" in err
+
+
 def test_out_that_is_a_file(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--out", "taken", *TINY)
@@ -156,7 +223,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("invbench.curves.replacing", full)
+    monkeypatch.setattr("invbench.training.write_rows", full)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", *TINY)
     assert status == 1
     assert "failed (disk_full): [Errno 28] No space left on device" in err.splitlines()[-1]

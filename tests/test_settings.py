@@ -1,12 +1,17 @@
 """Settings: typed, strict, from sources with a fixed precedence."""
 
+import math
+import os
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbench.configuration import merge, parse_assignments, parse_yaml, recipe_layers
+from invbench.configuration import merge, parse_assignments, parse_yaml, read_yaml, recipe_layers
 from invbench.errors import UserError
 from invbench.registry import BACKBONES, DATASETS, METHODS
 from invbench.settings import LogUniform, Settings, setting
@@ -23,6 +28,13 @@ class Example(Settings):
     mode: Literal["a", "b"] = setting("a", "a mode")
     steps: tuple[float, ...] = setting((0.5,), "a list")
     limit: int | None = setting(None, "a limit")
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
 
 
 def test_values_are_taken() -> None:
@@ -44,6 +56,9 @@ def test_values_are_taken() -> None:
         ({"steps": 0.5}, "setting 'x.steps' is 0.5: input should be"),
         ({"coutn": 1}, "no setting 'x.coutn'; did you mean 'count'?"),
         ({"count": object()}, "must be plain numbers"),
+        ({"count": CIRCLE}, "must be plain numbers"),
+        ({"count": DEEP}, "must be plain numbers"),
+        ({"mode": "x" * 5000}, "setting 'x.mode' is \"x{199}…: input should be 'a' or 'b'"),
     ],
 )
 def test_wrong_values_are_one_clear_line(values: dict[str, Any], message: str) -> None:
@@ -90,6 +105,94 @@ def test_malformed_yaml_and_python_tags_are_refused() -> None:
         parse_yaml("a: [1", "recipe x")
     with pytest.raises(UserError, match="not valid YAML"):
         parse_yaml("!!python/object/apply:os.getcwd []", "recipe x")
+
+
+TENFOLD = "[x,x,x,x,x,x,x,x,x,x]"
+"""Ten values; each letter stands for ten times those of the one before."""
+BOMB = (
+    f"{{a: &a {TENFOLD}, "
+    + ", ".join(f"{new}: &{new} {TENFOLD.replace('x', f'*{old}')}" for old, new in pairwise("abcdefgh"))
+    + "}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "more than 100000 values, with those that aliases stand for"),
+        ("[" * 3000, "more than 32 levels"),
+        ("[" * 900 + "]" * 900, "more than 32 levels"),
+        ("".join(" " * depth + "a:\n" for depth in range(500)), "line 32 .* more than 32 levels"),
+        ("&a [*a]", "[*]a stands for something that it is in itself"),
+        ("&a {x: [*a]}", "stands for something that it is in itself"),
+        ("*a", "undefined alias"),
+        ("x" * (2**20 + 1), "too long: it may have 1048576 characters"),
+        ("9" * 5000, "9… is no whole number below 2.53"),
+        (str(2**53), "9007199254740992 is no whole number"),
+        (f"a: 1\nb: -{2**53}", "line 2 .* is no whole number"),
+        ("!!int abc", "tags such as tag:yaml.org,2002:int are not known"),
+        ("!!float abc", "tags such as"),
+        ("!!bool abc", "tags such as"),
+        ("!!int [1]", "tags such as"),
+        ("{a: !mine 3}", "tags such as !mine"),
+        ("a: 1\na: 2", "line 2 .* 'a' is there twice"),
+        ("{a: {b: 1, 'b': 2}}", "'b' is there twice"),
+        ("{1: 2}", "a key is no text; put it in quotes"),
+        ("{null: 2}", "a key is no text"),
+        ("{[1, 2]: 3}", "a key is no text"),
+        ("? {a: 1}\n: 2", "a key is no text"),
+        ("\x1b[31mred", "special characters are not allowed"),
+        ("\udcff", "special characters are not allowed"),
+        ('"\\ud800"', "a character that is no text"),
+        ('{"\\0": 1}', "a character that is no text"),
+        ("1\n---\n2", "another document"),
+    ],
+)
+def test_yaml_has_bounds(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        parse_yaml(text, "recipe x")
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_within_the_bounds() -> None:
+    assert parse_yaml("[" * 32 + "]" * 32, "x")
+    assert parse_yaml("a: &one {b: [1, 2]}\nc: *one\nd: [*one, *one]", "x")["d"] == [{"b": [1, 2]}] * 2
+    assert len(parse_yaml(f"[{'1,' * 99_000}]", "x")) == 99_000
+    assert parse_yaml(f"[{2**53 - 1}, {1 - 2**53}]", "x") == [2**53 - 1, 1 - 2**53]
+    assert parse_yaml("\ufeffa: {<<: 1, b: 1e999}", "x") == {"a": {"<<": 1, "b": math.inf}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: \xe9", "no text in UTF-8: unexpected end of data at byte 4"),
+        ("a: 1".encode("utf-16"), "no text in UTF-8"),
+        (b"#" * (2**20 + 1), "too long: it may have 1048576 bytes"),
+        (b"\0", "special characters"),
+    ],
+)
+def test_yaml_files_are_short_texts(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "x.yaml", "sweep x")
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "loop", tmp_path / "none", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path} is no file"):
+            read_yaml(path, "sweep x")
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
+    assert read_yaml(tmp_path / "bom.yaml", "sweep x") == {"a": 1}
+
+
+def test_every_file_of_the_package_is_within_the_bounds() -> None:
+    paths = list(Path(str(files("invbench.configs"))).rglob("*.yaml"))
+    assert len(paths) > 30
+    for path in paths:
+        assert isinstance(read_yaml(path, path.name), dict)
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +247,18 @@ def test_recipe_lists_do_not_leak_between_runs() -> None:
         ({"backbone.name": "cnn_small"}, "backbone cnn_small takes image inputs, which spirals does not have"),
         ({"trainer.milestones": [2.0]}, "milestones are fractions"),
         ({"trainer.strategy": "loop", "trainer.compile": True}, "compile works with strategy joint"),
+        ({"trainer.steps.x": 1}, "setting 'trainer.steps' is {\"x\": 1}: input should be a valid integer"),
+        (
+            {"trainer.steps": 3, "trainer.steps.x": 1},
+            "'trainer.steps.x' is a part of 'trainer.steps', which is set too",
+        ),
+        ({"trainer.steps.x.y": 1, "trainer.steps": 3}, "'trainer.steps.x.y' is a part of 'trainer.steps'"),
+        ({"trainer.a.b": 3, "trainer.a.b.c": 1}, "'trainer.a.b.c' is a part of 'trainer.a.b'"),
+        (
+            {"method.rule": "mask", "method.and_mask.rule.x": 1},
+            "'method.and_mask.rule.x' is a part of 'method.and_mask",
+        ),
+        ({"trainer.weight_decay_of": {"a": 1}, "trainer.weight_decay_of.b": 2}, "which is set too: set only one"),
     ],
 )
 def test_wrong_assignments(assignments: dict[str, Any], message: str) -> None:
@@ -153,5 +268,7 @@ def test_wrong_assignments(assignments: dict[str, Any], message: str) -> None:
 
 def test_assignments_are_split_at_the_first_equals_sign() -> None:
     assert parse_assignments(["a.b=c=d", "x.y= 1e-2"]) == {"a.b": "c=d", "x.y": 0.01}
-    with pytest.raises(UserError, match="write it as section.name=value"):
-        parse_assignments(["a.b"])
+    for text in ("a.b", "a.\udcff=1", "a.b\nc=1", "x" * 5000):
+        with pytest.raises(UserError, match="write it as section.name=value") as error:
+            parse_assignments([text])
+        assert len(str(error.value)) < 300

@@ -79,6 +79,13 @@ def test_seeds(seed: int) -> None:
         resolve("erm", "spirals", seed)
 
 
+def test_a_method_of_many_names() -> None:
+    with pytest.raises(UserError, match="names 'erm' twice"):
+        resolve("erm+and_mask+erm", "spirals")
+    with pytest.raises(UserError, match="no method 'x0'"):
+        resolve("+".join(f"x{number}" for number in range(100_000)), "spirals")
+
+
 def test_requirements_name_the_datasets_that_meet_them() -> None:
     with pytest.raises(UserError, match="and_mask needs environments, which dataset pivot .*that can: .*, spirals"):
         resolve("and_mask", "pivot")

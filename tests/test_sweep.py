@@ -16,10 +16,10 @@ from invbench.configuration import sweep_names
 from invbench.errors import UserError
 from invbench.registry import METHODS
 from invbench.results import load_results
-from invbench.search import OptunaSearch, optuna_trials
+from invbench.search import Judge, OptunaSearch, optuna_trials
 from invbench.spec import Cell, resolve
-from invbench.sweep_file import Sweep, parse_seeds
-from invbench.sweeping import seconds_of
+from invbench.sweep_file import Sweep, Tier, parse_seeds
+from invbench.sweeping import Places, seconds_of
 from invbench.watching import duration
 
 
@@ -226,6 +226,68 @@ def test_what_is_wrong_is_said(values: dict[str, Any], message: str) -> None:
         sweep(**values).runs()
 
 
+ONE: dict[str, Any] = {"method": "erm", "dataset": "spirals"}
+THOUSAND = list(range(1, 1001))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cells": [ONE], "seeds": "0-1000000000"}, "seeds 0-1000000000: they are 1,000,000,001, and can be 100,000"),
+        ({"cells": [ONE], "seeds": "0-4294967296"}, "write ranges and numbers up to 4294967295"),
+        ({"cells": [ONE], "seeds": "9" * 5000}, "write ranges"),
+        ({"cells": [ONE], "seeds": "٣"}, "write ranges"),
+        ({"cells": [ONE], "seeds": "0-9,5-2"}, "write ranges"),
+        ({"cells": [ONE], "seeds": "0-60000,0-60000"}, "they are 120,002"),
+        ({"cells": [ONE | {"random": {"trials": 10**11}}]}, "trials' is 100000000000: .*less than or equal to 100000"),
+        ({"cells": [ONE | {"random": {"trials": 50_000}}], "seeds": "0-2"}, "has 150,000 runs, and can have 100,000"),
+        ({"cells": [ONE], "tiers": {"small": {"trials": 10**11}}}, "trials' is 100000000000"),
+        ({"cells": [LED | {"optuna": LED["optuna"] | {"at_once": 10**11}}]}, "at_once' is 100000000000"),
+        (
+            {"cells": [ONE | {"grid": {"trainer.steps": THOUSAND, "trainer.batch_size": THOUSAND}}] * 3},
+            "has 3,000,000 runs",
+        ),
+        ({"cells": [ONE | {"grid": {f"trainer.x{n}": THOUSAND for n in range(9)}}]}, "has more than 10.18 runs"),
+        ({"cells": [{"method": ["erm"] * 10_000, "dataset": ["spirals"] * 10_000}]}, "has 100,000,000 runs"),
+        ({"cells": [{"method": "*", "dataset": ["spirals"] * 100_000}]}, "runs, and can have 100,000"),
+        ({"cells": [{"method": "*", "dataset": "spiral"}]}, "no dataset 'spiral'; did you mean 'spirals'"),
+    ],
+)
+def test_sizes_are_known_before_anything_is_expanded(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep(**values).runs()
+
+
+def test_the_size_is_that_of_the_tier_and_of_all_that_can_be() -> None:
+    cells = [
+        {"method": ["erm", "vrex"], "dataset": ["spirals", "irm_regression"], "random": {"trials": 3}},
+        {"method": ["*", "erm"], "dataset": "spirals", "grid": {"trainer.steps": [1, 2]}},
+    ]
+    found = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
+    for tier in ("full", "tiny"):
+        each = [len(list(one.cells({}, found.tiers.get(tier, Tier()), judged_by_none))) for one in found.cells]
+        assert [one.size(found.tiers.get(tier, Tier())) for one in found.cells] == each
+
+
+def judged_by_none(*_: object) -> Judge:
+    raise AssertionError("no search is led by results")
+
+
+@pytest.mark.parametrize(
+    "content", [b"cells: \xe9", b"\0", b"cells: [", b"[1]", b"", b"cells: &a [*a]", b"cells: []\ncells: []"]
+)
+def test_a_file_that_is_no_sweep(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="sweep .*x.yaml"):
+        Sweep.read(str(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", ".", "x" * 300, "x/" * 3000, "/proc/self/mem", "\udcff"])
+def test_what_is_no_file(name: str) -> None:
+    with pytest.raises(UserError, match="no file|cannot be read"):
+        Sweep.read(name)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(
         UserError, match="no sweep 'irm_regresion', and no file of that name; did you mean 'irm_regression'"
@@ -311,6 +373,20 @@ def test_rerun_all_begins_anew_and_keeps_what_was(tmp_path: Path, bench: Bench) 
         (["--timeout", "soon"], "write a time such as 90s"),
         (["--gpus", "0"], "no GPU is visible"),
         (["--gpus", "0", "--workers", "1"], "give one of them"),
+        (["--gpus", "9" * 5000], "no GPU is visible"),
+        (["--gpus", "²"], "no GPU is visible"),
+        (["--fuse", "9" * 5000], "a number of runs from 1 to 999999999"),
+        (["--fuse", "²"], "a number of runs from 1"),
+        (["--timeout", "9" * 300 + "d"], "at most 366d"),
+        (["--timeout", "٣s"], "write a time such as 90s"),
+        (["--workers", "1000000000"], "4096"),
+        (["--threads", "99999999999999999999"], "4096"),
+        (["--jobs-per-gpu", "1000000000"], "4096"),
+        (["--memory-floor", "nan"], "--memory-floor"),
+        (["--memory-floor", "inf"], "--memory-floor"),
+        (["--engine", "slurm", "--gpus-per-run", "inf"], "--gpus-per-run"),
+        (["--engine", "slurm", "--gpus-per-run", "nan"], "--gpus-per-run"),
+        (["--engine", "slurm", "--minutes", "99999999999999999999"], "527040"),
     ],
 )
 def test_mistakes_in_the_request(
@@ -322,6 +398,15 @@ def test_mistakes_in_the_request(
     assert (status, said.count("\n")) == (2, 1)
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "places",
+    [Places(workers=10**9), Places(workers=0), Places(threads=10**20), Places(threads=0), Places(jobs_per_gpu=10**9)],
+)
+def test_processes_are_bounded(places: Places) -> None:
+    with pytest.raises(UserError, match="there can be 1 to 4096 (workers|threads|jobs_per_gpu), not"):
+        places.slots()
 
 
 def test_times() -> None:

@@ -1,8 +1,11 @@
 """The `bench` command. Heavy imports stay inside the verbs: `bench ls` answers without torch."""
 
 import atexit
+import os
+import re
 import signal
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +24,7 @@ from invbench.cli.run import run
 from invbench.cli.sweep import sweep
 from invbench.cli.table import table
 from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.terminal import visible
 
 USER_ERROR, RUN_FAILED, INTERRUPTED = 2, 1, 130
 # click's UsageError, wherever typer keeps its click: its newer versions bring their own.
@@ -56,6 +60,8 @@ def main() -> None:
     """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a process that ends tells how its work went
     accept_all_text()
+    warnings.formatwarning = _in_one_line
+    _forget_odd_sizes()
     arguments = sys.argv[1:] or ["--help"]
     if "--debug" in arguments:
         app(arguments)
@@ -74,6 +80,17 @@ def main() -> None:
             f"unexpected {type(error).__name__}: {error}; `bench --debug` with the same shows where", RUN_FAILED
         )
     sys.exit(status)
+
+
+def _in_one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return visible(f"warning: {' '.join(str(message).split())}") + "\n"
+
+
+def _forget_odd_sizes() -> None:
+    """Leave the terminal's size to itself where the environment has none that rich could read."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[0-9]{1,5}", os.environ.get(name, "")):
+            os.environ.pop(name, None)
 
 
 def _say(message: object, status: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo
 from invbench.errors import UserError
 
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
 
 analyze_app = typer.Typer(name="analyze", help="What finished runs have become: curvature, widths, consistency.")
 
-Runs = Annotated[list[Path], typer.Argument(help="Finished runs, or folders with some.")]
+Runs = Annotated[list[Path], typer.Argument(callback=possible, help="Finished runs, or folders with some.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
-Out = Annotated[Path | None, typer.Option(help="A picture as well: .png, .pdf or .svg.")]
+Out = Annotated[Path | None, typer.Option(callback=possible, help="A picture as well: .png, .pdf or .svg.")]
 ALPHAS = [1e-3, 1e-2, 1e-1, 1.0]
 
 
 @analyze_app.command()
 def spectrum(
     runs: Runs,
-    alpha: Annotated[list[float] | None, typer.Option(help="α of N_eff (default 0.001, 0.01, 0.1, 1).")] = None,
+    alpha: Annotated[
+        list[float] | None, typer.Option(callback=finite, help="α of N_eff (default 0.001, 0.01, 0.1, 1).")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the largest eigenvalues.")] = 20,
     steps: Annotated[int, typer.Option(min=2, help="Lanczos steps from each random vector.")] = 50,
     vectors: Annotated[int, typer.Option(min=1, help="Random vectors for all other eigenvalues.")] = 4,
@@ -94,8 +97,12 @@ def widths(
 @analyze_app.command()
 def consistency(
     runs: Runs,
-    epsilon: Annotated[float, typer.Option(min=0, help="ε: how much an environment's risk may differ.")] = 0.1,
-    reach: Annotated[float, typer.Option(min=0, help="How far to look, as a share of the weights' length.")] = 0.1,
+    epsilon: Annotated[
+        float, typer.Option(min=0, callback=finite, help="ε: how much an environment's risk may differ.")
+    ] = 0.1,
+    reach: Annotated[
+        float, typer.Option(min=0, callback=finite, help="How far to look, as a share of the weights' length.")
+    ] = 0.1,
     directions: Annotated[int, typer.Option(min=1, help="Random rays from the minimum.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the path of each environment.")] = 50,
     examples: Annotated[int, typer.Option(min=1, help="Of each environment, at most.")] = 256,
@@ -127,7 +134,8 @@ def consistency(
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
     """Every finished run with a label that tells it from the others, the picture's name checked beforehand."""
     from invbench.cli.plot import writable_picture
-    from invbench.figures import finished, groups_of
+    from invbench.figures import groups_of
+    from invbench.results import finished
 
     if out is not None:
         writable_picture(out, "--out")
@@ -145,7 +153,10 @@ def _keep(path: Path, text: str) -> None:
     """Write beside the run's record."""
     from invbench.files import write_text
 
-    write_text(path, text)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _spectrum_row(found: "Spectrum", alphas: list[float]) -> list[str]:
@@ -181,8 +192,8 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
 
 
 def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
-    from invbench.drawing import drawn
+    from invbench.drawing import drawn, save
 
     if out is not None:
-        drawn(make).savefig(out, dpi=150)
+        save(drawn(make), out)
         echo(str(out))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.cli.table import FORMATS
 from invbench.errors import UserError, did_you_mean
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A folder of runs; or a git commit, or the hash of the sources.")],
-    second: Annotated[str, typer.Argument(help="The same, what is compared with it.")],
+    first: Annotated[
+        str, typer.Argument(callback=possible, help="A folder of runs; or a git commit, or the hash of the sources.")
+    ],
+    second: Annotated[str, typer.Argument(callback=possible, help="The same, what is compared with it.")],
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="For commits: folders in which their runs are (default: results); may be repeated."),
+        typer.Option(
+            callback=possible, help="For commits: folders in which their runs are (default: results); may be repeated."
+        ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What is compared (default: each task's own).")] = None,
     form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",

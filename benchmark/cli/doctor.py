@@ -44,5 +44,5 @@ def doctor() -> None:
 def _writable(folder: Path) -> str:
     import os
 
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next((path for path in (folder, *folder.parents) if os.access(path, os.F_OK)), folder)
     return "writable" if os.access(existing, os.W_OK) else "not writable; set INVBENCH_CACHE"

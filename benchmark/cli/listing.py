@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.cli.plot import writable_picture
 from invbench.configuration import sweep_names
@@ -51,7 +52,10 @@ def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by defaul
 def show(
     name: Annotated[str, typer.Argument(help="A method, dataset or backbone, or `trainer`.")],
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="Draw a contact sheet of the dataset to this .png, .pdf or .svg.")
+        Path | None,
+        typer.Option(
+            "--picture", callback=possible, help="Draw a contact sheet of the dataset to this .png, .pdf or .svg."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="DATASET.KEY=VALUE", help="Of the dataset that is drawn.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo
 from invbench.errors import UserError
 
@@ -42,26 +43,30 @@ def plot(
             "score at values of the nuisance."
         ),
     ],
-    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
-    out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("figure.png"),
+    results: Annotated[
+        list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
+    ] = None,
+    out: Annotated[Path, typer.Option(callback=possible, help="The picture: .png, .pdf or .svg.")] = Path("figure.png"),
     metric: Annotated[
         str | None, typer.Option(help="curves, ranks, critical, cost, sensitivity (default: the task's).")
     ] = None,
     select: Annotated[
         str, typer.Option(help="curves, ranks, critical, cost: of several settings, as in `bench table`.")
     ] = "last",
-    mark: Annotated[list[float] | None, typer.Option(help="widths: an angle in radians to mark, both ways.")] = None,
+    mark: Annotated[
+        list[float] | None, typer.Option(callback=finite, help="widths: an angle in radians to mark, both ways.")
+    ] = None,
     example: Annotated[int, typer.Option(min=0, help="angle: which test image.")] = 0,
     performance: Annotated[str, typer.Option(help="tradeoff: the metric upwards.")] = "test_roc_auc",
     dependence: Annotated[str, typer.Option(help="tradeoff: the metric to the right.")] = "test_mutual_information",
     at: Annotated[
-        list[float] | None, typer.Option(help="densities: a value of the nuisance (default -1, 0, 1).")
+        list[float] | None, typer.Option(callback=finite, help="densities: a value of the nuisance (default -1, 0, 1).")
     ] = None,
 ) -> None:
     """Draw finished runs."""
     writable_picture(out, "--out")
     from invbench import figures, nuisance_figures, result_figures
-    from invbench.drawing import drawn
+    from invbench.drawing import drawn, save
     from invbench.results import load_results
     from invbench.tables import table
 
@@ -82,7 +87,7 @@ def plot(
         Kind.angle: lambda: figures.angle(paths, example),
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
     }
-    drawn(makers[kind]).savefig(out, dpi=150)
+    save(drawn(makers[kind]), out)
     echo(str(out))
 
 
@@ -92,3 +97,5 @@ def writable_picture(path: Path, option: str) -> None:
         raise UserError(f"{option} {path}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path}: that is no file")

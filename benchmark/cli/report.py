@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.errors import UserError
 
 
 def report(
-    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
-    out: Annotated[Path, typer.Option(help="The page, one .html file that needs no network.")] = Path("report.html"),
+    results: Annotated[
+        list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(callback=possible, help="The page, one .html file that needs no network.")
+    ] = Path("report.html"),
     metric: Annotated[str | None, typer.Option(help="What is shown (default: each task's own).")] = None,
     select: Annotated[str, typer.Option(help="Which step and settings, as in `bench table`.")] = "last",
     serve: Annotated[

@@ -5,16 +5,22 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.errors import RunFailed
+from invbench.gpus import MOST_PROCESSES
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="A claim, or a source with several (`bench ls published`).")],
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each claim.")] = Path("results/published"),
+    out: Annotated[Path, typer.Option(callback=possible, help="Folder that gets a folder for each claim.")] = Path(
+        "results/published"
+    ),
     gpus: Annotated[str | None, typer.Option(help="Places in the list of visible GPUs (default: all).")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the CPU, without GPUs.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of each process.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
 ) -> None:
     """Run what a claim needs, with the published settings and seeds, and print the verdict. Again, it continues."""

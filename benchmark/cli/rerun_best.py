@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
+from invbench.gpus import MOST_PROCESSES
 
 
 def rerun_best(
-    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
+    results: Annotated[
+        list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
+    ] = None,
     select: Annotated[
         str, typer.Option(help="How settings are chosen: best_validation, leave_one_env_out or oracle.")
     ] = "best_validation",
@@ -17,8 +21,10 @@ def rerun_best(
     seeds: Annotated[
         str | None, typer.Option(help="Fresh seeds, such as 10-14 (default: as many as before, behind all others).")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the new runs.")] = Path("results/best"),
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the CPU, without GPUs.")] = None,
+    out: Annotated[Path, typer.Option(callback=possible, help="Folder of the new runs.")] = Path("results/best"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
 ) -> None:
     """Select the settings of each method on each dataset, and run them with seeds that did not select them.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo, json_of
 from invbench.errors import RunFailed, UserError
 
@@ -25,7 +26,9 @@ def run(
         list[str] | None, typer.Option("--set", help="A setting, such as method.threshold=0.5; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each run.")] = Path("results"),
+    out: Annotated[Path, typer.Option(callback=possible, help="Folder that gets a folder for each run.")] = Path(
+        "results"
+    ),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the records as a JSON array, and nothing else.")
     ] = False,
@@ -33,7 +36,9 @@ def run(
         list[str] | None,
         typer.Option(help="Send the curves elsewhere too: csv, tensorboard, wandb or mlflow; may be repeated."),
     ] = None,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Time between checkpoints; 0: every step.")] = 10.0,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Time between checkpoints; 0: every step.")
+    ] = 10.0,
     profile: Annotated[
         bool, typer.Option("--profile", help="Only time some steps: where the time would go, and a trace.")
     ] = False,

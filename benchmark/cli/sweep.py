@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
+from invbench.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
     from invbench.sweeping import Engine
@@ -15,15 +17,18 @@ if TYPE_CHECKING:
 def sweep(
     name: Annotated[str, typer.Argument(help="A sweep (`bench ls sweeps`), or a YAML file of one.")],
     tier: Annotated[str, typer.Option(help="Size: full, or one that the sweep names.")] = "full",
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs (default: results/<name>).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=possible, help="Folder of the runs (default: results/<name>).")
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="Places in the list of visible GPUs, such as 0,2 (default: all of them).")
     ] = None,
-    jobs_per_gpu: Annotated[int, typer.Option(min=1, help="Runs that share a GPU.")] = 1,
+    jobs_per_gpu: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Runs that share a GPU.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes on the CPU, without GPUs (default: cores // threads).")
+        int | None,
+        typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs (default: cores // threads)."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of each process.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="Longest time for one run, such as 90s, 30min, 2h.")] = None,
     fuse: Annotated[
         str | None,
@@ -33,18 +38,24 @@ def sweep(
         ),
     ] = None,
     memory_floor: Annotated[
-        float, typer.Option(min=0, help="GiB that must be free where others work before one more begins.")
+        float,
+        typer.Option(min=0, callback=finite, help="GiB that must be free where others work before one more begins."),
     ] = 1.0,
     engine: Annotated[str, typer.Option(help="local, ray or slurm; the last two are extras.")] = "local",
     address: Annotated[str, typer.Option(help="ray: auto, local (one of its own), or host:port.")] = "auto",
     gpus_per_run: Annotated[
-        float | None, typer.Option(min=0, help="ray, also a fraction, and slurm: GPUs of each run.")
+        float | None,
+        typer.Option(
+            min=0, max=MOST_PROCESSES, callback=finite, help="ray, also a fraction, and slurm: GPUs of each run."
+        ),
     ] = None,
     slurm: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of sbatch, such as partition=gpu; may be repeated."),
     ] = None,
-    minutes: Annotated[int, typer.Option(min=1, help="slurm: time of a job; a longer run is queued again.")] = 60,
+    minutes: Annotated[
+        int, typer.Option(min=1, max=366 * 24 * 60, help="slurm: time of a job; a longer run is queued again.")
+    ] = 60,
     rerun: Annotated[
         str, typer.Option(help="missing; also the failed or the stale (made by other code) ones; or all anew.")
     ] = "missing",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 
@@ -17,7 +18,9 @@ FORMATS = ("text", "csv", "markdown", "latex", "html")
 
 
 def table(
-    results: Annotated[list[Path] | None, typer.Argument(help="Folders with runs (default: results).")] = None,
+    results: Annotated[
+        list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="A metric, such as test_accuracy, or a cost, such as cost.seconds_per_step.")
     ] = None,

@@ -1,0 +1,29 @@
+"""Checks of arguments besides those that typer has itself: to be given as `callback`."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import typer
+
+from invbench.paths import why_impossible
+
+Paths = TypeVar("Paths", bound=str | Path | Sequence[Path] | None)
+Numbers = TypeVar("Numbers", bound=float | Sequence[float] | None)
+
+
+def possible(value: Paths) -> Paths:
+    """Paths at which there may be something."""
+    paths = [] if value is None else [value] if isinstance(value, str | Path) else value
+    if problem := next(filter(None, (why_impossible(Path(path)) for path in paths)), None):
+        raise typer.BadParameter(f"{problem}.")
+    return value
+
+
+def finite(value: Numbers) -> Numbers:
+    """Numbers that are some, and not infinite: typer takes nan for within any bounds."""
+    numbers = [] if value is None else [value] if isinstance(value, float | int) else value
+    if not all(map(math.isfinite, numbers)):
+        raise typer.BadParameter("it must be a finite number.")
+    return value
