@@ -163,8 +163,8 @@ class Server:
         return Result(*json.loads(answer))
 
     def _environment(self) -> dict[str, str]:
-        """Of the server: one thread, no GPU, no data of this machine, nothing written outside."""
-        settings = {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": self._scratch.name}
+        """Of the server: one thread, no GPU, no data of this machine."""
+        settings = {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         return {name: os.environ[name] for name in os.environ if name != "INVBENCH_DATA"} | settings | threads
 

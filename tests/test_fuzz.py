@@ -17,7 +17,7 @@ import pytest
 from fuzzing import Case, Result, Server, damaged, fault, outcome
 
 GROUPS = sorted(path.stem for path in Path(__file__).parent.glob("fuzz_*.py"))
-QUICK = 200
+QUICK = 150
 """Cases of a group that run by default."""
 CHUNKS = 8
 """Tests that share the cases of a group."""
