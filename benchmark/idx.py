@@ -34,8 +34,8 @@ def read_idx(path: Path, source: SourceFile, shape: tuple[int, ...] = ()) -> NDA
             raise UserError(f"{path} is truncated inside its header; delete it and fetch it again")
         count, *rest = struct.unpack(f">{magic[3]}I", content[4:])
         if tuple(rest) != shape or not 0 < count * math.prod(shape) <= MAX_CONTENT:
-            wanted = f"images of shape {shape}" if shape else "labels"
-            raise UserError(f"{path} promises {count} examples of shape {tuple(rest)}, not {wanted}; fetch it again")
+            said = f"{path} promises {count} examples of shape {tuple(rest)}"
+            raise UserError(f"{said}; it must be some, and not too many, of shape {shape}; fetch it again")
         expected = header + count * math.prod(shape)
         content += file.read(expected - header + 1)
     if source.sha256 and source.size in (len(content), expected):
