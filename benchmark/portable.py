@@ -1,5 +1,6 @@
 """Texts about runs without the folders of the machine that made them, for pages that are shared."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -23,7 +24,8 @@ def without_folders(roots: Iterable[Path]) -> Callable[[str], str]:
     """
     names = dict(_package_folders())
     for root in roots:
-        names |= {str(path): root.resolve().name for path in (root.absolute(), root.resolve()) if path.name}
+        real = Path(os.path.realpath(root))  # as `resolve`, but of a loop of links it makes no error
+        names |= {str(path): real.name for path in (root.absolute(), real) if path.name}
     longest = sorted(names, key=len, reverse=True)
     known = re.compile(rf"(?<![\w.:/~…-])(?:file://)?({'|'.join(map(re.escape, longest))})(?![\w.-])")
 

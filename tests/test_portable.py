@@ -46,6 +46,8 @@ def test_a_link_is_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for root in (Path("link"), tmp_path / "link"):
         cut = without_folders([root])
         assert cut(f"{tmp_path}/real/x") == cut(f"{tmp_path}/link/x") == "real/x"
+    Path("loop").symlink_to("loop")
+    assert without_folders([Path("loop")])(f"{tmp_path}/loop") == "loop"
     assert without_folders([Path("/")])("/etc/passwd /") == "…/passwd /"
 
 
