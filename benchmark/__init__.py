@@ -8,6 +8,8 @@ table = invbench.load_results("results")
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from invbench.threads import wait_passively
+
 if TYPE_CHECKING:
     from invbench.results import load_curves, load_results
     from invbench.runner import run
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from invbench.tables import table
 
 __all__ = ["load_curves", "load_results", "run", "sweep", "table"]
+
+wait_passively()
 
 _HOMES = {
     "load_curves": "invbench.results",

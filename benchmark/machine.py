@@ -67,6 +67,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "threads_wait": os.environ.get("OMP_WAIT_POLICY", "").lower(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "device": device.type,
         # Some GPU kernels, grid_sample's gradient among them, add in no fixed order.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its beginning and end
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from invbench.invariance import measure
@@ -19,6 +20,7 @@ from invbench.phases import PHASES, Phases
 from invbench.records import RunFolder
 from invbench.runner import Options, build_training
 from invbench.spec import Cell
+from invbench.threads import suitable_threads, threads_put_back
 from invbench.training import Training
 
 WARM_UP, TRACED = 3, 3
@@ -60,8 +62,9 @@ def profile_cell(cell: Cell, options: Options) -> Profile:
     trace = options.out / f"{cell.spec.run_id}.trace.json.gz"
     trace.parent.mkdir(parents=True, exist_ok=True)
     device = choose_device(options.device)
-    with tempfile.TemporaryDirectory() as folder:
+    with threads_put_back(), tempfile.TemporaryDirectory() as folder:
         training = build_training(cell, load_problem(cell), RunFolder(Path(folder)), device, "", options)
+        torch.set_num_threads(options.threads or suitable_threads(training))
         steps, spare = training.steps(), max(0, training.total - TRACED)
         training.done = min(training.critics.all_learn, spare)
 

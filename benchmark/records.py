@@ -219,7 +219,7 @@ class RunFolder:
     def set_aside(self) -> None:
         """Keep the record under another name, so that the run is open again.
 
-        Every finished record is kept, of failed ones the last.
+        Every finished record is kept for good, that of a failure until the next one is.
         """
         if not self.record.exists():
             return

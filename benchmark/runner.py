@@ -25,6 +25,7 @@ from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder, now
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
+from invbench.threads import suitable_threads, threads_put_back
 from invbench.training import Training
 
 Metrics = dict[str, float]
@@ -45,6 +46,7 @@ class Options:
         quiet: no progress on stderr; the run's log.txt has it all the same.
         loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
         fuse: whether runs of a sweep are trained together; `invbench.fusing.Fuse`.
+        threads: of torch on the CPU; None takes what suits the size of the run.
     """
 
     device: str = "auto"
@@ -53,6 +55,7 @@ class Options:
     quiet: bool = True
     loggers: tuple[str, ...] = ()
     fuse: Fuse = "off"
+    threads: int | None = None
 
 
 def run(
@@ -63,6 +66,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     out: str | Path = RESULTS,
+    threads: int | None = None,
 ) -> Record:
     """Train one method on one dataset and keep the record. The same call again returns the record that is there.
 
@@ -73,12 +77,13 @@ def run(
         settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
         device: auto, cpu, cuda or cuda:i.
         out: folder that gets a folder for the run.
+        threads: of torch on the CPU; None takes what suits the size of the run.
 
     Raises:
         UserError: the request cannot be met; nothing is lost and nothing half-written.
         RunFailed: the run started and failed; its record says why.
     """
-    return run_cell(resolve(method, dataset, seed, settings), Options(device, Path(out)))
+    return run_cell(resolve(method, dataset, seed, settings), Options(device, Path(out), threads=threads))
 
 
 def run_cell(cell: Cell, options: Options) -> Record:
@@ -87,7 +92,7 @@ def run_cell(cell: Cell, options: Options) -> Record:
     A run that failed, or was made by other code or from other data, is run again; its record is kept as
     `record.previous.json`.
     """
-    with _opened(cell, options) as found:
+    with threads_put_back(), _opened(cell, options) as found:
         return found if isinstance(found, Record) else found.carry_out()
 
 
@@ -106,7 +111,7 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
 
     if options.fuse == "auto":
         check_memory(cells[0], choose_device(options.device), len(cells))
-    with ExitStack() as stack:
+    with threads_put_back(), ExitStack() as stack:
         attempts: list[_Attempt] = []
         for cell in cells:
             try:
@@ -160,6 +165,8 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
         RunHeld, UserError: it cannot be had, or cannot be run; then a new folder is removed.
     """
     device = choose_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
@@ -206,6 +213,8 @@ class _Attempt:
         self.data = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(cell, problem, folder, device, origin, options)
+        if options.threads is None:
+            torch.set_num_threads(suitable_threads(self.training))
 
     def carry_out(self) -> Record:
         """Train and write the record of success or failure. Raises RunFailed after the latter."""

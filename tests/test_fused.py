@@ -23,7 +23,7 @@ from torch.func import grad, vmap
 
 from invbench.calibration import Memory, check_memory, check_that_it_pays
 from invbench.checkpoint import Checkpoint
-from invbench.curves import read_curves
+from invbench.curves import SECONDS, read_curves
 from invbench.engines.worker import Outcome, carry_out, settle
 from invbench.errors import Apart, Interrupted, RunFailed, UserError
 from invbench.fused import FusedTraining
@@ -78,18 +78,25 @@ def together(cells: Sequence[Cell], out: Path, fuse: Any = SEEDS) -> dict[int, E
 
 
 def assert_close(one: RunFolder, other: RunFolder, tolerance: float) -> None:
-    """Metrics and curves are equal but for rounding."""
+    """Metrics and curves are equal but for rounding.
+
+    What is estimated from ranks jumps where rounding makes or breaks a tie.
+    """
     records = [folder.read_record() for folder in (one, other)]
     curves = [read_curves(folder.curves) for folder in (one, other)]
-    metrics = [record.metrics for record in records if record is not None]
-    assert metrics[1] == pytest.approx(metrics[0], rel=tolerance, abs=tolerance)
+    first, second = (record.metrics for record in records if record is not None)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        jump = 1e-2 if "mutual_information" in name else tolerance
+        assert second[name] == pytest.approx(value, rel=jump, abs=jump), name
     assert curves[0] is not None
     assert curves[1] is not None
     assert set(curves[0]) == set(curves[1])
-    for name in curves[0]:
-        first, second = curves[0][name].to_numpy(), curves[1][name].to_numpy()
-        scale = np.abs(first[np.isfinite(first)]).max(initial=1e-3)
-        np.testing.assert_allclose(second, first, rtol=0, atol=tolerance * scale, err_msg=name)
+    for name in curves[0].columns.difference([SECONDS]):
+        left, right = curves[0][name].to_numpy(), curves[1][name].to_numpy()
+        jump = 1e-2 if "mutual_information" in name else tolerance
+        scale = np.abs(left[np.isfinite(left)]).max(initial=1e-3)
+        np.testing.assert_allclose(right, left, rtol=0, atol=jump * scale, err_msg=name)
 
 
 @pytest.mark.parametrize(("method", "dataset"), CELLS)

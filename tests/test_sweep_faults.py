@@ -120,7 +120,7 @@ def test_a_worker_is_killed(place: Place, undisturbed: Metrics) -> None:
 def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
     """Long before the second, and just before the third."""
     cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 2})
-    hand = Hand(Slot(0), threads=1)
+    hand = Hand(Slot(0))
 
     def outcome() -> Outcome:
         future = hand.take([cell], Options(out=tmp_path))

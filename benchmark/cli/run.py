@@ -8,6 +8,7 @@ import typer
 from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo, json_of
 from invbench.errors import RunFailed, UserError
+from invbench.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +37,10 @@ def run(
         list[str] | None,
         typer.Option(help="Send the curves elsewhere too: csv, tensorboard, wandb or mlflow; may be repeated."),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="Threads on the CPU (default: what suits the size of the run)."),
+    ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, callback=finite, help="Time between checkpoints; 0: every step.")
     ] = 10.0,
@@ -54,7 +59,7 @@ def run(
     assignments = parse_assignments(set_ or [])
     numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
-    options = Options(device, out, checkpoint_seconds, quiet=False, loggers=tuple(logger or ()))
+    options = Options(device, out, checkpoint_seconds, quiet=False, loggers=tuple(logger or ()), threads=threads)
     if profile:
         if len(cells) > 1 or as_json or logger:
             raise UserError("--profile takes one seed, and neither --json nor --logger")

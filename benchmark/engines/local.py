@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -43,7 +43,6 @@ class Hand:
     """A slot's process and what it is doing."""
 
     slot: Slot
-    threads: int
     pool: ProcessPool | None = None
     number: "Synchronized[int] | None" = None
     """Of the process, 0 until it is ready for a run."""
@@ -59,7 +58,7 @@ class Hand:
             device = "" if self.slot.device == CPU else self.slot.device
             context = multiprocessing.get_context("spawn")
             self.number = context.Value("q", 0)
-            setup = (device, self.threads, os.getpid(), self.number)
+            setup = (device, os.getpid(), self.number)
             self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=setup)
         self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
         self.killed_at = None
@@ -104,6 +103,7 @@ class LocalEngine:
 
     def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+        options = replace(options, threads=self.threads)
         work = _Work(self, {cell.spec.run_id: cell for cell in cells}, options, watch)
         try:
             work.until_done()
@@ -116,7 +116,7 @@ class _Work:
 
     def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: Watch) -> None:
         self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
-        self.hands = [Hand(slot, engine.threads) for slot in engine.slots]
+        self.hands = [Hand(slot) for slot in engine.slots]
         self.waiting = jobs_of(cells.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, Busy] = {}
         self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()

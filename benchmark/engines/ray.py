@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from invbench.engines.cluster import Handle, carry_out_elsewhere
 from invbench.engines.worker import Outcome, carry_out
 from invbench.errors import UserError
@@ -42,13 +40,13 @@ class RayEngine:
             raise UserError(f"no Ray cluster at {self.address}: {error}; `ray start --head` starts one") from None
         try:
             gpus = self.gpus if self.gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-            task = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=0)(_carry_out)
-            shared = replace(options, out=options.out.absolute())
+            task = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=0)(carry_out)
+            shared = replace(options, out=options.out.absolute(), threads=self.threads)
 
             def submit(jobs: Sequence[Sequence[Cell]]) -> list[Handle]:
                 specs = [[cell.spec.model_dump() for cell in job] for job in jobs]
                 return [
-                    Task(ray, task.options(name=job[0].title).remote(spec, shared, self.threads), len(job))
+                    Task(ray, task.options(name=job[0].title).remote(spec, shared), len(job))
                     for job, spec in zip(jobs, specs, strict=True)
                 ]
 
@@ -89,11 +87,6 @@ class Task:
     def stop(self) -> None:
         """SIGINT: the run keeps its checkpoint and ends; one that waits does not begin."""
         self.ray.cancel(self.reference, force=False)
-
-
-def _carry_out(specs: Sequence[dict[str, Any]], options: Options, threads: int) -> list[Outcome]:
-    torch.set_num_threads(threads)
-    return carry_out(specs, options)
 
 
 def _line(error: Exception) -> str:

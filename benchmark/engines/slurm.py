@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from invbench.engines.cluster import Handle, carry_out_elsewhere
 from invbench.engines.worker import Outcome, carry_out
 from invbench.errors import UserError
@@ -54,7 +52,7 @@ class SlurmEngine:
 
     def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
-        shared = replace(options, out=options.out.absolute())
+        shared = replace(options, out=options.out.absolute(), threads=self.threads)
         jobs = Jobs(shared.out / "slurm")
         executor, most = self._executor(jobs.folder), _most_in_an_array()
 
@@ -63,7 +61,7 @@ class SlurmEngine:
             new = [group for group in left if group]
             for cell in (cell for group in new for cell in group):
                 jobs.answer_file(cell.spec.run_id).unlink(missing_ok=True)  # an earlier job's
-            work = SlurmRun(shared, self.threads, jobs.folder)
+            work = SlurmRun(shared, jobs.folder)
             arrays = [new[first : first + most] for first in range(0, len(new), most)]
             for array in arrays:
                 executor.update_parameters(slurm_array_parallelism=max(1, self.at_once // len(arrays)))
@@ -105,12 +103,10 @@ class SlurmRun:
     """What a job calls."""
 
     options: Options
-    threads: int
     answers: Path
 
     def __call__(self, specs: Sequence[dict[str, Any]]) -> None:
         """Carry out a run, or several together, and leave a word on how each ended."""
-        torch.set_num_threads(self.threads)
         with _time_is_up() as queue_again:
             outcomes = carry_out(specs, self.options)
             if queue_again and any(outcome.status == "interrupted" for outcome in outcomes):

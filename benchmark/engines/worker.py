@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-
 from invbench.errors import Apart, Interrupted, RunFailed, RunHeld, UserError
 from invbench.records import Record, RunFolder
 from invbench.runner import Options, kind_of, run_cell, run_together
@@ -82,17 +80,15 @@ def _outcome(result: Record | BaseException) -> Outcome:
     return Outcome("interrupted", message=str(result))
 
 
-def prepare(device: str, threads: int, parent: int, number: "Synchronized[int]") -> None:
-    """Set up a process that will carry out runs: its GPU, its threads, and an end when its parent is gone.
+def prepare(device: str, parent: int, number: "Synchronized[int]") -> None:
+    """Set up a process that will carry out runs: its GPU, and an end when its parent is gone.
 
     Args:
         device: the only GPU that it sees, as its `cuda:0`, by a name for `CUDA_VISIBLE_DEVICES`; empty hides all.
-        threads: for torch and the libraries below it.
         parent: the process of the sweep.
         number: gets this process's own number.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(threads)
     threading.Thread(target=_follow, args=(parent,), name="parent", daemon=True).start()
     number.value = os.getpid()
 

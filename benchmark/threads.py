@@ -1,0 +1,51 @@
+"""Threads of torch on the CPU: how many a run takes, and that they leave the cores to others while they wait."""
+
+import os
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from invbench.training import Training
+
+POLICY = "OMP_WAIT_POLICY"
+CHOSEN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables by which a user says how OpenMP's threads wait."""
+MOST_THREADS = 1024
+"""That one can ask for."""
+WORTH_THREADS = 2**27
+"""Multiplications of a step of a network of matrices, below which a second thread costs more than it does."""
+
+
+def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let OpenMP's threads sleep while they wait, unless the user has chosen; to be called before torch is loaded.
+
+    A thread that spins is quicker on an idle machine, and ruins a run beside others: `scripts/benchmark_contention.py`.
+    """
+    if not any(name in environment for name in CHOSEN):
+        environment[POLICY] = "PASSIVE"
+
+
+@contextmanager
+def threads_put_back() -> Iterator[None]:
+    """What is set in this block for torch does not outlast it."""
+    import torch  # this module is loaded ahead of it
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def suitable_threads(training: "Training") -> int:
+    """How many threads a run's steps are worth, at most as many as torch would take: by its size, not by the load.
+
+    The same run must give the same numbers whatever else the machine does, and sums depend on the threads.
+    """
+    import torch
+
+    parameters = sum(value.numel() for value in training.parameters.values())
+    multiplications = parameters * training.sampler.batch_size * training.sampler.per_step
+    small = training.problem.kind == "vector" and multiplications < WORTH_THREADS
+    return 1 if small or training.device.type != "cpu" else torch.get_num_threads()
