@@ -8,7 +8,6 @@ import pickle
 import random
 import struct
 import tarfile
-import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from allocation import MEBIBYTE, peak
 from conftest import Bench
 from fuzzing import damaged
 from numpy.typing import NDArray
@@ -43,18 +43,6 @@ from invbench.seeds import stream
 from invbench.sources import SourceFile, digest, read
 
 SEED = stream(0, "data")
-MEBIBYTE = 2**20
-
-
-def peak(call: Callable[[], object], message: str) -> int:
-    """Bytes that a call allocated at most before it was refused with this message."""
-    tracemalloc.start()
-    try:
-        with pytest.raises((UserError, ValueError), match=message):
-            call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def each_damage(content: bytes, read: Callable[[bytes], object], count: int = 400) -> None:

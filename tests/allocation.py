@@ -1,0 +1,21 @@
+"""What a refusal may cost: the memory that Python allocates until it comes."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from invbench.errors import UserError
+
+MEBIBYTE = 2**20
+
+
+def peak(call: Callable[[], object], message: str) -> int:
+    """Bytes that a call allocated at most before it was refused with this message."""
+    tracemalloc.start()
+    try:
+        with pytest.raises((UserError, ValueError), match=message):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
