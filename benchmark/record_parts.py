@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from invbench.spec import RunSpec
 
@@ -79,8 +88,14 @@ class Code(_Part):
 class Profile(_Part):
     """Of one generator: how far predictions change at each magnitude."""
 
-    magnitudes: list[float]
-    changes: list[float] = Field(min_length=1)
+    magnitudes: list[float] = Field(min_length=1)
+    changes: list[float]
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if len(self.magnitudes) != len(self.changes):
+            raise ValueError(f"{len(self.magnitudes)} magnitudes, and {len(self.changes)} changes")
+        return self
 
 
 class Invariance(_Part):

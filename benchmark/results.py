@@ -186,7 +186,10 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table. A path need not be UTF-8, and text of pandas must be."""
     paths = [row["path"] for row in rows]
     found = pd.DataFrame([row | {"path": ""} for row in rows])
-    return found.astype({"seed": "Int64"}).assign(path=pd.Series(paths, dtype=object)) if rows else found
+    if rows:
+        found["seed"] = found["seed"].astype("Int64")
+        found["path"] = pd.Series(paths, dtype=object)
+    return found
 
 
 def _named(folder: RunFolder) -> dict[str, str]:

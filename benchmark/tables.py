@@ -94,10 +94,11 @@ def each_once(results: pd.DataFrame) -> pd.DataFrame:
     """A run that is in several folders counts once: a finished one, and of these the last."""
     if not len(results) or "run_id" not in results:
         return results
-    order = results.assign(_done=results["status"] == "done", _when=results.get("finished", ""))
-    kept = order.sort_values(["_done", "_when"], kind="stable", na_position="first")["run_id"].drop_duplicates(
-        keep="last"
+    order = pd.DataFrame(
+        {"run": results["run_id"], "done": results["status"] == "done", "when": results.get("finished", "")}
     )
+    ordered = order.sort_values(["done", "when"], kind="stable", na_position="first")
+    kept = ordered.drop_duplicates("run", keep="last")
     return results.loc[sorted(kept.index)]
 
 

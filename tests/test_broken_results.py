@@ -82,6 +82,10 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "setting of two lines": (put("spec", "trainer", "a\nb", value=1), "no setting is called"),
     "generators list": (put("invariance", value={"generators": [1]}), "invariance: generators"),
     "generator empty": (put("invariance", value={"generators": {"rotation": {}}}), "invariance: generators.rotation"),
+    "lengths": (
+        put("invariance", value={"generators": {"rotation": {"magnitudes": [0.0, 1.0], "changes": [1.0]}}}),
+        "2 magnitudes, and 1 changes",
+    ),
     "no generators": (put("invariance", value={"quarter_turns": 1.0}), "invariance: generators"),
     "step negative": (put("best_validation", "step", value=-5), "best_validation.step"),
     "method list": (put("spec", "method", value=["a"]), "spec.method"),
