@@ -67,7 +67,7 @@ class Checkpoint:
             flat = load(content)
             whole = isinstance(facts, dict) and expected in (None, checksum(flat, facts))
             tensors = unflatten(flat, LEVEL)
-        except (SafetensorError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (SafetensorError, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:
             raise Unusable("the checkpoint is damaged")
