@@ -69,9 +69,9 @@ def members(archive: Path, limit: int = MAX_UNPACKED, most: int = MAX_MEMBERS) -
             with tarfile.open(fileobj=metered, mode="r|") as tar:  # type: ignore[call-overload]
                 yield _checked(archive, tar, metered, limit, most)
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        damage = f", it is damaged ({error}); delete it and fetch it again"
-        by_system = isinstance(error, OSError) and error.errno  # else a decompressor raised it
-        raise UserError(f"{archive} cannot be unpacked{f': {error.strerror}' if by_system else damage}") from None
+        said = getattr(error, "strerror", None)  # by the system; else a decompressor or tarfile raised it
+        why = f": {said}" if said else f", it is damaged ({error}); delete it and fetch it again"
+        raise UserError(f"{archive} cannot be unpacked{why}") from None
 
 
 def _unpacked(archive: Path) -> io.BufferedIOBase:
@@ -86,7 +86,7 @@ def _checked(archive: Path, tar: tarfile.TarFile, metered: _Metered, limit: int,
     names: set[str] = set()
     left = limit
     while member := tar.next():
-        tar.members.clear()  # it would keep all of them
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
         left -= member.size
         reason = _refusal(member, names)
         names.add(member.name)

@@ -6,6 +6,7 @@ module imports nothing heavy: `bench ls datasets` asks it what is on this machin
 
 import gzip
 import hashlib
+import io
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from platformdirs import user_cache_path
 
@@ -161,7 +162,7 @@ def is_regular(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """The content of a file as a stream, unpacked where the name ends in `.gz`.
 
     Raises:

@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -173,7 +173,7 @@ def _read(path: Path, chosen: Chooser) -> pd.DataFrame:
         raise UserError(f"the table {path} cannot be read: {error}") from None
 
 
-def _csv(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
+def _csv(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
     first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
     names = chosen(first.iloc[0].tolist())
     file.seek(0)
@@ -182,7 +182,7 @@ def _csv(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
         return pd.read_csv(file, index_col=False, low_memory=False)[names]
 
 
-def _parquet(file: IO[bytes], chosen: Chooser) -> pd.DataFrame:
+def _parquet(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
     """The columns as numbers, whatever pandas may have noted about them."""
     table = parquet.ParquetFile(file)
     index = _index(table.schema_arrow)
