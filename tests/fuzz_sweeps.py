@@ -200,7 +200,7 @@ VERBS = (
 )  # fmt: skip
 EMPTY_NAMES = (
     ("ls", ""), ("show", ""), ("data", "fetch", ""), ("data", "verify", ""), ("reproduce", ""), ("compare", "", ""),
-    ("table", ""), ("report", "."), ("report", ".", "--out", ""), ("plot", "curves", "."), ("plot", "", "."),
+    ("table", ""), ("report", "."), ("report", ".", "--out", ""), ("plot", "", "."),
     ("plot", "curves", ".", "--out", ""), ("analyze", "spectrum", ""), ("rerun-best", ""), ("",),
     ("show", "digits", "--picture", ""), ("compare", "a b", "c\td"),
     ("report", ".", "--out", "a\nb.html"), ("engine", "slurm"), ("sweep",), ("sweep", "s.yaml", "s.yaml"),
@@ -264,7 +264,7 @@ def _damaged_files() -> list[Case]:
 
 
 def _sweep_options() -> list[Case]:
-    some = [_sweep(f"option {text[:60]!r}", GOOD, *text.split(" ")) for text in OPTIONS]
+    some = [_sweep(f"option {text[:45]!r} {len(text)}", GOOD, *text.split(" ")) for text in OPTIONS]
     none = [_sweep(f"option {name} of nothing", GOOD, name, "") for name in EMPTY]
     names = [
         Case(f"sweep name {name[:20]!r}", ["sweep", name, "--dry-run"], _writing(GOOD), seconds=15, refused=True)

@@ -26,7 +26,8 @@ MEMORY = 6 * 2**30
 KEPT = 2**20
 """Bytes of stdout and of stderr that a result keeps, the last ones."""
 PRELOADED = (
-    *("torch", "matplotlib.font_manager", "pandas", "pyarrow.parquet", "scipy.stats"),
+    *("torch", "matplotlib.font_manager", "pandas", "pooch", "pyarrow.parquet", "requests"),
+    *("rich.table", "scipy.stats", "sklearn.metrics", "typer.main"),
     *("invbench.cli", "invbench.pictures", "invbench.report", "invbench.sweeping"),
 )
 POLL = 0.005

@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,12 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@cache
 def drawn(group: str) -> tuple[list[Case], list[Case]]:
     """Cases of a group in a fixed order that mixes them: those that run by default, and the others."""
     cases: list[Case] = importlib.import_module(group).cases()
+    labels = [case.label for case in cases]
+    assert len(set(labels)) == len(labels)
     mixed = random.Random(group).sample(cases, len(cases))  # noqa: S311
     return mixed[:QUICK], mixed[QUICK:]
 
@@ -60,12 +64,6 @@ def test_some_calls(server: Server, group: str, chunk: int) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_all_other_calls(server: Server, group: str, chunk: int) -> None:
     assert not (lines := faults(server, drawn(group)[1][chunk::CHUNKS])), "\n".join(lines)
-
-
-def test_labels_tell_cases_apart() -> None:
-    for group in GROUPS:
-        labels = [case.label for case in importlib.import_module(group).cases()]
-        assert len(set(labels)) == len(labels)
 
 
 @pytest.mark.parametrize(
