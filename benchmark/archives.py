@@ -17,7 +17,7 @@ MAX_HEADERS = 1 << 16
 """Most bytes between the contents of two members: tarfile holds a long name, wherever it ends, in memory."""
 MAX_UNPACKED = 4 << 30
 """Most bytes that an archive may unpack to."""
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 200_000
 """Most files and folders that an archive may hold."""
 MAX_DEPTH = 16
 """Most parts of a member's path."""
@@ -85,7 +85,7 @@ def _checked(archive: Path, tar: tarfile.TarFile, metered: _Metered, limit: int,
     """Members, each checked before anything of it is read."""
     names: set[str] = set()
     left = limit
-    while member := tar.next():
+    while member := _next(tar):
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
         left -= member.size
         reason = _refusal(member, names)
@@ -102,6 +102,13 @@ def _checked(archive: Path, tar: tarfile.TarFile, metered: _Metered, limit: int,
             yield Member(member.name, member.size, content)
     if any(tar.fileobj.read(MAX_HEADERS)):  # tarfile takes a damaged header for the end
         raise tarfile.ReadError("there is something behind its end")
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except ValueError as error:  # tarfile takes what a header says of holes for numbers
+        raise tarfile.ReadError(str(error)) from None
 
 
 def _refusal(member: tarfile.TarInfo, names: set[str]) -> str:

@@ -259,6 +259,7 @@ FILE = ("good/file", b"x")
         (tar(FILE, (info("good/disk", tarfile.BLKTYPE), b"")), "is a link or device"),
         (tar(FILE, (info("good/tty", tarfile.CHRTYPE), b"")), "is a link or device"),
         (tar(FILE, (info("x", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 15}), b"x")), "has holes"),
+        (tar(FILE, (info("x", pax_headers={"GNU.sparse.map": "0,x", "GNU.sparse.size": "1"}), b"x")), "is damaged"),
         (tar(FILE, FILE), "is there twice"),
         (tar(FILE, ("good/file/x", b"x")), "cannot be unpacked"),
         (tar(("good", b"x")), "has no folder good"),
