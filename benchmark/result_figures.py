@@ -72,7 +72,7 @@ def _curve(folder: Path, name: str) -> pd.Series:
     if rows is None or name not in rows:
         return pd.Series(dtype=float)
     curve: pd.Series = rows.drop_duplicates("step", keep="last").set_index("step", drop=False)[name]
-    return curve[np.isfinite(curve.to_numpy(float))]
+    return curve.where(np.isfinite(curve.to_numpy(float))).dropna()
 
 
 def ranks(found: pd.DataFrame) -> Figure:

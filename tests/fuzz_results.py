@@ -154,7 +154,7 @@ def _each(group: str, damages: Mapping[str, Damage], verbs: tuple[str, ...]) -> 
 
 
 def _records() -> list[Case]:
-    texts = {
+    texts: dict[str, str | bytes] = {
         "empty": "", "not utf-8": b"\xff\xfe{}", "list": "[]", "null": "null", "deep": "[" * 100_000,
         "deep table": '{"a":' * 50_000 + "1" + "}" * 50_000, "large": b"x" * 2**25,
     }  # fmt: skip
@@ -168,11 +168,16 @@ def _records() -> list[Case]:
         "status": put("status", value="running"),
         "surrogate": lambda folder: _surrogate(folder),
         "folder": replaced_by_folder("record.json"),
-        "emptied": lambda folder: [path.unlink() for path in folder.iterdir()] and None,
+        "emptied": _emptied,
         "no specification": lambda folder: (folder / "spec.yaml").unlink(),
         "pipe": lambda folder: _pipe(folder / "record.json"),
     }
     return _each("record", damages, BOTH)
+
+
+def _emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _surrogate(folder: Path) -> None:
@@ -320,7 +325,7 @@ def _curves() -> list[Case]:
         "no step": lambda rows: rows.assign(step=None),
         "nan as step": lambda rows: rows.assign(step=float("nan")),
         "text": lambda rows: rows.assign(test_accuracy="a"),
-        "lists": lambda rows: rows.assign(test_accuracy=[[1]] * len(rows)),
+        "lists": lambda rows: rows.assign(test_accuracy=pd.Series([[1]] * len(rows))),
         "no rows": lambda rows: rows.iloc[:0],
         "infinity": lambda rows: rows.assign(test_accuracy=float("inf")),
         "step as index": lambda rows: rows.set_index("step"),
@@ -444,8 +449,13 @@ def _of_tensors() -> dict[str, Damage]:
         "name clash": more(model=torch.zeros(1)), "name clash below": more(**{"loss/x": torch.zeros(1)}),
         "empty names": more(**{"": torch.zeros(1), "//": torch.zeros(1)}),
     }  # fmt: skip
-    damages["model tensor"] = _saved(lambda tensors, _: (tensors.clear(), tensors.update(model=torch.zeros(1))))
+    damages["model tensor"] = _saved(_only_a_tensor)
     return damages
+
+
+def _only_a_tensor(tensors: dict[str, torch.Tensor], _: object) -> None:
+    tensors.clear()
+    tensors["model"] = torch.zeros(1)
 
 
 WATCHED = ("far", "garbage")
@@ -503,7 +513,10 @@ def _indexes() -> list[Case]:
 
 def _names() -> list[Case]:
     def renamed(name: bytes) -> Damage:
-        return lambda folder: folder.rename(folder.with_name(os.fsdecode(name)))
+        def damage(folder: Path) -> None:
+            folder.rename(folder.with_name(os.fsdecode(name)))
+
+        return damage
 
     def nested(folder: Path) -> None:
         deep = folder.parent

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,9 @@ def test_a_broken_record_costs_one_run(out: Path, victim: RunFolder, damage: Cha
     with pytest.warns(UserWarning, match=LEFT_OUT) as told:
         found = invbench.load_results(out).set_index("run_id")
     assert [why in str(one.message) for one in told] == [True]
-    assert why in found.loc[VICTIM, "message"]
+    assert why in str(found.loc[VICTIM, "message"])
     assert found["status"].value_counts().to_dict() == {"done": 3, "unreadable": 1}
-    assert found.loc[VICTIM, ["method", "dataset", "seed"]].tolist() == ["vrex", "spirals", 0]
+    assert [found.loc[VICTIM, name] for name in ("method", "dataset", "seed")] == ["vrex", "spirals", 0]
     means = invbench.table(found.reset_index()).set_index("method")
     assert means["n"].to_dict() == {"erm": 2, "vrex": 1}
     assert means["runs"].to_dict() == {"erm": 2, "vrex": 2}
@@ -189,7 +190,7 @@ def test_a_broken_specification(out: Path, victim: RunFolder, text: str | bytes)
     with pytest.warns(UserWarning, match=LEFT_OUT):
         found = invbench.load_results(out).set_index("run_id")
     assert found.loc[VICTIM, "status"] == "unreadable"
-    assert "spec.yaml" in found.loc[VICTIM, "message"]
+    assert "spec.yaml" in str(found.loc[VICTIM, "message"])
     assert (found["status"] == "done").sum() == 3
 
 
@@ -308,19 +309,19 @@ def test_a_changed_byte_of_a_row(out: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # --- curves ----------------------------------------------------------------------------------------------------------
 
 
-CURVES = {
+CURVES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "without step": lambda rows: rows.drop(columns="step"),
     "text as step": lambda rows: rows.assign(step="a"),
     "nan as step": lambda rows: rows.assign(step=float("nan")),
     "text": lambda rows: rows.assign(test_accuracy="a"),
-    "lists": lambda rows: rows.assign(test_accuracy=[[1]] * len(rows)),
+    "lists": lambda rows: rows.assign(test_accuracy=pd.Series([[1]] * len(rows))),
     "method": lambda rows: rows.assign(method=1.0),
     "run": lambda rows: rows.assign(run_id=1.0),
 }
 
 
 @pytest.mark.parametrize("change", CURVES.values(), ids=CURVES)
-def test_curves_that_are_none(out: Path, victim: RunFolder, change: "type[pd.DataFrame]") -> None:
+def test_curves_that_are_none(out: Path, victim: RunFolder, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_parquet(victim.curves)).to_parquet(victim.curves)
     assert read_curves(victim.curves) is None
     with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
@@ -341,7 +342,7 @@ def test_curves_with_steps_twice_and_infinities_are_drawn(out: Path, victim: Run
     pd.concat([rows, rows]).to_parquet(victim.curves)
     results = invbench.load_results(out)
     figure = result_figures.curves(invbench.table(results), results)
-    lengths = {line.get_label().partition(" ")[0]: len(line.get_xdata()) for line in figure.axes[0].lines}  # type: ignore[arg-type,union-attr]
+    lengths = {str(line.get_label()).partition(" ")[0]: np.size(line.get_xdata()) for line in figure.axes[0].lines}
     assert lengths == {"erm": len(rows), "vrex": len(rows) - 1}
     assert len(result_figures.curves(invbench.table(results), results, "step").axes) == 1
 
@@ -523,9 +524,14 @@ def test_or_from_some_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "not a folder").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     os.utime(tmp_path / "theirs", (time.time() + 1000,) * 2)
-    read = []
+    read: list[RunFolder] = []
     load = RunFolder.load_record
-    monkeypatch.setattr(RunFolder, "load_record", lambda folder: (read.append(folder), load(folder))[1])
+
+    def counted(folder: RunFolder) -> Record | None:
+        read.append(folder)
+        return load(folder)
+
+    monkeypatch.setattr(RunFolder, "load_record", counted)
     for out in (tmp_path / "new", Path(os.path.relpath(tmp_path / "new"))):
         assert Costs(out).seconds(cell("vrex", 7)) is not None
     (tmp_path / "new").mkdir()
