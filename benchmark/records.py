@@ -20,6 +20,7 @@ from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
 from invbench.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.spec import RunSpec
+from invbench.terminal import visible
 
 SCHEMA: Literal[2] = 2
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -97,8 +98,9 @@ class Record(BaseModel):
     def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
         """Of a run whose process could not write one itself."""
         return cls(
-            run_id=spec.run_id, status="failed", kind=kind, message=message, spec=spec, metrics={}, finished=now()
-        )
+            run_id=spec.run_id, status="failed", kind=kind, message=visible(message), spec=spec, metrics={},
+            finished=now(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder, now
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
+from invbench.terminal import visible, visible_lines
 from invbench.threads import suitable_threads, threads_put_back
 from invbench.training import Training
 
@@ -249,8 +250,8 @@ class _Attempt:
             report.say(f"failed: {kind}: {error}")
         if kind != "disk_full":
             with suppress(OSError):
-                trace = "".join(traceback.format_exception(error))
-                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
+                trace = visible_lines("".join(traceback.format_exception(error)))
+                self._write("failed", {}, {}, kind=kind, message=visible(str(error)), trace=trace)
         return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:

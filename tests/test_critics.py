@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cells import load, objective_of, small_cell
+from cells import curves_of, load, objective_of, small_cell
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -271,7 +271,7 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
         with Report("", training.total, folder.log, quiet=True) as report:
             training.run(report)
         parameters.append(training.model.state_dict())
-        curves.append(pd.read_parquet(folder.curves))
+        curves.append(curves_of(folder))
     for name, value in parameters[0].items():
         assert torch.equal(value, parameters[1][name]), name
     common = [name for name in curves[0].columns if name in set(curves[1].columns) - {"penalty"}]
