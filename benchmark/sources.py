@@ -153,6 +153,11 @@ def cache_folder() -> Path:
     return path_of_variable(CACHE_VARIABLE) or user_cache_path("invbench")
 
 
+def at_home(name: str) -> Path:
+    """The path of this name, in the user's home where it begins with `~/`."""
+    return Path(name).expanduser() if name.startswith("~/") else Path(name)
+
+
 def is_regular(path: Path) -> bool:
     """Whether it can be read to its end: a file, no folder, pipe or device. No name is too odd to ask."""
     try:

@@ -26,7 +26,7 @@ from invbench.npz import read_npz
 from invbench.problem import Dataset, Problem, Split, drawn_splits, floats
 from invbench.registry import register_dataset
 from invbench.settings import setting
-from invbench.sources import is_regular
+from invbench.sources import at_home, is_regular
 from invbench.tasks import Classification
 
 CLASSES = ("first upright", "first flipped", "second upright", "second flipped")
@@ -49,10 +49,10 @@ class MarioIggy(Dataset):
     test_examples: int = setting(5_000, "test images, a multiple of 4", ge=4, multiple_of=4)
 
     def files(self) -> tuple[Path, ...]:
-        return (Path(self.sprites),) if self.sprites is not None and is_regular(Path(self.sprites)) else ()
+        return (path,) if self.sprites is not None and is_regular(path := at_home(self.sprites)) else ()
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        figures = _drawn() if self.sprites is None else _given(Path(self.sprites))
+        figures = _drawn() if self.sprites is None else _given(at_home(self.sprites))
         sizes = {"train": self.train_examples, "validation": self.validation_examples, "test": self.test_examples}
         splits = drawn_splits(lambda count, rng: _turned(figures, count, rng), sizes, seed)
         return Problem(splits, Classification(len(CLASSES)), "image", "synthetic", classes=CLASSES)

@@ -89,6 +89,8 @@ class QM9(Dataset):
             for name, rows in (("train", train), ("validation", validation), ("test", test))
         }
         std, mean = torch.std_mean(splits["train"].y.double())
+        if not std > 0:
+            raise UserError(f"{len(train)} training molecules with the same {self.target} leave nothing to learn")
         energy = self.target not in UNITS
         task = Regression(
             "meV" if energy else UNITS[self.target], mean.item(), std.item(), "absolute", 1000.0 if energy else 1.0

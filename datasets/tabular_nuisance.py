@@ -37,7 +37,7 @@ from invbench.problem import Dataset, Problem, Split, floats
 from invbench.registry import register_dataset
 from invbench.seeds import children
 from invbench.settings import setting
-from invbench.sources import is_regular, opened
+from invbench.sources import at_home, is_regular, opened
 from invbench.tasks import BinaryClassification
 
 LABEL = "_label"
@@ -74,11 +74,11 @@ class TabularNuisance(Dataset):
     examples: int = setting(50_000, "rows of the generated table", ge=10)
 
     def files(self) -> tuple[Path, ...]:
-        return (Path(self.table),) if self.table is not None and is_regular(Path(self.table)) else ()
+        return (path,) if self.table is not None and is_regular(path := at_home(self.table)) else ()
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         order, content = (np.random.default_rng(stream) for stream in children(seed, 2))
-        frame = _generated(self.examples, content) if self.table is None else _read(Path(self.table), self._needed)
+        frame = _generated(self.examples, content) if self.table is None else _read(at_home(self.table), self._needed)
         nuisance = self._nuisance_columns(list(frame.columns))
         bounds = self._bounds(len(frame))
         whole, missing = self._split_of(frame, nuisance)

@@ -39,8 +39,11 @@ from invbench.datasets.tabular_nuisance import TabularNuisance
 from invbench.errors import UserError
 from invbench.idx import read_idx
 from invbench.npz import read_npz
+from invbench.prepared import prepared
+from invbench.sampling import Sampler
 from invbench.seeds import stream
 from invbench.sources import SourceFile, digest, read
+from invbench.trainer import Trainer
 
 SEED = stream(0, "data")
 
@@ -320,6 +323,37 @@ def test_damaged_files_of_arrays(save: Callable[..., None], tmp_path: Path) -> N
     each_damage(stream.getvalue(), read)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        promising("(1000000000,)"),
+        promising("(1,)", content=bytes(2**25)),
+        flagged(npz(FIGURE), 6, 8, 1),
+        flagged(npz(FIGURE), 8, 10, 99),
+        npz(np.array([Call(os.mkdir, "harmed")])),
+        None,
+    ],
+)
+def test_prepared_data_that_are_damaged_are_made_anew(content: bytes | None, tmp_path: Path) -> None:
+    """Whatever lies in their place, a pipe (None) too."""
+
+    def make() -> dict[str, NDArray[Any]]:
+        return {"a": np.arange(3)}
+
+    prepared("x", [], make)
+    (path,) = (tmp_path / "cache/prepared").glob("*.npz")
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    assert prepared("x", [], make)["a"].tolist() == [0, 1, 2]
+    assert read_npz(path, 10_000, ["a"])["a"].tolist() == [0, 1, 2], "the cache is whole again"
+    assert not Path("harmed").exists()
+
+
 # --- MATLAB ----------------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +460,11 @@ def test_archives_of_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         archive.addfile(member, io.BytesIO(b"\xff\xfe"))
     with pytest.raises(UserError, match=r"x\.xyz in the QM9 archive cannot be parsed"):
         QM9().load(SEED)
+    with tarfile.open(path, "w:bz2") as archive:
+        for number in range(12):
+            add_text(archive, f"{number}.xyz", METHANE)
+    with pytest.raises(UserError, match="training molecules with the same homo"):
+        QM9().load(SEED)
     write_qm9(tmp_path, 9)
     with pytest.raises(UserError, match="holds only 9 molecules, fewer than 10"):
         QM9().load(SEED)
@@ -529,6 +568,18 @@ def test_addresses_are_names_of_files(name: str, tmp_path: Path, monkeypatch: py
         assert TabularNuisance(table=name, nuisance=("mass",)).load(SEED).input_shape == (1,)
 
 
+def test_names_of_files_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    frame().to_csv(tmp_path / "events.csv", index=False)
+    dataset = TabularNuisance(table="~/events.csv", nuisance=("mass",))
+    assert dataset.files() == (tmp_path / "events.csv",)
+    assert dataset.load(SEED).input_shape == (1,)
+    (tmp_path / "figures.npz").write_bytes(npz(FIGURE))
+    figures = MarioIggy(sprites="~/figures.npz", train_examples=4, test_examples=4)
+    assert figures.files() == (tmp_path / "figures.npz",)
+    assert figures.load(SEED).input_shape == (3, 32, 32)
+
+
 def columns(path: Path, **columns: Any) -> Path:
     parquet.write_table(pa.table({"_label": [1, 0] * 30, "mass": [0.1, 0.2] * 30} | columns), path)
     return path
@@ -578,6 +629,13 @@ def test_the_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     frame(b=1).set_index("a").to_parquet(path)
     assert load(path).input_shape == (1,)
+
+
+def test_bins_that_no_row_reaches(tmp_path: Path) -> None:
+    frame().to_csv(tmp_path / "events.csv", index=False)
+    train = load(tmp_path / "events.csv", environments="nuisance_bins", bins=100_000).splits["train"]
+    with pytest.raises(UserError, match="are more than these examples reach; ask for fewer"):
+        Sampler.of(train, Trainer(steps=1, batch_size=None), 0)
 
 
 def test_a_parquet_table_of_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
