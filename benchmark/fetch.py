@@ -30,7 +30,7 @@ BLOCK = 1 << 16
 """Bytes that are written together; what a broken connection loses is less."""
 PATIENCE, LEAST_RATE = 60.0, 2000.0
 """A download may take so many seconds, and one more for so many bytes."""
-MAX_DOWNLOAD = 1 << 28
+MAX_DOWNLOAD = 1 << 30
 """Most bytes of a download whose size is not published."""
 BROKEN = "the connection broke off; repeat the command to continue"
 MAX_REASON = 200
@@ -222,7 +222,7 @@ class _Transfer:
 def _receive(transfer: _Transfer, part: Path, start: int, size: int | None) -> None:
     """Append the body to what is there up to `start`, or begin anew."""
     limit = size or MAX_DOWNLOAD
-    too_long = f"it is longer than {f'the published {size}' if size else MAX_DOWNLOAD} bytes"
+    too_long = f"it is longer than {'the published' if size else 'the admitted'} {limit} bytes"
     total = size if transfer.length is None else start + transfer.length
     if total is not None and total > limit:
         raise ValueError(too_long)

@@ -74,12 +74,12 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 def test_verifying_a_bomb(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "data/MNIST/raw")
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("invbench.sources.digest.__defaults__", ("sha256", MEBIBYTE))
-    (folder / "train-images-idx3-ubyte.gz").write_bytes(40 * gzip.compress(bytes(MEBIBYTE)))
+    monkeypatch.setattr("invbench.sources.MAX_UNPACKED", MEBIBYTE)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(60 * gzip.compress(bytes(MEBIBYTE)))
     status, out, err = bench("data", "verify", "mnist")
     assert status == 2
     assert "train-images-idx3-ubyte.gz is damaged" in out
-    assert "has more than 1048576 bytes" in out
+    assert "has more than 47040016 bytes" in out, "no more than the official file"
     assert "4 files differ" in err
 
 

@@ -98,14 +98,14 @@ def _releases(name: str) -> "Iterable[Release]":
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     """For every file that is here: path, verdict, whether it is right."""
     from invbench.fetch import kept_sums
-    from invbench.sources import digest, sha256
+    from invbench.sources import MAX_UNPACKED, digest, sha256
 
     kept, found = kept_sums(release), release.found()
     for file in (file for file in release.files if file.path in found):
         path = found[file.path]
         algorithm, _, published = release.published_hash(file).partition(":")
         try:
-            sum_ = digest(path, algorithm or "sha256")
+            sum_ = digest(path, algorithm or "sha256", max(file.size or 0, MAX_UNPACKED))
         except UserError as error:
             yield str(path), f"is damaged: {error}", False
             continue
