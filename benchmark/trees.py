@@ -19,13 +19,15 @@ def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> 
 
 
 def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
-    """The inverse of `flatten`, save that empty levels are lost."""
+    """The inverse of `flatten`, save that empty levels are lost. Raises ValueError for a path through a leaf."""
     tree: Tree = {}
     for path, value in flat.items():
         *levels, name = path.split(separator)
         level = tree
         for key in levels:
             level = level.setdefault(key, {})
+            if not isinstance(level, dict):
+                raise ValueError(f"{key} in {path} is a leaf")
         level[name] = value
     return tree
 

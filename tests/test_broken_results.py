@@ -560,3 +560,9 @@ def test_a_broken_run_of_a_sweep_is_open(victim: RunFolder) -> None:
         assert victim.status() == "lost"
     unfinished(lambda _: None)(victim.path)
     assert victim.status() == "lost"
+
+
+def test_a_name_that_is_a_part_of_another(victim: RunFolder) -> None:
+    save_file(load_file(victim.checkpoint) | {"model": torch.zeros(1)}, victim.checkpoint, metadata={"facts": "{}"})
+    with pytest.raises(UserError, match="the checkpoint is damaged"):
+        trained(victim.path)
