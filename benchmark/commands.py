@@ -76,4 +76,4 @@ def _typed(value: Any) -> str:
         with suppress(UserError):
             if parse_yaml(value, "") == value:
                 return value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)  # YAML knows no pairs of surrogates

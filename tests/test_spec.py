@@ -2,11 +2,15 @@
 
 import json
 import random
+import shlex
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invbench.commands import command_of
+from invbench.configuration import parse_assignments
 from invbench.errors import UserError
 from invbench.spec import RunSpec, from_spec, resolve
 
@@ -66,6 +70,14 @@ def test_a_stored_specification_gives_the_same_run() -> None:
     again = from_spec(RunSpec.model_validate_json(spec.model_dump_json()))
     assert again.spec == spec
     assert again.spec.run_id == spec.run_id
+
+
+@pytest.mark.parametrize("table", ["😀: t.csv", "9", "1e5", "null", "a b.csv", "&a", "!x", "*", "{", "é\t", "#", ""])
+def test_any_text_survives_the_command_of_a_run(table: str) -> None:
+    spec = resolve("erm", "tabular_nuisance", 0, {"dataset.table": table}).spec
+    words = shlex.split(command_of(spec, [0]))
+    sets = [value for name, value in pairwise(words) if name == "--set"]
+    assert resolve("erm", "tabular_nuisance", 0, parse_assignments(sets)).spec == spec
 
 
 def test_columns() -> None:
