@@ -20,7 +20,6 @@ from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
 from invbench.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.spec import RunSpec
-from invbench.terminal import visible
 
 SCHEMA: Literal[2] = 2
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -98,9 +97,8 @@ class Record(BaseModel):
     def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
         """Of a run whose process could not write one itself."""
         return cls(
-            run_id=spec.run_id, status="failed", kind=kind, message=visible(message), spec=spec, metrics={},
-            finished=now(),
-        )  # fmt: skip
+            run_id=spec.run_id, status="failed", kind=kind, message=message, spec=spec, metrics={}, finished=now()
+        )
 
 
 @dataclass(frozen=True)
@@ -346,7 +344,11 @@ def _plain_yaml(content: bytes) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it has more than {DEEPEST} levels")
-    return yaml.load(content, Loader=_YAML)  # noqa: S506  a safe one
+    loader = _YAML(content)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def unwritable(path: Path, error: OSError) -> UserError | RunFailed:

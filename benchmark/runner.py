@@ -25,7 +25,6 @@ from invbench.progress import Report, announce
 from invbench.records import Record, RunFolder, now
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
-from invbench.terminal import visible, visible_lines
 from invbench.threads import suitable_threads, threads_put_back
 from invbench.training import Training
 
@@ -250,8 +249,8 @@ class _Attempt:
             report.say(f"failed: {kind}: {error}")
         if kind != "disk_full":
             with suppress(OSError):
-                trace = visible_lines("".join(traceback.format_exception(error)))
-                self._write("failed", {}, {}, kind=kind, message=visible(str(error)), trace=trace)
+                trace = "".join(traceback.format_exception(error))
+                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
         return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:

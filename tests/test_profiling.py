@@ -9,7 +9,7 @@ import torch
 from cells import small_cell
 from conftest import Bench
 
-from invbench import phases
+from invbench import stopwatch
 from invbench.phases import PHASES, Phases, phase
 from invbench.profiling import TRACED, Profile, profile_cell
 from invbench.runner import Options, run_cell
@@ -28,7 +28,7 @@ def profiled(cell: Cell, out: Path) -> Profile:
 def test_a_phase_does_not_count_what_is_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that goes on by a second whenever one looks at it."""
     ticks = iter(range(100))
-    monkeypatch.setattr(phases.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
     watching = Phases(torch.device("cpu"))
     with watching.watch(), phase("backward"):  # 0 to 7
         with phase("forward"), phase("data"):  # 1 to 4, 2 to 3
