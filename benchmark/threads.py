@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from invbench.training import Training
 
 POLICY = "OMP_WAIT_POLICY"
@@ -14,7 +16,7 @@ CHOSEN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 MOST_THREADS = 1024
 """That one can ask for."""
 WORTH_THREADS = 2**27
-"""Multiplications of a step of a network of matrices, below which a second thread costs more than it does."""
+"""Multiplications in the forward passes of a step, below which more threads cost more than they do."""
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -45,7 +47,29 @@ def suitable_threads(training: "Training") -> int:
     """
     import torch
 
-    parameters = sum(value.numel() for value in training.parameters.values())
-    multiplications = parameters * training.sampler.batch_size * training.sampler.per_step
-    small = training.problem.kind == "vector" and multiplications < WORTH_THREADS
-    return 1 if small or training.device.type != "cpu" else torch.get_num_threads()
+    most = torch.get_num_threads()
+    if most == 1 or training.device.type != "cpu":
+        return 1
+    examples = training.sampler.batch_size * training.sampler.per_step
+    return most if examples * _multiplications(training.model, training.examples.x[:1]) >= WORTH_THREADS else 1
+
+
+def _multiplications(model: "nn.Module", x: "Tensor") -> int:
+    """In the matrices and convolutions of a forward pass from one example (1, ...)."""
+    import torch
+    from torch import Tensor, nn
+
+    counts = []
+
+    def count(module: nn.Linear | nn.Conv1d | nn.Conv2d, inputs: object, output: Tensor) -> None:
+        counts.append(module.weight.numel() * output.numel() // len(module.weight))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    trains = model.training
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model.eval()(x)
+    model.train(trains)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)

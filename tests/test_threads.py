@@ -1,0 +1,87 @@
+"""Threads follow the size of a run, sleep while they wait unless the user has chosen, and are put back."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from cells import small_cell
+from conftest import Bench
+
+from invbench import threads
+from invbench.records import run_folders
+from invbench.runner import Options, run_cell
+from invbench.threads import wait_passively
+
+SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
+
+
+@pytest.fixture
+def three() -> Iterator[None]:
+    """A process that takes three threads by itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(("worth", "expected"), [(1, 3), (2**60, 1)])
+def test_a_run_takes_what_its_size_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int, expected: int
+) -> None:
+    monkeypatch.setattr(threads, "WORTH_THREADS", worth)
+    record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
+    assert record.machine["threads"] == expected
+    assert torch.get_num_threads() == 3, "put back"
+
+
+@pytest.mark.usefixtures("three")
+def test_what_is_asked_for_is_taken(tmp_path: Path, bench: Bench) -> None:
+    assert bench("run", "-m", "erm", "-d", "linear_unit_tests", "--set", "trainer.steps=3", "--threads", "2")[0] == 0
+    (folder,) = run_folders(tmp_path / "results")
+    record = folder.read_record()
+    assert record is not None
+    assert record.machine["threads"] == 2
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("method", ["augerino", "erm"])
+def test_counting_moves_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Neither random numbers nor running means."""
+    cell = small_cell(method, "mario_iggy")
+    given = run_cell(cell, Options("cpu", tmp_path / "given", threads=1))
+    monkeypatch.setattr(threads, "WORTH_THREADS", 2**60)
+    chosen = run_cell(cell, Options("cpu", tmp_path / "chosen"))
+    assert chosen.metrics == given.metrics
+
+
+def test_multiplications_of_known_networks() -> None:
+    from torch import nn
+
+    dense = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    assert threads._multiplications(dense, torch.zeros(1, 3)) == 3 * 5 + 5 * 2
+    pictures = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, groups=2))
+    assert threads._multiplications(pictures, torch.zeros(1, 2, 8, 8)) == 64 * 4 * 2 * 9 + 36 * 6 * 2 * 9
+
+
+def test_the_user_s_choice_is_left() -> None:
+    for given in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}, {"KMP_BLOCKTIME": "1"}):
+        environment = dict(given)
+        wait_passively(environment)
+        assert environment == given
+    empty: dict[str, str] = {}
+    wait_passively(empty)
+    assert empty == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("module", ["invbench", "invbench.cli"])
+def test_it_is_set_ahead_of_torch(module: str) -> None:
+    """By the package alone, which loads no torch: that reads it only once."""
+    plain = {name: value for name, value in os.environ.items() if name not in threads.CHOSEN}
+    code = SHOWN.format(module) + "; import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PASSIVE", "False"]
