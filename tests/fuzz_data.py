@@ -206,6 +206,13 @@ def _with_header(shape: str, kind: str = "'<f4'", content: bytes = b"", packing:
     return stream.getvalue()
 
 
+def _unpacked(array: NDArray[Any]) -> bytes:
+    """An array as a file of its own."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 def _patched(content: bytes, local: int, central: int, value: int) -> bytes:
     """A zip archive with a byte of every header changed."""
     data = bytearray(content)
@@ -230,7 +237,7 @@ def _figures() -> Iterator[Case]:
         "complex": (_arrays(mario=ok + 1j), True),
         "structured": (_arrays(mario=np.zeros((3, 32, 32), [("a", "f4")])), True),
         "dates": (_arrays(mario=np.zeros((3, 32, 32), "M8[s]")), True), "empty": (b"", True),
-        "garbage": (b"PK\x03\x04" + b"x" * 100, True), "not packed": (lambda path: np.save(path.open("wb"), ok), True),
+        "garbage": (b"PK\x03\x04" + b"x" * 100, True), "not packed": (_unpacked(ok), True),
         "cut": (good[:-100], True), "shape 1e12": (_with_header("(1000000000000,)"), True),
         "negative": (_with_header("(-5,)"), True), "code": (_with_header("__import__('os').mkdir('harmed')"), True),
         "overflow": (_with_header("(4611686018427387904,4)"), True), "40 GB": (_with_header("(10000000000,)"), True),

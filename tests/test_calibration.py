@@ -72,7 +72,7 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     clock(monkeypatch, vmap=1.0, loop=3.0, joint=2.0)
     training = training_of(measured(), tmp_path)
     assert training.objective.strategy == "vmap"
-    training.resume(Report("", training.total, folder.log, quiet=True))
+    training.begin(Report("", training.total, folder.log, quiet=True))
     assert (training.done, training.objective.strategy) == (3, "loop")
 
 
