@@ -87,6 +87,8 @@ class Position(BaseModel):
     strategy: Strategy
     summed: int = Field(ge=0)
     """Steps since the last evaluation."""
+    curves: str
+    """Hash of the rows until then; `invbench.curves.digest`."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     """By part; `invbench.training.PARTS`."""
 

@@ -16,6 +16,7 @@ no moment is left between the look and the write. The lock dies with its process
 
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -51,7 +52,7 @@ class Holder(BaseModel):
     """Where the process number means something: this boot of this machine, or of this container."""
     pid: int = Field(ge=1, le=MOST_PID)
     born: float
-    """When the process began, so that another one with the same number is not taken for it."""
+    """When the process began, so that another one with the same number is not taken for it; see `_birth`."""
     token: str
     """This claim and no other."""
     generation: int = Field(default=1, ge=1)
@@ -66,7 +67,7 @@ class Holder(BaseModel):
             host=socket.gethostname(),
             machine=_machine(),
             pid=os.getpid(),
-            born=psutil.Process().create_time(),
+            born=_birth(os.getpid()),
             token=uuid.uuid4().hex,
         )
 
@@ -84,9 +85,8 @@ class Holder(BaseModel):
     def lives(self) -> bool:
         """Of a near one: whether the process is there, and no mere remains of it."""
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return abs(_birth(self.pid) - self.born) < 1 and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             return False
         except psutil.AccessDenied:
             return True
@@ -273,6 +273,14 @@ def _held_by(path: Path, seen: Seen | None) -> RunHeld:
     holder = seen.holder if seen else None
     who = f"process {holder.pid} on {holder.host}" if holder else "another process"
     return RunHeld(f"run {path.parent.name} is being worked on by {who}; wait for it or stop it")
+
+
+def _birth(pid: int) -> float:
+    """When a process began: on Linux in the kernel's ticks since it started, which no setting of a clock moves."""
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return float(content.rpartition(")")[2].split()[19])  # the name in parentheses may have spaces
 
 
 @cache

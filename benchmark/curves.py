@@ -1,7 +1,9 @@
 """What a run's curves hold beside the metrics: the last step's parts, what is learned, the method's state."""
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,12 @@ def state_columns(state: State) -> Row:
 def write_rows(rows: list[Row], path: Path) -> None:
     """Write every measurement so far, one row each."""
     pd.DataFrame(rows).to_parquet(path, index=False)
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """One hash of all numbers in rows, those in memory and those that a file has of them: sha256."""
+    plain = [{name: float(value) for name, value in row.items() if not math.isnan(value)} for row in rows]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_curves(path: Path) -> pd.DataFrame | None:

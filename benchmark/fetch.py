@@ -128,7 +128,7 @@ def _get(download: Download, cache: Path) -> None:
             pooch.retrieve(url, download.hash, path.name, path.parent, downloader=_downloader(path, download.size))
             return
         except (requests.RequestException, ValueError) as error:
-            reasons.append(f"{urlsplit(url).netloc}: {_reason(error)}")
+            reasons.append(f"{_host(url)}: {_reason(error)}")
     raise UserError(f"{download.path}: {'; '.join(reasons)}")
 
 
@@ -284,6 +284,14 @@ def _sums(release: Release, cache: Path) -> Iterator[tuple[str, str]]:
 def _others(release: Release) -> str:
     more = sum(not file.optional for file in release.files) - 1
     return f" and the {more} other files of the release (or their .gz)" if more else ""
+
+
+def _host(url: str) -> str:
+    """Whom an address names; all of it where it is none."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return url
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from invbench.claims import Claim, claimed, held
+from invbench.claims import LOCK, Claim, claimed, held
 from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
 from invbench.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
@@ -35,6 +35,8 @@ MOST_BYTES = 2**24
 """A larger file is neither a record nor a specification."""
 DEEPEST = 40
 """Levels of a specification."""
+LONGEST = 2**14
+"""Characters of a value in it."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -231,9 +233,10 @@ class RunFolder:
             self.record.replace(self.path / name)
 
     def discard(self) -> None:
-        """Remove a folder in which nothing has happened."""
+        """Remove the folder, unless anything has happened in it: others may have been there before it was held."""
         with self.writing():
-            shutil.rmtree(self.path, ignore_errors=True)
+            if {path.name for path in self.path.iterdir()} <= {self.spec.name, self.claim.name, LOCK}:
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def status(self, sources: str | None = None) -> Status:
         """Derived from the files. `sources`, the code's hash now, tells stale from done."""
@@ -341,6 +344,8 @@ def _plain_yaml(content: bytes) -> Any:
     for event in yaml.parse(content, Loader=_YAML):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             raise ValueError("it has an alias or a tag")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST:  # such as a number to base 60
+            raise ValueError(f"it has a value of more than {LONGEST} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it has more than {DEEPEST} levels")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from invbench.checkpoint import Checkpoint, Position, check_fit, laid_out_like, random_state, restore_random_state
 from invbench.condensed import training_examples
-from invbench.curves import SECONDS, Row, learned_columns, read_rows, state_columns, step_columns, write_rows
+from invbench.curves import SECONDS, Row, digest, learned_columns, read_rows, state_columns, step_columns, write_rows
 from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation import evaluate, watched_splits
 from invbench.flat_network import FlatNetwork
@@ -301,6 +301,7 @@ class Training:
                 step=self.done,
                 strategy=self.objective.strategy,
                 summed=self.summed,
+                curves=digest(self.rows),
                 seconds=self.stopwatch.read(),
             )
             checkpoint = Checkpoint(self._state(), position.model_dump())
@@ -335,8 +336,8 @@ class Training:
         state = laid_out_like(fresh, checkpoint.tensors)
         check_fit(fresh, state, growing=("method", "random"))
         rows = read_rows(self.folder.curves, position.step)
-        if rows is None:
-            raise Unusable("the curves cannot be read")
+        if rows is None or digest(rows) != position.curves:
+            raise Unusable("the curves cannot be read, or are not those of the checkpoint")
         return state, position, rows
 
     def _resume(self, report: Report) -> None:

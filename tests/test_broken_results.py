@@ -203,6 +203,13 @@ def test_a_specification_is_what_was_written(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).load_spec() == odd
 
 
+def test_a_number_to_base_60_is_not_computed(victim: RunFolder) -> None:
+    """It takes a time that grows with the square of its length."""
+    victim.spec.write_text("seed: 1" + ":1" * 200_000)
+    with pytest.raises(Unreadable, match="a value of more than"):
+        victim.load_spec()
+
+
 def test_a_pipe_is_not_waited_for(victim: RunFolder) -> None:
     for path in (victim.spec, victim.record, victim.curves):
         path.unlink()

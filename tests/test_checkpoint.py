@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from cells import assert_same_training, run_until, small_cell
@@ -189,8 +190,30 @@ def test_a_method_that_trains_nothing_can_be_killed_before_its_record(tmp_path: 
     assert "afresh" not in folder.log.read_text()
 
 
-def test_curves_that_cannot_be_read_are_begun_again(stopped: RunFolder, undisturbed: RunFolder) -> None:
-    stopped.curves.write_bytes(b"PAR1")
+CURVES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "another number": lambda rows: rows.assign(test_loss=rows["test_loss"] * (1 + 1e-15)),
+    "a row less": lambda rows: rows.iloc[1:],
+    "none": lambda rows: rows.iloc[:0],
+    "a column less": lambda rows: rows.drop(columns="test_loss"),
+}
+
+
+@pytest.mark.parametrize("name", [*CURVES, "garbage"])
+def test_curves_that_are_not_those_of_the_checkpoint(stopped: RunFolder, undisturbed: RunFolder, name: str) -> None:
+    """Damaged, or of another attempt that got no further than to write them."""
+    if name == "garbage":
+        stopped.curves.write_bytes(b"PAR1")
+    else:
+        CURVES[name](pd.read_parquet(stopped.curves)).to_parquet(stopped.curves, index=False)
     _, log = go_on(stopped)
-    assert "the curves cannot be read; starting afresh" in log
+    assert "the curves cannot be read, or are not those of the checkpoint; starting afresh" in log
+    assert_same_training(stopped, undisturbed)
+
+
+def test_curves_that_are_ahead_of_the_checkpoint_do_no_harm(stopped: RunFolder, undisturbed: RunFolder) -> None:
+    """They are written first."""
+    rows = pd.read_parquet(stopped.curves)
+    pd.concat([rows, rows.tail(1).assign(step=STEP + 1, more=3.0)]).to_parquet(stopped.curves, index=False)
+    _, log = go_on(stopped)
+    assert "afresh" not in log
     assert_same_training(stopped, undisturbed)

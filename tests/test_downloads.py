@@ -377,3 +377,10 @@ def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(UserError, match="cannot be unpacked: No space left on device$"):
         unpack(archive, tmp_path, "good")
+
+
+@pytest.mark.parametrize("mirror", ["http://[", "nowhere", "file:///etc", "http://127.0.0.1:0"])
+def test_a_mirror_that_is_none(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVBENCH_MIRROR", mirror)
+    with pytest.raises(UserError, match="^a.bin: "):
+        fetch(Release("mine", "", "", (SourceFile("a.bin"),), (Download("a.bin", (), "sha256:0"),)))

@@ -155,6 +155,12 @@ def test_yaml_has_bounds(text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_number_of_many_digits_takes_no_time() -> None:
+    """What looks like one is looked at once, not once for each digit."""
+    text = "1" * 200_000 + "x"
+    assert parse_yaml(text, "recipe x") == text
+
+
 def test_yaml_within_the_bounds() -> None:
     assert parse_yaml("[" * 32 + "]" * 32, "x")
     assert parse_yaml("a: &one {b: [1, 2]}\nc: *one\nd: [*one, *one]", "x")["d"] == [{"b": [1, 2]}] * 2

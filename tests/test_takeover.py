@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 from cells import SMALL
 
-from invbench.claims import LOCK, look
+from invbench.claims import LOCK, Holder, look
+from invbench.errors import UserError
 from invbench.records import RunFolder
-from invbench.spec import resolve
+from invbench.runner import Options, run_cell
+from invbench.spec import RunSpec, resolve
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
 MACHINE = """
@@ -141,3 +145,36 @@ def test_a_removed_folder_is_not_made_anew_by_its_holder(tmp_path: Path) -> None
     with folder.claimed() as held:
         held.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_others_have_finished_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been there between its making and its claim, and the request be a mistake only now."""
+    path, out = tmp_path / "events.csv", tmp_path / "runs"
+    frame = pd.DataFrame({"_label": [0, 1] * 30, "mass": range(60), "a": range(60)})
+    frame.to_csv(path, index=False)
+    sizes = {"trainer.steps": 3, "trainer.batch_size": 10, "backbone.width": 4}
+    cell = resolve("erm", "tabular_nuisance", 0, sizes | {"dataset.table": str(path), "dataset.nuisance": ["mass"]})
+    create = RunFolder.create
+
+    def slow(folder: RunFolder, spec: RunSpec) -> bool:
+        new = create(folder, spec)
+        monkeypatch.setattr(RunFolder, "create", create)
+        run_cell(cell, Options("cpu", out))
+        path.write_text("_label\n")
+        return new
+
+    monkeypatch.setattr(RunFolder, "create", slow)
+    with pytest.raises(UserError, match="column"):
+        run_cell(cell, Options("cpu", out))
+    record = RunFolder(out / cell.spec.run_id).read_record()
+    assert record is not None
+    assert record.status == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_clock_that_is_set_makes_no_holder_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil's time of birth moves with the clock of the machine."""
+    holder = Holder.this_process()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 5.0)
+    assert holder.lives
+    assert not holder.model_copy(update={"born": holder.born - 100}).lives
