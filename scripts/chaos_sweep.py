@@ -26,8 +26,8 @@ from invbench.curves import SECONDS
 from invbench.records import RunFolder, run_folders
 
 COMMAND = "from invbench.cli import main; main()"
-MOST_PAUSE = 8.0
-"""Longest time between two kills, in seconds."""
+LEAST_PAUSE, MOST_PAUSE = 0.5, 8.0
+"""Shortest and longest time between two kills, in seconds."""
 
 
 def main(
@@ -44,9 +44,11 @@ def main(
         began = time.monotonic()
         if start(arguments, quiet).wait():
             raise SystemExit("the undisturbed sweep failed; nothing to compare with")
-        print(f"undisturbed: {len(run_folders(quiet))} runs in {time.monotonic() - began:.0f} s")
+        took = time.monotonic() - began
+        print(f"undisturbed: {len(run_folders(quiet))} runs in {took:.0f} s")
         began = time.monotonic()
-        victims, rewritten = disturb(arguments, disturbed, kills, random.Random(seed))  # noqa: S311
+        pause = min(MOST_PAUSE, max(2 * LEAST_PAUSE, took / kills))  # so that it is not over before all kills
+        victims, rewritten = disturb(arguments, disturbed, kills, pause, random.Random(seed))  # noqa: S311
         print(f"disturbed: killed {victims['worker']} workers and the sweep {victims['sweep']} times, ", end="")
         print(f"in {time.monotonic() - began:.0f} s; {continued(disturbed)} runs continued from a checkpoint")
         differences = [*rewritten, *compare(quiet, disturbed)]
@@ -68,14 +70,20 @@ def log_of(out: Path) -> Path:
     return out.with_suffix(".log")
 
 
-def disturb(arguments: list[str], out: Path, kills: int, rng: random.Random) -> tuple[Counter[str], list[str]]:
-    """Kill and start again; then let it end. Returns who was killed, and finished records that changed afterwards."""
+def disturb(
+    arguments: list[str], out: Path, kills: int, pause: float, rng: random.Random
+) -> tuple[Counter[str], list[str]]:
+    """Kill and start again; then let it end. Returns who was killed, and finished records that changed afterwards.
+
+    Args:
+        pause: longest time between two kills, once there is somebody to kill.
+    """
     victims: Counter[str] = Counter()
     finished: dict[Path, bytes] = {}
     changed: list[str] = []
     process = start(arguments, out)
     while victims.total() < kills:
-        time.sleep(rng.uniform(0.5, MOST_PAUSE))
+        time.sleep(rng.uniform(LEAST_PAUSE, pause))
         if process.poll() is not None:
             print(f"the sweep was over after {victims.total()} kills; more seeds or fewer kills")
             break
