@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from invbench.errors import Unusable
@@ -43,7 +43,7 @@ class Checkpoint:
         flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors, LEVEL).items()}
         header = {"facts": json.dumps(self.facts), "sha256": checksum(flat, self.facts)}
         with replacing as temporary:
-            save_file(flat, temporary, metadata=header)
+            temporary.write_bytes(save(flat, metadata=header))  # save_file would make a temporary file of its own
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint | None":

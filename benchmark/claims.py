@@ -172,6 +172,11 @@ def claimed(path: Path) -> Iterator[Claim]:
     """
     holder = Holder.this_process()
     claim = Claim(path, holder if _create(path, holder) else _take_over(path, holder))
+    try:
+        path.with_name(LOCK).touch()  # now: later there may be no room for it
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     heart = threading.Thread(target=claim.keep_alive, name="heartbeat", daemon=True)
     heart.start()
     try:

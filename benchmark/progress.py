@@ -1,18 +1,19 @@
 """Progress of a run: a bar on a terminal, plain lines in a log. Both go to stderr and to the run's log file."""
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from invbench.terminal import visible
+from invbench.terminal import Lasting, visible
 
 if TYPE_CHECKING:
     from invbench.claims import Claim
@@ -24,8 +25,8 @@ Tell = Callable[[int], object]
 
 
 def error_console(quiet: bool = False) -> Console:
-    """Where progress is shown: stderr, since stdout is for results."""
-    return Console(stderr=True, quiet=quiet, highlight=False)
+    """Where progress is shown: stderr, since stdout is for results. A terminal that goes away stops no run."""
+    return Console(file=cast(IO[str], Lasting(sys.stderr)), quiet=quiet, highlight=False)
 
 
 @contextmanager

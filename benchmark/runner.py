@@ -22,7 +22,7 @@ from invbench.machine import choose_device, code_version, describe, forget_peak_
 from invbench.memory import keep_freed_memory, out_of_memory
 from invbench.problem import Problem
 from invbench.progress import Report, announce
-from invbench.records import Record, RunFolder, now
+from invbench.records import Record, RunFolder, now, unwritable
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
 from invbench.threads import suitable_threads, threads_put_back
@@ -227,8 +227,15 @@ class _Attempt:
                 raise self.failed(error, report) from error
 
     def begin(self) -> Report:
-        """Make the folder ready; returns where the run tells how far it is."""
-        self.folder.set_aside()
+        """Make the folder ready; returns where the run tells how far it is.
+
+        Raises:
+            UserError, RunFailed: the folder cannot be written to.
+        """
+        try:
+            self.folder.set_aside()
+        except OSError as error:
+            raise unwritable(self.folder.path, error) from None
         forget_peak_memory(self.device)
         return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
 

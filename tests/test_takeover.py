@@ -14,7 +14,7 @@ import pytest
 from cells import SMALL
 
 from invbench.claims import LOCK, Holder, look
-from invbench.errors import UserError
+from invbench.errors import RunFailed, UserError
 from invbench.records import RunFolder
 from invbench.runner import Options, run_cell
 from invbench.spec import RunSpec, resolve
@@ -137,6 +137,54 @@ def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFold
     assert (folder.path / LOCK).exists(), "killed in the middle of a write"
     assert ended(start(tmp_path, "same")) == "done"
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".") or path == folder.claim]
+
+
+SAVING = """
+import sys
+from pathlib import Path
+import torch
+from invbench.checkpoint import Checkpoint
+from invbench.records import RunFolder
+with RunFolder(Path(sys.argv[1])).claimed() as folder:
+    while True:
+        Checkpoint({"a": torch.zeros(2**24)}, {}).save(folder.replacing(folder.checkpoint))
+"""
+
+
+def test_half_a_checkpoint_is_removed_by_who_comes_next(tmp_path: Path) -> None:
+    """Whatever the library that writes it calls its files."""
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path)])
+    while not [path for path in tmp_path.glob(".*") if path.name != LOCK and size_of(path) > 0]:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert len(list(tmp_path.glob(".*"))) > 1, "killed in the middle of a write"
+    with RunFolder(tmp_path).claimed():
+        assert [path.name for path in tmp_path.glob(".*")] == [LOCK]
+
+
+def size_of(path: Path) -> int:
+    """Of a file that may be gone by now."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later there may be no room for another file; where there is none now, nothing is claimed."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with folder.claimed():
+        assert (folder.path / LOCK).exists()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(RunFailed, match="No space left on device; make room"), folder.claimed():
+        pass
+    assert list(folder.path.iterdir()) == []
 
 
 def test_a_removed_folder_is_not_made_anew_by_its_holder(tmp_path: Path) -> None:

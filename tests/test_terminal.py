@@ -1,7 +1,11 @@
 """Names and messages with characters that command a terminal: shown, wherever the program writes."""
 
 import io
+import os
+import pty
 import re
+import signal
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -152,3 +156,22 @@ def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[1].index("summary") == lines[2].index(MARKUP) == lines[3].index(SHOWN)
+
+
+def test_a_terminal_that_goes_away_stops_no_run(tmp_path: Path) -> None:
+    """What it would have been shown is in the log."""
+    controller, terminal = pty.openpty()
+    settings = ["--set", "trainer.steps=60", "--set", "trainer.evaluate_every=2", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", "from invbench.cli import main; main()", "run", "-m", "erm", "-d", "spirals"]
+    process = subprocess.Popen(
+        [*command, *settings], stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while b"/60" not in shown:
+        shown += os.read(controller, 1000)
+    os.close(controller)
+    assert process.wait(120) == 0
+    (record,) = tmp_path.glob("*/record.json")
+    assert '"status": "done"' in record.read_text()
