@@ -11,6 +11,7 @@ from cells import SMALL
 from conftest import Bench
 from matplotlib.figure import Figure
 
+from invbench import entry
 from invbench.cli import main
 from invbench.drawing import save
 from invbench.errors import UserError
@@ -300,3 +301,19 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("0,2,1-3", [0, 2, 1, 3])])
 def test_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
+
+
+def test_ctrl_c_while_the_command_is_being_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *others: object) -> None:
+            if name == "invbench.cli":
+                raise KeyboardInterrupt
+
+    for name in [name for name in sys.modules if name.startswith("invbench.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    assert (stop.value.code, capsys.readouterr().err) == (130, "error: interrupted\n")
