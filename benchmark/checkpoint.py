@@ -55,11 +55,15 @@ class Checkpoint:
             Unusable: it is damaged.
         """
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise Unusable("the checkpoint is no file")
             content = path.read_bytes()  # once: the next checkpoint may take the file's place at any moment
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unusable(f"the checkpoint cannot be read ({error.strerror})") from None
+        except MemoryError:
+            raise Unusable("the checkpoint does not fit into memory") from None
         try:
             (length,) = struct.unpack("<Q", content[:8])
             header = json.loads(content[8 : 8 + length])["__metadata__"]

@@ -14,6 +14,7 @@ inside `Claim.writing` only, which looks at the claim again. Whoever takes a run
 no moment is left between the look and the write. The lock dies with its process; its file goes with the claim.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -40,6 +41,8 @@ WATCH_SECONDS = 10.0
 LOCK = ".claim.lock"
 """Beside the claim: held while a file of the run is replaced, or the run taken over."""
 MOST_PID = 2**31 - 1
+MOST_BYTES = 2**16
+"""Of a claim."""
 
 
 class Holder(BaseModel):
@@ -132,7 +135,7 @@ class Claim:
         with self.threads:
             self.confirm()  # first without the lock, whose file may have gone with the folder
             try:
-                with FileLock(self.path.with_name(LOCK), timeout=SILENT_SECONDS):
+                with _locked(self.path, SILENT_SECONDS):
                     self.confirm()
                     yield
             except Timeout:
@@ -157,7 +160,7 @@ class Claim:
 
     def give_up(self) -> None:
         """Let others have the run."""
-        with suppress(Interrupted), self.writing():
+        with suppress(Interrupted, OSError), self.writing():  # what stays is the claim of a process that is gone
             self.path.with_name(LOCK).unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
@@ -173,7 +176,8 @@ def claimed(path: Path) -> Iterator[Claim]:
     holder = Holder.this_process()
     claim = Claim(path, holder if _create(path, holder) else _take_over(path, holder))
     try:
-        path.with_name(LOCK).touch()  # now: later there may be no room for it
+        with _locked(path, SILENT_SECONDS):  # its file is made now: later there may be no room for it
+            pass
     except OSError:
         path.unlink(missing_ok=True)
         raise
@@ -187,10 +191,34 @@ def claimed(path: Path) -> Iterator[Claim]:
         claim.give_up()
 
 
+@contextmanager
+def _locked(path: Path, timeout: float) -> Iterator[None]:
+    """Hold the lock beside a claim; where the file system knows no locks, nothing but the claim itself is held.
+
+    Raises:
+        Timeout: another process has it.
+        OSError: its file cannot be made.
+    """
+    lock = FileLock(path.with_name(LOCK), timeout=timeout)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def look(path: Path) -> Seen | None:
     """The claim that is there now, or None."""
     try:
-        content, changed = path.read_bytes(), path.stat().st_mtime_ns
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES)
+        changed = path.stat().st_mtime_ns
     except OSError:
         return None
     try:
@@ -219,7 +247,7 @@ def _create(path: Path, holder: Holder) -> bool:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(holder.model_dump_json())
-    except OSError:
+    except BaseException:  # Ctrl-C too: a claim without content keeps others away for a minute
         path.unlink(missing_ok=True)
         raise
     return True
@@ -235,7 +263,7 @@ def _take_over(path: Path, holder: Holder) -> Holder:
     if dead.holder is not None:
         holder = holder.model_copy(update={"generation": dead.holder.generation + 1})
     try:
-        with FileLock(path.with_name(LOCK), timeout=0):
+        with _locked(path, 0):
             now = look(path)
             if now is None or now.mark != dead.mark:
                 raise _held_by(path, now)

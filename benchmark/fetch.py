@@ -127,7 +127,7 @@ def _get(download: Download, cache: Path) -> None:
         try:
             pooch.retrieve(url, download.hash, path.name, path.parent, downloader=_downloader(path, download.size))
             return
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, ValueError, AssertionError) as error:  # urllib3's, of odd names of hosts
             reasons.append(f"{_host(url)}: {_reason(error)}")
     raise UserError(f"{download.path}: {'; '.join(reasons)}")
 

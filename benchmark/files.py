@@ -27,7 +27,8 @@ def replacing(
         _sync(temporary)
         with allowed():
             temporary.replace(path)
-        _sync(path.parent)
+        with contextlib.suppress(OSError):  # not every file system can; the file is in its place all the same
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Progress of a run: a bar on a terminal, plain lines in a log. Both go to stderr and to the run's log file."""
 
+import os
 import re
 import sys
 import time
@@ -61,6 +62,11 @@ def headlines(metrics: Iterable[str]) -> list[str]:
     detail = "distance|jensen|rejection|representation|(validation|train)_(mutual|roc)"
     hidden = re.compile(rf"\.|{detail}|_bin\d+$|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
     return [name for name in metrics if not hidden.search(name)]
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: of a pipe that nobody reads it would be for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
 
 
 class Report:
@@ -125,5 +131,5 @@ class Report:
         self.console.print(plain_text(f"{self.title}  {text}"), soft_wrap=True)
 
     def _write(self, text: str) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
+        with open(self.log, "a", encoding="utf-8", opener=_at_once) as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {visible(text)}\n")

@@ -30,7 +30,7 @@ REPLACED = ("claim.json", "record.json", "checkpoint.safetensors", "curves.parqu
 """Files of a run that are replaced while it is worked on."""
 EARLIER = re.compile(r"record\.previous(?:\.(\d+))?\.json")
 """Names of the records of earlier attempts: `record.previous.json`, `record.previous.2.json`, ..."""
-Status = Literal["queued", "running", "lost", "done", "failed", "stale"]
+Status = Literal["queued", "running", "lost", "done", "failed", "stale", "newer"]
 MOST_BYTES = 2**24
 """A larger file is neither a record nor a specification."""
 DEEPEST = 40
@@ -166,7 +166,8 @@ class RunFolder:
         with ExitStack() as stack:
             try:
                 claim = stack.enter_context(claimed(self.claim))
-                remove_remains(self.path, REPLACED)
+                with claim.writing():
+                    remove_remains(self.path, REPLACED)
             except OSError as error:
                 raise unwritable(self.path, error) from None
             yield replace(self, holder=claim)
@@ -239,8 +240,11 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def status(self, sources: str | None = None) -> Status:
-        """Derived from the files. `sources`, the code's hash now, tells stale from done."""
-        record = self.read_record()
+        """Derived from the files. `sources`, the code's hash now, tells stale from done; newer: of a newer version."""
+        try:
+            record = self.read_record()
+        except Newer:
+            return "newer"
         if record is not None:
             stale = record.status == "done" and sources is not None and record.code.get("sources") != sources
             return "stale" if stale else record.status

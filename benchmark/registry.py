@@ -108,10 +108,16 @@ class Registry:
 
     def _built_in(self, path: Path) -> Entry:
         module, name = f"{self.group}.{path.stem}", path.stem
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:
+            return _broken(name, module, f"{path}{_line(error)}: {error.args[0]}")
 
         def load() -> type[Any]:
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise UserError(f"{path} cannot be imported: {error}") from error
             if name not in self._registered:
                 raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
             return self._registered[name]
@@ -146,6 +152,19 @@ def _third_party(point: EntryPoint) -> Entry:
             raise UserError(f"'{point.name}' from the package {distribution} does not load: {error}") from error
 
     return Entry(point.name, point.module, load, f"from the package {distribution}")
+
+
+def _broken(name: str, module: str, reason: str) -> Entry:
+    """A file that is no Python: the others can be used all the same."""
+
+    def load() -> type[Any]:
+        raise UserError(reason)
+
+    return Entry(name, module, load, f"cannot be read: {reason}", {})
+
+
+def _line(error: Exception) -> str:
+    return f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:

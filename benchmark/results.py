@@ -48,7 +48,9 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     metric, e.g. `test_accuracy` (float64, NaN unless the run is done); `best_validation.test_accuracy` and so on, at
     the step that was best on the validation set, and `best_validation.step`; `data.metric`, the one that tables show,
     `data.primary` and `data.higher_is_better`, what the task is judged by on any split, and which way;
-    `data.environments`; `data.variant`, `data.fingerprint`; `cost.wall_seconds`, `cost.seconds_per_step`,
+    `data.environments`; `data.variant`, `data.fingerprint`; `cost.wall_seconds` and its parts
+    `cost.training_seconds`, `cost.evaluation_seconds`, `cost.checkpoint_seconds`, `cost.invariance_seconds`;
+    `cost.seconds_per_step`, of training alone, the first steps with all that is set up in them included;
     `cost.peak_memory_bytes` (float64); `invariance.rotation` and so on (float64), the mean change of the prediction
     over the range of a generator, and `invariance.quarter_turns` and its like; `started`, `finished`; `path`.
 
@@ -84,8 +86,9 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front.
 
     Columns: step, epoch; the metrics; objective, its mean since the last row; of the last step `risk.<environment>`,
-    penalty (with its weight) and gradient_norm; `coefficient.<input>` of a linear problem; `state.<name>`, the method's
-    numbers, such as an adaptive rule's weights; `width.<generator>` and its like, what is learned besides the weights.
+    penalty (with its weight) and gradient_norm; training_seconds, that the steps have taken so far;
+    `coefficient.<input>` of a linear problem; `state.<name>`, the method's numbers, such as an adaptive rule's weights;
+    `width.<generator>` and its like, what is learned besides the weights.
     """
     tables = []
     unreadable: list[str] = []

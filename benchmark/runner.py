@@ -172,6 +172,8 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
     new = folder.create(cell.spec)
     with folder.claimed() as held:
         record = held.read_record()
+        if record is not None and record.spec != cell.spec:  # somebody has put another run's there
+            record = None
         problem = None
         try:
             if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:

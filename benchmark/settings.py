@@ -4,9 +4,9 @@ Values are checked as JSON data, strictly: a number is not a string, `true` is n
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -142,15 +142,36 @@ class Settings(BaseModel):
         return tuple(name for name, field in cls.model_fields.items() if search_info(field).fusable)
 
     @classmethod
+    def _fields_at(cls, path: Sequence[str | int]) -> list[str]:
+        """Names of the settings at a place below this kind's."""
+        models: list[type[BaseModel]] = [cls]
+        for name in path:
+            fields = [model.model_fields[name] for model in models if name in model.model_fields]
+            models = [below for field in fields for below in _models_in(field.annotation)] or models
+        return [name for model in models for name in model.model_fields]
+
+    @classmethod
     def _explain(cls, error: ValidationError, where: str) -> str:
-        first = error.errors()[0]
+        errors = error.errors()  # a name that is not known often is why another one is missing
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            return f"no setting '{where}.{path}'{did_you_mean(path, cls.model_fields)}"
+            known = cls._fields_at(first["loc"][:-1])
+            return f"no setting '{where}.{path}'{did_you_mean(str(first['loc'][-1]), known)}"
+        if first["type"] == "missing":
+            return f"setting '{where}.{path}' is missing"
         if not path:
             return f"{where}: {first['msg'].removeprefix('Value error, ')}"
         expected = first["msg"][0].lower() + first["msg"][1:].removeprefix("alue error, ")
         return f"setting '{where}.{path}' is {brief(_show(first['input']))}: {expected}"
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The kinds of settings that a type names, inside lists and alternatives too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def search_info(field: FieldInfo) -> SearchInfo:

@@ -102,18 +102,10 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
         lines += changed[:MOST_LINES]
         lines += [f"  and {len(changed) - MOST_LINES} more lines"] if len(changed) > MOST_LINES else []
     if others:
-        kinds = Counter(map(_status, others))
+        kinds = Counter(folder.status() for folder in others)
         listed = ", ".join(f"{count} {status}" for status, count in kinds.items())
         lines.append(f"{len(others)} runs in {out} are not part of the sweep as it is now ({listed}); they stay there")
     return lines
-
-
-def _status(folder: RunFolder) -> str:
-    """Of a run that need not be ours."""
-    try:
-        return folder.status()
-    except Unreadable:
-        return "unreadable"
 
 
 def _as_data(sweep: Sweep) -> dict[str, Any]:

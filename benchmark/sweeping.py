@@ -178,11 +178,12 @@ def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
     """Say how it ended; raise where not all is done."""
     out = request.out
     found = statuses(cells, out)
-    counts = {kind: sum(status == kind for status in found.values()) for kind in ("done", "stale", "failed")}
+    counts = {kind: sum(status == kind for status in found.values()) for kind in ("done", "stale", "failed", "newer")}
     left = len(cells) - sum(counts.values())
     parts = [f"{counts['done']} of {len(cells)} runs done"]
     parts += [f"{counts['failed']} failed (--rerun failed)"] if counts["failed"] else []
     parts += [f"{counts['stale']} made by other code (--rerun stale)"] if counts["stale"] else []
+    parts += [f"{counts['newer']} made by a newer invbench, which are left alone"] if counts["newer"] else []
     parts += [f"{left} not finished"] if left else []
     request.say(f"{', '.join(parts)}: `bench table {out}`")
     for message, count in _grouped(watch.failures).items():

@@ -99,7 +99,12 @@ class TabularNuisance(Dataset):
         """Which of a table's columns are read; the others may hold anything."""
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if LABEL not in names:
-            raise UserError(f"the table {self.table} has no column {LABEL}; it has {_listing(names)}")
+            hint = (
+                "; is it separated by ';'? A csv table's columns are by ','"
+                if len(names) == 1 and ";" in names[0]
+                else ""
+            )
+            raise UserError(f"the table {self.table} has no column {LABEL}; it has {_listing(names)}{hint}")
         if twice or "" in names:
             what = f"several columns named {_listing(twice)}" if twice else "a column without a name"
             raise UserError(f"the table {self.table} has {what}; give each a name of its own")
@@ -108,7 +113,8 @@ class TabularNuisance(Dataset):
 
     def _nuisance_columns(self, names: list[str]) -> list[str]:
         if not self.nuisance and self.table is not None:
-            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {_listing(names)}")
+            others = [name for name in names if name != LABEL]
+            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {_listing(others)}")
         chosen = list(self.nuisance or GENERATED)
         for name in chosen:
             if name not in names or name == LABEL:

@@ -1,5 +1,6 @@
 """What is finished stays: through failures, full disks, sweeps beside people's runs, and Ctrl-C at any moment."""
 
+import errno
 import json
 import os
 import random
@@ -17,10 +18,11 @@ import psutil
 import pytest
 from cells import SMALL, small_cell
 from faulty import CODE, Place
+from filelock import FileLock
 
 from invbench import runner
 from invbench.claims import look
-from invbench.errors import Interrupted, RunFailed
+from invbench.errors import Interrupted, RunFailed, RunHeld
 from invbench.records import Record, RunFolder, load_record, run_folders
 from invbench.runner import Ended, Options, run, run_cell, run_together
 from invbench.spec import Cell, resolve
@@ -72,6 +74,45 @@ def test_a_record_that_cannot_be_understood_is_kept_too(tmp_path: Path) -> None:
         folder.record.write_text(text)
         run_cell(cell, Options("cpu", tmp_path))
     assert sorted(path.read_text() for path in folder.previous.values()) == ["not a record", "{"]
+
+
+def test_the_record_of_another_run_is_not_this_one_s(tmp_path: Path) -> None:
+    first, second = (small_cell("erm", "spirals", trainer__steps=steps) for steps in (5, 6))
+    run_cell(second, Options("cpu", tmp_path))
+    folder = RunFolder(tmp_path / first.spec.run_id)
+    folder.create(first.spec)
+    folder.record.write_bytes(RunFolder(tmp_path / second.spec.run_id).record.read_bytes())
+    record = run_cell(first, Options("cpu", tmp_path))
+    assert (record.run_id, record.engine["steps"]) == (first.spec.run_id, 5)
+    assert folder.read_record() == record
+
+
+def test_pipes_under_the_names_of_a_run_are_not_waited_for(tmp_path: Path) -> None:
+    cell = small_cell("erm", "spirals")
+    folder = RunFolder(tmp_path / cell.spec.run_id)
+    folder.create(cell.spec)
+    os.mkfifo(folder.checkpoint)
+    assert run_cell(cell, Options("cpu", tmp_path)).status == "done"
+    assert "the checkpoint is no file; starting afresh" in folder.log.read_text()
+    folder.record.unlink()
+    folder.log.unlink()
+    os.mkfifo(folder.log)
+    with pytest.raises(RunFailed, match="No such device"):
+        run_cell(cell, Options("cpu", tmp_path))
+    os.mkfifo(folder.claim)
+    with pytest.raises(RunHeld):
+        run_cell(cell, Options("cpu", tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """What is left is the look at the claim before each write."""
+
+    def refused(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    assert run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path)).status == "done"
 
 
 def test_a_failure_is_recorded_whatever_else_cannot_be_written(tmp_path: Path) -> None:
@@ -191,6 +232,7 @@ def test_ctrl_c_twice_at_any_moment_ends_a_sweep(place: Place, seed: int) -> Non
         time.sleep(rng.uniform(0.3, 1.0))
     said, _ = sweep.communicate(timeout=20)
     assert sweep.returncode == 130, said
+    assert "Traceback" not in said, "of processes that were being loaded"
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
 

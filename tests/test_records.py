@@ -13,6 +13,7 @@ import torch
 from cells import small_cell
 
 import invbench
+from invbench import files
 from invbench.checkpoint import Checkpoint
 from invbench.claims import Holder
 from invbench.errors import RunFailed, Unusable, UserError
@@ -238,6 +239,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_synced_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems; what was written is in its place."""
+    sync = files._sync
+
+    def odd(path: Path) -> None:
+        if path.is_dir():
+            raise OSError(22, "Invalid argument")
+        sync(path)
+
+    monkeypatch.setattr(files, "_sync", odd)
+    record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
+    assert RunFolder(tmp_path / record.run_id).read_record() == record
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 64, b"\x00" * 7, b"null", b"[]"])

@@ -117,6 +117,20 @@ def test_a_file_must_register_its_own_name(tmp_path: Path, monkeypatch: pytest.M
         Registry("method", "plugins", "requires").load("right")
 
 
+def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good.py").write_text('"""Good."""')
+    (tmp_path / "broken.py").write_text("x = 1\ndef broken(:")
+    (tmp_path / "absent.py").write_text("import nowhere_to_be_found")
+    monkeypatch.setattr("invbench.registry._folder_of", lambda group: tmp_path)
+    registry = Registry("method", "no_such_group", trait="requires")
+    assert list(registry.entries()) == ["absent", "broken", "good"]
+    assert registry.traits("broken") == ()
+    with pytest.raises(UserError, match=r"broken.py, line 2: invalid syntax"):
+        registry.load("broken")
+    with pytest.raises(UserError, match=r"absent.py cannot be imported: No module named"):
+        registry.load("absent")
+
+
 def test_unmet_requirements() -> None:
     assert unmet(("environments", "image"), ("image",)) == ("environments",)
     assert unmet((), ("image",)) == ()

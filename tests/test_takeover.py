@@ -12,9 +12,10 @@ import pandas as pd
 import psutil
 import pytest
 from cells import SMALL
+from filelock import FileLock
 
-from invbench.claims import LOCK, Holder, look
-from invbench.errors import RunFailed, UserError
+from invbench.claims import LOCK, Claim, Holder, look
+from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.records import RunFolder
 from invbench.runner import Options, run_cell
 from invbench.spec import RunSpec, resolve
@@ -171,6 +172,22 @@ def size_of(path: Path) -> int:
         return 0
 
 
+def test_who_lost_the_run_at_once_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what another process is writing by now."""
+    file = tmp_path / f".record.json.{'0' * 32}"
+    file.touch()
+    confirm = Claim.confirm
+
+    def taken(claim: Claim) -> None:
+        claim.path.write_text(claim.holder.model_copy(update={"token": "another"}).model_dump_json())
+        confirm(claim)
+
+    monkeypatch.setattr(Claim, "confirm", taken)
+    with pytest.raises(Interrupted), RunFolder(tmp_path).claimed():
+        pass
+    assert file.exists()
+
+
 def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later there may be no room for another file; where there is none now, nothing is claimed."""
     folder = RunFolder(tmp_path / "run")
@@ -181,7 +198,7 @@ def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: py
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(FileLock, "acquire", full)
     with pytest.raises(RunFailed, match="No space left on device; make room"), folder.claimed():
         pass
     assert list(folder.path.iterdir()) == []

@@ -58,7 +58,6 @@ def _options(debug: Annotated[bool, typer.Option(help="Show tracebacks instead o
 
 def main() -> None:
     """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a process that ends tells how its work went
     accept_all_text()
     warnings.formatwarning = _in_one_line
     _forget_odd_sizes()
@@ -79,6 +78,8 @@ def main() -> None:
         status = _say(
             f"unexpected {type(error).__name__}: {error}; `bench --debug` with the same shows where", RUN_FAILED
         )
+    # A process that ends tells how its work went. What is registered last, after torch's own, comes first.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)
 
 

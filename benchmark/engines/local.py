@@ -9,11 +9,12 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -60,7 +61,8 @@ class Hand:
             self.number = context.Value("q", 0)
             setup = (device, os.getpid(), self.number)
             self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=setup)
-        self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
+        with _without_ctrl_c():
+            self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
         self.killed_at = None
         return self.future
 
@@ -213,6 +215,20 @@ class _Work:
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(self.options.out / run_id)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes and threads that begin in this block never get a terminal's Ctrl-C; this process gets it afterwards.
+
+    Otherwise one that is still being loaded would tell of it at length.
+    """
+    resource_tracker.ensure_running()  # which would unblock signals when it begins
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outcomes_of(done: "Future[Any]", runs: int) -> list[Outcome]:
