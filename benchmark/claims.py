@@ -239,7 +239,16 @@ def held(path: Path) -> bool:
 
 
 def _create(path: Path, holder: Holder) -> bool:
-    """Whether this process made the claim; False where there is one."""
+    """Whether this process made the claim, which appears with its content where links are known; False where one is."""
+    try:
+        with _beside(path, holder) as temporary:
+            os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

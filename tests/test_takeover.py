@@ -15,7 +15,7 @@ from cells import SMALL
 from filelock import FileLock
 
 from invbench.claims import LOCK, Claim, Holder, look
-from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.records import RunFolder
 from invbench.runner import Options, run_cell
 from invbench.spec import RunSpec, resolve
@@ -186,6 +186,30 @@ def test_who_lost_the_run_at_once_removes_nothing(tmp_path: Path, monkeypatch: p
     with pytest.raises(Interrupted), RunFolder(tmp_path).claimed():
         pass
     assert file.exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_claim_without_content_keeps_nobody_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Whoever is interrupted before it has one leaves nothing; so with file systems that know no links."""
+    folder = RunFolder(tmp_path)
+
+    def interrupt(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Holder, "model_dump_json", interrupt)
+        with pytest.raises(KeyboardInterrupt), folder.claimed():
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with folder.claimed(), pytest.raises(RunHeld), folder.claimed():
+        pass
 
 
 def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
