@@ -92,8 +92,8 @@ def run_cell(cell: Cell, options: Options) -> Record:
     A run that failed, or was made by other code or from other data, is run again; its record is kept as
     `record.previous.json`.
     """
-    with threads_put_back(), _opened(cell, options) as found:
-        return found if isinstance(found, Record) else found.carry_out()
+    with threads_put_back(), _opened(cell, options) as opened:
+        return opened if isinstance(opened, Record) else opened.carry_out()
 
 
 def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell, Ended], None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 import torch
 from faulty import Place
@@ -64,6 +65,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     status, said = place.run(place.slow_file())
     assert status == 0, said
     return place.metrics()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A folder for a sweep of runs that have accidents; none of its processes outlives the test."""
+    place = Place(tmp_path)
+    yield place
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("FAULTY_KILLED") == place.environment["FAULTY_KILLED"]:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,6 @@ from invbench.spec import Cell, resolve
 from invbench.stopping import stop_requests
 
 SIZES = {"trainer.steps": 12, "trainer.batch_size": 10, "backbone.width": 4, "dataset.standardise": False}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    yield place
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("FAULTY_KILLED") == place.environment["FAULTY_KILLED"]:
-            process.kill()
 
 
 def test_a_finished_record_outlives_any_number_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -21,15 +20,6 @@ from invbench.schedule import Slot
 from invbench.spec import resolve
 
 Metrics = dict[str, dict[str, float]]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    found = Place(tmp_path)
-    yield found
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("FAULTY_KILLED") == found.environment["FAULTY_KILLED"]:
-            process.kill()
 
 
 def test_every_kind_of_failure(place: Place) -> None:
