@@ -175,10 +175,6 @@ class _Transfer:
     def answer(self) -> requests.Response:
         """The head of the answer, which comes before the blocks."""
         response: requests.Response = self._next()
-        if self._url.startswith("https:") and not response.url.startswith("https:"):
-            raise ValueError("it sends on to an address without https")
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ValueError("it sends the file encoded, which nobody asked for")
         length = response.headers.get("Content-Length", "")
         self.length = int(length) if length.isdecimal() else None
         return response
@@ -209,6 +205,11 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={self._start}-"} if self._start else {})
         try:
             with requests.get(self._url, stream=True, timeout=TIMEOUT, headers=headers) as response:
+                if self._url.startswith("https:") and not response.url.startswith("https:"):
+                    raise ValueError("it sends on to an address without https")
+                # Reading would decode it, whatever that costs.
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise ValueError("it sends the file encoded, which nobody asked for")
                 self._news.put(response)
                 for block in response.iter_content(BLOCK):
                     if self._given_up.is_set():
