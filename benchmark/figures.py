@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.evaluation import outputs_of
 from invbench.images import rotate
 from invbench.problem import Problem
-from invbench.results import finished, warn_left_out
+from invbench.results import curves_of, finished, warn_left_out
 from invbench.spec import RunSpec
 from invbench.tasks import Regression
 from invbench.trained import Trained, trained
@@ -87,8 +86,9 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     Args:
         marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
     """
-    read = [(record.spec, read_curves(folder.curves)) for folder, record in finished(paths)]
-    runs = [(spec, curves) for spec, curves in read if curves is not None and _numbers(curves)]
+    done = finished(paths)
+    read = zip(done, curves_of([folder for folder, _ in done]), strict=True)
+    runs = [(record.spec, curves) for (_, record), curves in read if curves is not None and _numbers(curves)]
     if not runs:
         raise UserError("none of these runs learned a distribution of augmentations; augerino does")
     groups = groups_of([spec for spec, _ in runs])

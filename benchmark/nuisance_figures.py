@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from invbench.errors import UserError
+from invbench.errors import UserError, did_you_mean
 from invbench.evaluation import outputs_of
 from invbench.figures import PANEL, finish, groups_of, revived, styles_of
 from invbench.grouping import SECTIONS
@@ -40,7 +40,7 @@ def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure
     for name in (performance, dependence):
         if not any(name in record.metrics for record in records):
             known = sorted({metric for record in records for metric in record.metrics if "." not in metric})
-            raise UserError(f"no run has the metric '{name}'; there are {', '.join(known)}")
+            raise UserError(f"no run has the metric '{name}'{did_you_mean(name, known)}")
     both = [record for record in records if {performance, dependence} <= record.metrics.keys()]
     if not both:
         raise UserError(f"no run has both metrics, {performance} and {dependence}")

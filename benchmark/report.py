@@ -25,7 +25,7 @@ from invbench.files import write_text
 from invbench.grouping import differing
 from invbench.portable import without_folders
 from invbench.records import Record, RunFolder, Unreadable, now
-from invbench.results import load_results
+from invbench.results import load_results, unclear
 from invbench.selection import Select
 from invbench.spec import RunSpec
 from invbench.table_formats import best_in_bold, laid_out, notes
@@ -236,21 +236,23 @@ def _details(folder: RunFolder) -> dict[str, Any]:
     except Unreadable as error:
         unreadable = str(error)
     spec = record.spec if record else folder.read_spec()
+    rows = read_curves(folder.curves)
+    if rows is None and folder.curves.exists():
+        unreadable = unreadable or unclear(folder)
     own: dict[str, Any] = {
         "kind": None, "message": unreadable, "traceback": None, "metrics": {}, "data": {}, "machine": {},
         "settings": spec.flat() if spec else {}, "command": _command(spec, [spec.seed] if spec else []),
-        "curves": _curves(folder, record), "log": _log_tail(folder),
+        "curves": _curves(rows, record), "log": _log_tail(folder),
     }  # fmt: skip
     if record is not None:
-        own |= {"kind": record.kind, "message": record.message, "traceback": record.traceback}
+        own |= {"kind": record.kind, "message": record.message or unreadable, "traceback": record.traceback}
         own |= {"metrics": record.metrics, "data": flatten(record.data)}
         own["machine"] = flatten({"cost": record.cost, "engine": record.engine, **record.machine, "code": record.code})
     return own
 
 
-def _curves(folder: RunFolder, record: Record | None) -> dict[str, Any]:
+def _curves(rows: pd.DataFrame | None, record: Record | None) -> dict[str, Any]:
     """The objective, and what the run is judged by on every split, at a few steps."""
-    rows = read_curves(folder.curves)
     primary = str(record.data.get("primary", "")) if record else ""
     columns = [] if rows is None else list(map(str, rows))
     names = [name for name in columns if name == "objective" or (primary and name.endswith(f"_{primary}"))]

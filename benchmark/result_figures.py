@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.figures import COLOURS, PANEL, band, finish, styles_of
 from invbench.grouping import SECTIONS, differing
 from invbench.records import RunFolder
+from invbench.results import curves_of
 from invbench.statistics import critical_difference
 from invbench.table_formats import rank_table
 
@@ -38,10 +38,12 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
     panels = _panels(found)
     figure, axes = _grid(len(panels))
     styles = styles_of(label for rows in panels.values() for label in _labels(rows))
+    shown = [run_id for rows in panels.values() for run_ids in rows["run_ids"] for run_id in run_ids]
+    tables = dict(zip(shown, curves_of([RunFolder(Path(paths[run_id])) for run_id in shown]), strict=True))
     for (dataset, rows), place in zip(panels.items(), axes, strict=False):
         name = metric or str(rows["metric"].iloc[0])
         for label, run_ids in zip(_labels(rows), rows["run_ids"], strict=True):
-            read = [_curve(Path(paths[run_id]), name) for run_id in run_ids]
+            read = [_curve(tables[run_id], name) for run_id in run_ids]
             own = [curve for curve in read if len(curve)]
             if steps := sorted(set(own[0].index).intersection(*(curve.index for curve in own))) if own else []:
                 values = [np.asarray(curve.loc[steps], float) for curve in own]
@@ -66,9 +68,8 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def _curve(folder: Path, name: str) -> pd.Series:
+def _curve(rows: pd.DataFrame | None, name: str) -> pd.Series:
     """The finite numbers in one column of a run's curves by step, empty where there is none."""
-    rows = read_curves(RunFolder(folder).curves)
     if rows is None or name not in rows:
         return pd.Series(dtype=float)
     curve: pd.Series = rows.drop_duplicates("step", keep="last").set_index("step", drop=False)[name]

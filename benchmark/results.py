@@ -100,7 +100,7 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
             continue
         curves = read_curves(folder.curves)
         if curves is None:
-            unreadable.append(f"{folder.curves} cannot be understood")
+            unreadable.append(unclear(folder))
             continue
         for place, name in enumerate(("method", "dataset", "seed")):
             curves.insert(place, name, getattr(spec, name))
@@ -124,6 +124,19 @@ def finished(paths: Iterable[str | Path]) -> list[tuple[RunFolder, Record]]:
         raise UserError(f"no finished run in {', '.join(map(str, paths))}{why}; `bench run` makes one")
     warn_left_out(unreadable)
     return done
+
+
+def curves_of(runs: Sequence[RunFolder]) -> list[pd.DataFrame | None]:
+    """The curves of each run, None where there are none; warnings name files that cannot be understood."""
+    tables = [read_curves(folder.curves) for folder in runs]
+    pairs = zip(runs, tables, strict=True)
+    warn_left_out([unclear(folder) for folder, curves in pairs if curves is None and folder.curves.exists()])
+    return tables
+
+
+def unclear(folder: RunFolder) -> str:
+    """What to tell of a run's curves that cannot be read."""
+    return f"{folder.curves} cannot be understood"
 
 
 def warn_left_out(reasons: Sequence[str]) -> None:

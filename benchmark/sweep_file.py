@@ -200,11 +200,17 @@ class Sweep(Settings):
         return kept
 
     def _check_rules(self, runs: Iterable[Cell]) -> None:
-        """Raises UserError for a rule with a name that no run has."""
+        """Raises UserError for a rule with a name that no run has, or a method or data set that there is not."""
         named = {name for rule in (*self.include, *self.exclude) for name in rule}
         known = {name for run in runs for name in _facts(run)} if named else set()
         for name in sorted(named - known):
             raise UserError(f"a rule names '{name}', which no run of the sweep has{did_you_mean(name, known)}")
+        for kind, registry in (("method", METHODS), ("dataset", DATASETS)):
+            known = {*registry.entries(), *(str(_facts(run)[kind]) for run in runs)} if kind in named else set()
+            for rule in (*self.include, *self.exclude):
+                for value in map(str, _values(rule.get(kind, ()))):
+                    if value not in known:
+                        raise UserError(f"a rule names the {kind} '{brief(value)}'{did_you_mean(value, known)}")
 
     def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
         """Those that the rules keep."""

@@ -1,6 +1,7 @@
 """Tables of means: which runs may be averaged, how sure the means are, which of them can be told from the best."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from invbench.grouping import as_text, keys_of, missing, problem_of
 from invbench.selection import Select, at_best_validation, select_settings, shown
 from invbench.statistics import LEVEL, against_best, best_of, half_width
 
+ENVIRONMENT = re.compile(r"_env\d+$")
+"""Ends the names of metrics of one environment, which are too many to list."""
 HIGHER = ("accuracy", "roc_auc", "background_rejection", "invariant_solution")
 LOWER = (
     "loss", "error", "mutual_information", "distance_correlation", "energy_distance", "jensen_shannon", "null_solution",
@@ -52,7 +55,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     if select == Select.best_validation:
         runs = at_best_validation(runs)
     if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
-        raise UserError(f"no run has the metric '{metric}'; there are {', '.join(_metrics(done))}")
+        raise UserError(f"no run has the metric '{metric}'{did_you_mean(metric, _metrics(done))}")
     _check_same_data(done)
     groups = list(_groups(runs, metric))
     if not groups:
@@ -186,7 +189,8 @@ def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def _metrics(results: pd.DataFrame) -> list[str]:
     numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
-    return [name for name in numeric if name != "seed" and "." not in name]
+    known = [name for name in numeric if name != "seed" and "." not in name]
+    return [name for name in known if not ENVIRONMENT.search(name)] or known
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:

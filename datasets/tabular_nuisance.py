@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.problem import Dataset, Problem, Split, floats
 from invbench.registry import register_dataset
 from invbench.seeds import children
@@ -49,7 +49,6 @@ MAX_VALUES = 1 << 30
 """Most values that are read of a table, 8 bytes each; a parquet file can hold them in no space at all."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
 """Types of columns that are read."""
-NOT_NUMERIC = "column {} of the table is not numeric; begin its name with '_' to leave it out"
 Chooser = Callable[[list[str]], list[str]]
 """Names of all columns -> of those that are read."""
 MAX_NAMES = 200
@@ -195,7 +194,7 @@ def _parquet(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
     names = chosen([name for name in table.schema_arrow.names if name not in index])
     for name in names:
         if not any(is_kind(table.schema_arrow.field(name).type) for is_kind in NUMERIC):
-            raise UserError(NOT_NUMERIC.format(name))
+            raise _not_numeric(name, f", but {table.schema_arrow.field(name).type}")
     if table.metadata.num_rows * len(names) > MAX_VALUES:
         raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
     columns = table.read(columns=names, use_pandas_metadata=False)
@@ -222,7 +221,22 @@ def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
         return frame[columns].to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError):
         odd = next(name for name in columns if not pd.api.types.is_numeric_dtype(frame[name]))
-        raise UserError(NOT_NUMERIC.format(odd)) from None
+        raise _not_numeric(odd, _first_text(frame[odd])) from None
+
+
+def _not_numeric(name: str, why: str) -> UserError:
+    hint = "labels are 0 or 1" if name == LABEL else "begin its name with '_' to leave it out"
+    return UserError(f"column {name} of the table is not numeric{why}; {hint}")
+
+
+def _first_text(column: "pd.Series[Any]") -> str:
+    """Where a column has its first text, and which; empty where it has none."""
+    for row, value in enumerate(column, start=1):
+        try:
+            float(value)
+        except (TypeError, ValueError, OverflowError):
+            return f": row {row} has {brief(str(value))!r}"
+    return ""
 
 
 def _generated(count: int, rng: np.random.Generator) -> pd.DataFrame:

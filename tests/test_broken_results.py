@@ -26,6 +26,7 @@ from invbench.curves import read_curves
 from invbench.errors import UserError
 from invbench.published import claims_of
 from invbench.records import Newer, Record, RunFolder, Unreadable, run_folders
+from invbench.report import report
 from invbench.reproduction import against_published, sweep_of
 from invbench.rerunning import sweep_of_best
 from invbench.results import INDEX, finished, load_made_by
@@ -349,7 +350,11 @@ def test_curves_that_are_none(out: Path, victim: RunFolder, change: Callable[[pd
     with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
         assert invbench.load_curves(out)["run_id"].nunique() == 3
     results = invbench.load_results(out)
-    assert len(result_figures.curves(invbench.table(results), results).axes[0].lines) == 2
+    with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
+        assert len(result_figures.curves(invbench.table(results), results).axes[0].lines) == 2
+    with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
+        page = report([out])
+    assert f'"{out.name}/{VICTIM}/curves.parquet cannot be understood"' in page
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1PAR1", b"x" * 1000, b"cut"])
@@ -432,7 +437,7 @@ def test_metrics_that_are_no_numbers(out: Path) -> None:
     for name in ("method", "data.fingerprint", "status"):
         with pytest.raises(UserError, match="none of the runs"):
             compare(results, results, name)
-    with pytest.raises(UserError, match="no run has the metric 'method'; there are .*test_accuracy"):
+    with pytest.raises(UserError, match="no run has the metric 'method'; known: .*test_accuracy"):
         nuisance_figures.tradeoff([out], "method", "test_loss")
 
 

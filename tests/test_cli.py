@@ -41,7 +41,10 @@ def test_run_then_table(bench: Bench) -> None:
     assert out.splitlines()[0].startswith("method,dataset,method.threshold,metric,at,n,runs,mean,half_width")
     status, _, err = bench("table", "--metric", "train_los")
     assert status == 2
-    assert "no run has the metric 'train_los'; there are" in err
+    assert "no run has the metric 'train_los'; did you mean 'train_loss'?" in err
+    _, _, err = bench("table", "--metric", "x")
+    assert "test_accuracy" in err
+    assert "_env" not in err, "there is one of each environment"
 
 
 def test_many_metrics_are_rows(bench: Bench) -> None:

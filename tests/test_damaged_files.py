@@ -522,7 +522,12 @@ def test_tables_of_nothing_to_learn(
         (",_label,mass,a\n" + "0,1,2,3\n1,0,1,2\n" * 9, "a column without a name"),
         ("_label,mass,a\n" + "1,2,3,9\n0,2,3,9\n" * 9, "cannot be read: Length of header"),
         ("_label,mass,a\n1,2,3\n1,2,3,4,5\n", "cannot be read"),
-        ("_label,mass,a\n" + "1,2,\0\n0,1,2\n" * 9, "column a of the table is not numeric"),
+        ("_label,mass,a\n" + "1,2,\0\n0,1,2\n" * 9, "column a of the table is not numeric: row 1 has"),
+        ("_label,mass,a\n" + "1,2,3\n0,1,2\n" * 9 + "1,2,x\n", "a of the table is not numeric: row 19 has 'x';"),
+        (
+            "_label,mass,a\n" + "yes,2,3\nno,1,2\n" * 9,
+            "_label of the table is not numeric: row 1 has 'yes'; labels",
+        ),
         (f"_label,mass,a\n1,2,{'9' * 400}\n" + "0,1,2\n" * 9, "column a of the table is not numeric"),
         ("\0\1\2", "cannot be read|has no column"),
         (",".join(map(str, range(10_000))) + "\n", "has no column _label; it has 0, 1, .*…$"),

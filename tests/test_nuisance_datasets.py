@@ -130,7 +130,7 @@ def test_a_table_of_ones_own(table: pd.DataFrame, suffix: str, tmp_path: Path) -
     [
         (lambda t: t.drop(columns="_label"), "has no column _label; it has mass, a, b, _weight"),
         (lambda t: t.assign(_label=2), "column _label must be 1 for signal and 0 for background"),
-        (lambda t: t.assign(a="text"), "column a of the table is not numeric; begin its name with '_'"),
+        (lambda t: t.assign(a="text"), "column a of the table is not numeric, but "),
         (lambda t: t.assign(a=np.inf), "infinite values among the features"),
         (lambda t: t.assign(mass=np.nan), "missing or infinite values in mass"),
         (lambda t: t[["_label", "mass", "_weight"]], "the table has no features"),

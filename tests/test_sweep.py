@@ -218,6 +218,8 @@ def test_rules_keep_and_leave_out() -> None:
         ({"cells": [LED | {"random": {"trials": 1}}]}, "give each a cell of its own"),
         ({"cells": [LED | {"optuna": LED["optuna"] | {"metric": "test_accuracy"}}]}, "would choose by the test set"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"metod": "erm"}]}, "did you mean 'method'"),
+        ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"method": "fsh"}]}, "did you mean 'fish'"),
+        ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"dataset": "digts"}]}, "mean 'digits'"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "exclude": [{"seed": 0}]}, "leave no run"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_run_in_two_folders_counts_once() -> None:
 
 
 def test_a_metric_that_no_run_has() -> None:
-    with pytest.raises(UserError, match="no run has the metric 'tset_accuracy'; there are test_accuracy"):
+    with pytest.raises(UserError, match="no run has the metric 'tset_accuracy'; did you mean 'test_accuracy'"):
         invbench.table(rows(test_accuracy=[0.5]), "tset_accuracy")
     with pytest.raises(UserError, match="no finished run has the metric of its task; there are train_loss"):
         invbench.table(rows(train_loss=[0.5]))

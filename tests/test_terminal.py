@@ -80,10 +80,11 @@ def test_terminals_that_know_few_letters(monkeypatch: pytest.MonkeyPatch, argume
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_output_to_a_full_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["ls", "--help"])
+def test_output_to_a_full_disk(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:  # closing it fails too
         monkeypatch.setattr(sys, "stdout", full)
-        monkeypatch.setattr(sys, "argv", ["bench", "ls"])
+        monkeypatch.setattr(sys, "argv", ["bench", verb])
         with pytest.raises(SystemExit) as stop:
             main()
     assert stop.value.code == 2

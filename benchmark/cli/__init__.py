@@ -15,7 +15,7 @@ from invbench.cli.compare import compare
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
-from invbench.cli.output import accept_all_text, echo
+from invbench.cli.output import NO_OUTPUT, accept_all_text, echo
 from invbench.cli.plot import plot
 from invbench.cli.report import report
 from invbench.cli.reproduce import reproduce
@@ -24,6 +24,7 @@ from invbench.cli.run import run
 from invbench.cli.sweep import sweep
 from invbench.cli.table import table
 from invbench.errors import Interrupted, RunFailed, UserError
+from invbench.files import FULL_DISK
 from invbench.terminal import visible
 
 USER_ERROR, RUN_FAILED, INTERRUPTED = 2, 1, 130
@@ -73,11 +74,13 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         status = _say(str(error) or "interrupted", INTERRUPTED)
     except _UsageError as error:
-        status = _say(f"{error.format_message()} See `bench --help`", USER_ERROR)
+        status = _say(f"{error.format_message().rstrip('.')}; see `bench --help`", USER_ERROR)
     except Exception as error:
-        status = _say(
-            f"unexpected {type(error).__name__}: {error}; `bench --debug` with the same shows where", RUN_FAILED
-        )
+        if isinstance(error, OSError) and error.errno in FULL_DISK and error.filename is None:  # typer's help
+            status = _say(NO_OUTPUT.format(error.strerror), USER_ERROR)
+        else:
+            text = f"unexpected {type(error).__name__}: {error}; `bench --debug` with the same shows where"
+            status = _say(text, RUN_FAILED)
     # A process that ends tells how its work went. What is registered last, after torch's own, comes first.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

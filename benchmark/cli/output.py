@@ -11,6 +11,7 @@ from invbench.terminal import visible_lines
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+NO_OUTPUT = "the output cannot be written: {}"
 NOT_ASCII = re.compile(r"[^\0-\x7e]")
 
 
@@ -36,7 +37,7 @@ def echo(text: str, err: bool = False, nl: bool = True) -> None:
     except BrokenPipeError:  # a reader who has seen enough, such as `head`
         raise
     except OSError as error:
-        raise UserError(f"the output cannot be written: {error.strerror}") from None
+        raise UserError(NO_OUTPUT.format(error.strerror)) from None
 
 
 def json_of(record: "BaseModel") -> str:

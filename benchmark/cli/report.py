@@ -30,6 +30,7 @@ def report(
         raise UserError(f"--out {out}: it must end in .html, in a folder that exists")
     from invbench.report import published_text, write_report
     from invbench.report import report as page
+    from invbench.results import folders
     from invbench.serving import Server
 
     paths = results or [Path("results")]
@@ -37,6 +38,7 @@ def report(
         write_report(paths, out, metric, select)
         echo(str(out))
         return
+    folders(paths)  # a folder that is not there is said now, not to the first visitor
     with Server(lambda: page(paths, metric, select), port, published_text(paths)) as running:
         echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
         with suppress(KeyboardInterrupt):
