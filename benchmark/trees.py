@@ -28,6 +28,8 @@ def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
             level = level.setdefault(key, {})
             if not isinstance(level, dict):
                 raise ValueError(f"{key} in {path} is a leaf")
+        if name in level:
+            raise ValueError(f"{path} is a leaf and has some")
         level[name] = value
     return tree
 

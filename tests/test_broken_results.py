@@ -36,6 +36,7 @@ from invbench.sweep_folder import Costs, announce_changes
 from invbench.table_formats import laid_out
 from invbench.tables import omitted
 from invbench.trained import trained
+from invbench.trees import unflatten
 
 LEFT_OUT = "left out: "
 
@@ -587,6 +588,13 @@ def test_a_broken_run_of_a_sweep_is_open(victim: RunFolder) -> None:
         assert victim.status() == "lost"
     unfinished(lambda _: None)(victim.path)
     assert victim.status() == "lost"
+
+
+@pytest.mark.parametrize("flat", [{"a": 0, "a.b": 1}, {"a.b": 1, "a": 0}])
+def test_a_leaf_has_no_leaves(flat: dict[str, int]) -> None:
+    """In whatever order a file gives the names."""
+    with pytest.raises(ValueError, match="leaf"):
+        unflatten(flat)
 
 
 def test_a_name_that_is_a_part_of_another(victim: RunFolder) -> None:
