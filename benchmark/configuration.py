@@ -168,17 +168,22 @@ def _parsed(text: str, source: str) -> Any:
     return parse_yaml(text, source)
 
 
-def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer) -> list[Layer]:
+def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer, variant: Any = None) -> list[Layer]:
     """The recipe of a dataset, then its entries for each part of the method, then for their composition.
+
+    A recipe may have sections `variants`: then the one that is named like the dataset's `variant` counts, alone.
 
     Args:
         companions: what some parts want of others, between the entries for single parts and that for all.
+        variant: the dataset's setting of this name, unchecked, where it has one.
     """
     text = recipe_text(dataset)
     if text is None:
         return [companions]
     source = f"recipe {dataset}.yaml"
     recipe = deepcopy(_parsed(text, source))
+    if "variants" in recipe:
+        recipe = recipe["variants"].get(variant, {}) if isinstance(variant, str) else {}
     entries = recipe.pop("methods", None) or {}
     parts = list(parts)
     layers = [recipe]

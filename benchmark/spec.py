@@ -112,13 +112,14 @@ def resolve(
     layers = list(layers)
     for layer in layers:
         check_sections(layer, "settings")
+    layers.append(assignments_layer(assignments or {}, fields))
+    variant = merge(layers)["dataset"].get("variant", _default_variant(dataset_class))
     merged = merge(
         [
             {"backbone": {"name": dataset_class.backbone}},
             {"dataset": _switched_on(dataset_class, classes.values())},
-            *recipe_layers(dataset, classes, _companions(classes)),
+            *recipe_layers(dataset, classes, _companions(classes), variant),
             *layers,
-            assignments_layer(assignments or {}, fields),
         ]
     )
     return _check(classes, dataset, dataset_class, merged, _checked_seed(seed), protocol)
@@ -210,6 +211,11 @@ def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method
         if off and not always & set(need):
             found |= dataset.optional[off[0]]
     return found
+
+
+def _default_variant(dataset: type[Dataset]) -> Any:
+    field = dataset.model_fields.get("variant")
+    return None if field is None else field.default
 
 
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:

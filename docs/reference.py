@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from invbench.cli import app
 from invbench.cli.listing import provenance, trained_together
-from invbench.configuration import parse_yaml, recipe_text, sweep_names, sweep_text
+from invbench.configuration import recipe_layers, recipe_text, sweep_names, sweep_text
 from invbench.loading import load_problem
 from invbench.method import class_overrides
 from invbench.pictures import contact_sheet
@@ -85,7 +85,9 @@ def method(name: str) -> str:
 def suggested(name: str, cells: Iterable[str]) -> str:
     """A dataset that needs no files, if possible with settings for this method."""
     offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
-    tuned = [data for data in offline if name in (parse_yaml(recipe_text(data) or "{}", data).get("methods") or {})]
+    tuned = [
+        data for data in offline if any(name in layer.get("method", {}) for layer in recipe_layers(data, [name], {}))
+    ]
     return tuned[0] if tuned else "spirals" if "spirals" in offline else offline[-1]
 
 

@@ -1,6 +1,7 @@
 """Steerable networks: equivariance on the pixels, e2cnn's own numbers, plain convolutions in evaluation."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_d16_is_equivariant_to_turns_only() -> None:
     before = model(x).prediction
     assert torch.allclose(model(torch.rot90(x, 1, (-2, -1))).prediction, before, atol=1e-4)
     assert not torch.allclose(model(x.flip(-1)).prediction, before, atol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "count"), [("c16", 2_692_874), ("d16", 3_069_353)])
+def test_as_many_parameters_as_the_authors_networks_have(architecture: str, count: int) -> None:
+    """On digits of ten classes; D_16 with int(C / √2) fields: 16, 22, 25, 25, 45."""
+    problem = replace(problem_of(28), task=Classification(10))
+    cell = resolve("steerable", "digits", 0, {"method.architecture": architecture})
+    model = build_model(cell, problem)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
 def test_reflections_change_nothing_where_they_belong_to_the_group() -> None:
