@@ -12,7 +12,7 @@ from invbench.errors import UserError
 from invbench.grouping import SECTIONS, as_text, differing, joined, keys_of
 from invbench.statistics import LEVEL, half_width, holm, paired_p_value
 from invbench.table_formats import Entry, Layout
-from invbench.tables import each_once, higher_is_better
+from invbench.tables import PRIMARY, each_once, higher_is_better
 
 SAME = "the same numbers"
 NOISE = "within noise"
@@ -56,7 +56,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None
     of_key = each[0].drop_duplicates("_key").set_index("_key").loc[found["_key"], keys]
     settings = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differing(of_key)]
     found.insert(2, "settings", settings)
-    return found.drop(columns=["_key", "differences", "other_data"])
+    return found.drop(columns=["_key", "differences", "other_data", "higher_is_better"])
 
 
 def remarks(first: pd.DataFrame, second: pd.DataFrame, found: pd.DataFrame) -> list[str]:
@@ -140,6 +140,7 @@ def _row(pairs: pd.DataFrame, metric: str | None) -> dict[str, Any] | None:
         "half_width": half_width(after - before), "p_value": paired_p_value(before, after), "verdict": "",
         "time": _typical_ratio(steps[1], steps[0]), "differences": bool((after != before).any()),
         "other_data": bool((prints[0] != prints[1]).any()),
+        "higher_is_better": higher_is_better(name, *(run.get(f"data.{own}{two}") for own in PRIMARY)),
     }  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def _verdict(row: pd.Series) -> str:
         return ONE_SEED
     if row["p_value"] > 1 - LEVEL:
         return NOISE
-    higher = higher_is_better(row["metric"])
+    higher = row["higher_is_better"]
     if higher is None:
         return "changed"
     return "better" if (row["difference"] > 0) == higher else "worse"

@@ -1,5 +1,6 @@
 """How the step and the settings that a table shows are chosen: pure functions of records, which train nothing."""
 
+import warnings
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class Select(StrEnum):
     """The last step; the settings with the best mean score on environments that were left out of training, each in
     turn. What is shown was trained on all."""
     oracle = "oracle"
-    """The last step; the settings with the best mean of the metric itself, which no honest experiment knows."""
+    """The last step; the settings with the best mean of the metric itself, or, where data have a split `test_out` for
+    this, of the metric there. No honest experiment knows either."""
 
 
 class Criterion(NamedTuple):
@@ -100,7 +102,9 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
         return _left_out_scores(group, runs, left_out)
     first = group.iloc[0]
     if select is Select.oracle:
-        name, higher = str(first["metric"]), first["higher_is_better"]
+        members = [member for own in group["members"] for member in own]
+        name = _of_oracle(str(first["metric"]), runs.iloc[members])
+        higher = first["higher_is_better"]
         if higher is None:
             raise UserError(f"whether a high {name} is good is not known, so nothing can be selected by it")
     else:
@@ -111,6 +115,13 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
     return Criterion({place: runs[name].iloc[own["members"]] for place, own in group.iterrows()}, bool(higher))
 
 
+def _of_oracle(metric: str, runs: pd.DataFrame) -> str:
+    """What the oracle goes by: the part of the test data that is kept for it, where all runs have one."""
+    name = f"test_out_{metric.removeprefix('test_')}"
+    there = metric.startswith("test_") and name in runs and bool(runs[name].notna().all())
+    return name if there else metric
+
+
 def _primary(run: pd.Series, split: str) -> tuple[str, bool]:
     """The score that a run's task is judged by, on a split, and whether it grows with quality."""
     if missing(run.get("data.primary")):
@@ -119,7 +130,10 @@ def _primary(run: pd.Series, split: str) -> tuple[str, bool]:
 
 
 def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
-    """Of each candidate of which every environment was left out once, the scores there."""
+    """Of each candidate its mean score on each environment when that was left out, over seeds that have all of them.
+
+    Environments count alike, whatever was run of each. Candidates with the most such seeds are judged.
+    """
     first = runs.iloc[group.iloc[0]["members"][0]]
     name, higher = _primary(first, "held_out")
     keys = _settings(runs)
@@ -128,21 +142,47 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
     examples = runs.iloc[[members[0] for members in group["members"]]]
     known = examples.reindex(columns=["data.environments"])["data.environments"]
     counts = [0 if missing(count) else int(count) for count in known]
-    values = {}
-    for place, settings, count in zip(group.index, joined(examples, keys), counts, strict=True):
-        own = finished[alike == settings]
-        without = set(pd.to_numeric(own[HELD_OUT], errors="coerce"))
-        if name in own and 0 < count <= len(without) and without.issuperset(range(count)):
-            values[place] = own[name]
-    if not values:
+    tables = {
+        place: _by_environment(finished[alike == settings], name, count)
+        for place, settings, count in zip(group.index, joined(examples, keys), counts, strict=True)
+    }
+    gaps = [gap for gap in map(_gap, tables.values()) if gap]
+    lacking = f"{len(gaps)} of {len(group)} settings lack runs, such as {gaps[0]}" if gaps else ""
+    complete = {place: scores.dropna() for place, scores in tables.items()}
+    most = max(map(len, complete.values()))
+    if not most:
         count = counts[0]
         raise UserError(
             f"--select leave_one_env_out: of {first['method']} on {first['dataset']} no settings were run with each of "
             f"its {count} environments left out; a sweep does it by "
             f"grid: {{{HELD_OUT}: [null, {', '.join(map(str, range(min(count, MOST_LISTED))))}"
-            f"{', ...' if count > MOST_LISTED else ''}]}}"
+            f"{', ...' if count > MOST_LISTED else ''}]}}{'; ' * bool(lacking)}{lacking}"
         )
-    return Criterion(values, higher)
+    if lacking:
+        warnings.warn(
+            f"--select leave_one_env_out: of {first['method']} on {first['dataset']} {lacking}; of each the seeds "
+            "count that have every environment, and only settings with the most of these are judged",
+            stacklevel=2,
+        )
+    return Criterion({place: scores.mean() for place, scores in complete.items() if len(scores) == most}, higher)
+
+
+def _gap(scores: pd.DataFrame) -> str:
+    """The first run that is missing, in words; empty where none is."""
+    for seed, row in scores.iterrows():
+        for environment, value in row.items():
+            if missing(value):
+                return f"seed {seed} without environment {environment}"
+    return ""
+
+
+def _by_environment(runs: pd.DataFrame, name: str, count: int) -> pd.DataFrame:
+    """Scores of runs that left an environment out: a row a seed, a column an environment, NaN where there is no run."""
+    if name not in runs or not count:
+        return pd.DataFrame(columns=range(count))
+    environment = pd.to_numeric(runs[HELD_OUT], errors="coerce")
+    table = runs.assign(environment=environment).pivot_table(index="seed", columns="environment", values=name)
+    return table.reindex(columns=range(count))
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:

@@ -11,6 +11,8 @@ from scipy import stats
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
 """Confidence of intervals, and 1 minus the level of tests."""
+ROUNDING = 1e-9
+"""Numbers that are relatively this near are equal: the order of a sum tells them apart."""
 
 
 def half_width(values: pd.Series) -> float:
@@ -47,10 +49,24 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     return adjusted
 
 
+def alike(scores: pd.Series) -> pd.Series:
+    """The numbers, those that differ from the next one by rounding only made equal."""
+    order = scores.dropna().sort_values()
+    apart = order.diff() > ROUNDING * order.abs()
+    return order.groupby(apart.cumsum()).transform("first").reindex(scores.index)
+
+
 def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
     """The one with the best mean; of equal ones the first."""
     sign = -1 if higher_is_better else 1
     return min(values, key=lambda name: sign * float(values[name].mean()))
+
+
+def all_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> set[Name]:
+    """All that have the best mean."""
+    means = alike(pd.Series([float(own.mean()) for own in values.values()]))
+    best = means.max() if higher_is_better else means.min()
+    return {name for name, mean in zip(values, means, strict=True) if mean == best}
 
 
 def against_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> dict[Name, float]:
@@ -66,7 +82,7 @@ def against_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> di
 
 def ranks(scores: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
     """Of each method (column) on each dataset (row): 1 is the best, equal ones share the mean of their ranks."""
-    return scores.rank(axis=1, ascending=not higher_is_better)
+    return scores.apply(alike, axis=1).rank(axis=1, ascending=not higher_is_better)
 
 
 def friedman(scores: pd.DataFrame) -> float:

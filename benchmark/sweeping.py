@@ -112,18 +112,23 @@ class Request:
             announce(text)
 
 
+def _text(option: str | int | None) -> str | None:
+    """As the command line has it, where a number may have been meant."""
+    return None if option is None else str(option)
+
+
 def sweep(
-    name: str,
+    name: str | Path,
     *,
     tier: str = FULL,
     out: str | Path | None = None,
     rerun: str = "missing",
-    gpus: str | None = None,
+    gpus: str | int | None = None,
     jobs_per_gpu: int = 1,
     workers: int | None = None,
     threads: int = 1,
     timeout: float | None = None,
-    fuse: str | None = None,
+    fuse: str | int | None = None,
 ) -> pd.DataFrame:
     """Carry out what is left of a sweep on this machine, and return all its runs as `load_results` does.
 
@@ -142,8 +147,8 @@ def sweep(
         UserError: something in the request is wrong; nothing was run.
         Interrupted: Ctrl-C; running runs have kept their checkpoints.
     """
-    engine = LocalEngine(Places(gpus, jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
-    request = Request.read(name, out, tier, rerun, fuse, quiet=True)
+    engine = LocalEngine(Places(_text(gpus), jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
+    request = Request.read(str(name), out, tier, rerun, _text(fuse), quiet=True)
     with suppress(RunFailed):  # the failed runs are in the table, with their kinds
         carry_out_sweep(request, engine)
     return load_results(request.out)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from invbench.errors import UserError, did_you_mean
 from invbench.grouping import as_text, keys_of, missing, problem_of
 from invbench.selection import Select, at_best_validation, select_settings, shown
-from invbench.statistics import LEVEL, against_best, best_of, half_width
+from invbench.statistics import LEVEL, against_best, all_best, half_width
 
+PRIMARY = ("primary", "higher_is_better")
+"""What a record says of its data: the metric that the task is judged by, and which way."""
 ENVIRONMENT = re.compile(r"_env\d+$")
 """Ends the names of metrics of one environment, which are too many to list."""
 HIGHER = ("accuracy", "roc_auc", "background_rejection", "invariant_solution")
@@ -69,8 +71,16 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     return found.drop(columns=[name for name in keys[2:] if not _differs(found, name)])
 
 
-def higher_is_better(metric: str) -> bool | None:
-    """Whether a metric grows with quality; None where that is not known."""
+def higher_is_better(metric: str, primary: Any = None, primary_higher_is_better: Any = None) -> bool | None:
+    """Whether a metric grows with quality; None where that is not known.
+
+    Args:
+        primary: the metric that the task is judged by, without its split, as the record says it; or what is missing.
+        primary_higher_is_better: whether that one does.
+    """
+    known = isinstance(primary, str) and not missing(primary_higher_is_better)
+    if known and re.fullmatch(rf"[a-z_]+?_{re.escape(primary)}(_env\d+|_average|_worst)?", metric):
+        return bool(primary_higher_is_better)
     if any(word in metric for word in HIGHER):
         return True
     return False if any(word in metric for word in LOWER) else None
@@ -132,7 +142,8 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             known.groupby([text[name] for name in others]).transform("first").fillna("").where(known.isna(), known)
         )
     finished = (runs["status"] == "done").to_numpy()
-    columns = {name: runs[name].tolist() for name in [*keys, "seed", "run_id", "data.metric"] if name in runs}
+    facts = ("seed", "run_id", "data.metric", *(f"data.{name}" for name in PRIMARY))
+    columns = {name: runs[name].tolist() for name in (*keys, *facts) if name in runs}
     numbers = {
         str(name): runs[name].to_numpy(float, na_value=math.nan)
         for name in runs
@@ -146,6 +157,7 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         done = done[~np.isnan(numbers.get(name, unknown)[done])]
         if not len(done):
             continue
+        primary = [columns[f"data.{own}"][done[0]] for own in PRIMARY if f"data.{own}" in columns]
         values = pd.Series(numbers[name][done], index=[columns["seed"][i] for i in done] if "seed" in columns else None)
         yield {key: columns[key][done[0]] for key in keys} | {
             "metric": name,
@@ -154,7 +166,7 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "runs": len(members),
             "mean": float(values.mean()),
             "half_width": half_width(values),
-            "higher_is_better": higher_is_better(name),
+            "higher_is_better": higher_is_better(name, *primary),
             "seconds_per_step": float(np.nanmean(numbers["cost.seconds_per_step"][done])),
             "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
@@ -181,7 +193,7 @@ def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         higher = found["higher_is_better"][index[0]]
         if higher is not None and len(index) > 1:
             values = {place: seeds[place] for place in index}
-            best.add(best_of(values, higher))
+            best |= all_best(values, higher)
             p_values |= against_best(values, higher)
     found = found.assign(best=[place in best for place in seeds], p_value=list(p_values.values()))
     return found.assign(tied=(found["p_value"] > 1 - LEVEL) & ~found["best"])

@@ -12,6 +12,8 @@ import scipy.stats
 from cells import SMALL
 from conftest import Bench
 
+import invbench
+from invbench import sweeping
 from invbench.configuration import sweep_names
 from invbench.errors import UserError
 from invbench.registry import METHODS
@@ -414,3 +416,13 @@ def test_processes_are_bounded(places: Places) -> None:
 def test_times() -> None:
     assert [seconds_of(text) for text in ("90", "90s", "1.5 min", "2h", "1d")] == [90, 90, 90, 7200, 86400]
     assert [duration(seconds) for seconds in (7, 200, 7500)] == ["7 s", "3 min 20 s", "2 h 05 min"]
+
+
+@pytest.mark.parametrize("fuse", [8, "8"])
+def test_numbers_may_be_numbers_in_python(fuse: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[sweeping.Request] = []
+    monkeypatch.setattr(sweeping, "carry_out_sweep", lambda request, engine: requests.append(request))
+    invbench.sweep("smoke", tier="small", out=tmp_path, workers=1, fuse=fuse)
+    assert requests[0].fuse == 8
+    with pytest.raises(UserError, match="--gpus 0: "):
+        invbench.sweep("smoke", out=tmp_path, gpus=0)

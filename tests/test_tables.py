@@ -143,6 +143,82 @@ def test_selection() -> None:
         invbench.table(tuned(), select="orcale")
 
 
+def test_the_oracle_goes_by_the_split_that_is_kept_for_it() -> None:
+    kept = tuned().assign(test_out_accuracy=[0.9, 0.9, 0.1, 0.1, 0.9])
+    assert invbench.table(kept, select="oracle").iloc[0]["mean"] == pytest.approx(0.7), "not the best test accuracy"
+    some = kept.assign(test_out_accuracy=[0.9, 0.9, 0.1, math.nan, 0.9])
+    assert invbench.table(some, select="oracle").iloc[0]["mean"] == pytest.approx(0.9), "only where all runs have one"
+
+
+def left_out(scores: dict[float, dict[int, list[float]]]) -> pd.DataFrame:
+    """Of each learning rate two runs on all environments, and scores by environment that was left out, seed by seed."""
+    runs = [
+        {"trainer.learning_rate": rate, "trainer.held_out_environment": math.nan, "seed": seed, "test_accuracy": rate}
+        for rate in scores
+        for seed in (0, 1)
+    ]
+    runs += [
+        {"trainer.learning_rate": rate, "trainer.held_out_environment": env, "seed": seed, "held_out_accuracy": score}
+        for rate, own in scores.items()
+        for env, values in own.items()
+        for seed, score in enumerate(values)
+    ]
+    frame = rows(seed=[0] * len(runs)).drop(columns="seed")
+    facts = {"data.primary": "accuracy", "data.higher_is_better": True, "data.environments": 2}
+    return frame.assign(**facts, **pd.DataFrame(runs))
+
+
+def chosen_rate(frame: pd.DataFrame) -> float:
+    return float(invbench.table(frame, select="leave_one_env_out")["mean"].iloc[0])
+
+
+def test_environments_count_alike_whatever_was_run_of_each() -> None:
+    frame = left_out({0.1: {0: [0.95, 0.95, 0.95], 1: [0.30]}, 0.2: {0: [0.7], 1: [0.7]}})
+    with pytest.warns(UserWarning, match="1 of 2 settings lack runs, such as seed 1 without environment 1; of each"):
+        assert chosen_rate(frame) == 0.2
+
+
+def test_environments_are_judged_by_the_same_seeds() -> None:
+    """Seed 1 of environment 0 has no counterpart, and a setting with fewer such seeds is not judged."""
+    frame = left_out({0.1: {0: [0.6, 0.9], 1: [0.6]}, 0.2: {0: [0.7], 1: [0.7, 0.1]}})
+    with pytest.warns(UserWarning, match="2 of 2 settings lack runs, such as seed 1 without environment 1"):
+        assert chosen_rate(frame) == 0.2
+    frame = left_out({0.1: {0: [0.6, 0.6], 1: [0.6, 0.6]}, 0.2: {0: [0.9, 0.9], 1: [0.9]}})
+    with pytest.warns(UserWarning, match="1 of 2 settings lack runs"):
+        assert chosen_rate(frame) == 0.1
+    with pytest.raises(
+        UserError, match="no settings were run .*; 1 of 1 settings lack runs, such as seed 0 without env"
+    ):
+        chosen_rate(left_out({0.1: {0: [0.6, 0.6]}}))
+
+
+def test_a_plug_ins_metric_is_ranked_as_its_record_says() -> None:
+    frame = three_methods().rename(columns={"test_accuracy": "test_r2"}).assign(**{"data.metric": "test_r2"})
+    assert not invbench.table(frame)["best"].any(), "no word in the name says which way"
+    known = frame.assign(**{"data.primary": "r2", "data.higher_is_better": True})
+    assert invbench.table(known).set_index("method")["best"].to_dict() == {"a": True, "b": False, "c": False}
+    low = frame.assign(**{"data.primary": "r2", "data.higher_is_better": False})
+    assert invbench.table(low).set_index("method")["best"].to_dict() == {"a": False, "b": True, "c": False}
+    for name in ("test_r2_env12", "validation_r2_worst", "test_out_r2_average"):
+        assert higher_is_better(name, "r2", True)
+    assert higher_is_better("test_r22", "r2", True) is None
+    assert higher_is_better("test_loss", "r2", True) is False
+    assert higher_is_better("test_r2", "r2", math.nan) is None
+
+
+def test_equal_means_share_rank_and_mark() -> None:
+    """coral is erm where there is nothing to match; the order of a sum shows in the last digit."""
+    frame = rows(
+        method=["a", "a", "b", "b", "c", "c"], seed=[0, 1] * 3,
+        test_accuracy=[0.8, 0.7, 0.8 + 2e-16, 0.7 - 1e-12, 0.5, 0.4],
+    )  # fmt: skip
+    found = invbench.table(pd.concat([frame, frame.assign(dataset="more")], ignore_index=True))
+    assert found.groupby("method")["best"].all().to_dict() == {"a": True, "b": True, "c": False}
+    assert not found["tied"].any()
+    (line,) = [line for line in notes(found, {}) if line.startswith("mean ranks over 2 datasets")]
+    assert "a 1.50, b 1.50, c 3.00" in line
+
+
 def test_methods_by_datasets() -> None:
     """Each dataset with the metric of its own task; ranks over all of them."""
     frame = pd.concat(
