@@ -26,19 +26,29 @@ from torch import Tensor, nn
 def e2cnn() -> Any:
     """The package's modules `gspaces`, `nn` and `nn.init`, as attributes.
 
-    From numpy 2 on `np.array(x, copy=False)` refuses to copy; e2cnn means `np.asarray`, and gets it. Sums over
-    three factors at once take e2cnn 15 s for D_16; in an order of numpy's choice a fifth of it.
+    From numpy 2 on `np.array(x, copy=False)` refuses to copy; e2cnn means `np.asarray`, and gets it. From 2.3 on arrays
+    have no `tostring`, which some of its kernels' hashes call. Sums over three factors at once take e2cnn 15 s for
+    D_16; in an order of numpy's choice a fifth of it. Python warns of its docstrings when it compiles them.
     """
-    from e2cnn import gspaces
-    from e2cnn import nn as layers
-    from e2cnn.kernels import steerable_basis, utils
-    from e2cnn.nn import init
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from e2cnn import gspaces
+        from e2cnn import nn as layers
+        from e2cnn.kernels import irreps_basis, steerable_basis, utils
+        from e2cnn.nn import init
 
+    for name in ("Flips", "ContinuousRotations", "FlipsDiscreteRotations", "FlipsContinuousRotations"):
+        getattr(irreps_basis, f"R2{name}Solution").__hash__ = _kernels_hash
     numpy = types.SimpleNamespace(**vars(np))
     numpy.array = lambda x, copy=True, **options: np.array(x, **options) if copy else np.asarray(x, **options)
     numpy.einsum = partial(np.einsum, optimize=True)
     utils.np = steerable_basis.np = numpy
     return types.SimpleNamespace(gspaces=gspaces, nn=layers, init=init)
+
+
+def _kernels_hash(kernels: Any) -> int:
+    """What e2cnn's kernels hash: their two representations, frequencies and phases."""
+    return hash((kernels.in_irrep, kernels.out_irrep, kernels.mu.tobytes(), np.asarray(kernels.gamma).tobytes()))
 
 
 @dataclass(frozen=True)
