@@ -16,6 +16,7 @@ Deviations from the authors' code:
   none of them: rotated digits that it gets 71 % right with a batch's statistics it gets 11 % right in evaluation.
 - Images of a size for which some layer would prefer a side are set into a larger black square with the same centre;
   the tutorial adds a row and a column at one side, and `small` drops the last two of a 20x20 map.
+- Convolutions in front of a batch norm have no bias, which it would take away.
 - Black is 0 to the network, as the zeros around the image.
 - c8 takes the mean over what is left of the map where the image is larger than theirs.
 """
