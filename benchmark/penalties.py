@@ -19,9 +19,11 @@ from torch import Tensor
 
 from invbench.errors import UserError
 from invbench.method import Method, Outputs, State
-from invbench.settings import is_zero, setting
+from invbench.settings import LogUniform, ShareOfSteps, is_zero, setting
 
 Convention = Literal["plain", "rescaled", "divided", "convex"]
+ANNEALING = ShareOfSteps(LogUniform(1 / 5001, 1.0))
+"""DomainBed's 10^U(0, 4) of 5,001 steps, without what lies beyond the run."""
 
 
 class PenaltyMethod(Method):

@@ -9,14 +9,25 @@ import numpy as np
 from pydantic import BaseModel, field_validator
 
 from invbench.errors import UserError, did_you_mean
-from invbench.settings import Choice, LogUniform, SearchRange, Settings, search_info, setting
+from invbench.settings import (
+    Choice,
+    Depending,
+    DrawnRange,
+    LogUniform,
+    SearchRange,
+    Settings,
+    ShareOfSteps,
+    search_info,
+    setting,
+)
 from invbench.spec import Cell
 
 MOST_RUNS = 100_000
 """Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""
+HALF_A_DECADE = 10**0.5
 SEARCHED = ("method.", "trainer.")
 """Sections that are searched where nothing else is said; datasets and networks are part of the question."""
-Ranges = Mapping[str, tuple[SearchRange, bool]]
+Ranges = Mapping[str, tuple[DrawnRange, bool]]
 """Dotted name -> its range, and whether its values are whole numbers."""
 Judge = Callable[[dict[str, Any]], float | None]
 """What came of a trial's settings: NaN where it failed, None while that is not known."""
@@ -91,11 +102,11 @@ def _searched(cell: Cell, search: RandomSearch) -> Ranges:
     for name in names:
         if name not in ranges:
             raise UserError(f"search over '{name}', which has no search range{did_you_mean(name, ranges)}")
-    return {name: ranges[name] for name in names}
+    return {name: (_drawn(ranges[name][0], name, cell), ranges[name][1]) for name in names}
 
 
-def search_ranges(cell: Cell) -> Ranges:
-    """Of all settings that have one."""
+def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
+    """Of all settings that have one, and whether their values are whole numbers."""
     parts: dict[str, BaseModel] = {"trainer": cell.trainer, "dataset": cell.dataset}
     if cell.backbone is not None:
         parts["backbone"] = cell.backbone
@@ -109,7 +120,29 @@ def search_ranges(cell: Cell) -> Ranges:
     }
 
 
-def _draw(search: SearchRange, whole: bool, name: str, trial: int) -> Any:
+def _drawn(search: SearchRange, name: str, cell: Cell) -> DrawnRange:
+    """The range for this cell. One that depends on a setting is widened to hold the cell's own value well inside."""
+    if isinstance(search, ShareOfSteps):
+        return search.of(_steps(cell))
+    if not isinstance(search, Depending):
+        return search
+    values = cell.spec.flat()
+    own, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
+    return LogUniform(min(known.low, own / HALF_A_DECADE), max(known.high, own * HALF_A_DECADE))
+
+
+def _steps(cell: Cell) -> int:
+    """Length of a run. What an epoch has in steps only the data tell."""
+    if cell.trainer.steps is not None:
+        return cell.trainer.steps
+    from invbench.loading import load_problem
+    from invbench.sampling import Sampler
+
+    train = load_problem(cell).splits["train"]
+    return cell.trainer.total_steps(Sampler.of(train, cell.trainer, cell.spec.seed).steps_per_epoch)
+
+
+def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:
     digest = hashlib.sha256(f"{name}\n{trial}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     if isinstance(search, Choice):
@@ -122,7 +155,7 @@ def _draw(search: SearchRange, whole: bool, name: str, trial: int) -> Any:
     return round(value) if whole else float(value)
 
 
-def _space(distributions: Any, search: SearchRange, whole: bool) -> Any:
+def _space(distributions: Any, search: DrawnRange, whole: bool) -> Any:
     """The range in Optuna's words."""
     if isinstance(search, Choice):
         return distributions.CategoricalDistribution(search.values)

@@ -46,7 +46,34 @@ class Choice:
         return "{" + ", ".join(_show(value) for value in self.values) + "}"
 
 
-SearchRange = Uniform | LogUniform | Choice
+@dataclass(frozen=True)
+class ShareOfSteps:
+    """Search range of a number of steps: a share of the run's, from another range; a step at least."""
+
+    share: Uniform | LogUniform
+
+    def of(self, steps: int) -> Uniform | LogUniform:
+        """The range for a run of so many steps."""
+        return type(self.share)(max(1, self.share.low * steps), max(1, self.share.high * steps))
+
+    def __str__(self) -> str:
+        return f"{self.share} of the run's steps"
+
+
+@dataclass(frozen=True)
+class Depending:
+    """Search range that depends on another setting of the same section, by its value."""
+
+    setting: str
+    ranges: Mapping[Any, LogUniform]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{value}: {own}" for value, own in self.ranges.items())
+
+
+DrawnRange = Uniform | LogUniform | Choice
+"""A search range that values can be drawn from, whatever the run."""
+SearchRange = DrawnRange | ShareOfSteps | Depending
 
 
 @dataclass(frozen=True)

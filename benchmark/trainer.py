@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from invbench.settings import LogUniform, Settings, setting
+from invbench.settings import Depending, LogUniform, Settings, setting
 
 Strategy = Literal["joint", "loop", "vmap"]
 
@@ -25,7 +25,13 @@ class Trainer(Settings):
     )
 
     optimizer: Literal["adam", "sgd"] = setting("adam", "update rule")
-    learning_rate: float = setting(1e-3, "step size", gt=0, search=LogUniform(1e-4, 1), fusable=True)
+    learning_rate: float = setting(
+        1e-3,
+        "step size",
+        gt=0,
+        search=Depending("optimizer", {"adam": LogUniform(10**-4.5, 10**-2.5), "sgd": LogUniform(1e-4, 1)}),
+        fusable=True,
+    )
     momentum: float = setting(0.0, "of sgd", ge=0, lt=1, fusable=True)
     nesterov: bool = setting(False, "Nesterov's form of sgd's momentum")
     betas: tuple[float, float] = setting((0.9, 0.999), "adam's decay rates of the two moments")

@@ -22,7 +22,7 @@ from invbench.method import Outputs, State
 from invbench.penalties import PenaltyMethod, loss_gradients, representation
 from invbench.problem import Batch
 from invbench.registry import register_method
-from invbench.settings import LogUniform, Uniform, setting
+from invbench.settings import LogUniform, ShareOfSteps, Uniform, setting
 from invbench.tasks import one_hot
 
 
@@ -34,7 +34,11 @@ class Fishr(PenaltyMethod):
 
     weight: float = setting(1000.0, "λ", ge=0, search=LogUniform(10, 1e4), fusable=True)
     anneal_steps: int = setting(
-        1500, "first steps, with `weight_before` in the place of λ", ge=0, search=Uniform(0, 5000), fusable=True
+        1500,
+        "first steps, with `weight_before` in the place of λ",
+        ge=0,
+        search=ShareOfSteps(Uniform(0, 1)),
+        fusable=True,
     )
     weight_before: float = setting(0.0, "weight of the penalty during these steps", ge=0, fusable=True)
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from invbench.method import Outputs, State
-from invbench.penalties import PenaltyMethod, representation
+from invbench.penalties import ANNEALING, PenaltyMethod, representation
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -32,7 +32,7 @@ class IBERM(PenaltyMethod):
 
     weight: float = setting(100.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
     anneal_steps: int = setting(
-        500, "first steps, with `weight_before` in the place of λ", ge=0, search=LogUniform(1, 1e4), fusable=True
+        500, "first steps, with `weight_before` in the place of λ", ge=0, search=ANNEALING, fusable=True
     )
     weight_before: float = setting(0.0, "weight of the penalty during these steps", ge=0, fusable=True)
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")

@@ -17,7 +17,7 @@ from torch import Tensor
 from invbench.method import Outputs, State
 from invbench.methods.ib_erm import On, mean_variance
 from invbench.methods.irmv1 import IRMv1
-from invbench.penalties import annealed
+from invbench.penalties import ANNEALING, annealed
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -30,9 +30,7 @@ class IBIRM(IRMv1):
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     bottleneck_weight: float = setting(100.0, "λ_b", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
-    bottleneck_anneal_steps: int = setting(
-        500, "first steps, without λ_b", ge=0, search=LogUniform(1, 1e4), fusable=True
-    )
+    bottleneck_anneal_steps: int = setting(500, "first steps, without λ_b", ge=0, search=ANNEALING, fusable=True)
     on: On = setting("representation", "whose variance; a linear model's representation is its input")
 
     @property

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from invbench.method import Gradients, Outputs, State
-from invbench.penalties import PenaltyMethod, loss_gradients, representation
+from invbench.penalties import ANNEALING, PenaltyMethod, loss_gradients, representation
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -38,7 +38,7 @@ class IRMv1(PenaltyMethod):
 
     weight: float = setting(100.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
     anneal_steps: int = setting(
-        500, "first steps, with `weight_before` in the place of λ", ge=0, search=LogUniform(1, 1e4), fusable=True
+        500, "first steps, with `weight_before` in the place of λ", ge=0, search=ANNEALING, fusable=True
     )
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")
     classifier: Literal["scale", "scale_and_offset", "head", "split"] = setting("scale", "what w is")

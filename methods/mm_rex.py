@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from invbench.method import Outputs, State
-from invbench.penalties import Convention, PenaltyMethod
+from invbench.penalties import ANNEALING, Convention, PenaltyMethod
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -29,7 +29,7 @@ class MMREx(PenaltyMethod):
 
     weight: float = setting(1e4, "β", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
     anneal_steps: int = setting(
-        100, "first steps, with `weight_before` in the place of β", ge=0, search=LogUniform(1, 1e4), fusable=True
+        100, "first steps, with `weight_before` in the place of β", ge=0, search=ANNEALING, fusable=True
     )
     convention: Convention = setting(
         "rescaled", "plain: R + βP; rescaled: that over max(β, 1); divided: over β; convex: (1-β)R + βP"

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from invbench.method import Outputs, State
-from invbench.penalties import PenaltyMethod
+from invbench.penalties import ANNEALING, PenaltyMethod
 from invbench.problem import Batch
 from invbench.registry import register_method
 from invbench.settings import LogUniform, setting
@@ -27,7 +27,7 @@ class VREx(PenaltyMethod):
 
     weight: float = setting(10.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
     anneal_steps: int = setting(
-        500, "first steps, with `weight_before` in the place of λ", ge=0, search=LogUniform(1, 1e4), fusable=True
+        500, "first steps, with `weight_before` in the place of λ", ge=0, search=ANNEALING, fusable=True
     )
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")
 
