@@ -15,6 +15,7 @@ from invbench.curves import write_rows
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.files import FULL_DISK
 from invbench.fusing import Fuse
+from invbench.inactive import never_reached, why_inactive
 from invbench.invariance import measure
 from invbench.loading import load_problem
 from invbench.loggers import Loggers
@@ -212,6 +213,7 @@ class _Attempt:
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
         self.started = now()
+        self.inactive = ""  # why the penalty never acted
         self.data = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(cell, problem, folder, device, origin, options)
@@ -239,11 +241,19 @@ class _Attempt:
         except OSError as error:
             raise unwritable(self.folder.path, error) from None
         forget_peak_memory(self.device)
-        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
+        quiet, holder = self.options.quiet, self.folder.holder
+        report = Report(self.cell.title, self.training.total, self.folder.log, quiet, holder)
+        for line in never_reached(self.training):
+            report.say(f"warning: {line}")
+        return report
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
-        return self._write("done", metrics, self._invariance(report), fused)
+        invariance = self._invariance(report)
+        self.inactive = why_inactive(self.training)
+        if self.inactive and not never_reached(self.training):  # which was said at the beginning
+            report.say(f"warning: {self.inactive}")
+        return self._write("done", metrics, invariance, fused)
 
     def failed(self, error: Exception, report: Report) -> RunFailed:
         """Write the record of a failure; returns what to tell of it.
@@ -298,6 +308,7 @@ class _Attempt:
                 "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
                 "condensed": training.examples is not training.problem.splits["train"],
                 **({"fused": fused} if fused else {}),
+                **({"inactive": self.inactive} if self.inactive else {}),
             },
             cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
             code=self.code,
