@@ -18,7 +18,10 @@ _kept: "OrderedDict[str, Problem]" = OrderedDict()
 
 
 def load_problem(cell: Cell) -> Problem:
-    """The data of a run, on the CPU, without the environment that it leaves out. Their tensors must not be changed."""
+    """The data of a run, on the CPU, without the environment that it leaves out, with a validation set.
+
+    Their tensors must not be changed.
+    """
     key = _key(cell)
     if key not in _kept:
         _kept[key] = _made(cell)
@@ -36,7 +39,8 @@ def _made(cell: Cell) -> Problem:
             raise
         raise RunFailed("oom", f"{cell.title} failed (oom): its data do not fit into memory: {error}") from None
     number = cell.trainer.held_out_environment
-    return problem if number is None else problem.without_environment(number)
+    rest = problem if number is None else problem.without_environment(number)
+    return rest.with_validation(cell.dataset.validation_share, stream(cell.spec.seed, "data", "validation"))
 
 
 def _key(cell: Cell) -> str:

@@ -16,7 +16,7 @@ from invbench.errors import UserError
 from invbench.fingerprint import fingerprint
 from invbench.images import AS_THEY_ARE, Pixels
 from invbench.seeds import children
-from invbench.settings import Settings
+from invbench.settings import Settings, setting
 from invbench.sources import Release, release
 from invbench.tasks import Task
 from invbench.vector_math import settle
@@ -178,7 +178,20 @@ class Problem:
             "examples": {name: len(split) for name, split in self.splits.items()},
             "environments": self.environments,
             "facts": dict(self.facts),
+            "constant": self.constant,
         }
+
+    @property
+    def constant(self) -> dict[str, float]:
+        """The task's score on each split of the constant prediction that fits the training targets best, by metric."""
+        prediction = self.task.constant(self.splits["train"].y)
+        if prediction is None:
+            return {}
+        scores = {
+            name: self.task.scores(prediction.expand(len(split), -1).to(split.x.dtype), split.y)[self.task.primary]
+            for name, split in self.splits.items()
+        }
+        return {f"{name}_{self.task.primary}": score.double().mean().item() for name, score in scores.items()}
 
     def without_environment(self, number: int) -> "Problem":
         """The problem with a training environment as split `held_out` instead; those behind it move up by one.
@@ -196,6 +209,26 @@ class Problem:
         kept = replace(rest, env=env - (env > number).to(env.dtype))
         held_out = replace(train.rows(there), env=None)
         return replace(self, splits={**self.splits, "train": kept, "held_out": held_out})
+
+    def with_validation(self, share: float, seed: np.random.SeedSequence) -> "Problem":
+        """The problem with a validation set: its own, else a random share of each training environment, rounded down.
+
+        Args:
+            share: 0 to below 1, so that every environment keeps an example for training.
+        """
+        train = self.splits["train"]
+        env = np.zeros(len(train), np.int64) if train.env is None else train.env.numpy()
+        sizes = np.bincount(env)
+        held_out = np.floor(share * sizes).astype(int)
+        if "validation" in self.splits or not held_out.any():
+            return self
+        order = np.random.default_rng(seed).permutation(len(train))
+        order = order[np.argsort(env[order], kind="stable")]  # by environment, at random in each
+        place = np.arange(len(train)) - (np.cumsum(sizes) - sizes)[env[order]]
+        there = torch.zeros(len(train), dtype=torch.bool)
+        there[torch.from_numpy(order)] = torch.from_numpy(place < held_out[env[order]])
+        rest = {name: split for name, split in self.splits.items() if name != "train"}
+        return replace(self, splits={"train": train.rows(~there), "validation": train.rows(there), **rest})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
         """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""
@@ -221,6 +254,10 @@ class Dataset(Settings):
     """Of the data, unless a release tells it."""
     citation: ClassVar[str] = ""
     """Whose construction this is."""
+
+    validation_share: float = setting(
+        0.2, "of each training environment, held out at random as split validation where the data have none", ge=0, lt=1
+    )
 
     def capabilities(self) -> tuple[str, ...]:
         """What these very settings provide; a dataset with several tasks overrides this."""

@@ -59,12 +59,21 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
         run = without.iloc[0]
         raise UserError(
             f"--select best_validation: run {run.get('run_id', '')} ({run['method']} on {run['dataset']}) has no best "
-            "step: its data have no validation set, trainer.evaluate_splits leaves it out, or an older version made "
-            "the record (`--rerun stale` makes it anew); or use --select last"
+            f"step: {_no_best_step(run)}; or use --select last"
         )
     measured = [str(name).removeprefix(BEST) for name in runs if str(name).startswith(BEST)]
     there = [name for name in measured if name in runs]
     return runs.assign(**{name: runs[BEST + name].fillna(runs[name]) for name in there})
+
+
+def _no_best_step(run: pd.Series) -> str:
+    """Why a finished run has no step that was best in validation."""
+    if run.get("dataset.validation_share") == 0:
+        return f"{run['dataset']} was made without a validation set, by dataset.validation_share=0"
+    return (
+        "trainer.evaluate_splits leaves the validation set out, its environments have too few examples for one, or an "
+        "older version made the record (`--rerun stale` makes it anew)"
+    )
 
 
 def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:

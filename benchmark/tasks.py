@@ -44,6 +44,10 @@ class Task(ABC):
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         """prediction (..., outputs), y (...) -> each metric's value per example (...)."""
 
+    def constant(self, y: Tensor) -> Tensor | None:
+        """The prediction (outputs,) that fits targets (N,) best if all inputs get the same; None: not known."""
+        return None
+
     @abstractmethod
     def average(self, predictions: Tensor, of: Average) -> Tensor:
         """The one prediction (..., outputs) that stands for those of K copies (K, ..., outputs)."""
@@ -75,6 +79,9 @@ class BinaryClassification(Task):
         correct = (prediction.squeeze(-1) > 0) == (y > 0.5)
         return {"accuracy": correct.double(), "loss": self.losses(prediction, y)}
 
+    def constant(self, y: Tensor) -> Tensor:
+        return y.mean().logit(eps=1e-6)[None]
+
     def average(self, predictions: Tensor, of: Average) -> Tensor:
         """Averaged log-probabilities, once they sum to one again, are averaged logits."""
         if of != "probabilities":
@@ -102,6 +109,9 @@ class Classification(Task):
 
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (prediction.argmax(-1) == y).double(), "loss": self.losses(prediction, y)}
+
+    def constant(self, y: Tensor) -> Tensor:
+        return torch.bincount(y, minlength=self.outputs).clamp(min=0.5).double().log()
 
     def average(self, predictions: Tensor, of: Average) -> Tensor:
         """Logits whose softmax is, or is proportional to, the average.
@@ -154,6 +164,11 @@ class Regression(Task):
             "mean_squared_error": error.square(),
             "loss": self.losses(prediction, y),
         }
+
+    def constant(self, y: Tensor) -> Tensor:
+        """The mean for squared errors, the median for absolute ones."""
+        middle = y.mean() if self.loss == "squared" else y.median()
+        return (middle[None] - self.mean) / self.std
 
     def average(self, predictions: Tensor, of: Average) -> Tensor:
         """The mean output, whatever is asked for: it is no logit."""

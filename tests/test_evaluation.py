@@ -1,6 +1,7 @@
 """What is measured: environments one by one, coefficients, and what the curves hold beside the metrics."""
 
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from invbench.problem import LinearLaw, Problem, Split
 from invbench.progress import headlines
 from invbench.results import load_results
 from invbench.runner import Options, run_cell
-from invbench.tasks import BinaryClassification, Regression
+from invbench.tasks import BinaryClassification, Classification, Regression, Task
 
 
 def test_environments_one_by_one_and_the_worst() -> None:
@@ -92,3 +93,33 @@ def test_what_a_reader_sees_first() -> None:
     names = ["train_accuracy", "train_accuracy_worst", "test_accuracy", "test_loss", "test_accuracy_env12"]
     names += ["test_accuracy_average", "test_accuracy_worst", "null_solution"]
     assert headlines(names) == ["train_accuracy", "test_accuracy", "test_accuracy_worst", "null_solution"]
+
+
+def constant_of(task: Task, train: list[float], test: list[float]) -> float:
+    """The test score of the constant prediction that is fitted to training targets."""
+    kind = torch.int64 if isinstance(task, Classification) else torch.float32
+    splits = {
+        name: Split(torch.zeros(len(y), 1), torch.tensor(y, dtype=kind))
+        for name, y in (("train", train), ("test", test))
+    }
+    return Problem(splits, task, "vector", "synthetic").constant[f"test_{task.primary}"]
+
+
+def test_what_a_constant_prediction_scores() -> None:
+    """The level that a method has to beat: the most frequent class, the mean, or the median for absolute errors."""
+    assert constant_of(BinaryClassification(), [1, 1, 0], [0, 1, 0, 0]) == 0.25
+    assert constant_of(BinaryClassification(), [1, 1], [0, 1]) == 0.5, "of one class only"
+    assert constant_of(Classification(4), [3, 1, 3, 0], [3, 3, 2, 0, 1]) == 0.4
+    squared = Regression("m", primary="mean_squared_error", mean=2.0, std=3.0)
+    assert constant_of(squared, [0, 1, 5], [1, 3]) == pytest.approx(fmean([(1 - 2) ** 2, (3 - 2) ** 2]))
+    absolute = Regression("m", loss="absolute", mean=2.0, std=3.0, factor=10.0)
+    assert constant_of(absolute, [0, 1, 5], [1, 3]) == pytest.approx(10 * fmean([0, 2]))
+
+
+def test_a_task_that_knows_no_constant_has_no_level() -> None:
+    class Own(BinaryClassification):
+        def constant(self, y: torch.Tensor) -> None:  # type: ignore[override]
+            return None
+
+    splits = dict.fromkeys(("train", "test"), Split(torch.zeros(2, 1), torch.zeros(2)))
+    assert Problem(splits, Own(), "vector", "synthetic").constant == {}

@@ -4,11 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cells import small_cell
 
+import invbench
 from invbench import loading
+from invbench.errors import UserError
 from invbench.loading import load_problem
+from invbench.problem import Problem, Split
+from invbench.runner import Options, run_cell
 from invbench.spec import resolve
+from invbench.tasks import BinaryClassification
 
 
 def test_runs_that_agree_in_their_data_share_them() -> None:
@@ -44,3 +50,71 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     load_problem(small_cell("erm", "spirals", 1))
     assert len(loading._kept) == 1
     assert load_problem(small_cell("erm", "spirals")) is not first
+
+
+def numbered(*sizes: int) -> Problem:
+    """Examples that are their own numbers, in environments of these sizes, which follow in turn."""
+    env = torch.cat([torch.full((size,), e) for e, size in enumerate(sizes)])
+    env = env[torch.randperm(len(env), generator=torch.Generator().manual_seed(0))]
+    x = torch.arange(len(env))
+    split = Split(x[:, None].float(), x.float(), env, x)
+    return Problem({"train": split, "test": split}, BinaryClassification(), "vector", "synthetic")
+
+
+def test_a_share_of_each_environment_is_held_out() -> None:
+    problem = numbered(10, 25, 4, 1)
+    held_out = problem.with_validation(0.2, np.random.SeedSequence(0))
+    assert list(held_out.splits) == ["train", "validation", "test"]
+    train, validation = held_out.splits["train"], held_out.splits["validation"]
+    assert train.env is not None
+    assert validation.env is not None
+    assert torch.bincount(validation.env, minlength=4).tolist() == [2, 5, 0, 0], "rounded down"
+    assert torch.bincount(train.env).tolist() == [8, 20, 4, 1]
+    assert sorted([*train.y.tolist(), *validation.y.tolist()]) == problem.splits["train"].y.tolist()
+    for split in (train, validation):
+        assert split.nuisance is not None
+        assert split.y.tolist() == split.x[:, 0].tolist() == split.nuisance.tolist(), "rows stay together"
+    again, other = (problem.with_validation(0.2, np.random.SeedSequence(seed)) for seed in (0, 1))
+    assert again.fingerprint == held_out.fingerprint != other.fingerprint
+
+
+def test_what_is_held_out_is_drawn_evenly() -> None:
+    problem = numbered(10)
+    counts = torch.zeros(10)
+    for seed in range(500):
+        validation = problem.with_validation(0.35, np.random.SeedSequence(seed)).splits["validation"]
+        counts[validation.y.long()] += 1
+    assert counts.sum() == 1500
+    assert (counts - 150).abs().max() < 5 * (500 * 0.3 * 0.7) ** 0.5
+
+
+def test_data_with_a_validation_set_or_too_few_examples_stay_as_they_are() -> None:
+    problem = numbered(1, 4)
+    assert problem.with_validation(0.2, np.random.SeedSequence(0)) is problem
+    assert numbered(10).with_validation(0.0, np.random.SeedSequence(0)).splits.keys() == {"train", "test"}
+    spirals = small_cell("erm", "spirals")
+    assert load_problem(spirals).fingerprint == spirals.dataset.load(loading.stream(0, "data")).fingerprint
+
+
+def test_validation_is_always_there(tmp_path: Path) -> None:
+    """So that settings can be chosen by it; without, the refusal says why there is none."""
+    settings = {"trainer.steps": 2, "backbone.width": 4}
+    record = run_cell(resolve("erm", "colored_digits", 0, settings), Options(out=tmp_path / "with"))
+    assert record.data["examples"] == {"train": 1120, "validation": 280, "test": 397}
+    assert record.best_validation is not None
+    found = invbench.table(invbench.load_results(tmp_path / "with"), select="best_validation")
+    assert found["at"].tolist() == ["best_validation"]
+    without = resolve("erm", "colored_digits", 0, settings | {"dataset.validation_share": 0})
+    run_cell(without, Options(out=tmp_path / "without"))
+    with pytest.raises(
+        UserError, match="colored_digits was made without a validation set, by dataset.validation_share"
+    ):
+        invbench.table(invbench.load_results(tmp_path / "without"), select="best_validation")
+
+
+def test_of_what_an_environment_is_left_out_none_is_in_validation() -> None:
+    cell = small_cell("erm", "colored_digits", trainer__held_out_environment=1)
+    splits = load_problem(cell).splits
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 560, "validation": 140, "test": 397, "held_out": 700,
+    }  # fmt: skip
