@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ class Registry:
         return decorate
 
     def entries(self) -> dict[str, Entry]:
-        """Every known name in alphabetical order."""
+        """Every name that can be used, in alphabetical order; third parties' that do not load are warned of, once."""
+        return {name: entry for name, entry in self.known().items() if name not in self._unusable}
+
+    def known(self) -> dict[str, Entry]:
+        """Every name in alphabetical order, whether it can be used or not; nothing is imported."""
         registered = {
             name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
             for name, cls in self._registered.items()
@@ -88,10 +93,23 @@ class Registry:
         return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
 
     def _entry(self, name: str) -> Entry:
-        entries = self.entries()
-        if name not in entries:
-            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, entries)}")
-        return entries[name]
+        known = self.known()
+        if name not in known:
+            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, known)}")
+        return known[name]
+
+    @cached_property
+    def _unusable(self) -> set[str]:
+        """Names of third parties whose code does not load; they have been warned of."""
+        names = set()
+        for name, entry in self._found.items():
+            if entry.literals is None:
+                try:
+                    self.load(name)
+                except UserError as error:
+                    warnings.warn(f"left out: {self.kind} {error}", stacklevel=2)
+                    names.add(name)
+        return names
 
     @cached_property
     def _found(self) -> dict[str, Entry]:
@@ -100,7 +118,7 @@ class Registry:
             path.stem: self._built_in(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
         }
         for point in entry_points(group=self.group):
-            entry = _third_party(point)
+            entry = _third_party(point, self.trait)
             if point.name in found and found[point.name].origin != entry.origin:
                 raise self._collision(point.name, found[point.name].origin, entry.origin)
             found[point.name] = entry
@@ -142,16 +160,24 @@ def _folder_of(group: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _third_party(point: EntryPoint) -> Entry:
+def _third_party(point: EntryPoint, trait: str) -> Entry:
+    """What an installed package adds; its code may do anything when it is imported."""
     distribution = point.dist.name if point.dist else "?"
 
     def load() -> type[Any]:
         try:
-            return point.load()  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"'{point.name}' from the package {distribution} does not load: {error}") from error
+            cls = point.load()
+        except (Exception, SystemExit) as error:
+            raise refusal(f"{type(error).__name__}: {error}") from error
+        traits = getattr(cls, trait, ())
+        if not isinstance(cls, type) or not isinstance(traits, tuple) or not all(isinstance(x, str) for x in traits):
+            raise refusal(f"{point.value} must be a class whose '{trait}' is a tuple of names")
+        return cls
 
-    return Entry(point.name, point.module, load, f"from the package {distribution}")
+    def refusal(why: str) -> UserError:
+        return UserError(f"'{point.name}' from the package {distribution} does not load: {brief(why)}")
+
+    return Entry(point.name, point.value.partition(":")[0].strip(), load, f"from the package {distribution}")
 
 
 def _broken(name: str, module: str, reason: str) -> Entry:

@@ -107,6 +107,42 @@ def test_third_party_collision_and_broken_package(tmp_path: Path) -> None:
     assert "'gone' from the package broken does not load" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def broken(:", "SyntaxError"),
+        ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+        ("", "AttributeError: module 'acme_methods' has no attribute 'Shrug'"),
+        ("Shrug = 3", "acme_methods:Shrug must be a class whose 'requires' is a tuple of names"),
+        ("class Shrug: requires = 3", "must be a class whose 'requires' is a tuple of names"),
+    ],
+)
+def test_third_party_code_that_does_not_load_is_left_out(tmp_path: Path, code: str, why: str) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
+    (tmp_path / "acme_methods.py").write_text(code, encoding="utf-8")
+    listed = _bench(tmp_path, "ls", "methods")
+    assert (listed.returncode, listed.stderr.count("\n")) == (0, 1)
+    assert listed.stderr.startswith("warning: left out: method 'shrug' from the package acme does not load: ")
+    assert why in listed.stderr
+    assert "and_mask" in listed.stdout
+    assert "shrug" not in listed.stdout
+    shown = _bench(tmp_path, "show", "shrug")
+    assert (shown.returncode, shown.stderr.count("\n"), shown.stdout) == (2, 1, "")
+    assert why in shown.stderr
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("methods", "doctor"), ("datasets", "data ls"), ("backbones", "ls cells")])
+def test_third_party_code_that_does_not_load_stops_nothing_else(tmp_path: Path, kind: str, verb: str) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_code:Shrug", kind)
+    (tmp_path / "acme_code.py").write_text("raise SystemExit", encoding="utf-8")
+    done = _bench(tmp_path, *verb.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: left out: ") <= 1
+    assert "shrug" not in done.stdout
+
+
 def test_a_file_must_register_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "plugins"
     package.mkdir()
@@ -145,11 +181,11 @@ def registered() -> Iterator[list[str]]:
         METHODS._registered.pop(name, None)
 
 
-def _distribution(folder: Path, distribution: str, name: str, target: str) -> None:
+def _distribution(folder: Path, distribution: str, name: str, target: str, kind: str = "methods") -> None:
     info = folder / f"{distribution}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[invbench.methods]\n{name} = {target}\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[invbench.{kind}]\n{name} = {target}\n", encoding="utf-8")
 
 
 def _bench(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,6 @@ _UsageError: Any = typer.BadParameter.__base__
 app = typer.Typer(
     name="bench",
     help="Which invariance method works on which problem, by how much, and at what cost.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(run)
@@ -52,8 +51,21 @@ app.add_typer(data_app)
 app.command()(doctor)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        echo(f"invbench {version('invbench')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option(help="Show tracebacks instead of one-line errors.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks instead of one-line errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Options of every verb."""
 
 

@@ -1,8 +1,11 @@
 """`bench doctor`: what this machine can run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from invbench.cli.output import echo
+from invbench.errors import brief
 
 EXTRAS = {"ray": "ray", "slurm": "submitit", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -14,8 +17,8 @@ def doctor() -> None:
     import torch
 
     from invbench.machine import describe
+    from invbench.registry import BACKBONES, DATASETS, METHODS
     from invbench.sources import cache_folder, data_folders
-    from invbench.torchvision_import import torchvision
 
     facts = describe(torch.device("cpu"))
     echo(f"python {facts['python']} on {facts['platform']}")
@@ -28,17 +31,32 @@ def doctor() -> None:
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU"
         echo(f"no GPU is visible ({built}); runs use the CPU")
-    try:
-        torchvision()
-        echo("torchvision: imports")
-    except (ImportError, RuntimeError) as error:
-        echo(f"torchvision: does not import ({error}); install it with -c constraints.txt")
+    echo(f"torchvision: {_torchvision()}")
     for folder in data_folders():
         echo(f"data folder {folder}: {'here' if folder.is_dir() else 'not there yet'}")
     echo(f"cache {cache_folder()}: {_writable(cache_folder())}")
     for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         echo(f"extra {extra}: {'installed' if there else f'pip install invbench[{extra}]'}")
+    for registry in (METHODS, DATASETS, BACKBONES):
+        for name, entry in registry.entries().items():
+            if entry.literals is None:
+                echo(f"{registry.kind} {name}: {entry.summary}")
+
+
+def _torchvision() -> str:
+    """Whether it can be imported: by anybody, or only with what this package declares before."""
+    from invbench.torchvision_import import torchvision
+
+    try:
+        torchvision()
+    except Exception as error:  # whatever a wheel for another torch raises
+        return f"does not import ({brief(str(error))}); install it with -c constraints.txt"
+    alone = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if alone.returncode == 0:
+        return "imports"
+    why = brief((alone.stderr.strip().splitlines() or [f"exit status {alone.returncode}"])[-1])
+    return f"imports in invbench, but `import torchvision` fails ({why}): it is built for another torch than this one"
 
 
 def _writable(folder: Path) -> str:

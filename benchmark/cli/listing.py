@@ -74,12 +74,12 @@ def show(
     if name == "trainer":
         _settings("trainer", Trainer, "settings of the training loop")
         return
-    homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.entries()]
+    homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.known()]
     if not homes:
-        known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.entries()]
+        known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.known()]
         raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'])}")
     for registry in homes:
-        entry = registry.entries()[name]
+        entry = registry.known()[name]
         cls = registry.load(name)
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
         echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
