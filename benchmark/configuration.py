@@ -30,10 +30,14 @@ INTEGERS = range(-(2**53) + 1, 2**53)
 """What every reader of JSON has exactly; so many of anything are far from what integers of 64 bits can count."""
 
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with JSON's idea of data, within bounds.
 
-    1e-3 is a number; yes, 1:30 and 2020-01-01 are strings. Keys are strings, each once in a table. There are no tags.
+    1e-3 is a number; yes, 1:30 and 2020-01-01 are strings. Keys are strings, each once in a table; `<<` takes over what
+    a table, or each of a list, has and this one has not. There are no tags.
     All is checked while the text is read, before any of it is made into data.
     """
 
@@ -76,8 +80,12 @@ class _Loader(yaml.SafeLoader):
 def _check_keys(node: yaml.Node) -> None:
     """Of a table."""
     known = set()
-    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.tag != "tag:yaml.org,2002:str":
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.tag == MERGE:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            if not all(isinstance(one, yaml.MappingNode) for one in merged):
+                raise _refused("<< takes a table, or a list of tables, such as *name", key)
+        elif key.tag != "tag:yaml.org,2002:str":
             raise _refused("a key is no text; put it in quotes", key)
         if key.value in known:
             raise _refused(f"'{brief(key.value)}' is there twice", key)
@@ -97,6 +105,8 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 _Loader.yaml_implicit_resolvers = {}
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor(MERGE, lambda loader, node: node.value)  # where it is no key
+_Loader.add_implicit_resolver(MERGE, re.compile("^<<$"), ["<"])
 for _tag, _pattern, _first in (
     ("null", r"null|~|", "n~\0"),
     ("bool", r"true|false", "tf"),

@@ -16,6 +16,7 @@ from invbench.errors import UserError
 from invbench.registry import BACKBONES, DATASETS, METHODS
 from invbench.settings import LogUniform, Settings, setting
 from invbench.spec import resolve
+from invbench.sweep_file import Sweep
 from invbench.trainer import Trainer
 
 
@@ -116,6 +117,9 @@ BOMB = (
 )
 
 
+MERGE_BOMB = "{a0: &a0 {x: 1}, " + ", ".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40)) + "}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -146,6 +150,13 @@ BOMB = (
         ('"\\ud800"', "a character that is no text"),
         ('{"\\0": 1}', "a character that is no text"),
         ("1\n---\n2", "another document"),
+        ("a: 1\nb: {<<: 1}", "line 2 .* << takes a table, or a list of tables"),
+        ("a: &a 1\nb: {<<: *a}", "<< takes a table"),
+        ("{a: &a {x: 1}, b: {<<: [*a, 1]}}", "<< takes a table"),
+        ("{a: &a {x: 1}, b: {<<: [[*a]]}}", "<< takes a table"),
+        ("{a: &a {x: 1}, b: {<<: *a, <<: *a}}", "'<<' is there twice"),
+        ("&a {<<: *a}", "stands for something that it is in itself"),
+        (MERGE_BOMB, "more than 100000 values, with those that aliases stand for"),
     ],
 )
 def test_yaml_has_bounds(text: str, message: str) -> None:
@@ -166,7 +177,33 @@ def test_yaml_within_the_bounds() -> None:
     assert parse_yaml("a: &one {b: [1, 2]}\nc: *one\nd: [*one, *one]", "x")["d"] == [{"b": [1, 2]}] * 2
     assert len(parse_yaml(f"[{'1,' * 99_000}]", "x")) == 99_000
     assert parse_yaml(f"[{2**53 - 1}, {1 - 2**53}]", "x") == [2**53 - 1, 1 - 2**53]
-    assert parse_yaml("\ufeffa: {<<: 1, b: 1e999}", "x") == {"a": {"<<": 1, "b": math.inf}}
+    assert parse_yaml("\ufeffa: {'<<': 1, b: 1e999}", "x") == {"a": {"<<": 1, "b": math.inf}}
+
+
+def test_yaml_merge_keys() -> None:
+    """A table's own keys win, then those of the first that is merged; nested tables are not mixed."""
+    tables = "a: &a {x: 1, z: {p: 1}}\nb: &b {x: 2, y: 2, z: {q: 1}}\n"
+    merged = parse_yaml(
+        f"{tables}c: {{y: 3, <<: [*a, *b]}}\nd: &d {{<<: *b}}\ne: {{<<: *d, x: 9}}\nf: {{<<: {{g: 1}}}}", "x"
+    )
+    assert merged["c"] == {"x": 1, "y": 3, "z": {"p": 1}}
+    assert merged["d"] == merged["b"] == {"x": 2, "y": 2, "z": {"q": 1}}
+    assert merged["e"] == {"x": 9, "y": 2, "z": {"q": 1}}
+    assert merged["f"] == {"g": 1}
+    assert parse_yaml("[<<, a: <<]", "x") == ["<<", {"a": "<<"}]
+    chain = "".join(f", &a{i} {{<<: *a{i - 1}}}" for i in range(1, 200))  # read from its end
+    assert parse_yaml(f"{{x: [[[[&a0 {{v: 1}}{chain}]]]], y: {{<<: *a199}}}}", "x")["y"] == {"v": 1}
+
+
+def test_sweeps_and_recipes_take_merge_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = "[{<<: &both {dataset: spirals, set: {trainer.steps: 3}}, method: erm}, {<<: *both, method: irmv1}]"
+    (tmp_path / "x.yaml").write_text(f"cells: {cells}")
+    runs = Sweep.read(str(tmp_path / "x.yaml")).runs()
+    assert [(run.spec.method, run.trainer.steps) for run in runs] == [("erm", 3), ("irmv1", 3)]
+    recipe = "trainer: &one {steps: 5}\nmethods: {irmv1: {trainer: {<<: *one, learning_rate: 0.25}}}"
+    monkeypatch.setattr("invbench.configuration.recipe_text", lambda name: recipe)
+    trainer = resolve("irmv1", "spirals").trainer
+    assert (trainer.steps, trainer.learning_rate) == (5, 0.25)
 
 
 @pytest.mark.parametrize(
