@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,15 @@ from invbench.evaluation import outputs_of
 from invbench.problem import Problem
 from invbench.seeds import stream, torch_stream
 
-EXAMPLES = 128
-"""Test examples that are transformed."""
+if TYPE_CHECKING:
+    from invbench.training import Training
+
+EXAMPLES, FEWEST = 128, 8
+"""Test examples that are transformed where nobody says how many: in long runs, and in short ones at least."""
+SHARE = 0.1
+"""Most that measuring may cost of what training costs, where nobody says how many examples."""
+STEP_COST = 3
+"""Forward passes that a training step takes as long as."""
 POINTS = 13
 """Magnitudes of each generator, from minus to plus its reach; the middle one is 0."""
 REACH = {"rotation": math.pi, "translation": 2.0}
@@ -24,10 +31,43 @@ MOTIONS = 8
 """Random rigid motions of each point cloud."""
 
 
-def measure(model: nn.Module, problem: Problem, seed: int, step: int) -> dict[str, Any]:
+def examples_to_measure(training: "Training", steps: int) -> int:
+    """How many examples a run of so many steps measures, by its settings.
+
+    It goes by numbers of passes, not by the clock: the same run measures the same examples everywhere.
+    """
+    setting, sampler = training.cell.trainer.measure_invariance, training.sampler
+    if isinstance(setting, int):
+        return setting
+    trained = steps * sampler.per_step * sampler.batch_size
+    times = max(1, transformations(training.problem))
+    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))
+
+
+def transformations(problem: Problem) -> int:
+    """How often `measure` predicts each example; never, if it is a vector."""
+    if problem.kind == "vector":
+        return 0
+    profile = POINTS * len(generators(problem))
+    exact = 4 if problem.input_shape[-1] == problem.input_shape[-2] else 0
+    return 1 + profile + (MOTIONS if problem.kind == "point_cloud" else exact)
+
+
+def measure(
+    model: nn.Module,
+    problem: Problem,
+    seed: int,
+    step: int,
+    examples: int = EXAMPLES,
+    advanced: Callable[[int], object] = lambda count: None,
+) -> dict[str, Any]:
     """How far the model's predictions on test examples change, in the units of `Task.change`; {} for vectors.
 
     A model that is random in evaluation draws the same numbers for an input and for its transformations.
+
+    Args:
+        examples: of the test set at most, evenly spread over it.
+        advanced: told how many transformations of all are done, after each.
 
     Returns:
         `generators`: for each its `magnitudes` and the mean `changes`. Square images: `quarter_turns` and `reflection`,
@@ -37,11 +77,11 @@ def measure(model: nn.Module, problem: Problem, seed: int, step: int) -> dict[st
     if problem.kind == "vector":
         return {}
     split = problem.splits["test"]
-    rows = torch.linspace(0, len(split) - 1, min(EXAMPLES, len(split)), device=split.x.device).long()
+    rows = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.x.device).long()
     training = model.training
     model.eval()
     with torch.no_grad():
-        probe = _Probe(model, problem, split.x[rows], seed, step)
+        probe = _Probe(model, problem, split.x[rows], seed, step, advanced)
         found: dict[str, Any] = {"examples": len(rows), "generators": _profiles(probe)}
         if problem.kind == "point_cloud":
             found["rigid_motions"] = _rigid_motions(probe)
@@ -55,15 +95,27 @@ def measure(model: nn.Module, problem: Problem, seed: int, step: int) -> dict[st
 class _Probe:
     """A model, some inputs x (N, ...), and its predictions on them."""
 
-    def __init__(self, model: nn.Module, problem: Problem, x: Tensor, seed: int, step: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        problem: Problem,
+        x: Tensor,
+        seed: int,
+        step: int,
+        advanced: Callable[[int], object] = lambda count: None,
+    ) -> None:
         self.model, self.problem, self.x, self.stream = model, problem, x, (seed, step)
+        self.advanced, self.count = advanced, 0
         self.before = self.predict(x)
 
     def predict(self, x: Tensor) -> Tensor:
         """Predictions (N, outputs) with the same random numbers at every call."""
         seed, step = self.stream
         with torch_stream(stream(seed, "evaluation", step), x.device):
-            return outputs_of(self.model, x).prediction
+            prediction = outputs_of(self.model, x).prediction
+        self.count += 1
+        self.advanced(self.count)
+        return prediction
 
     def change(self, x: Tensor) -> Tensor:
         """Mean change of the prediction, a 0-dimensional tensor."""

@@ -13,7 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its beginnin
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from invbench.invariance import measure
+from invbench.invariance import examples_to_measure, measure
 from invbench.loading import load_problem
 from invbench.machine import choose_device, timed
 from invbench.phases import PHASES, Phases
@@ -106,7 +106,9 @@ def _watching(training: Training) -> Cost:
 def _last(training: Training) -> None:
     """What a run does when it is trained."""
     training.measure(tuple(training.problem.splits), last=True)
-    measure(training.model, training.problem, training.cell.spec.seed, training.done)
+    if training.cell.trainer.measure_invariance != "off":
+        examples = examples_to_measure(training, training.total)
+        measure(training.model, training.problem, training.cell.spec.seed, training.done, examples)
 
 
 def _trace(training: Training, step: Callable[[], None], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Run one cell: claim its folder, make the data, train, leave a record."""
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +17,7 @@ from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.files import FULL_DISK
 from invbench.fusing import Fuse
 from invbench.inactive import never_reached, why_inactive
-from invbench.invariance import measure
+from invbench.invariance import examples_to_measure, measure, transformations
 from invbench.loading import load_problem
 from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, forget_peak_memory, peak_memory
@@ -30,6 +31,8 @@ from invbench.threads import suitable_threads, threads_put_back
 from invbench.training import Training
 
 Metrics = dict[str, float]
+SILENT_SECONDS = 10
+"""As long a measurement says nothing."""
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 """A run's record, or what stopped it."""
 RESULTS = "results"
@@ -273,11 +276,20 @@ class _Attempt:
         return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:
-        training = self.training
-        if training.problem.kind != "vector":
+        training, total = self.training, transformations(self.training.problem)
+        if self.cell.trainer.measure_invariance == "off":
+            return {}
+        if total:
             report.say("measuring invariance")
+
+        def advanced(count: int) -> None:
+            report.step(training.done)
+            if time.monotonic() - report.last > SILENT_SECONDS:
+                report.say(f"measuring invariance: {count} of {total} transformations")
+
         with training.stopwatch.during("invariance"):
-            return measure(training.model, training.problem, self.cell.spec.seed, training.done)
+            examples = examples_to_measure(training, training.done)
+            return measure(training.model, training.problem, self.cell.spec.seed, training.done, examples, advanced)
 
     def _write(
         self,

@@ -73,6 +73,11 @@ class Trainer(Settings):
     evaluate_splits: tuple[str, ...] | None = setting(
         None, "splits measured during training; null takes all but train. The last step always measures all"
     )
+    measure_invariance: Literal["auto", "off"] | int = setting(
+        "auto",
+        "test images or molecules whose transformations are predicted at the end of a run; auto takes 128, or as many "
+        "as cost a tenth of the training",
+    )
     dtype: Literal["float32", "float64"] = setting("float32", "type of the numbers")
     autocast: bool = setting(False, "run the network's forward pass in bfloat16")
     compile: bool = setting(False, "compile the network with torch.compile (strategy joint only)")
@@ -83,6 +88,8 @@ class Trainer(Settings):
             raise ValueError("give either steps or epochs")
         if any(not 0 <= milestone <= 1 for milestone in self.milestones):
             raise ValueError("milestones are fractions of the run, between 0 and 1")
+        if isinstance(self.measure_invariance, int) and self.measure_invariance < 1:
+            raise ValueError("measure_invariance is auto, off, or a number of examples from 1")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.compile and self.strategy in ("loop", "vmap"):

@@ -13,14 +13,17 @@ from cells import load, small_cell, small_settings
 from torch import Tensor, nn
 
 import invbench
-from invbench import figures
+from invbench import figures, runner
 from invbench.affine import generators
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.invariance import POINTS, measure
+from invbench.invariance import EXAMPLES, FEWEST, POINTS, examples_to_measure, measure
 from invbench.problem import Problem
-from invbench.runner import build_model, run
+from invbench.records import RunFolder
+from invbench.runner import Options, build_model, run, run_cell
+from invbench.spec import resolve
 from invbench.trained import trained
+from invbench.training import Training
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -195,3 +198,42 @@ def test_twelve_widths_can_be_told_apart(tmp_path: Path) -> None:
     run("augerino", "qm9", settings=settings, out=tmp_path)
     lines = figures.widths([tmp_path], []).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples"),
+    [
+        ({"trainer__steps": 4}, FEWEST),
+        ({"trainer__steps": 1}, FEWEST),
+        ({"trainer__steps": 40, "trainer__batch_size": 400}, round(0.3 * 40 * 400 / (6 * POINTS + 5) - 0.5)),
+        ({"trainer__steps": 4, "trainer__measure_invariance": 20}, 20),
+        ({"trainer__steps": 4, "trainer__measure_invariance": 10**6}, 400),
+    ],
+)
+def test_measuring_costs_a_tenth_of_the_training_at_most(
+    settings: dict[str, int], examples: int, tmp_path: Path
+) -> None:
+    """By numbers of passes: 8 examples at least, the test set at most, or as many as somebody says."""
+    record = run_cell(small_cell("erm", "digits", **settings), Options(out=tmp_path))
+    assert record.invariance["examples"] == examples
+
+
+def test_long_runs_measure_as_many_as_they_always_did() -> None:
+    cell = resolve("erm", "digits")
+    training = Training(cell, load(cell), build_model(cell, load(cell)), RunFolder(Path()), "", 0)
+    assert examples_to_measure(training, training.total) == EXAMPLES
+
+
+def test_nothing_is_measured_where_it_is_off(tmp_path: Path) -> None:
+    record = run_cell(small_cell("erm", "digits", trainer__measure_invariance="off"), Options(out=tmp_path))
+    assert record.invariance == {}
+    with pytest.raises(UserError, match="measure_invariance is auto, off, or a number of examples from 1"):
+        resolve("erm", "digits", 0, {"trainer.measure_invariance": 0})
+
+
+def test_a_long_measurement_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "SILENT_SECONDS", 0)
+    record = run_cell(small_cell("erm", "digits"), Options(out=tmp_path))
+    lines = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8").splitlines()
+    total = 6 * POINTS + 5
+    assert [line for line in lines if line.endswith(f"measuring invariance: {total} of {total} transformations")]
