@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
+LONG_SECONDS = 3600.0
+"""A run that takes longer says so once its first steps have been timed."""
 Tell = Callable[[int], object]
 """Called with the number of parts of a long piece of work that are done."""
 
@@ -64,6 +66,39 @@ def headlines(metrics: Iterable[str]) -> list[str]:
     return [name for name in metrics if not hidden.search(name)]
 
 
+def duration(seconds: float) -> str:
+    """Such as `2 h 05 min`, `3 min 20 s`, `7 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+class Pace:
+    """How long a run still takes, by the steps since it was first looked at; what came before them is left out."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, int] | None = None
+        self.last = (0.0, 0)
+
+    def at(self, step: int) -> None:
+        """So many steps are finished now."""
+        self.last = (time.monotonic(), step)
+        self.first = self.first or self.last
+
+    @property
+    def seconds(self) -> float:
+        """That have been timed."""
+        return self.last[0] - self.first[0] if self.first else 0.0
+
+    def left(self, total: int) -> float | None:
+        """Seconds to the last of `total` steps, as of now; None where no step has been timed."""
+        if self.first is None or self.last[1] <= self.first[1]:
+            return None
+        each = self.seconds / (self.last[1] - self.first[1])
+        return max(0.0, each * (total - self.last[1]) - (time.monotonic() - self.last[0]))
+
+
 def _at_once(path: str, flags: int) -> int:
     """Open a file without waiting: of a pipe that nobody reads it would be for ever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
@@ -86,7 +121,7 @@ class Report:
             claim.total = total
         self.title, self.total, self.log = title, total, log
         self.console = error_console(quiet)
-        self.last = time.monotonic()
+        self.last, self.pace, self.estimated = time.monotonic(), Pace(), False
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
             left, right = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
@@ -110,25 +145,40 @@ class Report:
         if self.claim is not None:
             self.claim.step = step
             self.claim.check()
+        self.pace.at(step)
+        if not self.estimated and self.pace.seconds > LINE_SECONDS:
+            self._estimate()
         if self.bar:
             self.bar.update(self.task, completed=step)
         elif time.monotonic() - self.last > LINE_SECONDS:
-            self.say(f"step {step}/{self.total}")
+            self.say(self._reached(step))
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """The run was measured."""
         note = "  ".join(f"{name} {metrics[name]:.4g}" for name in headlines(metrics))
         if self.bar:
             self.bar.update(self.task, completed=step, note=visible(note))
-            self._write(f"step {step}/{self.total}  {note}")
+            self._write(f"{self._reached(step)}  {note}")
         else:
-            self.say(f"step {step}/{self.total}  {note}")
+            self.say(f"{self._reached(step)}  {note}")
 
     def say(self, text: str) -> None:
         """One line, now."""
         self.last = time.monotonic()
         self._write(text)
         self.console.print(plain_text(f"{self.title}  {text}"), soft_wrap=True)
+
+    def _reached(self, step: int) -> str:
+        left = self.pace.left(self.total)
+        return f"step {step}/{self.total}" + (f", about {duration(left)} to go" if left and step < self.total else "")
+
+    def _estimate(self) -> None:
+        """Say it where the run will take long; once, when its first steps have been timed."""
+        left = self.pace.left(self.total)
+        if left is not None:
+            self.estimated = True
+            if left > LONG_SECONDS:
+                self.say(f"this run will take about {duration(left)}")
 
     def _write(self, text: str) -> None:
         with open(self.log, "a", encoding="utf-8", opener=_at_once) as file:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -222,13 +223,27 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
     missing = unmet(method.requires, data.capabilities())
     if not missing:
         return
-    settings = [f"dataset.{k}={v}" for k, v in _switched_on(type(data), method.parts.values()).items()]
-    able = [name for name in DATASETS.entries() if not unmet(method.requires, DATASETS.traits(name))]
+    settings = [f"dataset.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in _helpful(method, data).items()]
+    able = [
+        name for name in DATASETS.entries() if name != dataset and not unmet(method.requires, DATASETS.traits(name))
+    ]
     advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
     raise UserError(
         f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
         f"provide; {advice}"
     )
+
+
+def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:
+    """Settings with which the dataset provides what the method requires, found by trying; none where none do."""
+    now, on = data.canonical(), _switched_on(type(data), method.parts.values())
+    choices = {name: get_args(field.annotation) for name, field in type(data).model_fields.items()}
+    for more in ({}, *({name: value} for name, values in choices.items() for value in values)):
+        with suppress(UserError):  # no such value, or not with the others
+            tried = type(data).parse(now | on | more, "dataset")
+            if not unmet(method.requires, tried.capabilities()):
+                return {name: value for name, value in (on | more).items() if now[name] != value}
+    return {}
 
 
 def _checked_seed(seed: int) -> int:

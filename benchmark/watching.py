@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from invbench.progress import error_console, plain_text
+from invbench.progress import Pace, error_console, plain_text
+from invbench.progress import duration as duration  # for those who show a sweep
 from invbench.stopping import StopRequest
 from invbench.terminal import visible
 
@@ -32,8 +33,7 @@ class Running:
     run_ids: list[str]
     step: int = 0
     total: int = 0
-    first: tuple[float, int] | None = None
-    """When it was first seen at a step, and at which, for the time that is left."""
+    pace: Pace = field(default_factory=Pace)
 
 
 class Watch:
@@ -101,7 +101,7 @@ class Watch:
         for running in self.places.values():
             if running is not None and run_id in running.run_ids and total:
                 running.step, running.total = step, total
-                running.first = running.first or (time.monotonic(), step)
+                running.pace.at(step)
 
     def retried(self, run_id: str, outcome: "Outcome") -> None:
         """A run failed and will be tried again."""
@@ -130,8 +130,7 @@ class Watch:
             self.full = outcome.message
         text = outcome.status + (f" ({outcome.kind}): {outcome.message}" if outcome.kind else "")
         after = f" after {duration(outcome.seconds)}" if outcome.status == "done" else ""
-        counts = self.counts
-        self._line(run_id, f"{text}{after}  [{counts['done']} done, {counts['failed']} failed, {counts['left']} left]")
+        self._line(run_id, f"{text}{after}  [{', '.join(self._counted())}]")
 
     def tick(self) -> None:
         """Time has passed."""
@@ -157,16 +156,19 @@ class Watch:
         ]
         return Group(table, Text(self._summary(), style="bold"), *errors)
 
-    def _summary(self) -> str:
-        counts = self.counts
+    def _counted(self) -> list[str]:
+        """How many runs there are of each status, and the time that they will take."""
+        counts, finished = self.counts, len(self.outcomes)
         parts = [f"{counts['done']} done", f"{counts['failed']} failed", f"{counts['left']} left"]
-        spent = time.monotonic() - self.began
-        finished = len(self.outcomes)
         if finished and counts["left"] and not self.draining:
-            parts.append(f"about {duration(spent / finished * counts['left'])} to go")
+            parts.append(f"about {duration((time.monotonic() - self.began) / finished * counts['left'])} to go")
+        return parts
+
+    def _summary(self) -> str:
+        parts = self._counted()
         if self.draining:
             parts.append("stopping: running ones keep their checkpoints; Ctrl-C again kills them")
-        return "  ".join([*parts, f"({duration(spent)})"])
+        return "  ".join([*parts, f"({duration(time.monotonic() - self.began)})"])
 
     def _last_failures(self) -> list[str]:
         return list(dict.fromkeys(self.failures))[-SHOWN_ERRORS:]
@@ -184,20 +186,10 @@ class Watch:
             self.console.print(plain_text(line), soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """Such as `2 h 05 min`, `3 min 20 s`, `7 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 def _more(run_ids: Sequence[str]) -> str:
     return f"and {len(run_ids) - 1} more " if len(run_ids) > 1 else ""
 
 
 def _left(running: Running) -> str:
-    if running.first is None or running.step <= running.first[1]:
-        return ""
-    pace = (time.monotonic() - running.first[0]) / (running.step - running.first[1])
-    return duration(pace * (running.total - running.step))
+    left = running.pace.left(running.total)
+    return "" if left is None else duration(left)

@@ -1,5 +1,6 @@
 """The command as its users meet it: what it prints, and one clear line for every mistake."""
 
+import itertools
 import json
 import os
 import re
@@ -15,8 +16,11 @@ from matplotlib.figure import Figure
 
 from invbench import entry
 from invbench.cli import main
+from invbench.configuration import parse_assignments
 from invbench.drawing import save
 from invbench.errors import UserError
+from invbench.registry import DATASETS, METHODS
+from invbench.spec import resolve
 from invbench.sweep_file import parse_seeds
 
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
@@ -151,6 +155,28 @@ def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_pa
     assert err.count("\n") == 1
     assert message in err
     assert list(tmp_path.iterdir()) == [], "nothing is written for a mistake"
+
+
+def test_what_is_advised_helps() -> None:
+    """Of every method with every dataset that refuses it: with the settings that the error names it does not."""
+    advised = 0
+    for method, dataset in itertools.product(METHODS.entries(), DATASETS.entries()):
+        try:
+            resolve(method, dataset)
+        except UserError as error:
+            settings = str(error).partition("; set ")[2]
+            assert settings or "; datasets that can: " in str(error)
+            if settings:
+                advised += 1
+                resolve(method, dataset, 0, parse_assignments(settings.split(" and ")))
+    assert advised > 3
+
+
+def test_no_setting_is_advised_that_does_not_help() -> None:
+    with pytest.raises(UserError, match="needs vector and regression, .*; datasets that can: and_mask_regression, "):
+        resolve("icp", "digits")
+    with pytest.raises(UserError, match="; set dataset.grayscale=true$"):
+        resolve("oracle", "colored_digits", 0, {"dataset.grayscale": False})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system that even root cannot write to")

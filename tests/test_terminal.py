@@ -149,6 +149,54 @@ def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) 
     assert f"vrex {SHOWN}: {MARKUP} {SHOWN}" in rendered(watch.picture())
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the program takes for the time, in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_tells_the_time_that_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    with Report("erm", 60, tmp_path / "log.txt") as report:
+        for step in range(1, 61):
+            clock[0] += 100.0 if step == 1 else 4.0  # the first one sets things up
+            report.step(step)
+        report.evaluated(60, {})
+    lines = [line.removeprefix("erm  ") for line in capsys.readouterr().err.splitlines()]
+    assert lines[0] == "step 1/60"
+    assert lines[1] == "step 4/60, about 3 min 44 s to go"
+    assert lines[-2:] == ["step 58/60, about 8 s to go", "step 60/60  "]
+
+
+@pytest.mark.parametrize(("seconds", "warned"), [(4.0, False), (50.0, True)])
+def test_a_long_run_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clock: list[float], seconds: float, warned: bool
+) -> None:
+    with Report("erm", 400, tmp_path / "log.txt") as report:
+        for step in range(1, 20):
+            clock[0] += seconds
+            report.step(step)
+    said = [line for line in capsys.readouterr().err.splitlines() if "this run" in line]
+    assert said == ["erm  this run will take about 5 h 31 min"] * warned
+    assert ("this run will take" in (tmp_path / "log.txt").read_text()) is warned
+
+
+def test_a_sweep_in_a_log_tells_the_time_that_is_left(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    watch = Watch({name: f"erm {name}" for name in "abc"}, StopRequest())
+    for name in "abc":
+        clock[0] += 60
+        watch.ended(name, Outcome("done", seconds=60))
+    ends = [line.partition("[")[2] for line in capsys.readouterr().err.splitlines()]
+    assert ends == [
+        "1 done, 0 failed, 2 left, about 2 min 00 s to go]",
+        "2 done, 0 failed, 1 left, about 1 min 00 s to go]",
+        "3 done, 0 failed, 0 left]",
+    ]
+
+
 def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     shown = rendered(_table(f"{MARKUP} {HARMFUL}", [["seed", MARKUP, HARMFUL], ["0", HARMFUL, MARKUP]]))
     assert shown.count(MARKUP) == 3
