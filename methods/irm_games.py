@@ -84,10 +84,10 @@ class IRMGames(Method):
         for name, g in risk_grads.items():
             player = player_of(name)
             if player is None:
-                gradients[name] = g.mean(0)
+                gradients[name] = g.mean(0) + penalty_grad[name]
             else:
                 own = (state["env"] == player).to(g.dtype)  # (E,)
-                gradients[name] = torch.einsum("e,e...->...", own, g)
+                gradients[name] = torch.einsum("e,e...->...", own, g) + penalty_grad[name]
         return gradients, state
 
     def turn(self, names: Iterable[str], step: int) -> Turn:

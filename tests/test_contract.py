@@ -1,6 +1,7 @@
 """The one contract: what every registered method must do on every dataset it can run on."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from cells import (
     small_cell,
     without_coupling,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from invbench.composition import GRADIENT, Composition
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, detached
-from invbench.method import Method, State
+from invbench.method import Gradients, Method, Outputs, State, as_outputs, class_overrides
 from invbench.problem import Batch, Problem
 from invbench.records import RunFolder
 from invbench.registry import DATASETS, METHODS, unmet
@@ -31,6 +33,7 @@ from invbench.runner import build_model
 from invbench.sampling import Sampler
 from invbench.second_player import find_critics, with_critics
 from invbench.seeds import stream
+from invbench.settings import setting
 from invbench.spec import Cell
 from invbench.tasks import Regression
 from invbench.training import Training
@@ -189,6 +192,135 @@ def test_a_run_that_is_taken_up_ends_as_if_nothing_had_happened(method: str, tmp
     run_until(cell, parted, 4)
     run_until(cell, parted, 6)
     assert_same_training(whole, parted)
+
+
+def gradients_of(cell: Cell, method: Composition) -> dict[str, Tensor]:
+    """Of one step."""
+    objective, parameters, batch, state = objective_of(cell, "joint", method=method)
+    with torch.random.fork_rng():
+        return objective.step(parameters, batch, state).gradients
+
+
+def differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return any(not torch.allclose(value, second[name], atol=1e-12) for name, value in first.items())
+
+
+def adds_penalties(cell: Cell) -> bool:
+    """Whether a further penalty moves the step of a method."""
+    further = Composition({**cell.method.parts, "further": ForgetsWeight()})
+    return differ(gradients_of(cell, cell.method), gradients_of(cell, further))
+
+
+def passes_learned_on(method: Method, problem: Problem, backbone: nn.Module) -> bool:
+    """Whether a method's model tells what the model that it wraps has learned."""
+    torch.manual_seed(0)
+    model = method.build(Learning(backbone), problem)
+    x = problem.splits["test"].x[:4]
+    return all("width" in as_outputs(model.train(training)(x)).learned for training in (True, False))
+
+
+def heeds_its_weight(cell: Cell) -> bool:
+    """Whether a step with three times the weight is another one."""
+    ((name, part),) = list(cell.method.parts.items())[-1:]
+    changed = dict.fromkeys(("anneal_steps", "pretrain_steps"), 0)
+    fields = {field: value for field, value in changed.items() if field in type(part).model_fields}
+    steps = [
+        gradients_of(cell, cell.method.with_settings({name: fields | {"weight": factor * part.weight}}))  # type: ignore[attr-defined]
+        for factor in (1, 3)
+    ]
+    return differ(*steps)
+
+
+class Learning(nn.Module):
+    """A network that has learned a width besides its weights."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.width = backbone, nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Outputs:
+        return as_outputs(self.backbone(x))._replace(learned={"width": self.width})
+
+
+class ForgetsPenalty(Method):
+    """A rule that leaves the penalty out."""
+
+    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        return {name: gradient.mean(0) for name, gradient in risk_grads.items()}, state
+
+
+class ForgetsLearned(Method):
+    """A model that keeps the prediction only."""
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        class Wrapped(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                prediction: Tensor = model(x).prediction
+                return prediction
+
+        return Wrapped()
+
+
+class ForgetsWeight(Method):
+    """A penalty that has a weight and does not use it."""
+
+    weight: float = setting(1.0, "λ", fusable=True)
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        return outputs.prediction.square().mean(), state
+
+
+def first_cell(method: str) -> Cell:
+    """The method on the first quick dataset, or on any."""
+    datasets = [dataset for name, dataset in CELLS if name == method]
+    quick = [dataset for dataset in datasets if dataset in QUICK]
+    return without_coupling(small_cell(method, (quick or datasets)[0]))
+
+
+def methods_with(*hooks: str) -> list[str]:
+    return [name for name in sorted({method for method, _ in CELLS}) if class_overrides(METHODS.load(name), *hooks)]
+
+
+@pytest.mark.parametrize("method", methods_with(*GRADIENT))
+def test_a_gradient_rule_adds_the_penalty(method: str) -> None:
+    """Else `irmv1+rule` is the rule alone."""
+    assert adds_penalties(first_cell(method))
+
+
+WRAPPING = [name for name in methods_with("build") if not METHODS.literal(name, "replaces_model", False)]
+
+
+@pytest.mark.parametrize("method", WRAPPING)
+def test_a_model_tells_what_the_one_inside_has_learned(method: str) -> None:
+    """Else nothing of it is in the curves, and no regulariser sees it."""
+    dataset = next(dataset for name, dataset in CELLS if name == method)
+    cell = small_cell(method, dataset)
+    problem = load(cell)
+    assert cell.backbone is not None
+    assert passes_learned_on(cell.method.parts[method], problem, cell.backbone.build(problem))
+
+
+WEIGHING = [name for name, _ in dict(CELLS).items() if "weight" in METHODS.load(name).model_fields]
+
+
+@pytest.mark.parametrize("method", WEIGHING)
+def test_a_penalty_heeds_its_weight(method: str) -> None:
+    assert heeds_its_weight(first_cell(method))
+
+
+def test_methods_that_forget_are_found() -> None:
+    cell = without_coupling(small_cell("erm", "spirals"))
+    problem = load(cell, torch.float64)
+
+    def of(method: Method) -> Cell:
+        return replace(cell, method=Composition({"own": method}))
+
+    assert not adds_penalties(of(ForgetsPenalty()))
+    assert not heeds_its_weight(of(ForgetsWeight()))
+    assert cell.backbone is not None
+    backbone = cell.backbone.build(problem).double()
+    assert not passes_learned_on(ForgetsLearned(), problem, backbone)
+    assert passes_learned_on(Method(), problem, backbone), "that wraps nothing"
 
 
 @pytest.mark.parametrize("method", METHODS.entries())
