@@ -1,6 +1,7 @@
 """The folder of a sweep: what is there already, what the file says now, and what that will cost."""
 
 import difflib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,26 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
                 held.set_aside()
                 with held.writing():
                     held.checkpoint.unlink(missing_ok=True)
+
+
+def told_apart(cells: Iterable[Cell]) -> dict[str, str]:
+    """By id of the run, the settings in which runs of its method and dataset differ, seeds aside."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.spec.method, cell.spec.dataset), []).append(cell)
+    found = {}
+    for members in groups.values():
+        flat = [cell.spec.flat() for cell in members]
+        names = dict.fromkeys(name for one in flat for name in one)
+        differing = [name for name in names if any(one.get(name, ...) != flat[0].get(name, ...) for one in flat)]
+        for cell, one in zip(members, flat, strict=True):
+            texts = (f"{name}={_short(one[name])}" for name in differing if name in one)
+            found[cell.spec.run_id] = "  ".join(texts)
+    return found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) -> list[str]:

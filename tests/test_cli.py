@@ -19,7 +19,7 @@ from invbench.cli import main
 from invbench.configuration import parse_assignments
 from invbench.drawing import save
 from invbench.errors import UserError
-from invbench.registry import DATASETS, METHODS
+from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.spec import resolve
 from invbench.sweep_file import parse_seeds
 
@@ -113,6 +113,8 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("table", "nowhere"), "no results folder nowhere"),
         (("table", "--vs-published", "--rows", "method"), "leave the other options out"),
         (("plot", "curve"), "'curve' is not one of 'curves', 'ranks'"),
+        (("ls", "cell"), "nothing to list is named 'cell'; did you mean 'cells'?"),
+        (("show", "digits", "--picture", "x.png", "--json"), "give one of them"),
         (("plot", "ranks", "nowhere"), "no results folder nowhere"),
         (("report", "--out", "report.pdf"), "it must end in .html, in a folder that exists"),
         (("report", "nowhere"), "no results folder nowhere"),
@@ -273,7 +275,6 @@ def test_what_nobody_foresaw_is_one_line_too(bench: Bench, monkeypatch: pytest.M
 
 def test_listing_and_showing(bench: Bench) -> None:
     assert "AND-mask and geometric mean" in bench("ls")[1]
-    assert "mario_iggy (no environments)" in bench("ls", "cells")[1]
     out = bench("show", "and_mask")[1]
     assert "method.threshold = 1.0  (float, ≥ 0, ≤ 1; search U(0, 1))" in out
     assert "agreement τ" in out
@@ -281,7 +282,118 @@ def test_listing_and_showing(bench: Bench) -> None:
     assert "dataset.max_rotation = 6.28" in out
     assert "licence: CC BY-SA 3.0" in out
     assert "name: cnn_small" in out
-    assert "trainer.learning_rate = 0.001  (float, > 0; search log-U(0.0001, 1))" in bench("show", "trainer")[1]
+    assert "trainer.learning_rate = 0.001  (float, > 0; search adam: log-U(3.1" in bench("show", "trainer")[1]
+
+
+def test_cells_are_a_matrix(bench: Bench) -> None:
+    lines = bench("ls", "cells")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    names = {line.split()[1].rstrip(":"): int(line.split()[0]) for line in lines if re.match(" +[0-9]+ +[a-z]", line)}
+    assert list(names) == list(DATASETS.entries())
+    marks = {line.split()[0]: line.split()[1:] for line in lines if "×" in line and "(" not in line}
+    assert list(marks) == list(METHODS.entries())
+    for method, dataset in itertools.product(marks, names):
+        able = not unmet(METHODS.traits(method), DATASETS.traits(dataset))
+        assert marks[method][names[dataset] - 1] == ("×" if able else "·")
+
+
+def test_lists_as_json(bench: Bench) -> None:
+    status, out, err = bench("ls", "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert list(found) == ["methods", "datasets", "backbones"]
+    assert next(one for one in found["methods"] if one["name"] == "and_mask") == {
+        "name": "and_mask", "requires": ["environments"], "summary": METHODS.entries()["and_mask"].summary
+    }  # fmt: skip
+    assert {"name", "provides", "summary", "on_this_machine"} == set(found["datasets"][0])
+    assert "smoke" in json.loads(bench("ls", "sweeps", "--json")[1])["sweeps"]
+    assert "spirals" in json.loads(bench("ls", "cells", "--json")[1])["cells"]["and_mask"]
+    published = json.loads(bench("ls", "published", "--json")[1])["published"]
+    assert any("irmv1_colored_mnist" in source["claims"] for source in published.values())
+
+
+def test_what_is_shown_as_json(bench: Bench) -> None:
+    (shown,) = json.loads(bench("show", "and_mask", "--json")[1])
+    assert (shown["kind"], shown["name"], shown["requires"]) == ("method", "and_mask", ["environments"])
+    threshold = next(one for one in shown["settings"] if one["name"] == "threshold")
+    assert (threshold["type"], threshold["default"], threshold["range"]) == ("float", 1.0, "≥ 0, ≤ 1")
+    assert threshold["search_range"] == "U(0, 1)"
+    assert "agreement" in threshold["meaning"]
+    for name in [*METHODS.entries(), *DATASETS.entries(), *BACKBONES.entries(), "trainer"]:
+        status, out, err = bench("show", name, "--json")
+        assert (status, err) == (0, "")
+        assert all(one["settings"] is not None for one in json.loads(out))
+
+
+def test_a_dataset_without_a_recipe_is_drawn(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Though its own network would not take it."""
+    monkeypatch.setattr("invbench.configuration.recipe_text", lambda name: None)
+    monkeypatch.setattr(DATASETS.load("digits"), "backbone", "point_resnet")
+    status, out, err = bench("show", "digits", "--picture", "sheet.png")
+    assert (status, err) == (0, "")
+    assert out.startswith("sheet.png: digits, fingerprint ")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_quiet(bench: Bench, tmp_path: Path) -> None:
+    status, out, err = bench("run", "-m", "erm", "-d", "spirals", "-q", *TINY)
+    assert status == 0
+    assert "erm on spirals" in out
+    assert "step" not in err
+    assert "step 6/6" in next(tmp_path.glob("results/*/log.txt")).read_text()
+    (tmp_path / "x.yaml").write_text("cells: [{method: erm, dataset: spirals, set: {trainer.steps: 6}}]")
+    assert bench("sweep", "x.yaml", "--workers", "1", "--quiet") == (0, "", "")
+    (tmp_path / "x.yaml").write_text("cells: [{method: erm, dataset: spirals, set: {trainer.learning_rate: 1e30}}]")
+    status, out, err = bench("sweep", "x.yaml", "--workers", "1", "--quiet")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: 1 of 1 runs are not done")
+
+
+def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Path) -> None:
+    trials = "random: {trials: 3, settings: [trainer.learning_rate, method.threshold]}"
+    (tmp_path / "x.yaml").write_text(f"seeds: 0-1\ncells: [{{method: [and_mask], dataset: spirals, {trials}}}]")
+    status, out, _ = bench("sweep", "x.yaml", "--dry-run")
+    assert status == 0
+    own = [line.partition("no record like it  ")[2] for line in out.splitlines()[:-1]]
+    assert len(own) == 6
+    assert own[:3] == own[3:], "the same for both seeds"
+    assert len(set(own)) == 3
+    assert all(re.fullmatch(r"method\.threshold=[0-9.e-]+  trainer\.learning_rate=[0-9.e-]+", text) for text in own)
+    (tmp_path / "x.yaml").write_text("cells: [{method: [erm, and_mask], dataset: spirals}]")
+    assert "=" not in bench("sweep", "x.yaml", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("run -m and_m", "and_mask"),
+        ("run -m erm+and_m", "erm+and_mask"),
+        ("run -d spir", "spirals"),
+        ("show trai", "trainer"),
+        ("show rotm", "rotmnist"),
+        ("sweep smo", "smoke"),
+        ("ls cel", "cells"),
+    ],
+)
+def test_completion(words: str, completed: str) -> None:
+    line = f"bench {words}"
+    asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    code = "import sys; from invbench.entry import main; sys.argv[0] = 'bench'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [completed]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "verb", ["run", "sweep", "ls", "show", "reproduce", "rerun-best", "data verify", "analyze widths"]
+)
+def test_help_splits_no_name(bench: Bench, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = bench(*verb.split(), "--help")
+    assert status == 0
+    assert not re.search(r"<[a-z][^>\n]*\n", out), "a type that does not fit into its column"
 
 
 @pytest.mark.usefixtures("mnist_folder")

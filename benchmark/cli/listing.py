@@ -1,14 +1,16 @@
 """`bench ls` and `bench show`: what exists, and what can be set."""
 
+import json
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from invbench.cli.arguments import possible
-from invbench.cli.output import echo
+from invbench.cli.completion import anything_shown
+from invbench.cli.output import echo, echo_json
 from invbench.cli.plot import writable_picture
 from invbench.configuration import sweep_names
 from invbench.errors import UserError, did_you_mean
@@ -32,25 +34,66 @@ class What(StrEnum):
     cells = "cells"
 
 
-def ls(what: Annotated[What | None, typer.Argument(help="One kind; all by default.")] = None) -> None:
+KINDS = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
+
+
+def ls(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="methods, datasets, backbones, sweeps, published or cells (default: the first three).",
+            autocompletion=lambda: list(What),
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
+) -> None:
     """List methods, datasets and backbones; or the sweeps, or the published claims, of the package; or the cells."""
+    if what not in (None, *What):
+        raise UserError(f"nothing to list is named '{what}'{did_you_mean(str(what), What)}")
+    kinds = list(KINDS) if what is None else [What(what)]
+    if as_json:
+        echo_json({kind.value: _data(kind) for kind in kinds})
+        return
+    for kind in kinds:
+        _list(kind)
+
+
+def _list(what: What) -> None:
     if what is What.cells:
         _cells()
-        return
-    if what is What.sweeps:
+    elif what is What.sweeps:
         echo("\n".join(sweep_names()))
-        return
-    if what is What.published:
+    elif what is What.published:
         _published()
-        return
-    kinds = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
-    for kind, registry in kinds.items():
-        if what in (None, kind):
-            _list(kind.value, registry)
+    else:
+        _names(what.value, KINDS[what])
+
+
+def _data(what: What) -> Any:
+    """What `ls` lists, as JSON data."""
+    if what is What.cells:
+        return _runnable()
+    if what is What.sweeps:
+        return sweep_names()
+    if what is What.published:
+        from invbench.published import sources
+
+        return {
+            name: {"source": source.source, "claims": {one: own.what for one, own in source.claims.items()}}
+            for name, source in sources().items()
+        }
+    registry = KINDS[what]
+    return [
+        {"name": name, registry.trait: list(registry.traits(name)), "summary": entry.summary}
+        | ({"on_this_machine": availability(name)} if registry is DATASETS else {})
+        for name, entry in registry.entries().items()
+    ]
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A method, dataset or backbone, or `trainer`.")],
+    name: Annotated[
+        str, typer.Argument(help="A method, dataset or backbone, or `trainer`.", autocompletion=anything_shown)
+    ],
     picture: Annotated[
         Path | None,
         typer.Option(
@@ -61,23 +104,32 @@ def show(
         list[str] | None, typer.Option("--set", metavar="DATASET.KEY=VALUE", help="Of the dataset that is drawn.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the dataset that is drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,
 ) -> None:
     """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
     from invbench.configuration import recipe_text
     from invbench.trainer import Trainer
 
     if picture is not None:
+        if as_json:
+            raise UserError("--picture draws and --json describes; give one of them")
         _draw(name, picture, settings or [], seed)
         return
     if settings or seed:
         raise UserError("--set and --seed say what is drawn; give --picture too")
     if name == "trainer":
-        _settings("trainer", Trainer, "settings of the training loop")
+        if as_json:
+            echo_json([{"kind": name, "name": name, "settings": _described(Trainer)}])
+        else:
+            _settings("trainer", Trainer, "settings of the training loop")
         return
     homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.known()]
     if not homes:
         known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.known()]
         raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'])}")
+    if as_json:
+        echo_json([_shown(registry, name) for registry in homes])
+        return
     for registry in homes:
         entry = registry.known()[name]
         cls = registry.load(name)
@@ -88,6 +140,32 @@ def show(
         if registry is DATASETS:
             echo("\n".join(provenance(name, cls)))
             echo(f"recipe:\n{recipe_text(name) or 'none'}")
+
+
+def _shown(registry: Registry, name: str) -> dict[str, Any]:
+    """What `show` shows of a name, as JSON data."""
+    cls = registry.load(name)
+    found: dict[str, Any] = {"kind": registry.kind, "name": name, "summary": registry.known()[name].summary}
+    found |= {registry.trait: list(registry.traits(name)), "settings": _described(cls)}
+    if registry is METHODS:
+        found["trained_together"] = trained_together(name, cls)
+    if registry is DATASETS:
+        from invbench.configuration import parse_yaml, recipe_text
+
+        text = recipe_text(name)
+        found["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
+    return found
+
+
+def _described(cls: "type[Settings]") -> list[dict[str, Any]]:
+    """Every setting; its default as a value, ranges as text."""
+    return [
+        {
+            "name": info.name, "type": info.type, "default": json.loads(info.default), "range": info.range,
+            "search_range": info.search, "meaning": info.meaning, "fusable": info.fusable,
+        }
+        for info in cls.describe()
+    ]  # fmt: skip
 
 
 def trained_together(name: str, method: "type[Method]") -> str:
@@ -103,19 +181,24 @@ def trained_together(name: str, method: "type[Method]") -> str:
 
 
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
-    """The contact sheet of a dataset."""
-    from invbench.configuration import parse_assignments
+    """The contact sheet of a dataset. Without a recipe any network that takes it will do, and any trainer."""
+    from invbench.configuration import Layer, parse_assignments, recipe_text
     from invbench.loading import load_problem
     from invbench.pictures import contact_sheet
     from invbench.spec import resolve
 
     writable_picture(picture, "--picture")
-    problem = load_problem(resolve("erm", name, seed, parse_assignments(settings)))
+    layers: list[Layer] = []
+    if recipe_text(name) is None:
+        provided = set(DATASETS.traits(name))
+        fitting = [one for one in BACKBONES.entries() if provided & set(BACKBONES.traits(one))]
+        layers = [{"trainer": {"epochs": 1}}, *({"backbone": {"name": one}} for one in fitting[:1])]
+    problem = load_problem(resolve("erm", name, seed, parse_assignments(settings), layers))
     contact_sheet(problem, " ".join([name, *settings]), picture)
     echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
 
 
-def _list(title: str, registry: Registry) -> None:
+def _names(title: str, registry: Registry) -> None:
     header: tuple[str, ...] = ("name", registry.trait, "summary")
     rows: list[tuple[str, ...]] = [
         (name, ", ".join(registry.traits(name)), entry.summary) for name, entry in registry.entries().items()
@@ -163,14 +246,26 @@ def _published() -> None:
         _print(f"{name} ({source.source})", ("claim", "", "published", "what"), rows)
 
 
+def _runnable() -> dict[str, list[str]]:
+    """The datasets that each method can be run on."""
+    provided = {dataset: DATASETS.traits(dataset) for dataset in DATASETS.entries()}
+    return {
+        method: [dataset for dataset, traits in provided.items() if not unmet(METHODS.traits(method), traits)]
+        for method in METHODS.entries()
+    }
+
+
 def _cells() -> None:
-    rows = []
-    for method in METHODS.entries():
-        missing = {dataset: unmet(METHODS.traits(method), DATASETS.traits(dataset)) for dataset in DATASETS.entries()}
-        able = [dataset for dataset, needs in missing.items() if not needs]
-        unable = [f"{dataset} (no {', '.join(needs)})" for dataset, needs in missing.items() if needs]
-        rows.append((method, ", ".join(able), ", ".join(unable)))
-    _print("cells", ("method", "runs on", "not on"), rows)
+    """Methods by datasets, whose numbers are explained below: both fit into 80 columns."""
+    numbers = {dataset: str(number) for number, dataset in enumerate(DATASETS.entries(), 1)}
+    rows = [
+        (method, " ".join(("×" if dataset in able else "·").rjust(2) for dataset in numbers))
+        for method, able in _runnable().items()
+    ]
+    _print("cells (× can be run)", ("method", " ".join(number.rjust(2) for number in numbers.values())), rows)
+    echo("datasets, and what they provide:")
+    for dataset, number in numbers.items():
+        echo(f"  {number.rjust(2)} {dataset}: {', '.join(DATASETS.traits(dataset))}")
 
 
 def _settings(section: str, cls: "type[Settings]", title: str) -> None:

@@ -1,6 +1,7 @@
 """How a verb writes to stdout and stderr."""
 
 import io
+import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ def echo(text: str, err: bool = False, nl: bool = True) -> None:
         raise
     except OSError as error:
         raise UserError(NO_OUTPUT.format(error.strerror)) from None
+
+
+def echo_json(data: object) -> None:
+    """Write data as one JSON document in ASCII, which is safe to show."""
+    echo(json.dumps(data, indent=1, allow_nan=False))
 
 
 def json_of(record: "BaseModel") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invbench.cli.arguments import finite, possible
+from invbench.cli.completion import datasets, methods
 from invbench.cli.output import echo, json_of
 from invbench.errors import RunFailed, UserError
 from invbench.threads import MOST_THREADS
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def run(
-    method: Annotated[str, typer.Option("--method", "-m", help="A method, or several joined by +.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A dataset.")],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="A method, or several joined by +.", autocompletion=methods)
+    ],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A dataset.", autocompletion=datasets)],
     seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, such as 0-4 or 0,2,7.")] = None,
     set_: Annotated[
@@ -47,6 +50,7 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Only time some steps: where the time would go, and a trace.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; the run's log.txt has it.")] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.configuration import parse_assignments
@@ -59,7 +63,7 @@ def run(
     assignments = parse_assignments(set_ or [])
     numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
-    options = Options(device, out, checkpoint_seconds, quiet=False, loggers=tuple(logger or ()), threads=threads)
+    options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
     if profile:
         if len(cells) > 1 or as_json or logger:
             raise UserError("--profile takes one seed, and neither --json nor --logger")

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invbench.cli.arguments import finite, possible
+from invbench.cli.completion import sweeps
 from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 from invbench.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from invbench.sweeping import Engine
+    from invbench.sweeping import Engine, Request
 
 
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep (`bench ls sweeps`), or a YAML file of one.")],
+    name: Annotated[
+        str, typer.Argument(help="A sweep (`bench ls sweeps`), or a YAML file of one.", autocompletion=sweeps)
+    ],
     tier: Annotated[str, typer.Option(help="Size: full, or one that the sweep names.")] = "full",
     out: Annotated[
         Path | None, typer.Option(callback=possible, help="Folder of the runs (default: results/<name>).")
@@ -60,6 +63,7 @@ def sweep(
         str, typer.Option(help="missing; also the failed or the stale (made by other code) ones; or all anew.")
     ] = "missing",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but what went wrong.")] = False,
 ) -> None:
     """Carry out every run of a sweep that is not done yet. The same command again continues.
 
@@ -68,9 +72,8 @@ def sweep(
     """
     from invbench.schedule import Rules
     from invbench.sweeping import GIBIBYTE, Places, Request, carry_out_sweep, seconds_of
-    from invbench.sweeping import dry_run as preview
 
-    request = Request.read(name, out, tier, rerun, fuse)
+    request = Request.read(name, out, tier, rerun, fuse, quiet)
     chosen: Engine
     at_once = 1
     if engine == "local":
@@ -84,9 +87,21 @@ def sweep(
             raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
         chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
     if dry_run:
-        echo("\n".join(preview(request, at_once)))
+        echo("\n".join(_preview(request, at_once)))
         return
     carry_out_sweep(request, chosen)
+
+
+def _preview(request: "Request", at_once: int) -> list[str]:
+    """Every run with its status and cost, and with the settings that tell it from others of its cell."""
+    from invbench.sweep_folder import told_apart
+    from invbench.sweeping import dry_run
+
+    lines = dry_run(request, at_once)
+    if not any(cells.grid or cells.random or cells.optuna for cells in request.sweep.cells):
+        return lines
+    own = told_apart(request.runs())
+    return [f"{line}  {own.get(line.partition('  ')[0], '')}".rstrip() for line in lines]
 
 
 def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":
