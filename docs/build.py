@@ -13,10 +13,15 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import reference
-from sphinx.cmd.build import build_main
-
 from invbench.registry import DATASETS, METHODS
+
+try:
+    import reference
+    from sphinx.cmd.build import build_main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: the site needs the extra docs ({error.name} is missing): pip install -c constraints.txt '.[docs]'"
+    )
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "site"
@@ -39,6 +44,7 @@ CONTENTS = {
         "reference/sweeps",
         "docs/results",
         "docs/analysis",
+        "docs/glossary",
     ],
     "What there is": [
         "docs/methods",

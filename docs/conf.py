@@ -1,6 +1,7 @@
 """Sphinx's settings for `build.py`."""
 
 project = "invbench"
+project_copyright = "2026, the invbench authors"
 html_title = "invbench"
 html_theme = "furo"
 html_show_sourcelink = False

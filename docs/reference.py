@@ -73,7 +73,7 @@ def method(name: str) -> str:
         f"- changes: {changes(name)}",
         f"- requires: {', '.join(METHODS.traits(name)) or 'nothing'}",
         f"- runs on: {', '.join(f'[{data}](../datasets/{data}.md)' for data in cells)}",
-        f"- trained together with its like: {trained_together(name, cls)}",
+        f"- several runs can be trained together: {trained_together(name, cls)}",
         f"\n```sh\nbench run --method {name} --dataset {suggested(name, cells)}\n```\n",
         "## Settings\n",
         settings("method", cls),

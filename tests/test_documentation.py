@@ -63,7 +63,7 @@ def test_the_lists_name_what_there_is() -> None:
         for name in registry.entries():
             assert f"`{name}`" in text, f"{page} does not mention {registry.kind} {name}"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"runs {len(METHODS.entries())} of them on {len(DATASETS.entries())} datasets" in readme
+    assert f"{len(METHODS.entries())} methods on {len(DATASETS.entries())} datasets" in readme
 
 
 def test_the_reference_results_name_claims() -> None:
