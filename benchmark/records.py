@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,7 @@ from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
 from invbench.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.spec import RunSpec
+from invbench.terminal import visible
 
 SCHEMA: Literal[2] = 2
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -28,6 +30,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 """What makes a record of a version one of the next; `schema_version` itself is counted up by `migrated`."""
 REPLACED = ("claim.json", "record.json", "checkpoint.safetensors", "curves.parquet", "curves.csv")
 """Files of a run that are replaced while it is worked on."""
+RUN_FILES = {"spec.yaml", "record.json"}
+"""A folder with one of them is a run's."""
 EARLIER = re.compile(r"record\.previous(?:\.(\d+))?\.json")
 """Names of the records of earlier attempts: `record.previous.json`, `record.previous.2.json`, ..."""
 Status = Literal["queued", "running", "lost", "done", "failed", "stale", "newer"]
@@ -94,6 +98,31 @@ class Record(BaseModel):
         if empty := [name for name in parts if not getattr(self, name)]:
             raise ValueError(f"the run is done, but nothing tells its {' and '.join(empty)}")
         return self
+
+    def __repr__(self) -> str:
+        run, status, *others = self._facts()
+        return f"Record({', '.join([f'{run[1]}: {status[1]}', *map(' '.join, others)])})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        message = [("message", visible(self.message))] if self.message else []
+        rows = (
+            f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+            for name, value in (*self._facts(), ("run_id", visible(self.run_id)), *message)
+        )
+        return f"<table><tbody>{''.join(rows)}</tbody></table>"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """The run, its status; the metric that tables show and the time that it took, as far as they are known."""
+        facts = [("run", f"{self.spec.method} on {self.spec.dataset}, seed {self.spec.seed}")]
+        facts.append(("status", f"{self.status} ({self.kind})" if self.kind else self.status))
+        if (name := self.data.get("metric")) in self.metrics:
+            facts.append((str(name), f"{self.metrics[str(name)]:.4g}"))
+        if "wall_seconds" in self.cost:
+            facts.append(("time", f"{self.cost['wall_seconds']:.3g} s"))
+        return [(visible(name), visible(value)) for name, value in facts]
 
     @classmethod
     def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
@@ -373,11 +402,20 @@ def now() -> str:
 
 
 def run_folders(path: Path) -> list[RunFolder]:
-    """Every run at or below a path, in a stable order. Links to folders are not followed."""
+    """Every run at or below a path, in a stable order. A link to a run is one; other links to folders are not followed,
+    since they may lead back."""
     runs = []
     for folder, inner, files in os.walk(path):  # what is gone by now, or not ours to read, is left out
-        if {"spec.yaml", "record.json"} & {*inner, *files}:
+        if RUN_FILES & {*inner, *files}:
             runs.append(RunFolder(Path(folder)))
             inner.clear()
         inner.sort()
+        runs += [RunFolder(Path(folder, name)) for name in inner if _links_to_run(Path(folder, name))]
     return runs
+
+
+def _links_to_run(path: Path) -> bool:
+    try:
+        return path.is_symlink() and any((path / name).exists() for name in RUN_FILES)
+    except OSError:
+        return False

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from pydantic_core import from_json, to_json
 
 from invbench.curves import read_curves
-from invbench.errors import UserError
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.files import replacing
+from invbench.grouping import as_text
 from invbench.machine import sources_hash
 from invbench.records import Record, RunFolder, Unreadable, load_record, run_folders
 from invbench.spec import RunSpec
@@ -33,15 +34,20 @@ COLUMNS = pa.schema({"path": pa.string(), "mark": pa.string(), "row": pa.binary(
 """Of an index."""
 UNREADABLE = "unreadable"
 """Status in tables of a run whose files are there and cannot be understood."""
+INTERRUPTED = "interrupted"
+"""Status in tables of a run that was stopped, by Ctrl-C or for want of room, and has kept its checkpoint."""
 NAMED = 5
 """As many such runs are named in warnings."""
+LISTED = 20
+"""As many values of a column are listed in a message."""
 
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """One row per run found at or below the given folders, finished or not.
 
     A run whose record or specification cannot be understood has the status `unreadable`, and the reason as its message;
-    where other runs are finished, a warning says so too.
+    where other runs are finished, a warning says so too. One that was stopped and can go on is `interrupted`, one whose
+    process died is `lost`.
 
     Columns, text unless something else is said: run_id, status, kind (of a failure), message, method, dataset,
     backbone, seed (Int64), protocol; each setting by its dotted name, e.g. `method.threshold` (of its own type); each
@@ -61,6 +67,46 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     if any(row["status"] == "done" for row in rows):
         warn_left_out([str(row["message"]) for row in rows if row["status"] == UNREADABLE])
     return _frame(rows)
+
+
+def meeting(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """The runs that meet all conditions.
+
+    Args:
+        runs: as `load_results` returns it.
+        conditions: `COLUMN=VALUE` each, such as `dataset=spirals`; numbers are compared as such, and no value at all
+            takes runs that have none.
+
+    Raises:
+        UserError: no such column, or no run is left.
+    """
+    columns = [str(name) for name in runs]
+    for condition in conditions:
+        name, equals, value = (part.strip() for part in condition.partition("="))
+        if not equals:
+            raise UserError(f"--where {brief(condition)}: write COLUMN=VALUE, such as dataset=spirals")
+        if name not in columns:
+            raise UserError(f"--where {brief(condition)}: no column '{brief(name)}'{did_you_mean(name, columns)}")
+        texts = as_text(runs, [name])[name]
+        met = texts.map(lambda text, value=value: _alike(text, value))
+        if not met.any():
+            known = sorted({brief(text) for text in texts if text})
+            listed = did_you_mean(value, known) if len(known) <= LISTED else f"; there are {len(known)} values"
+            raise UserError(
+                f"--where {brief(condition)}: no run {'left ' * (condition != conditions[0])}has it{listed}"
+            )
+        runs = runs[met]
+    return runs.reset_index(drop=True)
+
+
+def _alike(text: str, value: str) -> bool:
+    """Whether a value is the one that was asked for, as text or as a number."""
+    if text == value:
+        return True
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return text in ("True", "False") and text.lower() == value
 
 
 def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.DataFrame:
@@ -193,9 +239,15 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         if visible(folder.path.name) != folder.path.name:
             raise Unreadable(f"{folder.path} is no name that a run has")
         record = folder.load_record()
-        return _row_of_spec(folder.load_spec(), folder.status()) if record is None else _row_of_record(record)
+        return _row_of_spec(folder.load_spec(), _open_status(folder)) if record is None else _row_of_record(record)
     except Unreadable as error:
         return _row_of_spec(folder.read_spec(), UNREADABLE) | {"message": visible(error)}
+
+
+def _open_status(folder: RunFolder) -> str:
+    """Of a run without a record. One that gave its claim up was stopped and can go on; one that died left it behind."""
+    status = folder.status()
+    return INTERRUPTED if status == "lost" and not folder.claim.exists() else status
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -1,16 +1,20 @@
 """Folders of many runs: the index tells what the records tell, and nothing that they do not."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from faulty import Place
 
 import invbench
+from invbench.errors import UserError
 from invbench.records import Record, RunFolder, run_folders
-from invbench.results import INDEX, INDEXED
+from invbench.results import INDEX, INDEXED, meeting
 from invbench.spec import RunSpec, resolve
+from invbench.tables import completeness, omitted
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,77 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(many: Path, mon
     monkeypatch.setattr("invbench.results.pq.write_table", refuse)
     assert len(read(many)) == INDEXED
     assert not list(many.glob("*index*"))
+
+
+def test_links_to_runs_are_read(tmp_path: Path, spec: RunSpec) -> None:
+    """Those to other folders may lead back, and are not followed; a run that is met twice counts once."""
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    run = leave(elsewhere, spec, 0.5)
+    (here / "group").mkdir(parents=True)
+    (here / "group" / run.path.name).symlink_to(run.path)
+    assert [folder.path for folder in run_folders(here)] == [here / "group" / run.path.name]
+    (here / "group" / "back").symlink_to(here)
+    (here / "nowhere").symlink_to("not/there")
+    (here / "loop").symlink_to("loop")
+    leave(here, spec.model_copy(update={"seed": 1}), 0.7)
+    (run.path / "itself").symlink_to(run.path)
+    assert len(run_folders(here)) == 2
+    (found,) = invbench.table(invbench.load_results([here, elsewhere]))["seeds"]
+    assert found == {0: 0.5, 1: 0.7}
+
+
+def test_who_was_stopped_is_interrupted_and_who_died_is_lost(tmp_path: Path, spec: RunSpec) -> None:
+    """A run that ends in order gives its claim up."""
+    folder = RunFolder(tmp_path / spec.run_id)
+    folder.create(spec)
+    assert invbench.load_results(tmp_path)["status"].tolist() == ["queued"]
+    with folder.claimed():
+        folder.checkpoint.touch()
+        assert invbench.load_results(tmp_path)["status"].tolist() == ["running"]
+        claim = folder.claim.read_text()
+    assert invbench.load_results(tmp_path)["status"].tolist() == ["interrupted"]
+    folder.claim.write_text(claim.replace(f'"pid":{os.getpid()}', '"pid":2147483647'))
+    assert invbench.load_results(tmp_path)["status"].tolist() == ["lost"]
+
+
+def test_conditions(tmp_path: Path, spec: RunSpec) -> None:
+    for seed in range(3):
+        leave(tmp_path, spec.model_copy(update={"seed": seed}), seed / 2)
+    runs = invbench.load_results(tmp_path)
+    weight = next(str(name) for name in runs if str(name).startswith("method."))
+    value = runs[weight].iloc[0]
+    for conditions, count in (
+        ([], 3), (["dataset=spirals"], 3), (["seed=01"], 1), (["dataset=spirals", "test_accuracy=1"], 1),
+        (["status=done", f"{weight}={value}"], 3), (["kind="], 3), (["trainer.compile=false"], 3),
+    ):  # fmt: skip
+        assert len(meeting(runs, conditions)) == count, conditions
+    for condition, message in (
+        ("datset=spirals", "no column 'datset'; did you mean 'dataset'"),
+        ("dataset=spiral", "no run has it; did you mean 'spirals'"), ("dataset", "write COLUMN=VALUE"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message) as caught:
+            meeting(runs, [condition])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no run left has it; known: 0"):
+        meeting(runs, ["seed=0", "seed=1"])
+
+
+def test_a_record_in_a_notebook(tmp_path: Path, spec: RunSpec) -> None:
+    record = leave(tmp_path, spec, 0.98765).read_record()
+    assert str(record) == repr(record) == "Record(vrex on spirals, seed 0: done, test_accuracy 0.9877, time 1 s)"
+    assert record is not None
+    assert '<th scope="row">test_accuracy</th><td>0.9877</td>' in record._repr_html_()
+    failed = Record.of_failure(spec, "oom", "<b>\x1b no room")
+    assert repr(failed) == "Record(vrex on spirals, seed 0: failed (oom))"
+    assert r"&lt;b&gt;\x1b no room" in failed._repr_html_()
+
+
+def test_a_sweep_and_its_table_count_alike(place: Place) -> None:
+    """One of three runs fails."""
+    status, said = place.run(place.file(["none", "raise", "none"]))
+    assert status == 1, said
+    runs = invbench.load_results(place.out)
+    (line,) = completeness(runs)
+    assert line == "2 of 3 runs done, 1 failed"
+    assert f"\n{line} (--rerun failed): `bench table {place.out}`\n" in said
+    assert omitted(runs) == {"failed (error)": 1}
