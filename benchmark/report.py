@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -25,11 +26,11 @@ from invbench.files import write_text
 from invbench.grouping import differing
 from invbench.portable import without_folders
 from invbench.records import Record, RunFolder, Unreadable, now
-from invbench.results import load_results, unclear
+from invbench.results import load_results, meeting, unclear
 from invbench.selection import Select
 from invbench.spec import RunSpec
-from invbench.table_formats import best_in_bold, laid_out, notes
-from invbench.tables import omitted, table
+from invbench.table_formats import PAPER, laid_out, notes
+from invbench.tables import completeness, omitted, table
 from invbench.terminal import visible_lines
 from invbench.trees import flatten
 
@@ -44,30 +45,37 @@ NOT_LEARNED = {
 }  # fmt: skip
 """Sections of columns; any other, such as `width.rotation`, is what a method learned besides the weights."""
 
+DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
+[style*="stroke: #000000"] { stroke: #e4e7eb !important } path[style*="fill: #ffffff"] { fill: #14171b !important } }"""
+"""What is black and white in a figure, such as axes and a legend's ground, on a dark page; black is how SVG fills what
+says no colour."""
+
 Drawing = tuple[str, str, Callable[[], Figure]]
 """Kind, caption, and what draws it."""
 Change = Callable[[str], str]
 
 
-def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last") -> None:
-    """Make the page of the runs below the paths.
+def write_report(
+    paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last", where: Sequence[str] = ()
+) -> None:
+    """Make the page of the runs below the paths that meet all conditions (`invbench.results.meeting`).
 
     Raises:
         UserError: there is no run, no such metric or selection, or the file cannot be written.
     """
-    page = report(paths, metric, select)
+    page = report(paths, metric, select, where)
     try:
         write_text(out, page)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
 
 
-def report(paths: Sequence[Path], metric: str | None = None, select: str = "last") -> str:
+def report(paths: Sequence[Path], metric: str | None = None, select: str = "last", where: Sequence[str] = ()) -> str:
     """The page as text."""
     results = load_results(paths)
     if not len(results):
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
-    results = results.sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
+    results = meeting(results, where).sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
     public = published_text(paths)
     files = results["path"]
     results = results.map(lambda value: _in_texts(public, value)).assign(path=files)
@@ -79,13 +87,13 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
     )
     counts = results["status"].value_counts()
     return environment.from_string(_template()).render(
-        title=f"Results: {', '.join(path.resolve().name or str(path) for path in paths)}",
+        title=f"Results: {', '.join([*(path.resolve().name or str(path) for path in paths), *where])}",
         counts=f"{len(results)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
         made=now(),
         version=version("invbench"),
-        layout=laid_out(found) if done else None,
-        remarks=best_in_bold(notes(found, omitted(results))) if done else [],
-        figures=_figures(paths, results, found, every, public) if done else [],
+        layout=laid_out(found, style=PAPER) if done else None,
+        remarks=[*notes(found, omitted(results), PAPER), *completeness(results)] if done else [],
+        figures=_figures(paths, where, results, found, every, public) if done else [],
         commands=_commands(found, results),
         failures=_failures(results),
         left_out=_left_out(results),
@@ -115,7 +123,12 @@ def _template() -> str:
 
 
 def _figures(
-    paths: Sequence[Path], results: pd.DataFrame, found: pd.DataFrame, every: pd.DataFrame, public: Change
+    paths: Sequence[Path],
+    where: Sequence[str],
+    results: pd.DataFrame,
+    found: pd.DataFrame,
+    every: pd.DataFrame,
+    public: Change,
 ) -> list[dict[str, str]]:
     """Those that these runs have something for.
 
@@ -130,12 +143,13 @@ def _figures(
         ("cost", "Performance against time and memory.", lambda: result_figures.cost(found)),
         ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(every)),
     ]
+    folders = [Path(path) for path in results["path"]] if where else paths
     measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
     if "invariance" in measured:
         caption = "Change of the prediction under transformations of the input."
-        drawings.append(("profile", caption, lambda: figures.profile(paths)))
+        drawings.append(("profile", caption, lambda: figures.profile(folders)))
     if measured - NOT_LEARNED:
-        drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(paths, [])))
+        drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
     pictures = []
     for kind, caption, draw in drawings:
         try:
@@ -144,9 +158,11 @@ def _figures(
             continue
         text = io.BytesIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": kind}):  # the same picture each time
-            picture.savefig(text, format="svg", metadata={"Date": None})
-        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths)])
-        picture_text = base64.b64encode(text.getvalue()).decode()
+            picture.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+        chosen = [part for condition in where for part in ("--where", condition)]
+        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths), *chosen])
+        drawing = text.getvalue().decode().replace("</style>", f"{DARK}</style>", 1)
+        picture_text = base64.b64encode(drawing.encode()).decode()
         pictures.append({"caption": caption, "command": command, "picture": picture_text})
     return pictures
 
@@ -157,7 +173,8 @@ def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]
     commands = []
     for _, row in found.head(DETAILED).iterrows():
         record = RunFolder(Path(paths[row["run_ids"][0]])).read_record()
-        title = f"{row['method']} on {row['dataset']}, {row['n']} seeds: {row['metric']} {row['mean']:.4g}"
+        name, dataset, metric = (PAPER.name(column, row[column]) for column in ("method", "dataset", "metric"))
+        title = f"{name} on {dataset}, {row['n']} seeds: {metric} {PAPER.mean(row['metric'], row['mean'], math.nan)}"
         commands.append(
             {"title": title, "command": _command(record.spec if record else None, [int(seed) for seed in row["seeds"]])}
         )

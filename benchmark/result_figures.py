@@ -10,20 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError
 from invbench.figures import COLOURS, PANEL, band, finish, styles_of
-from invbench.grouping import SECTIONS, differing
+from invbench.grouping import SECTIONS, as_text, differing, settings_of
 from invbench.records import RunFolder
 from invbench.results import curves_of
-from invbench.statistics import critical_difference
-from invbench.table_formats import rank_table
+from invbench.statistics import critical_difference, is_share
+from invbench.table_formats import PAPER, rank_table
 
+INK = "#202020"
+"""On light cells; not black, which is light on a dark page."""
 MARKERS = "os^Dv"
 """One for each of the lines that tell curves of one colour apart."""
 WIDE = 20
 """An axis is logarithmic if its largest value is so many times its least one."""
-JOINED = 12
-"""As many values of a setting are joined by a line; more are trials of a search."""
+DIGITS = 3
+"""Values that somebody wrote into a grid have at most so many significant digits; a search draws longer ones."""
 
 
 def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None) -> Figure:
@@ -48,9 +51,9 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
             if steps := sorted(set(own[0].index).intersection(*(curve.index for curve in own))) if own else []:
                 values = [np.asarray(curve.loc[steps], float) for curve in own]
                 band(place, np.asarray(steps), values, styles[label], label)
-        place.set_title(dataset, fontsize=10)
+        place.set_title(display_dataset(dataset), fontsize=10)
         place.set_xlabel("step", fontsize=9)
-        place.set_ylabel(name.replace("_", " "), fontsize=9)
+        place.set_ylabel(display_metric(name), fontsize=9)
     if not any(place.lines for place in axes):
         wanted = f"'{metric}'" if metric else "the metric of its task"
         raise UserError(f"no curve has {wanted}; --metric names a column of curves.parquet, such as test_loss")
@@ -85,10 +88,10 @@ def ranks(found: pd.DataFrame) -> Figure:
     place = figure.subplots()
     picture = place.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
     place.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
-    place.set_yticks(range(len(shown)), list(order), fontsize=9)
+    place.set_yticks(range(len(shown)), list(map(display_method, order)), fontsize=9)
     for (row, column), value in np.ndenumerate(shown.to_numpy()):
         dark = value > (1 + len(shown)) / 2
-        place.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else "k")
+        place.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else INK)
     place.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
     figure.colorbar(picture, label="rank (1 is the best)", shrink=0.8)
     return figure
@@ -123,7 +126,8 @@ def critical(found: pd.DataFrame) -> Figure:
         depth = base - 0.7 * (place_of if left else count - 1 - place_of)
         end = 1 - 0.1 * count if left else count + 0.1 * count
         place.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
-        text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+        shown_name = display_method(str(name))
+        text = f"{shown_name}  {rank:.2f}" if left else f"{rank:.2f}  {shown_name}"
         place.text(
             end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9
         )
@@ -148,24 +152,26 @@ def cost(found: pd.DataFrame) -> Figure:
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
     styles = styles_of(label for rows in panels.values() for label in _labels(rows))
     for (dataset, rows), (left, right) in zip(panels.items(), axes, strict=True):
-        for label, (_, row) in zip(_labels(rows), rows.iterrows(), strict=True):
+        for label, (index, row) in zip(_labels(rows), rows.iterrows(), strict=True):
             colour = styles[label]["color"]
-            spread = 0.0 if math.isnan(row["half_width"]) else row["half_width"]
+            spread = _spreads(rows.loc[[index]])
             for place, x in ((left, row["seconds_per_step"] * 1e3), (right, row["peak_memory_bytes"] / 2**20)):
                 marker = MARKERS[list(styles).index(label) // len(COLOURS)]
                 place.errorbar(x, row["mean"], spread, color=colour, marker=marker, markersize=5, elinewidth=0.8, ls="")
                 place.plot([], [], color=colour, marker=marker, ls="", label=label)
         if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min() > 0:
             left.set_xscale("log")
-        left.set_ylabel(f"{dataset}\n{rows['metric'].iloc[0].replace('_', ' ')}", fontsize=9)
+        left.set_ylabel(f"{display_dataset(dataset)}\n{display_metric(rows['metric'].iloc[0])}", fontsize=9)
+        right.update_datalim([(0, 0)], updatey=False)
+        right.set_xlim(left=0)
     axes[-1][0].set_xlabel("milliseconds per step", fontsize=9)
     axes[-1][1].set_xlabel("peak memory (MiB)", fontsize=9)
     return finish(figure, [left for left, _ in axes])
 
 
 def sensitivity(found: pd.DataFrame) -> Figure:
-    """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and a line
-    per method through the best at each value."""
+    """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and, where
+    the values are those of a grid, a line per method through the best at each."""
     varied = list(_varied(found))
     if not varied:
         raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
@@ -177,20 +183,39 @@ def sensitivity(found: pd.DataFrame) -> Figure:
         values = own[name].abs()
         if values.min() > 0 and values.max() > WIDE * values.min():
             place.set_xscale("log")
-        place.set_title(dataset, fontsize=10)
+        place.set_title(display_dataset(dataset), fontsize=10)
         place.set_xlabel(name, fontsize=9)
-        place.set_ylabel(own["metric"].iloc[0].replace("_", " "), fontsize=9)
+        place.set_ylabel(display_metric(own["metric"].iloc[0]), fontsize=9)
     return finish(figure, axes)
 
 
 def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, colour: str) -> None:
-    spread = points["half_width"].fillna(0.0)
+    spread = _spreads(points)
     place.errorbar(points[name], points["mean"], spread, color=colour, marker="o", markersize=3, elinewidth=0.6, ls="")
-    if points[name].nunique() <= JOINED:
+    grid = _of_a_grid(points, name)
+    if grid:
         by_value = points.groupby(name)["mean"]
         best = by_value.max() if points["higher_is_better"].iloc[0] in (True, None) else by_value.min()
         place.plot(best.index, best, color=colour, linewidth=1.2)
-    place.plot([], [], color=colour, marker="o", markersize=3, label=method)
+    line = "-" if grid else ""
+    place.plot([], [], color=colour, marker="o", markersize=3, ls=line, label=display_method(method))
+
+
+def _of_a_grid(points: pd.DataFrame, name: str) -> bool:
+    """Whether one method's values of a setting are those of a grid: each comes with several values of another setting,
+    or no other setting differs and all are short numbers. A search draws all settings of a trial anew."""
+    others = [own for own in settings_of(points) if own != name]
+    alone = not any(as_text(points, others).nunique() > 1)
+    if alone:
+        return all(value == float(f"{value:.{DIGITS}g}") for value in points[name])
+    return bool((points[name].value_counts() > 1).all())
+
+
+def _spreads(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Half the intervals of means, below and above (2, rows); those of shares end where shares do."""
+    low, high = (0.0, 1.0) if rows["metric"].map(is_share).all() else (-math.inf, math.inf)
+    mean, half = rows["mean"].to_numpy(float), rows["half_width"].fillna(0.0).to_numpy(float)
+    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
 def _varied(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -214,7 +239,10 @@ def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _labels(rows: pd.DataFrame) -> list[str]:
     """Each row's method, with the settings in which that method's rows differ."""
     pairs = zip(rows["method"], differing(rows), strict=True)
-    return [", ".join([str(method), *(_short(name, value) for name, value in own.items())]) for method, own in pairs]
+    return [
+        ", ".join([display_method(str(method)), *(_short(name, value) for name, value in own.items())])
+        for method, own in pairs
+    ]
 
 
 def _short(name: str, value: object) -> str:
@@ -224,7 +252,7 @@ def _short(name: str, value: object) -> str:
 
 def _ranked(found: pd.DataFrame) -> pd.DataFrame:
     """Ranks of methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
-    ranked = rank_table(found)
+    ranked = rank_table(found, PAPER)
     if ranked is None:
         raise UserError(
             "ranks need one row per method and dataset, of metrics whose direction is known; --select chooses settings "

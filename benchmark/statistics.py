@@ -1,6 +1,7 @@
 """Statistics of runs that share seeds: intervals of means, paired comparisons, ranks over datasets."""
 
 import math
+import re
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
@@ -13,6 +14,13 @@ LEVEL = 0.95
 """Confidence of intervals, and 1 minus the level of tests."""
 ROUNDING = 1e-9
 """Numbers that are relatively this near are equal: the order of a sum tells them apart."""
+
+SHARE = re.compile(r".*(accuracy|roc_auc|invariant_solution|null_solution)(_env\d+|_average|_worst)?")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric, by its name, is between 0 and 1 and may be given in per cent."""
+    return SHARE.fullmatch(metric) is not None
 
 
 def half_width(values: pd.Series) -> float:

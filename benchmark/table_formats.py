@@ -1,6 +1,8 @@
 """A table of means laid out, as text, CSV, Markdown, LaTeX or HTML."""
 
 import html
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,17 +10,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError, did_you_mean
 from invbench.grouping import SECTIONS, as_text, problem_of, settings_of
 from invbench.selection import Select
-from invbench.statistics import critical_difference, friedman, ranks
+from invbench.statistics import ROUNDING, critical_difference, friedman, is_share, ranks
 from invbench.terminal import visible
 
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"$^{\dagger}$",
+        "|": r"\textbar{}", '"': r"\symbol{34}", "±": r"$\pm$", "†": r"$^{\dagger}$",
         "[": "{[}", "*": "{*}",  # which a row's end before them would take for its own
     }
 )  # fmt: skip
@@ -53,6 +56,52 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Style:
+    """How names and numbers are written."""
+
+    paper: bool = True
+    """Names as a paper has them, not as they are registered; the best in bold, not with a star."""
+    digits: int | None = None
+    """After the point. None: as many as the first digit of the interval needs; without an interval three in all."""
+    percent: bool = False
+    """Multiply shares, such as accuracies, by 100."""
+
+    @classmethod
+    def of(cls, how: Format, digits: int | None = None, percent: bool = False) -> "Style":
+        """The one for a format: in a terminal names are as one types them."""
+        return cls(how is not Format.text, digits, percent)
+
+    @property
+    def separator(self) -> str:
+        """Between the parts of a title."""
+        return ", " if self.paper else " "
+
+    def head(self, column: str) -> str:
+        """Of a column of names; settings are called as they are set."""
+        return column if "." in column or not self.paper else column.capitalize()
+
+    def name(self, column: str, label: str) -> str:
+        """What stands in a column, as it is shown."""
+        if column == "metric":
+            return self.metric(label)
+        if self.paper and column in ("method", "dataset"):
+            return display_method(label) if column == "method" else display_dataset(label)
+        return _short(label)
+
+    def metric(self, name: str) -> str:
+        """A metric, with its unit if that is per cent."""
+        return (display_metric(name) if self.paper else name) + (" (%)" if self.percent and is_share(name) else "")
+
+    def mean(self, metric: str, mean: float, half_width: float) -> str:
+        """A mean with its interval; NaN: it has none."""
+        factor = 100 if self.percent and is_share(metric) else 1
+        return _rounded(factor * mean, factor * half_width, self.digits)
+
+
+PAPER, TERMINAL = Style(), Style(paper=False)
+
+
+@dataclass(frozen=True)
 class Layout:
     """Rows of names and entries under titles."""
 
@@ -62,7 +111,9 @@ class Layout:
     rows: list[tuple[list[str], list[Entry | None]]]
 
 
-def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Layout:
+def laid_out(
+    found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[str] = (), style: Style = TERMINAL
+) -> Layout:
     """Place each row of a table (`invbench.table`) by some of its columns.
 
     Args:
@@ -100,33 +151,31 @@ def laid_out(found: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[st
         places[where] = place
     heads = list(dict.fromkeys(where[0] for where in places))
     titles = list(dict.fromkeys(where[1] for where in places))
-    entries = {place: _entry(row) for place, row in found.iterrows()}
+    entries = {place: _entry(row, style) for place, row in found.iterrows()}
     body = [
-        ([_short(text) for text in head], [entries.get(places.get((head, title))) for title in titles])
+        (
+            [style.name(*part) for part in zip(down, head, strict=True)],
+            [entries.get(places.get((head, title))) for title in titles],
+        )
         for head in heads
     ]
     shown = [
-        " ".join(_titled(*part) for part in zip(across, title, strict=True) if part[1]) or str(found["metric"].iloc[0])
+        style.separator.join(_titled(*part, style) for part in zip(across, title, strict=True) if part[1])
+        or style.metric(str(found["metric"].iloc[0]))
         for title in titles
     ]
-    return Layout(down, shown, body)
+    return Layout([style.head(name) for name in down], shown, body)
 
 
-def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
+def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) -> list[str]:
     """What a reader must know of a table, a line each.
 
     Args:
         found: as `table` returns it.
         left: as `omitted` returns it.
     """
-    metrics = list(dict.fromkeys(found["metric"]))
-    lines = [f"{', '.join(metrics)}: mean ± 95 % t-interval (number of seeds)"]
-    if found["best"].any():
-        lines.append(
-            "* best; † cannot be told from it at 5 % (paired t-tests over common seeds, Holm-corrected); "
-            "with few seeds little can be told"
-        )
-    unknown = list(dict.fromkeys(found["metric"][found["higher_is_better"].isna()]))
+    lines = _legend(found, style)
+    unknown = _metrics(found[found["higher_is_better"].isna()], style)
     if unknown:
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
     select = Select(str(found["selection"].iloc[0]))
@@ -135,7 +184,7 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
             f"settings chosen among up to {found['candidates'].max()} by {CHOSEN_BY[select]}; on the same seeds, so "
             "the intervals are too narrow (`bench rerun-best` runs them on others)"
         )
-    late = list(dict.fromkeys(found["metric"][found["at"] == "last"]))
+    late = _metrics(found[found["at"] == "last"], style)
     if select is Select.best_validation and late:
         lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
     labels = _labels(found)
@@ -146,16 +195,38 @@ def notes(found: pd.DataFrame, left: dict[str, int]) -> list[str]:
         lines.append(
             f"on one problem, methods also differ in {', '.join(among)} (recipes and sweeps may give each its own)"
         )
-    lines += _rank_lines(found)
+    lines += _rank_lines(found, style)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
 
 
-def rank_table(found: pd.DataFrame) -> pd.DataFrame | None:
+def _legend(found: pd.DataFrame, style: Style) -> list[str]:
+    """What the numbers and the marks mean."""
+    metrics = ", ".join(_metrics(found, style))
+    tests = "paired t-tests over common seeds, Holm-corrected"
+    if not style.paper:
+        lines = [
+            f"{metrics}: mean ± 95 % t-interval (number of seeds)",
+            f"* best; † cannot be told from it at 5 % ({tests}); with few seeds little can be told",
+        ]
+    else:
+        open_runs = "; k/n: k of n runs are finished" if (found["n"] != found["runs"]).any() else ""
+        lines = [
+            f"{metrics}: mean ± 95 % t-interval over seeds, in parentheses their number{open_runs}",
+            f"Bold: the best; †: not distinguishable from it at 5 % ({tests}); with few seeds little can be told apart",
+        ]
+    return lines if found["best"].any() else lines[:1]
+
+
+def _metrics(found: pd.DataFrame, style: Style) -> list[str]:
+    return [style.metric(name) for name in dict.fromkeys(found["metric"])]
+
+
+def rank_table(found: pd.DataFrame, style: Style = TERMINAL) -> pd.DataFrame | None:
     """Ranks of methods (columns) on problems (rows), of those methods that are on the most, where all of them are.
 
     None where a method has several rows on a problem, or whether a high metric is good is not known.
     """
-    scores = found.assign(problem=problems(found), score=found["mean"])
+    scores = found.assign(problem=problems(found, style), score=found["mean"])
     if found["higher_is_better"].isna().any() or scores.duplicated(["method", "problem"]).any():
         return None
     scores["score"] *= [1 if higher else -1 for higher in found["higher_is_better"]]
@@ -164,10 +235,13 @@ def rank_table(found: pd.DataFrame) -> pd.DataFrame | None:
     return ranks(most.pivot_table(index="problem", columns="method", values="score").dropna(), higher_is_better=True)
 
 
-def problems(found: pd.DataFrame) -> list[str]:
+def problems(found: pd.DataFrame, style: Style = TERMINAL) -> list[str]:
     """What each row's problem is called: the dataset, with the settings in which the rows of that dataset differ."""
     names = problem_of(found)
-    return [" ".join(_titled(name, row[name]) for name in names if row[name]) for _, row in _labels(found).iterrows()]
+    return [
+        style.separator.join(_titled(name, row[name], style) for name in names if row[name])
+        for _, row in _labels(found).iterrows()
+    ]
 
 
 def _labels(found: pd.DataFrame) -> pd.DataFrame:
@@ -187,17 +261,18 @@ def _differing_within(labels: pd.DataFrame, group: Sequence[str]) -> list[str]:
     return [name for name in names if name not in group and (grouped[name].nunique() > 1).any()]
 
 
-def _rank_lines(found: pd.DataFrame) -> list[str]:
+def _rank_lines(found: pd.DataFrame, style: Style) -> list[str]:
     ranked = rank_table(found)
     if ranked is None or ranked.shape[0] < 2 or ranked.shape[1] < 3:
         return []
-    means = ", ".join(f"{name} {rank:.2f}" for name, rank in ranked.mean().sort_values().items())
+    order = ranked.mean().sort_values()
+    means = ", ".join(f"{style.name('method', str(name))} {rank:.2f}" for name, rank in order.items())
     difference = critical_difference(ranked.shape[1], ranked.shape[0])
     line = (
         f"mean ranks over {len(ranked)} datasets: {means}; those closer than {difference:.2f} cannot be told apart "
         f"(Nemenyi, 5 %); all alike: p = {friedman(ranked):.3g} (Friedman)"
     )
-    others = sorted(set(found["method"]) - set(ranked.columns))
+    others = [style.name("method", name) for name in sorted(set(found["method"]) - set(ranked.columns))]
     return [line, *([f"without a rank, since they are on fewer datasets: {', '.join(others)}"] if others else [])]
 
 
@@ -208,12 +283,7 @@ def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
     """
     rows = [([*map(visible, head)], entries) for head, entries in layout.rows]
     layout = Layout([*map(visible, layout.names)], [*map(visible, layout.titles)], rows)
-    return WRITERS[how](layout, [*map(visible, remarks if how is Format.text else best_in_bold(remarks))])
-
-
-def best_in_bold(remarks: Sequence[str]) -> list[str]:
-    """The remarks of `notes` for a format that marks the best in bold, not by a star."""
-    return [line.replace("* best", "bold: best") for line in remarks]
+    return WRITERS[how](layout, [*map(visible, remarks)])
 
 
 def _text(layout: Layout, remarks: Sequence[str]) -> str:
@@ -246,16 +316,22 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
     def shown(entry: Entry | None) -> str:
         if entry is None:
             return ""
-        mean = entry.mean.translate(LATEX)
+        mean = re.sub(r"(?<!e)-", "$-$", entry.mean.translate(LATEX))
+        mean = re.sub(r"e([+-]\d+)", lambda power: rf"$\times 10^{{{int(power[1])}}}$", mean)
         mean = rf"\textbf{{{mean}}}" if entry.best else mean
         return f"{mean} ({entry.n})" + (r"$^{\dagger}$" if entry.tied else "")
 
     heads = " & ".join(text.translate(LATEX) for text in (*layout.names, *layout.titles))
     lines = [[*(text.translate(LATEX) for text in head), *map(shown, entries)] for head, entries in layout.rows]
+    sentences = [re.sub("^[a-z](?=[a-z]* )", lambda first: first[0].upper(), line) for line in remarks]
+    caption = " ".join(f"{line}." for line in sentences).translate(LATEX)
     return "\n".join(
         [
-            *(f"% {line.translate(LATEX)}" for line in remarks),
             "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            *([rf"\caption{{{caption}}}"] if remarks else []),
+            r"\label{tab:results}",
             rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
             r"\toprule",
             heads + r" \\",
@@ -263,6 +339,7 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
             *(" & ".join(line) + r" \\" for line in lines),
             r"\bottomrule",
             r"\end{tabular}",
+            r"\end{table}",
         ]
     )
 
@@ -293,20 +370,37 @@ WRITERS: dict[Format, Callable[[Layout, Sequence[str]], str]] = {
 }  # fmt: skip
 
 
-def _entry(row: pd.Series) -> Entry:
-    spread = "" if pd.isna(row["half_width"]) else f" ± {_number(row['half_width'])}"
+def _entry(row: pd.Series, style: Style) -> Entry:
     n = str(row["n"]) if row["n"] == row["runs"] else f"{row['n']}/{row['runs']}"
-    return Entry(_number(row["mean"]) + spread, n, bool(row["best"]), bool(row["tied"]))
+    mean = style.mean(row["metric"], row["mean"], row["half_width"])
+    return Entry(mean, n, bool(row["best"]), bool(row["tied"]))
 
 
-def _number(value: float) -> str:
-    """Four digits after the point, of very small and very large numbers four in all."""
-    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+def _rounded(mean: float, half_width: float, digits: int | None) -> str:
+    """A mean and its interval with the same number of decimals; of very small and very large ones as powers of ten."""
+    known = half_width > ROUNDING * abs(mean)  # that of equal values is zero
+    if digits is None:
+        last = _leading(half_width) if known else _leading(mean, 3) - 2
+        if not -5 < max(last, _leading(mean)) < 5:
+            return _in_powers(mean, half_width, last)
+        digits = max(0, -last)
+    texts = [f"{round(value, digits) + 0.0:.{digits}f}" for value in (mean, half_width)]  # never -0
+    return texts[0] if math.isnan(half_width) else " ± ".join(texts)
 
 
-def _titled(name: str, label: str) -> str:
+def _in_powers(mean: float, half_width: float, last: int) -> str:
+    text = f"{mean:.{max(0, _leading(mean) - last)}e}"
+    return text if math.isnan(half_width) else f"{text} ± {half_width:.0e}"
+
+
+def _leading(value: float, digits: int = 1) -> int:
+    """The power of ten of a number's first digit, once it is rounded to so many."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2]) if math.isfinite(value) else 0
+
+
+def _titled(name: str, label: str, style: Style) -> str:
     """A setting says its name, what else there is speaks for itself."""
-    return f"{name.partition('.')[2]}={_short(label)}" if name.startswith(SECTIONS) else _short(label)
+    return f"{name.partition('.')[2]}={_short(label)}" if name.startswith(SECTIONS) else style.name(name, label)
 
 
 def _short(label: str) -> str:

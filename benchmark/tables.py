@@ -91,7 +91,7 @@ def omitted(results: pd.DataFrame) -> dict[str, int]:
     out."""
     if not len(results):
         return {}
-    results, left_out = shown(results)
+    results, left_out = shown(each_once(results))
     without = {"with an environment left out of training": len(left_out)} if len(left_out) else {}
     others = results[results["status"] != "done"]
     kinds = others["kind"] if "kind" in others else pd.Series(None, index=others.index)
@@ -101,6 +101,16 @@ def omitted(results: pd.DataFrame) -> dict[str, int]:
     ]
     counts = pd.Series(named, dtype=object).value_counts()
     return {str(name): int(count) for name, count in counts.items()} | without
+
+
+def completeness(results: pd.DataFrame) -> list[str]:
+    """How many runs are done, failed and not finished, as a sweep says it at its end; nothing where all are done."""
+    status = each_once(results)["status"]
+    counts = {name: int((status == name).sum()) for name in ("done", "failed", "unreadable")}
+    parts = [f"{counts.pop('done')} of {len(status)} runs done"]
+    counts["not finished"] = int((status != "done").sum()) - sum(counts.values())
+    parts += [f"{count} {name}" for name, count in counts.items() if count]
+    return [", ".join(parts)] if len(parts) > 1 else []
 
 
 def each_once(results: pd.DataFrame) -> pd.DataFrame:

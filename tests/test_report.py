@@ -77,6 +77,29 @@ def test_it_tells_all(page: str) -> None:
     assert "bench run --method and_mask --dataset spirals --seeds 0-1 --set" in page
     assert page.count("data:image/svg+xml;base64,") == 2, "curves and cost; nothing else has enough runs"
     assert "not in the table: 1 failed (oom)" in page
+    assert "4 of 5 runs done, 1 failed" in page
+    assert '<th scope="row">AND-mask</th>' in page
+    assert "Bold: the best" in page
+
+
+def test_only_some_runs(results: Path) -> None:
+    page = report([results], where=["method=erm"])
+    assert "2 runs: 2 done" in page
+    assert ", method=erm</title>" in page
+    assert "results0 --where method=erm</code>" in page
+    assert "AND-mask" not in page
+    with pytest.raises(UserError, match="--where method=emr: no run has it; did you mean 'erm'"):
+        report([results], where=["method=emr"])
+
+
+def test_figures_are_for_light_and_dark_pages(page: str) -> None:
+    """Nothing is behind the lines, and what is black is light where the page is dark."""
+    for picture in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page):
+        drawn = base64.b64decode(picture).decode()
+        background = re.search(r'<g id="patch_1">\s*<path [^>]*style="([^"]*)"', drawn)
+        assert background
+        assert "fill: none" in background[1] or "opacity: 0" in background[1]
+        assert drawn.count("@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }") == 1
 
 
 def test_its_data_are_those_of_the_runs(page: str, results: Path) -> None:
@@ -188,7 +211,7 @@ def test_no_run_is_finished(tmp_path: Path) -> None:
 def test_half_written_files(tmp_path: Path, results: Path) -> None:
     out = tmp_path / "results"
     shutil.copytree(results, out)
-    first, second, third, *_ = sorted(path for path in out.iterdir() if path.is_dir())
+    first, second, third, *_ = sorted(path.parent for path in out.glob("*/curves.parquet"))
     (first / "curves.parquet").write_bytes(b"PAR1")
     (second / "spec.yaml").write_text("method: [")
     (third / "log.txt").write_bytes(b"\xff\xfe")
@@ -301,15 +324,15 @@ def column(opened: "Page", table: str, place: int) -> list[str]:
 
 
 def sort_and_filter(opened: "Page") -> None:
-    assert column(opened, "summary", 1) == ["and_mask", "erm"]
-    sort = opened.locator("#summary").get_by_role("button", name="method", exact=True)
+    assert column(opened, "summary", 1) == ["AND-mask", "ERM"]
+    sort = opened.locator("#summary").get_by_role("button", name="Method", exact=True)
     sort.focus()
     opened.keyboard.press("Enter")
     opened.keyboard.press("Enter")
-    assert column(opened, "summary", 1) == ["erm", "and_mask"]
+    assert column(opened, "summary", 1) == ["ERM", "AND-mask"]
     assert sort.locator("..").get_attribute("aria-sort") == "descending"
     opened.locator("[data-filters=summary]").fill("mask")
-    assert column(opened, "summary", 1) == ["and_mask"]
+    assert column(opened, "summary", 1) == ["AND-mask"]
 
 
 def list_of_runs(opened: "Page") -> None:

@@ -81,6 +81,7 @@ def test_performance_against_cost() -> None:
     left, right = result_figures.cost(invbench.table(means({"a": [0.9], "b": [0.8]}))).axes
     assert {tuple(line.get_xydata()[0]) for line in left.lines if len(line.get_xydata())} == {(1.0, 0.9), (1.0, 0.8)}
     assert {line.get_xdata()[0] for line in right.lines if len(line.get_xdata())} == {1.0}
+    assert right.get_xlim() == pytest.approx((0, 1.05)), "from nothing to a little more than all"
 
 
 def test_sensitivity_to_settings() -> None:
@@ -100,3 +101,50 @@ def test_sensitivity_to_settings() -> None:
     assert lines == [[[0.001, 0.7], [0.1, 0.6]]]
     with pytest.raises(UserError, match="no setting was run with several numbers"):
         result_figures.sensitivity(invbench.table(means(THREE)))
+
+
+def joined(frame: pd.DataFrame) -> list[int]:
+    """How many points each line of the figure joins."""
+    axes = result_figures.sensitivity(invbench.table(frame)).axes
+    return [len(line.get_xdata()) for place in axes for line in place.lines if line.get_linestyle() == "-"]
+
+
+def several(*settings: dict[str, object]) -> pd.DataFrame:
+    return pd.concat([means({"a": [0.5]}, **{f"trainer.{k}": v for k, v in own.items()}) for own in settings])
+
+
+def test_only_values_of_a_grid_are_joined() -> None:
+    """Those that several settings share, or of a single setting; the draws of a search lie anywhere."""
+    rates = [0.001, 0.0316, 0.1]
+    grid = several(*({"learning_rate": rate, "weight_decay": decay} for rate in rates for decay in (0.0, 0.1)))
+    assert [count for count in joined(grid) if count] == [3, 2]
+    assert [count for count in joined(several(*({"learning_rate": rate} for rate in rates))) if count] == [3]
+    draws = np.random.default_rng(0).uniform(size=(5, 2))
+    search = several(*({"learning_rate": rate, "weight_decay": decay} for rate, decay in draws))
+    assert not any(joined(search))
+    assert not any(joined(several(*({"learning_rate": rate} for rate, _ in draws))))
+
+
+def test_intervals_of_shares_end_where_shares_do() -> None:
+    seeds = [means({"a": [value], "b": [1 - value]}).assign(seed=seed) for seed, value in enumerate((0.9, 1.0, 0.98))]
+    frame = pd.concat(seeds, ignore_index=True).assign(run_id=range(6))
+    found = invbench.table(frame)
+    assert (found["mean"] + found["half_width"]).max() > 1
+    ends = [
+        end
+        for place in result_figures.cost(found).axes
+        for bars in place.collections
+        for end in bars.get_datalim(place.transData).intervaly
+    ]
+    assert ends
+    assert min(ends) == pytest.approx(0)
+    assert max(ends) == pytest.approx(1)
+    losses = frame.rename(columns={"test_accuracy": "test_loss"}).assign(**{"data.metric": "test_loss"})
+    place = result_figures.cost(invbench.table(losses)).axes[0]
+    assert max(bars.get_datalim(place.transData).y1 for bars in place.collections) > 1
+
+
+def test_names_are_those_of_papers() -> None:
+    figure = result_figures.cost(invbench.table(means({"and_mask": [0.9], "vrex": [0.8]})))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AND-mask", "V-REx"]
+    assert figure.axes[0].get_ylabel() == "d0\ntest accuracy"

@@ -43,7 +43,7 @@ def plain(latex: str) -> str:
     """What LaTeX sets for text that holds only known escapes; fails for anything that is live."""
     escapes = {
         r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
-        r"\textgreater{}": ">", r"\textbar{}": "|", r"\textquotedbl{}": '"', r"$\pm$": "±", r"$^{\dagger}$": "†",
+        r"\textgreater{}": ">", r"\textbar{}": "|", r"\symbol{34}": '"', r"$\pm$": "±", r"$^{\dagger}$": "†",
         "{[}": "[", "{*}": "*", **{f"\\{mark}": mark for mark in "&%$#_{}"},
     }  # fmt: skip
     parts = re.split("|".join(f"({re.escape(escape)})" for escape in escapes), latex)
@@ -55,17 +55,17 @@ def plain(latex: str) -> str:
 
 @with_attacks
 def test_latex(name: str) -> None:
-    remark, needs, *lines = written(layout(name), [f"of {name}"], Format.latex).split("\n")
-    assert remark.startswith("% ")
-    assert plain(remark[2:]) == f"of {visible(name)}"
-    assert needs.startswith("% ")
+    needs, begin, _, caption, label, *lines, end = written(layout(name), [f"of {name}"], Format.latex).split("\n")
+    assert needs == r"% needs \usepackage{booktabs}"
+    assert (begin, end, label) == (r"\begin{table}", r"\end{table}", r"\label{tab:results}")
+    assert plain(caption.removeprefix(r"\caption{").removesuffix("}")) == f"Of {visible(name)}."
     begin, _, heads, _, first, second, _, end = lines
     assert (begin, end) == (r"\begin{tabular}{llr}", r"\end{tabular}")
     cells = [line.removesuffix(r" \\").split(" & ") for line in (heads, first, second)]
     assert [[plain(cell) for cell in line] for line in (cells[0], cells[1][:2], cells[2])] == [
         [visible(name), "setting", visible(name)], [visible(name), "plain"], ["plain", visible(name), ""],
     ]  # fmt: skip
-    assert cells[1][2] == r"\textbf{-0.1250 $\pm$ 0.0100} (2/3)$^{\dagger}$"
+    assert cells[1][2] == r"\textbf{$-$0.1250 $\pm$ 0.0100} (2/3)$^{\dagger}$"
 
 
 @with_attacks

@@ -2,18 +2,21 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 import scipy.stats
 
 import invbench
+from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError
+from invbench.method import Method
+from invbench.registry import DATASETS, METHODS, register_method
 from invbench.selection import Select
 from invbench.spreadsheet import csv
-from invbench.table_formats import Format, laid_out, notes, written
-from invbench.tables import higher_is_better, omitted
+from invbench.table_formats import PAPER, Format, Style, laid_out, notes, written
+from invbench.tables import completeness, higher_is_better, omitted
 
 
 def rows(**columns: list[object]) -> pd.DataFrame:
@@ -81,6 +84,8 @@ def test_omitted_runs_do_not_count_and_are_told() -> None:
     assert "(2/5)" in written(laid_out(found), [], Format.text)
     assert omitted(frame) == {"failed (oom)": 1, "failed (diverged)": 1, "lost": 1}
     assert "not in the table: 1 failed (oom)" in notes(found, omitted(frame))
+    assert completeness(frame) == ["2 of 5 runs done, 2 failed, 1 not finished"]
+    assert completeness(frame[:2]) == []
 
 
 def test_a_run_in_two_folders_counts_once() -> None:
@@ -91,6 +96,7 @@ def test_a_run_in_two_folders_counts_once() -> None:
     found = invbench.table(frame).iloc[0]
     assert (found["n"], found["runs"]) == (2, 2)
     assert found["mean"] == pytest.approx(0.3), "the last that was finished"
+    assert omitted(frame) == {}
 
 
 def test_a_metric_that_no_run_has() -> None:
@@ -253,22 +259,57 @@ def odd_names() -> pd.DataFrame:
 
 def test_latex_of_odd_names() -> None:
     found = invbench.table(odd_names())
-    text = written(laid_out(found), notes(found, {}), Format.latex)
-    assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.8500 $\pm$ 0.1242} (3) \\" in text
-    assert r"\#\textasciitilde{}\textasciicircum{}\$ & 0.8267 $\pm$ 0.0759 (3)$^{\dagger}$ \\" in text
-    assert text.count("\n") == text.count("\\\\\n") + 4 + sum(line.startswith("%") for line in text.splitlines())
+    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.latex)
+    assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.9 $\pm$ 0.1} (3) \\" in text
+    assert r"\#\textasciitilde{}\textasciicircum{}\$ & 0.83 $\pm$ 0.08 (3)$^{\dagger}$ \\" in text
+    assert text.count("{") == text.count("}")
+    assert re.findall(r"\\(?:begin|end)\{(\w+)", text) == ["table", "tabular", "tabular", "table"]
+    (caption,) = re.findall(r"\\caption\{(.*)\}\n\\label\{tab:results\}\n", text)
+    assert caption.startswith(
+        r"Test accuracy: mean $\pm$ 95 \% t-interval over seeds, in parentheses their number. Bold: "
+    )
+    assert r"Bold: the best; $^{\dagger}$: not distinguishable from it at 5 \% (paired t-tests" in caption
 
 
 def test_html_and_markdown_of_odd_names() -> None:
     found = invbench.table(odd_names())
-    text = written(laid_out(found), notes(found, {}), Format.html)
+    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.html)
     assert "&lt;b&gt;|*c*" in text
     assert "<b>" not in text
     assert text.count("<tr>") == text.count("</tr>") == 4
-    assert "<strong>0.8500 ± 0.1242</strong> (3)" in text
-    text = written(laid_out(found), notes(found, {}), Format.markdown)
-    assert r"| &lt;b&gt;\|\*c\* | 0.4533 ± 0.1120 (3) |" in text
-    assert "**0.8500 ± 0.1242** (3)" in text
+    assert "<strong>0.9 ± 0.1</strong> (3)" in text
+    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.markdown)
+    assert r"| &lt;b&gt;\|\*c\* | 0.5 ± 0.1 (3) |" in text
+    assert "**0.9 ± 0.1** (3)" in text
+
+
+@pytest.mark.parametrize(
+    ("mean", "half_width", "style", "expected"),
+    [
+        (0.8432, 0.0119, PAPER, "0.84 ± 0.01"), (0.8432, 0.00961, PAPER, "0.84 ± 0.01"),
+        (0.8432, 0.94, PAPER, "0.8 ± 0.9"), (0.8432, 0.961, PAPER, "1 ± 1"), (0.8432, math.nan, PAPER, "0.843"),
+        (0.99996, math.nan, PAPER, "1.00"), (0.0, math.nan, PAPER, "0.00"), (-0.0004, 0.02, PAPER, "0.00 ± 0.02"),
+        (0.5, 0.0, PAPER, "0.500 ± 0.000"), (0.5, 1e-17, PAPER, "0.500 ± 0.000"),
+        (1234.4, 56.2, PAPER, "1234 ± 56"), (1.2e-7, 3.4e-8, PAPER, "1.2e-07 ± 3e-08"),
+        (1.23456e8, 3e5, PAPER, "1.235e+08 ± 3e+05"), (5.28e8, math.nan, PAPER, "5.28e+08"),
+        (math.inf, math.nan, PAPER, "inf"), (0.8432, 0.0119, Style(digits=4), "0.8432 ± 0.0119"),
+        (0.8432, math.nan, Style(digits=1), "0.8"), (0.8432, 0.0119, Style(percent=True), "84 ± 1"),
+        (0.8432, 0.0119, Style(digits=1, percent=True), "84.3 ± 1.2"),
+    ],
+)  # fmt: skip
+def test_numbers_end_with_the_first_digit_of_their_interval(
+    mean: float, half_width: float, style: Style, expected: str
+) -> None:
+    assert style.mean("test_accuracy", mean, half_width) == expected
+
+
+def test_per_cent_is_of_shares_and_said() -> None:
+    found = invbench.table(three_methods())
+    style = Style(percent=True)
+    assert "85 ± 12" in written(laid_out(found, style=style), [], Format.markdown)
+    assert notes(found, {}, style)[0].startswith("test accuracy (%): mean ± 95 % t-interval")
+    assert style.mean("test_loss", 0.5, math.nan) == "0.500"
+    assert style.metric("test_loss") == "test loss"
 
 
 def test_csv_has_all_digits() -> None:
@@ -284,3 +325,36 @@ def test_csv_has_all_digits() -> None:
 )  # fmt: skip
 def test_which_way_is_better(metric: str, expected: Any) -> None:
     assert higher_is_better(metric) is expected
+
+
+def test_names_as_papers_have_them() -> None:
+    """Each of ours has one, also where names are joined; others keep the one that they are registered under."""
+    for name in METHODS.entries():
+        assert display_method(name) != name
+    for name in DATASETS.entries():
+        assert display_dataset(name) != name
+    assert display_method("irmv1+adareg") == "IRM + AdaReg"
+    assert display_method("not_here+vrex") == "not_here + V-REx"
+    assert [display_metric(name) for name in ("test_accuracy", "test_roc_auc_worst", "test_loss_env12")] == [
+        "test accuracy", "test ROC AUC (worst environment)", "test loss (environment 12)",
+    ]  # fmt: skip
+    frame = rows(
+        method=["and_mask", "erm"] * 2, dataset=["spirals"] * 2 + ["digits"] * 2, test_accuracy=[0.5, 0.6, 0.7, 0.8],
+        **{"dataset.size": [1, 1, 2, 2]},
+    )  # fmt: skip
+    found = invbench.table(frame)
+    layout = laid_out(found, style=PAPER)
+    assert (layout.names, layout.titles) == (["Method"], ["Rotated digits", "Spirals"])
+    assert [head for head, _ in layout.rows] == [["AND-mask"], ["ERM"]]
+    assert "AND-mask" not in csv(found)
+    assert laid_out(found).rows[0][0] == ["and_mask"], "in a terminal, as one types it"
+
+
+def test_a_plug_in_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
+
+    @register_method("worst_case")
+    class WorstCase(Method):
+        display_name: ClassVar[str] = "Worst case"
+
+    assert display_method("irmv1+worst_case") == "IRM + Worst case"

@@ -9,6 +9,7 @@ import typer
 
 from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo
+from invbench.cli.table import CONDITION, WHERE
 from invbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def plot(
     select: Annotated[
         str, typer.Option(help="curves, ranks, critical, cost: of several settings, as in `bench table`.")
     ] = "last",
+    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
     mark: Annotated[
         list[float] | None, typer.Option(callback=finite, help="widths: an angle in radians to mark, both ways.")
     ] = None,
@@ -67,10 +69,12 @@ def plot(
     writable_picture(out, "--out")
     from invbench import figures, nuisance_figures, result_figures
     from invbench.drawing import drawn, save
-    from invbench.results import load_results
+    from invbench.results import load_results, meeting
     from invbench.tables import table
 
     paths = results or [Path("results")]
+    if where:
+        paths = [Path(path) for path in meeting(load_results(paths), where)["path"]]
 
     def found() -> "pd.DataFrame":
         return table(load_results(paths), metric, select)

@@ -8,6 +8,7 @@ import typer
 
 from invbench.cli.arguments import possible
 from invbench.cli.output import echo
+from invbench.cli.table import CONDITION, WHERE
 from invbench.errors import UserError
 
 
@@ -20,6 +21,7 @@ def report(
     ] = Path("report.html"),
     metric: Annotated[str | None, typer.Option(help="What is shown (default: each task's own).")] = None,
     select: Annotated[str, typer.Option(help="Which step and settings, as in `bench table`.")] = "last",
+    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Answer on this machine instead of writing a file; made anew at each visit.")
     ] = False,
@@ -35,11 +37,11 @@ def report(
 
     paths = results or [Path("results")]
     if not serve:
-        write_report(paths, out, metric, select)
+        write_report(paths, out, metric, select, where or [])
         echo(str(out))
         return
     folders(paths)  # a folder that is not there is said now, not to the first visitor
-    with Server(lambda: page(paths, metric, select), port, published_text(paths)) as running:
+    with Server(lambda: page(paths, metric, select, where or []), port, published_text(paths)) as running:
         echo(f"http://127.0.0.1:{running.server_address[1]}/ (Ctrl-C ends it)", err=True)
         with suppress(KeyboardInterrupt):
             running.serve_forever()

@@ -1,7 +1,7 @@
 """`bench table`: means over seeds with intervals."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from invbench.table_formats import Format
 
 FORMATS = ("text", "csv", "markdown", "latex", "html")
+MOST_DIGITS = 15
+CONDITION = "COLUMN=VALUE"
+WHERE = "Only runs with this, such as dataset=spirals, method.weight=10, status=done; may be repeated."
 
 
 def table(
@@ -35,7 +38,18 @@ def table(
     vs_published: Annotated[
         bool, typer.Option("--vs-published", help="Every published number beside ours, with a verdict.")
     ] = False,
+    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
     form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The rows, with all digits, as one JSON document, and nothing else.")
+    ] = False,
+    digits: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MOST_DIGITS, help="After the point (default: a mean ends where its interval's first digit is)."
+        ),
+    ] = None,
+    percent: Annotated[bool, typer.Option("--percent", help="Accuracies and other shares in per cent.")] = False,
 ) -> None:
     """Methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
 
@@ -43,35 +57,60 @@ def table(
     """
     if form not in FORMATS:
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
+    if as_json and form != "text":
+        raise UserError(f"--json and --format {form} are two formats; use one of them")
+    if (as_json or form == "csv" or vs_published) and (digits is not None or percent):
+        raise UserError("--digits and --percent are for tables of means to read; csv and JSON have all digits")
     if vs_published and (metric or rows or columns or select != "last"):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
-    from invbench.results import load_results
+    from invbench.results import load_results, meeting
     from invbench.spreadsheet import csv
-    from invbench.table_formats import Format, laid_out, notes, written
-    from invbench.tables import omitted
+    from invbench.table_formats import Format, Style, laid_out, notes, written
+    from invbench.tables import completeness, omitted
     from invbench.tables import table as make
 
-    runs = load_results(results or [Path("results")])
+    runs = meeting(load_results(results or [Path("results")]), where or [])
     if vs_published:
-        echo(_against_published(runs, Format(form)), nl=form != "csv")
+        echo(_against_published(runs, Format(form), as_json), nl=form != "csv")
         return
     found = make(runs, metric, select)
-    remarks = notes(found, omitted(runs))
+    if as_json:
+        echo(_json(found))
+        return
+    style = Style.of(Format(form), digits, percent)
+    remarks = [*notes(found, omitted(runs), style), *completeness(runs)]
     if form == Format.csv:
         echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
-        layout = laid_out(found, _names(rows), _names(columns))
+        layout = laid_out(found, _names(rows), _names(columns), style)
         echo(written(layout, remarks, Format(form)))
 
 
-def _against_published(runs: "pd.DataFrame", form: "Format") -> str:
+def _against_published(runs: "pd.DataFrame", form: "Format", as_json: bool) -> str:
     from invbench.reproduction import against_published, verdicts
     from invbench.spreadsheet import csv
     from invbench.table_formats import Format, written
 
     found = against_published(runs)
+    if as_json:
+        return _json(found)
     return csv(found) if form == Format.csv else written(*verdicts(found), form)
+
+
+def _json(found: "pd.DataFrame") -> str:
+    """Rows as a JSON array in ASCII, which is safe to show; what is not known is null."""
+    import json
+
+    from pydantic_core import from_json, to_json
+
+    rows = from_json(to_json(found.to_dict("records"), inf_nan_mode="null", fallback=_plain))
+    return json.dumps(rows, indent=1).replace("\x7f", r"\u007f")
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's, pandas' missing values as none."""
+    return value.item() if hasattr(value, "item") else None
 
 
 def _names(text: str) -> list[str]:
