@@ -1,5 +1,6 @@
 """Folders of many runs: the index tells what the records tell, and nothing that they do not."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import Bench
 from faulty import Place
 
 import invbench
@@ -161,6 +163,27 @@ def test_conditions(tmp_path: Path, spec: RunSpec) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no run left has it; known: 0"):
         meeting(runs, ["seed=0", "seed=1"])
+
+
+def test_the_commands_take_conditions(tmp_path: Path, spec: RunSpec, bench: Bench) -> None:
+    """And a table is one JSON document, or has the digits that are asked for."""
+    for seed, accuracy in enumerate((0.81, 0.8234567)):
+        leave(tmp_path / "results", spec.model_copy(update={"seed": seed}), accuracy)
+    out = str(tmp_path / "results")
+    status, said, _ = bench("table", out, "--where", "seed=1", "--json")
+    (row,) = json.loads(said)
+    assert (status, row["mean"], row["half_width"], row["seeds"]) == (0, 0.8234567, None, {"1": 0.8234567})
+    assert "81.7 ± 8.5 (2)" in bench("table", out, "--percent", "--digits", "1")[1]
+    assert r"test accuracy (\%)" in bench("table", out, "--percent", "--format", "latex")[1].lower()
+    for more in (("--json", "--format", "csv"), ("--digits", "2", "--format", "csv"), ("--percent", "--json")):
+        status, said, error = bench("table", out, *more)
+        assert (status, said, error.count("\n")) == (2, "", 1)
+    picture, page = tmp_path / "cost.png", tmp_path / "report.html"
+    for command in (("plot", "cost", out, "--out", str(picture)), ("report", out, "--out", str(page))):
+        assert bench(*command, "--where", "seed=1")[0] == 0
+        assert "no run has it; known: 0, 1" in bench(*command, "--where", "seed=9")[2]
+    assert picture.exists()
+    assert "1 runs: 1 done" in page.read_text(encoding="utf-8")
 
 
 def test_a_record_in_a_notebook(tmp_path: Path, spec: RunSpec) -> None:
