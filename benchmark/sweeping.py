@@ -22,7 +22,7 @@ from invbench.schedule import CPU, Rules, Slot
 from invbench.spec import Cell
 from invbench.stopping import stop_requests
 from invbench.sweep_file import FULL, Sweep
-from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, metrics_of, reopen, statuses
+from invbench.sweep_folder import Costs, Rerun, announce_changes, chosen, metrics_of, reopen, statuses, told_apart
 from invbench.watching import Watch, duration
 
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -205,8 +205,9 @@ def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
 
 
 def dry_run(request: Request, workers: int) -> list[str]:
-    """Every run with its status, and what the ones that are left will cost."""
+    """Every run with its status and settings that others do not share, and what the ones that are left will cost."""
     cells, out = request.runs(), request.out
+    settings = told_apart(cells)
     found, costs = statuses(cells, out), Costs(out)
     todo = {cell.spec.run_id for cell in chosen(cells, found, request.rerun)}
     width = max(len(cell.title) for cell in cells)
@@ -218,7 +219,7 @@ def dry_run(request: Request, workers: int) -> list[str]:
             seconds = costs.seconds(cell)
             known, unknown = known + (seconds or 0), unknown + (seconds is None)
             line += f"  {'about ' + duration(seconds) if seconds is not None else 'no record like it'}"
-        lines.append(line)
+        lines.append(f"{line}  {settings[run_id]}".rstrip())
     total = f"{len(todo)} of {len(cells)} runs are left"
     if known:
         total += f": about {duration(known / workers)}, {workers} at a time"

@@ -282,6 +282,8 @@ def test_listing_and_showing(bench: Bench) -> None:
     assert "dataset.max_rotation = 6.28" in out
     assert "licence: CC BY-SA 3.0" in out
     assert "name: cnn_small" in out
+    assert "splits: known once its files are here" in out
+    assert "splits: train 1120, validation 280, test 397" in bench("show", "colored_digits")[1]
     assert "trainer.learning_rate = 0.001  (float, > 0; search adam: log-U(3.1" in bench("show", "trainer")[1]
 
 

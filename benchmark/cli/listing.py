@@ -19,7 +19,7 @@ from invbench.terminal import visible
 
 if TYPE_CHECKING:
     from invbench.method import Method
-    from invbench.problem import Dataset
+    from invbench.problem import Dataset, Problem
     from invbench.settings import Settings
 
 
@@ -139,6 +139,11 @@ def show(
             echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
             echo("\n".join(provenance(name, cls)))
+            try:
+                sizes = ", ".join(f"{split} {size}" for split, size in splits_of(name).items())
+            except UserError as error:
+                sizes = str(error)
+            echo(f"splits: {sizes or 'known once its files are here'}")
             echo(f"recipe:\n{recipe_text(name) or 'none'}")
 
 
@@ -181,21 +186,36 @@ def trained_together(name: str, method: "type[Method]") -> str:
 
 
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
-    """The contact sheet of a dataset. Without a recipe any network that takes it will do, and any trainer."""
-    from invbench.configuration import Layer, parse_assignments, recipe_text
-    from invbench.loading import load_problem
+    """The contact sheet of a dataset."""
+    from invbench.configuration import parse_assignments
     from invbench.pictures import contact_sheet
-    from invbench.spec import resolve
 
     writable_picture(picture, "--picture")
+    problem = _problem(name, parse_assignments(settings), seed)
+    contact_sheet(problem, " ".join([name, *settings]), picture)
+    echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
+
+
+def splits_of(name: str) -> dict[str, int]:
+    """Sizes of a dataset's splits with its recipe; empty where its files are not on this machine."""
+    cls = DATASETS.load(name)
+    if cls.release and not cls().files():
+        return {}
+    return {split: len(part) for split, part in _problem(name, {}, 0).splits.items()}
+
+
+def _problem(name: str, settings: dict[str, Any], seed: int) -> "Problem":
+    """A dataset's problem. Without a recipe any network that takes it will do, and any trainer."""
+    from invbench.configuration import Layer, recipe_text
+    from invbench.loading import load_problem
+    from invbench.spec import resolve
+
     layers: list[Layer] = []
     if recipe_text(name) is None:
         provided = set(DATASETS.traits(name))
         fitting = [one for one in BACKBONES.entries() if provided & set(BACKBONES.traits(one))]
         layers = [{"trainer": {"epochs": 1}}, *({"backbone": {"name": one}} for one in fitting[:1])]
-    problem = load_problem(resolve("erm", name, seed, parse_assignments(settings), layers))
-    contact_sheet(problem, " ".join([name, *settings]), picture)
-    echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
+    return load_problem(resolve("erm", name, seed, settings, layers))
 
 
 def _names(title: str, registry: Registry) -> None:

@@ -12,7 +12,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from invbench.sweeping import Engine, Request
+    from invbench.sweeping import Engine
 
 
 def sweep(
@@ -72,6 +72,7 @@ def sweep(
     """
     from invbench.schedule import Rules
     from invbench.sweeping import GIBIBYTE, Places, Request, carry_out_sweep, seconds_of
+    from invbench.sweeping import dry_run as lines_of_dry_run
 
     request = Request.read(name, out, tier, rerun, fuse, quiet)
     chosen: Engine
@@ -87,21 +88,9 @@ def sweep(
             raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
         chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
     if dry_run:
-        echo("\n".join(_preview(request, at_once)))
+        echo("\n".join(lines_of_dry_run(request, at_once)))
         return
     carry_out_sweep(request, chosen)
-
-
-def _preview(request: "Request", at_once: int) -> list[str]:
-    """Every run with its status and cost, and with the settings that tell it from others of its cell."""
-    from invbench.sweep_folder import told_apart
-    from invbench.sweeping import dry_run
-
-    lines = dry_run(request, at_once)
-    if not any(cells.grid or cells.random or cells.optuna for cells in request.sweep.cells):
-        return lines
-    own = told_apart(request.runs())
-    return [f"{line}  {own.get(line.partition('  ')[0], '')}".rstrip() for line in lines]
 
 
 def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":
