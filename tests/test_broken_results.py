@@ -371,7 +371,7 @@ def test_curves_with_steps_twice_and_infinities_are_drawn(out: Path, victim: Run
     results = invbench.load_results(out)
     figure = result_figures.curves(invbench.table(results), results)
     lengths = {str(line.get_label()).partition(" ")[0]: np.size(line.get_xdata()) for line in figure.axes[0].lines}
-    assert lengths == {"erm": len(rows), "vrex": len(rows) - 1}
+    assert lengths == {"ERM": len(rows), "V-REx": len(rows) - 1}
     assert len(result_figures.curves(invbench.table(results), results, "step").axes) == 1
 
 

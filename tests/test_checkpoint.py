@@ -100,9 +100,10 @@ def _without(prefix: str) -> Change:
     return lambda flat, facts: [flat.pop(name) for name in list(flat) if name.startswith(prefix)] and None
 
 
-def _first(prefix: str, change: Callable[[Tensor], Tensor]) -> Change:
+def _largest(prefix: str, change: Callable[[Tensor], Tensor]) -> Change:
     def act(flat: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        name = next(name for name in flat if name.startswith(prefix))
+        names = sorted(name for name in flat if name.startswith(prefix))  # a file gives them in any order
+        name = max(names, key=lambda name: flat[name].numel())
         flat[name] = change(flat[name])
 
     return act
@@ -118,14 +119,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "no method": (_without("method/"), "it lacks method/"),
     "no random state": (_without("random"), "it lacks random/cpu"),
     "no loss": (_without("loss"), "it lacks loss"),
-    "shape of a weight": (_first("model/", lambda value: value.flatten()[:1]), "another form of model/"),
-    "type of a weight": (_first("model/", lambda value: value.long()), "another form of model/"),
-    "double weight": (_first("model/", lambda value: value.double()), "another form of model/"),
-    "shape of a moment": (_first("optimizer/", lambda value: torch.zeros(2)), "another form of optimizer/"),
-    "half moment": (_first("optimizer/", lambda value: value.half()), "another form of optimizer/"),
-    "loss of many": (_first("loss", lambda value: torch.zeros(4, dtype=torch.float64)), "another form of loss"),
-    "short random state": (_first("random", lambda value: value[:3]), "random state cannot be restored"),
-    "random state of zeros": (_first("random", lambda value: value * 0), "random state cannot be restored"),
+    "shape of a weight": (_largest("model/", lambda value: value.flatten()[:1]), "another form of model/"),
+    "type of a weight": (_largest("model/", lambda value: value.long()), "another form of model/"),
+    "double weight": (_largest("model/", lambda value: value.double()), "another form of model/"),
+    "shape of a moment": (_largest("optimizer/", lambda value: torch.zeros(2)), "another form of optimizer/"),
+    "half moment": (_largest("optimizer/", lambda value: value.half()), "another form of optimizer/"),
+    "loss of many": (_largest("loss", lambda value: torch.zeros(4, dtype=torch.float64)), "another form of loss"),
+    "short random state": (_largest("random", lambda value: value[:3]), "random state cannot be restored"),
+    "random state of zeros": (_largest("random", lambda value: value * 0), "random state cannot be restored"),
     "more weights": (lambda flat, facts: flat.update({"model/more": torch.zeros(1)}), "no use for model/more"),
     "beyond the end": (_fact("step", 21), "of step 21, beyond the end"),
     "step of text": (_fact("step", "10"), "by another version"),

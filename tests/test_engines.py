@@ -110,8 +110,8 @@ def test_the_sweep_is_killed_and_then_stopped(
     assert sweep.returncode == 130, said
     assert "the same command continues" in said
     kinds = set(there.kinds()["slow"])
-    assert "lost" in kinds
-    assert kinds <= {"lost", "queued", "done"}, "nothing has failed"
+    assert "interrupted" in kinds
+    assert kinds <= {"interrupted", "queued", "done"}, "nothing has failed"
     there.dawdles.unlink()
     status, said = there.run(file, *where)
     assert status == 0, said

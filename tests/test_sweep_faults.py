@@ -89,7 +89,7 @@ def test_the_sweep_itself_is_killed(place: Place, undisturbed: Metrics) -> None:
     process.communicate()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, "no worker is left behind"
-    assert set(place.kinds()["slow"]) <= {"lost", "queued", "done"}
+    assert set(place.kinds()["slow"]) <= {"interrupted", "lost", "queued", "done"}
     status, said = place.run(file)
     assert status == 0, said
     assert place.metrics() == undisturbed
@@ -142,7 +142,7 @@ def test_ctrl_c_once_and_twice(place: Place, undisturbed: Metrics) -> None:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command continues" in said
-    assert place.kinds() == {"slow": ["lost", "lost"]}, "running ones have their checkpoints, no other has begun"
+    assert place.kinds() == {"slow": ["interrupted"] * 2}, "running ones have their checkpoints, no other has begun"
     hanging = place.start(place.file(["hang"], seeds="0-3", name="hanging.yaml"))
     while not any(RunFolder(path).claim.exists() for path in place.out.glob("*")):
         time.sleep(0.05)
