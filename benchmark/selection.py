@@ -188,10 +188,11 @@ def _gap(scores: pd.DataFrame) -> str:
 def _by_environment(runs: pd.DataFrame, name: str, count: int) -> pd.DataFrame:
     """Scores of runs that left an environment out: a row a seed, a column an environment, NaN where there is no run."""
     if name not in runs or not count:
-        return pd.DataFrame(columns=range(count))
+        return pd.DataFrame()
     environment = pd.to_numeric(runs[HELD_OUT], errors="coerce")
     table = runs.assign(environment=environment).pivot_table(index="seed", columns="environment", values=name)
-    return table.reindex(columns=range(count))
+    # A record may say any number of environments; one column more than there are runs is empty, and enough to see it.
+    return table.reindex(columns=range(min(count, len(runs) + 1)))
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:
