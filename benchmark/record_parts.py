@@ -21,7 +21,7 @@ Part = dict[str, Any]
 COLUMNS = frozenset(
     {
         "run_id", "status", "kind", "message", "method", "dataset", "backbone", "seed", "protocol", "step", "started",
-        "finished", "path",
+        "finished", "path", "inactive",
     }
 )  # fmt: skip
 SECTIONS = frozenset({"method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation"})
@@ -61,11 +61,13 @@ class Data(_Part):
     higher_is_better: bool | None = None
     environments: int = Field(1, ge=1, le=2**31)
     units: str = ""
+    constant: dict[str, FiniteFloat] = {}
 
 
 class Engine(_Part):
     """Of what the engine chose."""
 
+    inactive: str = ""
     steps: int = Field(ge=0, lt=2**63)
     steps_per_epoch: int = Field(ge=0, lt=2**63)
 

@@ -25,6 +25,7 @@ MARKERS = "os^Dv"
 """One for each of the lines that tell curves of one colour apart."""
 WIDE = 20
 """An axis is logarithmic if its largest value is so many times its least one."""
+GREY = "#808080"
 DIGITS = 3
 """Values that somebody wrote into a grid have at most so many significant digits; a search draws longer ones."""
 
@@ -51,6 +52,10 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
             if steps := sorted(set(own[0].index).intersection(*(curve.index for curve in own))) if own else []:
                 values = [np.asarray(curve.loc[steps], float) for curve in own]
                 band(place, np.asarray(steps), values, styles[label], label)
+        if len(place.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
+            place.axhline(
+                rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction"
+            )
         place.set_title(display_dataset(dataset), fontsize=10)
         place.set_xlabel("step", fontsize=9)
         place.set_ylabel(display_metric(name), fontsize=9)

@@ -54,7 +54,8 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     metric, e.g. `test_accuracy` (float64, NaN unless the run is done); `best_validation.test_accuracy` and so on, at
     the step that was best on the validation set, and `best_validation.step`; `data.metric`, the one that tables show,
     `data.primary` and `data.higher_is_better`, what the task is judged by on any split, and which way;
-    `data.environments`; `data.variant`, `data.fingerprint`; `cost.wall_seconds` and its parts
+    `data.environments`; `data.variant`, `data.fingerprint`; `data.constant.test_accuracy` and so on (float64), what a
+    constant prediction scores; `inactive`, why a penalty never acted; `cost.wall_seconds` and its parts
     `cost.training_seconds`, `cost.evaluation_seconds`, `cost.checkpoint_seconds`, `cost.invariance_seconds`;
     `cost.seconds_per_step`, of training alone, the first steps with all that is set up in them included;
     `cost.peak_memory_bytes` (float64); `invariance.rotation` and so on (float64), the mean change of the prediction
@@ -323,7 +324,9 @@ def _row_of_record(record: Record) -> dict[str, Any]:
         }
     row |= _invariance(record.invariance)
     row |= {f"data.{name}": record.data[name] for name in DATA if name in record.data}
+    row |= {f"data.constant.{name}": value for name, value in record.data.get("constant", {}).items()}
     row |= {f"cost.{name}": value for name, value in record.cost.items()}
+    row |= {"inactive": record.engine["inactive"]} if record.engine.get("inactive") else {}
     return row | {"started": record.started, "finished": record.finished}
 
 

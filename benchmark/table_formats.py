@@ -196,7 +196,23 @@ def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
             f"on one problem, methods also differ in {', '.join(among)} (recipes and sweeps may give each its own)"
         )
     lines += _rank_lines(found, style)
+    lines += _levels(found, style)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
+
+
+def _levels(found: pd.DataFrame, style: Style) -> list[str]:
+    """What a constant prediction scores, and which penalties never acted."""
+    if "constant" not in found:
+        return []
+    labels = problems(found, style)
+    levels = dict(zip(labels, found["constant"], strict=True))
+    known = [f"{problem} {level:.3g}" for problem, level in levels.items() if not math.isnan(level)]
+    lines = [f"a constant prediction scores: {', '.join(known)}"] if known else []
+    idle = zip(found["method"], labels, found["inactive"], strict=True)
+    reasons = dict.fromkeys(
+        f"{style.name('method', method)} on {problem}: {why}" for method, problem, why in idle if why
+    )
+    return [*lines, *reasons]
 
 
 def _legend(found: pd.DataFrame, style: Style) -> list[str]:

@@ -36,7 +36,9 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count), runs
     (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best,
     p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection, candidates
-    (settings that it had), seconds_per_step, peak_memory_bytes, seeds (values by seed), run_ids (of those that count).
+    (settings that it had), constant (what a constant prediction scores; NaN where that is not known), inactive (why a
+    penalty never acted, or nothing), seconds_per_step, peak_memory_bytes, seeds (values by seed), run_ids (of those
+    that count).
 
     Args:
         results: as `load_results` returns it.
@@ -152,7 +154,8 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             known.groupby([text[name] for name in others]).transform("first").fillna("").where(known.isna(), known)
         )
     finished = (runs["status"] == "done").to_numpy()
-    facts = ("seed", "run_id", "data.metric", *(f"data.{name}" for name in PRIMARY))
+    inactive = "inactive" in runs
+    facts = ("seed", "run_id", "data.metric", "inactive", *(f"data.{name}" for name in PRIMARY))
     columns = {name: runs[name].tolist() for name in (*keys, *facts) if name in runs}
     numbers = {
         str(name): runs[name].to_numpy(float, na_value=math.nan)
@@ -177,12 +180,20 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "mean": float(values.mean()),
             "half_width": half_width(values),
             "higher_is_better": higher_is_better(name, *primary),
+            "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
+            "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
             "seconds_per_step": float(np.nanmean(numbers["cost.seconds_per_step"][done])),
             "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
             "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
             "members": done,
         }
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of the numbers that there are; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _of_each_seed(

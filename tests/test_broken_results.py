@@ -352,7 +352,7 @@ def test_curves_that_are_none(out: Path, victim: RunFolder, change: Callable[[pd
         assert invbench.load_curves(out)["run_id"].nunique() == 3
     results = invbench.load_results(out)
     with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
-        assert len(result_figures.curves(invbench.table(results), results).axes[0].lines) == 2
+        assert len(result_figures.curves(invbench.table(results), results).axes[0].lines) == 3, "two, and a level"
     with pytest.warns(UserWarning, match=r"curves.parquet cannot be understood"):
         page = report([out])
     assert f'"{out.name}/{VICTIM}/curves.parquet cannot be understood"' in page
@@ -371,7 +371,7 @@ def test_curves_with_steps_twice_and_infinities_are_drawn(out: Path, victim: Run
     results = invbench.load_results(out)
     figure = result_figures.curves(invbench.table(results), results)
     lengths = {str(line.get_label()).partition(" ")[0]: np.size(line.get_xdata()) for line in figure.axes[0].lines}
-    assert lengths == {"ERM": len(rows), "V-REx": len(rows) - 1}
+    assert lengths == {"ERM": len(rows), "V-REx": len(rows) - 1, "constant": 2}
     assert len(result_figures.curves(invbench.table(results), results, "step").axes) == 1
 
 

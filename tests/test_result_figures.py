@@ -10,6 +10,7 @@ from cells import small_cell
 import invbench
 from invbench import result_figures
 from invbench.errors import UserError
+from invbench.results import finished
 from invbench.runner import Options, run_cell
 from invbench.statistics import critical_difference
 
@@ -37,7 +38,9 @@ def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
     runs = invbench.load_results(tmp_path)
     (place,) = result_figures.curves(invbench.table(runs), runs).axes
     curves = invbench.load_curves(tmp_path).pivot_table(index="step", columns="seed", values="test_accuracy")
-    (line,) = place.lines
+    line, level = place.lines
+    constants = [record.data["constant"]["test_accuracy"] for _, record in finished([tmp_path])]
+    assert level.get_ydata() == pytest.approx([np.mean(constants)] * 2)
     np.testing.assert_allclose(line.get_xdata(), curves.index)
     np.testing.assert_allclose(line.get_ydata(), curves.mean(axis=1))
     low, high = place.collections[0].get_datalim(place.transData).intervaly

@@ -212,6 +212,17 @@ def test_a_plug_ins_metric_is_ranked_as_its_record_says() -> None:
     assert higher_is_better("test_r2", "r2", math.nan) is None
 
 
+def test_levels_and_penalties_that_never_acted_are_below_the_table() -> None:
+    frame = three_methods().assign(**{"data.constant.test_accuracy": [0.5, 0.6, 0.7] * 3})
+    frame = frame.assign(inactive=[None] * 3 + ["it was 0"] * 3 + [None] * 3)
+    found = invbench.table(frame)
+    assert found["constant"].tolist() == pytest.approx([0.6] * 3)
+    lines = notes(found, {})
+    assert "a constant prediction scores: spirals 0.6" in lines
+    assert "b on spirals: it was 0" in lines
+    assert not any("constant" in line for line in notes(invbench.table(three_methods()), {}))
+
+
 def test_equal_means_share_rank_and_mark() -> None:
     """coral is erm where there is nothing to match; the order of a sum shows in the last digit."""
     frame = rows(
