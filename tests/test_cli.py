@@ -112,7 +112,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("show", "and_maks"), "nothing is named 'and_maks'; did you mean 'and_mask'?"),
         (("table", "nowhere"), "no results folder nowhere"),
         (("table", "--vs-published", "--rows", "method"), "leave the other options out"),
-        (("plot", "curve"), "'curve' is not one of 'curves', 'ranks'"),
+        (("plot", "curve"), "nothing to draw is named 'curve'; did you mean 'curves'?"),
         (("ls", "cell"), "nothing to list is named 'cell'; did you mean 'cells'?"),
         (("show", "digits", "--picture", "x.png", "--json"), "give one of them"),
         (("plot", "ranks", "nowhere"), "no results folder nowhere"),
@@ -389,7 +389,7 @@ def test_completion(words: str, completed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "sweep", "ls", "show", "reproduce", "rerun-best", "data verify", "analyze widths"]
+    "verb", ["run", "sweep", "ls", "show", "plot", "table", "reproduce", "rerun-best", "data verify", "analyze widths"]
 )
 def test_help_splits_no_name(bench: Bench, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -110,3 +110,20 @@ def test_the_commands_for_the_sources_are_understood(command: str) -> None:
         resolve(given["method"], given["dataset"], 0, parse_assignments(given["set_"] or []))
     if verb == "sweep":
         assert Sweep.read(given["name"]).runs()
+
+
+YAML = [
+    (path.name, block)
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
+    for block in re.findall("^```yaml\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), YAML)
+def test_yaml_can_be_pasted(page: str, block: str, tmp_path: Path) -> None:
+    """It is a whole sweep."""
+    from invbench.sweep_file import Sweep
+
+    file = tmp_path / "pasted.yaml"
+    file.write_text(block, "utf-8")
+    assert Sweep.read(str(file)).runs(), page

@@ -10,7 +10,7 @@ import typer
 from invbench.cli.arguments import finite, possible
 from invbench.cli.output import echo
 from invbench.cli.table import CONDITION, WHERE
-from invbench.errors import UserError
+from invbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +36,13 @@ class Kind(StrEnum):
 
 def plot(
     kind: Annotated[
-        Kind,
+        str,
         typer.Argument(
+            autocompletion=lambda: list(Kind),
             help="curves: a metric over the steps; ranks: of methods by datasets; critical: which mean ranks can be "
             "told apart; cost: a metric against time and memory; sensitivity: against settings; tradeoff: against "
             "another metric; profile: invariance; widths: what was learned; angle: one image turned; densities: of the "
-            "score at values of the nuisance."
+            "score at values of the nuisance.",
         ),
     ],
     results: Annotated[
@@ -66,6 +67,8 @@ def plot(
     ] = None,
 ) -> None:
     """Draw finished runs."""
+    if kind not in list(Kind):
+        raise UserError(f"nothing to draw is named '{kind}'{did_you_mean(kind, Kind)}")
     writable_picture(out, "--out")
     from invbench import figures, nuisance_figures, result_figures
     from invbench.drawing import drawn, save
@@ -91,7 +94,7 @@ def plot(
         Kind.angle: lambda: figures.angle(paths, example),
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
     }
-    save(drawn(makers[kind]), out)
+    save(drawn(makers[Kind(kind)]), out)
     echo(str(out))
 
 
