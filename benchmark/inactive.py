@@ -1,14 +1,17 @@
 """Whether a penalty could act: a run of which it could not is ERM's under another name, and must say so."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from invbench.training import Training
+if TYPE_CHECKING:
+    from invbench.training import Training
 
 LATE_STARTS = ("anneal_steps", "pretrain_steps", "bottleneck_anneal_steps")
 """Settings with the step from which a penalty has its weight."""
 
 
-def never_reached(training: Training) -> list[str]:
+def never_reached(training: "Training") -> list[str]:
     """Of each setting that is as long as the run, so that what comes after it never does: a line."""
     parts = training.cell.method.parts
     values = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
@@ -21,7 +24,7 @@ def never_reached(training: Training) -> list[str]:
     ]
 
 
-def why_inactive(training: Training) -> str:
+def why_inactive(training: "Training") -> str:
     """Why the penalty of a run that is over never acted, in one line; empty where it did, or there is none."""
     method = training.cell.method
     if not training.total or not method.has_penalty:
@@ -36,7 +39,7 @@ def why_inactive(training: Training) -> str:
     return ""
 
 
-def _depends_on_weights(training: Training) -> bool:
+def _depends_on_weights(training: "Training") -> bool:
     """Whether autograd finds any way from the parameters to the penalty, on one batch."""
     objective, state = training.objective, training.method_state
     examples, env = training.sampler.epoch(0)

@@ -244,11 +244,7 @@ class _Attempt:
         except OSError as error:
             raise unwritable(self.folder.path, error) from None
         forget_peak_memory(self.device)
-        quiet, holder = self.options.quiet, self.folder.holder
-        report = Report(self.cell.title, self.training.total, self.folder.log, quiet, holder)
-        for line in never_reached(self.training):
-            report.say(f"warning: {line}")
-        return report
+        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""

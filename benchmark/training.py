@@ -16,6 +16,7 @@ from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation import evaluate, watched_splits
 from invbench.flat_network import FlatNetwork
 from invbench.gradients import Objective, Step, choose_strategy
+from invbench.inactive import never_reached
 from invbench.learned import learned_parameters
 from invbench.loggers import Loggers
 from invbench.method import Outputs, State
@@ -147,6 +148,8 @@ class Training:
             self._resume(report)
         except Unusable as reason:
             report.say(f"{reason}; starting afresh")
+        for line in never_reached(self):
+            report.say(f"warning: {line}")
         self.loggers.begin(self.rows)
 
     def watch(self, report: Report) -> None:
