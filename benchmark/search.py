@@ -58,8 +58,8 @@ class OptunaSearch(RandomSearch):
 def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
     """The settings of each trial.
 
-    A value depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
-    the others, and all methods share a trial's learning rate.
+    A draw depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
+    the others, and methods with one range share a trial's value.
 
     Raises:
         UserError: a setting that does not exist or has no range.

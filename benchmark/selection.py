@@ -1,5 +1,6 @@
 """How the step and the settings that a table shows are chosen: pure functions of records, which train nothing."""
 
+import re
 import warnings
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -63,7 +64,21 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
         )
     measured = [str(name).removeprefix(BEST) for name in runs if str(name).startswith(BEST)]
     there = [name for name in measured if name in runs]
-    return runs.assign(**{name: runs[BEST + name].fillna(runs[name]) for name in there})
+    shown_then = {name: runs[BEST + name].fillna(runs[name]) for name in there}
+    return runs.assign(inactive=_reasons(runs, steps), **shown_then)
+
+
+def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
+    """Why the penalty of each run had not acted by these steps, where it had not."""
+    reasons = runs["inactive"] if "inactive" in runs else pd.Series(None, index=runs.index, dtype=object)
+    for column in (str(name) for name in runs if re.fullmatch(r"method(\..+)?\.anneal_steps", str(name))):
+        section = column.removesuffix("anneal_steps")
+        early = pd.to_numeric(runs[column], errors="coerce") >= steps
+        if {f"{section}weight", f"{section}weight_before"} <= set(runs):
+            early &= runs[f"{section}weight"] != runs[f"{section}weight_before"]
+        why = f"the best step in validation comes before {column} is over, so the penalty did not have its weight"
+        reasons = reasons.mask(early, why)
+    return reasons
 
 
 def _no_best_step(run: pd.Series) -> str:

@@ -182,8 +182,9 @@ def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
     if select is not Select.last:
         lines.append(
             f"settings chosen among up to {found['candidates'].max()} by {CHOSEN_BY[select]}; on the same seeds, so "
-            "the intervals are too narrow (`bench rerun-best` runs them on others)"
+            f"the intervals are too narrow{'' if style.paper else ' (`bench rerun-best` runs them on others)'}"
         )
+    lines += _chosen_before(found)
     late = _metrics(found[found["at"] == "last"], style)
     if select is Select.best_validation and late:
         lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
@@ -193,11 +194,22 @@ def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
     among = [name for name in _differing_within(labels, problem) if name not in own and not name.startswith("method.")]
     if among:
         lines.append(
-            f"on one problem, methods also differ in {', '.join(among)} (recipes and sweeps may give each its own)"
+            f"on one problem, methods also differ in {', '.join(among)}"
+            f"{'' if style.paper else ' (recipes and sweeps may give each its own)'}"
         )
     lines += _rank_lines(found, style)
     lines += _levels(found, style)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
+
+
+def _chosen_before(found: pd.DataFrame) -> list[str]:
+    """By what the settings of runs were chosen on other seeds, which their protocol says."""
+    protocols = set(found["settings_chosen_by"]) - {"last"}
+    return [
+        f"settings of runs with protocol {name} were chosen on other seeds by {CHOSEN_BY[Select(name)]}; shown is the "
+        f"{'step that was best in validation' if (found['at'] == 'best_validation').all() else 'last step'}"
+        for name in sorted(protocols)
+    ]
 
 
 def _levels(found: pd.DataFrame, style: Style) -> list[str]:
@@ -205,7 +217,8 @@ def _levels(found: pd.DataFrame, style: Style) -> list[str]:
     if "constant" not in found:
         return []
     labels = problems(found, style)
-    levels = dict(zip(labels, found["constant"], strict=True))
+    rows = zip(labels, found["metric"], found["constant"], strict=True)
+    levels = {problem: level * (100 if style.percent and is_share(metric) else 1) for problem, metric, level in rows}
     known = [f"{problem} {level:.3g}" for problem, level in levels.items() if not math.isnan(level)]
     lines = [f"a constant prediction scores: {', '.join(known)}"] if known else []
     idle = zip(found["method"], labels, found["inactive"], strict=True)

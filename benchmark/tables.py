@@ -36,9 +36,9 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count), runs
     (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best,
     p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection, candidates
-    (settings that it had), constant (what a constant prediction scores; NaN where that is not known), inactive (why a
-    penalty never acted, or nothing), seconds_per_step, peak_memory_bytes, seeds (values by seed), run_ids (of those
-    that count).
+    (settings that it had), settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant
+    prediction scores; NaN where that is not known), inactive (why a penalty never acted, or nothing), seconds_per_step,
+    peak_memory_bytes, seeds (values by seed), run_ids (of those that count).
 
     Args:
         results: as `load_results` returns it.
@@ -180,6 +180,7 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "mean": float(values.mean()),
             "half_width": half_width(values),
             "higher_is_better": higher_is_better(name, *primary),
+            "settings_chosen_by": columns["protocol"][done[0]],
             "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
             "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
             "seconds_per_step": float(np.nanmean(numbers["cost.seconds_per_step"][done])),

@@ -212,6 +212,31 @@ def test_a_plug_ins_metric_is_ranked_as_its_record_says() -> None:
     assert higher_is_better("test_r2", "r2", math.nan) is None
 
 
+def test_a_step_before_the_penalty_has_its_weight_is_said_to_be() -> None:
+    """Validation likes runs that are still ERM's."""
+    settings = {"method.anneal_steps": 5.0, "method.weight": 9.0, "method.weight_before": 1.0}
+    early = tuned().assign(**settings, **{"best_validation.step": 5.0})
+    (line,) = [line for line in notes(invbench.table(early, select="best_validation"), {}) if "comes before" in line]
+    assert line.startswith("erm on spirals: the best step in validation comes before method.anneal_steps is over")
+    for change in ({"best_validation.step": 6.0}, {"method.weight": 1.0}):
+        late = invbench.table(early.assign(**change), select="best_validation")
+        assert not any("comes before" in line for line in notes(late, {}))
+
+
+def test_settings_that_were_chosen_on_other_seeds_are_said_to_be() -> None:
+    found = invbench.table(three_methods().assign(protocol="best_validation"))
+    (line,) = [line for line in notes(found, {}) if line.startswith("settings of runs with protocol best_validation")]
+    assert line.endswith("shown is the last step")
+
+
+def test_a_caption_has_the_units_of_the_table_and_no_commands() -> None:
+    frame = tuned().assign(**{"data.constant.test_accuracy": 0.495})
+    found = invbench.table(frame, select="best_validation")
+    lines = notes(found, {}, Style.of(Format.latex, None, True))
+    assert any(line.startswith("a constant prediction scores:") and line.endswith("49.5") for line in lines)
+    assert not any("bench " in line for line in lines)
+
+
 def test_levels_and_penalties_that_never_acted_are_below_the_table() -> None:
     frame = three_methods().assign(**{"data.constant.test_accuracy": [0.5, 0.6, 0.7] * 3})
     frame = frame.assign(inactive=[None] * 3 + ["it was 0"] * 3 + [None] * 3)
