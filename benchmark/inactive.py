@@ -1,4 +1,4 @@
-"""Whether a penalty could act: a run of which it could not is ERM's under another name, and must say so."""
+"""Whether a penalty could act as its settings say; a run of which it could not must say so."""
 
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,11 @@ def never_reached(training: "Training") -> list[str]:
 
 def why_inactive(training: "Training") -> str:
     """Why the penalty of a run that is over never acted, in one line; empty where it did, or there is none."""
-    method = training.cell.method
-    if not training.total or not method.has_penalty:
+    method, late = training.cell.method, never_reached(training)
+    parts = [part for part in method.parts.values() if hasattr(part, "weight")]
+    if not training.total or not method.has_penalty or not parts:  # some use the hook for what is no penalty
         return ""
-    if late := never_reached(training):
+    if late and len(late) == sum(hasattr(part, name) for part in parts for name in LATE_STARTS):
         return late[0]
     penalties = [row["penalty"] for row in training.rows if "penalty" in row]
     if penalties and not any(penalties):

@@ -9,9 +9,10 @@ import ast
 import importlib
 import importlib.util
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -166,8 +167,9 @@ def _third_party(point: EntryPoint, trait: str) -> Entry:
 
     def load() -> type[Any]:
         try:
-            cls = point.load()
-        except (Exception, SystemExit) as error:
+            with redirect_stdout(sys.stderr):  # what it prints is no output of ours
+                cls = point.load()
+        except (Exception, SystemExit, GeneratorExit) as error:
             raise refusal(f"{type(error).__name__}: {error}") from error
         traits = getattr(cls, trait, ())
         if not isinstance(cls, type) or not isinstance(traits, tuple) or not all(isinstance(x, str) for x in traits):

@@ -170,6 +170,8 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
         place: _by_environment(finished[alike == settings], name, count)
         for place, settings, count in zip(group.index, joined(examples, keys), counts, strict=True)
     }
+    seeds = sorted({seed for scores in tables.values() for seed in scores.index}, key=str)
+    tables = {place: scores.reindex(index=seeds) for place, scores in tables.items()}
     gaps = [gap for gap in map(_gap, tables.values()) if gap]
     lacking = f"{len(gaps)} of {len(group)} settings lack runs, such as {gaps[0]}" if gaps else ""
     complete = {place: scores.dropna() for place, scores in tables.items()}
@@ -188,7 +190,9 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
             "count that have every environment, and only settings with the most of these are judged",
             stacklevel=2,
         )
-    return Criterion({place: scores.mean() for place, scores in complete.items() if len(scores) == most}, higher)
+    judged = {place: scores for place, scores in complete.items() if len(scores) == most}
+    common = [seed for seed in seeds if all(seed in scores.index for scores in judged.values())]
+    return Criterion({place: scores.loc[common or scores.index].mean() for place, scores in judged.items()}, higher)
 
 
 def _gap(scores: pd.DataFrame) -> str:
@@ -203,7 +207,7 @@ def _gap(scores: pd.DataFrame) -> str:
 def _by_environment(runs: pd.DataFrame, name: str, count: int) -> pd.DataFrame:
     """Scores of runs that left an environment out: a row a seed, a column an environment, NaN where there is no run."""
     if name not in runs or not count:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=[0])
     environment = pd.to_numeric(runs[HELD_OUT], errors="coerce")
     table = runs.assign(environment=environment).pivot_table(index="seed", columns="environment", values=name)
     # A record may say any number of environments; one column more than there are runs is empty, and enough to see it.

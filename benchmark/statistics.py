@@ -60,14 +60,17 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 def alike(scores: pd.Series) -> pd.Series:
     """The numbers, those that differ from the next one by rounding only made equal."""
     order = scores.dropna().sort_values()
-    apart = order.diff() > ROUNDING * order.abs()
+    apart = order.diff() > ROUNDING * np.minimum(
+        order.abs(), order.shift().abs()
+    )  # of a number and infinity the number
     return order.groupby(apart.cumsum()).transform("first").reindex(scores.index)
 
 
 def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
     """The one with the best mean; of equal ones the first."""
     sign = -1 if higher_is_better else 1
-    return min(values, key=lambda name: sign * float(values[name].mean()))
+    means = {name: sign * float(own.mean()) for name, own in values.items()}
+    return min(means, key=lambda name: (math.isnan(means[name]), means[name]))
 
 
 def all_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> set[Name]:

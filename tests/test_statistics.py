@@ -10,7 +10,17 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbench.statistics import against_best, critical_difference, friedman, half_width, holm, paired_p_value, ranks
+from invbench.statistics import (
+    against_best,
+    alike,
+    best_of,
+    critical_difference,
+    friedman,
+    half_width,
+    holm,
+    paired_p_value,
+    ranks,
+)
 
 values = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))
 
@@ -97,3 +107,10 @@ def test_ranks() -> None:
     expected = scipy.stats.friedmanchisquare(more["a"], more["b"], more["c"]).pvalue
     assert friedman(more) == pytest.approx(expected)
     assert math.isnan(friedman(scores[["a", "b"]]))
+
+
+def test_numbers_beside_infinity_and_none_are_not_alike() -> None:
+    numbers = pd.Series([1.0, math.inf, math.nan, -math.inf, 1.0 + 1e-12, 0.0])
+    assert alike(numbers).tolist()[:2] == [1.0, math.inf]
+    assert alike(numbers).tolist()[3:] == [-math.inf, 1.0, 0.0]
+    assert best_of({"none": pd.Series([math.nan]), "some": pd.Series([0.5])}, True) == "some"

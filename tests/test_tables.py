@@ -180,7 +180,7 @@ def chosen_rate(frame: pd.DataFrame) -> float:
 
 def test_environments_count_alike_whatever_was_run_of_each() -> None:
     frame = left_out({0.1: {0: [0.95, 0.95, 0.95], 1: [0.30]}, 0.2: {0: [0.7], 1: [0.7]}})
-    with pytest.warns(UserWarning, match="1 of 2 settings lack runs, such as seed 1 without environment 1; of each"):
+    with pytest.warns(UserWarning, match="2 of 2 settings lack runs, such as seed 1 without environment 1; of each"):
         assert chosen_rate(frame) == 0.2
 
 
@@ -196,6 +196,17 @@ def test_environments_are_judged_by_the_same_seeds() -> None:
         UserError, match="no settings were run .*; 1 of 1 settings lack runs, such as seed 0 without env"
     ):
         chosen_rate(left_out({0.1: {0: [0.6, 0.6]}}))
+
+
+def test_settings_without_any_left_out_run_of_a_seed_are_named_too() -> None:
+    frame = left_out({0.1: {0: [0.9, 0.9], 1: [0.9, 0.9]}, 0.2: {0: [0.95], 1: [0.95]}, 0.3: {}})
+    with pytest.warns(UserWarning, match="2 of 3 settings lack runs, such as seed 1 without environment 0"):
+        assert chosen_rate(frame) == 0.1
+    apart = left_out({0.1: {0: [0.5, 0.9, 0.7], 1: [0.5, 0.9, 0.7]}, 0.2: {0: [0.6, 0.6, 0.6], 1: [0.6, 0.6, 0.6]}})
+    lost = zip(apart["trainer.held_out_environment"], apart["trainer.learning_rate"], apart["seed"], strict=True)
+    some = apart[[math.isnan(env) or (rate, seed) not in ((0.1, 0), (0.2, 1)) for env, rate, seed in lost]]
+    with pytest.warns(UserWarning, match="2 of 2 settings lack runs"):
+        assert chosen_rate(some) == 0.1, "by seed 2, which both have"
 
 
 def test_a_plug_ins_metric_is_ranked_as_its_record_says() -> None:
