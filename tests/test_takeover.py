@@ -155,7 +155,7 @@ with RunFolder(Path(sys.argv[1])).claimed() as folder:
 def test_half_a_checkpoint_is_removed_by_who_comes_next(tmp_path: Path) -> None:
     """Whatever the library that writes it calls its files."""
     process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path)])
-    while not [path for path in tmp_path.glob(".*") if path.name != LOCK and size_of(path) > 0]:
+    while not [path for path in tmp_path.glob(".*") if not path.name.startswith(".claim") and size_of(path) > 0]:
         assert process.poll() is None
     process.kill()
     process.wait()
