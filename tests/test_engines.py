@@ -133,7 +133,7 @@ def test_jobs_that_slurm_interrupts_go_on(
     first, second, *_ = json.loads((there.out / "slurm" / "jobs.json").read_text()).values()
     for command in (["scontrol", "requeue", first], ["scancel", "--signal=USR2", second]):
         subprocess.run(command, env=there.environment, check=True)
-    said, _ = sweep.communicate(timeout=120)
+    said, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, said
     assert sum("continuing at step" in folder.log.read_text() for folder in run_folders(there.out)) == 2
     assert "tried again" not in said
