@@ -30,12 +30,12 @@ METRIC = re.compile(r"(?P<metric>.+?)_(?P<ending>env\d+|average|worst)")
 
 
 def display_method(name: str) -> str:
-    """A method, or the parts of a composition."""
+    """What a method is called in a paper, or each part of a composition."""
     return " + ".join(_displayed(METHODS, NAMES_OF_METHODS, part) for part in name.split("+"))
 
 
 def display_dataset(name: str) -> str:
-    """A dataset."""
+    """What a dataset is called in a paper."""
     return _displayed(DATASETS, NAMES_OF_DATASETS, name)
 
 

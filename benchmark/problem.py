@@ -181,7 +181,7 @@ class Problem:
             "constant": self.constant,
         }
 
-    @property
+    @cached_property
     def constant(self) -> dict[str, float]:
         """The task's score on each split of the constant prediction that fits the training targets best, by metric."""
         prediction = self.task.constant(self.splits["train"].y)
@@ -216,19 +216,22 @@ class Problem:
         Args:
             share: 0 to below 1, so that every environment keeps an example for training.
         """
+        if "validation" in self.splits:
+            return self
         train = self.splits["train"]
         env = np.zeros(len(train), np.int64) if train.env is None else train.env.numpy()
         sizes = np.bincount(env)
         held_out = np.floor(share * sizes + 1e-9).astype(int)  # 0.29 of 100 are 29, though the product is 28.999...
-        if "validation" in self.splits or not held_out.any():
+        if not held_out.any():
             return self
         order = np.random.default_rng(seed).permutation(len(train))
         order = order[np.argsort(env[order], kind="stable")]  # by environment, at random in each
-        place = np.arange(len(train)) - (np.cumsum(sizes) - sizes)[env[order]]
-        there = torch.zeros(len(train), dtype=torch.bool)
-        there[torch.from_numpy(order)] = torch.from_numpy(place < held_out[env[order]])
+        rank = np.arange(len(train)) - (np.cumsum(sizes) - sizes)[env[order]]
+        in_validation = torch.zeros(len(train), dtype=torch.bool)
+        in_validation[torch.from_numpy(order)] = torch.from_numpy(rank < held_out[env[order]])
         rest = {name: split for name, split in self.splits.items() if name != "train"}
-        return replace(self, splits={"train": train.rows(~there), "validation": train.rows(there), **rest})
+        splits = {"train": train.rows(~in_validation), "validation": train.rows(in_validation), **rest}
+        return replace(self, splits=splits)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
         """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""

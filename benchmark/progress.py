@@ -88,7 +88,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """That have been timed."""
+        """The seconds between the first step and the last one that were reported."""
         return self.last[0] - self.first[0] if self.first else 0.0
 
     def left(self, total: int) -> float | None:

@@ -145,11 +145,11 @@ def _figures(
     ]
     folders = [Path(path) for path in results["path"]] if where else paths
     paths_of = dict(zip(results["run_id"], results["path"], strict=True))
-    shown = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
+    shown_folders = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
     measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
     if "invariance" in measured:
         caption = "Change of the prediction under transformations of the input."
-        drawings.append(("profile", caption, lambda: figures.profile(shown)))
+        drawings.append(("profile", caption, lambda: figures.profile(shown_folders)))
     if measured - NOT_LEARNED:
         drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
     pictures = []

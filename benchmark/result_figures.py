@@ -42,8 +42,8 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
     panels = _panels(found)
     figure, axes = _grid(len(panels))
     styles = styles_of(label for rows in panels.values() for label in _labels(rows))
-    shown = [run_id for rows in panels.values() for run_ids in rows["run_ids"] for run_id in run_ids]
-    tables = dict(zip(shown, curves_of([RunFolder(Path(paths[run_id])) for run_id in shown]), strict=True))
+    run_ids = [run_id for rows in panels.values() for group in rows["run_ids"] for run_id in group]
+    tables = dict(zip(run_ids, curves_of([RunFolder(Path(paths[run_id])) for run_id in run_ids]), strict=True))
     for (dataset, rows), place in zip(panels.items(), axes, strict=False):
         name = metric or str(rows["metric"].iloc[0])
         for label, run_ids in zip(_labels(rows), rows["run_ids"], strict=True):

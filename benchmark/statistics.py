@@ -74,8 +74,8 @@ def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
 
 
 def all_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> set[Name]:
-    """All that have the best mean."""
-    means = alike(pd.Series([float(own.mean()) for own in values.values()]))
+    """The names of all values with the best mean; means that differ by rounding only are equal."""
+    means = alike(pd.Series([float(scores.mean()) for scores in values.values()]))
     best = means.max() if higher_is_better else means.min()
     return {name for name, mean in zip(values, means, strict=True) if mean == best}
 

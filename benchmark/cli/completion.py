@@ -5,21 +5,21 @@ from invbench.registry import BACKBONES, DATASETS, METHODS
 
 
 def methods(incomplete: str) -> list[str]:
-    """Of compositions the last part."""
+    """Names of methods for the shell to complete; of a composition `a+b` its last part."""
     before, plus, _ = incomplete.rpartition("+")
     return [f"{before}{plus}{name}" for name in METHODS.known()]
 
 
 def datasets() -> list[str]:
-    """Every dataset."""
+    """The names of all datasets, for the shell to complete."""
     return list(DATASETS.known())
 
 
 def anything_shown() -> list[str]:
-    """What `bench show` knows."""
+    """The names that `bench show` accepts, for the shell to complete."""
     return [*METHODS.known(), *DATASETS.known(), *BACKBONES.known(), "trainer"]
 
 
 def sweeps(incomplete: str) -> list[str]:
-    """Those of the package; a file of one is completed as any file."""
+    """Names of the package's sweeps, for the shell to complete; it completes files by itself."""
     return [name for name in sweep_names() if name.startswith(incomplete)]
