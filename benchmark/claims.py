@@ -42,7 +42,7 @@ LOCK = ".claim.lock"
 """Beside the claim: held while a file of the run is replaced, or the run taken over."""
 MOST_PID = 2**31 - 1
 MOST_BYTES = 2**16
-"""Of a claim."""
+"""A claim's file with more bytes is not read."""
 
 
 class Holder(BaseModel):

@@ -40,7 +40,7 @@ MOST_BYTES = 2**24
 DEEPEST = 40
 """Levels of a specification."""
 LONGEST = 2**14
-"""Characters of a value in it."""
+"""Characters of one value of a specification; a longer one is refused."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -106,7 +106,7 @@ class Record(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """A small table, which notebooks show in the place of the text."""
         message = [("message", visible(self.message))] if self.message else []
         rows = (
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'

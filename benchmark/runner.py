@@ -216,7 +216,6 @@ class _Attempt:
     ) -> None:
         self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
         self.started = now()
-        self.inactive = ""  # why the penalty never acted
         self.data = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(cell, problem, folder, device, origin, options)
@@ -249,10 +248,10 @@ class _Attempt:
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
         invariance = self._invariance(report)
-        self.inactive = why_inactive(self.training)
-        if self.inactive and not never_reached(self.training):  # which was said at the beginning
-            report.say(f"warning: {self.inactive}")
-        return self._write("done", metrics, invariance, fused)
+        inactive = why_inactive(self.training)
+        if inactive and not never_reached(self.training):  # which was said at the beginning
+            report.say(f"warning: {inactive}")
+        return self._write("done", metrics, invariance, fused, inactive)
 
     def failed(self, error: Exception, report: Report) -> RunFailed:
         """Write the record of a failure; returns what to tell of it.
@@ -293,6 +292,7 @@ class _Attempt:
         metrics: Metrics,
         invariance: dict[str, Any],
         fused: int = 0,
+        inactive: str = "",
         kind: str | None = None,
         message: str | None = None,
         trace: str | None = None,
@@ -316,7 +316,7 @@ class _Attempt:
                 "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
                 "condensed": training.examples is not training.problem.splits["train"],
                 **({"fused": fused} if fused else {}),
-                **({"inactive": self.inactive} if self.inactive else {}),
+                **({"inactive": inactive} if inactive else {}),
             },
             cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
             code=self.code,
