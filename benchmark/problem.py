@@ -119,7 +119,8 @@ class Problem:
     """A dataset made concrete: everything a method may learn from or be judged on.
 
     Args:
-        splits: by name; `train` and `test` always, `validation` and others where they exist.
+        splits: by name; `train` and `test` always, `validation` and others where they exist. An environment has the
+            same number in `validation` as in `train`; one that is not trained on has a number behind those.
         kind: what one input is.
         variant: full (the published data), partial (some of it) or synthetic (drawn from a formula).
         facts: numbers about the construction worth recording, such as a label-noise rate.
@@ -196,19 +197,27 @@ class Problem:
     def without_environment(self, number: int) -> "Problem":
         """The problem with a training environment as split `held_out` instead; those behind it move up by one.
 
+        Its examples leave the validation split, too, and the split goes where none are left.
+
         Raises:
-            UserError: there is no such environment.
+            UserError: there is no such environment, or the validation split does not tell its environments.
         """
         train = self.splits["train"]
         if train.env is None or not 0 <= number < self.environments or self.environments < 2:
             have = f"environments 0 to {self.environments - 1}" if self.environments > 1 else "no environments"
             raise UserError(f"trainer.held_out_environment is {number}, but these training data have {have}")
-        there = torch.eq(train.env, number)
-        rest = train.rows(~there)
-        env = train.env[~there]
-        kept = replace(rest, env=env - (env > number).to(env.dtype))
-        held_out = replace(train.rows(there), env=None)
-        return replace(self, splits={**self.splits, "train": kept, "held_out": held_out})
+        held_out = replace(train.rows(train.env == number), env=None)
+        splits = {**self.splits, "train": _without(train, train.env, number), "held_out": held_out}
+        if (validation := splits.get("validation")) is not None:
+            if validation.env is None:
+                raise UserError(
+                    f"trainer.held_out_environment is {number}, but the validation split of these data does not tell "
+                    "which of its examples are of that environment; make the data without a validation split"
+                )
+            splits["validation"] = _without(validation, validation.env, number)
+            if not len(splits["validation"]):
+                del splits["validation"]
+        return replace(self, splits=splits)
 
     def with_validation(self, share: float, seed: np.random.SeedSequence) -> "Problem":
         """The problem with a validation set: its own, else a random share of each training environment, rounded down.
@@ -275,6 +284,12 @@ class Dataset(Settings):
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:
         """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
+
+
+def _without(split: Split, env: Tensor, number: int) -> Split:
+    """The examples of all environments but one; the numbers behind it move up."""
+    kept = env != number
+    return replace(split.rows(kept), env=(env - (env > number).to(env.dtype))[kept])
 
 
 def floats(array: NDArray[Any]) -> Tensor:

@@ -15,13 +15,16 @@ squared error of the unscrambled coefficients, on causes (true: Σ_j W_xy) and o
 
 Deviations from the authors' code:
 - It trains IRM on the first two scales and chooses its penalty on the third, ERM on all three; here both train on
-  `scales`, and the validation split is drawn anew at `validation_scale`.
+  `scales`, and the validation split is drawn anew at `validation_scale`. It is of the training environment of that
+  scale, where there is one, so leaving that one out of training takes it away.
 - It has no test data; here the test split is drawn anew at the training scales. The headline stays the causal error.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 
 from invbench.datasets._linear import Array, Draw, law, orthogonal, splits
 from invbench.problem import Dataset, Problem
@@ -63,7 +66,9 @@ class ChainSEM(Dataset):
         draws = [self._environment(e, w_xy, w_yz, hidden) for e in self.scales]
         held_out = [self._environment(self.validation_scale, w_xy, w_yz, hidden)]
         found = splits(draws, {"train": self.examples, "test": self.examples}, examples, mixing=mixing)
-        found |= splits(held_out, {"validation": self.examples}, validation, mixing=mixing)
+        drawn_anew = splits(held_out, {"validation": self.examples}, validation, mixing=mixing)["validation"]
+        number = [*self.scales, self.validation_scale].index(self.validation_scale)
+        found["validation"] = replace(drawn_anew, env=torch.full((self.examples,), number))
         return Problem(
             found,
             Regression("units of y", primary="mean_squared_error"),

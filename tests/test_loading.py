@@ -1,18 +1,23 @@
 """Runs of one process share their data, as long as these are the same and fit into some memory."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cells import small_cell
+from cells import ONE_EXAMPLE, small_cell, small_settings
 
 import invbench
 from invbench import loading
+from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
 from invbench.loading import load_problem
 from invbench.problem import Problem, Split
+from invbench.registry import DATASETS
 from invbench.runner import Options, run_cell
+from invbench.seeds import stream
 from invbench.spec import resolve
 from invbench.tasks import BinaryClassification
 
@@ -110,6 +115,60 @@ def test_validation_is_always_there(tmp_path: Path) -> None:
         UserError, match="colored_digits was made without a validation set, by dataset.validation_share"
     ):
         invbench.table(invbench.load_results(tmp_path / "without"), select="best_validation")
+
+
+ENVIRONMENTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in DATASETS.entries() if "environments" in DATASETS.traits(name)),
+    ("colored_mnist", {"dataset.variant": "domainbed"}),
+    ("colored_mnist", {"dataset.variant": "domainbed", "dataset.test_environment": 0}),
+    ("rotmnist", {"dataset.validation_size": 30}),
+    ("spirals", {"dataset.validation_examples": 0}),
+    ("chain_sem", {"dataset.validation_scale": 3.0}),
+    ("cifar10", {"dataset.train_size": 4, "dataset.validation_size": 4}),
+]
+"""Every dataset that has environments, with validation sets of all sorts."""
+
+
+@pytest.mark.usefixtures("standins")
+@pytest.mark.parametrize(("dataset", "settings"), ENVIRONMENTS)
+def test_of_an_environment_that_is_left_out_nothing_is_in_training_or_validation(
+    dataset: str, settings: dict[str, Any]
+) -> None:
+    """The other environments stay whole, with the same number in both; and there is validation where there can be."""
+    own = DATASETS.load(dataset).optional.get("environments", {})
+    small = small_settings("erm", dataset) | {f"dataset.{name}": value for name, value in own.items()} | settings
+    whole = resolve("erm", dataset, 0, small).dataset.load(stream(0, "data"))
+    assert whole.environments > 1
+    refused = "validation" in whole.splits and whole.splits["validation"].env is None
+    for number in range(min(whole.environments, 4)):
+        cell = resolve("erm", dataset, 0, small | {"trainer.held_out_environment": number})
+        if refused:
+            with pytest.raises(UserError, match="validation split of these data does not tell which of its examples"):
+                load_problem(cell)
+            continue
+        left, before = load_problem(cell), rows_of(whole)
+        kept = Counter({(env - (env > number), x): n for (env, x), n in before.items() if env != number})
+        assert rows_of(left) == kept
+        assert len(left.splits["held_out"]) == int((whole.splits["train"].env == number).sum())
+        assert "validation" in left.splits or not cell.dataset.validation_share or dataset in ONE_EXAMPLE
+
+
+def rows_of(problem: Problem) -> Counter[tuple[int, bytes]]:
+    """How often each input is in training and validation, by environment."""
+    splits = [split for name, split in problem.splits.items() if name in ("train", "validation")]
+    return Counter(
+        (env, x.numpy().tobytes())
+        for split in splits
+        if split.env is not None
+        for env, x in zip(split.env.tolist(), split.x, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("scale", "number"), [(5.0, 2), (0.2, 0), (3.0, 3)])
+def test_the_validation_set_of_a_chain_is_of_the_environment_of_its_scale(scale: float, number: int) -> None:
+    validation = ChainSEM(validation_scale=scale, examples=4).load(np.random.SeedSequence(0)).splits["validation"]
+    assert validation.env is not None
+    assert validation.env.tolist() == [number] * 4
 
 
 def test_of_what_an_environment_is_left_out_none_is_in_validation() -> None:
