@@ -4,40 +4,71 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from invbench.method import Method
+
 if TYPE_CHECKING:
     from invbench.training import Training
 
-LATE_STARTS = ("anneal_steps", "pretrain_steps", "bottleneck_anneal_steps")
-"""Settings with the step from which a penalty has its weight."""
+LATE_STARTS = {
+    "anneal_steps": ("weight", "weight_before"),
+    "pretrain_steps": ("weight", None),
+    "bottleneck_anneal_steps": ("bottleneck_weight", None),
+}
+"""Settings with the step from which a penalty has its weight: that weight, and the one before it, None for 0."""
 
 
 def never_reached(training: "Training") -> list[str]:
     """Of each setting that is as long as the run, so that what comes after it never does: a line."""
     parts = training.cell.method.parts
-    values = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
-    return [
-        f"{prefix}{name} is {steps}, and the run has {training.total} steps, so the penalty never has its weight"
-        for prefix, part in values.items()
-        for name in LATE_STARTS
-        if (steps := getattr(part, name, 0)) >= training.total > 0
-        and getattr(part, "weight", None) != getattr(part, "weight_before", None)
-    ]
+    prefixes = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
+    return [line for prefix, part in prefixes.items() for line in _late(part, training.total, prefix)]
 
 
 def why_inactive(training: "Training") -> str:
-    """Why the penalty of a run that is over never acted, in one line; empty where it did, or there is none."""
-    method, late = training.cell.method, never_reached(training)
+    """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so."""
+    method, total = training.cell.method, training.total
     parts = [part for part in method.parts.values() if hasattr(part, "weight")]
-    if not training.total or not method.has_penalty or not parts:  # some use the hook for what is no penalty
+    if not total or not method.has_penalty or not parts:  # some use the hook for what is no penalty
         return ""
-    if late and len(late) == sum(hasattr(part, name) for part in parts for name in LATE_STARTS):
-        return late[0]
+    if all(len(_late(part, total)) == len(_starts(part)) > 0 for part in parts):
+        return never_reached(training)[0]
     penalties = [row["penalty"] for row in training.rows if "penalty" in row]
-    if penalties and not any(penalties):
-        return f"the penalty was 0 in each of the {len(penalties)} steps that were measured"
+    if penalties and not any(penalties) and not any(map(_has_weight_before, parts)):
+        return f"the penalty was 0 in {_each_step(len(penalties))}"
     if not method.has_gradient_penalty and not _depends_on_weights(training):
-        return "the penalty does not depend on what is trained, so the run is the same without it"
+        return "the penalty does not depend on what is trained, so it moves nothing"
     return ""
+
+
+def _starts(part: Method) -> list[str]:
+    """Which of these settings a method has."""
+    return [name for name, (weight, _) in LATE_STARTS.items() if hasattr(part, name) and hasattr(part, weight)]
+
+
+def _late(part: Method, total: int, prefix: str = "") -> list[str]:
+    """Of each that is as long as a run of so many steps and should change a weight then: a line."""
+    lines = []
+    for name in _starts(part):
+        weight, earlier = LATE_STARTS[name]
+        before = getattr(part, earlier, 0) if earlier else 0
+        if getattr(part, name) >= total > 0 and getattr(part, weight) != before:
+            throughout = f"; the penalty has {prefix}{earlier} ({before}) throughout" if before else ""
+            length = f"{prefix}{name} is {getattr(part, name)}, and the run has {_steps(total)}"
+            lines.append(f"{length}, so {prefix}{weight} never takes effect{throughout}")
+    return lines
+
+
+def _has_weight_before(part: Method) -> bool:
+    """Whether the penalty acts in steps that may be measured by none, ahead of its weight."""
+    return bool(getattr(part, "anneal_steps", 0) and getattr(part, "weight_before", 0))
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
+
+
+def _each_step(count: int) -> str:
+    return "the one step that was measured" if count == 1 else f"each of the {count} steps that were measured"
 
 
 def _depends_on_weights(training: "Training") -> bool:

@@ -4,32 +4,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import small_settings
+from cells import run_until, small_settings
 
+from invbench.loading import load_problem
+from invbench.machine import sources_hash
 from invbench.records import RunFolder
 from invbench.runner import Options, run_cell
 from invbench.spec import resolve
 
-REPEATED = "method.{} is {}, and the run has 4 steps, so the penalty never has its weight"
+LATE = "method.{} is {}, and the run has 4 steps, so method.{} never takes effect"
+BEFORE = "; the penalty has method.{} ({}) throughout"
 
 
 @pytest.mark.parametrize(
     ("method", "dataset", "settings", "reason"),
     [
-        ("irmv1", "spirals", {"method__anneal_steps": 4}, REPEATED.format("anneal_steps", 4)),
+        ("irmv1", "spirals", {"method__anneal_steps": 4},
+         LATE.format("anneal_steps", 4, "weight") + BEFORE.format("weight_before", 1.0)),
+        ("vrex", "spirals", {"method__anneal_steps": 9, "method__weight_before": 2.0, "method__weight": 0.0},
+         LATE.format("anneal_steps", 9, "weight") + BEFORE.format("weight_before", 2.0)),
+        ("vrex", "spirals", {"method__anneal_steps": 4, "method__weight_before": 0.0},
+         LATE.format("anneal_steps", 4, "weight")),
         ("irmv1", "spirals", {"method__anneal_steps": 3}, ""),
+        ("vrex", "spirals", {"method__anneal_steps": 3, "method__weight_before": 0.0}, ""),
+        ("vrex", "spirals", {"method__anneal_steps": 1, "method__weight_before": 2.0, "method__weight": 0.0}, ""),
         ("irmv1", "spirals", {"method__anneal_steps": 9, "method__weight": 1.0}, ""),
-        ("vrex+and_mask", "spirals", {"method__vrex__anneal_steps": 5}, REPEATED.format("vrex.anneal_steps", 5)),
+        ("vrex+and_mask", "spirals", {"method__vrex__anneal_steps": 5},
+         LATE.format("vrex.anneal_steps", 5, "vrex.weight") + BEFORE.format("vrex.weight_before", 1.0)),
         ("ib_irm", "spirals", {"method__anneal_steps": 0, "method__bottleneck_anneal_steps": 4}, ""),
         ("ib_irm", "spirals", {"method__anneal_steps": 9, "method__bottleneck_anneal_steps": 9},
-         REPEATED.format("anneal_steps", 9)),
+         LATE.format("anneal_steps", 9, "weight") + BEFORE.format("weight_before", 1.0)),
         ("irm_games", "spirals", {}, ""),
-        ("mutual_information", "mi_toy", {"method__pretrain_steps": 4}, REPEATED.format("pretrain_steps", 4)),
+        ("mutual_information", "mi_toy", {"method__pretrain_steps": 4},
+         LATE.format("pretrain_steps", 4, "weight")),
         ("mutual_information", "mi_toy", {"method__pretrain_steps": 0}, ""),
         ("vrex", "spirals", {"method__weight": 0.0, "method__anneal_steps": 0},
          "the penalty was 0 in each of the 2 steps that were measured"),
         ("coral", "irm_regression", {},
-         "the penalty does not depend on what is trained, so the run is the same without it"),
+         "the penalty does not depend on what is trained, so it moves nothing"),
         ("coral", "spirals", {}, ""),
         ("iga", "irm_regression", {}, ""),
         ("erm", "spirals", {}, ""),
@@ -47,3 +59,34 @@ def test_penalties(method: str, dataset: str, settings: dict[str, Any], reason: 
     late = method == "ib_irm"  # whose terms are each said, and which is inactive where neither acts
     assert log.count("warning: ") == (bool(reason) + late if late else bool(reason))
     assert reason in log
+
+
+def test_a_part_whose_penalty_acts_is_not_inactive_beside_one_that_starts_late(tmp_path: Path) -> None:
+    late = {"method.vrex.anneal_steps": 9, "method.vrex.weight_before": 0.0}
+    small = small_settings("erm", "spirals") | {"trainer.steps": 4}
+    record = run_cell(resolve("vrex+coral", "spirals", 0, small | late), Options(out=tmp_path))
+    assert record.engine.get("inactive", "") == ""
+    log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
+    assert "so method.vrex.weight never takes effect\n" in log
+
+
+def test_each_term_that_starts_late_is_said(tmp_path: Path) -> None:
+    """Also beside one whose two weights are the same, which acts."""
+    late = {"method.weight": 1.0, "method.anneal_steps": 9, "method.bottleneck_anneal_steps": 9}
+    small = small_settings("ib_irm", "spirals") | {"trainer.steps": 1}
+    record = run_cell(resolve("ib_irm", "spirals", 0, small | late), Options(out=tmp_path))
+    assert record.engine.get("inactive", "") == ""
+    log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
+    assert "9, and the run has 1 step, so method.bottleneck_weight never takes effect" in log
+    assert "method.weight never" not in log
+
+
+def test_what_was_measured_before_a_run_was_resumed_counts(tmp_path: Path) -> None:
+    small = small_settings("vrex", "spirals") | {"trainer.steps": 4, "trainer.evaluate_every": 2}
+    cell = resolve("vrex", "spirals", 0, small | {"method.weight": 0.0, "method.anneal_steps": 0})
+    folder = RunFolder(tmp_path / cell.spec.run_id)
+    folder.path.mkdir()
+    run_until(cell, folder, 2, origin=f"{sources_hash(*cell.classes)}-{load_problem(cell).fingerprint}")
+    record = run_cell(cell, Options(out=tmp_path))
+    assert record.engine["inactive"] == "the penalty was 0 in each of the 2 steps that were measured"
+    assert "continuing at step 2/4" in RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
