@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 SHOWN = 200
 """Characters of what a user gave that a message repeats."""
+LISTED = 30
+"""As many known names are listed where none is close to the given one; of more, the nearest."""
 
 
 class UserError(Exception):
@@ -42,9 +44,26 @@ class Interrupted(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when a known name is close to the given one, else what is known."""
-    known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known) or 'none'}"
+    known = sorted(set(known))
+    if close := nearest(name, known):
+        return f"; did you mean '{close[0]}'?"
+    if len(known) > LISTED:
+        return f"; the nearest of {len(known)} are {', '.join(nearest(name, known, number=3, cutoff=0))}"
+    return f"; known: {', '.join(known) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str], number: int = 1, cutoff: float = 0.5) -> list[str]:
+    """Known names that are close to the given one, whatever its case, `-`, `_` and spaces; or to what papers say."""
+    from invbench.display_names import NAMES_OF_DATASETS, NAMES_OF_METHODS  # which needs the above
+
+    shown = NAMES_OF_METHODS | NAMES_OF_DATASETS
+    known = list(known)
+    spelled = {_letters(shown[one]): one for one in known if one in shown} | {_letters(one): one for one in known}
+    return [spelled[close] for close in get_close_matches(_letters(name), spelled, number, cutoff)]
+
+
+def _letters(name: str) -> str:
+    return name.casefold().translate(str.maketrans("", "", "-_ "))
 
 
 def brief(text: str) -> str:

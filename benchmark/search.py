@@ -25,6 +25,8 @@ from invbench.spec import Cell
 MOST_RUNS = 100_000
 """Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""
 HALF_A_DECADE = 10**0.5
+DIGITS = 4
+"""Of a drawn number: as many as a dry run shows."""
 SEARCHED = ("method.", "trainer.")
 """Sections that are searched where nothing else is said; datasets and networks are part of the question."""
 Ranges = Mapping[str, tuple[DrawnRange, bool]]
@@ -79,13 +81,15 @@ def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[di
         UserError: a setting that does not exist or has no range; Optuna is not installed.
     """
     optuna = _optuna()
-    spaces = {name: _space(optuna.distributions, *found) for name, found in _searched(cell, search).items()}
+    ranges = _searched(cell, search)
+    spaces = {name: _space(optuna.distributions, *found) for name, found in ranges.items()}
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=search.at_once > 1)
     study = optuna.create_study(direction=search.direction, sampler=sampler)
     for first in range(0, search.trials, search.at_once):
         trials = [study.ask(spaces) for _ in range(first, min(first + search.at_once, search.trials))]
-        yield from (trial.params for trial in trials)
-        values = [value for trial in trials if (value := judge(trial.params)) is not None]
+        settings = [{name: _short(value, *ranges[name]) for name, value in trial.params.items()} for trial in trials]
+        yield from settings
+        values = [value for one in settings if (value := judge(one)) is not None]
         if len(values) < len(trials):
             return
         for trial, value in zip(trials, values, strict=True):
@@ -152,7 +156,14 @@ def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:
         value = 10 ** rng.uniform(math.log10(low), math.log10(high))
     else:
         value = rng.uniform(low, high)
-    return round(value) if whole else float(value)
+    return round(value) if whole else _short(value, search, whole)
+
+
+def _short(value: Any, search: DrawnRange, whole: bool) -> Any:
+    """A drawn value without digits that nobody would type, within its range."""
+    if whole or isinstance(search, Choice):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), search.low), search.high)
 
 
 def _space(distributions: Any, search: DrawnRange, whole: bool) -> Any:

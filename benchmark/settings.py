@@ -4,14 +4,23 @@ Values are checked as JSON data, strictly: a number is not a string, `true` is n
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.configuration import INTEGERS
+from invbench.errors import UserError, brief, did_you_mean, nearest
+
+LEAST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
+"""Of the positive numbers that float32 has with all its digits."""
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Check values against the fields. `where` ('method', 'trainer', ...) prefixes the names in messages.
+    def parse(cls, values: Mapping[str, Any], where: str = "", source: str = "") -> Self:
+        """Check values against the fields.
+
+        Args:
+            where: the section, such as trainer: names in messages begin with it.
+            source: whose values these are, such as a file: messages begin with it.
 
         Raises:
             UserError: one line naming the first setting that is wrong, the value given, and what is accepted.
@@ -138,11 +151,18 @@ class Settings(BaseModel):
         try:
             text = json.dumps(values)
         except (TypeError, ValueError, RecursionError):  # an object, something that is in itself, or too deep
-            raise UserError(f"the settings of {where} must be plain numbers, strings, lists or tables") from None
+            raise UserError(
+                f"the settings of {where or source} must be plain numbers, strings, lists or tables"
+            ) from None
+        data = json.loads(text)
+        prefix = f"{source}: " if source else ""
         try:
-            return cls.model_validate_json(text, strict=True)
+            found = cls.model_validate_json(text, strict=True)
         except ValidationError as error:
-            raise UserError(cls._explain(error, where)) from None
+            raise UserError(prefix + cls._explain(error, where, data)) from None
+        for path, number, expected in _odd_numbers(data, [where] if where else []):
+            raise UserError(f"{prefix}setting '{path}' is {_show(number)}: input should be {expected}")
+        return found
 
     def canonical(self) -> dict[str, Any]:
         """Every setting with its value, as JSON data: equal settings give equal text, however they were typed."""
@@ -178,19 +198,66 @@ class Settings(BaseModel):
         return [name for model in models for name in model.model_fields]
 
     @classmethod
-    def _explain(cls, error: ValidationError, where: str) -> str:
+    def _explain(cls, error: ValidationError, where: str, data: Any) -> str:
         errors = error.errors()  # a name that is not known often is why another one is missing
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-        path = ".".join(str(part) for part in first["loc"])
+        section = [where] if where else []
+        name = _joined([*section, *first["loc"]])
         if first["type"] == "extra_forbidden":
             known = cls._fields_at(first["loc"][:-1])
-            return f"no setting '{where}.{path}'{did_you_mean(str(first['loc'][-1]), known)}"
+            return f"no setting '{name}'{did_you_mean(str(first['loc'][-1]), known)}"
         if first["type"] == "missing":
-            return f"setting '{where}.{path}' is missing"
-        if not path:
-            return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        expected = first["msg"][0].lower() + first["msg"][1:].removeprefix("alue error, ")
-        return f"setting '{where}.{path}' is {brief(_show(first['input']))}: {expected}"
+            return f"setting '{name}' is missing"
+        if not first["loc"]:
+            return _joined([*section, ""], ": ") + _expected([first])
+        places = [_place(one["loc"], data) for one in errors if one["loc"][:1] == first["loc"][:1]]
+        deepest = max(places, key=len)  # of several alternatives, the one that was followed furthest
+        met = [one for one in errors if _place(one["loc"], data) == deepest]
+        return f"setting '{_joined([*section, *deepest])}' is {brief(_show(met[0]['input']))}: {_expected(met)}"
+
+
+def _place(location: Sequence[str | int], data: Any) -> list[str | int]:
+    """Where in the data an error is; pydantic also names the alternatives of a type that it tried."""
+    place = []
+    for part in location:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+            place.append(part)
+    return place
+
+
+def _expected(errors: "Sequence[ErrorDetails]") -> str:
+    """What one value should have been, by what each alternative of its type says."""
+    texts = [re.sub("^Value error, |^Assertion failed, |^[A-Z](?=[a-z])", _lowered, one["msg"]) for one in errors]
+    more = [text.removeprefix("input should be ") for text in texts[1:]]
+    choices = [choice for one in errors if one["type"] == "literal_error" for choice in _choices(one)]
+    given = errors[0]["input"]
+    close = nearest(given, choices) if isinstance(given, str) else []
+    return ", or ".join(dict.fromkeys([texts[0], *more])) + (f"; did you mean '{close[0]}'?" if close else "")
+
+
+def _lowered(match: re.Match[str]) -> str:
+    """The first letter of pydantic's own messages; nothing of what it writes before ours."""
+    return match[0].lower() if len(match[0]) == 1 else ""
+
+
+def _choices(error: "ErrorDetails") -> list[str]:
+    return re.findall("'([^']*)'", error["ctx"]["expected"])
+
+
+def _odd_numbers(data: Any, path: Sequence[str | int]) -> Iterator[tuple[str, float, str]]:
+    """Numbers that not every computation has, with their names and what they should be."""
+    if isinstance(data, dict | list):
+        for part, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _odd_numbers(value, [*path, part])
+    elif isinstance(data, int) and data not in INTEGERS:
+        yield _joined(path), data, "a whole number below 2^53"
+    elif isinstance(data, float) and data and math.isfinite(data) and not LEAST <= abs(data) <= LARGEST:
+        yield _joined(path), data, f"0, or from {LEAST:.3g} to {LARGEST:.3g} in size, which float32 has"
+
+
+def _joined(path: Iterable[str | int], separator: str = ".") -> str:
+    return separator.join(map(str, path))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -31,6 +31,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -46,6 +47,8 @@ from invbench.spec import MAX_SEED, Cell, Protocol, resolve
 
 FULL = "full"
 ALL = "*"
+MOST_FILES = 1000
+"""Of a folder that are looked at for one of nearly the name that was given."""
 Names = str | tuple[str, ...]
 Seeds = str | int | tuple[int, ...]
 Results = Callable[[str], Mapping[str, float] | None]
@@ -167,10 +170,11 @@ class Sweep(Settings):
         elif os.path.lexists(name):
             data = read_yaml(Path(name), source)
         else:
+            known += _sweep_files(Path(name).parent)
             raise UserError(f"no sweep '{brief(name)}', and no file of that name{did_you_mean(name, known)}")
         if not isinstance(data, dict):
             raise UserError(f"{source}: it must be a table with 'cells' and 'seeds'")
-        return cls.parse(data, source)
+        return cls.parse(data, source=source)
 
     def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
         """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
@@ -222,6 +226,15 @@ class Sweep(Settings):
         if name != FULL and name not in self.tiers:
             raise UserError(f"no tier '{name}'{did_you_mean(name, [FULL, *self.tiers])}")
         return self.tiers.get(name, Tier())
+
+
+def _sweep_files(folder: Path) -> list[str]:
+    """Files of a folder that may be sweeps; none where it cannot be read."""
+    with suppress(OSError, ValueError):
+        return [
+            str(path) for path in itertools.islice(folder.iterdir(), MOST_FILES) if path.suffix in (".yaml", ".yml")
+        ]
+    return []
 
 
 def parse_seeds(seeds: Seeds) -> list[int]:

@@ -92,6 +92,13 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
     [
         (("run", "-m", "and_maks", "-d", "spirals"), "no method 'and_maks'; did you mean 'and_mask'?"),
         (("run", "-m", "erm", "-d", "spiral"), "no dataset 'spiral'; did you mean 'spirals'?"),
+        (("run", "-m", "GroupDRO", "-d", "spirals"), "no method 'GroupDRO'; did you mean 'group_dro'?"),
+        (("run", "-m", "erm+IRM", "-d", "spirals"), "no method 'IRM'; did you mean 'irmv1'?"),
+        (("run", "-m", "V-REx", "-d", "spirals"), "no method 'V-REx'; did you mean 'vrex'?"),
+        (("run", "-m", "AND mask", "-d", "spirals"), "no method 'AND mask'; did you mean 'and_mask'?"),
+        (("run", "-m", "erm", "-d", "ColoredMNIST"), "no dataset 'ColoredMNIST'; did you mean 'colored_mnist'?"),
+        (("run", "-m", "erm", "-d", "Rotated MNIST"), "no dataset 'Rotated MNIST'; did you mean 'rotmnist'?"),
+        (("show", "xyzzy"), "nothing is named 'xyzzy'; the nearest of "),
         (("run", "-m", "and_mask", "-d", "mario_iggy"), "datasets that can: and_mask_regression, chain_sem,"),
         (
             ("run", "-m", "and_mask", "-d", "digits", "--set", "dataset.environments=none"),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import field_validator
 
 from invbench.configuration import merge, parse_assignments, parse_yaml, read_yaml, recipe_layers
 from invbench.errors import UserError
@@ -29,6 +30,16 @@ class Example(Settings):
     mode: Literal["a", "b"] = setting("a", "a mode")
     steps: tuple[float, ...] = setting((0.5,), "a list")
     limit: int | None = setting(None, "a limit")
+    number: Literal["auto", "off"] | int = setting("auto", "a number, or a way to choose it")
+    order: tuple[str, ...] | int = setting(0, "a list, or a number")
+    costs: str = setting("time", "a word that is looked at")
+
+    @field_validator("costs")
+    @classmethod
+    def _known(cls, costs: str) -> str:
+        if costs != "time":
+            raise ValueError(f"'{costs}' is not one of time")
+        return costs
 
 
 CIRCLE: list[Any] = []
@@ -39,7 +50,8 @@ for _ in range(100_000):
 
 
 def test_values_are_taken() -> None:
-    values = {"ratio": 1, "count": 4, "flag": True, "mode": "b", "steps": [0.1, 1], "limit": 7}
+    values = {"ratio": 1, "count": 4, "flag": True, "mode": "b", "steps": [0.1, 1], "limit": 7, "number": "off"}
+    values |= {"order": ["a"], "costs": "time"}
     assert Example.parse(values, "x").canonical() == values | {"ratio": 1.0, "steps": [0.1, 1.0]}
 
 
@@ -60,12 +72,27 @@ def test_values_are_taken() -> None:
         ({"count": CIRCLE}, "must be plain numbers"),
         ({"count": DEEP}, "must be plain numbers"),
         ({"mode": "x" * 5000}, "setting 'x.mode' is \"x{199}…: input should be 'a' or 'b'"),
+        ({"mode": "B"}, "^setting 'x.mode' is \"B\": input should be 'a' or 'b'; did you mean 'b'[?]$"),
+        ({"number": 1.5}, "^setting 'x.number' is 1.5: input should be 'auto' or 'off', or a valid integer$"),
+        ({"number": "of"}, "'auto' or 'off', or a valid integer; did you mean 'off'[?]$"),
+        ({"number": 2**63}, "setting 'x.number' is 9223372036854775808: input should be a whole number below 2.53$"),
+        ({"order": ["a", 1]}, "^setting 'x.order.1' is 1: input should be a valid string$"),
+        ({"order": True}, "^setting 'x.order' is true: input should be a valid array, or a valid integer$"),
+        ({"costs": "steps"}, "^setting 'x.costs' is \"steps\": 'steps' is not one of time$"),
+        ({"ratio": 5e-324}, "^setting 'x.ratio' is 5e-324: input should be 0, or from 1.18e-38 to 3.4e.38 in size, "),
+        ({"steps": [1, -1e39]}, "^setting 'x.steps.1' is -1e.39: input should be 0, or from 1.18e-38 to 3.4e.38 "),
+        ({"steps": [math.inf]}, "^setting 'x.steps.0' is Infinity: input should be a finite number$"),
     ],
 )
 def test_wrong_values_are_one_clear_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         Example.parse(values, "x")
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_float32_are_taken() -> None:
+    steps = (0.0, 2.0**-126, -(2.0**-126), 3.4028234e38)
+    assert Example.parse({"steps": list(steps)}, "x").steps == steps
 
 
 def test_description() -> None:
@@ -289,6 +316,13 @@ def test_recipe_lists_do_not_leak_between_runs() -> None:
         ({"backbone.name": 3}, "'backbone.name' must be a name"),
         ({"backbone.name": "cnn_small"}, "backbone cnn_small takes image inputs, which spirals does not have"),
         ({"trainer.milestones": [2.0]}, "milestones are fractions"),
+        ({"trainer.learning_rate": 5e-324}, "setting 'trainer.learning_rate' is 5e-324: input should be 0, or from"),
+        ({"trainer.epsilon": 1e-300}, "setting 'trainer.epsilon' is 1e-300: input should be 0, or from"),
+        ({"trainer.weight_decay": 1e60}, "setting 'trainer.weight_decay' is 1e.60: input should be 0, or from"),
+        ({"trainer.measure_invariance": 1.5}, "is 1.5: input should be 'auto' or 'off', or a valid integer$"),
+        ({"trainer.measure_invariance": -1}, "measure_invariance is auto, off, or a number of examples from 1"),
+        ({"trainer.measure_invariance": 2**63}, "is 9223372036854775808: input should be a whole number below 2.53"),
+        ({"trainer.optimizer": "Adam"}, "input should be 'adam' or 'sgd'; did you mean 'adam'"),
         ({"trainer.strategy": "loop", "trainer.compile": True}, "compile works with strategy joint"),
         ({"trainer.steps.x": 1}, "setting 'trainer.steps' is {\"x\": 1}: input should be a valid integer"),
         (

@@ -126,6 +126,13 @@ def test_another_setting_or_trial_moves_no_other() -> None:
     assert drawn([rate], tiers={"tiny": {"trials": 2}}) == alone
 
 
+def test_drawn_numbers_have_four_digits() -> None:
+    trials = drawn(["trainer.learning_rate", "method.threshold"], 50)
+    assert all(float(f"{value:.4g}") == value for trial in trials for value in trial.values())
+    rates = [trial["trainer.learning_rate"] for trial in trials]
+    assert 10**-4.5 <= min(rates) < max(rates) <= 10**-1.5, "within the range"
+
+
 def test_by_default_all_of_method_and_trainer_are_searched() -> None:
     search = {"method": "and_mask", "dataset": "spirals", "random": {"trials": 2}}
     first, second = sweep(cells=[search]).runs()
@@ -325,6 +332,35 @@ def test_unknown_names() -> None:
         Sweep.read("irm_regresion")
     with pytest.raises(UserError, match="no tier 'smal'; did you mean 'small'"):
         Sweep.read("irm_regression").runs("smal")
+
+
+def test_a_file_of_nearly_that_name_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study.yaml").write_text("cells: []")
+    with pytest.raises(UserError, match=f"did you mean '{tmp_path}/study.yaml'"):
+        Sweep.read(str(tmp_path / "study.yml"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no sweep 'study', and no file of that name; did you mean 'study.yaml'"):
+        Sweep.read("study")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("cells: [{metod: erm}]", "^sweep x.yaml: no setting 'cells.0.metod'; did you mean 'method'"),
+        ("seeds: 0", "^sweep x.yaml: setting 'cells' is missing$"),
+        ("cells: []", "^sweep x.yaml: setting 'cells' is []: tuple should have at least 1 item"),
+        ("{cells: [{method: erm, dataset: pivot}], seeds: 1.5}", "'seeds' is 1.5: input should be a valid string, or "),
+        ("{cells: [{method: erm, dataset: pivot}], fuse: 0}", "^sweep x.yaml: setting 'fuse' is 0: it is auto, off"),
+        ("{cells: [{method: erm, dataset: pivot}], tiers: {full: {}}}", "^sweep x.yaml: 'full' is the name of the who"),
+    ],
+)
+def test_a_message_names_the_file_once(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(UserError, match=message.replace("[]:", r"\[\]:")):
+        Sweep.read("x.yaml")
 
 
 @pytest.mark.parametrize("seeds", ["0-2", [0, 1, 2], "0,1-2"])
