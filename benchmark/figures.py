@@ -1,9 +1,10 @@
 """Figures of finished runs. One colour per method; bands are the range over seeds."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.display_names import display_dataset, display_method
 from invbench.errors import UserError
 from invbench.evaluation import outputs_of
+from invbench.grouping import differing
 from invbench.images import rotate
 from invbench.problem import Problem
 from invbench.results import curves_of, finished, warn_left_out
 from invbench.spec import RunSpec
+from invbench.statistics import is_share
 from invbench.tasks import Regression
 from invbench.trained import Trained, trained
 
@@ -58,9 +62,10 @@ def profile(paths: Sequence[Path]) -> Figure:
     records = [record for _, record in finished(paths) if record.invariance]
     if not records:
         raise UserError("none of these runs has an invariance profile; images and point clouds have one")
-    groups = groups_of([record.spec for record in records])
+    specs = [record.spec for record in records]
+    groups = groups_of(specs)
     datasets = sorted({dataset for _, dataset in groups})
-    styles = styles_of(label for label, _ in groups)
+    looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
     longest = max(len(record.invariance["generators"]) for record in records)
     figure = Figure(figsize=(PANEL * longest, 0.7 + PANEL * len(datasets)), layout="constrained")
     axes = figure.subplots(len(datasets), longest, squeeze=False, sharey="row")
@@ -71,12 +76,12 @@ def profile(paths: Sequence[Path]) -> Figure:
             magnitudes = measured[0][name]["magnitudes"]
             alike = [own[name] for own in measured if own.get(name, {}).get("magnitudes") == magnitudes]
             changes = [np.asarray(profile["changes"]) for profile in alike]
-            band(place, np.asarray(magnitudes), changes, styles[label], label)
+            band(place, np.asarray(magnitudes), changes, *looks[label])
             place.set_xlabel(name.replace("_", " "), fontsize=9)
         for place in row[len(measured[0]) :]:
             place.set_axis_off()
         units = records[members[0]].data.get("units") or "total variation"
-        row[0].set_ylabel(f"{dataset}\nchange of the prediction\n({units})", fontsize=9)
+        row[0].set_ylabel(f"{display_dataset(dataset)}\nchange of the prediction\n({units})", fontsize=9)
     return finish(figure, axes.ravel().tolist())
 
 
@@ -102,7 +107,7 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
             for number, curves in enumerate(curves for curves in own if name in curves):
                 shown = generator.replace("_", " ") if number == 0 else None
                 left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=shown)
-            left.set_ylabel(f"{label} on {dataset}\n{what}", fontsize=9)
+            left.set_ylabel(f"{label} on {display_dataset(dataset)}\n{what}", fontsize=9)
         left.legend(fontsize=8)
         _interval(right, own, marks)
     for place in axes[-1]:
@@ -149,14 +154,15 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
         raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
     angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
     turned = _turned(problem, split.x[example], angles)
-    groups = groups_of([run.cell.spec for run in runs])
-    styles = styles_of(label for label, _ in groups)
+    specs = [run.cell.spec for run in runs]
+    groups = groups_of(specs)
+    looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
     figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
     picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(picture, problem, split.x[example])
     for (label, _), members in groups.items():
         answers = [_answer(runs[i].problem, runs[i].model, turned, split.y[example]) for i in members]
-        band(place, np.rad2deg(angles.numpy()), answers, styles[label], label)
+        band(place, np.rad2deg(angles.numpy()), answers, *looks[label])
     units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
     place.set_ylabel(units or "probability of the right class")
     place.set_xlabel("turned by (degrees)")
@@ -190,12 +196,18 @@ def _show(place: Axes, problem: Problem, image: Tensor) -> None:
     place.set(xticks=[], yticks=[])
 
 
-def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str) -> None:
-    """The mean of the runs and their range."""
+def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
+    """The mean of the runs and their range; shared: as of `Look`."""
     values = np.stack(runs)
-    place.plot(x, values.mean(0), **style, linewidth=1.5, label=f"{label} (n = {len(runs)})")
-    if len(runs) > 1:
+    place.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
+    if len(runs) > 1 and not shared:
         place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
+
+
+def within_range(metric: str, mean: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far intervals reach below and above their means (2, n): those of shares end where shares do."""
+    low, high = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
+    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
 def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
@@ -203,15 +215,60 @@ def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
 
     The label is the method, with the settings in which its runs on the dataset differ.
     """
-    flat = [{"method": s.method, "dataset": s.dataset, "backbone": s.backbone} | s.flat() for s in specs]
-    rows = pd.DataFrame(flat)
+    rows = pd.DataFrame([{"method": s.method, "dataset": s.dataset, "backbone": s.backbone} | s.flat() for s in specs])
     groups: dict[tuple[str, str], list[int]] = {}
-    for index, spec in enumerate(specs):
-        alike = rows[(rows["method"] == spec.method) & (rows["dataset"] == spec.dataset)].map(str)
-        differing = [str(name) for name in alike.columns if alike[name].nunique() > 1]
-        settings = ", ".join(f"{name}={flat[index].get(name)}" for name in differing)
-        groups.setdefault((f"{spec.method} {settings}".strip(), spec.dataset), []).append(index)
+    for index, (label, spec) in enumerate(zip(labels_of(rows, exact=True), specs, strict=True)):
+        groups.setdefault((label, spec.dataset), []).append(index)
     return dict(sorted(groups.items()))
+
+
+def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
+    """Each row's method, with the settings in which the rows of that method and dataset differ; exact: all digits."""
+    labels = []
+    for method, settings in zip(rows["method"], differing(rows), strict=True):
+        texts = [f"{x:.4g}" if isinstance(x, float) and not exact else str(x) for x in settings.values()]
+        named = zip(settings, texts, strict=True)
+        labels.append(
+            ", ".join([display_method(method), *(f"{name.rpartition('.')[2]}={text}" for name, text in named)])
+        )
+    return labels
+
+
+class Look(NamedTuple):
+    """How the curve of some runs is drawn."""
+
+    style: Style
+    label: str
+    """In the legend."""
+    shared: bool = False
+    """Whether other settings of the method look the same; no range is drawn then: they would cover each other."""
+
+
+def looks_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Look]:
+    """The look of each label, such that a method has the same colour in all figures of some runs.
+
+    The settings of one method differ in their lines; where they are too many for that, they share an entry.
+
+    Args:
+        pairs: methods and labels, as `labels_of` makes them.
+    """
+    labels: dict[str, list[str]] = {}
+    for method, label in sorted(set(pairs)):
+        labels.setdefault(method, []).append(label)
+    if len(labels) == 1 and sum(map(len, labels.values())) <= len(COLOURS) * len(LINES):
+        return {label: Look(style, label) for label, style in styles_of(*labels.values()).items()}
+    looks: dict[str, Look] = {}
+    lines_free = len(labels) <= len(COLOURS)
+    for (method, of_method), style in zip(labels.items(), styles_of(labels).values(), strict=True):
+        if len(of_method) == 1:
+            looks[of_method[0]] = Look(style, of_method[0])
+        elif lines_free and len(of_method) <= len(LINES):
+            looks |= {
+                label: Look(style | {"linestyle": line}, label) for label, line in zip(of_method, LINES, strict=False)
+            }
+        else:
+            looks |= dict.fromkeys(of_method, Look(style, f"{display_method(method)}, each setting", shared=True))
+    return looks
 
 
 def styles_of(names: Iterable[str]) -> dict[str, Style]:

@@ -31,6 +31,9 @@ def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _text(value: Any) -> str:
+    """A whole number has no point: in a column with gaps, pandas makes floats of all."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.0f}"
     return "" if missing(value) else str(value) or "''"
 
 

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError, did_you_mean
 from invbench.evaluation import outputs_of
-from invbench.figures import PANEL, finish, groups_of, revived, styles_of
+from invbench.figures import PANEL, finish, groups_of, revived, styles_of, within_range
 from invbench.grouping import SECTIONS
 from invbench.results import finished
 from invbench.spec import RunSpec
@@ -30,7 +31,7 @@ NEAR = 0.1
 def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure:
     """One metric against another, a point for each setting and a line for each method through its weights.
 
-    Points are means over seeds with their standard deviations.
+    Points are means over seeds with their standard deviations, which end where the metric does.
 
     Args:
         performance: what is bought, such as `test_roc_auc`.
@@ -52,9 +53,9 @@ def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure
     styles = styles_of(label for _, label, *_ in lines)
     for dataset, label, weight, rows in lines:
         place = axes[datasets.index(dataset)]
-        place.set_title(dataset, fontsize=10)
-        place.set_xlabel(dependence.replace("_", " "), fontsize=9)
-        place.set_ylabel(performance.replace("_", " "), fontsize=9)
+        place.set_title(display_dataset(dataset), fontsize=10)
+        place.set_xlabel(display_metric(dependence), fontsize=9)
+        place.set_ylabel(display_metric(performance), fontsize=9)
         _line(place, rows, weight, (dependence, performance), styles[label], label)
     return finish(figure, list(axes))
 
@@ -73,12 +74,12 @@ def _lines(runs: pd.DataFrame) -> Iterable[tuple[str, str | None, pd.DataFrame]]
         along = next(iter(weights), None)
         rest = [name for name in differing if name != along]
         if not rest:
-            yield str(method), along, own
+            yield display_method(str(method)), along, own
             continue
         for values, index in text.groupby(rest).groups.items():
             named = zip(rest, values if isinstance(values, tuple) else (values,), strict=True)
             label = ", ".join(f"{name}={value}" for name, value in named)
-            yield f"{method} {label}", along, own.loc[index]
+            yield f"{display_method(str(method))}, {label}", along, own.loc[index]
 
 
 def _numeric(values: pd.Series) -> bool:
@@ -95,7 +96,8 @@ def _line(
     means = np.stack([group.mean().to_numpy() for group in groups])
     deviations = np.stack([group.std(ddof=1).fillna(0).to_numpy() for group in groups])
     x, y = means.T
-    place.errorbar(x, y, deviations[:, 1], deviations[:, 0], **style, marker="o", markersize=4, elinewidth=0.6)
+    across, up = (within_range(name, means[:, i], deviations[:, i]) for i, name in enumerate(metrics))
+    place.errorbar(x, y, up, across, **style, marker="o", markersize=4, elinewidth=0.6)
     place.plot(x, y, **style, linewidth=1.2, label=f"{label} (n = {min(map(len, groups))})")
     for weight, point in zip(weights, means, strict=True):
         if along:
@@ -120,7 +122,7 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
     axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     styles = styles_of(f"nuisance {value:g}" for value in at)
     for ((label, dataset), members), place in zip(groups.items(), axes, strict=True):
-        place.set_title(f"{label} on {dataset}", fontsize=9, wrap=True)
+        place.set_title(f"{label} on {display_dataset(dataset)}", fontsize=9, wrap=True)
         place.set_xlabel("score", fontsize=9)
         for value, (name, style) in zip(at, styles.items(), strict=True):
             for number, member in enumerate(members):

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines in a log. Both go to stderr and to the run's log file."""
+"""Progress of a run: a bar on a terminal or in a notebook, plain lines in a log; in the run's log file too."""
 
 import os
 import re
@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
+REFRESH_SECONDS = 0.25
+"""Least time between two pictures of progress."""
 LONG_SECONDS = 3600.0
 """A run that takes longer says so once its first steps have been timed."""
 Tell = Callable[[int], object]
@@ -30,6 +33,32 @@ Tell = Callable[[int], object]
 def error_console(quiet: bool = False) -> Console:
     """Where progress is shown: stderr, since stdout is for results. A terminal that goes away stops no run."""
     return Console(file=cast(IO[str], Lasting(sys.stderr)), quiet=quiet, highlight=False)
+
+
+def somebody_looks() -> bool:
+    """Whether progress would be seen, in a terminal or in a notebook; if not, stderr is somebody's file."""
+    console = error_console()
+    return console.is_terminal or console.is_jupyter
+
+
+class NotebookView:
+    """What stands below a cell of a notebook and is drawn anew in its place."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.drawn = 0.0
+
+    def show(self, renderable: RenderableType, now: bool = False) -> None:
+        """Draw it; unless it must be now, no sooner than a part of a second after the last time."""
+        if not now and time.monotonic() - self.drawn < REFRESH_SECONDS:
+            return
+        from IPython.display import display
+
+        self.drawn, picture = time.monotonic(), Padding(renderable, 0)
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
 
 
 @contextmanager
@@ -123,22 +152,27 @@ class Report:
         self.console = error_console(quiet)
         self.last, self.pace, self.estimated = time.monotonic(), Pace(), False
         self.bar: Progress | None = None
-        if self.console.is_terminal and not quiet:
+        self.notebook = NotebookView() if self.console.is_jupyter and not quiet else None
+        if (self.console.is_terminal or self.notebook) and not quiet:
             left, right = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
             columns = (left, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), right)
             self.bar = Progress(*columns, console=self.console)
 
     def __enter__(self) -> Self:
         if self.bar:
-            self.bar.start()
             self.task = self.bar.add_task(visible(self.title), total=self.total, note="")
+            self._draw(now=True)
+            if not self.notebook:
+                self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar:
-            self.bar.stop()
+            self._draw(now=True)
+            if not self.notebook:
+                self.bar.stop()
 
     def step(self, step: int) -> None:
         """`step` steps are finished. Costs next to nothing. Raises Interrupted where the run is no longer ours."""
@@ -150,6 +184,7 @@ class Report:
             self._estimate()
         if self.bar:
             self.bar.update(self.task, completed=step)
+            self._draw()
         elif time.monotonic() - self.last > LINE_SECONDS:
             self.say(self._reached(step))
 
@@ -158,6 +193,7 @@ class Report:
         note = "  ".join(f"{name} {metrics[name]:.4g}" for name in headlines(metrics))
         if self.bar:
             self.bar.update(self.task, completed=step, note=visible(note))
+            self._draw()
             self._write(f"{self._reached(step)}  {note}")
         else:
             self.say(f"{self._reached(step)}  {note}")
@@ -167,6 +203,11 @@ class Report:
         self.last = time.monotonic()
         self._write(text)
         self.console.print(plain_text(f"{self.title}  {text}"), soft_wrap=True)
+
+    def _draw(self, now: bool = False) -> None:
+        """In a notebook; on a terminal the bar draws itself."""
+        if self.bar and self.notebook:
+            self.notebook.show(self.bar.get_renderable(), now)
 
     def _reached(self, step: int) -> str:
         left = self.pace.left(self.total)

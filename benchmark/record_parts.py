@@ -67,6 +67,7 @@ class Data(_Part):
 class Engine(_Part):
     """Of what the engine chose."""
 
+    fused: int = Field(1, ge=1, lt=2**31)
     inactive: str = ""
     steps: int = Field(ge=0, lt=2**63)
     steps_per_epoch: int = Field(ge=0, lt=2**63)

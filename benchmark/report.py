@@ -50,6 +50,10 @@ DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
 """What is black and white in a figure, such as axes and a legend's ground, on a dark page; black is how SVG fills what
 says no colour."""
 
+TABLE_KINDS = ("curves", "ranks", "critical", "cost")
+KINDS_OF = {"--metric": (*TABLE_KINDS, "sensitivity"), "--select": TABLE_KINDS}
+"""Which figures understand an option of the page, where not all do."""
+
 Drawing = tuple[str, str, Callable[[], Figure]]
 """Kind, caption, and what draws it."""
 Change = Callable[[str], str]
@@ -76,6 +80,11 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
     if not len(results):
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
     results = meeting(results, where).sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
+    options = {
+        "--where": where,
+        "--metric": [metric] if metric else [],
+        "--select": [select] if select != Select.last else [],
+    }
     public = published_text(paths)
     files = results["path"]
     results = results.map(lambda value: _in_texts(public, value)).assign(path=files)
@@ -93,7 +102,7 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
         version=version("invbench"),
         layout=laid_out(found, style=PAPER) if done else None,
         remarks=[*notes(found, omitted(results), PAPER), *completeness(results)] if done else [],
-        figures=_figures(paths, where, results, found, every, public) if done else [],
+        figures=_figures(paths, options, results, found, every, public) if done else [],
         commands=_commands(found, results),
         failures=_failures(results),
         left_out=_left_out(results),
@@ -124,7 +133,7 @@ def _template() -> str:
 
 def _figures(
     paths: Sequence[Path],
-    where: Sequence[str],
+    options: Mapping[str, Sequence[str]],
     results: pd.DataFrame,
     found: pd.DataFrame,
     every: pd.DataFrame,
@@ -133,6 +142,7 @@ def _figures(
     """Those that these runs have something for.
 
     Args:
+        options: --where, --metric and --select of the page, as far as they are given.
         found: the table that is shown.
         every: the table of all settings.
     """
@@ -143,7 +153,7 @@ def _figures(
         ("cost", "Performance against time and memory.", lambda: result_figures.cost(found)),
         ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(every)),
     ]
-    folders = [Path(path) for path in results["path"]] if where else paths
+    folders = [Path(path) for path in results["path"]] if options["--where"] else paths
     paths_of = dict(zip(results["run_id"], results["path"], strict=True))
     shown_folders = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
     measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
@@ -161,8 +171,14 @@ def _figures(
         text = io.BytesIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": kind}):  # the same picture each time
             picture.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-        chosen = [part for condition in where for part in ("--where", condition)]
-        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths), *chosen])
+        given = [
+            part
+            for option, values in options.items()
+            if kind in KINDS_OF.get(option, kind)
+            for value in values
+            for part in (option, value)
+        ]
+        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths), *given])
         drawing = text.getvalue().decode().replace("</style>", f"{DARK}</style>", 1)
         picture_text = base64.b64encode(drawing.encode()).decode()
         pictures.append({"caption": caption, "command": command, "picture": picture_text})

@@ -1,7 +1,7 @@
 """Figures of tables of runs: what was learned when, who is better where, at what cost, and how settings matter."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError
-from invbench.figures import COLOURS, PANEL, band, finish, styles_of
-from invbench.grouping import SECTIONS, as_text, differing, settings_of
+from invbench.figures import LINES, PANEL, Look, band, finish, labels_of, looks_of, within_range
+from invbench.grouping import SECTIONS, as_text, settings_of
 from invbench.records import RunFolder
 from invbench.results import curves_of
-from invbench.statistics import critical_difference, is_share
+from invbench.statistics import critical_difference
 from invbench.table_formats import PAPER, rank_table
 
 INK = "#202020"
@@ -41,17 +41,17 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
     paths = dict(zip(results["run_id"], results["path"], strict=True))
     panels = _panels(found)
     figure, axes = _grid(len(panels))
-    styles = styles_of(label for rows in panels.values() for label in _labels(rows))
+    looks = _looks(found)
     run_ids = [run_id for rows in panels.values() for group in rows["run_ids"] for run_id in group]
     tables = dict(zip(run_ids, curves_of([RunFolder(Path(paths[run_id])) for run_id in run_ids]), strict=True))
     for (dataset, rows), place in zip(panels.items(), axes, strict=False):
         name = metric or str(rows["metric"].iloc[0])
-        for label, run_ids in zip(_labels(rows), rows["run_ids"], strict=True):
+        for row, run_ids in rows["run_ids"].items():
             read = [_curve(tables[run_id], name) for run_id in run_ids]
-            own = [curve for curve in read if len(curve)]
-            if steps := sorted(set(own[0].index).intersection(*(curve.index for curve in own))) if own else []:
-                values = [np.asarray(curve.loc[steps], float) for curve in own]
-                band(place, np.asarray(steps), values, styles[label], label)
+            known = [curve for curve in read if len(curve)]
+            if steps := sorted(set(known[0].index).intersection(*(curve.index for curve in known))) if known else []:
+                values = [np.asarray(curve.loc[steps], float) for curve in known]
+                band(place, np.asarray(steps), values, *looks[row])
         if len(place.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
             place.axhline(
                 rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction"
@@ -151,27 +151,36 @@ def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[fl
 
 def cost(found: pd.DataFrame) -> Figure:
     """The metric against the time of a step, and against peak memory, a row per dataset, a point per method and
-    settings, with the interval of the mean."""
+    settings, with the 95 % t-intervals of both means. Hollow points: runs trained together, of which each has an equal
+    share of the time."""
     panels = _panels(found)
     figure = Figure(figsize=(3.6 * PANEL, 0.7 + 1.1 * PANEL * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
-    styles = styles_of(label for rows in panels.values() for label in _labels(rows))
+    looks = _looks(found)
     for (dataset, rows), (left, right) in zip(panels.items(), axes, strict=True):
-        for label, (index, row) in zip(_labels(rows), rows.iterrows(), strict=True):
-            colour = styles[label]["color"]
-            spread = _spreads(rows.loc[[index]])
-            for place, x in ((left, row["seconds_per_step"] * 1e3), (right, row["peak_memory_bytes"] / 2**20)):
-                marker = MARKERS[list(styles).index(label) // len(COLOURS)]
-                place.errorbar(x, row["mean"], spread, color=colour, marker=marker, markersize=5, elinewidth=0.8, ls="")
-                place.plot([], [], color=colour, marker=marker, ls="", label=label)
+        for index, row in rows.iterrows():
+            style, label, _ = looks[index]
+            milliseconds, spread = row["seconds_per_step"] * 1e3, row["seconds_per_step_half_width"] * 1e3
+            look = {"color": style["color"], "marker": MARKERS[LINES.index(style["linestyle"])], "linestyle": ""}
+            look |= {"markersize": 5, "markerfacecolor": "none" if row["fused"] > 1 else style["color"]}
+            vertical, horizontal = _spreads(rows.loc[[index]]), [[min(spread, milliseconds)], [spread]]
+            left.errorbar(milliseconds, row["mean"], vertical, horizontal, elinewidth=0.8, **look)
+            right.errorbar(row["peak_memory_bytes"] / 2**20, row["mean"], vertical, elinewidth=0.8, **look)
+            left.plot([], [], label=label, **look)
         if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min() > 0:
             left.set_xscale("log")
+        else:
+            _from_zero(left)
+        _from_zero(right)
         left.set_ylabel(f"{display_dataset(dataset)}\n{display_metric(rows['metric'].iloc[0])}", fontsize=9)
-        right.update_datalim([(0, 0)], updatey=False)
-        right.set_xlim(left=0)
-    axes[-1][0].set_xlabel("milliseconds per step", fontsize=9)
+    shares = "\nhollow: the share of a run that was trained together with others" if (found["fused"] > 1).any() else ""
+    axes[-1][0].set_xlabel(f"milliseconds per step{shares}", fontsize=9)
     axes[-1][1].set_xlabel("peak memory (MiB)", fontsize=9)
     return finish(figure, [left for left, _ in axes])
+
+
+def _from_zero(place: Axes) -> None:
+    place.set_xlim(0, 1.05 * place.dataLim.x1 or 1)
 
 
 def sensitivity(found: pd.DataFrame) -> Figure:
@@ -181,16 +190,16 @@ def sensitivity(found: pd.DataFrame) -> Figure:
     if not varied:
         raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
     figure, axes = _grid(len(varied))
-    styles = styles_of(str(method) for _, _, own in varied for method in own["method"])
-    for (dataset, name, own), place in zip(varied, axes, strict=False):
-        for method, points in own.groupby("method"):
-            _sensitivity_of(place, str(method), points, name, styles[str(method)]["color"])
-        values = own[name].abs()
+    looks = looks_of((method, method) for method in map(str, found["method"]))  # as in figures of all methods
+    for (dataset, name, rows), place in zip(varied, axes, strict=False):
+        for method, points in rows.groupby("method"):
+            _sensitivity_of(place, str(method), points, name, looks[str(method)].style["color"])
+        values = rows[name].abs()
         if values.min() > 0 and values.max() > WIDE * values.min():
             place.set_xscale("log")
         place.set_title(display_dataset(dataset), fontsize=10)
         place.set_xlabel(name, fontsize=9)
-        place.set_ylabel(display_metric(own["metric"].iloc[0]), fontsize=9)
+        place.set_ylabel(display_metric(rows["metric"].iloc[0]), fontsize=9)
     return finish(figure, axes)
 
 
@@ -218,9 +227,8 @@ def _of_a_grid(points: pd.DataFrame, name: str) -> bool:
 
 def _spreads(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Half the intervals of means, below and above (2, rows); those of shares end where shares do."""
-    low, high = (0.0, 1.0) if rows["metric"].map(is_share).all() else (-math.inf, math.inf)
-    mean, half = rows["mean"].to_numpy(float), rows["half_width"].fillna(0.0).to_numpy(float)
-    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
+    half = rows["half_width"].fillna(0.0).to_numpy(float)
+    return within_range(str(rows["metric"].iloc[0]), rows["mean"].to_numpy(float), half)
 
 
 def _varied(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -241,18 +249,11 @@ def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(dataset): rows for dataset, rows in found.groupby("dataset")}
 
 
-def _labels(rows: pd.DataFrame) -> list[str]:
-    """Each row's method, with the settings in which that method's rows differ."""
-    pairs = zip(rows["method"], differing(rows), strict=True)
-    return [
-        ", ".join([display_method(str(method)), *(_short(name, value) for name, value in own.items())])
-        for method, own in pairs
-    ]
-
-
-def _short(name: str, value: object) -> str:
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"{name.rpartition('.')[2]}={shown}"
+def _looks(found: pd.DataFrame) -> dict[Hashable, Look]:
+    """How each row is drawn."""
+    labels = labels_of(found)
+    looks = looks_of(zip(map(str, found["method"]), labels, strict=True))
+    return dict(zip(found.index, map(looks.__getitem__, labels), strict=True))
 
 
 def _ranked(found: pd.DataFrame) -> pd.DataFrame:

@@ -55,9 +55,11 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     the step that was best on the validation set, and `best_validation.step`; `data.metric`, the one that tables show,
     `data.primary` and `data.higher_is_better`, what the task is judged by on any split, and which way;
     `data.environments`; `data.variant`, `data.fingerprint`; `data.constant.test_accuracy` and so on (float64), what a
-    constant prediction scores; `inactive`, why a penalty never acted; `cost.wall_seconds` and its parts
+    constant prediction scores; `inactive`, why a penalty never acted; `fused` (Int64), how many runs were trained
+    together, 1 for a run alone; `cost.wall_seconds` and its parts
     `cost.training_seconds`, `cost.evaluation_seconds`, `cost.checkpoint_seconds`, `cost.invariance_seconds`;
-    `cost.seconds_per_step`, of training alone, the first steps with all that is set up in them included;
+    `cost.seconds_per_step`, of training alone, the first steps with all that is set up in them included; of runs
+    trained together each has an equal share;
     `cost.peak_memory_bytes` (float64); `invariance.rotation` and so on (float64), the mean change of the prediction
     over the range of a generator, and `invariance.quarter_turns` and its like; `started`, `finished`; `path`.
 
@@ -256,7 +258,8 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     paths = [row["path"] for row in rows]
     found = pd.DataFrame([row | {"path": ""} for row in rows])
     if rows:
-        found["seed"] = found["seed"].astype("Int64")
+        integers = [name for name in ("seed", "fused") if name in found]
+        found[integers] = found[integers].astype("Int64")
         found["path"] = pd.Series(paths, dtype=object)
     return found
 
@@ -326,6 +329,7 @@ def _row_of_record(record: Record) -> dict[str, Any]:
     row |= {f"data.{name}": record.data[name] for name in DATA if name in record.data}
     row |= {f"data.constant.{name}": value for name, value in record.data.get("constant", {}).items()}
     row |= {f"cost.{name}": value for name, value in record.cost.items()}
+    row |= {"fused": record.engine.get("fused", 1)} if record.status == "done" else {}
     row |= {"inactive": record.engine["inactive"]} if record.engine.get("inactive") else {}
     return row | {"started": record.started, "finished": record.finished}
 

@@ -23,7 +23,7 @@ from invbench.loggers import Loggers
 from invbench.machine import choose_device, code_version, describe, forget_peak_memory, peak_memory
 from invbench.memory import keep_freed_memory, out_of_memory
 from invbench.problem import Problem
-from invbench.progress import Report, announce
+from invbench.progress import Report, announce, somebody_looks
 from invbench.records import Record, RunFolder, now, unwritable
 from invbench.seeds import stream, torch_stream
 from invbench.spec import Cell, resolve
@@ -71,6 +71,7 @@ def run(
     device: str = "auto",
     out: str | Path = RESULTS,
     threads: int | None = None,
+    progress: bool | None = None,
 ) -> Record:
     """Train one method on one dataset and keep the record. The same call again returns the record that is there.
 
@@ -82,12 +83,15 @@ def run(
         device: auto, cpu, cuda or cuda:i.
         out: folder that gets a folder for the run.
         threads: of torch on the CPU; None takes what suits the size of the run.
+        progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
 
     Raises:
         UserError: the request cannot be met; nothing is lost and nothing half-written.
         RunFailed: the run started and failed; its record says why.
     """
-    return run_cell(resolve(method, dataset, seed, settings), Options(device, Path(out), threads=threads))
+    shown = somebody_looks() if progress is None else progress
+    options = Options(device, Path(out), quiet=not shown, threads=threads)
+    return run_cell(resolve(method, dataset, seed, settings), options)
 
 
 def run_cell(cell: Cell, options: Options) -> Record:

@@ -15,7 +15,7 @@ from invbench.engines.local import LocalEngine
 from invbench.errors import Interrupted, RunFailed, UserError, brief, did_you_mean
 from invbench.fusing import Fuse, parse_fuse
 from invbench.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
-from invbench.progress import announce
+from invbench.progress import announce, somebody_looks
 from invbench.results import load_results
 from invbench.runner import RESULTS, Options
 from invbench.schedule import CPU, Rules, Slot
@@ -129,6 +129,7 @@ def sweep(
     threads: int = 1,
     timeout: float | None = None,
     fuse: str | int | None = None,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Carry out what is left of a sweep on this machine, and return all its runs as `load_results` does.
 
@@ -142,13 +143,15 @@ def sweep(
         gpus, jobs_per_gpu, workers, threads: see `Places`.
         timeout: seconds for one attempt at a run.
         fuse: auto, off, or a number of runs that are trained together at most; as the sweep says where it is None.
+        progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
 
     Raises:
         UserError: something in the request is wrong; nothing was run.
         Interrupted: Ctrl-C; running runs have kept their checkpoints.
     """
     engine = LocalEngine(Places(_text(gpus), jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
-    request = Request.read(str(name), out, tier, rerun, _text(fuse), quiet=True)
+    shown = somebody_looks() if progress is None else progress
+    request = Request.read(str(name), out, tier, rerun, _text(fuse), quiet=not shown)
     with suppress(RunFailed):  # the failed runs are in the table, with their kinds
         carry_out_sweep(request, engine)
     return load_results(request.out)

@@ -26,7 +26,16 @@ LOWER = (
 """Words in names of metrics, by whether they grow with quality."""
 
 
-def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> pd.DataFrame:
+class TableOfMeans(pd.DataFrame):
+    """What `table` returns: a DataFrame that a notebook shows laid out, as `bench table` does; parts of it are plain."""
+
+    def _repr_html_(self) -> str:
+        from invbench.table_formats import PAPER, Format, laid_out, notes, written
+
+        return written(laid_out(self, style=PAPER), notes(self, {}, PAPER), Format.html)
+
+
+def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> TableOfMeans:
     """One row per method, problem and settings: the metric's mean over seeds with its 95 % t-interval.
 
     Only finished runs count. Runs that differ in any setting, in protocol or in the data's variant are never averaged;
@@ -37,8 +46,10 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best,
     p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection, candidates
     (settings that it had), settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant
-    prediction scores; NaN where that is not known), inactive (why a penalty never acted, or nothing), seconds_per_step,
-    peak_memory_bytes, seeds (values by seed), run_ids (of those that count).
+    prediction scores; NaN where that is not known), inactive (why a penalty never acted, or nothing), seconds_per_step
+    and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many runs
+    that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that
+    count).
 
     Args:
         results: as `load_results` returns it.
@@ -64,13 +75,13 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     groups = list(_groups(runs, metric))
     if not groups:
         raise UserError(f"no finished run has the metric of its task; there are {', '.join(_metrics(done))}")
-    found = pd.DataFrame(groups)
     keys = keys_of(runs)
+    found = pd.DataFrame(groups).sort_values(keys, key=_order, ignore_index=True)
     found = found.assign(selection=select, candidates=1)
     if select != Select.last:
         found = select_settings(found, Select(select), runs, left_out)
     found = _compared(found.drop(columns="members"), keys)
-    return found.drop(columns=[name for name in keys[2:] if not _differs(found, name)])
+    return TableOfMeans(found.drop(columns=[name for name in keys[2:] if not _differs(found, name)]))
 
 
 def higher_is_better(metric: str, primary: Any = None, primary_higher_is_better: Any = None) -> bool | None:
@@ -163,7 +174,7 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         if pd.api.types.is_numeric_dtype(runs[name])
     }
     unknown = np.full(len(runs), math.nan)
-    for places in text.groupby(keys, sort=True).indices.values():
+    for places in text.groupby(keys, sort=False).indices.values():
         members = _of_each_seed(np.asarray(places), finished, columns.get("seed"))
         done = members[finished[members]]
         name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
@@ -183,12 +194,33 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "settings_chosen_by": columns["protocol"][done[0]],
             "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
             "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
-            "seconds_per_step": float(np.nanmean(numbers["cost.seconds_per_step"][done])),
+            **_seconds(numbers, done),
             "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
             "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
             "members": done,
         }
+
+
+def _order(column: pd.Series) -> pd.Series:
+    """What rows are sorted by: numbers as such, anything else as text."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.notna().equals(column.notna()):
+        return numbers.astype(float)
+    return column.map(lambda value: "" if missing(value) else str(value))
+
+
+def _seconds(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> dict[str, float]:
+    """The time of a step, of runs that were trained alone; of all, without an interval, if none was: each has an equal
+    share of one time."""
+    fused = numbers["fused"][done] if "fused" in numbers else np.ones(len(done))
+    alone = done[fused == 1]
+    seconds = pd.Series(numbers["cost.seconds_per_step"][alone if len(alone) else done]).dropna()
+    return {
+        "seconds_per_step": float(seconds.mean()),
+        "seconds_per_step_half_width": half_width(seconds) if len(alone) else math.nan,
+        "fused": 1 if len(alone) else int(fused.max()),
+    }
 
 
 def _mean(values: NDArray[np.float64]) -> float:

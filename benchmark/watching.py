@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from invbench.progress import Pace, error_console, plain_text
+from invbench.progress import REFRESH_SECONDS, NotebookView, Pace, error_console, plain_text
 from invbench.progress import duration as duration  # for those who show a sweep
 from invbench.stopping import StopRequest
 from invbench.terminal import visible
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from invbench.engines.worker import Outcome
 
 SHOWN_ERRORS = 3
-REFRESH_SECONDS = 0.5
 FINAL = ("done", "failed", "interrupted")
 
 
@@ -57,6 +56,7 @@ class Watch:
         self.began = time.monotonic()
         self.console = error_console(quiet)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
+        self.notebook = NotebookView() if self.console.is_jupyter and not quiet else None
         self.drawn = 0.0
 
     def __enter__(self) -> Self:
@@ -70,6 +70,8 @@ class Watch:
         if self.live:
             self.live.update(self.picture(), refresh=True)
             self.live.stop()
+        if self.notebook:
+            self.notebook.show(self.picture(), now=True)
 
     @property
     def draining(self) -> bool:
@@ -134,7 +136,9 @@ class Watch:
 
     def tick(self) -> None:
         """Time has passed."""
-        if self.live and time.monotonic() - self.drawn >= REFRESH_SECONDS:
+        if self.notebook:
+            self.notebook.show(self.picture())
+        elif self.live and time.monotonic() - self.drawn >= REFRESH_SECONDS:
             self.drawn = time.monotonic()
             self.live.update(self.picture(), refresh=True)
 
@@ -181,7 +185,7 @@ class Watch:
                     self.places[place] = None
 
     def _line(self, run_id: str, text: str) -> None:
-        if not self.live:
+        if not self.live and not self.notebook:
             line = f"{time.strftime('%H:%M:%S')}  {self.titles[run_id]} ({run_id})  {text}"
             self.console.print(plain_text(line), soft_wrap=True)
 

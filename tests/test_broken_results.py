@@ -396,7 +396,7 @@ def test_a_setting_that_some_records_lack(bench: Bench, out: Path) -> None:
     found = invbench.table(results)
     assert found["n"].tolist() == [1] * 4
     assert len(laid_out(found).rows) == 4
-    with pytest.raises(UserError, match=r"runs with trainer.floor (0.0 and unset|unset and 0.0) are not averaged"):
+    with pytest.raises(UserError, match=r"runs with trainer.floor (0 and unset|unset and 0) are not averaged"):
         laid_out(found, rows=["method"], columns=["dataset"])
     assert compare(results, results)["n"].tolist() == [1] * 4
     for verb in (["table"], ["table", "--format", "csv"], ["compare", "results", "results"]):

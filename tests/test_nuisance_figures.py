@@ -28,8 +28,8 @@ def test_a_line_through_the_weights(results: Path) -> None:
     figure = tradeoff([results], "test_roc_auc", "test_mutual_information")
     (place,) = figure.axes
     lines = {str(line.get_label()): line for line in place.lines if not str(line.get_label()).startswith("_")}
-    assert set(lines) == {"erm (n = 1)", "adversary (n = 2)"}
-    assert len(lines["adversary (n = 2)"].get_xdata()) == 2
+    assert set(lines) == {"ERM (n = 1)", "Adversary (n = 2)"}
+    assert len(lines["Adversary (n = 2)"].get_xdata()) == 2
     assert [text.get_text() for text in place.texts] == ["1", "10"]
     with pytest.raises(UserError, match="no run has the metric 'test_auc'"):
         tradeoff([results], "test_auc", "test_mutual_information")

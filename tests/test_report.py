@@ -87,6 +87,8 @@ def test_only_some_runs(results: Path) -> None:
     assert "2 runs: 2 done" in page
     assert ", method=erm</title>" in page
     assert "results0 --where method=erm</code>" in page
+    chosen = report([results], "test_loss", "oracle", ["method=erm"])
+    assert "results0 --where method=erm --metric test_loss --select oracle</code>" in chosen
     assert "AND-mask" not in page
     with pytest.raises(UserError, match="--where method=emr: no run has it; did you mean 'erm'"):
         report([results], where=["method=emr"])

@@ -87,6 +87,57 @@ def test_performance_against_cost() -> None:
     assert right.get_xlim() == pytest.approx((0, 1.05)), "from nothing to a little more than all"
 
 
+def test_the_time_of_runs_that_were_trained_together_is_a_share() -> None:
+    """It does not stand for the time of a run alone, has no interval, and is drawn as what it is."""
+    seeds = [means({"a": [0.9], "b": [0.8]}).assign(seed=seed) for seed in range(4)]
+    frame = pd.concat(seeds, ignore_index=True).assign(run_id=list(map(str, range(8))))
+    frame["cost.seconds_per_step"] = [0.001, 0.002] * 2 + [0.003, 0.002] * 2
+    frame["fused"] = pd.array([1, 2] * 2 + [2, 2] * 2, "Int64")
+    found = invbench.table(frame).set_index("method")
+    assert found["fused"].to_dict() == {"a": 1, "b": 2}
+    assert found["seconds_per_step"].to_dict() == pytest.approx({"a": 0.001, "b": 0.002})
+    assert found.loc["a", "seconds_per_step_half_width"] == pytest.approx(0)
+    assert np.isnan(found.loc["b", "seconds_per_step_half_width"])
+    left, _ = result_figures.cost(invbench.table(frame)).axes
+    drawn = {line.get_xdata()[0]: line for line in left.lines if len(line.get_xdata()) and line.get_marker() == "o"}
+    assert drawn[2.0].get_markerfacecolor() == "none"
+    assert drawn[1.0].get_markerfacecolor() != "none"
+    assert "hollow" in left.get_xlabel()
+    assert left.get_xlim()[0] == 0
+    alone = result_figures.cost(invbench.table(frame[frame["fused"] == 1])).axes[0]
+    assert "hollow" not in alone.get_xlabel()
+
+
+def test_the_time_of_a_step_has_its_interval() -> None:
+    seeds = [means({"a": [0.9]}).assign(seed=seed, run_id=str(seed)) for seed in range(3)]
+    frame = pd.concat(seeds, ignore_index=True).assign(**{"cost.seconds_per_step": [0.010, 0.011, 0.012]})
+    left, _ = result_figures.cost(invbench.table(frame)).axes
+    ends = [x for bars in left.collections for x in bars.get_datalim(left.transData).intervalx]
+    half = 4.302653 * 1.0 / 3**0.5
+    assert (min(ends), max(ends)) == pytest.approx((11 - half, 11 + half), rel=1e-5)
+
+
+def test_a_method_has_one_colour_in_all_figures() -> None:
+    """Whether or not other methods have settings that differ; many settings share an entry of the legend."""
+    few = several({"learning_rate": 0.1}, {"learning_rate": 0.2}).assign(method="vrex")
+    frame = pd.concat([means({"coral": [0.4], "erm": [0.5]}), few], ignore_index=True)
+    frame["run_id"] = [str(i) for i in range(len(frame))]
+    found = invbench.table(frame)
+    looks = result_figures._looks(found)
+    (sensitivity,) = result_figures.sensitivity(found).axes
+    shown = dict(zip(*reversed(sensitivity.get_legend_handles_labels()), strict=True))
+    of_vrex = [looks[row] for row in found.index[found["method"] == "vrex"]]
+    assert {look.style["color"] for look in of_vrex} == {shown["V-REx"].get_color()}
+    assert len({look.style["linestyle"] for look in of_vrex}) == 2
+    assert not any(look.shared for look in looks.values())
+    assert len({looks[row].style["color"] for row in found.drop_duplicates("method").index}) == 3
+    rates = [{"learning_rate": 0.01 * i} for i in range(1, 7)]
+    many = pd.concat([means({"erm": [0.5]}), several(*rates).assign(method="vrex")], ignore_index=True)
+    many["run_id"] = [str(i) for i in range(len(many))]
+    (legend,) = result_figures.cost(invbench.table(many)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ERM", "V-REx, each setting"]
+
+
 def test_sensitivity_to_settings() -> None:
     """A point for each settings' mean, a line through the best at each value."""
     frame = pd.concat(

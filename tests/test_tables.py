@@ -50,8 +50,15 @@ def test_runs_of_different_settings_are_never_averaged() -> None:
     assert found["n"].tolist() == [2, 1]
     assert "trainer.epochs" not in found, "what all rows share is not shown"
     assert pd.isna(found["half_width"].iloc[1])
-    with pytest.raises(UserError, match=r"erm spirals: runs with method.threshold 0.0 and 1.0 are not averaged"):
+    with pytest.raises(UserError, match=r"erm spirals: runs with method.threshold 0 and 1 are not averaged"):
         laid_out(found, rows=["method"])
+
+
+def test_rows_are_sorted_by_numbers_and_whole_ones_have_no_point() -> None:
+    steps = [100.0, 20.0, math.nan, 3.0]
+    frame = rows(method=["vrex", "vrex", "erm", "vrex"], test_accuracy=[0.1, 0.2, 0.3, 0.4], **{"method.steps": steps})
+    layout = laid_out(invbench.table(frame))
+    assert [head for head, _ in layout.rows] == [["erm", ""], ["vrex", "3"], ["vrex", "20"], ["vrex", "100"]]
 
 
 @pytest.mark.parametrize("name", ["protocol", "data.variant"])
