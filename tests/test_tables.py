@@ -2,6 +2,9 @@
 
 import math
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -323,6 +326,19 @@ def test_latex_of_odd_names() -> None:
         r"Test accuracy: mean $\pm$ 95 \% t-interval over seeds, in parentheses their number. Bold: "
     )
     assert r"Bold: the best; $^{\dagger}$: not distinguishable from it at 5 \% (paired t-tests" in caption
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_compiles(tmp_path: Path) -> None:
+    found = invbench.table(odd_names())
+    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.latex)
+    paper = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", text, "\\end{document}"]
+    (tmp_path / "paper.tex").write_text("\n".join(paper), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in done.stdout
+    assert "1 page" in done.stdout
 
 
 def test_html_and_markdown_of_odd_names() -> None:
