@@ -221,11 +221,11 @@ def _levels(found: pd.DataFrame, style: Style) -> list[str]:
     levels = {problem: level * (100 if style.percent and is_share(metric) else 1) for problem, metric, level in rows}
     known = [f"{problem} {level:.3g}" for problem, level in levels.items() if not math.isnan(level)]
     lines = [f"a constant prediction scores: {', '.join(known)}"] if known else []
-    idle = zip(found["method"], labels, found["inactive"], strict=True)
-    reasons = dict.fromkeys(
-        f"{style.name('method', method)} on {problem}: {why}" for method, problem, why in idle if why
-    )
-    return [*lines, *reasons]
+    where: dict[str, dict[str, None]] = {}
+    for method, problem, why in zip(found["method"], labels, found["inactive"], strict=True):
+        if why:
+            where.setdefault(why, {})[f"{style.name('method', method)} on {problem}"] = None
+    return [*lines, *(f"{', '.join(runs)}: {why}" for why, runs in where.items())]
 
 
 def _legend(found: pd.DataFrame, style: Style) -> list[str]:
@@ -361,6 +361,7 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
             r"\centering",
             *([rf"\caption{{{caption}}}"] if remarks else []),
             r"\label{tab:results}",
+            r"\medskip",
             rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
             r"\toprule",
             heads + r" \\",

@@ -59,7 +59,7 @@ def test_latex(name: str) -> None:
     assert needs == r"% needs \usepackage{booktabs}"
     assert (begin, end, label) == (r"\begin{table}", r"\end{table}", r"\label{tab:results}")
     assert plain(caption.removeprefix(r"\caption{").removesuffix("}")) == f"Of {visible(name)}."
-    begin, _, heads, _, first, second, _, end = lines
+    _, begin, _, heads, _, first, second, _, end = lines
     assert (begin, end) == (r"\begin{tabular}{llr}", r"\end{tabular}")
     cells = [line.removesuffix(r" \\").split(" & ") for line in (heads, first, second)]
     assert [[plain(cell) for cell in line] for line in (cells[0], cells[1][:2], cells[2])] == [
