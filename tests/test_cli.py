@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 
 from invbench import entry
 from invbench.cli import main
+from invbench.cli.completion import SELECTIONS
 from invbench.configuration import parse_assignments
 from invbench.drawing import save
 from invbench.errors import UserError
 from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.selection import Select
 from invbench.spec import resolve
 from invbench.sweep_file import parse_seeds
 
@@ -382,17 +384,70 @@ def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Pa
         ("show rotm", "rotmnist"),
         ("sweep smo", "smoke"),
         ("ls cel", "cells"),
+        ("reproduce irmv1_colored_", "irmv1_colored_mnist"),
+        ("data fetch rotm", "rotmnist"),
+        ("table --select be", "best_validation"),
+        ("plot curves --select ora", "oracle"),
+        ("report --select la", "last"),
+        ("rerun-best --select l", "leave_one_env_out"),
+        ("run -m erm -d spirals --set ", "method. dataset. backbone. trainer."),
+        ("run -m erm -d spirals --set trainer.opt", "trainer.optimizer= trainer.optimizer=adam trainer.optimizer=sgd"),
+        ("run -m erm -d spirals --set trainer.mom", "trainer.momentum= trainer.momentum=0.0"),
+        ("run -m erm -d spirals --set trainer.steps = 3 --set trainer.optimizer = s", "sgd"),
+        ("run -m erm -d spirals --set trainer.optimizer =", "adam sgd"),
+        ("run -m erm -d spirals --set trainer.condense = ", "false true"),
+        ("run -m and_mask -d spirals --set method.th", "method.threshold= method.threshold=1.0"),
+        (
+            "run -m and_mask+irmv1 -d x --set method.and_mask.th",
+            "method.and_mask.threshold= method.and_mask.threshold=1.0",
+        ),
+        ("run -m nothing -d nothing --set method.", ""),
+        (
+            "show digits --set dataset.env",
+            "dataset.environments= dataset.environments=none dataset.environments=rotation_bins",
+        ),
     ],
 )
-def test_completion(words: str, completed: str) -> None:
-    line = f"bench {words}"
-    asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+def test_completion(words: str, completed: str, tmp_path: Path) -> None:
+    assert offered(words, tmp_path) == completed.split()
+
+
+def offered(words: str, folder: Path) -> list[str]:
+    """What bash is offered for the last of these words; it takes a `=` for one."""
+    line = f"bench {words}".replace(" ", "\n")
+    asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count("\n"))}
     code = "import sys; from invbench.entry import main; sys.argv[0] = 'bench'; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=os.environ | asked, cwd=folder, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [completed]
     assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_completion_of_conditions(bench: Bench, tmp_path: Path) -> None:
+    """By what is in the results."""
+    assert offered("table --where data", tmp_path) == []
+    bench("run", "-m", "erm", "-d", "spirals", "--out", "mine", *TINY)
+    assert offered("table mine --where datas", tmp_path)[:2] == ["dataset=", "dataset.validation_share="]
+    assert offered("table mine --where statu", tmp_path) == ["status=", "status=done"]
+    assert offered("plot curves mine --where dataset = s", tmp_path) == ["spirals"]
+    assert offered("table mine --where trainer.epochs =", tmp_path) == ["null"]
+    assert offered("table --where datas", tmp_path) == []
+
+
+def test_completion_knows_the_selections() -> None:
+    assert list(SELECTIONS) == list(Select)
+
+
+@pytest.mark.parametrize("none", ["null", "~", " null ", ""])
+def test_conditions_take_runs_that_have_none(bench: Bench, none: str) -> None:
+    bench("run", "-m", "erm", "-d", "spirals", *TINY)
+    status, out, _ = bench("table", "--where", f"trainer.epochs={none}")
+    assert status == 0
+    assert "erm" in out
+    status, _, err = bench("table", "--where", f"trainer.steps={none}")
+    assert status == 2
+    assert "--where trainer.steps=: no run has it; known: 6" in err
 
 
 @pytest.mark.parametrize(

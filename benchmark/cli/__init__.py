@@ -12,6 +12,7 @@ import typer
 
 from invbench.cli.analyze import analyze_app
 from invbench.cli.compare import compare
+from invbench.cli.completion import words_put_together
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
 from invbench.cli.listing import ls, show
@@ -78,7 +79,8 @@ def main() -> None:
     if "--debug" in arguments:
         app(arguments)
     try:
-        status = app(arguments, standalone_mode=False)
+        with words_put_together():
+            status = app(arguments, standalone_mode=False)
     except UserError as error:
         status = _say(error, USER_ERROR)
     except RunFailed as error:

@@ -1,6 +1,7 @@
 """Checks of arguments besides those that typer has itself: to be given as `callback`."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,11 @@ def possible(value: Paths) -> Paths:
     if problem := next(filter(None, (why_impossible(Path(path)) for path in paths)), None):
         raise typer.BadParameter(f"{problem}.")
     return value
+
+
+def null_as_nothing(value: list[str] | None) -> list[str] | None:
+    """Conditions `COLUMN=VALUE`: null, in any of YAML's ways, is no value."""
+    return value and [re.sub(r"=\s*(null|~)\s*$", "=", condition) for condition in value]
 
 
 def finite(value: Numbers) -> Numbers:

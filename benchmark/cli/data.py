@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from invbench.cli.completion import data_files
 from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 from invbench.registry import DATASETS
@@ -36,7 +37,9 @@ def list_data() -> None:
 
 
 @data_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` for every one.")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(help="A dataset or release; `all` for every one.", autocompletion=data_files)],
+) -> None:
     """Download a release into the cache; the same command again continues what broke off."""
     from invbench.fetch import fetch as get
     from invbench.sources import DATA_VARIABLE, cache_folder, data_folders
@@ -61,7 +64,11 @@ def fetch(name: Annotated[str, typer.Argument(help="A dataset or release; `all` 
 
 
 @data_app.command()
-def verify(name: Annotated[str, typer.Argument(help="A dataset or release; all by default.")] = "all") -> None:
+def verify(
+    name: Annotated[
+        str, typer.Argument(help="A dataset or release; all by default.", autocompletion=data_files)
+    ] = "all",
+) -> None:
     """Hash the files that are here and compare with the published sums; exit status 2 if one differs.
 
     Where no sum of a file is published, the one that was taken when it was fetched counts.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from invbench.cli.arguments import possible
-from invbench.cli.completion import anything_shown
+from invbench.cli.completion import anything_shown, dataset_settings
 from invbench.cli.output import echo, echo_json
 from invbench.cli.plot import writable_picture
 from invbench.configuration import sweep_names
@@ -101,7 +101,13 @@ def show(
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="DATASET.KEY=VALUE", help="Of the dataset that is drawn.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="DATASET.KEY=VALUE",
+            help="Of the dataset that is drawn.",
+            autocompletion=dataset_settings,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the dataset that is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invbench.cli.arguments import finite, possible
+from invbench.cli.completion import selections
 from invbench.cli.output import echo
-from invbench.cli.table import CONDITION, WHERE
+from invbench.cli.table import Where
 from invbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,9 +54,12 @@ def plot(
         str | None, typer.Option(help="curves, ranks, critical, cost, sensitivity (default: the task's).")
     ] = None,
     select: Annotated[
-        str, typer.Option(help="curves, ranks, critical, cost: of several settings, as in `bench table`.")
+        str,
+        typer.Option(
+            help="curves, ranks, critical, cost: of several settings, as in `bench table`.", autocompletion=selections
+        ),
     ] = "last",
-    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
+    where: Where = None,
     mark: Annotated[
         list[float] | None, typer.Option(callback=finite, help="widths: an angle in radians to mark, both ways.")
     ] = None,

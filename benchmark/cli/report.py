@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from invbench.cli.arguments import possible
+from invbench.cli.completion import selections
 from invbench.cli.output import echo
-from invbench.cli.table import CONDITION, WHERE
+from invbench.cli.table import Where
 from invbench.errors import UserError
 
 
@@ -20,8 +21,10 @@ def report(
         Path, typer.Option(callback=possible, help="The page, one .html file that needs no network.")
     ] = Path("report.html"),
     metric: Annotated[str | None, typer.Option(help="What is shown (default: each task's own).")] = None,
-    select: Annotated[str, typer.Option(help="Which step and settings, as in `bench table`.")] = "last",
-    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
+    select: Annotated[
+        str, typer.Option(help="Which step and settings, as in `bench table`.", autocompletion=selections)
+    ] = "last",
+    where: Where = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Answer on this machine instead of writing a file; made anew at each visit.")
     ] = False,

@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from invbench.cli.arguments import possible
+from invbench.cli.completion import claims
 from invbench.cli.output import echo
 from invbench.errors import RunFailed
 from invbench.gpus import MOST_PROCESSES
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A claim, or a source with several (`bench ls published`).")],
+    name: Annotated[
+        str, typer.Argument(help="A claim, or a source with several (`bench ls published`).", autocompletion=claims)
+    ],
     out: Annotated[Path, typer.Option(callback=possible, help="Folder that gets a folder for each claim.")] = Path(
         "results/published"
     ),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from invbench.cli.arguments import possible
+from invbench.cli.completion import choosing_selections
 from invbench.cli.output import echo
 from invbench.gpus import MOST_PROCESSES
 
@@ -15,7 +16,11 @@ def rerun_best(
         list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
     ] = None,
     select: Annotated[
-        str, typer.Option(help="How settings are chosen: best_validation, leave_one_env_out or oracle.")
+        str,
+        typer.Option(
+            help="How settings are chosen: best_validation, leave_one_env_out or oracle.",
+            autocompletion=choosing_selections,
+        ),
     ] = "best_validation",
     metric: Annotated[str | None, typer.Option(help="oracle: the metric that it goes by.")] = None,
     seeds: Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from invbench.cli.arguments import finite, possible
 from invbench.cli.completion import datasets, methods
+from invbench.cli.completion import settings as settings_named
 from invbench.cli.output import echo, json_of
 from invbench.errors import RunFailed, UserError
 from invbench.threads import MOST_THREADS
@@ -27,7 +28,10 @@ def run(
     seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, such as 0-4 or 0,2,7.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, such as method.threshold=0.5; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting, such as method.threshold=0.5; may be repeated.", autocompletion=settings_named
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     out: Annotated[Path, typer.Option(callback=possible, help="Folder that gets a folder for each run.")] = Path(

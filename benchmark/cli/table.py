@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invbench.cli.arguments import possible
+from invbench.cli.arguments import null_as_nothing, possible
+from invbench.cli.completion import conditions, selections
 from invbench.cli.output import echo
 from invbench.errors import UserError, did_you_mean
 
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 FORMATS = ("text", "csv", "markdown", "latex", "html")
 MOST_DIGITS = 15
 CONDITION = "COLUMN=VALUE"
-WHERE = "Only runs with this, such as dataset=spirals, method.weight=10, status=done; may be repeated."
+WHERE = (
+    "Only runs with this, such as dataset=spirals, method.weight=10, status=done, or trainer.steps=null for those that "
+    "have none; may be repeated."
+)
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar=CONDITION, help=WHERE, callback=null_as_nothing, autocompletion=conditions),
+]
 
 
 def table(
@@ -32,13 +40,14 @@ def table(
     select: Annotated[
         str,
         typer.Option(
-            help="Step and settings: last shows all; best_validation; leave_one_env_out; oracle, by the metric itself."
+            help="Step and settings: last shows all; best_validation; leave_one_env_out; oracle, by the metric itself.",
+            autocompletion=selections,
         ),
     ] = "last",
     vs_published: Annotated[
         bool, typer.Option("--vs-published", help="Every published number beside ours, with a verdict.")
     ] = False,
-    where: Annotated[list[str] | None, typer.Option(metavar=CONDITION, help=WHERE)] = None,
+    where: Where = None,
     form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
     as_json: Annotated[
         bool, typer.Option("--json", help="The rows, with all digits, as one JSON document, and nothing else.")
