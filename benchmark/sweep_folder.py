@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from invbench.commands import ranges
 from invbench.files import write_text
 from invbench.machine import sources_hash
 from invbench.records import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
@@ -38,6 +40,8 @@ OPEN: Mapping[Rerun, tuple[Status, ...]] = {
 """Statuses that each choice takes up. A running one belongs to another process, which may yet die."""
 
 
+MOST_VALUES = 6
+"""Of a setting that a summary lists."""
 MOST_COMPARED, MOST_LINES = 5000, 40
 """How many lines of a sweep are compared with what it was, and how many changes are shown."""
 MOST_ENTRIES, MOST_SIBLINGS, MOST_RUNS = 10_000, 30, 50
@@ -78,18 +82,73 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
 
 def told_apart(cells: Iterable[Cell]) -> dict[str, str]:
     """By id of the run, the settings in which runs of its method and dataset differ, seeds aside."""
+    found = {}
+    for members in _groups(cells).values():
+        flat = list(map(_settings, members))
+        differing = _differing(flat)
+        for cell, one in zip(members, flat, strict=True):
+            found[cell.spec.run_id] = "  ".join(f"{name}={_short(one[name])}" for name in differing if name in one)
+    return found
+
+
+def shared(cells: Iterable[Cell]) -> Iterator[str]:
+    """A line for each method and dataset: the settings in which all its runs agree."""
+    for (method, dataset), members in _groups(cells).items():
+        flat = list(map(_settings, members))
+        differing = _differing(flat)
+        texts = (f"{name}={_short(value)}" for name, value in flat[0].items() if name not in differing)
+        yield f"{method} on {dataset}: {'  '.join(texts)}"
+
+
+def summary(cells: Sequence[Cell]) -> Iterator[str]:
+    """How many runs there are of what, and the ranges of what `told_apart` tells."""
+    groups = _groups(cells)
+    methods, datasets = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
+    seeds = {cell.spec.seed for cell in cells}
+    flat = [list(map(_settings, members)) for members in groups.values()]
+    trials = [len({json.dumps(one, sort_keys=True) for one in members}) for members in flat]
+    numbers = {"method": len(methods), "dataset": len(datasets), "trial": max(trials), "seed": len(seeds)}
+    product = len(cells) == math.prod(numbers.values())
+    parts = [f"{number} {name}{'s' * (number > 1)}" for name, number in numbers.items()]
+    listed = " × ".join(parts) if product else f"some of {', '.join(parts)}"
+    yield f"{len(cells)} runs: {listed}"
+    yield f"  methods: {', '.join(methods)}"
+    yield f"  datasets: {', '.join(datasets)}"
+    values: dict[str, list[Any]] = {}
+    for members in flat:
+        for name in _differing(members):
+            values.setdefault(name, []).extend(one[name] for one in members if name in one)
+    yield from (f"  {name}: {_range(found)}" for name, found in values.items())
+    yield f"  seeds: {ranges(sorted(seeds))}"
+
+
+def _groups(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
+    """By method and dataset."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.spec.method, cell.spec.dataset), []).append(cell)
-    found = {}
-    for members in groups.values():
-        flat = [cell.spec.flat() for cell in members]
-        names = dict.fromkeys(name for one in flat for name in one)
-        differing = [name for name in names if any(one.get(name, ...) != flat[0].get(name, ...) for one in flat)]
-        for cell, one in zip(members, flat, strict=True):
-            texts = (f"{name}={_short(one[name])}" for name in differing if name in one)
-            found[cell.spec.run_id] = "  ".join(texts)
-    return found
+    return groups
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    return {"backbone.name": cell.spec.backbone} | cell.spec.flat()
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of settings in which runs differ."""
+    names = dict.fromkeys(name for one in flat for name in one)
+    return [name for name in names if any(one.get(name, ...) != flat[0].get(name, ...) for one in flat)]
+
+
+def _range(values: Sequence[Any]) -> str:
+    """Values, or from where to where they go where they are many."""
+    texts = list(dict.fromkeys(map(_short, values)))
+    if len(texts) <= MOST_VALUES:
+        return ", ".join(texts)
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values):
+        return f"{', '.join(texts[:MOST_VALUES])}, … ({len(texts)} values)"
+    return f"{_short(min(numbers))} to {_short(max(numbers))} ({len(texts)} values)"
 
 
 def _short(value: Any) -> str:

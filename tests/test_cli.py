@@ -360,6 +360,81 @@ def test_quiet(bench: Bench, tmp_path: Path) -> None:
     assert err.startswith("error: 1 of 1 runs are not done")
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_verbose_runs_have_settings_and_lines(bench: Bench, monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
+    """On a terminal, where there is a bar otherwise."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "400")
+    status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "0-1", *["-v"] * verbose, *TINY)
+    assert status == 0
+    settings = {line.strip() for line in err.splitlines()[1:] if line.startswith("  ")}
+    wanted = {"trainer.steps = 6", 'backbone.name = "mlp"', "trainer.betas = [0.9, 0.999]", "trainer.epochs = null"}
+    assert (wanted <= settings) is verbose
+    assert bool(re.search("^  seed 1: results/[0-9a-f]{16}$", err, re.MULTILINE)) is verbose
+    assert bool(re.search("^erm/spirals seed 0  step 3/6", err, re.MULTILINE)) is verbose
+    assert ("\x1b[" in err) is not verbose
+
+
+def test_verbose_sweeps_say_what_they_run_and_when(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grid = "grid: {trainer.learning_rate: [0.1, 0.2]}"
+    (tmp_path / "x.yaml").write_text(f"cells: [{{method: erm, dataset: spirals, set: {{trainer.steps: 6}}, {grid}}}]")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    status, _, err = bench("sweep", "x.yaml", "--workers", "1", "-v")
+    assert status == 0
+    assert re.search("^erm on spirals: .*  trainer.steps=6  ", err, re.MULTILINE)
+    assert re.search(
+        "^[0-9a-f]{16}  to do  queued   erm/spirals seed 0 .*  trainer.learning_rate=0.2$", err, re.MULTILINE
+    )
+    assert len(re.findall(r"^[0-9:]{8}  erm/spirals seed 0 \(.*\)  begins on", err, re.MULTILINE)) == 2
+    assert len(re.findall(r"^[0-9:]{8}  erm/spirals seed 0 \(.*\)  done after", err, re.MULTILINE)) == 2
+    out = bench("sweep", "x.yaml", "--dry-run", "-v")[1]
+    assert out.splitlines()[0].startswith("erm on spirals: ")
+    assert "erm on spirals: " not in bench("sweep", "x.yaml", "--dry-run")[1]
+    assert "spirals: " in bench("rerun-best", "results", "--dry-run", "-v", "--select", "oracle")[1]
+    assert "irmv1 on colored_mnist: " in bench("reproduce", "irmv1_colored_mnist", "--dry-run", "-v")[1]
+
+
+@pytest.mark.parametrize("command", ["run -m erm -d spirals", "sweep smoke"])
+def test_quiet_and_verbose_are_opposites(bench: Bench, command: str) -> None:
+    assert bench(*command.split(), "-q", "-v") == (
+        2, "", "error: --quiet shows less and --verbose more; give one of them\n",
+    )  # fmt: skip
+
+
+def test_a_dry_run_of_many_runs_is_a_summary(bench: Bench, tmp_path: Path) -> None:
+    search = "random: {trials: 4, settings: [trainer.learning_rate, method.rule]}"
+    cells = f"[{{method: and_mask, dataset: spirals, grid: {{trainer.steps: [5, 6]}}, {search}}}]"
+    (tmp_path / "x.yaml").write_text(f"seeds: 0-2\ncells: {cells}")
+    lines = bench("sweep", "x.yaml", "--dry-run")[1].splitlines()
+    assert lines[:4] == [
+        "24 runs: 1 method × 1 dataset × 8 trials × 3 seeds",
+        "  methods: and_mask",
+        "  datasets: spirals",
+        "  method.rule: geometric_mean, mask",
+    ]
+    assert re.fullmatch(r"  trainer.learning_rate: [0-9e.-]+(, [0-9e.-]+){3}", lines[5])
+    assert lines[4] == "  trainer.steps: 5, 6"
+    assert lines[6] == "  seeds: 0-2"
+    assert len(lines) == 7 + 5 + 1 + 1
+    assert lines[-2] == "and 19 more: -v lists all"
+    assert lines[-1].startswith("24 of 24 runs are left")
+    assert (
+        sum("and_mask/spirals seed" in line for line in bench("sweep", "x.yaml", "--dry-run", "-v")[1].splitlines())
+        == 24
+    )
+    (tmp_path / "x.yaml").write_text("seeds: 0-9\ncells: [{method: [erm, irmv1], dataset: spirals}]")
+    assert len(bench("sweep", "x.yaml", "--dry-run")[1].splitlines()) == 20 + 1
+    more = "{method: erm, dataset: irm_regression}"
+    (tmp_path / "x.yaml").write_text(f"seeds: 0-9\ncells: [{{method: [erm, irmv1], dataset: spirals}}, {more}]")
+    first = bench("sweep", "x.yaml", "--dry-run")[1].splitlines()[0]
+    assert first == "30 runs: some of 2 methods, 2 datasets, 1 trial, 10 seeds"
+
+
 def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Path) -> None:
     trials = "random: {trials: 3, settings: [trainer.learning_rate, method.threshold]}"
     (tmp_path / "x.yaml").write_text(f"seeds: 0-1\ncells: [{{method: [and_mask], dataset: spirals, {trials}}}]")
@@ -372,6 +447,8 @@ def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Pa
     assert all(re.fullmatch(r"method\.threshold=[0-9.e-]+  trainer\.learning_rate=[0-9.e-]+", text) for text in own)
     (tmp_path / "x.yaml").write_text("cells: [{method: [erm, and_mask], dataset: spirals}]")
     assert "=" not in bench("sweep", "x.yaml", "--dry-run")[1]
+    (tmp_path / "x.yaml").write_text("cells: [{method: erm, dataset: spirals, grid: {backbone.name: [mlp, linear]}}]")
+    assert "backbone.name=linear" in bench("sweep", "x.yaml", "--dry-run")[1]
 
 
 @pytest.mark.parametrize(

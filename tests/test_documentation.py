@@ -66,6 +66,13 @@ def test_the_lists_name_what_there_is() -> None:
     assert f"{len(METHODS.entries())} methods on {len(DATASETS.entries())} datasets" in readme
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/use.md"])
+def test_pages_say_how_to_activate_the_environment(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "source .venv/bin/activate" in text
+    assert r".venv\Scripts\activate" in text
+
+
 def test_the_reference_results_name_claims() -> None:
     """The site takes the verdicts from that table, by name."""
     from invbench.published import claims_of

@@ -4,16 +4,33 @@ import io
 import json
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from typing import IO, TYPE_CHECKING, cast
 
 from invbench.errors import UserError
-from invbench.terminal import visible_lines
+from invbench.terminal import Lasting, visible_lines
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+QUIET_AND_VERBOSE = "--quiet shows less and --verbose more; give one of them"
 NO_OUTPUT = "the output cannot be written: {}"
 NOT_ASCII = re.compile(r"[^\0-\x7e]")
+
+
+class _Log(Lasting):
+    """A terminal that is written to as a log is: nothing is drawn in place."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextmanager
+def in_lines(wanted: bool) -> Iterator[None]:
+    """Where it is wanted, progress is lines on a terminal too."""
+    with redirect_stderr(cast(IO[str], _Log(sys.stderr))) if wanted else nullcontext():
+        yield
 
 
 def accept_all_text() -> None:

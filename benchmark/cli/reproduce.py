@@ -8,6 +8,7 @@ import typer
 from invbench.cli.arguments import possible
 from invbench.cli.completion import claims
 from invbench.cli.output import echo
+from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.errors import RunFailed
 from invbench.gpus import MOST_PROCESSES
 
@@ -25,14 +26,14 @@ def reproduce(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of each process.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run what a claim needs, with the published settings and seeds, and print the verdict. Again, it continues."""
     from invbench.engines.local import LocalEngine
     from invbench.published import claims_of
     from invbench.reproduction import against_published, sweep_of, verdicts
     from invbench.results import load_results
-    from invbench.sweeping import Places, Request, carry_out_sweep
-    from invbench.sweeping import dry_run as preview
+    from invbench.sweeping import Places, Request
     from invbench.table_formats import Format, written
 
     slots = Places(gpus, workers=workers, threads=threads).slots()
@@ -41,10 +42,10 @@ def reproduce(
     for claim, own in claims.items():
         request = Request(sweep_of(own), out / claim)
         if dry_run:
-            echo("\n".join(preview(request, len(slots))))
+            echo(preview(request, len(slots), verbose))
             continue
         try:
-            carry_out_sweep(request, LocalEngine(slots, threads=threads))
+            carry_out(request, LocalEngine(slots, threads=threads), len(slots), verbose)
         except RunFailed as error:  # the other claims are worth knowing all the same
             failure = error
     if dry_run:

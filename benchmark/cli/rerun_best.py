@@ -8,6 +8,7 @@ import typer
 from invbench.cli.arguments import possible
 from invbench.cli.completion import choosing_selections
 from invbench.cli.output import echo
+from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.gpus import MOST_PROCESSES
 
 
@@ -31,6 +32,7 @@ def rerun_best(
         int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Select the settings of each method on each dataset, and run them with seeds that did not select them.
 
@@ -40,8 +42,7 @@ def rerun_best(
     from invbench.engines.local import LocalEngine
     from invbench.rerunning import sweep_of_best
     from invbench.results import load_results
-    from invbench.sweeping import Places, Request, carry_out_sweep
-    from invbench.sweeping import dry_run as preview
+    from invbench.sweeping import Places, Request
 
     runs = load_results(results or [Path("results")])
     if "protocol" in runs:
@@ -49,6 +50,6 @@ def rerun_best(
     request = Request(sweep_of_best(runs, metric, select, seeds), out)
     slots = Places(workers=workers).slots()
     if dry_run:
-        echo("\n".join(preview(request, len(slots))))
+        echo(preview(request, len(slots), verbose))
     else:
-        carry_out_sweep(request, LocalEngine(slots))
+        carry_out(request, LocalEngine(slots), len(slots), verbose)

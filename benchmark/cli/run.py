@@ -1,5 +1,7 @@
 """`bench run`: one cell, one seed or several."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +10,7 @@ import typer
 from invbench.cli.arguments import finite, possible
 from invbench.cli.completion import datasets, methods
 from invbench.cli.completion import settings as settings_named
-from invbench.cli.output import echo, json_of
+from invbench.cli.output import QUIET_AND_VERBOSE, echo, in_lines, json_of
 from invbench.errors import RunFailed, UserError
 from invbench.threads import MOST_THREADS
 
@@ -55,6 +57,9 @@ def run(
         bool, typer.Option("--profile", help="Only time some steps: where the time would go, and a trace.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; the run's log.txt has it.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show all settings and folders first, then every line of log.txt.")
+    ] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.configuration import parse_assignments
@@ -64,16 +69,21 @@ def run(
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")
+    if quiet and verbose:
+        raise UserError(QUIET_AND_VERBOSE)
     assignments = parse_assignments(set_ or [])
     numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
+    if verbose:
+        echo("\n".join(_described(cells, out)), err=True)
     if profile:
         if len(cells) > 1 or as_json or logger:
             raise UserError("--profile takes one seed, and neither --json nor --logger")
         _profile(cells[0], options)
         return
-    records, failures = _run_all(cells, options)
+    with in_lines(verbose):
+        records, failures = _run_all(cells, options)
     if as_json:
         echo("[" + ",\n".join(map(json_of, records)) + "]")
     else:
@@ -81,6 +91,14 @@ def run(
     if failures:
         more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
         raise RunFailed(failures[0].kind, f"{failures[0]}{more}")
+
+
+def _described(cells: "list[Cell]", out: Path) -> "Iterator[str]":
+    """All settings, and the folder of each seed."""
+    yield f"{cells[0].spec.method} on {cells[0].spec.dataset}"
+    settings = {"backbone.name": cells[0].spec.backbone} | cells[0].spec.flat()
+    yield from (f"  {name} = {json.dumps(value)}" for name, value in settings.items())
+    yield from (f"  seed {cell.spec.seed}: {out / cell.spec.run_id}" for cell in cells)
 
 
 def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], list[RunFailed]]":

@@ -7,7 +7,8 @@ import typer
 
 from invbench.cli.arguments import finite, possible
 from invbench.cli.completion import sweeps
-from invbench.cli.output import echo
+from invbench.cli.output import QUIET_AND_VERBOSE, echo
+from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.errors import UserError, did_you_mean
 from invbench.gpus import MOST_PROCESSES
 
@@ -64,6 +65,7 @@ def sweep(
     ] = "missing",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but what went wrong.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Carry out every run of a sweep that is not done yet. The same command again continues.
 
@@ -71,9 +73,10 @@ def sweep(
     can share a sweep. Ctrl-C once lets running runs keep their checkpoints; twice kills them.
     """
     from invbench.schedule import Rules
-    from invbench.sweeping import GIBIBYTE, Places, Request, carry_out_sweep, seconds_of
-    from invbench.sweeping import dry_run as lines_of_dry_run
+    from invbench.sweeping import GIBIBYTE, Places, Request, seconds_of
 
+    if quiet and verbose:
+        raise UserError(QUIET_AND_VERBOSE)
     request = Request.read(name, out, tier, rerun, fuse, quiet)
     chosen: Engine
     at_once = 1
@@ -88,9 +91,9 @@ def sweep(
             raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
         chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
     if dry_run:
-        echo("\n".join(lines_of_dry_run(request, at_once)))
-        return
-    carry_out_sweep(request, chosen)
+        echo(preview(request, at_once, verbose))
+    else:
+        carry_out(request, chosen, at_once, verbose)
 
 
 def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":

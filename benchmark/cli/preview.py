@@ -1,0 +1,42 @@
+"""What a sweep would run or will run, all of it or in short."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invbench.cli.output import echo, in_lines
+
+if TYPE_CHECKING:
+    from invbench.sweeping import Engine, Request
+
+MOST_LISTED, FIRST = 20, 5
+"""As many runs are all listed; of more, so many."""
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="List every run and its settings first, then a line where a run begins or ends."
+    ),
+]
+
+
+def preview(request: "Request", at_once: int, verbose: bool) -> str:
+    """The runs, and what the ones that are left will cost; with all settings where `verbose`, else not all of many."""
+    from invbench.sweep_folder import shared, summary
+    from invbench.sweeping import dry_run
+
+    *runs, total = dry_run(request, at_once)
+    if verbose:
+        return "\n".join([*shared(request.runs()), *runs, total])
+    if len(runs) > MOST_LISTED:
+        runs = [*summary(request.runs()), *runs[:FIRST], f"and {len(runs) - FIRST} more: -v lists all"]
+    return "\n".join([*runs, total])
+
+
+def carry_out(request: "Request", engine: "Engine", at_once: int, verbose: bool) -> None:
+    """Carry out a sweep; where `verbose`, say before what it is, and line by line what happens."""
+    from invbench.sweeping import carry_out_sweep
+
+    if verbose:
+        echo(preview(request, at_once, verbose), err=True)
+    with in_lines(verbose):
+        carry_out_sweep(request, engine)
