@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from invbench.errors import UserError, brief, did_you_mean
+from invbench.third_party import loaded, told
 
 T = TypeVar("T", bound=type)
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a name may be: it is part of settings and of files' names."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,21 @@ class Registry:
         kind: the word for messages, such as ``method``.
         group: the package whose files are the built-in entries, and the entry-point group of third parties.
         trait: the class attribute, a tuple of strings, that can be read without importing the file.
+        contract: the class that all of them derive from.
     """
 
-    def __init__(self, kind: str, group: str, trait: str) -> None:
-        self.kind, self.group, self.trait = kind, group, trait
+    def __init__(self, kind: str, group: str, trait: str, contract: str) -> None:
+        self.kind, self.group, self.trait, self.contract = kind, group, trait, contract
         self._registered: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator: makes the class known as `name`. A name that is taken is an error that says by whom."""
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise UserError(f"{self.kind} name '{name}' must be lower-case letters, digits and underscores")
+        if not NAME.fullmatch(name):
+            raise UserError(f"{self.kind} name '{brief(name)}' must be lower-case letters, digits and underscores")
 
         def decorate(cls: T) -> T:
+            if why := self._unfit(cls):
+                raise UserError(f"{self.kind} '{name}' {why}")
             holder = self._registered.get(name)
             entry = self._found.get(name)
             if holder is not None and _origin(holder) != _origin(cls):
@@ -108,7 +114,7 @@ class Registry:
                 try:
                     self.load(name)
                 except UserError as error:
-                    warnings.warn(f"left out: {self.kind} {error}", stacklevel=2)
+                    warnings.warn(f"left out: {error}", stacklevel=2)
                     names.add(name)
         return names
 
@@ -119,11 +125,43 @@ class Registry:
             path.stem: self._built_in(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
         }
         for point in entry_points(group=self.group):
-            entry = _third_party(point, self.trait)
-            if point.name in found and found[point.name].origin != entry.origin:
-                raise self._collision(point.name, found[point.name].origin, entry.origin)
-            found[point.name] = entry
+            entry, holder = self._third_party(point), found.get(point.name)
+            if not NAME.fullmatch(point.name):
+                self._leave_out(entry, "its name must be lower-case letters, digits and underscores")
+            elif holder is not None and holder.origin != entry.origin:
+                self._leave_out(entry, f"its name is that of {holder.origin}; rename or uninstall one")
+            else:
+                found[point.name] = entry
         return found
+
+    def _leave_out(self, entry: Entry, why: str) -> None:
+        warnings.warn(f"left out: {self.kind} '{brief(entry.name)}' {entry.summary}: {why}", stacklevel=2)
+
+    def _third_party(self, point: EntryPoint) -> Entry:
+        """What an installed package adds; its code may do anything when it is imported."""
+        summary = f"from the package {point.dist.name if point.dist else '?'}"
+
+        def load() -> type[Any]:
+            found = point.load()
+            if why := self._unfit(found):
+                raise UserError(f"{point.value} {why}")
+            return found  # type: ignore[no-any-return]
+
+        what = f"{self.kind} '{point.name}' {summary}"
+        return Entry(point.name, point.value.partition(":")[0].strip(), lambda: loaded(load, what), summary)
+
+    def _unfit(self, found: object) -> str:
+        """Why an object is no class of this kind; empty where it is one."""
+        module, _, name = self.contract.rpartition(".")
+        contract = getattr(sys.modules.get(module), name, None)  # imported by whatever derives from it
+        if contract is None or not isinstance(found, type) or not issubclass(found, contract):
+            return f"must be a class that derives from {self.contract}"
+        if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+            return f"must be a class that has {missing}, as {self.contract} says"
+        traits = getattr(found, self.trait, ())
+        if not isinstance(traits, tuple) or not all(isinstance(trait, str) for trait in traits):
+            return f"must be a class whose '{self.trait}' is a tuple of names"
+        return ""
 
     def _built_in(self, path: Path) -> Entry:
         module, name = f"{self.group}.{path.stem}", path.stem
@@ -135,8 +173,8 @@ class Registry:
         def load() -> type[Any]:
             try:
                 importlib.import_module(module)
-            except ImportError as error:
-                raise UserError(f"{path} cannot be imported: {error}") from error
+            except (Exception, SystemExit, GeneratorExit) as error:
+                raise UserError(f"{path} cannot be imported: {told(error)}") from error
             if name not in self._registered:
                 raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
             return self._registered[name]
@@ -159,27 +197,6 @@ def _folder_of(group: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the package {group} is not installed; install invbench again")
     return Path(spec.submodule_search_locations[0])
-
-
-def _third_party(point: EntryPoint, trait: str) -> Entry:
-    """What an installed package adds; its code may do anything when it is imported."""
-    distribution = point.dist.name if point.dist else "?"
-
-    def load() -> type[Any]:
-        try:
-            with redirect_stdout(sys.stderr):  # what it prints is no output of ours
-                cls = point.load()
-        except (Exception, SystemExit, GeneratorExit) as error:
-            raise refusal(f"{type(error).__name__}: {error}") from error
-        traits = getattr(cls, trait, ())
-        if not isinstance(cls, type) or not isinstance(traits, tuple) or not all(isinstance(x, str) for x in traits):
-            raise refusal(f"{point.value} must be a class whose '{trait}' is a tuple of names")
-        return cls
-
-    def refusal(why: str) -> UserError:
-        return UserError(f"'{point.name}' from the package {distribution} does not load: {brief(why)}")
-
-    return Entry(point.name, point.value.partition(":")[0].strip(), load, f"from the package {distribution}")
 
 
 def _broken(name: str, module: str, reason: str) -> Entry:
@@ -218,9 +235,9 @@ def _origin(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-METHODS = Registry("method", "invbench.methods", trait="requires")
-DATASETS = Registry("dataset", "invbench.datasets", trait="provides")
-BACKBONES = Registry("backbone", "invbench.backbones", trait="accepts")
+METHODS = Registry("method", "invbench.methods", trait="requires", contract="invbench.method.Method")
+DATASETS = Registry("dataset", "invbench.datasets", trait="provides", contract="invbench.problem.Dataset")
+BACKBONES = Registry("backbone", "invbench.backbones", trait="accepts", contract="invbench.backbone.Backbone")
 
 register_method = METHODS.register
 register_dataset = DATASETS.register

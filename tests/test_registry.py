@@ -1,8 +1,10 @@
 """What exists is found without being imported, by anyone who adds to it, and only once."""
 
+import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,21 @@ import pytest
 from invbench.errors import UserError
 from invbench.method import Method
 from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+
+SHRUG = """
+from invbench.method import Method
+from invbench.registry import register_method
+
+@register_method("shrug")
+class Shrug(Method):
+    pass
+"""
+HOSTILE = """
+class Own(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+    __repr__ = __str__
+"""
 
 
 def test_listing_imports_neither_torch_nor_pandas() -> None:
@@ -53,6 +70,12 @@ def test_a_taken_name_is_refused_and_says_by_whom(registered: list[str]) -> None
         METHODS.register("erm")(type("Other", (Method,), {"__module__": "elsewhere"}))
 
 
+@pytest.mark.parametrize("what", [3, None, "erm", print, Method(), type("Mine", (), {})])
+def test_only_classes_of_methods_can_be_methods(what: object) -> None:
+    with pytest.raises(UserError, match="method 'mine' must be a class that derives from invbench.method.Method"):
+        METHODS.register("mine")(what)  # type: ignore[type-var]
+
+
 def test_the_same_class_may_be_defined_again(registered: list[str]) -> None:
     for _ in range(2):  # a notebook cell that is run twice
         METHODS.register("mine")(type("Mine", (Method,), {"__module__": "notebook"}))
@@ -94,17 +117,34 @@ def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -
     assert (shown.returncode, shown.stderr) == (0, "")
 
 
-def test_third_party_collision_and_broken_package(tmp_path: Path) -> None:
-    _distribution(tmp_path, "acme", "erm", "acme_methods:Shrug")
-    listed = _bench(tmp_path, "ls", "methods")
-    assert listed.returncode == 2
-    assert listed.stderr.startswith("error: two methods are named 'erm': invbench.methods.erm and acme_methods")
-    other = tmp_path / "other"
-    other.mkdir()
-    _distribution(other, "broken", "gone", "no_such_module:Gone")
-    shown = _bench(other, "show", "gone")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("erm", "its name is that of invbench.methods.erm; rename or uninstall one"),
+        ("shrug", "its name is that of acme_methods; rename or uninstall one"),
+        ("../Shrug-2", "its name must be lower-case letters, digits and underscores"),
+    ],
+)
+def test_third_party_names_that_cannot_be_used_are_left_out(tmp_path: Path, name: str, why: str) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
+    (tmp_path / "acme_methods.py").write_text(SHRUG, encoding="utf-8")
+    _distribution(tmp_path / "other", "rival", name, "rival_methods:Shrug")
+    for verb in ("ls methods", "show shrug"):
+        done = _bench(tmp_path, *verb.split(), more=[tmp_path / "other"])
+        assert (done.returncode, done.stderr) == (
+            0, f"warning: left out: method '{name}' from the package rival: {why}\n"
+        )  # fmt: skip
+    assert "erm " in _bench(tmp_path, "ls", "methods", more=[tmp_path / "other"]).stdout
+
+
+def test_third_party_package_without_its_module(tmp_path: Path) -> None:
+    _distribution(tmp_path, "broken", "gone", "no_such_module:Gone")
+    shown = _bench(tmp_path, "show", "gone")
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
     assert "'gone' from the package broken does not load" in shown.stderr
+
+
+NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.method.Method"
 
 
 @pytest.mark.parametrize(
@@ -115,8 +155,27 @@ def test_third_party_collision_and_broken_package(tmp_path: Path) -> None:
         ("def broken(:", "SyntaxError"),
         ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
         ("", "AttributeError: module 'acme_methods' has no attribute 'Shrug'"),
-        ("Shrug = 3", "acme_methods:Shrug must be a class whose 'requires' is a tuple of names"),
-        ("class Shrug: requires = 3", "must be a class whose 'requires' is a tuple of names"),
+        ("raise KeyboardInterrupt", ": KeyboardInterrupt\n"),
+        ("raise GeneratorExit", ": GeneratorExit\n"),
+        ("class Own(BaseException): pass\nraise Own('so')", "Own: so"),
+        (f"{HOSTILE}raise Own", "Own: its message cannot be read"),
+        ("raise ValueError('long ' * 300_000)", f"ValueError: {('long ' * 40)[:188]}"),
+        ("raise ValueError('\\x1b[2J\\u202e')", r"ValueError: \x1b[2J\u202e"),
+        ("Shrug = 3", NO_CLASS),
+        ("Shrug = None", NO_CLASS),
+        ("def Shrug(): pass", NO_CLASS),
+        ("class Shrug: pass", NO_CLASS),
+        ("from invbench.method import Method\nShrug = Method()", NO_CLASS),
+        ("from invbench.problem import Dataset as Shrug", NO_CLASS),
+        (
+            "import typing, invbench.method as m\nclass Shrug(m.Method): requires: typing.ClassVar = 3",
+            "must be a class whose 'requires' is a tuple of names",
+        ),
+        (
+            "from invbench.registry import register_method\n@register_method('shrug')\ndef Shrug(): pass",
+            "method 'shrug' must be a class that derives from invbench.method.Method",
+        ),
+        (f"{SHRUG}@register_method('erm')\nclass Other(Shrug): pass", "two methods are named 'erm'"),
     ],
 )
 def test_third_party_code_that_does_not_load_is_left_out(tmp_path: Path, code: str, why: str) -> None:
@@ -126,11 +185,60 @@ def test_third_party_code_that_does_not_load_is_left_out(tmp_path: Path, code: s
     assert (listed.returncode, listed.stderr.count("\n")) == (0, 1)
     assert listed.stderr.startswith("warning: left out: method 'shrug' from the package acme does not load: ")
     assert why in listed.stderr
+    assert len(listed.stderr) < 400
     assert "and_mask" in listed.stdout
     assert "shrug" not in listed.stdout
     shown = _bench(tmp_path, "show", "shrug")
     assert (shown.returncode, shown.stderr.count("\n"), shown.stdout) == (2, 1, "")
     assert why in shown.stderr
+
+
+def test_third_party_code_that_does_not_load_leaves_json_as_it_is_and_cannot_be_run(tmp_path: Path) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
+    (tmp_path / "acme_methods.py").write_text("print('mine')\nraise KeyboardInterrupt", encoding="utf-8")
+    why = "method 'shrug' from the package acme does not load: KeyboardInterrupt\n"
+    listed = _bench(tmp_path, "ls", "--json")
+    assert "erm" in {method["name"] for method in json.loads(listed.stdout)["methods"]}
+    assert listed.stderr == f"mine\nwarning: left out: {why}"
+    done = _bench(tmp_path, "run", "-m", "shrug", "-d", "spirals")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {why}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "what"), [("datasets", "problem.Dataset", "load"), ("backbones", "backbone.Backbone", "build")]
+)
+def test_third_party_class_without_what_it_must_have_is_left_out(
+    tmp_path: Path, kind: str, base: str, what: str
+) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_code:Shrug", kind)
+    module, _, name = base.partition(".")
+    code = f"from invbench.{module} import {name}\nclass Shrug({name}): pass"
+    (tmp_path / "acme_code.py").write_text(code, encoding="utf-8")
+    listed = _bench(tmp_path, "ls")
+    assert (listed.returncode, listed.stderr.count("\n")) == (0, 1)
+    assert f"acme_code:Shrug must be a class that has {what}, as invbench.{base} says" in listed.stderr
+
+
+SWALLOWING = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ValueError('mine') from None\n"
+
+
+@pytest.mark.parametrize("sleeping", ["time.sleep(60)\n", SWALLOWING])
+@pytest.mark.parametrize("verb", ["ls", "show shrug"])
+def test_ctrl_c_ends_the_command_while_third_party_code_is_imported(tmp_path: Path, verb: str, sleeping: str) -> None:
+    """And a line says what it waited for."""
+    _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
+    code = f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\n{sleeping}{SHRUG}"
+    (tmp_path / "acme_methods.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-c", _command(tmp_path, patience=0.1), *verb.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing method 'shrug' from the package acme takes long\n"
+        assert (tmp_path / "begun").exists()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said in ("", "error: interrupted\n"), "newer versions of typer say nothing"
 
 
 @pytest.mark.parametrize(("kind", "verb"), [("methods", "doctor"), ("datasets", "data ls"), ("backbones", "ls cells")])
@@ -148,9 +256,13 @@ def test_a_file_must_register_its_own_name(tmp_path: Path, monkeypatch: pytest.M
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")
     (package / "right.py").write_text('"""A file."""\n', encoding="utf-8")
+    (package / "leaving.py").write_text("raise SystemExit", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry("method", "plugins", "requires", "invbench.method.Method")
     with pytest.raises(UserError, match="does not register a method named 'right'"):
-        Registry("method", "plugins", "requires").load("right")
+        registry.load("right")
+    with pytest.raises(UserError, match=r"leaving.py cannot be imported: SystemExit"):
+        registry.load("leaving")
 
 
 def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +270,12 @@ def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: p
     (tmp_path / "broken.py").write_text("x = 1\ndef broken(:")
     (tmp_path / "absent.py").write_text("import nowhere_to_be_found")
     monkeypatch.setattr("invbench.registry._folder_of", lambda group: tmp_path)
-    registry = Registry("method", "no_such_group", trait="requires")
+    registry = Registry("method", "no_such_group", "requires", "invbench.method.Method")
     assert list(registry.entries()) == ["absent", "broken", "good"]
     assert registry.traits("broken") == ()
     with pytest.raises(UserError, match=r"broken.py, line 2: invalid syntax"):
         registry.load("broken")
-    with pytest.raises(UserError, match=r"absent.py cannot be imported: No module named"):
+    with pytest.raises(UserError, match=r"absent.py cannot be imported: ModuleNotFoundError: No module"):
         registry.load("absent")
 
 
@@ -183,12 +295,19 @@ def registered() -> Iterator[list[str]]:
 
 def _distribution(folder: Path, distribution: str, name: str, target: str, kind: str = "methods") -> None:
     info = folder / f"{distribution}-1.0.dist-info"
-    info.mkdir()
+    info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(f"[invbench.{kind}]\n{name} = {target}\n", encoding="utf-8")
 
 
-def _bench(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from invbench.cli import main; sys.argv[0] = 'bench'; main()"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(path)!r}); {code}", *arguments]
+def _command(*folders: Path, patience: float = 60.0) -> str:
+    """The command's program, with folders in which packages are installed."""
+    return (
+        f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}; from invbench import third_party; "
+        f"third_party.PATIENCE = {patience}; from invbench.cli import main; sys.argv[0] = 'bench'; main()"
+    )
+
+
+def _bench(path: Path, *arguments: str, more: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _command(path, *more), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
