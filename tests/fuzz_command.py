@@ -32,7 +32,7 @@ VALUES = {
     "directive": "%YAML 9.9\n--- 1", "tag directive": "%TAG ! tag:yaml.org,2002:\n--- !int abc", "long": "x" * 100_000,
     "wide list": "[" + "1," * 20_000 + "1]", "alias of text": "[&a x, *a]", "anchor twice": "[&a 1, &a 2, *a]",
     "2**53": str(2**53 + 1), "2**53 - 1": str(2**53 - 1), "2**63": str(2**63), "-2**63": str(-(2**63)),
-    "2**64": str(2**64),
+    "2**64": str(2**64), "denormal": "5e-324", "above float32": "1e39",
 }  # fmt: skip
 KEYS = (
     "", "=", "=1", "trainer=1", "trainer.=1", ".steps=1", "trainer..steps=1", "trainer.steps.x=1",
@@ -49,6 +49,8 @@ KEYS = (
     "trainer.evaluate_every=-1", "trainer.evaluate_splits=[a]", "trainer.evaluate_splits=x",
     "trainer.held_out_environment=999999", "trainer.held_out_environment=-1", "trainer.schedule=x",
     "trainer.compile=yes", "trainer.autocast=foo", "trainer.weight_decay=-1", "trainer.clip=-1", "trainer.momentum=2",
+    "trainer.measure_invariance=1.5", "trainer.measure_invariance=-1", "trainer.measure_invariance=9223372036854775808",
+    "trainer.measure_invariance=9007199254740991", "trainer.measure_invariance=of", "trainer.epsilon=1e-300",
 )  # fmt: skip
 PAIRS = {
     "number, then nested": ("trainer.steps=3", "trainer.steps.x=2"),
@@ -86,7 +88,7 @@ FOLDERS = (
 LOGGERS = ("", "x", "csv", "csv,csv", "wandb\n", "\n", "../csv", "\udcff")
 REFUSED = {
     "tenfold", "5000 digits", "deep", "open", "self", "self in table", "python", "twice", "surrogates", "documents",
-    "2**53", "2**63", "2**64", "-2**63", "20 digits", "401 digits",
+    "2**53", "2**63", "2**64", "-2**63", "20 digits", "401 digits", "denormal", "above float32",
 }  # fmt: skip
 """Values that no setting can have."""
 
