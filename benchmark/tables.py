@@ -27,7 +27,7 @@ LOWER = (
 
 
 class TableOfMeans(pd.DataFrame):
-    """What `table` returns: a DataFrame that a notebook shows laid out, as `bench table` does; parts of it are plain."""
+    """What `table` returns: a DataFrame that a notebook shows as `bench table` lays it out; parts of it are plain."""
 
     def _repr_html_(self) -> str:
         from invbench.table_formats import PAPER, Format, laid_out, notes, written
