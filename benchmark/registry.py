@@ -47,10 +47,13 @@ class Registry:
         group: the package whose files are the built-in entries, and the entry-point group of third parties.
         trait: the class attribute, a tuple of strings, that can be read without importing the file.
         contract: the class that all of them derive from.
+        check: raises UserError where a third party's class says what is not so.
     """
 
-    def __init__(self, kind: str, group: str, trait: str, contract: str) -> None:
-        self.kind, self.group, self.trait, self.contract = kind, group, trait, contract
+    def __init__(
+        self, kind: str, group: str, trait: str, contract: str, check: Callable[[type[Any]], object] | None = None
+    ) -> None:
+        self.kind, self.group, self.trait, self.contract, self.check = kind, group, trait, contract, check
         self._registered: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -145,6 +148,8 @@ class Registry:
             found = point.load()
             if why := self._unfit(found):
                 raise UserError(f"{point.value} {why}")
+            if self.check is not None:
+                self.check(found)
             return found  # type: ignore[no-any-return]
 
         what = f"{self.kind} '{point.name}' {summary}"
@@ -235,8 +240,17 @@ def _origin(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _release_of(dataset: type[Any]) -> object:
+    """The release that a dataset names, or nothing. Raises UserError where no such release is known."""
+    from invbench.sources import release  # which the class has imported
+
+    return release(dataset.release) if dataset.release else None
+
+
 METHODS = Registry("method", "invbench.methods", trait="requires", contract="invbench.method.Method")
-DATASETS = Registry("dataset", "invbench.datasets", trait="provides", contract="invbench.problem.Dataset")
+DATASETS = Registry(
+    "dataset", "invbench.datasets", trait="provides", contract="invbench.problem.Dataset", check=_release_of
+)
 BACKBONES = Registry("backbone", "invbench.backbones", trait="accepts", contract="invbench.backbone.Backbone")
 
 register_method = METHODS.register

@@ -188,9 +188,6 @@ def test_third_party_code_that_does_not_load_is_left_out(tmp_path: Path, code: s
     assert len(listed.stderr) < 400
     assert "and_mask" in listed.stdout
     assert "shrug" not in listed.stdout
-    shown = _bench(tmp_path, "show", "shrug")
-    assert (shown.returncode, shown.stderr.count("\n"), shown.stdout) == (2, 1, "")
-    assert why in shown.stderr
 
 
 def test_third_party_code_that_does_not_load_leaves_json_as_it_is_and_cannot_be_run(tmp_path: Path) -> None:
@@ -200,9 +197,9 @@ def test_third_party_code_that_does_not_load_leaves_json_as_it_is_and_cannot_be_
     listed = _bench(tmp_path, "ls", "--json")
     assert "erm" in {method["name"] for method in json.loads(listed.stdout)["methods"]}
     assert listed.stderr == f"mine\nwarning: left out: {why}"
-    done = _bench(tmp_path, "run", "-m", "shrug", "-d", "spirals")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"error: {why}" in done.stderr
+    for verb in ("show shrug", "run -m shrug -d spirals"):
+        done = _bench(tmp_path, *verb.split())
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mine\nerror: {why}")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +215,19 @@ def test_third_party_class_without_what_it_must_have_is_left_out(
     listed = _bench(tmp_path, "ls")
     assert (listed.returncode, listed.stderr.count("\n")) == (0, 1)
     assert f"acme_code:Shrug must be a class that has {what}, as invbench.{base} says" in listed.stderr
+
+
+def test_third_party_dataset_of_no_known_release_is_left_out(tmp_path: Path) -> None:
+    _distribution(tmp_path, "acme", "shrug", "acme_code:Shrug", "datasets")
+    (tmp_path / "acme_code.py").write_text(
+        "from typing import ClassVar\nfrom invbench.problem import Dataset\n"
+        "class Shrug(Dataset):\n    release: ClassVar = 'none_such'\n    def load(self, seed): ...\n",
+        encoding="utf-8",
+    )
+    listed = _bench(tmp_path, "data", "ls")
+    assert (listed.returncode, listed.stderr.count("\n")) == (0, 1)
+    assert "'shrug' from the package acme does not load: no release is named 'none_such'" in listed.stderr
+    assert "mnist" in listed.stdout
 
 
 SWALLOWING = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ValueError('mine') from None\n"
