@@ -190,7 +190,7 @@ def test_runs_of_other_settings_are_other_curves(results: Path, tmp_path: Path) 
     run("erm", "digits", settings={"trainer.steps": 6, "backbone.width": 3}, out=results)
     figure = figures.profile([results])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(labels) == ["Augerino (n = 2)", "erm backbone.width=2 (n = 1)", "erm backbone.width=3 (n = 1)"]
+    assert sorted(labels) == ["Augerino (n = 2)", "ERM, width=2 (n = 1)", "ERM, width=3 (n = 1)"]
 
 
 def test_twelve_widths_can_be_told_apart(tmp_path: Path) -> None:
