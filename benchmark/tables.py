@@ -46,10 +46,10 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best,
     p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection, candidates
     (settings that it had), settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant
-    prediction scores; NaN where that is not known), inactive (why a penalty never acted, or nothing), seconds_per_step
-    and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many runs
-    that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that
-    count).
+    prediction scores; NaN where that is not known), inactive (why a penalty never acted with its weight, or
+    nothing), seconds_per_step and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or
+    how many runs that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of
+    those that count).
 
     Args:
         results: as `load_results` returns it.
