@@ -78,7 +78,7 @@ def fastest_strategy(training: Training) -> Strategy:
 
 def _check(gain: float, runs: int) -> None:
     if gain < GAIN:
-        raise Apart(f"{runs} of them take {1 / gain:.2g} times as long together as one by one")
+        raise Apart(f"training {runs} of them together takes {1 / gain:.0%} of the time that they take one by one")
 
 
 def _gain(fused: FusedTraining) -> float:

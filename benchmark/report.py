@@ -50,10 +50,6 @@ DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
 """What is black and white in a figure, such as axes and a legend's ground, on a dark page; black is how SVG fills what
 says no colour."""
 
-TABLE_KINDS = ("curves", "ranks", "critical", "cost")
-KINDS_OF = {"--metric": (*TABLE_KINDS, "sensitivity"), "--select": TABLE_KINDS}
-"""Which figures understand an option of the page, where not all do."""
-
 Drawing = tuple[str, str, Callable[[], Figure]]
 """Kind, caption, and what draws it."""
 Change = Callable[[str], str]
@@ -174,7 +170,7 @@ def _figures(
         given = [
             part
             for option, values in options.items()
-            if kind in KINDS_OF.get(option, kind)
+            if kind in result_figures.KINDS_OF.get(option, kind)
             for value in values
             for part in (option, value)
         ]
@@ -190,20 +186,20 @@ def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]
     paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(found) else {}
     commands = []
     for _, row in found.head(DETAILED).iterrows():
-        record = RunFolder(Path(paths[row["run_ids"][0]])).read_record()
+        path, seeds = Path(paths[row["run_ids"][0]]), [int(seed) for seed in row["seeds"]]
+        record = RunFolder(path).read_record()
         name, dataset, metric = (PAPER.name(column, row[column]) for column in ("method", "dataset", "metric"))
         title = f"{name} on {dataset}, {row['n']} seeds: {metric} {PAPER.mean(row['metric'], row['mean'], math.nan)}"
-        commands.append(
-            {"title": title, "command": _command(record.spec if record else None, [int(seed) for seed in row["seeds"]])}
-        )
+        commands.append({"title": title, "command": _command(record.spec if record else None, seeds, path.parent)})
     return commands
 
 
-def _command(spec: RunSpec | None, seeds: Sequence[int]) -> str:
+def _command(spec: RunSpec | None, seeds: Sequence[int], out: Path) -> str:
+    """What to type for the same runs in the same folder."""
     if spec is None:
         return "its spec.yaml cannot be read"
     try:
-        return command_of(spec, seeds)
+        return f"{command_of(spec, seeds)} --out {shlex.quote(str(out))}"
     except UserError as error:
         return f"none here: {error}"
 
@@ -274,9 +270,10 @@ def _details(folder: RunFolder) -> dict[str, Any]:
     rows = read_curves(folder.curves)
     if rows is None and folder.curves.exists():
         unreadable = unreadable or unclear(folder)
+    command = _command(spec, [spec.seed] if spec else [], folder.path.parent)
     own: dict[str, Any] = {
         "kind": None, "message": unreadable, "traceback": None, "metrics": {}, "data": {}, "machine": {},
-        "settings": spec.flat() if spec else {}, "command": _command(spec, [spec.seed] if spec else []),
+        "settings": spec.flat() if spec else {}, "command": command,
         "curves": _curves(rows, record), "log": _log_tail(folder),
     }  # fmt: skip
     if record is not None:

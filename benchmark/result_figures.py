@@ -19,6 +19,11 @@ from invbench.results import curves_of
 from invbench.statistics import critical_difference
 from invbench.table_formats import PAPER, rank_table
 
+KINDS_OF = {
+    "--metric": ("curves", "ranks", "critical", "cost", "sensitivity"),
+    "--select": ("curves", "ranks", "critical", "cost", "profile"),
+}
+"""Which figures understand an option of `bench plot`, where not all do."""
 INK = "#202020"
 """On light cells; not black, which is light on a dark page."""
 MARKERS = "os^Dv"
@@ -166,7 +171,7 @@ def cost(found: pd.DataFrame) -> Figure:
             vertical, horizontal = _spreads(rows.loc[[index]]), [[min(spread, milliseconds)], [spread]]
             left.errorbar(milliseconds, row["mean"], vertical, horizontal, elinewidth=0.8, **look)
             right.errorbar(row["peak_memory_bytes"] / 2**20, row["mean"], vertical, elinewidth=0.8, **look)
-            left.plot([], [], label=label, **look)
+            left.plot([], [], label=label, **look | {"markerfacecolor": style["color"]})
         if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min() > 0:
             left.set_xscale("log")
         else:

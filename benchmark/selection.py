@@ -10,7 +10,7 @@ import pandas as pd
 
 from invbench.errors import UserError
 from invbench.grouping import HELD_OUT, as_text, joined, keys_of, missing, problem_of
-from invbench.statistics import best_of
+from invbench.statistics import all_best, best_of
 
 BEST = "best_validation."
 MOST_LISTED = 20
@@ -92,7 +92,8 @@ def _no_best_step(run: pd.Series) -> str:
 
 
 def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
-    """Of each method on each problem the row that the selection chooses, among those with the most seeds.
+    """Of each method on each problem the row that the selection chooses, among those with the most seeds; of equal ones
+    the first in the table, whose order is that of the settings.
 
     Args:
         found: rows of means, with `members`, the places of their runs, and `higher_is_better`, of the metric.
@@ -109,9 +110,11 @@ def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, lef
         criterion = _criterion(group, select, runs, left_out)
         judged = group.loc[list(criterion.values)]
         most = judged.index[judged["n"] == judged["n"].max()]
-        best = best_of({place: criterion.values[place] for place in most}, criterion.higher_is_better)
+        scores = {place: criterion.values[place] for place in most}
+        best = best_of(scores, criterion.higher_is_better)
+        equal = len(all_best(scores, criterion.higher_is_better))
         at = _at(group.loc[best], runs) if select is Select.best_validation else "last"
-        kept.append(found.loc[[best]].assign(candidates=len(group), at=at))
+        kept.append(found.loc[[best]].assign(candidates=len(group), equal_candidates=equal, at=at))
     return pd.concat(kept, ignore_index=True)
 
 

@@ -67,10 +67,9 @@ def alike(scores: pd.Series) -> pd.Series:
 
 
 def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
-    """The one with the best mean; of equal ones the first."""
-    sign = -1 if higher_is_better else 1
-    means = {name: sign * float(own.mean()) for name, own in values.items()}
-    return min(means, key=lambda name: (math.isnan(means[name]), means[name]))
+    """The one with the best mean; of equal ones, those that differ by rounding only, the first."""
+    best = all_best(values, higher_is_better)
+    return next((name for name in values if name in best), next(iter(values)))
 
 
 def all_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> set[Name]:

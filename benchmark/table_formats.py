@@ -4,7 +4,7 @@ import html
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -109,6 +109,8 @@ class Layout:
     """Of the columns that say what a row is."""
     titles: list[str]
     rows: list[tuple[list[str], list[Entry | None]]]
+    label: str = "tab:results"
+    """By which LaTeX refers to it."""
 
 
 def laid_out(
@@ -184,6 +186,8 @@ def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
             f"settings chosen among up to {found['candidates'].max()} by {CHOSEN_BY[select]}; on the same seeds, so "
             f"the intervals are too narrow{'' if style.paper else ' (`bench rerun-best` runs them on others)'}"
         )
+    lines += _shares(found, style)
+    lines += _ties(found, style)
     lines += _chosen_before(found)
     late = _metrics(found[found["at"] == "last"], style)
     if select is Select.best_validation and late:
@@ -200,6 +204,45 @@ def notes(found: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
     lines += _rank_lines(found, style)
     lines += _levels(found, style)
     return lines + [f"not in the table: {count} {status}" for status, count in left.items()]
+
+
+def _shares(found: pd.DataFrame, style: Style) -> list[str]:
+    """Of which rows the cost is a share of what several runs have cost together."""
+    if "fused" not in found:
+        return []
+    shares = [
+        place
+        for place, metric, fused in zip(_places(found, style), found["metric"], found["fused"], strict=True)
+        if metric.startswith("cost.") and fused > 1
+    ]
+    return [f"shares of runs that were trained together, not compared with others: {_together(shares)}"] * bool(shares)
+
+
+def _ties(found: pd.DataFrame, style: Style) -> list[str]:
+    """Where other settings were as good as the chosen ones."""
+    if "equal_candidates" not in found:
+        return []
+    rows = zip(_places(found, style), found["equal_candidates"], strict=True)
+    tied = [place for place, equal in rows if equal > 1]
+    most = found["equal_candidates"].max()
+    return [f"up to {most} settings were equally good, and the first are shown: {_together(tied)}"] if tied else []
+
+
+def _places(found: pd.DataFrame, style: Style) -> list[tuple[str, str]]:
+    """The method and the problem of each row."""
+    methods = [style.name("method", str(method)) for method in found["method"]]
+    return list(zip(methods, problems(found, style), strict=True))
+
+
+def _together(places: Sequence[tuple[str, str]]) -> str:
+    """Methods and problems in words: those with the same problems together."""
+    problems_of: dict[str, dict[str, None]] = {}
+    for method, problem in places:
+        problems_of.setdefault(method, {})[problem] = None
+    methods_on: dict[str, list[str]] = {}
+    for method, on in problems_of.items():
+        methods_on.setdefault(", ".join(on), []).append(method)
+    return "; ".join(f"{', '.join(methods)} on {on}" for on, methods in methods_on.items())
 
 
 def _chosen_before(found: pd.DataFrame) -> list[str]:
@@ -221,11 +264,11 @@ def _levels(found: pd.DataFrame, style: Style) -> list[str]:
     levels = {problem: level * (100 if style.percent and is_share(metric) else 1) for problem, metric, level in rows}
     known = [f"{problem} {level:.3g}" for problem, level in levels.items() if not math.isnan(level)]
     lines = [f"a constant prediction scores: {', '.join(known)}"] if known else []
-    where: dict[str, dict[str, None]] = {}
-    for method, problem, why in zip(found["method"], labels, found["inactive"], strict=True):
+    where: dict[str, list[tuple[str, str]]] = {}
+    for place, why in zip(_places(found, style), found["inactive"], strict=True):
         if why:
-            where.setdefault(why, {})[f"{style.name('method', method)} on {problem}"] = None
-    return [*lines, *(f"{', '.join(runs)}: {why}" for why, runs in where.items())]
+            where.setdefault(why, []).append(place)
+    return [*lines, *(f"{_together(places)}: {why}" for why, places in where.items())]
 
 
 def _legend(found: pd.DataFrame, style: Style) -> list[str]:
@@ -311,7 +354,7 @@ def written(layout: Layout, remarks: Sequence[str], how: Format) -> str:
     Names are text and nothing else: what means something to the format is escaped, control characters are shown.
     """
     rows = [([*map(visible, head)], entries) for head, entries in layout.rows]
-    layout = Layout([*map(visible, layout.names)], [*map(visible, layout.titles)], rows)
+    layout = replace(layout, names=[*map(visible, layout.names)], titles=[*map(visible, layout.titles)], rows=rows)
     return WRITERS[how](layout, [*map(visible, remarks)])
 
 
@@ -360,7 +403,7 @@ def _latex(layout: Layout, remarks: Sequence[str]) -> str:
             r"\begin{table}",
             r"\centering",
             *([rf"\caption{{{caption}}}"] if remarks else []),
-            r"\label{tab:results}",
+            rf"\label{{{layout.label}}}",
             r"\medskip",
             rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.titles)}}}",
             r"\toprule",

@@ -18,6 +18,8 @@ PRIMARY = ("primary", "higher_is_better")
 """What a record says of its data: the metric that the task is judged by, and which way."""
 ENVIRONMENT = re.compile(r"_env\d+$")
 """Ends the names of metrics of one environment, which are too many to list."""
+COST = "cost."
+"""Begins the names of what a run has cost."""
 HIGHER = ("accuracy", "roc_auc", "background_rejection", "invariant_solution")
 LOWER = (
     "loss", "error", "mutual_information", "distance_correlation", "energy_distance", "jensen_shannon", "null_solution",
@@ -42,14 +44,14 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     in which of these the rows of one dataset differ are columns. On each problem methods are compared with the best by
     paired t-tests over the seeds that both have, Holm-corrected.
 
-    Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count), runs
-    (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best,
-    p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection, candidates
-    (settings that it had), settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant
-    prediction scores; NaN where that is not known), inactive (why a penalty never acted with its weight, or
-    nothing), seconds_per_step and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or
-    how many runs that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of
-    those that count).
+    Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count),
+    runs (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known),
+    best, p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection,
+    candidates (settings that it had), equal_candidates (as good as the chosen ones, which are the first),
+    settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant prediction scores; NaN where
+    that is not known), inactive (why a penalty never acted with its weight, or nothing), seconds_per_step and
+    seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many runs that were
+    trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that count).
 
     Args:
         results: as `load_results` returns it.
@@ -77,7 +79,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
         raise UserError(f"no finished run has the metric of its task; there are {', '.join(_metrics(done))}")
     keys = keys_of(runs)
     found = pd.DataFrame(groups).sort_values(keys, key=_order, ignore_index=True)
-    found = found.assign(selection=select, candidates=1)
+    found = found.assign(selection=select, candidates=1, equal_candidates=1)
     if select != Select.last:
         found = select_settings(found, Select(select), runs, left_out)
     found = _compared(found.drop(columns="members"), keys)
@@ -179,6 +181,8 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         done = members[finished[members]]
         name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
         done = done[~np.isnan(numbers.get(name, unknown)[done])]
+        if name.startswith(COST):
+            done = _alone(numbers, done)
         if not len(done):
             continue
         primary = [columns[f"data.{own}"][done[0]] for own in PRIMARY if f"data.{own}" in columns]
@@ -189,12 +193,13 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "n": len(values),
             "runs": len(members),
             "mean": float(values.mean()),
-            "half_width": half_width(values),
+            "half_width": math.nan if is_share_of_cost(name, _fused(numbers, done)) else half_width(values),
             "higher_is_better": higher_is_better(name, *primary),
             "settings_chosen_by": columns["protocol"][done[0]],
             "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
             "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
             **_seconds(numbers, done),
+            "fused": _fused(numbers, done),
             "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
             "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
@@ -213,14 +218,26 @@ def _order(column: pd.Series) -> pd.Series:
 def _seconds(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> dict[str, float]:
     """The time of a step, of runs that were trained alone; of all, without an interval, if none was: each has an equal
     share of one time."""
-    fused = numbers["fused"][done] if "fused" in numbers else np.ones(len(done))
-    alone = done[fused == 1]
-    seconds = pd.Series(numbers["cost.seconds_per_step"][alone if len(alone) else done]).dropna()
-    return {
-        "seconds_per_step": float(seconds.mean()),
-        "seconds_per_step_half_width": half_width(seconds) if len(alone) else math.nan,
-        "fused": 1 if len(alone) else int(fused.max()),
-    }
+    seconds = pd.Series(numbers["cost.seconds_per_step"][_alone(numbers, done)]).dropna()
+    interval = half_width(seconds) if _fused(numbers, done) == 1 else math.nan
+    return {"seconds_per_step": float(seconds.mean()), "seconds_per_step_half_width": interval}
+
+
+def _alone(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of the runs that were trained alone, if there are any; else all of them."""
+    alone = done[numbers["fused"][done] == 1] if "fused" in numbers else done
+    return alone if len(alone) else done
+
+
+def _fused(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> int:
+    """How many runs were trained together with these, 1 where some were alone."""
+    counts = numbers["fused"][_alone(numbers, done)] if "fused" in numbers and len(done) else np.ones(1)
+    return int(np.nanmax(counts)) if not np.isnan(counts).all() else 1
+
+
+def is_share_of_cost(metric: str, fused: int) -> bool:
+    """Whether the numbers are equal shares of what one run of several together has cost."""
+    return metric.startswith(COST) and fused > 1
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -235,7 +252,12 @@ def _of_each_seed(
     """One of the runs of each seed, a finished one where there is: what else there is are copies of its folder."""
     if seeds is None:
         return places
-    return np.sort([*{seeds[place]: place for place in sorted(places, key=finished.__getitem__)}.values()])
+    of_seed = {seeds[place]: place for place in sorted(places, key=finished.__getitem__)}
+    return np.array([of_seed[seed] for seed in sorted(of_seed, key=_seed_order)])
+
+
+def _seed_order(seed: Any) -> tuple[bool, int]:
+    return (True, 0) if missing(seed) else (False, int(seed))
 
 
 def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -244,9 +266,10 @@ def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     best, p_values = set(), dict.fromkeys(seeds, math.nan)
     problem = [*problem_of(keys), "metric"]
     for _, index in as_text(found, problem).groupby(problem, sort=False).groups.items():
-        higher = found["higher_is_better"][index[0]]
-        if higher is not None and len(index) > 1:
-            values = {place: seeds[place] for place in index}
+        own = [place for place in index if not is_share_of_cost(found["metric"][place], found["fused"][place])]
+        higher = found["higher_is_better"][own[0]] if own else None
+        if higher is not None and len(own) > 1:
+            values = {place: seeds[place] for place in own}
             best |= all_best(values, higher)
             p_values |= against_best(values, higher)
     found = found.assign(best=[place in best for place in seeds], p_value=list(p_values.values()))

@@ -75,6 +75,7 @@ def test_it_needs_no_network(page: str) -> None:
 def test_it_tells_all(page: str) -> None:
     assert "5 runs: 4 done, 1 failed" in page
     assert "bench run --method and_mask --dataset spirals --seeds 0-1 --set" in page
+    assert re.search(r"--seeds 0-1 --set [^<]* --out results0<", page), "the same folder, so nothing is repeated"
     assert page.count("data:image/svg+xml;base64,") == 2, "curves and cost; nothing else has enough runs"
     assert "not in the table: 1 failed (oom)" in page
     assert "4 of 5 runs done, 1 failed" in page

@@ -175,6 +175,8 @@ def test_the_commands_take_conditions(tmp_path: Path, spec: RunSpec, bench: Benc
     assert (status, row["mean"], row["half_width"], row["seeds"]) == (0, 0.8234567, None, {"1": 0.8234567})
     assert "81.7 ± 8.5 (2)" in bench("table", out, "--percent", "--digits", "1")[1]
     assert r"test accuracy (\%)" in bench("table", out, "--percent", "--format", "latex")[1].lower()
+    assert r"\label{tab:oracle}" in bench("table", out, "--format", "latex", "--label", "tab:oracle")[1]
+    assert bench("table", out, "--format", "latex", "--label", "tab:}")[0] == 2
     for more in (("--json", "--format", "csv"), ("--digits", "2", "--format", "csv"), ("--percent", "--json")):
         status, said, error = bench("table", out, *more)
         assert (status, said, error.count("\n")) == (2, "", 1)
@@ -182,6 +184,10 @@ def test_the_commands_take_conditions(tmp_path: Path, spec: RunSpec, bench: Benc
     for command in (("plot", "cost", out, "--out", str(picture)), ("report", out, "--out", str(page))):
         assert bench(*command, "--where", "seed=1")[0] == 0
         assert "no run has it; known: 0, 1" in bench(*command, "--where", "seed=9")[2]
+    for option in (("--select", "oracle"), ("--metric", "test_accuracy")):
+        status, _, error = bench("plot", "tradeoff", out, *option)
+        assert (status, error.count("\n")) == (2, 1)
+        assert f"{option[0]} changes nothing in tradeoff; it is for curves," in error
     assert picture.exists()
     assert "1 runs: 1 done" in page.read_text(encoding="utf-8")
 

@@ -282,6 +282,48 @@ def test_equal_means_share_rank_and_mark() -> None:
     assert "a 1.50, b 1.50, c 3.00" in line
 
 
+def test_equal_settings_are_chosen_in_one_order_and_said_to_be_equal() -> None:
+    """Whatever the order of the runs is, to which the last digit of a mean belongs."""
+    scores = [0.1, 0.2, 0.3, 0.7]
+    seeds = list(range(4))
+    frame = pd.concat(
+        [
+            rows(
+                seed=seeds, run_id=[f"{rate}{seed}" for seed in seeds], test_accuracy=values,
+                **{
+                    "best_validation.step": [1.0] * 4, "best_validation.test_accuracy": values,
+                    "validation_accuracy": values, "best_validation.validation_accuracy": values,
+                    "data.primary": ["accuracy"] * 4, "data.higher_is_better": [True] * 4,
+                    "trainer.learning_rate": [rate] * 4,
+                },
+            )
+            for rate, values in ((0.1, scores), (0.02, scores[::-1]), (0.003, [0.0] * 4))
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+    for order in range(5):
+        shuffled = frame.sample(frac=1, random_state=order, ignore_index=True)
+        found = invbench.table(shuffled, select="best_validation")
+        assert found["run_ids"].tolist() == [["0.020", "0.021", "0.022", "0.023"]]
+        assert found[["candidates", "equal_candidates"]].values.tolist() == [[3, 2]]
+        assert "up to 2 settings were equally good, and the first are shown: erm on spirals" in notes(found, {})
+
+
+def test_costs_of_runs_trained_together_are_shares_and_not_compared() -> None:
+    frame = rows(
+        method=["erm", "erm", "vrex", "vrex", "irmv1", "irmv1"], seed=[0, 1] * 3, test_accuracy=[0.5] * 6,
+        fused=[1, 1, 4, 4, 1, 4], **{"cost.seconds_per_step": [0.3, 0.2, 0.1, 0.1, 0.4, 0.1]},
+    ).assign(**{"cost.wall_seconds": 1.0})  # fmt: skip
+    found = invbench.table(frame, "cost.seconds_per_step").set_index("method")
+    assert found["mean"].to_dict() == pytest.approx({"erm": 0.25, "irmv1": 0.4, "vrex": 0.1})
+    assert found["best"].to_dict() == {"erm": True, "irmv1": False, "vrex": False}
+    assert math.isnan(found.loc["vrex", "half_width"])
+    assert math.isnan(found.loc["vrex", "p_value"])
+    said = notes(found.reset_index(), {}, PAPER)
+    assert "shares of runs that were trained together, not compared with others: V-REx on Spirals" in said
+    assert not any("shares" in line for line in notes(invbench.table(frame), {}))
+
+
 def test_methods_by_datasets() -> None:
     """Each dataset with the metric of its own task; ranks over all of them."""
     frame = pd.concat(

@@ -56,7 +56,8 @@ def plot(
     select: Annotated[
         str,
         typer.Option(
-            help="curves, ranks, critical, cost: of several settings, as in `bench table`.", autocompletion=selections
+            help="curves, ranks, critical, cost, profile: of several settings, as in `bench table`.",
+            autocompletion=selections,
         ),
     ] = "last",
     where: Where = None,
@@ -79,12 +80,24 @@ def plot(
     from invbench.results import load_results, meeting
     from invbench.tables import table
 
+    given = {"--metric": metric is not None, "--select": select != "last"}
+    for option, kinds in result_figures.KINDS_OF.items():
+        if given[option] and kind not in kinds:
+            raise UserError(f"{option} changes nothing in {kind}; it is for {', '.join(kinds)}")
     paths = results or [Path("results")]
     if where:
         paths = [Path(path) for path in meeting(load_results(paths), where)["path"]]
 
     def found() -> "pd.DataFrame":
         return table(load_results(paths), metric, select)
+
+    def folders() -> list[Path]:
+        """Of the runs that the selection chooses."""
+        if select == "last":
+            return paths
+        results = load_results(paths)
+        chosen = {run_id for run_ids in table(results, select=select)["run_ids"] for run_id in run_ids}
+        return [Path(path) for path in results["path"][results["run_id"].isin(chosen)]]
 
     makers: dict[Kind, Callable[[], Figure]] = {
         Kind.curves: lambda: result_figures.curves(table(runs := load_results(paths), select=select), runs, metric),
@@ -93,7 +106,7 @@ def plot(
         Kind.cost: lambda: result_figures.cost(found()),
         Kind.sensitivity: lambda: result_figures.sensitivity(found()),
         Kind.tradeoff: lambda: nuisance_figures.tradeoff(paths, performance, dependence),
-        Kind.profile: lambda: figures.profile(paths),
+        Kind.profile: lambda: figures.profile(folders()),
         Kind.widths: lambda: figures.widths(paths, mark or []),
         Kind.angle: lambda: figures.angle(paths, example),
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),

@@ -1,5 +1,7 @@
 """`bench table`: means over seeds with intervals."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,7 @@ import typer
 from invbench.cli.arguments import null_as_nothing, possible
 from invbench.cli.completion import conditions, selections
 from invbench.cli.output import echo
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,9 @@ def table(
             min=0, max=MOST_DIGITS, help="After the point (default: a mean ends where its interval's first digit is)."
         ),
     ] = None,
+    label: Annotated[
+        str, typer.Option(help="latex: what \\ref finds the table by; letters, digits and :.-_ only.")
+    ] = "tab:results",
     percent: Annotated[bool, typer.Option("--percent", help="Accuracies and other shares in per cent.")] = False,
 ) -> None:
     """Methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
@@ -66,6 +71,8 @@ def table(
     """
     if form not in FORMATS:
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
+    if not re.fullmatch(r"[\w:.-]+", label, re.ASCII):
+        raise UserError(f"--label {brief(label)}: it has letters, digits and :.-_ only, such as tab:oracle")
     if as_json and form != "text":
         raise UserError(f"--json and --format {form} are two formats; use one of them")
     if (as_json or form == "csv" or vs_published) and (digits is not None or percent):
@@ -93,7 +100,7 @@ def table(
         echo("\n".join(remarks), err=True)
     else:
         layout = laid_out(found, _names(rows), _names(columns), style)
-        echo(written(layout, remarks, Format(form)))
+        echo(written(replace(layout, label=label), remarks, Format(form)))
 
 
 def _against_published(runs: "pd.DataFrame", form: "Format", as_json: bool) -> str:
