@@ -188,6 +188,8 @@ def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbo
 def _method_classes(method: str) -> dict[str, type[Method]]:
     names = [name.strip() for name in method.split("+")]
     name, times = Counter(names).most_common(1)[0]
+    if not all(names):
+        raise UserError(f"method {brief(method)}: there is no name on one side of a +")
     if times > 1:
         raise UserError(f"method {brief(method)} names '{name}' twice")
     classes: dict[str, type[Method]] = {name: METHODS.load(name) for name in names}

@@ -247,6 +247,8 @@ def parse_seeds(seeds: Seeds) -> list[int]:
     for part in seeds.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match and last < first:
+            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
         if not first <= last <= MAX_SEED:
             raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
         ranges.append(range(first, last + 1))

@@ -94,6 +94,8 @@ def test_seeds(seed: int) -> None:
 def test_a_method_of_many_names() -> None:
     with pytest.raises(UserError, match="names 'erm' twice"):
         resolve("erm+and_mask+erm", "spirals")
+    with pytest.raises(UserError, match="method erm\\+: there is no name on one side of a"):
+        resolve("erm+", "spirals")
     with pytest.raises(UserError, match="no method 'x0'"):
         resolve("+".join(f"x{number}" for number in range(100_000)), "spirals")
 

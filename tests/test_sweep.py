@@ -366,6 +366,8 @@ def test_a_message_names_the_file_once(
 @pytest.mark.parametrize("seeds", ["0-2", [0, 1, 2], "0,1-2"])
 def test_seeds(seeds: Any) -> None:
     assert parse_seeds(seeds) == [0, 1, 2]
+    with pytest.raises(UserError, match="seeds 1,4-0: 4-0 runs backwards; write 0-4"):
+        parse_seeds("1,4-0")
 
 
 @pytest.mark.parametrize("name", sweep_names())
