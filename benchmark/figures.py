@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,15 +224,22 @@ def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
 
 
 def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
-    """Each row's method, with the settings in which the rows of that method and dataset differ; exact: all digits."""
+    """Each row's method, with the settings in which the rows of that method and dataset differ.
+
+    Args:
+        exact: with all digits of numbers; otherwise with four, where these tell the settings apart.
+    """
+    each = differing(rows)
+    leaves = Counter(name.rpartition(".")[2] for name in {name for settings in each for name in settings})
     labels = []
-    for method, settings in zip(rows["method"], differing(rows), strict=True):
-        texts = [f"{x:.4g}" if isinstance(x, float) and not exact else str(x) for x in settings.values()]
-        named = zip(settings, texts, strict=True)
-        labels.append(
-            ", ".join([display_method(method), *(f"{name.rpartition('.')[2]}={text}" for name, text in named)])
-        )
-    return labels
+    for method, settings in zip(rows["method"], each, strict=True):
+        values = [f"{x:.4g}" if isinstance(x, float) and not exact else str(x) for x in settings.values()]
+        leaf_or_all = [name.rpartition(".")[2] if leaves[name.rpartition(".")[2]] == 1 else name for name in settings]
+        parts = [f"{name}={value}" for name, value in zip(leaf_or_all, values, strict=True)]
+        labels.append(", ".join([display_method(str(method)), *parts]))
+    if exact or len(set(labels)) == len(set(exact_labels := labels_of(rows, exact=True))):
+        return labels
+    return exact_labels
 
 
 class Look(NamedTuple):

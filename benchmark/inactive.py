@@ -4,17 +4,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from invbench.method import Method
+from invbench.grouping import LATE_STARTS
+from invbench.method import Method, overrides
 
 if TYPE_CHECKING:
     from invbench.training import Training
-
-LATE_STARTS = {
-    "anneal_steps": ("weight", "weight_before"),
-    "pretrain_steps": ("weight", None),
-    "bottleneck_anneal_steps": ("bottleneck_weight", None),
-}
-"""Settings with the step from which a penalty has its weight: that weight, and the one before it, None for 0."""
 
 
 def never_reached(training: "Training") -> list[str]:
@@ -27,17 +21,24 @@ def never_reached(training: "Training") -> list[str]:
 def why_inactive(training: "Training") -> str:
     """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so."""
     method, total = training.cell.method, training.total
-    parts = [part for part in method.parts.values() if hasattr(part, "weight")]
-    if not total or not method.has_penalty or not parts:  # some use the hook for what is no penalty
+    weighted = [part for part in method.parts.values() if hasattr(part, "weight")]
+    if not total or not method.has_penalty or not weighted:  # some use the hook for what is no penalty
         return ""
+    parts = [part for part in weighted if any(_weights(part))] or weighted
     if all(len(_late(part, total)) == len(_starts(part)) > 0 for part in parts):
         return never_reached(training)[0]
     penalties = [row["penalty"] for row in training.rows if "penalty" in row]
     if penalties and not any(penalties) and not any(map(_has_weight_before, parts)):
         return f"the penalty was 0 in {_each_step(len(penalties))}"
-    if not method.has_gradient_penalty and not _depends_on_weights(training):
-        return "the penalty does not depend on what is trained, so it moves nothing"
+    if not method.has_gradient_penalty and (idle := _idle_parts(training)):
+        whose = "the penalty" if len(idle) == len(weighted) else f"the penalty of {' and '.join(idle)}"
+        return f"{whose} does not depend on what is trained, so it moves nothing"
     return ""
+
+
+def _weights(part: Method) -> list[float]:
+    """Of a method's penalties, those that count later too."""
+    return [getattr(part, name) for name in ("weight", "bottleneck_weight", "weight_before") if hasattr(part, name)]
 
 
 def _starts(part: Method) -> list[str]:
@@ -71,14 +72,20 @@ def _each_step(count: int) -> str:
     return "the one step that was measured" if count == 1 else f"each of the {count} steps that were measured"
 
 
-def _depends_on_weights(training: "Training") -> bool:
-    """Whether autograd finds any way from the parameters to the penalty, on one batch."""
-    objective, state = training.objective, training.method_state
+def _idle_parts(training: "Training") -> list[str]:
+    """The parts of the method whose penalty autograd cannot follow back to the parameters, on one batch."""
+    objective, state, method = training.objective, training.method_state, training.cell.method
     examples, env = training.sampler.epoch(0)
     batch = training.sampler.batch(examples[0], env[0])
     training.model.eval()  # batch normalisation must not learn from this pass
     with torch.random.fork_rng():
         risks, outputs = objective.joint(training.parameters, batch)
-        penalty, _ = training.cell.method.penalty(risks, outputs, batch, state, objective.players(state))
+        idle = [
+            name
+            for name, part in method.parts.items()
+            if overrides(part, "penalty")
+            and not overrides(part, "critic_penalty")
+            and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
+        ]
     training.model.train()
-    return penalty.requires_grad
+    return idle

@@ -46,19 +46,22 @@ class NotebookView:
 
     def __init__(self) -> None:
         self.handle: Any = None
-        self.drawn = 0.0
+        self.drawn, self.broken = 0.0, False
 
     def show(self, renderable: RenderableType, now: bool = False) -> None:
         """Draw it; unless it must be now, no sooner than a part of a second after the last time."""
-        if not now and time.monotonic() - self.drawn < REFRESH_SECONDS:
+        if self.broken or (not now and time.monotonic() - self.drawn < REFRESH_SECONDS):
             return
-        from IPython.display import display
-
         self.drawn, picture = time.monotonic(), Padding(renderable, 0)
-        if self.handle is None:
-            self.handle = display(picture, display_id=True)
-        else:
-            self.handle.update(picture)
+        try:
+            from IPython.display import display
+
+            if self.handle is None:
+                self.handle = display(picture, display_id=True)
+            else:
+                self.handle.update(picture)
+        except Exception:  # whatever a notebook does, it stops no run
+            self.broken = True
 
 
 @contextmanager

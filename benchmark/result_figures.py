@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from invbench.display_names import display_dataset, display_method, display_metric
 from invbench.errors import UserError
-from invbench.figures import LINES, PANEL, Look, band, finish, labels_of, looks_of, within_range
+from invbench.figures import LINES, PANEL, Look, Style, band, finish, labels_of, looks_of, within_range
 from invbench.grouping import SECTIONS, as_text, settings_of
 from invbench.records import RunFolder
 from invbench.results import curves_of
@@ -185,7 +185,8 @@ def cost(found: pd.DataFrame) -> Figure:
 
 
 def _from_zero(place: Axes) -> None:
-    place.set_xlim(0, 1.05 * place.dataLim.x1 or 1)
+    end = place.dataLim.x1
+    place.set_xlim(0, 1.05 * end if 0 < end < math.inf else 1)
 
 
 def sensitivity(found: pd.DataFrame) -> Figure:
@@ -198,7 +199,7 @@ def sensitivity(found: pd.DataFrame) -> Figure:
     looks = looks_of((method, method) for method in map(str, found["method"]))  # as in figures of all methods
     for (dataset, name, rows), place in zip(varied, axes, strict=False):
         for method, points in rows.groupby("method"):
-            _sensitivity_of(place, str(method), points, name, looks[str(method)].style["color"])
+            _sensitivity_of(place, str(method), points, name, looks[str(method)].style)
         values = rows[name].abs()
         if values.min() > 0 and values.max() > WIDE * values.min():
             place.set_xscale("log")
@@ -208,16 +209,16 @@ def sensitivity(found: pd.DataFrame) -> Figure:
     return finish(figure, axes)
 
 
-def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, colour: str) -> None:
-    spread = _spreads(points)
-    place.errorbar(points[name], points["mean"], spread, color=colour, marker="o", markersize=3, elinewidth=0.6, ls="")
+def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, style: Style) -> None:
+    colour, marker = style["color"], MARKERS[LINES.index(style["linestyle"])]
+    look = {"color": colour, "marker": marker, "markersize": 3}
+    place.errorbar(points[name], points["mean"], _spreads(points), elinewidth=0.6, linestyle="", **look)
     grid = _of_a_grid(points, name)
     if grid:
         by_value = points.groupby(name)["mean"]
         best = by_value.max() if points["higher_is_better"].iloc[0] in (True, None) else by_value.min()
-        place.plot(best.index, best, color=colour, linewidth=1.2)
-    line = "-" if grid else ""
-    place.plot([], [], color=colour, marker="o", markersize=3, ls=line, label=display_method(method))
+        place.plot(best.index, best, **style, linewidth=1.2)
+    place.plot([], [], linestyle=style["linestyle"] if grid else "", label=display_method(method), **look)
 
 
 def _of_a_grid(points: pd.DataFrame, name: str) -> bool:

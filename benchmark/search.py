@@ -10,6 +10,8 @@ from pydantic import BaseModel, field_validator
 
 from invbench.errors import UserError, did_you_mean
 from invbench.settings import (
+    LARGEST,
+    LEAST,
     Choice,
     Depending,
     DrawnRange,
@@ -132,7 +134,8 @@ def _drawn(search: SearchRange, name: str, cell: Cell) -> DrawnRange:
         return search
     values = cell.spec.flat()
     own, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
-    return LogUniform(min(known.low, own / HALF_A_DECADE), max(known.high, own * HALF_A_DECADE))
+    low, high = min(known.low, own / HALF_A_DECADE), max(known.high, own * HALF_A_DECADE)
+    return LogUniform(max(low, LEAST), min(high, LARGEST))
 
 
 def _steps(cell: Cell) -> int:
@@ -156,7 +159,9 @@ def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:
         value = 10 ** rng.uniform(math.log10(low), math.log10(high))
     else:
         value = rng.uniform(low, high)
-    return round(value) if whole else _short(value, search, whole)
+    if whole:
+        return min(max(round(value), math.ceil(low)), math.floor(high))
+    return _short(value, search, whole)
 
 
 def _short(value: Any, search: DrawnRange, whole: bool) -> Any:

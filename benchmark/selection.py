@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
-from invbench.grouping import HELD_OUT, as_text, joined, keys_of, missing, problem_of
+from invbench.grouping import HELD_OUT, LATE_STARTS, as_text, joined, keys_of, missing, problem_of
 from invbench.statistics import all_best, best_of
 
 BEST = "best_validation."
+LATE_START = re.compile(rf"method(\..+)?\.({'|'.join(LATE_STARTS)})")
 MOST_LISTED = 20
 """Environments that a message lists."""
 
@@ -71,14 +72,21 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
 def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
     """Why the penalty of each run had not acted by these steps, where it had not."""
     reasons = runs["inactive"] if "inactive" in runs else pd.Series(None, index=runs.index, dtype=object)
-    for column in (str(name) for name in runs if re.fullmatch(r"method(\..+)?\.anneal_steps", str(name))):
-        section = column.removesuffix("anneal_steps")
+    for column in (str(name) for name in runs if LATE_START.fullmatch(str(name))):
+        section, _, name = column.rpartition(".")
+        weight, before = (
+            pd.to_numeric(_column(runs, f"{section}.{one}"), errors="coerce") for one in LATE_STARTS[name]
+        )
         early = pd.to_numeric(runs[column], errors="coerce") >= steps
-        if {f"{section}weight", f"{section}weight_before"} <= set(runs):
-            early &= runs[f"{section}weight"] != runs[f"{section}weight_before"]
+        early &= weight.notna() & (weight != before.fillna(0.0))
         why = f"the best step in validation comes before {column} is over, so the penalty did not have its weight"
         reasons = reasons.mask(early, why)
     return reasons
+
+
+def _column(runs: pd.DataFrame, name: str) -> pd.Series:
+    """A column, missing everywhere where there is none."""
+    return runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
 
 
 def _no_best_step(run: pd.Series) -> str:

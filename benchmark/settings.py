@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from invbench.configuration import INTEGERS
 from invbench.errors import UserError, brief, did_you_mean, nearest
 
-LEAST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
-"""Of the positive numbers that float32 has with all its digits."""
+LEAST, LARGEST = 1.17549435e-38, 3.4028235e38
+"""Of the positive numbers that float32 has with all its digits, as they are usually written."""
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -154,7 +154,8 @@ class Settings(BaseModel):
             raise UserError(
                 f"the settings of {where or source} must be plain numbers, strings, lists or tables"
             ) from None
-        data = json.loads(text)
+        data = _without_negative_zero(json.loads(text))
+        text = json.dumps(data)
         prefix = f"{source}: " if source else ""
         try:
             found = cls.model_validate_json(text, strict=True)
@@ -253,7 +254,16 @@ def _odd_numbers(data: Any, path: Sequence[str | int]) -> Iterator[tuple[str, fl
     elif isinstance(data, int) and data not in INTEGERS:
         yield _joined(path), data, "a whole number below 2^53"
     elif isinstance(data, float) and data and math.isfinite(data) and not LEAST <= abs(data) <= LARGEST:
-        yield _joined(path), data, f"0, or from {LEAST:.3g} to {LARGEST:.3g} in size, which float32 has"
+        yield _joined(path), data, f"0, or from {LEAST} to {LARGEST} in size, which float32 has"
+
+
+def _without_negative_zero(data: Any) -> Any:
+    """The data with 0.0 in the place of -0.0: they are equal, and must make equal text."""
+    if isinstance(data, dict):
+        return {name: _without_negative_zero(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_without_negative_zero(value) for value in data]
+    return 0.0 if isinstance(data, float) and data == 0 else data
 
 
 def _joined(path: Iterable[str | int], separator: str = ".") -> str:

@@ -34,7 +34,10 @@ class TableOfMeans(pd.DataFrame):
     def _repr_html_(self) -> str:
         from invbench.table_formats import PAPER, Format, laid_out, notes, written
 
-        return written(laid_out(self, style=PAPER), notes(self, {}, PAPER), Format.html)
+        try:
+            return written(laid_out(self, style=PAPER), notes(self, {}, PAPER), Format.html)
+        except Exception:  # somebody has changed the rows or columns: then it is a table like any other
+            return pd.DataFrame(self).to_html()
 
 
 def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> TableOfMeans:
@@ -218,7 +221,8 @@ def _order(column: pd.Series) -> pd.Series:
 def _seconds(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> dict[str, float]:
     """The time of a step, of runs that were trained alone; of all, without an interval, if none was: each has an equal
     share of one time."""
-    seconds = pd.Series(numbers["cost.seconds_per_step"][_alone(numbers, done)]).dropna()
+    unknown = np.full(len(numbers["seed"]) if "seed" in numbers else max(done) + 1, math.nan)
+    seconds = pd.Series(numbers.get("cost.seconds_per_step", unknown)[_alone(numbers, done)]).dropna()
     interval = half_width(seconds) if _fused(numbers, done) == 1 else math.nan
     return {"seconds_per_step": float(seconds.mean()), "seconds_per_step_half_width": interval}
 

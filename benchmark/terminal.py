@@ -1,5 +1,6 @@
 """Text for a terminal or a log: characters that command, hide or reorder are shown instead of obeyed."""
 
+import io
 import re
 from contextlib import suppress
 from typing import Any, TextIO
@@ -14,20 +15,30 @@ COMMANDS = re.compile(
 class Lasting:
     """A stream that may go away, as a terminal does: what cannot be written any more is lost, and nothing else."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream or _Nothing()  # it was closed before the start
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self.stream.flush()
+
+    def close(self) -> None:
+        """Nothing: the stream is others' too."""
+
+
+class _Nothing(io.StringIO):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def visible(text: object) -> str:

@@ -3,13 +3,14 @@
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
-from typing import TypeVar
+from typing import TextIO, TypeVar, cast
 
 from invbench.errors import UserError, brief
-from invbench.terminal import visible
+from invbench.terminal import Lasting, visible
 
 T = TypeVar("T")
 PATIENCE = 5.0
@@ -26,7 +27,14 @@ def loaded(load: Callable[[], T], what: str) -> T:
         UserError: it raised anything, KeyboardInterrupt and SystemExit included.
         KeyboardInterrupt: the user pressed Ctrl-C, whatever the code made of it.
     """
-    with redirect_stdout(sys.stderr), _said_after(PATIENCE, f"importing {what} takes long"), _interrupts() as pressed:
+    stderr = cast(TextIO, Lasting(sys.stderr))  # which it cannot close
+    with (
+        redirect_stdout(stderr),
+        redirect_stderr(stderr),
+        warnings.catch_warnings(),
+        _said_after(PATIENCE, f"importing {what} takes long"),
+        _interrupts() as pressed,
+    ):
         try:
             found = load()
         except BaseException as error:  # whatever it is, it is theirs

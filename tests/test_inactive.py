@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from cells import run_until, small_settings
 
+import invbench
 from invbench.loading import load_problem
 from invbench.machine import sources_hash
 from invbench.records import RunFolder
@@ -43,6 +44,10 @@ BEFORE = "; the penalty has method.{} ({}) throughout"
         ("coral", "irm_regression", {},
          "the penalty does not depend on what is trained, so it moves nothing"),
         ("coral", "spirals", {}, ""),
+        ("irmv1+coral", "irm_regression", {"method__irmv1__anneal_steps": 0},
+         "the penalty of coral does not depend on what is trained, so it moves nothing"),
+        ("sd+vrex", "spirals", {"method__sd__weight": 0.0, "method__vrex__anneal_steps": 9},
+         LATE.format("vrex.anneal_steps", 9, "vrex.weight") + BEFORE.format("vrex.weight_before", 1.0)),
         ("iga", "irm_regression", {}, ""),
         ("erm", "spirals", {}, ""),
         ("and_mask", "spirals", {}, ""),
@@ -90,3 +95,24 @@ def test_what_was_measured_before_a_run_was_resumed_counts(tmp_path: Path) -> No
     record = run_cell(cell, Options(out=tmp_path))
     assert record.engine["inactive"] == "the penalty was 0 in each of the 2 steps that were measured"
     assert "continuing at step 2/4" in RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "settings", "setting"),
+    [
+        ("irmv1", "spirals", {"anneal_steps": 5}, "anneal_steps"),
+        ("mutual_information", "mi_toy", {"pretrain_steps": 5}, "pretrain_steps"),
+        ("ib_irm", "spirals", {"anneal_steps": 0, "weight": 0.0, "bottleneck_anneal_steps": 5},
+         "bottleneck_anneal_steps"),
+    ],
+)  # fmt: skip
+def test_the_best_step_in_validation_may_come_before_the_penalty_acts(
+    method: str, dataset: str, settings: dict[str, Any], setting: str, tmp_path: Path
+) -> None:
+    given = small_settings(method, dataset) | {"trainer.steps": 6, "trainer.evaluate_every": 1}
+    cell = resolve(method, dataset, 0, given | {f"method.{name}": value for name, value in settings.items()})
+    record = run_cell(cell, Options(out=tmp_path))
+    assert record.best_validation is not None
+    (why,) = invbench.table(invbench.load_results(tmp_path), select="best_validation")["inactive"]
+    early = f"the best step in validation comes before method.{setting} is over, so the penalty did not have its weight"
+    assert why == (early if record.best_validation.step <= 5 else "")

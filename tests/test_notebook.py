@@ -66,6 +66,20 @@ def test_a_sweep_is_drawn_in_place(cell: Cell, tmp_path: Path) -> None:
     assert "1 done  0 failed  0 left" in cell.texts[0]
 
 
+@pytest.mark.parametrize("where", ["display", "update", "import"])
+def test_a_notebook_that_cannot_show_anything_stops_no_run(
+    where: str, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError("no front end")
+
+    if where == "import":
+        monkeypatch.setitem(sys.modules, "IPython.display", None)
+    else:
+        monkeypatch.setattr(sys.modules["IPython.display"] if where == "display" else cell, where, fail)
+    assert invbench.run("erm", "spirals", settings=SPIRALS, out=tmp_path).status == "done"
+
+
 def test_progress_is_shown_where_somebody_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not in a file that stderr was sent to, unless it was asked for."""
     invbench.run("erm", "spirals", settings=SPIRALS, out=tmp_path)
@@ -88,4 +102,7 @@ def test_a_table_is_laid_out(tmp_path: Path) -> None:
     assert "(2)</td>" in shown
     assert "t-interval" in shown
     assert isinstance(table, pd.DataFrame)
+    del table["half_width"]
+    assert "<th>half_width</th>" not in table._repr_html_(), "a table like any other, once it has been changed"
+    assert "<table" in table._repr_html_()
     assert type(table[["method", "mean"]]) is pd.DataFrame

@@ -161,6 +161,8 @@ NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.method
         (f"{HOSTILE}raise Own", "Own: its message cannot be read"),
         ("raise ValueError('long ' * 300_000)", f"ValueError: {('long ' * 40)[:188]}"),
         ("raise ValueError('\\x1b[2J\\u202e')", r"ValueError: \x1b[2J\u202e"),
+        ("import sys\nsys.stderr.close()\nraise ValueError('so')", "ValueError: so"),
+        ("import warnings\nwarnings.simplefilter('error')\nraise ValueError('so')", "ValueError: so"),
         ("Shrug = 3", NO_CLASS),
         ("Shrug = None", NO_CLASS),
         ("def Shrug(): pass", NO_CLASS),

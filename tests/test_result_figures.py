@@ -10,6 +10,7 @@ from cells import small_cell
 import invbench
 from invbench import result_figures
 from invbench.errors import UserError
+from invbench.figures import labels_of
 from invbench.results import finished
 from invbench.runner import Options, run_cell
 from invbench.statistics import critical_difference
@@ -136,6 +137,32 @@ def test_a_method_has_one_colour_in_all_figures() -> None:
     many["run_id"] = [str(i) for i in range(len(many))]
     (legend,) = result_figures.cost(invbench.table(many)).legends
     assert [text.get_text() for text in legend.get_texts()] == ["ERM", "V-REx, each setting"]
+
+
+def test_labels_tell_settings_apart() -> None:
+    """By more digits where four are alike, and by the whole name where two settings end alike."""
+    near = several(*({"learning_rate": rate} for rate in (0.123412, 0.123434, 0.3))).assign(run_id=["a", "b", "c"])
+    texts = [text.get_text() for text in result_figures.cost(invbench.table(near)).legends[0].get_texts()]
+    assert texts == ["a, learning_rate=0.123412", "a, learning_rate=0.123434", "a, learning_rate=0.3"]
+    rows = pd.DataFrame(
+        {"method": ["erm", "erm"], "dataset": ["spirals"] * 2, "method.rate": [1.0, 2.0], "trainer.rate": [2.0, 1.0]}
+    )
+    assert labels_of(rows) == ["ERM, method.rate=1, trainer.rate=2", "ERM, method.rate=2, trainer.rate=1"]
+
+
+def test_nine_methods_are_told_apart_in_all_figures() -> None:
+    frame = pd.concat(
+        [means({f"m{i}": [0.1 * i] for i in range(9)}, **{"method.weight": weight}) for weight in (1.0, 2.0)],
+        ignore_index=True,
+    )
+    place = result_figures.sensitivity(invbench.table(frame)).axes[0]
+    handles, _ = place.get_legend_handles_labels()
+    assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 9
+
+
+def test_a_cost_that_nobody_knows_is_drawn_as_nothing() -> None:
+    frame = means({"a": [0.9], "b": [0.8]}).assign(**{"cost.peak_memory_bytes": np.nan})
+    assert result_figures.cost(invbench.table(frame)).axes[1].get_xlim() == (0, 1)
 
 
 def test_sensitivity_to_settings() -> None:

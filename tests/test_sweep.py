@@ -18,7 +18,8 @@ from invbench.configuration import sweep_names
 from invbench.errors import UserError
 from invbench.registry import METHODS
 from invbench.results import load_results
-from invbench.search import Judge, OptunaSearch, optuna_trials
+from invbench.search import Judge, OptunaSearch, _draw, optuna_trials
+from invbench.settings import LogUniform
 from invbench.spec import Cell, resolve
 from invbench.sweep_file import Sweep, Tier, parse_seeds
 from invbench.sweeping import Places, seconds_of
@@ -131,6 +132,8 @@ def test_drawn_numbers_have_four_digits() -> None:
     assert all(float(f"{value:.4g}") == value for trial in trials for value in trial.values())
     rates = [trial["trainer.learning_rate"] for trial in trials]
     assert 10**-4.5 <= min(rates) < max(rates) <= 10**-1.5, "within the range"
+    whole = {_draw(LogUniform(1.6, 9.4), True, "steps", trial) for trial in range(100)}
+    assert (min(whole), max(whole)) == (2, 9), "of whole numbers those in the range"
 
 
 def test_by_default_all_of_method_and_trainer_are_searched() -> None:
@@ -244,7 +247,7 @@ def test_rules_keep_and_leave_out() -> None:
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "sets": {}}, "did you mean 'set'"),
         ({"cells": [{"method": "erm", "dataset": "spirals"}], "tiers": {"full": {}}}, "'full' is the name"),
         ({"cells": [{"method": "ermm", "dataset": "spirals"}]}, "did you mean 'erm'"),
-        ({"cells": [{"method": "erm", "dataset": "spirals"}], "seeds": "3-1"}, "write ranges"),
+        ({"cells": [{"method": "erm", "dataset": "spirals"}], "seeds": "3-1"}, "write ranges|runs backwards"),
         ({"cells": [{"method": "erm", "dataset": "spirals", "random": {}}]}, "trials"),
         (
             {"cells": [{"method": "erm", "dataset": "spirals", "random": {"trials": 1, "settings": ["trainer.stps"]}}]},
@@ -272,9 +275,9 @@ THOUSAND = list(range(1, 1001))
     [
         ({"cells": [ONE], "seeds": "0-1000000000"}, "seeds 0-1000000000: they are 1,000,000,001, and can be 100,000"),
         ({"cells": [ONE], "seeds": "0-4294967296"}, "write ranges and numbers up to 4294967295"),
-        ({"cells": [ONE], "seeds": "9" * 5000}, "write ranges"),
-        ({"cells": [ONE], "seeds": "٣"}, "write ranges"),
-        ({"cells": [ONE], "seeds": "0-9,5-2"}, "write ranges"),
+        ({"cells": [ONE], "seeds": "9" * 5000}, "write ranges|runs backwards"),
+        ({"cells": [ONE], "seeds": "٣"}, "write ranges|runs backwards"),
+        ({"cells": [ONE], "seeds": "0-9,5-2"}, "write ranges|runs backwards"),
         ({"cells": [ONE], "seeds": "0-60000,0-60000"}, "they are 120,002"),
         ({"cells": [ONE | {"random": {"trials": 10**11}}]}, "trials' is 100000000000: .*less than or equal to 100000"),
         ({"cells": [ONE | {"random": {"trials": 50_000}}], "seeds": "0-2"}, "has 150,000 runs, and can have 100,000"),

@@ -21,6 +21,7 @@ from invbench.cli.listing import _print
 from invbench.cli.run import _table
 from invbench.engines.worker import Outcome
 from invbench.progress import Report, announce, counting
+from invbench.records import run_folders
 from invbench.stopping import StopRequest
 from invbench.terminal import visible, visible_lines
 from invbench.watching import Watch
@@ -205,6 +206,16 @@ def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[1].index("summary") == lines[2].index(MARKUP) == lines[3].index(SHOWN)
+
+
+def test_a_run_without_stderr(tmp_path: Path) -> None:
+    command = 'exec "$@" 2>&-'
+    run = [sys.executable, "-c", "from invbench.entry import main; main()", "run", "-m", "erm", "-d", "spirals"]
+    settings = ["trainer.epochs=null", "trainer.steps=2", "dataset.environments=2"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    done = subprocess.run(["bash", "-c", command, "run", *run, *options, "--out", str(tmp_path)], timeout=120)
+    assert done.returncode == 0
+    assert [folder.status() for folder in run_folders(tmp_path)] == ["done"]
 
 
 def test_a_terminal_that_goes_away_stops_no_run(tmp_path: Path) -> None:
