@@ -112,7 +112,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epochs"), "write it as section.name=value"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "cuda:97"), "no GPU is visible"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "tpu"), "is not one of auto, cpu, cuda"),
-        (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "write ranges and numbers up to 4294967295"),
+        (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "4-1 runs backwards; write 1-4"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "1", "--seeds", "2"), "give either --seed or --seeds"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "-1"), "must be a whole number from 0"),
         (("run", "-m", "erm"), "Missing option '--dataset'"),

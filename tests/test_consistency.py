@@ -135,7 +135,7 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     command = ["analyze", "consistency", "results", "--directions", "2", "--steps", "2", "--examples", "32"]
     status, table, said = bench(*command, "--out", "plane.png")
     assert status == 0, said
-    assert "and_mask" in table
+    assert "AND-mask on spirals, seed 0" in table
     assert (tmp_path / "plane.png").stat().st_size > 10_000
     kept = [Consistency(**json.loads(path.read_text())) for path in (tmp_path / "results").glob("*/consistency.json")]
     assert len(kept) == 2
