@@ -72,10 +72,10 @@ def test_it_needs_no_network(page: str) -> None:
     assert "url(" not in page
 
 
-def test_it_tells_all(page: str) -> None:
+def test_it_tells_all(page: str, results: Path) -> None:
     assert "5 runs: 4 done, 1 failed" in page
     assert "bench run --method and_mask --dataset spirals --seeds 0-1 --set" in page
-    assert re.search(r"--seeds 0-1 --set [^<]* --out results0<", page), "the same folder, so nothing is repeated"
+    assert re.search(rf"--seeds 0-1 --set [^<]* --out {results.name}<", page), "the same folder, so nothing is repeated"
     assert page.count("data:image/svg+xml;base64,") == 2, "curves and cost; nothing else has enough runs"
     assert "not in the table: 1 failed (oom)" in page
     assert "4 of 5 runs done, 1 failed" in page
@@ -87,9 +87,9 @@ def test_only_some_runs(results: Path) -> None:
     page = report([results], where=["method=erm"])
     assert "2 runs: 2 done" in page
     assert ", method=erm</title>" in page
-    assert "results0 --where method=erm</code>" in page
+    assert f"{results.name} --where method=erm</code>" in page
     chosen = report([results], "test_loss", "oracle", ["method=erm"])
-    assert "results0 --where method=erm --metric test_loss --select oracle</code>" in chosen
+    assert f"{results.name} --where method=erm --metric test_loss --select oracle</code>" in chosen
     assert "AND-mask" not in page
     with pytest.raises(UserError, match="--where method=emr: no run has it; did you mean 'erm'"):
         report([results], where=["method=emr"])
