@@ -8,24 +8,24 @@ table = invbench.load_results("results")
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from invbench.threads import wait_passively
+from invbench.system.threads import wait_passively
 
 if TYPE_CHECKING:
-    from invbench.results import load_curves, load_results
-    from invbench.runner import run
-    from invbench.sweeping import sweep
-    from invbench.tables import table
+    from invbench.results.load import load_curves, load_results
+    from invbench.results.table import table
+    from invbench.sweeps.execute import sweep
+    from invbench.training.runner import run
 
 __all__ = ["load_curves", "load_results", "run", "sweep", "table"]
 
 wait_passively()
 
 _HOMES = {
-    "load_curves": "invbench.results",
-    "load_results": "invbench.results",
-    "run": "invbench.runner",
-    "sweep": "invbench.sweeping",
-    "table": "invbench.tables",
+    "load_curves": "invbench.results.load",
+    "load_results": "invbench.results.load",
+    "run": "invbench.training.runner",
+    "sweep": "invbench.sweeps.execute",
+    "table": "invbench.results.table",
 }
 
 

@@ -54,7 +54,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str], number: int = 1, cutoff: float = 0.5) -> list[str]:
     """Known names that are close to the given one, whatever its case, `-`, `_` and spaces; or to what papers say."""
-    from invbench.display_names import NAMES_OF_DATASETS, NAMES_OF_METHODS  # which needs the above
+    from invbench.results.display_names import NAMES_OF_DATASETS, NAMES_OF_METHODS  # which needs the above
 
     shown = NAMES_OF_METHODS | NAMES_OF_DATASETS
     known = list(known)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from invbench.datafiles.download import required
+from invbench.datafiles.release import read, release
 from invbench.datasets._pickled import Array, read_pickle
 from invbench.errors import UserError
-from invbench.fetch import required
-from invbench.sources import read, release
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 SHAPE = (3, 32, 32)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.problem import Split
+from invbench.core.data import Split
 
 IRM_FLIPS = (0.2, 0.1, 0.9)
 """How often the colour contradicts the label in the two training environments and in the test."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invbench.problem import LinearLaw, Problem, Split, concatenate
-from invbench.seeds import children
-from invbench.tasks import BinaryClassification, Regression
+from invbench.core.data import LinearLaw, Problem, Split, concatenate
+from invbench.core.task import BinaryClassification, Regression
+from invbench.seeding import children
 
 Array = NDArray[np.float64]
 Kind = Literal["regression", "cows_camels", "small_margin"]

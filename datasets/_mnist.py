@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from invbench.datafiles.download import required
+from invbench.datafiles.release import release
+from invbench.datasets._idx import read_idx
 from invbench.errors import UserError
-from invbench.fetch import required
-from invbench.idx import read_idx
-from invbench.sources import release
 
 SHAPE = (28, 28)
 

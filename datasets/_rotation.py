@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.images import Pixels, angle_bins, rotate, wrapped
-from invbench.problem import Dataset, Split, floats
-from invbench.settings import setting
+from invbench.components.images import Pixels, angle_bins, rotate, wrapped
+from invbench.core.data import Dataset, Split, floats
+from invbench.core.settings import setting
 
 PIXELS = Pixels((0.5,), (0.25,))
 

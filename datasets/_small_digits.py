@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from invbench.problem import floats
+from invbench.core.data import floats
 
 LICENCE = "CC BY 4.0, bundled with scikit-learn"
 CITATION = "Alpaydin & Kaynak, Optical recognition of handwritten digits, UCI (1998)"

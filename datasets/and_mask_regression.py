@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invbench.problem import Dataset, LinearLaw, Problem, Split
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import Regression
+from invbench.core.data import Dataset, LinearLaw, Problem, Split
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Regression
 
 ENVIRONMENTS, STRENGTH, SHARED = 4, 3.0, 0.1
 ROWS = {"all": range(4), "first": range(2), "last": range(2, 4)}

@@ -26,12 +26,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
+from invbench.core.data import Dataset, Problem
+from invbench.core.registry import register_dataset
+from invbench.core.settings import Choice, setting
+from invbench.core.task import Regression
 from invbench.datasets._linear import Array, Draw, law, orthogonal, splits
-from invbench.problem import Dataset, Problem
-from invbench.registry import register_dataset
-from invbench.seeds import children
-from invbench.settings import Choice, setting
-from invbench.tasks import Regression
+from invbench.seeding import children
 
 SETUPS = ("fou", "fos", "feu", "fes", "pou", "pos", "peu", "pes")
 

@@ -24,12 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.components.images import AS_THEY_ARE, Pixels, random_crop, random_flip
+from invbench.core.data import Dataset, Problem, Split, subset
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification
 from invbench.datasets._cifar import load_batches
-from invbench.images import AS_THEY_ARE, Pixels, random_crop, random_flip
-from invbench.problem import Dataset, Problem, Split, subset
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import Classification
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from invbench.core.data import Dataset, Problem
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification
 from invbench.datasets._coloring import irm_splits
 from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
-from invbench.problem import Dataset, Problem
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import Classification
 
 TRAIN = 1400
 

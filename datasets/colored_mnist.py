@@ -23,13 +23,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from invbench.core.data import Dataset, Problem
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import BinaryClassification, Classification
 from invbench.datasets._coloring import alternating, coloured, irm_splits
 from invbench.datasets._mnist import Digits, load_mnist
 from invbench.errors import UserError
-from invbench.problem import Dataset, Problem
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import BinaryClassification, Classification
 
 TRAIN_IRM = 50_000 / 60_000
 DOMAINBED_FLIPS = (0.1, 0.2, 0.9)

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from invbench.core.data import Problem
+from invbench.core.registry import register_dataset
+from invbench.core.task import Classification
 from invbench.datasets._rotation import PIXELS, RotatedDigits
 from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
-from invbench.problem import Problem
-from invbench.registry import register_dataset
-from invbench.tasks import Classification
 
 BOUNDS = {"train": (0, 1197), "validation": (1197, 1397), "test": (1397, 1797)}
 

@@ -23,11 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from invbench.core.data import Dataset, Problem
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
 from invbench.datasets._linear import Structure
 from invbench.errors import UserError
-from invbench.problem import Dataset, Problem
-from invbench.registry import register_dataset
-from invbench.settings import setting
 
 
 @register_dataset("irm_regression")

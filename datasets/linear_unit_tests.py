@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from invbench.core.data import Dataset, Problem
+from invbench.core.registry import register_dataset
+from invbench.core.settings import Choice, setting
 from invbench.datasets._linear import Kind, Structure
-from invbench.problem import Dataset, Problem
-from invbench.registry import register_dataset
-from invbench.settings import Choice, setting
 
 KINDS: dict[str, Kind] = {"example1": "regression", "example2": "cows_camels", "example3": "small_margin"}
 

@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from invbench.components.images import rotate
+from invbench.core.data import Dataset, Problem, Split, drawn_splits, floats
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification
+from invbench.datafiles.npz import read_npz
+from invbench.datafiles.release import at_home, is_regular
 from invbench.errors import UserError
-from invbench.images import rotate
-from invbench.npz import read_npz
-from invbench.problem import Dataset, Problem, Split, drawn_splits, floats
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.sources import at_home, is_regular
-from invbench.tasks import Classification
 
 CLASSES = ("first upright", "first flipped", "second upright", "second flipped")
 SHAPE = (3, 32, 32)

@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.components.images import rotate
+from invbench.core.data import Dataset, Problem, Split, floats, subset
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification, Regression
+from invbench.datafiles.download import required
+from invbench.datafiles.release import read, release
 from invbench.datasets._matlab import read_matrix
 from invbench.errors import UserError
-from invbench.fetch import required
-from invbench.images import rotate
-from invbench.problem import Dataset, Problem, Split, floats, subset
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.sources import read, release
-from invbench.tasks import Classification, Regression
 
 SIDE, WINDOW = 64, 45
 PEOPLE, PHOTOGRAPHS = 40, 10

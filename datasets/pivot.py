@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from invbench.problem import Dataset, Problem, Split, drawn_splits, floats
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import BinaryClassification
+from invbench.core.data import Dataset, Problem, Split, drawn_splits, floats
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import BinaryClassification
 
 COVARIANCE = ((1.0, -0.5), (-0.5, 1.0))
 

@@ -6,8 +6,8 @@ al.'s Cormorant and of Augerino's experiment (arXiv 2010.11882): a permutation w
 17,748 validation, 13,083 test molecules; a part of the data is divided in the same proportions and recorded as partial.
 
 An input is a point cloud (atoms, 4): positions in Å and the nuclear charge, zero-padded: where the charge is 0 there is
-no atom (`invbench.point_clouds`). Energies are converted with 1 Ha = 27.2114 eV and their errors reported in meV; from
-zpve, U0, U, H, G and Cv the values of the free atoms are subtracted (that of zpve is 0). The model predicts
+no atom (`invbench.components.point_clouds`). Energies are converted with 1 Ha = 27.2114 eV and their errors reported in
+meV; from zpve, U0, U, H, G and Cv the values of the free atoms are subtracted (that of zpve is 0). The model predicts
 (y - mean) / std of the training targets; its loss is the absolute error.
 
 The archive is parsed once and kept in the cache.
@@ -24,16 +24,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invbench.archives import members
+from invbench.core.data import Dataset, Problem, Split, subset
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Regression
+from invbench.datafiles.archives import members
+from invbench.datafiles.cache import Arrays, prepared
+from invbench.datafiles.download import required
+from invbench.datafiles.release import read, release, sha256
 from invbench.errors import UserError
-from invbench.fetch import required
-from invbench.prepared import Arrays, prepared
-from invbench.problem import Dataset, Problem, Split, subset
-from invbench.progress import announce
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.sources import read, release, sha256
-from invbench.tasks import Regression
+from invbench.training.progress import announce
 
 CHARGES = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 COLUMNS = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invbench.core.data import Problem, subset
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification
 from invbench.datasets._mnist import load_mnist
 from invbench.datasets._rotation import PIXELS, RotatedDigits
-from invbench.problem import Problem, subset
-from invbench.registry import register_dataset
-from invbench.settings import setting
-from invbench.tasks import Classification
 
 SMALL_TRAIN, SMALL_TEST = 12_000, 50_000
 

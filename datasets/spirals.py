@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invbench.problem import Dataset, Problem, Split, concatenate, floats
-from invbench.registry import register_dataset
-from invbench.settings import Choice, setting
-from invbench.tasks import BinaryClassification
+from invbench.core.data import Dataset, Problem, Split, concatenate, floats
+from invbench.core.registry import register_dataset
+from invbench.core.settings import Choice, setting
+from invbench.core.task import BinaryClassification
 
 
 @register_dataset("spirals")

@@ -32,13 +32,13 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from invbench.core.data import Dataset, Problem, Split, floats
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import BinaryClassification
+from invbench.datafiles.release import at_home, is_regular, opened
 from invbench.errors import UserError, brief, did_you_mean
-from invbench.problem import Dataset, Problem, Split, floats
-from invbench.registry import register_dataset
-from invbench.seeds import children
-from invbench.settings import setting
-from invbench.sources import at_home, is_regular, opened
-from invbench.tasks import BinaryClassification
+from invbench.seeding import children
 
 LABEL = "_label"
 SIGNAL_MASS, SIGNAL_WIDTH = 5.279, 0.003

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from invbench.registry import DATASETS, METHODS
+from invbench.core.registry import DATASETS, METHODS
 
 try:
     import reference

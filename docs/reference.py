@@ -13,16 +13,16 @@ from typer.main import get_command
 
 from invbench.cli import app
 from invbench.cli.listing import provenance, trained_together
-from invbench.configuration import recipe_layers, recipe_text, sweep_names, sweep_text
-from invbench.loading import load_problem
-from invbench.method import class_overrides
-from invbench.pictures import contact_sheet
-from invbench.published import Claim, sources
-from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
-from invbench.settings import Settings
-from invbench.sources import release
-from invbench.spec import resolve
-from invbench.trainer import Trainer
+from invbench.core.method import class_overrides
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.core.settings import Settings
+from invbench.core.trainer import Trainer
+from invbench.datafiles.release import release
+from invbench.published.claims import Claim, sources
+from invbench.reporting.contact_sheet import contact_sheet
+from invbench.runs.config import recipe_layers, recipe_text, sweep_names, sweep_text
+from invbench.runs.spec import resolve
+from invbench.training.build import load_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = {

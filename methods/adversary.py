@@ -27,12 +27,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from invbench.critics import CriticMethod, Standardised
+from invbench.components.critic import CriticMethod, Standardised
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Critic, Outputs, Player, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
-from invbench.method import Critic, Outputs, Player, State
-from invbench.problem import Batch, Problem
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
 
 NARROWEST = -5.0
 """The least logarithm of a width, in deviations of the nuisance."""

@@ -33,9 +33,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Method, State
-from invbench.registry import register_method
-from invbench.settings import Choice, Uniform, setting
+from invbench.core.method import Gradients, Method, State
+from invbench.core.registry import register_method
+from invbench.core.settings import Choice, Uniform, setting
 
 TINY = 1e-10
 

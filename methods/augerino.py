@@ -32,13 +32,13 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invbench.affine import generators
-from invbench.augmentation import AugmentationMethod, Interval, RandomAffine, known_generators
-from invbench.learned import Learned
-from invbench.method import Outputs, State
-from invbench.problem import Batch, Problem
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.affine import generators
+from invbench.components.augmentation import AugmentationMethod, Interval, RandomAffine, known_generators
+from invbench.components.learned import Learned
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 
 @register_method("augerino")

@@ -18,13 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from invbench.augmentation import AugmentationMethod
-from invbench.images import Pixels
-from invbench.learned import Learned
-from invbench.method import Outputs, State
-from invbench.problem import Batch, Problem
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.augmentation import AugmentationMethod
+from invbench.components.images import Pixels
+from invbench.components.learned import Learned
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 LIMITS = ("brightness_low", "brightness_high", "contrast_low", "contrast_high")
 

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from invbench.method import Method
-from invbench.registry import register_method
+from invbench.core.method import Method
+from invbench.core.registry import register_method
 
 
 @register_method("erm")

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.method import Method
-from invbench.registry import register_method
-from invbench.settings import Choice, setting
+from invbench.core.method import Method
+from invbench.core.registry import register_method
+from invbench.core.settings import Choice, setting
 
 
 @register_method("fish")

@@ -18,12 +18,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.method import Outputs, State
-from invbench.penalties import PenaltyMethod, loss_gradients, representation
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, ShareOfSteps, Uniform, setting
-from invbench.tasks import one_hot
+from invbench.components.penalty import PenaltyMethod, loss_gradients, representation
+from invbench.core.data import Batch
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, ShareOfSteps, Uniform, setting
+from invbench.core.task import one_hot
 
 
 @register_method("fishr")

@@ -16,13 +16,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from invbench.affine import random_motion
-from invbench.augmentation import AugmentationMethod, RandomAffine, known_generators
+from invbench.components.affine import random_motion
+from invbench.components.augmentation import AugmentationMethod, RandomAffine, known_generators
+from invbench.components.images import Pixels, random_crop, random_flip
+from invbench.core.data import Problem
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 from invbench.errors import UserError
-from invbench.images import Pixels, random_crop, random_flip
-from invbench.problem import Problem
-from invbench.registry import register_method
-from invbench.settings import setting
 
 PADDING = 4
 

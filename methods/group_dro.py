@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.method import Method, State
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
-from invbench.tasks import one_hot
+from invbench.core.method import Method, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
+from invbench.core.task import one_hot
 
 
 @register_method("group_dro")

@@ -14,13 +14,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.method import Outputs, State
+from invbench.components.penalty import ANNEALING, annealed
+from invbench.core.data import Batch
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 from invbench.methods.ib_erm import On, mean_variance
 from invbench.methods.irmv1 import IRMv1
-from invbench.penalties import ANNEALING, annealed
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
 
 
 @register_method("ib_irm")

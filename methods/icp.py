@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from invbench.backbone import FeaturesAndHead
+from invbench.core.backbone import FeaturesAndHead
+from invbench.core.data import Problem
+from invbench.core.method import Method
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 from invbench.errors import UserError
-from invbench.method import Method
-from invbench.problem import Problem
-from invbench.registry import register_method
-from invbench.settings import setting
 
 Array = NDArray[np.float64]
 MOST_INPUTS = 16

@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, State
-from invbench.penalties import PenaltyMethod
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.penalty import PenaltyMethod
+from invbench.core.method import Gradients, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 
 @register_method("iga")

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.adaptive import ElementwiseWeights
-from invbench.registry import register_method
-from invbench.settings import setting
+from invbench.components.adaptive import ElementwiseWeights
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 
 
 @register_method("inverse_adareg")

@@ -24,11 +24,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Gradients, Method, Outputs, State, Turn
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 from invbench.errors import UserError
-from invbench.method import Gradients, Method, Outputs, State, Turn
-from invbench.problem import Batch, Problem
-from invbench.registry import register_method
-from invbench.settings import setting
 
 MOST = 64
 """Environments."""

@@ -23,11 +23,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Outputs, State
-from invbench.penalties import ANNEALING, PenaltyMethod, loss_gradients, representation
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.penalty import ANNEALING, PenaltyMethod, loss_gradients, representation
+from invbench.core.data import Batch
+from invbench.core.method import Gradients, Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 
 @register_method("irmv1")

@@ -15,11 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.method import Outputs, State
-from invbench.penalties import PenaltyMethod, representation, squared_distances
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.penalty import PenaltyMethod, representation, squared_distances
+from invbench.core.data import Batch
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 

@@ -39,12 +39,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.func import vjp
 
-from invbench.critics import CriticMethod, Examples, encoding
-from invbench.method import Critic, Outputs, Player, State
-from invbench.penalties import squared_distances
-from invbench.problem import Batch, Problem
-from invbench.registry import register_method
-from invbench.settings import LogUniform, is_zero, setting
+from invbench.components.critic import CriticMethod, Examples, encoding
+from invbench.components.penalty import squared_distances
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Critic, Outputs, Player, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, is_zero, setting
 
 WIDTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 SMALL = 1e-12

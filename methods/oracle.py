@@ -6,8 +6,8 @@ reaches there is what an invariant method can hope for; it is no method, and in 
 
 from typing import ClassVar
 
-from invbench.method import Method
-from invbench.registry import register_method
+from invbench.core.method import Method
+from invbench.core.registry import register_method
 
 
 @register_method("oracle")

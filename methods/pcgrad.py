@@ -16,10 +16,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invbench.method import Gradients, Method, State
-from invbench.registry import register_method
-from invbench.settings import setting
-from invbench.tasks import one_hot
+from invbench.core.method import Gradients, Method, State
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
+from invbench.core.task import one_hot
 
 
 @register_method("pcgrad")

@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import torch
 
-from invbench.method import Gradients, Method, State
-from invbench.registry import register_method
-from invbench.settings import LogUniform, Uniform, setting
+from invbench.core.method import Gradients, Method, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, Uniform, setting
 
 TINY, NOTHING = 1e-10, 1e-17
 

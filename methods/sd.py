@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.method import Method, Outputs, State
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.core.data import Batch
+from invbench.core.method import Method, Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 
 @register_method("sd")

@@ -17,10 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.adaptive import AdaptiveRule
-from invbench.method import Gradients, State
-from invbench.registry import register_method
-from invbench.settings import setting
+from invbench.components.adaptive import AdaptiveRule
+from invbench.core.method import Gradients, State
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 
 
 @register_method("soft_adareg")

@@ -31,12 +31,12 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from invbench.backbone import FeaturesAndHead
-from invbench.method import Method
-from invbench.problem import Problem
-from invbench.registry import register_method
-from invbench.settings import Choice, setting
-from invbench.steerable_convolution import (
+from invbench.core.backbone import FeaturesAndHead
+from invbench.core.data import Problem
+from invbench.core.method import Method
+from invbench.core.registry import register_method
+from invbench.core.settings import Choice, setting
+from invbench.methods._steerable_convolution import (
     BlurPool,
     Exporting,
     FieldMaximum,

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.method import Outputs, State
-from invbench.penalties import ANNEALING, PenaltyMethod
-from invbench.problem import Batch
-from invbench.registry import register_method
-from invbench.settings import LogUniform, setting
+from invbench.components.penalty import ANNEALING, PenaltyMethod
+from invbench.core.data import Batch
+from invbench.core.method import Outputs, State
+from invbench.core.registry import register_method
+from invbench.core.settings import LogUniform, setting
 
 
 @register_method("vrex")

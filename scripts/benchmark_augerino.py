@@ -21,15 +21,15 @@ import typer
 from torch import Tensor
 from torchdiffeq import odeint
 
-from invbench.augmentation import RandomAffine
-from invbench.machine import choose_device, describe, timed
+from invbench.components.augmentation import RandomAffine
+from invbench.core.data import Problem, Split
+from invbench.core.task import Classification
 from invbench.methods.augerino import Augerino
-from invbench.problem import Problem, Split
-from invbench.records import RunFolder
-from invbench.runner import build_model
-from invbench.spec import resolve
-from invbench.tasks import Classification
-from invbench.training import Training
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
+from invbench.system.provenance import choose_device, describe, timed
+from invbench.training.loop import Training
+from invbench.training.runner import build_model
 
 Step = Callable[[], object]
 LAYERS = {

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from invbench.loading import load_problem
-from invbench.machine import choose_device, timed
-from invbench.problem import Problem, Split
-from invbench.runner import Options, build_model, run_cell
-from invbench.spec import Cell, resolve
+from invbench.core.data import Problem, Split
+from invbench.runs.spec import Cell, resolve
+from invbench.system.provenance import choose_device, timed
+from invbench.training.build import load_problem
+from invbench.training.runner import Options, build_model, run_cell
 
 
 def main(

@@ -13,11 +13,11 @@ import torch
 import typer
 
 from invbench.cli.listing import availability
-from invbench.images import rotate
-from invbench.machine import timed
-from invbench.registry import DATASETS
-from invbench.seeds import stream
-from invbench.spec import resolve
+from invbench.components.images import rotate
+from invbench.core.registry import DATASETS
+from invbench.runs.spec import resolve
+from invbench.seeding import stream
+from invbench.system.provenance import timed
 
 CPU = torch.device("cpu")
 

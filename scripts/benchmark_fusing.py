@@ -21,10 +21,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from invbench.engines.worker import carry_out
-from invbench.fusing import MOST, Fuse
-from invbench.runner import Options
-from invbench.spec import Cell, resolve
+from invbench.runs.spec import Cell, resolve
+from invbench.sweeps.engines.worker import carry_out
+from invbench.sweeps.fusing import MOST, Fuse
+from invbench.training.runner import Options
 
 COMMAND = "from invbench.cli import main; main()"
 

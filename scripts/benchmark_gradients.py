@@ -19,17 +19,17 @@ import torch
 import typer
 from torch import Tensor
 
-from invbench.gradients import choose_strategy
-from invbench.loading import load_problem
-from invbench.machine import choose_device, describe, timed
-from invbench.memory import keep_freed_memory
-from invbench.problem import Problem, Split
-from invbench.records import RunFolder
-from invbench.runner import build_model
-from invbench.sampling import Sampler
-from invbench.spec import Cell, resolve
-from invbench.tasks import Classification
-from invbench.training import Training
+from invbench.core.data import Problem, Split
+from invbench.core.task import Classification
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell, resolve
+from invbench.system.memory import keep_freed_memory
+from invbench.system.provenance import choose_device, describe, timed
+from invbench.training.build import load_problem
+from invbench.training.gradients import choose_strategy
+from invbench.training.loop import Training
+from invbench.training.runner import build_model
+from invbench.training.sampling import Sampler
 
 Step = Callable[[], object]
 BATCH = 80

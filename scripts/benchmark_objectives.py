@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from invbench.machine import choose_device, describe, timed
-from invbench.records import RunFolder
-from invbench.runner import build_model
-from invbench.sampling import Sampler
-from invbench.seeds import stream
-from invbench.spec import Cell, resolve
-from invbench.training import Training
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell, resolve
+from invbench.seeding import stream
+from invbench.system.provenance import choose_device, describe, timed
+from invbench.training.loop import Training
+from invbench.training.runner import build_model
+from invbench.training.sampling import Sampler
 
 Step = Callable[[], object]
 OBJECTIVES = ("vrex", "mm_rex", "group_dro", "sd", "ib_erm", "ib_irm", "coral", "fishr", "mmd", "iga", "fish")

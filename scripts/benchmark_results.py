@@ -15,10 +15,10 @@ import typer
 import yaml
 
 from invbench import load_results, table
-from invbench.records import RunFolder
-from invbench.report import report
-from invbench.runner import Options, run_cell
-from invbench.spec import resolve
+from invbench.reporting.page import report
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
+from invbench.training.runner import Options, run_cell
 
 SETTINGS = {
     "dataset.examples": 50,

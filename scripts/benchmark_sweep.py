@@ -18,12 +18,12 @@ from typing import Annotated
 
 import typer
 
-from invbench.engines.local import LocalEngine
-from invbench.runner import Options
-from invbench.spec import Cell, resolve
-from invbench.stopping import StopRequest
-from invbench.sweeping import Places
-from invbench.watching import Watch
+from invbench.runs.spec import Cell, resolve
+from invbench.sweeps.engines.local import LocalEngine
+from invbench.sweeps.execute import Places
+from invbench.sweeps.monitor import Watch
+from invbench.system.signals import StopRequest
+from invbench.training.runner import Options
 
 COMMAND = "from invbench.cli import main; main()"
 SETTINGS = {

@@ -22,8 +22,8 @@ import pandas as pd
 import psutil
 import typer
 
-from invbench.curves import SECONDS
-from invbench.records import RunFolder, run_folders
+from invbench.runs.record import RunFolder, run_folders
+from invbench.training.curve_columns import SECONDS
 
 COMMAND = "from invbench.cli import main; main()"
 LEAST_PAUSE, MOST_PAUSE = 0.5, 8.0

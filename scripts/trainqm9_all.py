@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from invbench.engines.local import LocalEngine
 from invbench.errors import Interrupted, RunFailed, UserError
-from invbench.records import RunFolder
-from invbench.spec import Cell
-from invbench.sweep_file import FULL, Sweep
-from invbench.sweeping import Places, Request, carry_out_sweep
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.sweeps.definition import FULL, Sweep
+from invbench.sweeps.engines.local import LocalEngine
+from invbench.sweeps.execute import Places, Request, carry_out_sweep
 
 SMALL = "small"
 

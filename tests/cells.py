@@ -8,26 +8,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from invbench.checkpoint import Checkpoint
-from invbench.composition import Composition
-from invbench.curves import SECONDS
-from invbench.flat_network import FlatNetwork
-from invbench.gradients import Objective
-from invbench.loggers import Loggers
-from invbench.method import Gradients, Method, Outputs, State
-from invbench.problem import Batch, Problem
-from invbench.progress import Report
-from invbench.records import RunFolder
-from invbench.registry import DATASETS, METHODS, unmet
-from invbench.runner import build_model, model_on
-from invbench.sampling import Sampler
-from invbench.second_player import find_critics, with_critics
-from invbench.seeds import stream
-from invbench.settings import setting
-from invbench.spec import Cell, resolve
-from invbench.trainer import Strategy
-from invbench.training import Training
-from invbench.trees import flatten
+from invbench.core.composition import Composition
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Gradients, Method, Outputs, State
+from invbench.core.registry import DATASETS, METHODS, unmet
+from invbench.core.settings import setting
+from invbench.core.trainer import Strategy
+from invbench.pytree import flatten
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell, resolve
+from invbench.seeding import stream
+from invbench.training.critic_training import find_critics, with_critics
+from invbench.training.curve_columns import SECONDS
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.gradients import Objective
+from invbench.training.loggers import Loggers
+from invbench.training.loop import Training
+from invbench.training.progress import Report
+from invbench.training.runner import build_model, model_on
+from invbench.training.sampling import Sampler
 
 SMALL: dict[str, dict[str, Any]] = {
     "spirals": {

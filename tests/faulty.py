@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cells import SMALL
 
-from invbench.claims import look
-from invbench.records import run_folders
-from invbench.results import load_results
+from invbench.results.load import load_results
+from invbench.runs.lease import look
+from invbench.runs.record import run_folders
 
 FAULTY = """
 import os, resource, signal, time
@@ -19,9 +19,9 @@ import psutil
 import torch
 from pathlib import Path
 from typing import Literal
-from invbench.method import Method
-from invbench.registry import register_method
-from invbench.settings import setting
+from invbench.core.method import Method
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 
 
 @register_method("faulty")

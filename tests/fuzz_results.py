@@ -21,12 +21,12 @@ from fuzzing import Case, damaged
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from invbench.claims import Holder
-from invbench.configuration import parse_assignments
-from invbench.machine import sources_hash
-from invbench.results import INDEX
-from invbench.runner import Options, run_cell
-from invbench.spec import Cell, resolve
+from invbench.results.load import INDEX
+from invbench.runs.config import parse_assignments
+from invbench.runs.lease import Holder
+from invbench.runs.spec import Cell, resolve
+from invbench.system.provenance import sources_hash
+from invbench.training.runner import Options, run_cell
 
 Damage = Callable[[Path], None]
 """What is done to the folder of a run."""

@@ -28,7 +28,7 @@ KEPT = 2**20
 PRELOADED = (
     *("torch", "matplotlib.font_manager", "pandas", "pooch", "pyarrow.parquet", "requests"),
     *("rich.table", "scipy.stats", "sklearn.metrics", "typer.main"),
-    *("invbench.cli", "invbench.pictures", "invbench.report", "invbench.sweeping"),
+    *("invbench.cli", "invbench.reporting.contact_sheet", "invbench.reporting.page", "invbench.sweeps.execute"),
 )
 POLL = 0.005
 """Seconds between looks at a running call."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from cells import load, small_cell
 from hypothesis import given, settings
 
-from invbench.affine import (
+from invbench.components.affine import (
     action,
     basis,
     exponential,
@@ -21,7 +21,7 @@ from invbench.affine import (
     transform_images,
     transform_points,
 )
-from invbench.problem import Problem
+from invbench.core.data import Problem
 
 
 @pytest.fixture

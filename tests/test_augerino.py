@@ -9,22 +9,22 @@ import torch.nn.functional as F
 from cells import load, objective_of, small_cell
 from torch import Tensor, nn
 
-from invbench.affine import generators
-from invbench.augmentation import Averaged, RandomAffine
+from invbench.components.affine import generators
+from invbench.components.augmentation import Averaged, RandomAffine
+from invbench.components.learned import Learned, learned_parameters
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Outputs, as_outputs
+from invbench.core.task import BinaryClassification, Classification, Regression
+from invbench.core.trainer import Trainer
 from invbench.errors import UserError
-from invbench.learned import Learned, learned_parameters
-from invbench.method import Outputs, as_outputs
 from invbench.methods.augerino import Augerino
 from invbench.methods.augerino_color import RandomColor
-from invbench.optimizers import Optimizer
-from invbench.problem import Batch, Problem
-from invbench.records import RunFolder
-from invbench.results import load_curves
-from invbench.runner import build_model, run
-from invbench.spec import Cell, resolve
-from invbench.tasks import BinaryClassification, Classification, Regression
-from invbench.trainer import Trainer
-from invbench.training import Training
+from invbench.results.load import load_curves
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell, resolve
+from invbench.training.loop import Training
+from invbench.training.optimizers import Optimizer
+from invbench.training.runner import build_model, run
 
 pytestmark = pytest.mark.usefixtures("standins")
 

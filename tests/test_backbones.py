@@ -7,12 +7,12 @@ import torch
 from cells import load, small_cell
 from torch import Tensor, nn
 
-from invbench.affine import random_motion
-from invbench.method import as_outputs
-from invbench.point_clouds import charge_features, points
-from invbench.problem import Problem, Split
-from invbench.registry import BACKBONES
-from invbench.tasks import Classification, Regression
+from invbench.components.affine import random_motion
+from invbench.components.point_clouds import charge_features, points
+from invbench.core.data import Problem, Split
+from invbench.core.method import as_outputs
+from invbench.core.registry import BACKBONES
+from invbench.core.task import Classification, Regression
 
 POINT_NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("point_resnet", {"width": 16, "depth": 2, "group": "translation"}),

@@ -20,23 +20,24 @@ from fuzz_results import Damage as Change
 from safetensors.torch import load_file, save_file
 
 import invbench
-from invbench import figures, nuisance_figures, result_figures
-from invbench.comparison import compare
-from invbench.curves import read_curves
 from invbench.errors import UserError
-from invbench.published import claims_of
-from invbench.records import Newer, Record, RunFolder, Unreadable, run_folders
-from invbench.report import report
-from invbench.reproduction import against_published, sweep_of
-from invbench.rerunning import sweep_of_best
-from invbench.results import INDEX, finished, load_made_by
-from invbench.runner import Options, run_cell
-from invbench.sweep_file import Sweep, SweepCells
-from invbench.sweep_folder import Costs, announce_changes
-from invbench.table_formats import laid_out
-from invbench.tables import omitted
-from invbench.trained import trained
-from invbench.trees import unflatten
+from invbench.published.claims import claims_of
+from invbench.published.verdicts import against_published, sweep_of
+from invbench.pytree import unflatten
+from invbench.reporting import nuisance_figures, result_figures
+from invbench.reporting import run_figures as figures
+from invbench.reporting.page import report
+from invbench.results.comparison import compare
+from invbench.results.formats import laid_out
+from invbench.results.load import INDEX, finished, load_made_by
+from invbench.results.table import omitted
+from invbench.runs.record import Newer, Record, RunFolder, Unreadable, run_folders
+from invbench.sweeps.definition import Sweep, SweepCells
+from invbench.sweeps.folder import Costs, announce_changes
+from invbench.sweeps.rerun_best import sweep_of_best
+from invbench.training.curve_columns import read_curves
+from invbench.training.restored import trained
+from invbench.training.runner import Options, run_cell
 
 LEFT_OUT = "left out: "
 
@@ -303,7 +304,7 @@ def forged(out: Path, rows: list[object], metadata: dict[str, str]) -> None:
 @pytest.mark.parametrize("row", [b"xx", b"[]", None, b"{}", "{}", b'{"status": "done"}', b"[" * 10_000])
 @pytest.mark.parametrize("kind", ["sources", "checksum"])
 def test_rows_that_were_never_written_are_not_believed(out: Path, row: object, kind: str) -> None:
-    from invbench.machine import sources_hash
+    from invbench.system.provenance import sources_hash
 
     before = invbench.load_results(out)
     forged(out, [row], {kind: sources_hash()})
@@ -321,7 +322,7 @@ def test_an_index_that_is_none(out: Path) -> None:
 
 
 def test_a_changed_byte_of_a_row(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invbench.results.INDEXED", 1)
+    monkeypatch.setattr("invbench.results.load.INDEXED", 1)
     before = invbench.load_results(out)
     table = pq.read_table(out / INDEX)
     rows = [row.replace(b'"done"', b'"lost"') for row in table.column("row").to_pylist()]

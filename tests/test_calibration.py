@@ -6,15 +6,15 @@ import pytest
 import torch
 from cells import run_until, small_cell
 
-from invbench import calibration
-from invbench.calibration import fastest_strategy
-from invbench.loading import load_problem
-from invbench.progress import Report
-from invbench.records import RunFolder
-from invbench.runner import Options, build_training
-from invbench.sources import cache_folder
-from invbench.spec import Cell
-from invbench.training import Training
+from invbench.datafiles.release import cache_folder
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.training.build import load_problem
+from invbench.training.loop import Training
+from invbench.training.loop import strategy as calibration
+from invbench.training.progress import Report
+from invbench.training.runner import Options, build_training
+from invbench.training.strategy import fastest_strategy
 
 CPU = torch.device("cpu")
 

@@ -12,15 +12,15 @@ import torch
 from cells import assert_same_training, run_until, small_cell
 from torch import Tensor
 
-from invbench.checkpoint import Checkpoint
 from invbench.errors import Unusable, UserError
-from invbench.loading import load_problem
-from invbench.machine import sources_hash
-from invbench.records import Record, RunFolder
-from invbench.runner import Options, run_cell
-from invbench.spec import Cell
-from invbench.trained import trained
-from invbench.trees import Tree, flatten, unflatten
+from invbench.pytree import Tree, flatten, unflatten
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.record import Record, RunFolder
+from invbench.runs.spec import Cell
+from invbench.system.provenance import sources_hash
+from invbench.training.build import load_problem
+from invbench.training.restored import trained
+from invbench.training.runner import Options, run_cell
 
 CELL = small_cell("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
 STEP = 10

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from invbench import claims
-from invbench.claims import Holder, claimed, held, look
 from invbench.errors import Interrupted, RunHeld
+from invbench.runs import lease as claims
+from invbench.runs.lease import Holder, claimed, held, look
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from invbench.claims import claimed
+from invbench.runs.lease import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -24,7 +24,7 @@ with claimed(Path(sys.argv[1])):
 RACE = """
 import sys, time
 from pathlib import Path
-from invbench.claims import claimed
+from invbench.runs.lease import claimed
 from invbench.errors import RunHeld
 path, start = Path(sys.argv[1]), float(sys.argv[2])
 while time.time() < start:

@@ -14,16 +14,15 @@ from cells import SMALL
 from conftest import Bench
 from matplotlib.figure import Figure
 
-from invbench import entry
-from invbench.cli import main
+from invbench.cli import entry, main
 from invbench.cli.completion import SELECTIONS
-from invbench.configuration import parse_assignments
-from invbench.drawing import save
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.errors import UserError
-from invbench.registry import BACKBONES, DATASETS, METHODS, unmet
-from invbench.selection import Select
-from invbench.spec import resolve
-from invbench.sweep_file import parse_seeds
+from invbench.reporting.drawing import save
+from invbench.results.selection import Select
+from invbench.runs.config import parse_assignments
+from invbench.runs.spec import resolve
+from invbench.sweeps.definition import parse_seeds
 
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
 TINY += ["--set", "trainer.steps=6"]
@@ -266,7 +265,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("invbench.training.write_rows", full)
+    monkeypatch.setattr("invbench.training.loop.write_rows", full)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", *TINY)
     assert status == 1
     assert "failed (disk_full): [Errno 28] No space left on device" in err.splitlines()[-1]
@@ -276,7 +275,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_nobody_foresaw_is_one_line_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invbench.spec.resolve", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("invbench.runs.spec.resolve", lambda *arguments: 1 / 0)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals")
     assert (status, err.count("\n")) == (1, 1)
     assert "unexpected ZeroDivisionError: division by zero; `bench --debug`" in err
@@ -338,7 +337,7 @@ def test_what_is_shown_as_json(bench: Bench) -> None:
 
 def test_a_dataset_without_a_recipe_is_drawn(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Though its own network would not take it."""
-    monkeypatch.setattr("invbench.configuration.recipe_text", lambda name: None)
+    monkeypatch.setattr("invbench.runs.config.recipe_text", lambda name: None)
     monkeypatch.setattr(DATASETS.load("digits"), "backbone", "point_resnet")
     status, out, err = bench("show", "digits", "--picture", "sheet.png")
     assert (status, err) == (0, "")
@@ -493,7 +492,7 @@ def offered(words: str, folder: Path) -> list[str]:
     """What bash is offered for the last of these words; it takes a `=` for one."""
     line = f"bench {words}".replace(" ", "\n")
     asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count("\n"))}
-    code = "import sys; from invbench.entry import main; sys.argv[0] = 'bench'; main()"
+    code = "import sys; from invbench.cli.entry import main; sys.argv[0] = 'bench'; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | asked, cwd=folder, capture_output=True, text=True, check=True
     )

@@ -9,11 +9,11 @@ import scipy.stats
 from cells import small_cell
 
 import invbench
-from invbench.comparison import compare, laid_out, remarks
 from invbench.errors import UserError
-from invbench.results import load_made_by
-from invbench.runner import Options, run_cell
-from invbench.table_formats import Format, written
+from invbench.results.comparison import compare, laid_out, remarks
+from invbench.results.formats import Format, written
+from invbench.results.load import load_made_by
+from invbench.training.runner import Options, run_cell
 
 
 def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:

@@ -5,15 +5,15 @@ import torch
 from cells import MedianGradient, NormPenalty, SpreadPenalty, WorstRisk
 from torch import Tensor, nn
 
-from invbench.composition import Composition
+from invbench.core.composition import Composition
+from invbench.core.data import Batch, Problem, Split
+from invbench.core.method import Method, Outputs, as_outputs, scalars
+from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
-from invbench.method import Method, Outputs, as_outputs, scalars
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
-from invbench.problem import Batch, Problem, Split
-from invbench.spec import resolve
-from invbench.tasks import BinaryClassification
-from invbench.trees import sole
+from invbench.pytree import sole
+from invbench.runs.spec import resolve
 
 
 def test_two_gradient_rules_clash_and_are_named() -> None:

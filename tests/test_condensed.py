@@ -9,13 +9,13 @@ from cells import small_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invbench.condensed import condensed, training_examples
-from invbench.gradients import Objective
-from invbench.problem import Split
-from invbench.runner import Options, build_model, run_cell
-from invbench.sampling import Sampler
-from invbench.seeds import stream
-from invbench.spec import Cell
+from invbench.core.data import Split
+from invbench.runs.spec import Cell
+from invbench.seeding import stream
+from invbench.training.gradients import Objective
+from invbench.training.runner import Options, build_model, run_cell
+from invbench.training.sampling import Sampler
+from invbench.training.sufficient_statistics import condensed, training_examples
 
 LINEAR = ("linear_unit_tests", "chain_sem", "irm_regression")
 EXACT = ("erm", "irmv1", "vrex", "mm_rex", "iga", "group_dro", "and_mask", "sand_mask", "adareg", "pcgrad", "fish")

@@ -10,7 +10,7 @@ from cells import small_cell
 from conftest import Bench
 from torch import Tensor
 
-from invbench.consistency import (
+from invbench.analysis.consistency import (
     Consistency,
     Environments,
     Risks,
@@ -21,8 +21,8 @@ from invbench.consistency import (
     plane,
 )
 from invbench.errors import UserError
-from invbench.runner import Options, run_cell
-from invbench.trained import Trained, trained
+from invbench.training.restored import Trained, trained
+from invbench.training.runner import Options, run_cell
 
 EPSILON = 0.01
 AWAY = torch.tensor([0.6, 0.8], dtype=torch.float64)

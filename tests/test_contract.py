@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from invbench.composition import GRADIENT, Composition
-from invbench.flat_network import FlatNetwork
-from invbench.gradients import Objective, Step, detached
-from invbench.method import Gradients, Method, Outputs, State, as_outputs, class_overrides
-from invbench.problem import Batch, Problem
-from invbench.records import RunFolder
-from invbench.registry import DATASETS, METHODS, unmet
-from invbench.runner import build_model
-from invbench.sampling import Sampler
-from invbench.second_player import find_critics, with_critics
-from invbench.seeds import stream
-from invbench.settings import setting
-from invbench.spec import Cell
-from invbench.tasks import Regression
-from invbench.training import Training
+from invbench.core.composition import GRADIENT, Composition
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Gradients, Method, Outputs, State, as_outputs, class_overrides
+from invbench.core.registry import DATASETS, METHODS, unmet
+from invbench.core.settings import setting
+from invbench.core.task import Regression
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.seeding import stream
+from invbench.training.critic_training import find_critics, with_critics
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.gradients import Objective, Step, detached
+from invbench.training.loop import Training
+from invbench.training.runner import build_model
+from invbench.training.sampling import Sampler
 
 CELLS = [cell for cell in possible_cells() if METHODS.literal(cell[0], "trains", True)]
 pytestmark = pytest.mark.usefixtures("standins")

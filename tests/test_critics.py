@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from invbench.critics import Examples, partners, partners_of_all
+from invbench.components.critic import Examples, partners, partners_of_all
+from invbench.core.data import Batch, Problem, Split
+from invbench.core.method import Outputs, State
+from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
-from invbench.method import Outputs, State
 from invbench.methods.adversary import Categories, MixtureDensity
 from invbench.methods.mutual_information import MutualInformation, hsic
-from invbench.problem import Batch, Problem, Split
-from invbench.progress import Report
-from invbench.records import RunFolder
-from invbench.runner import build_model
-from invbench.spec import Cell
-from invbench.tasks import BinaryClassification
-from invbench.training import Training
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.training.loop import Training
+from invbench.training.progress import Report
+from invbench.training.runner import build_model
 
 CRITIC = {
     "method.pretrain_steps": 0,

@@ -27,8 +27,13 @@ from pyarrow import parquet
 from scipy.io import savemat
 from standins import METHANE, add_text, write_mnist, write_qm9
 
+from invbench.core.trainer import Trainer
+from invbench.datafiles.cache import prepared
+from invbench.datafiles.npz import read_npz
+from invbench.datafiles.release import SourceFile, digest, read
 from invbench.datasets import qm9, tabular_nuisance
 from invbench.datasets._cifar import read_batch
+from invbench.datasets._idx import read_idx
 from invbench.datasets._matlab import read_matrix
 from invbench.datasets._pickled import Array, read_pickle
 from invbench.datasets.mario_iggy import MarioIggy
@@ -37,13 +42,8 @@ from invbench.datasets.qm9 import QM9, parse_xyz
 from invbench.datasets.rotmnist import RotMNIST
 from invbench.datasets.tabular_nuisance import TabularNuisance
 from invbench.errors import UserError
-from invbench.idx import read_idx
-from invbench.npz import read_npz
-from invbench.prepared import prepared
-from invbench.sampling import Sampler
-from invbench.seeds import stream
-from invbench.sources import SourceFile, digest, read
-from invbench.trainer import Trainer
+from invbench.seeding import stream
+from invbench.training.sampling import Sampler
 
 SEED = stream(0, "data")
 
@@ -74,7 +74,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 def test_verifying_a_bomb(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "data/MNIST/raw")
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("invbench.sources.MAX_UNPACKED", MEBIBYTE)
+    monkeypatch.setattr("invbench.datafiles.release.MAX_UNPACKED", MEBIBYTE)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(60 * gzip.compress(bytes(MEBIBYTE)))
     status, out, err = bench("data", "verify", "mnist")
     assert status == 2

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standins import write_idx
 
+from invbench.core.data import Problem
+from invbench.core.task import Regression
 from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.rotmnist import RotMNIST
 from invbench.datasets.spirals import Spirals
 from invbench.errors import UserError
-from invbench.problem import Problem
-from invbench.seeds import stream
-from invbench.tasks import Regression
+from invbench.seeding import stream
 
 SEED = stream(0, "data")
 
@@ -168,7 +168,7 @@ def test_images_and_labels_of_different_number(mnist_folder: Path) -> None:
 def test_fingerprints_agree_across_processes(standins: Path, tmp_path: Path) -> None:
     """Every dataset, twice; the second time what was prepared by the first is read from the cache."""
     code = (
-        "import json, sys\nfrom invbench.spec import resolve\nfrom invbench.seeds import stream\n"
+        "import json, sys\nfrom invbench.runs.spec import resolve\nfrom invbench.seeding import stream\n"
         "settings = json.load(sys.stdin)\n"
         "load = lambda name: resolve('erm', name, 0, settings[name]).dataset.load(stream(5, 'data'))\n"
         "print(json.dumps({name: load(name).fingerprint for name in settings}))"

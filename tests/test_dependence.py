@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
-from invbench.dependence import dependence_metrics, distance_correlation, mutual_information, sculpting
-from invbench.method import Outputs
-from invbench.problem import Split
-from invbench.runner import Options, run_cell
-from invbench.tasks import BinaryClassification, Classification
+from invbench.core.data import Split
+from invbench.core.method import Outputs
+from invbench.core.task import BinaryClassification, Classification
+from invbench.evaluation.dependence import dependence_metrics, distance_correlation, mutual_information, sculpting
+from invbench.training.runner import Options, run_cell
 
 
 def correlated(rho: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,7 @@ def test_every_worked_example_is_tested() -> None:
 
 
 def test_the_lists_name_what_there_is() -> None:
-    from invbench.registry import BACKBONES, DATASETS, METHODS
+    from invbench.core.registry import BACKBONES, DATASETS, METHODS
 
     pages = {METHODS: "docs/methods.md", BACKBONES: "docs/methods.md", DATASETS: "docs/datasets.md"}
     for registry, page in pages.items():
@@ -75,7 +75,7 @@ def test_pages_say_how_to_activate_the_environment(page: str) -> None:
 
 def test_the_reference_results_name_claims() -> None:
     """The site takes the verdicts from that table, by name."""
-    from invbench.published import claims_of
+    from invbench.published.claims import claims_of
 
     text = (ROOT / "results" / "reference" / "README.md").read_text(encoding="utf-8")
     names = re.findall(r"^\|[^|]*\|[^|]*\| `(\w+)` \|", text, re.MULTILINE)
@@ -102,9 +102,9 @@ def test_the_commands_for_the_sources_are_understood(command: str) -> None:
     from typer.main import get_command
 
     from invbench.cli import app
-    from invbench.configuration import parse_assignments
-    from invbench.spec import resolve
-    from invbench.sweep_file import Sweep
+    from invbench.runs.config import parse_assignments
+    from invbench.runs.spec import resolve
+    from invbench.sweeps.definition import Sweep
 
     verb, *arguments = shlex.split(command)
     group = get_command(app)
@@ -129,7 +129,7 @@ YAML = [
 @pytest.mark.parametrize(("page", "block"), YAML)
 def test_yaml_can_be_pasted(page: str, block: str, tmp_path: Path) -> None:
     """It is a whole sweep."""
-    from invbench.sweep_file import Sweep
+    from invbench.sweeps.definition import Sweep
 
     file = tmp_path / "pasted.yaml"
     file.write_text(block, "utf-8")

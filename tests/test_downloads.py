@@ -18,12 +18,12 @@ import pytest
 from allocation import MEBIBYTE, peak
 from fuzzing import damaged
 
-from invbench import fetch as fetching
-from invbench.archives import MAX_HEADERS, members
+from invbench.core.registry import DATASETS
+from invbench.datafiles import download as fetching
+from invbench.datafiles.archives import MAX_HEADERS, members
+from invbench.datafiles.download import fetch, unpack
+from invbench.datafiles.release import Download, Release, SourceFile, release
 from invbench.errors import UserError
-from invbench.fetch import fetch, unpack
-from invbench.registry import DATASETS
-from invbench.sources import Download, Release, SourceFile, release
 
 CONTENT = bytes(range(256)) * 1024
 Talk = Callable[[socket.socket, str], None]

@@ -6,7 +6,7 @@ import re
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from invbench.drawing import drawn
+from invbench.reporting.drawing import drawn
 
 
 def figure() -> Figure:

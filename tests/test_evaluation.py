@@ -8,13 +8,13 @@ import pytest
 import torch
 from cells import small_cell
 
-from invbench.backbone import FeaturesAndHead
-from invbench.evaluation import coefficient_metrics, coefficients, split_metrics
-from invbench.problem import LinearLaw, Problem, Split
-from invbench.progress import headlines
-from invbench.results import load_results
-from invbench.runner import Options, run_cell
-from invbench.tasks import BinaryClassification, Classification, Regression, Task
+from invbench.core.backbone import FeaturesAndHead
+from invbench.core.data import LinearLaw, Problem, Split
+from invbench.core.task import BinaryClassification, Classification, Regression, Task
+from invbench.evaluation.metrics import coefficient_metrics, coefficients, split_metrics
+from invbench.results.load import load_results
+from invbench.training.progress import headlines
+from invbench.training.runner import Options, run_cell
 
 
 def test_environments_one_by_one_and_the_worst() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from invbench.configuration import sweep_names
-from invbench.published import sources
-from invbench.reproduction import sweep_of
-from invbench.spec import Cell, resolve
-from invbench.sweep_file import Sweep
+from invbench.published.claims import sources
+from invbench.published.verdicts import sweep_of
+from invbench.runs.config import sweep_names
+from invbench.runs.spec import Cell, resolve
+from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]
 OURS = ("smoke", "tour")

@@ -21,25 +21,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
 
-from invbench.calibration import Memory, check_memory, check_that_it_pays
-from invbench.checkpoint import Checkpoint
-from invbench.curves import SECONDS, read_curves
-from invbench.engines.worker import Outcome, carry_out, settle
+from invbench.core.data import Problem
+from invbench.core.method import Method
+from invbench.core.registry import METHODS
 from invbench.errors import Apart, Interrupted, RunFailed, UserError
-from invbench.fused import FusedTraining
-from invbench.fusing import fusion_key, jobs_of, parse_fuse
-from invbench.loading import load_problem
-from invbench.method import Method
-from invbench.problem import Problem
-from invbench.records import Record, RunFolder, run_folders
-from invbench.registry import METHODS
-from invbench.runner import Ended, Options, build_model, run_cell, run_together
-from invbench.schedule import Job
-from invbench.spec import Cell, resolve
-from invbench.stopping import StopRequest
-from invbench.tracing import traced
-from invbench.training import Training
-from invbench.watching import Watch
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.record import Record, RunFolder, run_folders
+from invbench.runs.spec import Cell, resolve
+from invbench.sweeps.engines.worker import Outcome, carry_out, settle
+from invbench.sweeps.fusing import fusion_key, jobs_of, parse_fuse
+from invbench.sweeps.jobs import Job
+from invbench.sweeps.monitor import Watch
+from invbench.system.signals import StopRequest
+from invbench.training.build import load_problem
+from invbench.training.curve_columns import SECONDS, read_curves
+from invbench.training.fused.loop import FusedTraining
+from invbench.training.fused.program import traced
+from invbench.training.loop import Training
+from invbench.training.runner import Ended, Options, build_model, run_cell, run_together
+from invbench.training.strategy import Memory, check_memory, check_that_it_pays
 
 SEEDS = 3
 CELLS = [
@@ -250,8 +250,8 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     specs = [cell.spec.model_dump() for cell in cells]
     code = f"""
 from pathlib import Path
-from invbench.engines.worker import carry_out
-from invbench.runner import Options
+from invbench.sweeps.engines.worker import carry_out
+from invbench.training.runner import Options
 carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=3))
 """
     folders = [RunFolder(tmp_path / "killed" / cell.spec.run_id) for cell in cells]
@@ -309,13 +309,13 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
     cells = spread("erm", "spirals")
     group = fused(cells, tmp_path)
     before = [leaf.clone() for leaf in group.leaves]
-    monkeypatch.setattr("invbench.calibration.GAIN", 0.0)
+    monkeypatch.setattr("invbench.training.strategy.GAIN", 0.0)
     check_that_it_pays(group)
     assert all(torch.equal(a, b) for a, b in zip(group.leaves, before, strict=True)), "measuring changes nothing"
     file = Path(os.environ["INVBENCH_CACHE"]) / "calibration.json"
     (gain,) = json.loads(file.read_text()).values()
     assert gain > 0
-    monkeypatch.setattr("invbench.calibration.GAIN", gain + 1)
+    monkeypatch.setattr("invbench.training.strategy.GAIN", gain + 1)
     with pytest.raises(Apart, match="of the time that they take one by one"):
         check_memory(cells[0], torch.device("cpu"), SEEDS)
     check_memory(cells[0], torch.device("cpu"), SEEDS + 1)  # of so many nothing is known
@@ -327,7 +327,7 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
 def test_what_cannot_be_remembered_counts_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("INVBENCH_CACHE", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr("invbench.calibration.GAIN", float("inf"))
+    monkeypatch.setattr("invbench.training.strategy.GAIN", float("inf"))
     with pytest.raises(Apart, match="of the time that they take one by one"):
         check_that_it_pays(fused(spread("erm", "spirals"), tmp_path))
 

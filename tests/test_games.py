@@ -6,9 +6,9 @@ import pytest
 import torch
 from cells import load, risks_of, small_cell
 
-from invbench.records import RunFolder
-from invbench.runner import Options, build_model, run_cell
-from invbench.training import Training
+from invbench.runs.record import RunFolder
+from invbench.training.loop import Training
+from invbench.training.runner import Options, build_model, run_cell
 
 
 @pytest.mark.parametrize(

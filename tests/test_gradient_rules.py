@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from invbench.composition import Composition
+from invbench.core.composition import Composition
+from invbench.core.method import Method, State
+from invbench.core.registry import METHODS
 from invbench.errors import UserError
-from invbench.method import Method, State
 from invbench.methods.adareg import AdaReg
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.inverse_adareg import InverseAdaReg
@@ -22,11 +23,10 @@ from invbench.methods.pcgrad import PCGrad, projected
 from invbench.methods.sand_mask import SANDMask
 from invbench.methods.simple_adareg import SimpleAdaReg
 from invbench.methods.soft_adareg import SoftAdaReg
-from invbench.records import RunFolder
-from invbench.registry import METHODS
-from invbench.runner import Options, build_model, run_cell
-from invbench.spec import resolve
-from invbench.training import Training
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
+from invbench.training.loop import Training
+from invbench.training.runner import Options, build_model, run_cell
 
 STEPS, SIZE = 6, 4
 

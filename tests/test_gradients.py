@@ -6,10 +6,11 @@ from cells import MedianGradient, NormPenalty, SpreadPenalty, WorstRisk, objecti
 from torch import Tensor
 from torch.func import functional_call
 
-from invbench.composition import Composition
+from invbench.core.composition import Composition
+from invbench.core.data import Batch
+from invbench.core.method import Gradients, Method, State, as_outputs
+from invbench.core.trainer import Strategy
 from invbench.errors import UserError
-from invbench.gradients import Moments, Objective, choose_strategy
-from invbench.method import Gradients, Method, State, as_outputs
 from invbench.methods.adareg import AdaReg
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
@@ -18,8 +19,7 @@ from invbench.methods.irmv1 import IRMv1
 from invbench.methods.pcgrad import PCGrad
 from invbench.methods.sand_mask import SANDMask
 from invbench.methods.vrex import VREx
-from invbench.problem import Batch
-from invbench.trainer import Strategy
+from invbench.training.gradients import Moments, Objective, choose_strategy
 
 COMPOSITIONS: dict[str, dict[str, Method]] = {
     "erm": {"erm": ERM()},
@@ -107,7 +107,7 @@ def test_strategies_agree_with_the_naive_one(
 def test_chunks_of_environments_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, parameters, batch, state = objective_of(small_cell("and_mask", "spirals"), "vmap")
     whole = objective.step(parameters, batch, state)
-    monkeypatch.setattr("invbench.gradients._chunk", lambda parameters, environments: chunk)
+    monkeypatch.setattr("invbench.training.gradients._chunk", lambda parameters, environments: chunk)
     parts = objective.step(parameters, batch, state)
     for name, gradient in whole.gradients.items():
         assert torch.allclose(parts.gradients[name], gradient, atol=1e-12)

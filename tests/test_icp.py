@@ -9,7 +9,7 @@ from scipy import stats
 
 from invbench.errors import UserError
 from invbench.methods.icp import ICP, p_value
-from invbench.runner import Options, run_cell
+from invbench.training.runner import Options, run_cell
 
 
 def test_the_causes_are_found() -> None:

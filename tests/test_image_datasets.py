@@ -10,6 +10,8 @@ import torch
 from standins import write_cifar
 from torch import Tensor
 
+from invbench.components.images import rotate
+from invbench.core.data import Problem, Split
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._coloring import coloured
 from invbench.datasets.cifar10 import CIFAR10, IMAGENET
@@ -19,9 +21,7 @@ from invbench.datasets.digits import SmallDigits
 from invbench.datasets.mario_iggy import MarioIggy, _drawn
 from invbench.datasets.olivetti import Olivetti
 from invbench.errors import UserError
-from invbench.images import rotate
-from invbench.problem import Problem, Split
-from invbench.seeds import stream
+from invbench.seeding import stream
 
 SEED = stream(0, "data")
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbench.images import angle_bins, random_crop, random_flip, rotate, wrapped
+from invbench.components.images import angle_bins, random_crop, random_flip, rotate, wrapped
 
 
 def test_quarter_turns_are_exact_and_counter_clockwise() -> None:
@@ -19,7 +19,7 @@ def test_quarter_turns_are_exact_and_counter_clockwise() -> None:
 def test_each_image_gets_its_own_angle_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     images, angles = torch.rand(5, 1, 6, 6), torch.linspace(-3, 3, 5)
     together = rotate(images, angles)
-    monkeypatch.setattr("invbench.images.CHUNK", 2)
+    monkeypatch.setattr("invbench.components.images.CHUNK", 2)
     assert torch.equal(rotate(images, angles), together)
     alone = torch.cat([rotate(images[i : i + 1], angles[i : i + 1]) for i in range(5)])
     assert torch.allclose(alone, together, atol=1e-6)

@@ -7,11 +7,11 @@ import pytest
 from cells import run_until, small_settings
 
 import invbench
-from invbench.loading import load_problem
-from invbench.machine import sources_hash
-from invbench.records import RunFolder
-from invbench.runner import Options, run_cell
-from invbench.spec import resolve
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
+from invbench.system.provenance import sources_hash
+from invbench.training.build import load_problem
+from invbench.training.runner import Options, run_cell
 
 LATE = "method.{} is {}, and the run has 4 steps, so method.{} never takes effect"
 BEFORE = "; the penalty has method.{} ({}) throughout"

@@ -13,17 +13,18 @@ from cells import load, small_cell, small_settings
 from torch import Tensor, nn
 
 import invbench
-from invbench import figures, runner
-from invbench.affine import generators
 from invbench.cli import app
+from invbench.components.affine import generators
+from invbench.core.data import Problem
 from invbench.errors import UserError
-from invbench.invariance import EXAMPLES, FEWEST, POINTS, examples_to_measure, measure
-from invbench.problem import Problem
-from invbench.records import RunFolder
-from invbench.runner import Options, build_model, run, run_cell
-from invbench.spec import resolve
-from invbench.trained import trained
-from invbench.training import Training
+from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, examples_to_measure, measure
+from invbench.reporting import run_figures as figures
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
+from invbench.training import runner
+from invbench.training.loop import Training
+from invbench.training.restored import trained
+from invbench.training.runner import Options, build_model, run, run_cell
 
 pytestmark = pytest.mark.usefixtures("standins")
 

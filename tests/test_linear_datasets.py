@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from invbench.core.data import Problem, Split
+from invbench.core.trainer import Trainer
 from invbench.datasets.and_mask_regression import AndMaskRegression
 from invbench.datasets.chain_sem import SETUPS, ChainSEM
 from invbench.datasets.irm_regression import IRMRegression
 from invbench.datasets.linear_unit_tests import LinearUnitTests
 from invbench.errors import UserError
-from invbench.problem import Problem, Split
-from invbench.runner import build_model, run
-from invbench.seeds import stream
-from invbench.spec import resolve
-from invbench.trainer import Trainer
+from invbench.runs.spec import resolve
+from invbench.seeding import stream
+from invbench.training.runner import build_model, run
 
 SEED = stream(0, "data")
 MANY = 100_000

@@ -10,16 +10,16 @@ import torch
 from cells import ONE_EXAMPLE, small_cell, small_settings
 
 import invbench
-from invbench import loading
+from invbench.core.data import Problem, Split
+from invbench.core.registry import DATASETS
+from invbench.core.task import BinaryClassification
 from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
-from invbench.loading import load_problem
-from invbench.problem import Problem, Split
-from invbench.registry import DATASETS
-from invbench.runner import Options, run_cell
-from invbench.seeds import stream
-from invbench.spec import resolve
-from invbench.tasks import BinaryClassification
+from invbench.runs.spec import resolve
+from invbench.seeding import stream
+from invbench.training import build as loading
+from invbench.training.build import load_problem
+from invbench.training.runner import Options, run_cell
 
 
 def test_runs_that_agree_in_their_data_share_them() -> None:

@@ -12,9 +12,9 @@ import pytest
 from cells import run_until, small_cell
 
 from invbench.errors import UserError
-from invbench.loggers import LOGGERS, Loggers
-from invbench.records import RunFolder
-from invbench.runner import Options, run_cell
+from invbench.runs.record import RunFolder
+from invbench.training.loggers import LOGGERS, Loggers
+from invbench.training.runner import Options, run_cell
 
 CELL = small_cell("and_mask", "digits", trainer__steps=6, trainer__evaluate_every=2)
 

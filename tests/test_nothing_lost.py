@@ -19,13 +19,13 @@ from cells import SMALL, small_cell
 from faulty import CODE, Place
 from filelock import FileLock
 
-from invbench import runner
-from invbench.claims import look
 from invbench.errors import Interrupted, RunFailed, RunHeld
-from invbench.records import Record, RunFolder, load_record, run_folders
-from invbench.runner import Ended, Options, run, run_cell, run_together
-from invbench.spec import Cell, resolve
-from invbench.stopping import stop_requests
+from invbench.runs.lease import look
+from invbench.runs.record import Record, RunFolder, load_record, run_folders
+from invbench.runs.spec import Cell, resolve
+from invbench.system.signals import stop_requests
+from invbench.training import runner
+from invbench.training.runner import Ended, Options, run, run_cell, run_together
 
 SIZES = {"trainer.steps": 12, "trainer.batch_size": 10, "backbone.width": 4, "dataset.standardise": False}
 

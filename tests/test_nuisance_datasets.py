@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from invbench.core.data import Split
 from invbench.datasets.mi_toy import MutualInformationToy
 from invbench.datasets.pivot import Pivot
 from invbench.datasets.tabular_nuisance import TabularNuisance
 from invbench.errors import UserError
-from invbench.problem import Split
-from invbench.seeds import stream
+from invbench.seeding import stream
 
 SEED = stream(0, "data")
 

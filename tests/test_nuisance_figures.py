@@ -6,8 +6,8 @@ import pytest
 from cells import small_cell
 
 from invbench.errors import UserError
-from invbench.nuisance_figures import densities, tradeoff
-from invbench.runner import Options, run_cell
+from invbench.reporting.nuisance_figures import densities, tradeoff
+from invbench.training.runner import Options, run_cell
 
 
 @pytest.fixture(scope="module")

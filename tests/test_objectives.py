@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from invbench.backbone import FeaturesAndHead
-from invbench.composition import Composition
+from invbench.core.backbone import FeaturesAndHead
+from invbench.core.composition import Composition
+from invbench.core.data import Batch
+from invbench.core.method import Method
+from invbench.core.registry import METHODS
+from invbench.core.task import BinaryClassification, Classification, Regression, Task
+from invbench.core.trainer import Strategy
 from invbench.errors import UserError
-from invbench.gradients import Objective, Step
-from invbench.method import Method
-from invbench.problem import Batch
-from invbench.registry import METHODS
-from invbench.tasks import BinaryClassification, Classification, Regression, Task
-from invbench.trainer import Strategy
+from invbench.training.gradients import Objective, Step
 
 E, B, D, WIDTH = 3, 8, 4, 5
 Naive = Callable[["Setting"], Tensor]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.func import vmap
 
+from invbench.core.trainer import Trainer
 from invbench.errors import UserError
-from invbench.optimizers import Optimizer
-from invbench.trainer import Trainer
+from invbench.training.optimizers import Optimizer
 
 
 def trainer(**values: Any) -> Trainer:

@@ -8,9 +8,9 @@ from cells import small_cell
 from matplotlib.image import imread
 
 from invbench.cli import main
-from invbench.pictures import contact_sheet
-from invbench.registry import DATASETS
-from invbench.seeds import stream
+from invbench.core.registry import DATASETS
+from invbench.reporting.contact_sheet import contact_sheet
+from invbench.seeding import stream
 
 
 @pytest.mark.usefixtures("standins")

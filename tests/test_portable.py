@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import invbench.methods
-from invbench.portable import without_folders
-from invbench.spec import resolve
+from invbench.reporting.portable import without_folders
+from invbench.runs.spec import resolve
 
 PACKAGE = Path(invbench.__path__[0])
 

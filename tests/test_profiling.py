@@ -9,11 +9,11 @@ import torch
 from cells import small_cell
 from conftest import Bench
 
-from invbench import stopwatch
-from invbench.phases import PHASES, Phases, phase
-from invbench.profiling import TRACED, Profile, profile_cell
-from invbench.runner import Options, run_cell
-from invbench.spec import Cell
+from invbench.runs.spec import Cell
+from invbench.system import stopwatch
+from invbench.training.phases import PHASES, Phases, phase
+from invbench.training.profile import TRACED, Profile, profile_cell
+from invbench.training.runner import Options, run_cell
 
 STEP = {"data", "forward", "objective", "backward", "optimiser", "other"}
 SECOND = {"second player"}

@@ -8,10 +8,10 @@ from cells import small_settings
 from conftest import Bench
 
 from invbench.errors import UserError
-from invbench.published import Claim, Number, Source, claims_of, sources
-from invbench.reproduction import against_published, sweep_of, verdicts
-from invbench.runner import Options, run_cell
-from invbench.spec import resolve
+from invbench.published.claims import Claim, Number, Source, claims_of, sources
+from invbench.published.verdicts import against_published, sweep_of, verdicts
+from invbench.runs.spec import resolve
+from invbench.training.runner import Options, run_cell
 
 CLAIMS = {name: claim for source in sources().values() for name, claim in source.claims.items()}
 PROBLEMS = {
@@ -69,7 +69,7 @@ CLAIM = Claim(
 def only_this(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     claim = getattr(request, "param", CLAIM)
     found = {"source": Source(source="somebody", claims={"claim": claim})}
-    monkeypatch.setattr("invbench.reproduction.sources", lambda: found)
+    monkeypatch.setattr("invbench.published.verdicts.sources", lambda: found)
 
 
 def verdicts_of(results: pd.DataFrame) -> list[str]:
@@ -166,7 +166,7 @@ def test_the_table_for_people() -> None:
 
 @pytest.mark.slow
 def test_a_claim_is_put_to_the_test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invbench.reproduction.sources", sources)
+    monkeypatch.setattr("invbench.published.verdicts.sources", sources)
     status, out, _ = bench("reproduce", "erm_regression_all", "--workers", "1", "--out", "published")
     assert status == 0
     assert [line.split()[-1] for line in out.splitlines()[1:3]] == ["reproduced", "reproduced"]

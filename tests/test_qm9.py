@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standins import METHANE, add_text, write_qm9
 
+from invbench.components.point_clouds import charge_features, points
+from invbench.core.data import Problem
+from invbench.core.task import Regression
 from invbench.datasets.qm9 import COLUMNS, FREE_ATOMS, QM9, divided, parse_xyz
 from invbench.errors import UserError
-from invbench.point_clouds import charge_features, points
-from invbench.problem import Problem
-from invbench.runner import build_model
-from invbench.seeds import stream
-from invbench.spec import resolve
-from invbench.tasks import Regression
+from invbench.runs.spec import resolve
+from invbench.seeding import stream
+from invbench.training.runner import build_model
 
 SEED = stream(0, "data")
 CHARGE = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}

@@ -14,13 +14,13 @@ from cells import small_cell
 
 import invbench
 from invbench import files
-from invbench.checkpoint import Checkpoint
-from invbench.claims import Holder
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.files import replacing, write_text
-from invbench.machine import forget_peak_memory, peak_memory
-from invbench.records import SCHEMA, Record, RunFolder
-from invbench.runner import Options, run, run_cell
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.lease import Holder
+from invbench.runs.record import SCHEMA, Record, RunFolder
+from invbench.system.provenance import forget_peak_memory, peak_memory
+from invbench.training.runner import Options, run, run_cell
 
 
 @pytest.fixture
@@ -135,12 +135,12 @@ def test_a_record_of_other_data_is_not_believed(tmp_path: Path) -> None:
 
 def test_code_is_what_was_imported_not_what_is_on_disk(tmp_path: Path) -> None:
     """Editing a file while seeds run must not credit the new code with the old code's numbers."""
-    source = "from invbench.method import Method\nclass Mine(Method):\n    pass\n"
+    source = "from invbench.core.method import Method\nclass Mine(Method):\n    pass\n"
     path = tmp_path / "mine_on_disk.py"
     path.write_text(source)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\nfrom mine_on_disk import Mine\nfrom invbench.machine import sources_hash\n"
+        "from pathlib import Path\nfrom mine_on_disk import Mine\nfrom invbench.system.provenance import sources_hash\n"
         "first = sources_hash(Mine)\nPath(sys.argv[1], 'mine_on_disk.py').write_text('# edited')\n"
         "assert sources_hash(Mine) == first\nprint(first)"
     )
@@ -180,7 +180,7 @@ def test_an_exception_is_a_failed_run_with_its_traceback(out: Path, monkeypatch:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("inside the step")
 
-    monkeypatch.setattr("invbench.training.Training.step", broken)
+    monkeypatch.setattr("invbench.training.loop.Training.step", broken)
     cell = small_cell("erm", "spirals")
     with pytest.raises(RunFailed, match="inside the step"):
         run_cell(cell, Options(out=out))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from invbench.core.method import Method
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.errors import UserError
-from invbench.method import Method
-from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 
 SHRUG = """
-from invbench.method import Method
-from invbench.registry import register_method
+from invbench.core.method import Method
+from invbench.core.registry import register_method
 
 @register_method("shrug")
 class Shrug(Method):
@@ -72,7 +72,7 @@ def test_a_taken_name_is_refused_and_says_by_whom(registered: list[str]) -> None
 
 @pytest.mark.parametrize("what", [3, None, "erm", print, Method(), type("Mine", (), {})])
 def test_only_classes_of_methods_can_be_methods(what: object) -> None:
-    with pytest.raises(UserError, match="method 'mine' must be a class that derives from invbench.method.Method"):
+    with pytest.raises(UserError, match="method 'mine' must be a class that derives from invbench.core.method.Method"):
         METHODS.register("mine")(what)  # type: ignore[type-var]
 
 
@@ -92,7 +92,7 @@ def test_third_party_entry_points(tmp_path: Path) -> None:
     """A distribution that adds a method, found by the command without any line here knowing it."""
     _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")
     (tmp_path / "acme_methods.py").write_text(
-        "from invbench.method import Method\nfrom invbench.registry import register_method\n"
+        "from invbench.core.method import Method\nfrom invbench.core.registry import register_method\n"
         "@register_method('shrug')\nclass Shrug(Method):\n    '''Does nothing.'''\n    requires = ('environments',)\n",
         encoding="utf-8",
     )
@@ -109,7 +109,7 @@ def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "__init__.py").write_text("from acme.shrug import Shrug\n", encoding="utf-8")
     (tmp_path / "acme" / "shrug.py").write_text(
-        "from invbench.method import Method\nfrom invbench.registry import register_method\n"
+        "from invbench.core.method import Method\nfrom invbench.core.registry import register_method\n"
         "@register_method('shrug')\nclass Shrug(Method):\n    pass\n",
         encoding="utf-8",
     )
@@ -144,7 +144,7 @@ def test_third_party_package_without_its_module(tmp_path: Path) -> None:
     assert "'gone' from the package broken does not load" in shown.stderr
 
 
-NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.method.Method"
+NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.core.method.Method"
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,15 @@ NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.method
         ("Shrug = None", NO_CLASS),
         ("def Shrug(): pass", NO_CLASS),
         ("class Shrug: pass", NO_CLASS),
-        ("from invbench.method import Method\nShrug = Method()", NO_CLASS),
-        ("from invbench.problem import Dataset as Shrug", NO_CLASS),
+        ("from invbench.core.method import Method\nShrug = Method()", NO_CLASS),
+        ("from invbench.core.data import Dataset as Shrug", NO_CLASS),
         (
-            "import typing, invbench.method as m\nclass Shrug(m.Method): requires: typing.ClassVar = 3",
+            "import typing, invbench.core.method as m\nclass Shrug(m.Method): requires: typing.ClassVar = 3",
             "must be a class whose 'requires' is a tuple of names",
         ),
         (
-            "from invbench.registry import register_method\n@register_method('shrug')\ndef Shrug(): pass",
-            "method 'shrug' must be a class that derives from invbench.method.Method",
+            "from invbench.core.registry import register_method\n@register_method('shrug')\ndef Shrug(): pass",
+            "method 'shrug' must be a class that derives from invbench.core.method.Method",
         ),
         (f"{SHRUG}@register_method('erm')\nclass Other(Shrug): pass", "two methods are named 'erm'"),
     ],
@@ -222,7 +222,7 @@ def test_third_party_class_without_what_it_must_have_is_left_out(
 def test_third_party_dataset_of_no_known_release_is_left_out(tmp_path: Path) -> None:
     _distribution(tmp_path, "acme", "shrug", "acme_code:Shrug", "datasets")
     (tmp_path / "acme_code.py").write_text(
-        "from typing import ClassVar\nfrom invbench.problem import Dataset\n"
+        "from typing import ClassVar\nfrom invbench.core.data import Dataset\n"
         "class Shrug(Dataset):\n    release: ClassVar = 'none_such'\n    def load(self, seed): ...\n",
         encoding="utf-8",
     )
@@ -270,7 +270,7 @@ def test_a_file_must_register_its_own_name(tmp_path: Path, monkeypatch: pytest.M
     (package / "right.py").write_text('"""A file."""\n', encoding="utf-8")
     (package / "leaving.py").write_text("raise SystemExit", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry = Registry("method", "plugins", "requires", "invbench.method.Method")
+    registry = Registry("method", "plugins", "requires", "invbench.core.method.Method")
     with pytest.raises(UserError, match="does not register a method named 'right'"):
         registry.load("right")
     with pytest.raises(UserError, match=r"leaving.py cannot be imported: SystemExit"):
@@ -281,8 +281,8 @@ def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: p
     (tmp_path / "good.py").write_text('"""Good."""')
     (tmp_path / "broken.py").write_text("x = 1\ndef broken(:")
     (tmp_path / "absent.py").write_text("import nowhere_to_be_found")
-    monkeypatch.setattr("invbench.registry._folder_of", lambda group: tmp_path)
-    registry = Registry("method", "no_such_group", "requires", "invbench.method.Method")
+    monkeypatch.setattr("invbench.core.registry._folder_of", lambda group: tmp_path)
+    registry = Registry("method", "no_such_group", "requires", "invbench.core.method.Method")
     assert list(registry.entries()) == ["absent", "broken", "good"]
     assert registry.traits("broken") == ()
     with pytest.raises(UserError, match=r"broken.py, line 2: invalid syntax"):

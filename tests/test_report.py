@@ -21,11 +21,11 @@ from cells import small_cell
 
 import invbench
 from invbench.errors import UserError
-from invbench.records import Record, RunFolder
-from invbench.report import DETAILED, report, write_report
-from invbench.runner import Options, run_cell
-from invbench.serving import Server
-from invbench.spec import RunSpec, resolve
+from invbench.reporting.page import DETAILED, report, write_report
+from invbench.reporting.serving import Server
+from invbench.runs.record import Record, RunFolder
+from invbench.runs.spec import RunSpec, resolve
+from invbench.training.runner import Options, run_cell
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -260,7 +260,7 @@ def test_logs_that_are_none(tmp_path: Path, results: Path) -> None:
 
 
 def test_more_runs_than_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
-    monkeypatch.setattr("invbench.report.DETAILED", 2)
+    monkeypatch.setattr("invbench.reporting.page.DETAILED", 2)
     page = report([results])
     assert "3 runs are in the list without their details" in page
     details = data_of(page)["details"]

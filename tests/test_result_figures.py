@@ -8,12 +8,12 @@ import pytest
 from cells import small_cell
 
 import invbench
-from invbench import result_figures
 from invbench.errors import UserError
-from invbench.figures import labels_of
-from invbench.results import finished
-from invbench.runner import Options, run_cell
-from invbench.statistics import critical_difference
+from invbench.reporting import result_figures
+from invbench.reporting.run_figures import labels_of
+from invbench.results.load import finished
+from invbench.results.statistics import critical_difference
+from invbench.training.runner import Options, run_cell
 
 
 def means(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:

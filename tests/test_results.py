@@ -13,10 +13,10 @@ from faulty import Place
 
 import invbench
 from invbench.errors import UserError
-from invbench.records import Record, RunFolder, run_folders
-from invbench.results import INDEX, INDEXED, meeting
-from invbench.spec import RunSpec, resolve
-from invbench.tables import completeness, omitted
+from invbench.results.load import INDEX, INDEXED, meeting
+from invbench.results.table import completeness, omitted
+from invbench.runs.record import Record, RunFolder, run_folders
+from invbench.runs.spec import RunSpec, resolve
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(many: Path, mon
     def refuse(*args: object, **more: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("invbench.results.pq.write_table", refuse)
+    monkeypatch.setattr("invbench.results.load.pq.write_table", refuse)
     assert len(read(many)) == INDEXED
     assert not list(many.glob("*index*"))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from cells import assert_same_training, small_settings
 
-from invbench.checkpoint import Checkpoint
-from invbench.configuration import parse_yaml
-from invbench.records import RunFolder
-from invbench.spec import resolve
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.config import parse_yaml
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
 
 STEPS = 60
 CELLS = [

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invbench.core.data import Split
+from invbench.core.trainer import Trainer
 from invbench.errors import UserError
-from invbench.problem import Split
-from invbench.sampling import Sampler
-from invbench.seeds import as_int, stream
-from invbench.trainer import Trainer
+from invbench.seeding import as_int, stream
+from invbench.training.sampling import Sampler
 
 
 def split(sizes: list[int]) -> Split:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invbench.errors import UserError
-from invbench.gpus import chosen_gpus, visible_gpus
-from invbench.schedule import Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+from invbench.sweeps.jobs import Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+from invbench.system.gpus import chosen_gpus, visible_gpus
 
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 MIG = "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2"

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from cells import small_settings
 
-from invbench.sweep_file import Sweep
+from invbench.sweeps.definition import Sweep
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = small_settings("erm", "qm9") | {"trainer.epochs": 1}

@@ -16,19 +16,19 @@ import torch
 from cells import small_cell
 
 import invbench
-from invbench.commands import assignments_of, command_of, ranges
+from invbench.core.data import Problem, Split
+from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
-from invbench.problem import Problem, Split
-from invbench.records import Record, RunFolder
-from invbench.rerunning import sweep_of_best
-from invbench.runner import Options, run_cell
-from invbench.selection import Select
-from invbench.spec import resolve
-from invbench.sweep_file import Sweep
-from invbench.sweep_folder import announce_changes
-from invbench.table_formats import notes
-from invbench.tables import omitted
-from invbench.tasks import BinaryClassification
+from invbench.results.formats import notes
+from invbench.results.selection import Select
+from invbench.results.table import omitted
+from invbench.runs.commands import assignments_of, command_of, ranges
+from invbench.runs.record import Record, RunFolder
+from invbench.runs.spec import resolve
+from invbench.sweeps.definition import Sweep
+from invbench.sweeps.folder import announce_changes
+from invbench.sweeps.rerun_best import sweep_of_best
+from invbench.training.runner import Options, run_cell
 
 GOLDEN = Path(__file__).parent / "golden" / "selection.jsonl"
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from invbench.errors import UserError
-from invbench.report import published_text
-from invbench.serving import HEAD_BYTES, VISITORS, Server
+from invbench.reporting.page import published_text
+from invbench.reporting.serving import HEAD_BYTES, VISITORS, Server
 
 PATIENCE = 60.0
 """Longest wait of a test; none needs a second on an idle machine."""
@@ -174,8 +174,8 @@ def test_an_error_is_shared_with_nobody(capsys: pytest.CaptureFixture[str], tmp_
 
 def test_silent_visitors_are_sent_away(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """So are those that dribble; meanwhile more than there may be are told to come later."""
-    monkeypatch.setattr("invbench.serving.VISITORS", 3)
-    monkeypatch.setattr("invbench.serving.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("invbench.reporting.serving.VISITORS", 3)
+    monkeypatch.setattr("invbench.reporting.serving.HEAD_SECONDS", 0.5)
     with served(lambda: "the page") as server, ExitStack() as stack:
         silent = [stack.enter_context(connected(server)) for _ in range(2)]
         dribbling = stack.enter_context(connected(server))
@@ -199,7 +199,7 @@ def test_silent_visitors_are_sent_away(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_visitors_who_leave(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In the middle of their request, before the page is made, and in the middle of the page: nothing is said."""
-    monkeypatch.setattr("invbench.serving.HEAD_SECONDS", 1.0)
+    monkeypatch.setattr("invbench.reporting.serving.HEAD_SECONDS", 1.0)
     opened = threading.Event()
 
     def make() -> str:

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import field_validator
 
-from invbench.configuration import merge, parse_assignments, parse_yaml, read_yaml, recipe_layers
+from invbench.core.registry import BACKBONES, DATASETS, METHODS
+from invbench.core.settings import LogUniform, Settings, setting
+from invbench.core.trainer import Trainer
 from invbench.errors import UserError
-from invbench.registry import BACKBONES, DATASETS, METHODS
-from invbench.settings import LogUniform, Settings, setting
-from invbench.spec import resolve
-from invbench.sweep_file import Sweep
-from invbench.trainer import Trainer
+from invbench.runs.config import merge, parse_assignments, parse_yaml, read_yaml, recipe_layers
+from invbench.runs.spec import resolve
+from invbench.sweeps.definition import Sweep
 
 
 class Example(Settings):
@@ -240,7 +240,7 @@ def test_sweeps_and_recipes_take_merge_keys(tmp_path: Path, monkeypatch: pytest.
     runs = Sweep.read(str(tmp_path / "x.yaml")).runs()
     assert [(run.spec.method, run.trainer.steps) for run in runs] == [("erm", 3), ("irmv1", 3)]
     recipe = "trainer: &one {steps: 5}\nmethods: {irmv1: {trainer: {<<: *one, learning_rate: 0.25}}}"
-    monkeypatch.setattr("invbench.configuration.recipe_text", lambda name: recipe)
+    monkeypatch.setattr("invbench.runs.config.recipe_text", lambda name: recipe)
     trainer = resolve("irmv1", "spirals").trainer
     assert (trainer.steps, trainer.learning_rate) == (5, 0.25)
 
@@ -283,7 +283,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
         "trainer: {epochs: 5, learning_rate: 2e-3, weight_decay: 2e-3, l1: 2e-3}\n"
         "methods:\n  and_mask:\n    trainer: {learning_rate: 3e-3, weight_decay: 3e-3}\n    method: {threshold: 0.3}\n"
     )
-    monkeypatch.setattr("invbench.configuration.recipe_text", lambda name: recipe)
+    monkeypatch.setattr("invbench.runs.config.recipe_text", lambda name: recipe)
     layer = {"trainer": {"weight_decay": 4e-3}, "method": {"and_mask": {"threshold": 0.4}}}
     cell = resolve("and_mask", "spirals", 0, {"method.threshold": 0.5}, [layer])
     trainer = cell.trainer

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from standins import archive_of, write_cifar, write_mnist
 
 from invbench.cli.listing import availability
+from invbench.core.data import Dataset
+from invbench.core.registry import DATASETS
+from invbench.datafiles.cache import prepared
+from invbench.datafiles.download import BLOCK, fetch, kept_sums, required, unpack
+from invbench.datafiles.release import Download, Release, SourceFile, release
 from invbench.errors import UserError
-from invbench.fetch import BLOCK, fetch, kept_sums, required, unpack
-from invbench.prepared import prepared
-from invbench.problem import Dataset
-from invbench.registry import DATASETS
-from invbench.sources import Download, Release, SourceFile, release
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -96,7 +96,8 @@ def release_of(server: Server, content: bytes = CONTENT, name: str = "thing/data
 
 def fetching(thing: Release) -> str:
     """A program that fetches it."""
-    return f"from invbench.fetch import fetch\nfrom invbench.sources import *\nprint(fetch({thing!r}))"
+    lines = ["from invbench.datafiles.download import fetch", "from invbench.datafiles.release import *"]
+    return "\n".join([*lines, f"print(fetch({thing!r}))"])
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_a_file_that_does_not_end_is_cut_off(server: Server, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("mode", "message"), [("forbidden", "HTTP 403 Forbidden"), ("stalled", "no answer in time")])
 def test_servers_that_refuse(server: Server, mode: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invbench.fetch.TIMEOUT", (1.0, 0.5))
+    monkeypatch.setattr("invbench.datafiles.download.TIMEOUT", (1.0, 0.5))
     thing = release_of(server)
     server.mode = mode
     with pytest.raises(UserError, match=message):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbench.commands import command_of
-from invbench.configuration import parse_assignments
 from invbench.errors import UserError
-from invbench.spec import RunSpec, from_spec, resolve
+from invbench.runs.commands import command_of
+from invbench.runs.config import parse_assignments
+from invbench.runs.spec import RunSpec, from_spec, resolve
 
 
 def test_golden_id() -> None:

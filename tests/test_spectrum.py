@@ -10,12 +10,12 @@ from conftest import Bench
 from torch import nn
 from torch.func import functional_call, grad, jacrev
 
-from invbench import spectrum as module
-from invbench.evaluation import outputs_of
-from invbench.runner import Options, run_cell
-from invbench.spectrum import Bulk, Hessian, Spectrum, held_still, some_rows, spectrum
-from invbench.tasks import Regression
-from invbench.trained import Trained, trained
+from invbench.analysis import spectrum as module
+from invbench.analysis.spectrum import Bulk, Hessian, Spectrum, held_still, some_rows, spectrum
+from invbench.core.task import Regression
+from invbench.evaluation.metrics import outputs_of
+from invbench.training.restored import Trained, trained
+from invbench.training.runner import Options, run_cell
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 

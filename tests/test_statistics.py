@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbench.statistics import (
+from invbench.results.statistics import (
     against_best,
     alike,
     best_of,

@@ -10,13 +10,11 @@ import torch
 from cells import load, small_cell
 from torch import Tensor, nn
 
+from invbench.core.data import Problem, Split
+from invbench.core.task import Classification
 from invbench.errors import UserError
-from invbench.gradients import choose_strategy
-from invbench.invariance import measure
-from invbench.problem import Problem, Split
-from invbench.runner import build_model, run
-from invbench.spec import resolve
-from invbench.steerable_convolution import (
+from invbench.evaluation.invariance import measure
+from invbench.methods._steerable_convolution import (
     BlurPool,
     Exporting,
     Fitted,
@@ -27,7 +25,9 @@ from invbench.steerable_convolution import (
     image,
     without_reflections,
 )
-from invbench.tasks import Classification
+from invbench.runs.spec import resolve
+from invbench.training.gradients import choose_strategy
+from invbench.training.runner import build_model, run
 
 ARCHITECTURES: list[dict[str, Any]] = [
     {"architecture": "small", "rotations": 4},

@@ -13,17 +13,17 @@ from cells import SMALL
 from conftest import Bench
 
 import invbench
-from invbench import sweeping
-from invbench.configuration import sweep_names
+from invbench.core.registry import METHODS
+from invbench.core.settings import LogUniform
 from invbench.errors import UserError
-from invbench.registry import METHODS
-from invbench.results import load_results
-from invbench.search import Judge, OptunaSearch, _draw, optuna_trials
-from invbench.settings import LogUniform
-from invbench.spec import Cell, resolve
-from invbench.sweep_file import Sweep, Tier, parse_seeds
-from invbench.sweeping import Places, seconds_of
-from invbench.watching import duration
+from invbench.results.load import load_results
+from invbench.runs.config import sweep_names
+from invbench.runs.spec import Cell, resolve
+from invbench.sweeps import execute as sweeping
+from invbench.sweeps.definition import Sweep, Tier, parse_seeds
+from invbench.sweeps.execute import Places, seconds_of
+from invbench.sweeps.monitor import duration
+from invbench.sweeps.search import Judge, OptunaSearch, _draw, optuna_trials
 
 
 def written(path: Path, cells: str, seeds: str = "0-1") -> str:

@@ -12,12 +12,12 @@ import pytest
 from cells import SMALL
 from faulty import Place
 
-from invbench.engines.local import Hand, outcomes_of
-from invbench.engines.worker import Outcome
-from invbench.records import RunFolder, run_folders
-from invbench.runner import Options
-from invbench.schedule import Slot
-from invbench.spec import resolve
+from invbench.runs.record import RunFolder, run_folders
+from invbench.runs.spec import resolve
+from invbench.sweeps.engines.local import Hand, outcomes_of
+from invbench.sweeps.engines.worker import Outcome
+from invbench.sweeps.jobs import Slot
+from invbench.training.runner import Options
 
 Metrics = dict[str, dict[str, float]]
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from invbench.loggers import CSV
-from invbench.records import RunFolder
-from invbench.spec import resolve
-from invbench.spreadsheet import csv
-from invbench.table_formats import Entry, Format, Layout, written
+from invbench.results.formats import Entry, Format, Layout, written
+from invbench.results.spreadsheet import csv
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import resolve
 from invbench.terminal import visible
+from invbench.training.loggers import CSV
 
 NAMES = st.text(
     st.sampled_from("a0 \\{}$&#%^_~<>|[]()*`\"'!+-=@:;.\t\n\r\x0b\x1b\x85\u2028\u202e±†é\ud800"), max_size=8

@@ -12,14 +12,14 @@ import pytest
 import scipy.stats
 
 import invbench
-from invbench.display_names import display_dataset, display_method, display_metric
+from invbench.core.method import Method
+from invbench.core.registry import DATASETS, METHODS, register_method
 from invbench.errors import UserError
-from invbench.method import Method
-from invbench.registry import DATASETS, METHODS, register_method
-from invbench.selection import Select
-from invbench.spreadsheet import csv
-from invbench.table_formats import PAPER, Format, Style, laid_out, notes, written
-from invbench.tables import completeness, higher_is_better, omitted
+from invbench.results.display_names import display_dataset, display_method, display_metric
+from invbench.results.formats import PAPER, Format, Style, laid_out, notes, written
+from invbench.results.selection import Select
+from invbench.results.spreadsheet import csv
+from invbench.results.table import completeness, higher_is_better, omitted
 
 
 def rows(**columns: list[object]) -> pd.DataFrame:

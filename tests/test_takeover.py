@@ -14,20 +14,20 @@ import pytest
 from cells import SMALL
 from filelock import FileLock
 
-from invbench.claims import LOCK, Claim, Holder, look
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
-from invbench.records import RunFolder
-from invbench.runner import Options, run_cell
-from invbench.spec import RunSpec, resolve
+from invbench.runs.lease import LOCK, Claim, Holder, look
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import RunSpec, resolve
+from invbench.training.runner import Options, run_cell
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
 MACHINE = """
 import os, sys, time, types
 from pathlib import Path
-from invbench import claims
+from invbench.runs import lease as claims
 from invbench.errors import Interrupted, RunHeld
-from invbench.runner import Options, run_cell
-from invbench.spec import resolve
+from invbench.training.runner import Options, run_cell
+from invbench.runs.spec import resolve
 
 name, skew, pause, out = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 claims.HEARTBEAT_SECONDS, claims.SILENT_SECONDS, claims.WATCH_SECONDS = 0.1, 1.0, 1.0
@@ -144,8 +144,8 @@ SAVING = """
 import sys
 from pathlib import Path
 import torch
-from invbench.checkpoint import Checkpoint
-from invbench.records import RunFolder
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.record import RunFolder
 with RunFolder(Path(sys.argv[1])).claimed() as folder:
     while True:
         Checkpoint({"a": torch.zeros(2**24)}, {}).save(folder.replacing(folder.checkpoint))

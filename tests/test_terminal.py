@@ -19,12 +19,12 @@ from rich.console import Console
 from invbench.cli import main
 from invbench.cli.listing import _print
 from invbench.cli.run import _table
-from invbench.engines.worker import Outcome
-from invbench.progress import Report, announce, counting
-from invbench.records import run_folders
-from invbench.stopping import StopRequest
+from invbench.runs.record import run_folders
+from invbench.sweeps.engines.worker import Outcome
+from invbench.sweeps.monitor import Watch
+from invbench.system.signals import StopRequest
 from invbench.terminal import visible, visible_lines
-from invbench.watching import Watch
+from invbench.training.progress import Report, announce, counting
 
 HARMFUL = "\x1b[2J\x1b]0;title\x07\r\b\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
 SHOWN = r"\x1b[2J\x1b]0;title\x07\r\x08\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
@@ -210,7 +210,7 @@ def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_without_stderr(tmp_path: Path) -> None:
     command = 'exec "$@" 2>&-'
-    run = [sys.executable, "-c", "from invbench.entry import main; main()", "run", "-m", "erm", "-d", "spirals"]
+    run = [sys.executable, "-c", "from invbench.cli.entry import main; main()", "run", "-m", "erm", "-d", "spirals"]
     settings = ["trainer.epochs=null", "trainer.steps=2", "dataset.environments=2"]
     options = [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(["bash", "-c", command, "run", *run, *options, "--out", str(tmp_path)], timeout=120)

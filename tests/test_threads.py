@@ -11,10 +11,10 @@ import torch
 from cells import small_cell
 from conftest import Bench
 
-from invbench import threads
-from invbench.records import run_folders
-from invbench.runner import Options, run_cell
-from invbench.threads import wait_passively
+from invbench.runs.record import run_folders
+from invbench.system import threads
+from invbench.system.threads import wait_passively
+from invbench.training.runner import Options, run_cell
 
 SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from cells import load, small_cell
 
-from invbench.records import Record
-from invbench.runner import Ended, Options, build_model, run_cell, run_together
-from invbench.spec import Cell, resolve
+from invbench.runs.record import Record
+from invbench.runs.spec import Cell, resolve
+from invbench.training.runner import Ended, Options, build_model, run_cell, run_together
 
 
 def metrics(cell: Cell, out: Path) -> dict[str, float]:

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from cells import small_cell
 from conftest import Bench
 
+from invbench.analysis.width_study import learned_width, width_study
 from invbench.errors import UserError
-from invbench.runner import Options, run_cell
-from invbench.spec import resolve
-from invbench.trained import Trained, trained
-from invbench.width_study import learned_width, width_study
+from invbench.runs.spec import resolve
+from invbench.training.restored import Trained, trained
+from invbench.training.runner import Options, run_cell
 
 RAWS = [-5.0, -1.0, 0.0, 1.0, 3.0]
 

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead, staged_convolutions
-from invbench.problem import Problem
-from invbench.registry import register_backbone
-from invbench.settings import Choice, setting
+from invbench.core.backbone import Backbone, FeaturesAndHead, staged_convolutions
+from invbench.core.data import Problem
+from invbench.core.registry import register_backbone
+from invbench.core.settings import Choice, setting
 
 
 @register_backbone("cnn_small")

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.backbone import Backbone, dense_network
-from invbench.problem import Problem
-from invbench.registry import register_backbone
-from invbench.settings import setting
+from invbench.core.backbone import Backbone, dense_network
+from invbench.core.data import Problem
+from invbench.core.registry import register_backbone
+from invbench.core.settings import setting
 
 
 @register_backbone("dense512")

@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from invbench.backbone import Backbone, FeaturesAndHead
-from invbench.point_clouds import CHARGE_FEATURES, charge_features, points
-from invbench.problem import Problem
-from invbench.registry import register_backbone
-from invbench.settings import Choice, setting
+from invbench.components.point_clouds import CHARGE_FEATURES, charge_features, points
+from invbench.core.backbone import Backbone, FeaturesAndHead
+from invbench.core.data import Problem
+from invbench.core.registry import register_backbone
+from invbench.core.settings import Choice, setting
 
 
 @register_backbone("egnn")

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from invbench.backbone import Backbone, FeaturesAndHead, xavier
-from invbench.problem import Problem
-from invbench.registry import register_backbone
-from invbench.settings import Choice, setting
+from invbench.core.backbone import Backbone, FeaturesAndHead, xavier
+from invbench.core.data import Problem
+from invbench.core.registry import register_backbone
+from invbench.core.settings import Choice, setting
 
 SLOPE = 0.01
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

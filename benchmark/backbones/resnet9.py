@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from invbench.backbone import Backbone, FeaturesAndHead
-from invbench.problem import Problem
-from invbench.registry import register_backbone
-from invbench.settings import setting
+from invbench.core.backbone import Backbone, FeaturesAndHead
+from invbench.core.data import Problem
+from invbench.core.registry import register_backbone
+from invbench.core.settings import setting
 
 LOGIT_SCALE = 0.125
 GROUPS = 32

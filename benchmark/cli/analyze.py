@@ -14,9 +14,9 @@ from invbench.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from invbench.consistency import Consistency
-    from invbench.records import RunFolder
-    from invbench.spectrum import Spectrum
+    from invbench.analysis.consistency import Consistency
+    from invbench.analysis.spectrum import Spectrum
+    from invbench.runs.record import RunFolder
 
 analyze_app = typer.Typer(name="analyze", help="What finished runs have become: curvature, widths, consistency.")
 
@@ -40,11 +40,11 @@ def spectrum(
     out: Out = None,
 ) -> None:
     """Eigenvalues of the Hessian of the training risk and the effective dimension N_eff; kept as spectrum.json."""
-    from invbench.analysis_figures import spectra
-    from invbench.progress import counting
-    from invbench.spectrum import Spectrum
-    from invbench.spectrum import spectrum as make
-    from invbench.trained import trained
+    from invbench.analysis.spectrum import Spectrum
+    from invbench.analysis.spectrum import spectrum as make
+    from invbench.reporting.analysis_figures import spectra
+    from invbench.training.progress import counting
+    from invbench.training.restored import trained
 
     alphas = alpha or ALPHAS
     if min(alphas) <= 0:
@@ -72,11 +72,11 @@ def widths(
     """Risk, objective and their slopes over the width of a learned distribution; kept as widths.csv."""
     import numpy as np
 
-    from invbench.analysis_figures import width_curves
-    from invbench.progress import counting
-    from invbench.spreadsheet import csv
-    from invbench.trained import trained
-    from invbench.width_study import learned_width, width_study
+    from invbench.analysis.width_study import learned_width, width_study
+    from invbench.reporting.analysis_figures import width_curves
+    from invbench.results.spreadsheet import csv
+    from invbench.training.progress import counting
+    from invbench.training.restored import trained
 
     found = []
     for label, folder in _labelled(runs, out):
@@ -113,10 +113,10 @@ def consistency(
 
     The picture shows the environments' risks on the plane through the first run's beginning and the first two runs.
     """
-    from invbench.analysis_figures import landscape
-    from invbench.consistency import consistency as make
-    from invbench.progress import counting
-    from invbench.trained import trained
+    from invbench.analysis.consistency import consistency as make
+    from invbench.reporting.analysis_figures import landscape
+    from invbench.training.progress import counting
+    from invbench.training.restored import trained
 
     found, ends = [], []
     for label, folder in _labelled(runs, out):
@@ -134,8 +134,8 @@ def consistency(
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
     """Every finished run with a label that tells it from the others, the picture's name checked beforehand."""
     from invbench.cli.plot import writable_picture
-    from invbench.figures import groups_of
-    from invbench.results import finished
+    from invbench.reporting.run_figures import groups_of
+    from invbench.results.load import finished
 
     if out is not None:
         writable_picture(out, "--out")
@@ -169,7 +169,7 @@ def _spectrum_row(found: "Spectrum", alphas: list[float]) -> list[str]:
 
 
 def _consistency_row(found: "Consistency") -> list[str]:
-    from invbench.consistency import largest
+    from invbench.analysis.consistency import largest
 
     mean_risk = sum(found.risks) / len(found.risks)
     agreement = sum(found.agreement.values()) / len(found.agreement)
@@ -192,7 +192,7 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
 
 
 def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
-    from invbench.drawing import drawn, save
+    from invbench.reporting.drawing import drawn, save
 
     if out is not None:
         save(drawn(make), out)

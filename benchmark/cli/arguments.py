@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import typer
 
-from invbench.paths import why_impossible
+from invbench.datafiles.paths import why_impossible
 
 Paths = TypeVar("Paths", bound=str | Path | Sequence[Path] | None)
 Numbers = TypeVar("Numbers", bound=float | Sequence[float] | None)

@@ -35,10 +35,10 @@ def compare(
     """
     if form not in FORMATS:
         raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
-    from invbench.comparison import compare as make
-    from invbench.comparison import laid_out, remarks
-    from invbench.spreadsheet import csv
-    from invbench.table_formats import Format, written
+    from invbench.results.comparison import compare as make
+    from invbench.results.comparison import laid_out, remarks
+    from invbench.results.formats import Format, written
+    from invbench.results.spreadsheet import csv
 
     before, after = (_runs(name, results or [Path("results")]) for name in (first, second))
     found = make(before, after, metric)
@@ -49,7 +49,7 @@ def compare(
 
 
 def _runs(name: str, results: list[Path]) -> "pd.DataFrame":
-    from invbench.results import load_made_by, load_results
+    from invbench.results.load import load_made_by, load_results
 
     if Path(name).is_dir():
         return load_results(name)

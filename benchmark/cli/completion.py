@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
-from invbench.configuration import SECTIONS, sweep_names
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry
+from invbench.datafiles.paths import why_impossible
 from invbench.errors import UserError
-from invbench.paths import why_impossible
-from invbench.registry import BACKBONES, DATASETS, METHODS, Registry
+from invbench.runs.config import SECTIONS, sweep_names
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 SELECTIONS = ("last", "best_validation", "leave_one_env_out", "oracle")
-"""The members of `invbench.selection.Select`, which takes seconds to import."""
+"""The members of `invbench.results.selection.Select`, which takes seconds to import."""
 MOST_VALUES = 100
 """Of a column of results."""
 Values = Callable[[], list[str]]
@@ -58,7 +58,7 @@ def sweeps(incomplete: str) -> list[str]:
 
 def claims() -> list[str]:
     """What `bench reproduce` accepts: sources, and each of their claims."""
-    from invbench.published import sources
+    from invbench.published.claims import sources
 
     return [*sources(), *(claim for source in sources().values() for claim in source.claims)]
 
@@ -90,8 +90,8 @@ def dataset_settings(context: typer.Context, incomplete: str) -> list[str]:
 
 def conditions(context: typer.Context, incomplete: str) -> list[str]:
     """`COLUMN=VALUE` for `--where`, by what is in the results."""
-    from invbench.grouping import as_text
-    from invbench.results import load_results
+    from invbench.results.columns import as_text
+    from invbench.results.load import load_results
 
     # The option that still lacks its value keeps arguments from getting to their names.
     paths = [Path(text) for text in context.args]
@@ -127,7 +127,7 @@ def _settings_of(section: str, method: str = "", dataset: str = "") -> dict[str,
     if section == "backbone":
         return {"backbone.name": lambda: list(BACKBONES.known())}
     if section == "trainer":
-        from invbench.trainer import Trainer
+        from invbench.core.trainer import Trainer
 
         return _values_of("trainer", Trainer.model_fields)
     if section == "dataset":

@@ -7,11 +7,11 @@ import typer
 
 from invbench.cli.completion import data_files
 from invbench.cli.output import echo
+from invbench.core.registry import DATASETS
 from invbench.errors import UserError, did_you_mean
-from invbench.registry import DATASETS
 
 if TYPE_CHECKING:
-    from invbench.sources import Release
+    from invbench.datafiles.release import Release
 
 data_app = typer.Typer(name="data", help="Data files: what is here, how to get the rest, and is it right?")
 
@@ -19,7 +19,7 @@ data_app = typer.Typer(name="data", help="Data files: what is here, how to get t
 @data_app.command(name="ls")
 def list_data() -> None:
     """Every dataset with its licence, its size and where its files are on this machine."""
-    from invbench.sources import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
+    from invbench.datafiles.release import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
 
     for name in DATASETS.entries():
         needed = DATASETS.literal(name, "release", "")
@@ -41,8 +41,8 @@ def fetch(
     name: Annotated[str, typer.Argument(help="A dataset or release; `all` for every one.", autocompletion=data_files)],
 ) -> None:
     """Download a release into the cache; the same command again continues what broke off."""
-    from invbench.fetch import fetch as get
-    from invbench.sources import DATA_VARIABLE, cache_folder, data_folders
+    from invbench.datafiles.download import fetch as get
+    from invbench.datafiles.release import DATA_VARIABLE, cache_folder, data_folders
 
     releases = list(_releases(name))
     if not releases:
@@ -87,7 +87,7 @@ def verify(
 
 def _releases(name: str) -> "Iterable[Release]":
     """The release behind a dataset's name or of that name, or every one."""
-    from invbench.sources import release
+    from invbench.datafiles.release import release
 
     by_dataset = {entry: DATASETS.literal(entry, "release", "") for entry in DATASETS.entries()}
     needed = {files.name: files for files in (release(value) for value in by_dataset.values() if value)}
@@ -104,8 +104,8 @@ def _releases(name: str) -> "Iterable[Release]":
 
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     """For every file that is here: path, verdict, whether it is right."""
-    from invbench.fetch import kept_sums
-    from invbench.sources import MAX_UNPACKED, digest, sha256
+    from invbench.datafiles.download import kept_sums
+    from invbench.datafiles.release import MAX_UNPACKED, digest, sha256
 
     kept, found = kept_sums(release), release.found()
     for file in (file for file in release.files if file.path in found):

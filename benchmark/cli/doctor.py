@@ -16,9 +16,9 @@ def doctor() -> None:
 
     import torch
 
-    from invbench.machine import describe
-    from invbench.registry import BACKBONES, DATASETS, METHODS
-    from invbench.sources import cache_folder, data_folders
+    from invbench.core.registry import BACKBONES, DATASETS, METHODS
+    from invbench.datafiles.release import cache_folder, data_folders
+    from invbench.system.provenance import describe
 
     facts = describe(torch.device("cpu"))
     echo(f"python {facts['python']} on {facts['platform']}")
@@ -46,7 +46,7 @@ def doctor() -> None:
 
 def _torchvision() -> str:
     """Whether it can be imported: by anybody, or only with what this package declares before."""
-    from invbench.torchvision_import import torchvision
+    from invbench.system.torchvision_import import torchvision
 
     try:
         torchvision()

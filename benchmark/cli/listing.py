@@ -12,15 +12,15 @@ from invbench.cli.arguments import possible
 from invbench.cli.completion import anything_shown, dataset_settings
 from invbench.cli.output import echo, echo_json
 from invbench.cli.plot import writable_picture
-from invbench.configuration import sweep_names
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.errors import UserError, did_you_mean
-from invbench.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.runs.config import sweep_names
 from invbench.terminal import visible
 
 if TYPE_CHECKING:
-    from invbench.method import Method
-    from invbench.problem import Dataset, Problem
-    from invbench.settings import Settings
+    from invbench.core.data import Dataset, Problem
+    from invbench.core.method import Method
+    from invbench.core.settings import Settings
 
 
 class What(StrEnum):
@@ -76,7 +76,7 @@ def _data(what: What) -> Any:
     if what is What.sweeps:
         return sweep_names()
     if what is What.published:
-        from invbench.published import sources
+        from invbench.published.claims import sources
 
         return {
             name: {"source": source.source, "claims": {one: own.what for one, own in source.claims.items()}}
@@ -113,8 +113,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,
 ) -> None:
     """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
-    from invbench.configuration import recipe_text
-    from invbench.trainer import Trainer
+    from invbench.core.trainer import Trainer
+    from invbench.runs.config import recipe_text
 
     if picture is not None:
         if as_json:
@@ -161,7 +161,7 @@ def _shown(registry: Registry, name: str) -> dict[str, Any]:
     if registry is METHODS:
         found["trained_together"] = trained_together(name, cls)
     if registry is DATASETS:
-        from invbench.configuration import parse_yaml, recipe_text
+        from invbench.runs.config import parse_yaml, recipe_text
 
         text = recipe_text(name)
         found["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
@@ -181,8 +181,8 @@ def _described(cls: "type[Settings]") -> list[dict[str, Any]]:
 
 def trained_together(name: str, method: "type[Method]") -> str:
     """In which settings runs of a method may differ that are trained together, or why they are not."""
-    from invbench.composition import Composition
-    from invbench.trainer import Trainer
+    from invbench.core.composition import Composition
+    from invbench.core.trainer import Trainer
 
     reason = Composition({name: method()}).apart
     if reason:
@@ -193,8 +193,8 @@ def trained_together(name: str, method: "type[Method]") -> str:
 
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     """The contact sheet of a dataset."""
-    from invbench.configuration import parse_assignments
-    from invbench.pictures import contact_sheet
+    from invbench.reporting.contact_sheet import contact_sheet
+    from invbench.runs.config import parse_assignments
 
     writable_picture(picture, "--picture")
     problem = _problem(name, parse_assignments(settings), seed)
@@ -212,9 +212,9 @@ def splits_of(name: str) -> dict[str, int]:
 
 def _problem(name: str, settings: dict[str, Any], seed: int) -> "Problem":
     """A dataset's problem. Without a recipe any network that takes it will do, and any trainer."""
-    from invbench.configuration import Layer, recipe_text
-    from invbench.loading import load_problem
-    from invbench.spec import resolve
+    from invbench.runs.config import Layer, recipe_text
+    from invbench.runs.spec import resolve
+    from invbench.training.build import load_problem
 
     layers: list[Layer] = []
     if recipe_text(name) is None:
@@ -237,7 +237,7 @@ def _names(title: str, registry: Registry) -> None:
 
 def availability(dataset: str) -> str:
     """Whether a dataset's files are on this machine."""
-    from invbench.sources import release
+    from invbench.datafiles.release import release
 
     needed = DATASETS.literal(dataset, "release", "")
     return release(needed).state if needed else "always"
@@ -249,7 +249,7 @@ def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
         yield f"licence: {dataset.licence}"
         yield f"citation: {dataset.citation}"
         return
-    from invbench.sources import release
+    from invbench.datafiles.release import release
 
     needed = release(dataset.release)
     yield f"release: {needed.name}, {needed.size}, {needed.state}"
@@ -262,7 +262,7 @@ def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
 
 def _published() -> None:
     """Claims of others, which `bench reproduce` puts to the test."""
-    from invbench.published import sources
+    from invbench.published.claims import sources
 
     for name, source in sources().items():
         rows = [

@@ -75,10 +75,11 @@ def plot(
     if kind not in list(Kind):
         raise UserError(f"nothing to draw is named '{kind}'{did_you_mean(kind, Kind)}")
     writable_picture(out, "--out")
-    from invbench import figures, nuisance_figures, result_figures
-    from invbench.drawing import drawn, save
-    from invbench.results import load_results, meeting
-    from invbench.tables import table
+    from invbench.reporting import nuisance_figures, result_figures
+    from invbench.reporting import run_figures as figures
+    from invbench.reporting.drawing import drawn, save
+    from invbench.results.load import load_results, meeting
+    from invbench.results.table import table
 
     given = {"--metric": metric is not None, "--select": select != "last"}
     for option, kinds in result_figures.KINDS_OF.items():

@@ -7,7 +7,7 @@ import typer
 from invbench.cli.output import echo, in_lines
 
 if TYPE_CHECKING:
-    from invbench.sweeping import Engine, Request
+    from invbench.sweeps.execute import Engine, Request
 
 MOST_LISTED, FIRST = 20, 5
 """As many runs are all listed; of more, so many."""
@@ -21,8 +21,8 @@ Verbose = Annotated[
 
 def preview(request: "Request", at_once: int, verbose: bool) -> str:
     """The runs, and what the ones that are left will cost; with all settings where `verbose`, else not all of many."""
-    from invbench.sweep_folder import shared, summary
-    from invbench.sweeping import dry_run
+    from invbench.sweeps.execute import dry_run
+    from invbench.sweeps.folder import shared, summary
 
     *runs, total = dry_run(request, at_once)
     if verbose:
@@ -34,7 +34,7 @@ def preview(request: "Request", at_once: int, verbose: bool) -> str:
 
 def carry_out(request: "Request", engine: "Engine", at_once: int, verbose: bool) -> None:
     """Carry out a sweep; where `verbose`, say before what it is, and line by line what happens."""
-    from invbench.sweeping import carry_out_sweep
+    from invbench.sweeps.execute import carry_out_sweep
 
     if verbose:
         echo(preview(request, at_once, verbose), err=True)

@@ -33,10 +33,10 @@ def report(
     """Write a page with the table, the figures, every run to look into, what failed, and how to reproduce each row."""
     if not serve and (out.suffix != ".html" or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out}: it must end in .html, in a folder that exists")
-    from invbench.report import published_text, write_report
-    from invbench.report import report as page
-    from invbench.results import folders
-    from invbench.serving import Server
+    from invbench.reporting.page import published_text, write_report
+    from invbench.reporting.page import report as page
+    from invbench.reporting.serving import Server
+    from invbench.results.load import folders
 
     paths = results or [Path("results")]
     if not serve:

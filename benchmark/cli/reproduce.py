@@ -10,7 +10,7 @@ from invbench.cli.completion import claims
 from invbench.cli.output import echo
 from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.errors import RunFailed
-from invbench.gpus import MOST_PROCESSES
+from invbench.system.gpus import MOST_PROCESSES
 
 
 def reproduce(
@@ -29,12 +29,12 @@ def reproduce(
     verbose: Verbose = False,
 ) -> None:
     """Run what a claim needs, with the published settings and seeds, and print the verdict. Again, it continues."""
-    from invbench.engines.local import LocalEngine
-    from invbench.published import claims_of
-    from invbench.reproduction import against_published, sweep_of, verdicts
-    from invbench.results import load_results
-    from invbench.sweeping import Places, Request
-    from invbench.table_formats import Format, written
+    from invbench.published.claims import claims_of
+    from invbench.published.verdicts import against_published, sweep_of, verdicts
+    from invbench.results.formats import Format, written
+    from invbench.results.load import load_results
+    from invbench.sweeps.engines.local import LocalEngine
+    from invbench.sweeps.execute import Places, Request
 
     slots = Places(gpus, workers=workers, threads=threads).slots()
     failure = None

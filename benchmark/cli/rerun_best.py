@@ -9,7 +9,7 @@ from invbench.cli.arguments import possible
 from invbench.cli.completion import choosing_selections
 from invbench.cli.output import echo
 from invbench.cli.preview import Verbose, carry_out, preview
-from invbench.gpus import MOST_PROCESSES
+from invbench.system.gpus import MOST_PROCESSES
 
 
 def rerun_best(
@@ -39,10 +39,10 @@ def rerun_best(
     The new runs carry the selection as their protocol, so no table mixes them with those that they were selected from.
     Their folder has the sweep that was made: `bench sweep` with its sweep.yaml does the same again on other engines.
     """
-    from invbench.engines.local import LocalEngine
-    from invbench.rerunning import sweep_of_best
-    from invbench.results import load_results
-    from invbench.sweeping import Places, Request
+    from invbench.results.load import load_results
+    from invbench.sweeps.engines.local import LocalEngine
+    from invbench.sweeps.execute import Places, Request
+    from invbench.sweeps.rerun_best import sweep_of_best
 
     runs = load_results(results or [Path("results")])
     if "protocol" in runs:

@@ -12,14 +12,14 @@ from invbench.cli.completion import datasets, methods
 from invbench.cli.completion import settings as settings_named
 from invbench.cli.output import QUIET_AND_VERBOSE, echo, in_lines, json_of
 from invbench.errors import RunFailed, UserError
-from invbench.threads import MOST_THREADS
+from invbench.system.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from invbench.records import Record
-    from invbench.runner import Options
-    from invbench.spec import Cell
+    from invbench.runs.record import Record
+    from invbench.runs.spec import Cell
+    from invbench.training.runner import Options
 
 
 def run(
@@ -62,10 +62,10 @@ def run(
     ] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
-    from invbench.configuration import parse_assignments
-    from invbench.runner import Options
-    from invbench.spec import resolve
-    from invbench.sweep_file import parse_seeds
+    from invbench.runs.config import parse_assignments
+    from invbench.runs.spec import resolve
+    from invbench.sweeps.definition import parse_seeds
+    from invbench.training.runner import Options
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")
@@ -103,8 +103,8 @@ def _described(cells: "list[Cell]", out: Path) -> "Iterator[str]":
 
 def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], list[RunFailed]]":
     """Every run, whether the ones before it failed or not."""
-    from invbench.records import RunFolder
-    from invbench.runner import run_cell
+    from invbench.runs.record import RunFolder
+    from invbench.training.runner import run_cell
 
     records, failures = [], []
     for cell in cells:
@@ -122,8 +122,8 @@ def _profile(cell: "Cell", options: "Options") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from invbench.profiling import profile_cell
-    from invbench.progress import announce, plain_text
+    from invbench.training.profile import profile_cell
+    from invbench.training.progress import announce, plain_text
 
     found = profile_cell(cell, options)
     whole = sum(cost.total for cost in found.costs) or 1.0
@@ -142,7 +142,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     """The result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
 
-    from invbench.progress import announce, headlines
+    from invbench.training.progress import announce, headlines
 
     done = [record for record in records if record.status == "done"]
     if not done:
@@ -168,7 +168,7 @@ def _means(done: "list[Record]", names: list[str]) -> list[str]:
     """Mean and 95 % interval of each metric."""
     import pandas as pd
 
-    from invbench.statistics import half_width  # scipy.stats takes a second to import
+    from invbench.results.statistics import half_width  # scipy.stats takes a second to import
 
     columns = (pd.Series([record.metrics[name] for record in done]) for name in names)
     return [f"{values.mean():.4f} ± {half_width(values):.4f}" for values in columns]
@@ -179,8 +179,8 @@ def _table(title: str, rows: list[list[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from invbench.progress import plain_text
     from invbench.terminal import visible
+    from invbench.training.progress import plain_text
 
     view = Table(title=plain_text(title), title_justify="left")
     for place, name in enumerate(rows[0]):

@@ -10,10 +10,10 @@ from invbench.cli.completion import sweeps
 from invbench.cli.output import QUIET_AND_VERBOSE, echo
 from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.errors import UserError, did_you_mean
-from invbench.gpus import MOST_PROCESSES
+from invbench.system.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from invbench.sweeping import Engine
+    from invbench.sweeps.execute import Engine
 
 
 def sweep(
@@ -72,8 +72,8 @@ def sweep(
     A run that another process works on is left to it, so several processes, also on several machines with one folder,
     can share a sweep. Ctrl-C once lets running runs keep their checkpoints; twice kills them.
     """
-    from invbench.schedule import Rules
-    from invbench.sweeping import GIBIBYTE, Places, Request, seconds_of
+    from invbench.sweeps.execute import GIBIBYTE, Places, Request, seconds_of
+    from invbench.sweeps.jobs import Rules
 
     if quiet and verbose:
         raise UserError(QUIET_AND_VERBOSE)
@@ -81,7 +81,7 @@ def sweep(
     chosen: Engine
     at_once = 1
     if engine == "local":
-        from invbench.engines.local import LocalEngine
+        from invbench.sweeps.engines.local import LocalEngine
 
         slots = Places(gpus, jobs_per_gpu, workers, threads).slots()
         chosen = LocalEngine(slots, Rules(seconds_of(timeout), memory_floor * GIBIBYTE), threads)
@@ -99,7 +99,7 @@ def sweep(
 def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":
     """The engine of this name. Raises UserError where there is none, or an option is none of its."""
     if engine == "ray":
-        from invbench.engines.ray import RayEngine
+        from invbench.sweeps.engines.ray import RayEngine
 
         return RayEngine(address, gpus, threads)
     if engine != "slurm":
@@ -109,7 +109,7 @@ def _cluster(engine: str, address: str, gpus: float | None, threads: int, minute
     wrong = [text for text in slurm if "=" not in text]
     if wrong:
         raise UserError(f"--slurm {wrong[0]}: write KEY=VALUE, such as partition=gpu")
-    from invbench.engines.slurm import SlurmEngine
+    from invbench.sweeps.engines.slurm import SlurmEngine
 
     parameters = dict(text.split("=", 1) for text in slurm)
     return SlurmEngine(minutes, int(gpus or 0), threads, parameters=parameters)

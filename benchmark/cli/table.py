@@ -15,7 +15,7 @@ from invbench.errors import UserError, brief, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-    from invbench.table_formats import Format
+    from invbench.results.formats import Format
 
 FORMATS = ("text", "csv", "markdown", "latex", "html")
 MOST_DIGITS = 15
@@ -79,11 +79,11 @@ def table(
         raise UserError("--digits and --percent are for tables of means to read; csv and JSON have all digits")
     if vs_published and (metric or rows or columns or select != "last"):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
-    from invbench.results import load_results, meeting
-    from invbench.spreadsheet import csv
-    from invbench.table_formats import Format, Style, laid_out, notes, written
-    from invbench.tables import completeness, omitted
-    from invbench.tables import table as make
+    from invbench.results.formats import Format, Style, laid_out, notes, written
+    from invbench.results.load import load_results, meeting
+    from invbench.results.spreadsheet import csv
+    from invbench.results.table import completeness, omitted
+    from invbench.results.table import table as make
 
     runs = meeting(load_results(results or [Path("results")]), where or [])
     if vs_published:
@@ -104,9 +104,9 @@ def table(
 
 
 def _against_published(runs: "pd.DataFrame", form: "Format", as_json: bool) -> str:
-    from invbench.reproduction import against_published, verdicts
-    from invbench.spreadsheet import csv
-    from invbench.table_formats import Format, written
+    from invbench.published.verdicts import against_published, verdicts
+    from invbench.results.formats import Format, written
+    from invbench.results.spreadsheet import csv
 
     found = against_published(runs)
     if as_json:

@@ -21,10 +21,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import invbench
-from invbench.images import rotate
-from invbench.problem import Dataset, Problem, Split, floats
-from invbench.registry import register_dataset
-from invbench.tasks import Classification
+from invbench.components.images import rotate
+from invbench.core.data import Dataset, Problem, Split, floats
+from invbench.core.registry import register_dataset
+from invbench.core.task import Classification
 
 ENVIRONMENTS, NUMBERS, LOUDNESS, TRAIN, SIDE = 16, 4, 0.3, 256, 12
 

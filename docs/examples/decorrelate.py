@@ -9,7 +9,7 @@ tells the nuisance; with a penalty on an estimate of their mutual information it
 from pathlib import Path
 
 import invbench
-from invbench.nuisance_figures import densities
+from invbench.reporting.nuisance_figures import densities
 
 OUT = Path("results/decorrelate")
 SETTINGS = {

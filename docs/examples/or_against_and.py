@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from invbench.consistency import by_path, by_sampling, largest
-from invbench.method import Method
+from invbench.analysis.consistency import by_path, by_sampling, largest
+from invbench.core.method import Method
 from invbench.methods.and_mask import ANDMask
 
 SHARPNESS, RATE, STEPS, EPSILON = 3.0, 0.05, 400, 0.02

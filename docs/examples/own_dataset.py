@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
 
 import invbench
-from invbench.problem import Dataset, Problem, Split, concatenate, floats
-from invbench.registry import register_dataset
-from invbench.seeds import children, stream
-from invbench.settings import setting
-from invbench.tasks import BinaryClassification
+from invbench.core.data import Dataset, Problem, Split, concatenate, floats
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.core.task import BinaryClassification
+from invbench.seeding import children, stream
 
 
 @register_dataset("thermometer")

@@ -16,9 +16,9 @@ from typing import ClassVar
 from matplotlib.figure import Figure
 
 import invbench
-from invbench.method import Gradients, Method, State
-from invbench.registry import register_method
-from invbench.settings import setting
+from invbench.core.method import Gradients, Method, State
+from invbench.core.registry import register_method
+from invbench.core.settings import setting
 
 
 @register_method("median")

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 import invbench
-from invbench.figures import widths
+from invbench.reporting.run_figures import widths
 
 OUT = Path("results/rotation_range")
 SETTINGS = {

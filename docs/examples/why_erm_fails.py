@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import invbench
-from invbench.problem import Split
-from invbench.trained import trained
+from invbench.core.data import Split
+from invbench.training.restored import trained
 
 OUT = Path("results/why_erm_fails")
 SETTINGS = {

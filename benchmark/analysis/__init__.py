@@ -1,0 +1,4 @@
+"""A look into trained networks.
+
+Imports `training` and what is above it.
+"""

@@ -1,0 +1,102 @@
+"""Risk and its slope over the width of a learned distribution: what draws Augerino's widths where they end.
+
+One raw number ρ of a trained run goes through a range while all else stays; a batch sees the same random numbers at
+every ρ. Batches are those of the run's first epoch, inputs are transformed as in training, the network is otherwise in
+evaluation mode (arXiv 2010.11882, section 5; the authors' `Mario_rotation_width` has 25 batches and 20 values).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from invbench.components.augmentation import Averaged
+from invbench.components.learned import Learned, learned_parameters
+from invbench.errors import UserError, did_you_mean
+from invbench.seeding import stream, torch_stream
+from invbench.training.gradients import Objective
+from invbench.training.progress import Tell
+from invbench.training.restored import Trained
+from invbench.training.sampling import Feed, Sampler
+
+COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
+"""And the task's primary metric. Slopes are derivatives by the raw number."""
+
+
+def width_study(
+    run: Trained, generator: str = "rotation", raws: Sequence[float] | None = None, batches: int = 25, tell: Tell = int
+) -> pd.DataFrame:
+    """A row for every batch and value of one generator's raw number.
+
+    Args:
+        raws: the values; None takes 20 from -5 to 5.
+        tell: called with the number of rows that are done.
+
+    Raises:
+        UserError: the run has learned no width of that generator, has a second player, or penalises gradients.
+    """
+    name, learned = _learned(run, generator)
+    if run.cell.method.has_critic or run.cell.method.has_gradient_penalty:
+        raise UserError(f"{run.cell.title} has a second player or a penalty on gradients, which this does not count")
+    index, task = learned.names.index(generator), run.problem.task
+    objective = Objective(run.cell.method, task, run.model, "joint")
+    sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)
+    state = run.cell.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
+    feed, rows = Feed(sampler), []
+    with _transforming(run):
+        for number in range(batches):
+            batch = feed.batch(number)
+            for value in np.linspace(-5, 5, 20) if raws is None else raws:
+                raw = learned.raw.detach().clone()
+                raw[index] = value
+                theta = {name: raw.requires_grad_()}
+                with torch_stream(stream(run.cell.spec.seed, "analysis", "widths", number), raw.device):
+                    risks, outputs = objective.joint(theta, batch)
+                risk, _ = run.cell.method.risk(risks, batch.env, state)
+                penalty, _ = run.cell.method.penalty(risks, outputs, batch, state, {})
+                score = task.scores(outputs.prediction, batch.y)[task.primary].mean()
+                slopes = [_slope(part, raw, index) for part in (risk, risk + penalty)]
+                width = learned.function(raw)[index]
+                found = (width, risk, slopes[0], risk + penalty, slopes[1], score)
+                rows.append([number, value, *(one.item() for one in found)])
+                tell(len(rows))
+    return pd.DataFrame(rows, columns=[*COLUMNS, task.primary])
+
+
+def learned_width(run: Trained, generator: str) -> float:
+    """The width that the run ended with."""
+    _, part = _learned(run, generator)
+    width: float = part()[part.names.index(generator)].item()
+    return width
+
+
+def _learned(run: Trained, generator: str) -> tuple[str, Learned]:
+    """The parameter that holds the generator's raw number, by its name."""
+    widths = {name: part for name, part in learned_parameters(run.model).items() if part.what == "width"}
+    known = [one for part in widths.values() for one in part.names]
+    for name, part in widths.items():
+        if generator in part.names:
+            return name, part
+    why = f"no width of '{generator}'{did_you_mean(generator, known)}" if known else "no widths; augerino does"
+    raise UserError(f"{run.cell.title} has learned {why}")
+
+
+@contextmanager
+def _transforming(run: Trained) -> Iterator[None]:
+    """Inputs are transformed as often as in training."""
+    averaged = [part for part in run.model.modules() if isinstance(part, Averaged)]
+    for part in averaged:
+        part.training = True  # of itself, not of the network within
+    try:
+        yield
+    finally:
+        run.model.eval()
+
+
+def _slope(value: Tensor, raw: Tensor, index: int) -> Tensor:
+    """The derivative by one raw number."""
+    (found,) = torch.autograd.grad(value, raw, retain_graph=True, materialize_grads=True)
+    return found[index]

@@ -1,0 +1,304 @@
+"""The data side of the contract: splits, batches, problems, datasets (all plain tensors)."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.components.images import AS_THEY_ARE, Pixels
+from invbench.core.settings import Settings, setting
+from invbench.core.task import Task
+from invbench.datafiles.fingerprint import fingerprint
+from invbench.datafiles.release import Release, release
+from invbench.errors import UserError
+from invbench.seeding import children
+from invbench.system.vector_math import settle
+
+settle()  # here, since nothing is computed from data before this module is imported
+
+Kind = Literal["vector", "image", "point_cloud"]
+Variant = Literal["full", "partial", "synthetic"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one role, on one device.
+
+    Args:
+        x: inputs (N, ...).
+        y: targets (N,).
+        env: index of the environment of each example (N,), integers from 0.
+        nuisance: what the prediction should not depend on (N, ...).
+    """
+
+    x: Tensor
+    y: Tensor
+    env: Tensor | None = None
+    nuisance: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.tensors().items():
+            if len(value) != len(self.x):
+                raise ValueError(f"split has {len(self.x)} inputs but {len(value)} values of {name}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts that exist, by name."""
+        parts = {"x": self.x, "y": self.y, "env": self.env, "nuisance": self.nuisance}
+        return {name: value for name, value in parts.items() if value is not None}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
+        """The same split with `change` applied to every tensor."""
+        return replace(self, **{name: change(value) for name, value in self.tensors().items()})
+
+    def rows(self, index: slice | Tensor) -> "Split":
+        """The examples of an index, slice or mask."""
+        return self.map(lambda t: t[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Split":
+        """The split on `device`, its real-valued tensors as `dtype`."""
+        return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+
+
+def concatenate(splits: Sequence[Split]) -> Split:
+    """One split after another; they must have the same parts."""
+    return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].tensors()})
+
+
+def drawn_splits(
+    draw: Callable[[int, np.random.Generator], Split], sizes: Mapping[str, int], seed: np.random.SeedSequence
+) -> dict[str, Split]:
+    """Splits of these sizes from one law, each from a stream of its own; a size of 0 makes no split."""
+    streams = dict(zip(sizes, children(seed, len(sizes)), strict=True))
+    return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
+
+
+class Batch(NamedTuple):
+    """One optimisation step's examples, environment-major. Without environments E = 1.
+
+    Shapes: x (E, B, ...), y (E, B), env (E,), nuisance (E, B, ...) or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    env: Tensor
+    nuisance: Tensor | None = None
+
+    def environments(self, index: slice) -> "Batch":
+        """Some of the environments."""
+        nuisance = None if self.nuisance is None else self.nuisance[index]
+        return Batch(self.x[index], self.y[index], self.env[index], nuisance)
+
+
+@dataclass(frozen=True)
+class LinearLaw:
+    """The linear law that a generated problem obeys: E[y | causal inputs] = u · coefficients, where x = u · mixing.
+
+    Args:
+        coefficients: (D,), zero for the inputs that are effects of the target.
+        causal: which inputs are causes of the target (D,).
+        mixing: the matrix that scrambles the inputs (D, D); the identity where None.
+    """
+
+    coefficients: Tensor
+    causal: Tensor
+    mixing: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A dataset made concrete: everything a method may learn from or be judged on.
+
+    Args:
+        splits: by name; `train` and `test` always, `validation` and others where they exist. An environment has the
+            same number in `validation` as in `train`; one that is not trained on has a number behind those.
+        kind: what one input is.
+        variant: full (the published data), partial (some of it) or synthetic (drawn from a formula).
+        facts: numbers about the construction worth recording, such as a label-noise rate.
+        classes: names of the labels, where they have some.
+        pixels: how images are standardised.
+        augment: random change of training inputs (N, ...), applied to every batch; draws from torch's generator.
+        law: what a linear model should find, where that is known; its errors are measured then.
+        metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
+    """
+
+    splits: Mapping[str, Split]
+    task: Task
+    kind: Kind
+    variant: Variant
+    facts: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    pixels: Pixels = AS_THEY_ARE
+    augment: Callable[[Tensor], Tensor] | None = None
+    law: LinearLaw | None = None
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        if not {"train", "test"} <= set(self.splits):
+            raise ValueError(f"a problem needs the splits train and test, not {sorted(self.splits)}")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.splits["train"].x.shape[1:])
+
+    @property
+    def environments(self) -> int:
+        """Number of training environments; 1 where the data have none."""
+        env = self.splits["train"].env
+        return 1 if env is None else int(env.max()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over every tensor's name, type, shape and bytes; the device does not matter."""
+        return fingerprint(
+            (f"{split}.{name}", value.cpu().numpy())
+            for split, part in sorted(self.splits.items())
+            for name, value in part.tensors().items()
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a record keeps of the data."""
+        return {
+            "metric": self.metric or f"test_{self.task.primary}",
+            "primary": self.task.primary,
+            "higher_is_better": self.task.higher_is_better,
+            "units": getattr(self.task, "units", ""),
+            "variant": self.variant,
+            "fingerprint": self.fingerprint,
+            "examples": {name: len(split) for name, split in self.splits.items()},
+            "environments": self.environments,
+            "facts": dict(self.facts),
+            "constant": self.constant,
+        }
+
+    @cached_property
+    def constant(self) -> dict[str, float]:
+        """The task's score on each split of the constant prediction that fits the training targets best, by metric."""
+        prediction = self.task.constant(self.splits["train"].y)
+        if prediction is None:
+            return {}
+        scores = {
+            name: self.task.scores(prediction.expand(len(split), -1).to(split.x.dtype), split.y)[self.task.primary]
+            for name, split in self.splits.items()
+        }
+        return {f"{name}_{self.task.primary}": score.double().mean().item() for name, score in scores.items()}
+
+    def without_environment(self, number: int) -> "Problem":
+        """The problem with a training environment as split `held_out` instead; those behind it move up by one.
+
+        Its examples leave the validation split, too, and the split goes where none are left.
+
+        Raises:
+            UserError: there is no such environment, or the validation split does not tell its environments.
+        """
+        train = self.splits["train"]
+        if train.env is None or not 0 <= number < self.environments or self.environments < 2:
+            have = f"environments 0 to {self.environments - 1}" if self.environments > 1 else "no environments"
+            raise UserError(f"trainer.held_out_environment is {number}, but these training data have {have}")
+        held_out = replace(train.rows(train.env == number), env=None)
+        splits = {**self.splits, "train": _without(train, train.env, number), "held_out": held_out}
+        if (validation := splits.get("validation")) is not None:
+            if validation.env is None:
+                raise UserError(
+                    f"trainer.held_out_environment is {number}, but the validation split of these data does not tell "
+                    "which of its examples are of that environment; make the data without a validation split"
+                )
+            splits["validation"] = _without(validation, validation.env, number)
+            if not len(splits["validation"]):
+                del splits["validation"]
+        return replace(self, splits=splits)
+
+    def with_validation(self, share: float, seed: np.random.SeedSequence) -> "Problem":
+        """The problem with a validation set: its own, else a random share of each training environment, rounded down.
+
+        Args:
+            share: 0 to below 1, so that every environment keeps an example for training.
+        """
+        if "validation" in self.splits:
+            return self
+        train = self.splits["train"]
+        env = np.zeros(len(train), np.int64) if train.env is None else train.env.numpy()
+        sizes = np.bincount(env)
+        held_out = np.floor(share * sizes + 1e-9).astype(int)  # 0.29 of 100 are 29, though the product is 28.999...
+        if not held_out.any():
+            return self
+        order = np.random.default_rng(seed).permutation(len(train))
+        order = order[np.argsort(env[order], kind="stable")]  # by environment, at random in each
+        rank = np.arange(len(train)) - (np.cumsum(sizes) - sizes)[env[order]]
+        in_validation = torch.zeros(len(train), dtype=torch.bool)
+        in_validation[torch.from_numpy(order)] = torch.from_numpy(rank < held_out[env[order]])
+        rest = {name: split for name, split in self.splits.items() if name != "train"}
+        splits = {"train": train.rows(~in_validation), "validation": train.rows(in_validation), **rest}
+        return replace(self, splits=splits)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
+        """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""
+        return replace(self, splits={name: split.to(device, dtype) for name, split in self.splits.items()})
+
+
+class Dataset(Settings):
+    """A recipe for problems: typed settings and one function. One file in `datasets/` each.
+
+    `provides` and `release` are written as plain literals, so that they can be read without importing the file.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ()
+    """What the data can offer to methods: the kind of input, environments, nuisance, classification, regression."""
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Of these, what is off by default, with the settings that turn it on: for a method that requires it, the engine
+    does so where nothing else is asked for."""
+    backbone: ClassVar[str] = "mlp"
+    """The network that is trained when nothing else is asked for."""
+    release: ClassVar[str | Release] = ""
+    """The release whose files are needed; empty for data that are generated or bundled."""
+    licence: ClassVar[str] = "generated by this package (MIT)"
+    """Of the data, unless a release tells it."""
+    citation: ClassVar[str] = ""
+    """Whose construction this is."""
+
+    validation_share: float = setting(
+        0.2, "of each training environment, held out at random as split validation where the data have none", ge=0, lt=1
+    )
+
+    def capabilities(self) -> tuple[str, ...]:
+        """What these very settings provide; a dataset with several tasks overrides this."""
+        fields = type(self).model_fields
+        off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
+        return tuple(what for what in self.provides if what not in off)
+
+    def files(self) -> tuple[Path, ...]:
+        """What these settings read of this machine, which could be other than it was; empty where nothing is there."""
+        return tuple(release(self.release).found().values()) if self.release else ()
+
+    @abstractmethod
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
+
+
+def _without(split: Split, env: Tensor, number: int) -> Split:
+    """The examples of all environments but one; the numbers behind it move up."""
+    kept = env != number
+    return replace(split.rows(kept), env=(env - (env > number).to(env.dtype))[kept])
+
+
+def floats(array: NDArray[Any]) -> Tensor:
+    """Numbers of any type as a float32 tensor."""
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def subset(count: int | None, available: int, what: str) -> int:
+    """`count`, or all where it is None. Raises UserError when more are asked for than there are."""
+    if count is not None and count > available:
+        raise UserError(f"{what} is {count}, but there are only {available}; ask for at most that many")
+    return available if count is None else count

@@ -1,0 +1,229 @@
+"""The contract of a method: ERM with one thing changed.
+
+Hooks are pure functions of tensors: state comes in and goes out, nothing is printed, moved, written or asked for its
+value on the host. That is what lets the engine map one file over environments and over whole runs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from invbench.core.data import Batch, Problem
+from invbench.core.settings import Settings
+from invbench.core.trainer import Trainer
+from invbench.pytree import Tree, flatten
+
+Gradients = dict[str, Tensor]
+"""One tensor per parameter name."""
+SHOWN = 64
+"""As many elements of a state's tensors as the curves show."""
+State = Tree
+"""A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
+Player = Callable[..., Tensor]
+"""A critic's network with its weights of the moment."""
+
+
+class Outputs(NamedTuple):
+    """What a network says of its inputs, with the inputs' leading shape.
+
+    prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one;
+    learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,);
+    loss_gradients (..., outputs): of each example's loss by its prediction, which the engine adds for penalties.
+    """
+
+    prediction: Tensor
+    representation: Tensor | None = None
+    learned: Mapping[str, Tensor] = MappingProxyType({})
+    loss_gradients: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
+        """The same outputs with `change` applied to what belongs to the inputs."""
+        representation = None if self.representation is None else change(self.representation)
+        return self._replace(prediction=change(self.prediction), representation=representation)
+
+
+class Turn(NamedTuple):
+    """Who moves in a step: multiples of the learning rate by parameter name, and the updates that these have had."""
+
+    rates: Mapping[str, float]
+    updates: int
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A second player: a network that learns on training batches how well it can tell what should not be told.
+
+    Args:
+        network: its modules must not change their buffers; the engine calls it with the arguments that the hooks give.
+        trainer: its update rule.
+        steps: its updates ahead of each step of the first player.
+        first_step: the step ahead of which it begins to learn, counted from 0.
+        warm_up: updates that it has ahead of that step, beside those of every step.
+        simultaneous: it has one update a step, from the same batch and the same weights as the first player's.
+    """
+
+    network: nn.Module
+    trainer: Trainer
+    steps: int = 1
+    first_step: int = 0
+    warm_up: int = 0
+    simultaneous: bool = False
+
+
+def as_outputs(value: Tensor | Outputs) -> Outputs:
+    """Networks may return their logits alone."""
+    return value if isinstance(value, Outputs) else Outputs(value)
+
+
+class Method(Settings):
+    """Empirical risk minimisation: minimise the mean over environments of the risk R_e.
+
+    A method overrides one hook, seldom two. E is the number of environments in a step, `*param` a parameter's shape.
+    `state` is the method's own: what `initial_state` made, plus `state["step"]`, the number of finished steps.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """What the data must provide, e.g. ("environments",) or ("image or point_cloud",); a plain tuple, read without
+    importing the file."""
+
+    replaces_model: ClassVar[bool] = False
+    """Whether `build` makes a network of its own and ignores the one it is given."""
+
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train; without, `build` gives the answer and its network has no free parameters."""
+
+    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """For a rule that weighs a penalty against the risk: the method that is put in front of it where no part of a
+    composition has a penalty, and the settings that it gets beside such a rule. A plain literal."""
+
+    @property
+    def fewest_environments(self) -> int:
+        """How many environments a step needs for the method to be more than ERM."""
+        return 2 if "environments" in type(self).requires else 1
+
+    @property
+    def fewest_examples(self) -> int:
+        """How many examples of an environment a step needs for the method to be defined."""
+        return 1
+
+    @property
+    def penalises_gradients(self) -> bool:
+        """Whether `gradient_penalty` counts, with these settings."""
+        return overrides(self, "gradient_penalty")
+
+    @property
+    def moments_suffice(self) -> bool:
+        """Whether the penalty of a linear model with squared loss depends on the examples through each environment's
+        first and second moments of (x, y) only: then a few examples with the same moments can stand for all."""
+        return not overrides(self, "penalty", "critic_penalty")
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        """Wrap or replace the network. ERM's is the network itself."""
+        return model
+
+    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
+        """Tensors that the other hooks carry from step to step, for so many training environments. ERM has none."""
+        return {}
+
+    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
+        """The objective: one number from the risks (E,) of the environments with indices env (E,). ERM's: the mean."""
+        return risks.mean(), state
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """Added to the objective. Leading shape (E, B) in outputs and batch. ERM's is zero."""
+        return risks.new_zeros(()), state
+
+    def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
+        """Added to the objective too: a function of the risks' gradients (E, *param), differentiated once more."""
+        return next(iter(risk_grads.values())).new_zeros(()), state
+
+    def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
+        """A freshly initialised second player, from torch's generator, or none, which is ERM's way.
+
+        Args:
+            outputs: of two training examples (1, 2, ...), for the sizes.
+        """
+        return None
+
+    def critic_loss(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """What the second player minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
+        raise NotImplementedError("a method with a critic says what it minimises")
+
+    def critic_penalty(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """Added to the objective, with a second player that is a constant to it. ERM's is zero."""
+        return outputs.prediction.new_zeros(()), state
+
+    def scale(self, state: State) -> Tensor | float:
+        """What the whole objective is multiplied by, weight decay and l1 included. ERM's is 1."""
+        return 1.0
+
+    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
+        """A parameter after a step, from its values before it and after one update per environment, made one after
+        another. Without this hook a step is one update for all environments, which is ERM's way."""
+        return after
+
+    def turn(self, names: Iterable[str], step: int) -> Turn:
+        """Which parameters the step with this index moves; the others keep their moments too. ERM: all of them."""
+        return Turn(dict.fromkeys(names, 1.0), step)
+
+    def finished(self, state: State) -> Tensor:
+        """Whether the run is over before its last step (0-dimensional). A method that has this hook is asked after
+        every step, for which the host waits for the device."""
+        return torch.zeros((), dtype=torch.bool)
+
+    def restarts(self) -> tuple[int, ...]:
+        """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""
+        return ()
+
+    def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Element-wise functions of an environment's gradient (..., *param).
+
+        Their means over environments are all that `combine_moments` gets to see, so the engine can add them up one
+        environment at a time and never hold E copies of the gradient. ERM needs the gradient itself.
+        """
+        return (gradient,)
+
+    def combine_moments(
+        self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
+    ) -> tuple[Gradients, State]:
+        """The step's gradient from the mean moments, each (*param). ERM's is the mean gradient plus the penalty's."""
+        return {name: mean + penalty_grad[name] for name, (mean, *_) in moments.items()}, state
+
+    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        """The step's gradient from all environments' gradients (E, *param), and the penalty's (*param).
+
+        Override this only for a rule that no moments can express; the engine then holds all E gradients.
+        """
+        means = {name: mean_moments(self, grad) for name, grad in risk_grads.items()}
+        return self.combine_moments(means, penalty_grad, state)
+
+
+def mean_moments(method: Method, gradients: Tensor) -> tuple[Tensor, ...]:
+    """Means over environments of the method's moments of (E, *param)."""
+    return tuple(moment.mean(0) for moment in method.moments(gradients))
+
+
+def overrides(method: Method, *hooks: str) -> bool:
+    """Whether the method's class replaces any of ERM's hooks of these names."""
+    return class_overrides(type(method), *hooks)
+
+
+def class_overrides(method: type[Method], *hooks: str) -> bool:
+    """The same of the class itself."""
+    return any(getattr(method, hook) is not getattr(Method, hook) for hook in hooks)
+
+
+def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the curves show of a state, by dotted name: its numbers without the step counters, and its tensors element
+    by element where they are `SHOWN` or fewer in all. Critics are not shown."""
+    flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
+    leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
+    tensors = {name: value for name, value in leaves.items() if value.ndim}
+    shown = {name: value for name, value in leaves.items() if not value.ndim}
+    if sum(value.numel() for value in tensors.values()) <= SHOWN:
+        shown |= {f"{name}.{i}": x for name, value in tensors.items() for i, x in enumerate(value.flatten())}
+    return shown

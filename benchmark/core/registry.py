@@ -1,0 +1,263 @@
+"""What exists: methods, datasets and backbones by name, found without importing them.
+
+Built-in ones are found as files (one file, one name); third parties add theirs through the entry-point groups
+`invbench.methods`, `invbench.datasets` and `invbench.backbones`; a script or notebook adds one by using the decorator.
+This module imports nothing heavy: `bench ls` must answer at once.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from invbench.core.third_party import loaded, told
+from invbench.errors import UserError, brief, did_you_mean
+
+T = TypeVar("T", bound=type)
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a name may be: it is part of settings and of files' names."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: where it lives, what its file says of itself."""
+
+    name: str
+    origin: str
+    load: Callable[[], type[Any]]
+    summary: str = ""
+    literals: Mapping[str, Any] | None = None
+    """Class attributes that are written as plain literals; None where only the class itself can tell."""
+
+
+class Registry:
+    """Names of one kind, each loaded when it is first asked for.
+
+    Args:
+        kind: the word for messages, such as ``method``.
+        group: the package whose files are the built-in entries, and the entry-point group of third parties.
+        trait: the class attribute, a tuple of strings, that can be read without importing the file.
+        contract: the class that all of them derive from.
+        check: raises UserError where a third party's class says what is not so.
+    """
+
+    def __init__(
+        self, kind: str, group: str, trait: str, contract: str, check: Callable[[type[Any]], object] | None = None
+    ) -> None:
+        self.kind, self.group, self.trait, self.contract, self.check = kind, group, trait, contract, check
+        self._registered: dict[str, type[Any]] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator: makes the class known as `name`. A name that is taken is an error that says by whom."""
+        if not NAME.fullmatch(name):
+            raise UserError(f"{self.kind} name '{brief(name)}' must be lower-case letters, digits and underscores")
+
+        def decorate(cls: T) -> T:
+            if why := self._unfit(cls):
+                raise UserError(f"{self.kind} '{name}' {why}")
+            holder = self._registered.get(name)
+            entry = self._found.get(name)
+            if holder is not None and _origin(holder) != _origin(cls):
+                raise self._collision(name, _origin(holder), _origin(cls))
+            if holder is None and entry is not None and not self._is_home(entry, cls):
+                raise self._collision(name, entry.origin, _origin(cls))
+            self._registered[name] = cls
+            return cls
+
+        return decorate
+
+    def entries(self) -> dict[str, Entry]:
+        """Every name that can be used, in alphabetical order; third parties' that do not load are warned of, once."""
+        return {name: entry for name, entry in self.known().items() if name not in self._unusable}
+
+    def known(self) -> dict[str, Entry]:
+        """Every name in alphabetical order, whether it can be used or not; nothing is imported."""
+        registered = {
+            name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
+            for name, cls in self._registered.items()
+        }
+        return dict(sorted((registered | self._found).items()))
+
+    def load(self, name: str) -> type[Any]:
+        """The class behind `name`. Raises UserError with the nearest name when there is none."""
+        if name not in self._registered:
+            self._registered[name] = self._entry(name).load()
+        return self._registered[name]
+
+    def traits(self, name: str) -> tuple[str, ...]:
+        """What one entry requires, provides or accepts; only a third party's file must be imported for it."""
+        return tuple(self.literal(name, self.trait, ()))
+
+    def literal(self, name: str, attribute: str, default: Any) -> Any:
+        """A class attribute that built-in entries write as a plain literal, read without importing their files."""
+        literals = self._entry(name).literals
+        return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
+
+    def _entry(self, name: str) -> Entry:
+        known = self.known()
+        if name not in known:
+            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, known)}")
+        return known[name]
+
+    @cached_property
+    def _unusable(self) -> set[str]:
+        """Names of third parties whose code does not load; they have been warned of."""
+        names = set()
+        for name, entry in self._found.items():
+            if entry.literals is None:
+                try:
+                    self.load(name)
+                except UserError as error:
+                    warnings.warn(f"left out: {error}", stacklevel=2)
+                    names.add(name)
+        return names
+
+    @cached_property
+    def _found(self) -> dict[str, Entry]:
+        folder = _folder_of(self.group)
+        found = {
+            path.stem: self._built_in(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
+        }
+        for point in entry_points(group=self.group):
+            entry, holder = self._third_party(point), found.get(point.name)
+            if not NAME.fullmatch(point.name):
+                self._leave_out(entry, "its name must be lower-case letters, digits and underscores")
+            elif holder is not None and holder.origin != entry.origin:
+                self._leave_out(entry, f"its name is that of {holder.origin}; rename or uninstall one")
+            else:
+                found[point.name] = entry
+        return found
+
+    def _leave_out(self, entry: Entry, why: str) -> None:
+        warnings.warn(f"left out: {self.kind} '{brief(entry.name)}' {entry.summary}: {why}", stacklevel=2)
+
+    def _third_party(self, point: EntryPoint) -> Entry:
+        """What an installed package adds; its code may do anything when it is imported."""
+        summary = f"from the package {point.dist.name if point.dist else '?'}"
+
+        def load() -> type[Any]:
+            found = point.load()
+            if why := self._unfit(found):
+                raise UserError(f"{point.value} {why}")
+            if self.check is not None:
+                self.check(found)
+            return found  # type: ignore[no-any-return]
+
+        what = f"{self.kind} '{point.name}' {summary}"
+        return Entry(point.name, point.value.partition(":")[0].strip(), lambda: loaded(load, what), summary)
+
+    def _unfit(self, found: object) -> str:
+        """Why an object is no class of this kind; empty where it is one."""
+        module, _, name = self.contract.rpartition(".")
+        contract = getattr(sys.modules.get(module), name, None)  # imported by whatever derives from it
+        if contract is None or not isinstance(found, type) or not issubclass(found, contract):
+            return f"must be a class that derives from {self.contract}"
+        if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+            return f"must be a class that has {missing}, as {self.contract} says"
+        traits = getattr(found, self.trait, ())
+        if not isinstance(traits, tuple) or not all(isinstance(trait, str) for trait in traits):
+            return f"must be a class whose '{self.trait}' is a tuple of names"
+        return ""
+
+    def _built_in(self, path: Path) -> Entry:
+        module, name = f"{self.group}.{path.stem}", path.stem
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:
+            return _broken(name, module, f"{path}{_line(error)}: {error.args[0]}")
+
+        def load() -> type[Any]:
+            try:
+                importlib.import_module(module)
+            except (Exception, SystemExit, GeneratorExit) as error:
+                raise UserError(f"{path} cannot be imported: {told(error)}") from error
+            if name not in self._registered:
+                raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
+            return self._registered[name]
+
+        return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literals(tree))
+
+    def _is_home(self, entry: Entry, cls: type) -> bool:
+        """Whether an entry found by name is the class that now registers under it."""
+        built_in = entry.origin.startswith(f"{self.group}.")
+        # A third party's entry point may name a package that gets the class from one of its modules.
+        return entry.origin == cls.__module__ or (not built_in and _top(entry.origin) == _top(cls.__module__))
+
+    def _collision(self, name: str, first: str, second: str) -> UserError:
+        return UserError(f"two {self.kind}s are named '{name}': {first} and {second}; rename or uninstall one")
+
+
+def _folder_of(group: str) -> Path:
+    """The folder of a built-in package, found without importing the package."""
+    spec = importlib.util.find_spec(group)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the package {group} is not installed; install invbench again")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _broken(name: str, module: str, reason: str) -> Entry:
+    """A file that is no Python: the others can be used all the same."""
+
+    def load() -> type[Any]:
+        raise UserError(reason)
+
+    return Entry(name, module, load, f"cannot be read: {reason}", {})
+
+
+def _line(error: Exception) -> str:
+    return f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+
+
+def _literals(tree: ast.Module) -> dict[str, Any]:
+    """Annotated attributes of the file's classes whose values are plain literals; later classes win."""
+    found = {}
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for line in cls.body:
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
+                with suppress(ValueError):
+                    found[line.target.id] = ast.literal_eval(line.value)
+    return found
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _release_of(dataset: type[Any]) -> object:
+    """The release that a dataset names, or nothing. Raises UserError where no such release is known."""
+    from invbench.datafiles.release import release  # which the class has imported
+
+    return release(dataset.release) if dataset.release else None
+
+
+METHODS = Registry("method", "invbench.methods", trait="requires", contract="invbench.core.method.Method")
+DATASETS = Registry(
+    "dataset", "invbench.datasets", trait="provides", contract="invbench.core.data.Dataset", check=_release_of
+)
+BACKBONES = Registry("backbone", "invbench.backbones", trait="accepts", contract="invbench.core.backbone.Backbone")
+
+register_method = METHODS.register
+register_dataset = DATASETS.register
+register_backbone = BACKBONES.register
+
+
+def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ...]:
+    """What a method requires and a dataset does not provide, in the method's order. "a or b" takes either."""
+    return tuple(need for need in requires if not set(need.split(" or ")) & set(provides))

@@ -1,0 +1,56 @@
+"""Constructions that take long are made once and kept in the cache, under the hash of all that they depend on."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from invbench.datafiles.fingerprint import fingerprint
+from invbench.datafiles.npz import read_npz
+from invbench.datafiles.release import cache_folder
+from invbench.files import replacing
+
+Arrays = dict[str, NDArray[Any]]
+PRINT = "fingerprint"
+
+
+def prepared(name: str, depends_on: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that `make` returns, from the cache where they are there and whole.
+
+    A cache that cannot be written saves no time and does no harm.
+
+    Args:
+        name: for the file's name.
+        depends_on: hashes, settings and the version of the construction; change one and it is made anew.
+        make: pure function of what it depends on. Processes that want the same wait for the first.
+    """
+    key = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
+    path = cache_folder() / "prepared" / f"{name}-{key}.npz"
+    found: Arrays | None = None
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            found = _load(path)
+            if found is None:
+                found = make()
+                _save(path, found)
+    return make() if found is None else found
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{PRINT: np.array(fingerprint(sorted(arrays.items())))}, **arrays)
+
+
+def _load(path: Path) -> Arrays | None:
+    """None where the file is not there or damaged."""
+    try:
+        arrays = read_npz(path, path.stat().st_size)  # it is not compressed, so it holds no more than it has
+        return arrays if str(arrays.pop(PRINT)) == fingerprint(sorted(arrays.items())) else None
+    except (OSError, ValueError, KeyError):
+        return None

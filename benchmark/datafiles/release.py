@@ -1,0 +1,230 @@
+"""Official releases: which files they consist of, where those may lie, and whether they are what they should be.
+
+A release is described by `configs/releases/<name>.yaml`, or by a `Release` that a third party's dataset carries. This
+module imports nothing heavy: `bench ls datasets` asks it what is on this machine.
+"""
+
+import gzip
+import hashlib
+import io
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from invbench.datafiles.paths import path_of_variable
+from invbench.errors import UserError
+
+DATA_VARIABLE = "INVBENCH_DATA"
+CACHE_VARIABLE = "INVBENCH_CACHE"
+MAX_UNPACKED = 1 << 30
+"""Most bytes that one file is read or unpacked to, whatever it promises; the longest of a release has 86 MB."""
+BLOCK = 1 << 20
+"""Bytes that are read at once where only their sum is wanted."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a release, as it lies in a data folder.
+
+    Args:
+        path: where it lies below the folder; the same path with `.gz` is accepted too.
+        size: in bytes, uncompressed.
+        sha256: of the uncompressed file, where the release's is known.
+        alternatives: other paths at which the same content in another official format may lie.
+        optional: the dataset can be made without it, as a part of the whole or with a remark.
+    """
+
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+    alternatives: tuple[str, ...] = ()
+    optional: bool = False
+
+    def within(self, folder: Path) -> Path | None:
+        """The first copy that exists in a folder."""
+        candidates = [self.path, f"{self.path}.gz", *self.alternatives]
+        return next((path for name in candidates if is_regular(path := folder / name)), None)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is fetched to get files of a release.
+
+    Args:
+        path: where it is put below the cache folder.
+        urls: its public homes, tried in order.
+        hash: `sha256:` or `md5:` and the published sum.
+        size: in bytes, where it is known.
+        unpack: the only folder that is taken out of the archive; empty for a plain file.
+    """
+
+    path: str
+    urls: tuple[str, ...]
+    hash: str
+    size: int | None = None
+    unpack: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published data set: its files, where they come from, and on which terms."""
+
+    name: str
+    licence: str
+    citation: str
+    files: tuple[SourceFile, ...]
+    downloads: tuple[Download, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """How much there is to fetch, in words."""
+        sizes = [download.size for download in self.downloads if download.size]
+        return f"{sum(sizes) / 1e6:.0f} MB to fetch" if sizes else "a few MB to fetch"
+
+    def published_hash(self, file: SourceFile) -> str:
+        """The published sum of a file's content, such as `md5:...`; empty where there is none."""
+        if file.sha256:
+            return f"sha256:{file.sha256}"
+        return next((download.hash for download in self.downloads if download.path == file.path), "")
+
+    def found(self, folders: list[Path] | None = None) -> dict[str, Path]:
+        """The files in the first folder that has all that are needed, by their paths in the release; empty if none.
+
+        Files of two folders are never mixed: one may hold a part of what the other holds whole.
+        """
+        for folder in data_folders() if folders is None else folders:
+            here = {file.path: path for file in self.files if (path := file.within(folder))}
+            if all(file.path in here for file in self.files if not file.optional):
+                return here
+        return {}
+
+    @property
+    def state(self) -> str:
+        """What of it is on this machine, in a few words."""
+        here = self.found()
+        if not here:
+            return "not here"
+        missing = [file.path for file in self.files if file.path not in here]
+        return "here" if not missing else f"here without {len(missing)} of {len(self.files)} files"
+
+
+def release(name: str | Release) -> Release:
+    """The release of this name."""
+    return name if isinstance(name, Release) else _described(name)
+
+
+@cache
+def _described(name: str) -> Release:
+    from invbench.runs.config import parse_yaml
+
+    path = files("invbench.configs") / "releases" / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no release is named '{name}'; it would be described in configs/releases/{name}.yaml")
+    facts: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), f"release {name}.yaml")
+    return Release(
+        name=name,
+        licence=facts["licence"],
+        citation=facts["citation"],
+        files=tuple(SourceFile(**_tuples(file)) for file in facts["files"]),
+        downloads=tuple(Download(**_tuples(download)) for download in facts["downloads"]),
+    )
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def data_folders() -> list[Path]:
+    """Folders that are searched, in order: the one INVBENCH_DATA names, then the cache."""
+    given = path_of_variable(DATA_VARIABLE)
+    return [*([given] if given else []), cache_folder()]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: INVBENCH_CACHE, else the platform's cache folder."""
+    return path_of_variable(CACHE_VARIABLE) or user_cache_path("invbench")
+
+
+def at_home(name: str) -> Path:
+    """The path of this name, in the user's home where it begins with `~/`."""
+    return Path(name).expanduser() if name.startswith("~/") else Path(name)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it can be read to its end: a file, no folder, pipe or device. No name is too odd to ask."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The content of a file as a stream, unpacked where the name ends in `.gz`.
+
+    Raises:
+        UserError: here or while it is read: no such file, a pipe or a device, or a damaged gzip archive.
+    """
+    try:
+        if not is_regular(path):
+            path.stat()  # says why there is none
+            raise UserError(f"{path} cannot be read: it is a folder, a pipe or a device")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}); delete it and fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read(path: Path, limit: int = MAX_UNPACKED) -> bytes:
+    """The unpacked content. Raises UserError as `opened` does, and when there is more than `limit` bytes of it."""
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(_too_long(path, limit))
+    return content
+
+
+def digest(path: Path, algorithm: str = "sha256", limit: int = MAX_UNPACKED) -> str:
+    """The sum of the unpacked content, without holding all of it.
+
+    Raises:
+        UserError: as `opened` does, or an archive unpacks to more than `limit` bytes.
+    """
+    sum_, left = hashlib.new(algorithm), limit
+    with opened(path) as file:
+        while block := file.read(BLOCK):
+            sum_.update(block)
+            left -= len(block)
+            if left < 0 and path.suffix == ".gz":
+                raise UserError(_too_long(path, limit))
+    return sum_.hexdigest()
+
+
+def _too_long(path: Path, limit: int) -> str:
+    return f"{path} has more than {limit} bytes, more than any official file; delete it and fetch it again"
+
+
+def sha256(path: Path) -> str:
+    """Of the file as it lies there, without holding all of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(content: bytes, expected: str, path: Path) -> None:
+    """Raise UserError unless the content has this sha256."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{path} is not the official file: sha256 {found[:16]}… of {len(content)} bytes, expected "
+            f"{expected[:16]}…; delete it and fetch it again"
+        )

@@ -1,0 +1,4 @@
+"""Metrics of a trained model.
+
+Imports `components`, `core` and what is above them.
+"""

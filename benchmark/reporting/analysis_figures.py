@@ -1,0 +1,125 @@
+"""Figures of analyses: curvature, width studies, risks on a plane through minima."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from invbench.analysis.consistency import Environments, Plane, plane
+from invbench.analysis.spectrum import Spectrum, held_still
+from invbench.errors import UserError
+from invbench.reporting.run_figures import COLOURS, PANEL, band, finish, styles_of
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.restored import Trained
+from invbench.training.runner import model_on
+
+SHOWN = 3
+"""Environments with a panel of their own."""
+LEVELS = 20
+MARKED = 3
+"""Points that make a plane."""
+
+
+def spectra(found: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> Figure:
+    """Largest eigenvalues by rank, N_eff over α, and N_eff against the size of the learned widths."""
+    styles = styles_of(label for label, _ in found)
+    wide = any(_width(one) for _, one in found)
+    figure = Figure(figsize=((5 if wide else 3.4) * PANEL, 1.6 * PANEL), layout="constrained")
+    ranks, dimensions, *against = figure.subplots(1, 3 if wide else 2)
+    grid = np.geomspace(min(alphas), max(alphas), 60)
+    middle = float(np.sort(alphas)[len(alphas) // 2])
+    for label, one in found:
+        top = np.array(one.eigenvalues)
+        ranks.plot(np.arange(1, len(top) + 1), top.clip(min=top[0] * 1e-6), **styles[label], label=label)
+        value, error = np.array([one.effective_dimension(alpha) for alpha in grid]).T
+        dimensions.plot(grid, value, **styles[label], label=label)
+        dimensions.fill_between(grid, value - error, value + error, color=styles[label]["color"], alpha=0.14)
+        for place in against:
+            value, error = one.effective_dimension(middle)
+            place.errorbar(_width(one), value, error, marker="o", color=styles[label]["color"], label=label)
+    ranks.set(yscale="log", xlabel="rank", ylabel="eigenvalue of the Hessian")
+    dimensions.set(xscale="log", xlabel="α", ylabel="effective dimension N_eff(α)")
+    for place in against:
+        place.set(xlabel="length of the learned widths ‖w‖", ylabel=f"N_eff({middle:g})")
+    return finish(figure, [dimensions])
+
+
+def _width(found: Spectrum) -> float:
+    return float(np.linalg.norm([value for name, value in found.widths.items() if name.startswith("width.")]))
+
+
+def width_curves(found: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
+    """Risk and objective, and their slopes, over one width: means over batches and their range; a row per run.
+
+    Args:
+        found: label, `width_study`, and the width that was learned.
+    """
+    figure = Figure(figsize=(3.6 * PANEL, 0.6 + 1.4 * PANEL * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), 2, squeeze=False)
+    for (label, study, learned), row in zip(found, axes, strict=True):
+        for place, suffix in zip(row, ("", "_slope"), strict=True):
+            for name, colour in zip(("risk", "objective"), COLOURS, strict=False):
+                by_batch = study.pivot_table(index="batch", columns="width", values=name + suffix)
+                band(place, by_batch.columns.to_numpy(), list(by_batch.to_numpy()), {"color": colour}, name)
+            place.axvline(learned, color="#606060", linestyle="--", linewidth=0.8)
+        row[1].axhline(0, color="#606060", linewidth=0.8)
+        row[0].set_title(label, fontsize=9, loc="left")
+        row[0].set_ylabel("over batches: mean and range", fontsize=9)
+        row[1].set_ylabel("slope by the raw number ρ", fontsize=9)
+    for place in axes[-1]:
+        place.set_xlabel("width (dashed: learned)", fontsize=9)
+    return finish(figure, [axes[0, 0]])
+
+
+def landscape(ends: Sequence[tuple[str, Trained]], examples: int) -> Figure:
+    """The mean risk and single environments' on the plane through the beginning and the end of one or two runs.
+
+    Args:
+        ends: labels and runs. Of one run the third point of the plane is random.
+
+    Raises:
+        UserError: the networks differ, or there are no environments.
+    """
+    run, environments = ends[0][1], [Environments.of(one, examples) for _, one in ends]
+    found = [one.theta for one in environments]
+    if any(len(theta) != len(found[0]) for theta in found):
+        raise UserError("a plane through two runs needs networks of one shape")
+    points = {label: theta for (label, _), theta in zip(ends, found, strict=True)} | {"beginning": _beginning(run)}
+    if len(points) < MARKED:
+        draw = torch.Generator().manual_seed(run.cell.spec.seed)
+        away = torch.randn(len(found[0]), generator=draw).to(found[0])
+        points["somewhere"] = found[0] + away / away.norm() * (points["beginning"] - found[0]).norm()
+    first, second, third = points.values()
+    return planes(plane(environments[0].risks, first, second, third), list(points))
+
+
+def _beginning(run: Trained) -> Tensor:
+    """The weights with which the run began."""
+    split = run.problem.splits["train"].rows(slice(1))
+    return FlatNetwork(held_still(model_on(split.x.device, run.cell, run.problem), split, 0)[0]).weights()
+
+
+def planes(found: Plane, names: Sequence[str]) -> Figure:
+    """The mean risk and the first environments', with the three points; one scale of colours for all."""
+    panels = {"mean of all environments": found.risks.mean(0)}
+    panels |= {f"environment {e}": risks for e, risks in enumerate(found.risks[:SHOWN])}
+    figure = Figure(figsize=(PANEL * 1.25 * len(panels), PANEL * 1.7), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True)
+    low, high = max(found.risks.min(), found.risks.max() * 1e-4), found.risks.max()
+    if not 0 < low < high < np.inf:
+        raise UserError(f"risks from {found.risks.min():.3g} to {found.risks.max():.3g} on the plane cannot be drawn")
+    levels = np.geomspace(low, high, LEVELS)
+    for place, (title, risks) in zip(axes, panels.items(), strict=True):
+        drawn = place.contourf(
+            found.x, found.y, risks.clip(low), levels=levels, norm=LogNorm(low, high), cmap="viridis"
+        )
+        for (x, y), name, marker in zip(found.points, names, "osD", strict=True):
+            place.plot(x, y, marker, color="white", markeredgecolor="black", markersize=6, label=name, linestyle="")
+        place.set_title(title, fontsize=9)
+        place.set_aspect("equal")
+    figure.colorbar(drawn, ax=axes, label="risk", format="%.2g")
+    return finish(figure, [axes[0]])

@@ -1,0 +1,308 @@
+"""One page about many runs: a self-contained HTML file that needs no network."""
+
+import base64
+import io
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from pydantic_core import to_json
+
+from invbench.errors import UserError
+from invbench.files import write_text
+from invbench.pytree import flatten
+from invbench.reporting import result_figures
+from invbench.reporting import run_figures as figures
+from invbench.reporting.drawing import drawn
+from invbench.reporting.portable import without_folders
+from invbench.results.columns import differing
+from invbench.results.formats import PAPER, laid_out, notes
+from invbench.results.load import load_results, meeting, unclear
+from invbench.results.selection import Select
+from invbench.results.table import completeness, omitted, table
+from invbench.runs.commands import command_of
+from invbench.runs.record import Record, RunFolder, Unreadable, now
+from invbench.runs.spec import RunSpec
+from invbench.terminal import visible_lines
+from invbench.training.curve_columns import read_curves
+
+DETAILED = 1000
+"""As many runs can be looked at one by one: those that failed, then the latest; as many rows have their command."""
+POINTS = 60
+"""Of a curve."""
+LINES, LOG_BYTES = 20, 16 * 1024
+"""Of a log's end, at most."""
+NOT_LEARNED = {
+    "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "coefficient", "best_validation",
+}  # fmt: skip
+"""Sections of columns; any other, such as `width.rotation`, is what a method learned besides the weights."""
+
+DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
+[style*="stroke: #000000"] { stroke: #e4e7eb !important } path[style*="fill: #ffffff"] { fill: #14171b !important } }"""
+"""What is black and white in a figure, such as axes and a legend's ground, on a dark page; black is how SVG fills what
+says no colour."""
+
+Drawing = tuple[str, str, Callable[[], Figure]]
+"""Kind, caption, and what draws it."""
+Change = Callable[[str], str]
+
+
+def write_report(
+    paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last", where: Sequence[str] = ()
+) -> None:
+    """Make the page of the runs below the paths that meet all conditions (`invbench.results.load.meeting`).
+
+    Raises:
+        UserError: there is no run, no such metric or selection, or the file cannot be written.
+    """
+    page = report(paths, metric, select, where)
+    try:
+        write_text(out, page)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
+
+
+def report(paths: Sequence[Path], metric: str | None = None, select: str = "last", where: Sequence[str] = ()) -> str:
+    """The page as text."""
+    results = load_results(paths)
+    if not len(results):
+        raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
+    results = meeting(results, where).sort_values(["dataset", "method", "seed", "run_id"], ignore_index=True)
+    options = {
+        "--where": where,
+        "--metric": [metric] if metric else [],
+        "--select": [select] if select != Select.last else [],
+    }
+    public = published_text(paths)
+    files = results["path"]
+    results = results.map(lambda value: _in_texts(public, value)).assign(path=files)
+    done = bool((results["status"] == "done").any())
+    found = table(results, metric, select) if done else pd.DataFrame()
+    every = table(results, metric) if done and select != Select.last else found
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: _in_texts(public, value)
+    )
+    counts = results["status"].value_counts()
+    return environment.from_string(_template()).render(
+        title=f"Results: {', '.join([*(path.resolve().name or str(path) for path in paths), *where])}",
+        counts=f"{len(results)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
+        made=now(),
+        version=version("invbench"),
+        layout=laid_out(found, style=PAPER) if done else None,
+        remarks=[*notes(found, omitted(results), PAPER), *completeness(results)] if done else [],
+        figures=_figures(paths, options, results, found, every, public) if done else [],
+        commands=_commands(found, results),
+        failures=_failures(results),
+        left_out=_left_out(results),
+        data=_data(results, metric, public),
+    )
+
+
+def published_text(paths: Sequence[Path]) -> Change:
+    """What makes of a text what the page says: no folder of this machine, and control characters as escapes."""
+    cut = without_folders(paths)
+    return lambda text: visible_lines(cut(text))
+
+
+def _in_texts(change: Change, value: Any) -> Any:
+    """The value with all its texts changed, names too; markup stays."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else change(value)
+    if isinstance(value, Mapping):
+        return {_in_texts(change, name): _in_texts(change, part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_texts(change, part) for part in value]
+    return value
+
+
+def _template() -> str:
+    return (files("invbench.reporting") / "page.html").read_text(encoding="utf-8")
+
+
+def _figures(
+    paths: Sequence[Path],
+    options: Mapping[str, Sequence[str]],
+    results: pd.DataFrame,
+    found: pd.DataFrame,
+    every: pd.DataFrame,
+    public: Change,
+) -> list[dict[str, str]]:
+    """Those that these runs have something for.
+
+    Args:
+        options: --where, --metric and --select of the page, as far as they are given.
+        found: the table that is shown.
+        every: the table of all settings.
+    """
+    drawings: list[Drawing] = [
+        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(found, results)),
+        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(found)),
+        ("critical", "Mean ranks, and which differ.", lambda: result_figures.critical(found)),
+        ("cost", "Performance against time and memory.", lambda: result_figures.cost(found)),
+        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(every)),
+    ]
+    folders = [Path(path) for path in results["path"]] if options["--where"] else paths
+    paths_of = dict(zip(results["run_id"], results["path"], strict=True))
+    shown_folders = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
+    measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
+    if "invariance" in measured:
+        caption = "Change of the prediction under transformations of the input."
+        drawings.append(("profile", caption, lambda: figures.profile(shown_folders)))
+    if measured - NOT_LEARNED:
+        drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
+    pictures = []
+    for kind, caption, draw in drawings:
+        try:
+            picture = drawn(draw)
+        except UserError:  # these runs have nothing to draw, or too much
+            continue
+        text = io.BytesIO()
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": kind}):  # the same picture each time
+            picture.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+        given = [
+            part
+            for option, values in options.items()
+            if kind in result_figures.KINDS_OF.get(option, kind)
+            for value in values
+            for part in (option, value)
+        ]
+        command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths), *given])
+        drawing = text.getvalue().decode().replace("</style>", f"{DARK}</style>", 1)
+        picture_text = base64.b64encode(drawing.encode()).decode()
+        pictures.append({"caption": caption, "command": command, "picture": picture_text})
+    return pictures
+
+
+def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
+    """A title and the command of each row of the table."""
+    paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(found) else {}
+    commands = []
+    for _, row in found.head(DETAILED).iterrows():
+        path, seeds = Path(paths[row["run_ids"][0]]), [int(seed) for seed in row["seeds"]]
+        record = RunFolder(path).read_record()
+        name, dataset, metric = (PAPER.name(column, row[column]) for column in ("method", "dataset", "metric"))
+        title = f"{name} on {dataset}, {row['n']} seeds: {metric} {PAPER.mean(row['metric'], row['mean'], math.nan)}"
+        commands.append({"title": title, "command": _command(record.spec if record else None, seeds, path.parent)})
+    return commands
+
+
+def _command(spec: RunSpec | None, seeds: Sequence[int], out: Path) -> str:
+    """What to type for the same runs in the same folder."""
+    if spec is None:
+        return "its spec.yaml cannot be read"
+    try:
+        return f"{command_of(spec, seeds)} --out {shlex.quote(str(out))}"
+    except UserError as error:
+        return f"none here: {error}"
+
+
+def _failures(results: pd.DataFrame) -> list[dict[str, Any]]:
+    """Failed runs by kind, method and dataset, with what the first of each said."""
+    failed = results[results["status"] == "failed"]
+    groups = []
+    for (kind, method, dataset), own in failed.groupby(["kind", "method", "dataset"], dropna=False):
+        record = RunFolder(Path(own["path"].iloc[0])).read_record()
+        groups.append(
+            {
+                "kind": kind,
+                "title": f"{method} on {dataset}",
+                "count": f"{len(own)} runs" if len(own) > 1 else f"seed {own['seed'].iloc[0]}",
+                "message": record.message if record else "",
+                "traceback": record.traceback if record else None,
+            }
+        )
+    return groups
+
+
+def _data(results: pd.DataFrame, metric: str | None, public: Change) -> Markup:
+    """What the list of runs is drawn from, as JSON that cannot end the script it stands in."""
+    judged = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
+    score = metric or (str(judged[0]) if len(judged) == 1 else "score")
+    runs = []
+    for row, differs in zip(results.to_dict("records"), differing(results), strict=True):
+        own = {"run": row["run_id"], **{name: row.get(name) for name in ("status", "method", "dataset")}}
+        own |= {
+            "settings": ", ".join(f"{name}={value}" for name, value in differs.items()),
+            "seed": row.get("seed"),
+            score: row.get(metric or row.get("data.metric")),
+        }
+        own |= {"seconds": row.get("cost.wall_seconds"), "finished": row.get("finished"), "path": row["path"]}
+        runs.append(own)
+    columns = [name for name in (runs[0] if runs else {}) if name != "path"]
+    details = {Path(path).name: _details(RunFolder(Path(path))) for path in _detailed(results)["path"]}
+    shown = _in_texts(public, {"columns": columns, "runs": runs, "details": details})
+    text = to_json(shown, inf_nan_mode="null", fallback=_plain)
+    return Markup(text.decode().replace("<", "\\u003c"))  # noqa: S704  JSON without a tag in it
+
+
+def _plain(value: Any) -> Any:
+    """pandas' missing values as none, numpy's numbers as Python's."""
+    return value.item() if hasattr(value, "item") else None
+
+
+def _detailed(results: pd.DataFrame) -> pd.DataFrame:
+    """The runs that can be looked at one by one."""
+    order = results.assign(_failed=results["status"] == "failed", _when=results.get("finished", ""))
+    return order.sort_values(["_failed", "_when"], ascending=False, na_position="last").head(DETAILED)
+
+
+def _left_out(results: pd.DataFrame) -> str:
+    more = len(results) - DETAILED
+    return f"{more} runs are in the list without their details, so that this page stays small." if more > 0 else ""
+
+
+def _details(folder: RunFolder) -> dict[str, Any]:
+    """All that a reader may want of one run."""
+    record, unreadable = None, None
+    try:
+        record = folder.load_record()
+    except Unreadable as error:
+        unreadable = str(error)
+    spec = record.spec if record else folder.read_spec()
+    rows = read_curves(folder.curves)
+    if rows is None and folder.curves.exists():
+        unreadable = unreadable or unclear(folder)
+    command = _command(spec, [spec.seed] if spec else [], folder.path.parent)
+    own: dict[str, Any] = {
+        "kind": None, "message": unreadable, "traceback": None, "metrics": {}, "data": {}, "machine": {},
+        "settings": spec.flat() if spec else {}, "command": command,
+        "curves": _curves(rows, record), "log": _log_tail(folder),
+    }  # fmt: skip
+    if record is not None:
+        own |= {"kind": record.kind, "message": record.message or unreadable, "traceback": record.traceback}
+        own |= {"metrics": record.metrics, "data": flatten(record.data)}
+        own["machine"] = flatten({"cost": record.cost, "engine": record.engine, **record.machine, "code": record.code})
+    return own
+
+
+def _curves(rows: pd.DataFrame | None, record: Record | None) -> dict[str, Any]:
+    """The objective, and what the run is judged by on every split, at a few steps."""
+    primary = str(record.data.get("primary", "")) if record else ""
+    columns = [] if rows is None else list(map(str, rows))
+    names = [name for name in columns if name == "objective" or (primary and name.endswith(f"_{primary}"))]
+    if rows is None or not names:
+        return {"step": [], "series": {}}
+    rows = rows[["step", *names]].dropna(subset=names, how="all")
+    rows = rows.iloc[:: max(1, -(-len(rows) // POINTS))]
+    return {"step": rows["step"].tolist(), "series": {name: rows[name].tolist() for name in names}}
+
+
+def _log_tail(folder: RunFolder) -> str:
+    try:
+        if not folder.log.is_file():  # a pipe would be waited for
+            return ""
+        with folder.log.open("rb") as file:
+            file.seek(max(0, folder.log.stat().st_size - LOG_BYTES))
+            text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-LINES:])

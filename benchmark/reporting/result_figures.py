@@ -1,0 +1,278 @@
+"""Figures of tables of runs: what was learned when, who is better where, at what cost, and how settings matter."""
+
+import math
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from invbench.errors import UserError
+from invbench.reporting.run_figures import LINES, PANEL, Look, Style, band, finish, labels_of, looks_of, within_range
+from invbench.results.columns import SECTIONS, as_text, settings_of
+from invbench.results.display_names import display_dataset, display_method, display_metric
+from invbench.results.formats import PAPER, rank_table
+from invbench.results.load import curves_of
+from invbench.results.statistics import critical_difference
+from invbench.runs.record import RunFolder
+
+KINDS_OF = {
+    "--metric": ("curves", "ranks", "critical", "cost", "sensitivity"),
+    "--select": ("curves", "ranks", "critical", "cost", "profile"),
+}
+"""Which figures understand an option of `bench plot`, where not all do."""
+INK = "#202020"
+"""On light cells; not black, which is light on a dark page."""
+MARKERS = "os^Dv"
+"""One for each of the lines that tell curves of one colour apart."""
+WIDE = 20
+"""An axis is logarithmic if its largest value is so many times its least one."""
+GREY = "#808080"
+DIGITS = 3
+"""Values that somebody wrote into a grid have at most so many significant digits; a search draws longer ones."""
+
+
+def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None) -> Figure:
+    """Learning curves: mean over seeds and their range, a panel per dataset, a line per method and settings.
+
+    Args:
+        found: as `table` returns it, from `results`; so in all functions here.
+        results: as `load_results` returns it.
+        metric: a column of the runs' curves; the table's where it is None.
+    """
+    paths = dict(zip(results["run_id"], results["path"], strict=True))
+    panels = _panels(found)
+    figure, axes = _grid(len(panels))
+    looks = _looks(found)
+    run_ids = [run_id for rows in panels.values() for group in rows["run_ids"] for run_id in group]
+    tables = dict(zip(run_ids, curves_of([RunFolder(Path(paths[run_id])) for run_id in run_ids]), strict=True))
+    for (dataset, rows), place in zip(panels.items(), axes, strict=False):
+        name = metric or str(rows["metric"].iloc[0])
+        for row, run_ids in rows["run_ids"].items():
+            read = [_curve(tables[run_id], name) for run_id in run_ids]
+            known = [curve for curve in read if len(curve)]
+            if steps := sorted(set(known[0].index).intersection(*(curve.index for curve in known))) if known else []:
+                values = [np.asarray(curve.loc[steps], float) for curve in known]
+                band(place, np.asarray(steps), values, *looks[row])
+        if len(place.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
+            place.axhline(
+                rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction"
+            )
+        place.set_title(display_dataset(dataset), fontsize=10)
+        place.set_xlabel("step", fontsize=9)
+        place.set_ylabel(display_metric(name), fontsize=9)
+    if not any(place.lines for place in axes):
+        wanted = f"'{metric}'" if metric else "the metric of its task"
+        raise UserError(f"no curve has {wanted}; --metric names a column of curves.parquet, such as test_loss")
+    return finish(figure, axes)
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    """So many panels, up to three in a row, four as a square."""
+    columns = 2 if count == 4 else min(3, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(0.6 + 1.6 * PANEL * columns, 0.6 + 1.4 * PANEL * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for place in axes[count:]:
+        place.set_axis_off()
+    return figure, axes[:count]
+
+
+def _curve(rows: pd.DataFrame | None, name: str) -> pd.Series:
+    """The finite numbers in one column of a run's curves by step, empty where there is none."""
+    if rows is None or name not in rows:
+        return pd.Series(dtype=float)
+    curve: pd.Series = rows.drop_duplicates("step", keep="last").set_index("step", drop=False)[name]
+    return curve.where(np.isfinite(curve.to_numpy(float))).dropna()
+
+
+def ranks(found: pd.DataFrame) -> Figure:
+    """Heat map of the ranks of methods (rows) on datasets (columns), 1 the best; the mean rank in the last column."""
+    ranked = _ranked(found)
+    order = ranked.mean().sort_values().index
+    shown = ranked[order].T.assign(mean=ranked.mean())
+    figure = Figure(figsize=(2.2 + 0.85 * shown.shape[1], 1.4 + 0.36 * len(shown)), layout="constrained")
+    place = figure.subplots()
+    picture = place.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
+    place.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
+    place.set_yticks(range(len(shown)), list(map(display_method, order)), fontsize=9)
+    for (row, column), value in np.ndenumerate(shown.to_numpy()):
+        dark = value > (1 + len(shown)) / 2
+        place.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else INK)
+    place.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
+    figure.colorbar(picture, label="rank (1 is the best)", shrink=0.8)
+    return figure
+
+
+def critical(found: pd.DataFrame) -> Figure:
+    """Critical-difference diagram (Demšar 2006): mean ranks over the datasets; a bar joins methods that the Nemenyi
+    test cannot tell apart at 5 %."""
+    ranked = _ranked(found)
+    means = ranked.mean().sort_values()
+    count = len(means)
+    difference = critical_difference(count, len(ranked))
+    half = math.ceil(count / 2)
+    bars = list(_cliques(means.to_numpy(), difference))
+    height = 1.0 + 0.28 * half + 0.16 * len(bars)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
+    place = figure.subplots()
+    place.set(xlim=(1 - 0.25 * count, count + 0.25 * count), ylim=(-(1.2 + 0.7 * half + 0.45 * len(bars)), 2.2))
+    place.set_axis_off()
+    place.hlines(0, 1, count, color="k", linewidth=1)
+    for tick in range(1, count + 1):
+        place.vlines(tick, 0, 0.2, color="k", linewidth=1)
+        place.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=9)
+    place.hlines(1.5, 1, min(1 + difference, count), color="k", linewidth=2)
+    shown = "" if difference <= count - 1 else ", off the scale"
+    place.text(1, 1.6, f"critical difference {difference:.2f}{shown} ({len(ranked)} datasets)", va="bottom", fontsize=9)
+    for level, (first, last) in enumerate(bars):
+        place.hlines(-0.4 - 0.45 * level, first - 0.04, last + 0.04, color="#0072b2", linewidth=4)
+    base = -0.6 - 0.45 * len(bars)
+    for place_of, (name, rank) in enumerate(means.items()):
+        left = place_of < half
+        depth = base - 0.7 * (place_of if left else count - 1 - place_of)
+        end = 1 - 0.1 * count if left else count + 0.1 * count
+        place.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
+        shown_name = display_method(str(name))
+        text = f"{shown_name}  {rank:.2f}" if left else f"{rank:.2f}  {shown_name}"
+        place.text(
+            end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9
+        )
+    return figure
+
+
+def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[float, float]]:
+    """First and last mean rank of each largest group whose members are closer than the difference; sorted."""
+    reached = -1
+    for first in range(len(means)):
+        last = int(np.searchsorted(means, means[first] + difference, side="left")) - 1
+        if last > first and last > reached:
+            yield means[first], means[last]
+            reached = last
+
+
+def cost(found: pd.DataFrame) -> Figure:
+    """The metric against the time of a step, and against peak memory, a row per dataset, a point per method and
+    settings, with the 95 % t-intervals of both means. Hollow points: runs trained together, of which each has an equal
+    share of the time."""
+    panels = _panels(found)
+    figure = Figure(figsize=(3.6 * PANEL, 0.7 + 1.1 * PANEL * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
+    looks = _looks(found)
+    for (dataset, rows), (left, right) in zip(panels.items(), axes, strict=True):
+        for index, row in rows.iterrows():
+            style, label, _ = looks[index]
+            milliseconds, spread = row["seconds_per_step"] * 1e3, row["seconds_per_step_half_width"] * 1e3
+            look = {"color": style["color"], "marker": MARKERS[LINES.index(style["linestyle"])], "linestyle": ""}
+            look |= {"markersize": 5, "markerfacecolor": "none" if row["fused"] > 1 else style["color"]}
+            vertical, horizontal = _spreads(rows.loc[[index]]), [[min(spread, milliseconds)], [spread]]
+            left.errorbar(milliseconds, row["mean"], vertical, horizontal, elinewidth=0.8, **look)
+            right.errorbar(row["peak_memory_bytes"] / 2**20, row["mean"], vertical, elinewidth=0.8, **look)
+            left.plot([], [], label=label, **look | {"markerfacecolor": style["color"]})
+        if rows["seconds_per_step"].max() > WIDE * rows["seconds_per_step"].min() > 0:
+            left.set_xscale("log")
+        else:
+            _from_zero(left)
+        _from_zero(right)
+        left.set_ylabel(f"{display_dataset(dataset)}\n{display_metric(rows['metric'].iloc[0])}", fontsize=9)
+    shares = "\nhollow: the share of a run that was trained together with others" if (found["fused"] > 1).any() else ""
+    axes[-1][0].set_xlabel(f"milliseconds per step{shares}", fontsize=9)
+    axes[-1][1].set_xlabel("peak memory (MiB)", fontsize=9)
+    return finish(figure, [left for left, _ in axes])
+
+
+def _from_zero(place: Axes) -> None:
+    end = place.dataLim.x1
+    place.set_xlim(0, 1.05 * end if 0 < end < math.inf else 1)
+
+
+def sensitivity(found: pd.DataFrame) -> Figure:
+    """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and, where
+    the values are those of a grid, a line per method through the best at each."""
+    varied = list(_varied(found))
+    if not varied:
+        raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
+    figure, axes = _grid(len(varied))
+    looks = looks_of((method, method) for method in map(str, found["method"]))  # as in figures of all methods
+    for (dataset, name, rows), place in zip(varied, axes, strict=False):
+        for method, points in rows.groupby("method"):
+            _sensitivity_of(place, str(method), points, name, looks[str(method)].style)
+        values = rows[name].abs()
+        if values.min() > 0 and values.max() > WIDE * values.min():
+            place.set_xscale("log")
+        place.set_title(display_dataset(dataset), fontsize=10)
+        place.set_xlabel(name, fontsize=9)
+        place.set_ylabel(display_metric(rows["metric"].iloc[0]), fontsize=9)
+    return finish(figure, axes)
+
+
+def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, style: Style) -> None:
+    colour, marker = style["color"], MARKERS[LINES.index(style["linestyle"])]
+    look = {"color": colour, "marker": marker, "markersize": 3}
+    place.errorbar(points[name], points["mean"], _spreads(points), elinewidth=0.6, linestyle="", **look)
+    grid = _of_a_grid(points, name)
+    if grid:
+        by_value = points.groupby(name)["mean"]
+        best = by_value.max() if points["higher_is_better"].iloc[0] in (True, None) else by_value.min()
+        place.plot(best.index, best, **style, linewidth=1.2)
+    place.plot([], [], linestyle=style["linestyle"] if grid else "", label=display_method(method), **look)
+
+
+def _of_a_grid(points: pd.DataFrame, name: str) -> bool:
+    """Whether one method's values of a setting are those of a grid: each comes with several values of another setting,
+    or no other setting differs and all are short numbers. A search draws all settings of a trial anew."""
+    others = [own for own in settings_of(points) if own != name]
+    alone = not any(as_text(points, others).nunique() > 1)
+    if alone:
+        return all(value == float(f"{value:.{DIGITS}g}") for value in points[name])
+    return bool((points[name].value_counts() > 1).all())
+
+
+def _spreads(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Half the intervals of means, below and above (2, rows); those of shares end where shares do."""
+    half = rows["half_width"].fillna(0.0).to_numpy(float)
+    return within_range(str(rows["metric"].iloc[0]), rows["mean"].to_numpy(float), half)
+
+
+def _varied(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Dataset, setting and rows, for every number in which some method's rows differ."""
+    for dataset, rows in _panels(found).items():
+        for name in (str(column) for column in found if str(column).startswith(SECTIONS)):
+            numeric = rows[pd.to_numeric(rows[name], errors="coerce").notna() & ~rows[name].map(_is_bool)]
+            own = numeric.assign(**{name: numeric[name].astype(float)})
+            if len(own) and own.groupby("method")[name].nunique().max() > 1:
+                yield dataset, name, own
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(dataset): rows for dataset, rows in found.groupby("dataset")}
+
+
+def _looks(found: pd.DataFrame) -> dict[Hashable, Look]:
+    """How each row is drawn."""
+    labels = labels_of(found)
+    looks = looks_of(zip(map(str, found["method"]), labels, strict=True))
+    return dict(zip(found.index, map(looks.__getitem__, labels), strict=True))
+
+
+def _ranked(found: pd.DataFrame) -> pd.DataFrame:
+    """Ranks of methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
+    ranked = rank_table(found, PAPER)
+    if ranked is None:
+        raise UserError(
+            "ranks need one row per method and dataset, of metrics whose direction is known; --select chooses settings "
+            "where a method has several"
+        )
+    if ranked.shape[0] < 2 or ranked.shape[1] < 3:
+        raise UserError(
+            f"ranks need at least 3 methods on at least 2 datasets that all of them have; here are "
+            f"{ranked.shape[1]} methods on {ranked.shape[0]} such datasets"
+        )
+    return ranked

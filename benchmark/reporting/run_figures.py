@@ -1,0 +1,305 @@
+"""Figures of finished runs. One colour per method; bands are the range over seeds."""
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.components.images import rotate
+from invbench.core.data import Problem
+from invbench.core.task import Regression
+from invbench.errors import UserError
+from invbench.evaluation.metrics import outputs_of
+from invbench.results.columns import differing
+from invbench.results.display_names import display_dataset, display_method
+from invbench.results.load import curves_of, finished, warn_left_out
+from invbench.results.statistics import is_share
+from invbench.runs.spec import RunSpec
+from invbench.training.restored import Trained, trained
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+"""Okabe and Ito's, told apart by all kinds of eyes."""
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+PANEL = 2.6
+"""Inches."""
+ANGLES = 73
+"""Of an image that is turned once round: every 5 degrees."""
+
+Curves = list[NDArray[np.float64]]
+Style = dict[str, Any]
+
+
+def revived(paths: Iterable[Path]) -> list[Trained]:
+    """Every run at or below the paths that is done, with its model; warnings name those that cannot be had.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs: list[Trained] = []
+    reasons: list[str] = []
+    for folder, _ in finished(paths):
+        try:
+            runs.append(trained(folder.path))
+        except UserError as error:
+            reasons.append(str(error))
+    if not runs:
+        raise UserError(reasons[0])
+    warn_left_out(reasons)
+    return runs
+
+
+def profile(paths: Sequence[Path]) -> Figure:
+    """Mean change of the prediction over the magnitude of each generator: a row per dataset, a panel per generator."""
+    records = [record for _, record in finished(paths) if record.invariance]
+    if not records:
+        raise UserError("none of these runs has an invariance profile; images and point clouds have one")
+    specs = [record.spec for record in records]
+    groups = groups_of(specs)
+    datasets = sorted({dataset for _, dataset in groups})
+    looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
+    longest = max(len(record.invariance["generators"]) for record in records)
+    figure = Figure(figsize=(PANEL * longest, 0.7 + PANEL * len(datasets)), layout="constrained")
+    axes = figure.subplots(len(datasets), longest, squeeze=False, sharey="row")
+    for (label, dataset), members in groups.items():
+        row = axes[datasets.index(dataset)]
+        measured = [records[i].invariance["generators"] for i in members]
+        for name, place in zip(measured[0], row, strict=False):
+            magnitudes = measured[0][name]["magnitudes"]
+            alike = [own[name] for own in measured if own.get(name, {}).get("magnitudes") == magnitudes]
+            changes = [np.asarray(profile["changes"]) for profile in alike]
+            band(place, np.asarray(magnitudes), changes, *looks[label])
+            place.set_xlabel(name.replace("_", " "), fontsize=9)
+        for place in row[len(measured[0]) :]:
+            place.set_axis_off()
+        units = records[members[0]].data.get("units") or "total variation"
+        row[0].set_ylabel(f"{display_dataset(dataset)}\nchange of the prediction\n({units})", fontsize=9)
+    return finish(figure, axes.ravel().tolist())
+
+
+def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
+    """What each run has learned besides the weights, over its steps: all numbers, and the interval of the rotation.
+
+    Args:
+        marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
+    """
+    done = finished(paths)
+    read = zip(done, curves_of([folder for folder, _ in done]), strict=True)
+    runs = [(record.spec, curves) for (_, record), curves in read if curves is not None and _numbers(curves)]
+    if not runs:
+        raise UserError("none of these runs learned a distribution of augmentations; augerino does")
+    groups = groups_of([spec for spec, _ in runs])
+    styles = styles_of(name for _, curves in runs for name in _numbers(curves))
+    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 2, squeeze=False)
+    for ((label, dataset), members), (left, right) in zip(groups.items(), axes, strict=True):
+        own = [runs[i][1] for i in members]
+        for name in _numbers(own[0]):
+            what, _, generator = name.partition(".")
+            for number, curves in enumerate(curves for curves in own if name in curves):
+                shown = generator.replace("_", " ") if number == 0 else None
+                left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=shown)
+            left.set_ylabel(f"{label} on {display_dataset(dataset)}\n{what}", fontsize=9)
+        left.legend(fontsize=8)
+        _interval(right, own, marks)
+    for place in axes[-1]:
+        place.set_xlabel("step", fontsize=9)
+    return finish(figure, [])
+
+
+def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
+    """± half the rotation's width, one line per run, with marks."""
+    runs = [curves for curves in runs if "width.rotation" in curves]
+    if not runs:
+        place.set_axis_off()
+        return
+    for curves in runs:
+        for sign in (-1, 1):
+            place.plot(curves["step"], sign * curves["width.rotation"] / 2, color=COLOURS[0], linewidth=1.2)
+    for mark in marks:
+        for sign in (-1, 1):
+            place.axhline(sign * mark, color="#606060", linestyle="--", linewidth=0.8)
+            place.annotate(
+                f"{sign * mark / np.pi:+.2g}π", (1.01, sign * mark), xycoords=("axes fraction", "data"), fontsize=8
+            )
+    place.set_ylabel("rotations drawn from between\n± half the width (radians)", fontsize=9)
+
+
+def _numbers(curves: pd.DataFrame) -> list[str]:
+    """Columns of learned numbers: those that have a gradient beside them."""
+    gradients = {str(name).replace("_gradient.", ".", 1) for name in curves.columns if "_gradient." in str(name)}
+    return [str(name) for name in curves.columns if name in gradients]
+
+
+def angle(paths: Sequence[Path], example: int) -> Figure:
+    """The prediction on one test image that is turned once round: the right class's probability, or the answer.
+
+    Args:
+        example: which of the first run's test images; every run is shown the same.
+    """
+    runs = revived(paths)
+    problem = runs[0].problem
+    if problem.kind != "image" or len({run.cell.spec.dataset for run in runs}) > 1:
+        raise UserError("a prediction against the angle needs runs on one dataset of images")
+    split = problem.splits["test"]
+    if not 0 <= example < len(split):
+        raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
+    angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
+    turned = _turned(problem, split.x[example], angles)
+    specs = [run.cell.spec for run in runs]
+    groups = groups_of(specs)
+    looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
+    figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
+    picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
+    _show(picture, problem, split.x[example])
+    for (label, _), members in groups.items():
+        answers = [_answer(runs[i].problem, runs[i].model, turned, split.y[example]) for i in members]
+        band(place, np.rad2deg(angles.numpy()), answers, *looks[label])
+    units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
+    place.set_ylabel(units or "probability of the right class")
+    place.set_xlabel("turned by (degrees)")
+    place.set_xticks(range(-180, 181, 45))
+    return finish(figure, [place])
+
+
+def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
+    """One standardised image (C, H, W) at all angles, black outside."""
+    black = problem.pixels.black(image)
+    return rotate((image - black).expand(len(angles), -1, -1, -1), angles) + black
+
+
+def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float64]:
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        prediction = outputs_of(model, x).prediction
+    task = problem.task
+    if isinstance(task, Regression):
+        answer = prediction[:, 0] * task.std + task.mean
+    elif task.outputs == 1:
+        answer = (prediction[:, 0] * (2 * y - 1)).sigmoid()
+    else:
+        answer = prediction.softmax(-1)[:, int(y)]
+    return np.asarray(answer.double())
+
+
+def _show(place: Axes, problem: Problem, image: Tensor) -> None:
+    pixels = np.asarray(problem.pixels.restored(image).clamp(0, 1).permute(1, 2, 0))
+    place.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    place.set(xticks=[], yticks=[])
+
+
+def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
+    """The mean of the runs and their range; shared: as of `Look`."""
+    values = np.stack(runs)
+    place.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
+    if len(runs) > 1 and not shared:
+        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
+
+
+def within_range(metric: str, mean: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far intervals reach below and above their means (2, n): those of shares end where shares do."""
+    low, high = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
+    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
+
+
+def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
+    """Runs that differ in nothing but the seed, by label and dataset.
+
+    The label is the method, with the settings in which its runs on the dataset differ.
+    """
+    rows = pd.DataFrame([{"method": s.method, "dataset": s.dataset, "backbone": s.backbone} | s.flat() for s in specs])
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, (label, spec) in enumerate(zip(labels_of(rows, exact=True), specs, strict=True)):
+        groups.setdefault((label, spec.dataset), []).append(index)
+    return dict(sorted(groups.items()))
+
+
+def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
+    """Each row's method, with the settings in which the rows of that method and dataset differ.
+
+    Args:
+        exact: with all digits of numbers; otherwise with four, where these tell the settings apart.
+    """
+    each = differing(rows)
+    leaves = Counter(name.rpartition(".")[2] for name in {name for settings in each for name in settings})
+    labels = []
+    for method, settings in zip(rows["method"], each, strict=True):
+        values = [f"{x:.4g}" if isinstance(x, float) and not exact else str(x) for x in settings.values()]
+        leaf_or_all = [name.rpartition(".")[2] if leaves[name.rpartition(".")[2]] == 1 else name for name in settings]
+        parts = [f"{name}={value}" for name, value in zip(leaf_or_all, values, strict=True)]
+        labels.append(", ".join([display_method(str(method)), *parts]))
+    if exact or len(set(labels)) == len(set(exact_labels := labels_of(rows, exact=True))):
+        return labels
+    return exact_labels
+
+
+class Look(NamedTuple):
+    """How the curve of some runs is drawn."""
+
+    style: Style
+    label: str
+    """In the legend."""
+    shared: bool = False
+    """Whether other settings of the method look the same; no range is drawn then: they would cover each other."""
+
+
+def looks_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Look]:
+    """The look of each label, such that a method has the same colour in all figures of some runs.
+
+    The settings of one method differ in their lines; where they are too many for that, they share an entry.
+
+    Args:
+        pairs: methods and labels, as `labels_of` makes them.
+    """
+    labels: dict[str, list[str]] = {}
+    for method, label in sorted(set(pairs)):
+        labels.setdefault(method, []).append(label)
+    if len(labels) == 1 and sum(map(len, labels.values())) <= len(COLOURS) * len(LINES):
+        return {label: Look(style, label) for label, style in styles_of(*labels.values()).items()}
+    looks: dict[str, Look] = {}
+    lines_free = len(labels) <= len(COLOURS)
+    for (method, of_method), style in zip(labels.items(), styles_of(labels).values(), strict=True):
+        if len(of_method) == 1:
+            looks[of_method[0]] = Look(style, of_method[0])
+        elif lines_free and len(of_method) <= len(LINES):
+            looks |= {
+                label: Look(style | {"linestyle": line}, label) for label, line in zip(of_method, LINES, strict=False)
+            }
+        else:
+            looks |= dict.fromkeys(of_method, Look(style, f"{display_method(method)}, each setting", shared=True))
+    return looks
+
+
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """A colour and a line for each name."""
+    unique = list(dict.fromkeys(names))
+    styles = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
+    if len(unique) > len(styles):
+        raise UserError(f"{len(unique)} curves in one figure cannot be told apart; give fewer runs")
+    return dict(zip(unique, styles, strict=False))
+
+
+def finish(figure: Figure, labelled: list[Axes]) -> Figure:
+    """Small ticks, a light grid, and one legend below for all panels."""
+    for place in figure.axes:
+        place.tick_params(labelsize=8)
+        if place.axison and not place.images:
+            place.grid(alpha=0.25, linewidth=0.5)
+    handles: dict[str, Any] = {}
+    for place in labelled:
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+            handles.setdefault(textwrap.shorten(label, 60), handle)
+    if handles:
+        fitting = int(figure.get_figwidth() / (0.5 + 0.08 * max(map(len, handles))))
+        columns = max(1, min(4, len(handles), fitting))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+    return figure

@@ -1,0 +1,148 @@
+"""What every reader of a record relies on, checked once: where the record is made, and where it is read."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
+
+from invbench.runs.spec import RunSpec
+
+Part = dict[str, Any]
+COLUMNS = frozenset(
+    {
+        "run_id", "status", "kind", "message", "method", "dataset", "backbone", "seed", "protocol", "step", "started",
+        "finished", "path", "inactive",
+    }
+)  # fmt: skip
+SECTIONS = frozenset({"method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation"})
+"""What stands before the dot in names of other columns than metrics."""
+
+
+def _free(name: str) -> str:
+    """Refuse a metric's name under which tables of runs have something else."""
+    section, dot, _ = name.partition(".")
+    if name in COLUMNS or (dot and section in SECTIONS) or not name.isprintable():
+        raise ValueError(f"no metric can be called '{name}', the name of another column, or of none")
+    return name
+
+
+def _encodable(text: Any) -> Any:
+    """Text as UTF-8 can write it: the bytes of a file's name need not be."""
+    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
+
+
+Metrics = dict[Annotated[str, Field(min_length=1), AfterValidator(_free)], FiniteFloat]
+Text = Annotated[str, BeforeValidator(_encodable)]
+
+
+class _Part(BaseModel):
+    """Some entries of a part; a record may have more."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Data(_Part):
+    """Of the data. The first version had neither `primary` nor `higher_is_better`."""
+
+    metric: str = Field(min_length=1)
+    variant: str
+    fingerprint: str
+    primary: str | None = None
+    higher_is_better: bool | None = None
+    environments: int = Field(1, ge=1, le=2**31)
+    units: str = ""
+    constant: dict[str, FiniteFloat] = {}
+
+
+class Engine(_Part):
+    """Of what the engine chose."""
+
+    fused: int = Field(1, ge=1, lt=2**31)
+    inactive: str = ""
+    steps: int = Field(ge=0, lt=2**63)
+    steps_per_epoch: int = Field(ge=0, lt=2**63)
+
+
+class Cost(_Part):
+    """Of what the run took."""
+
+    wall_seconds: float
+    seconds_per_step: float
+    peak_memory_bytes: float
+
+
+class Code(_Part):
+    """Of the code that made the run."""
+
+    sources: str
+    git_commit: str | None = None
+
+
+class Profile(_Part):
+    """Of one generator: how far predictions change at each magnitude."""
+
+    magnitudes: list[float] = Field(min_length=1)
+    changes: list[float]
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if len(self.magnitudes) != len(self.changes):
+            raise ValueError(f"{len(self.magnitudes)} magnitudes, and {len(self.changes)} changes")
+        return self
+
+
+class Invariance(_Part):
+    """Of the measured invariance."""
+
+    generators: dict[str, Profile]
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def empty_or(model: type[_Part]) -> AfterValidator:
+    """A check that a part is empty, or as the model says."""
+    return AfterValidator(_check_of(model))
+
+
+def _check_of(model: type[_Part]) -> Callable[[Part], Part]:
+    def check(part: Part) -> Part:
+        if part:
+            try:
+                model.model_validate(part)
+            except ValidationError as error:
+                raise ValueError(explained(error)) from None
+        return part
+
+    return check
+
+
+def usable(spec: RunSpec) -> RunSpec:
+    """Refuse settings with names that no column has, and numbers that nothing can compute with."""
+    for name, value in spec.flat().items():
+        if not name.isprintable():
+            raise ValueError(f"no setting is called {name!r}")
+        if not _usable(value):
+            raise ValueError(f"{name} has a number that is not finite, or a whole one of more than 64 bits")
+    return spec
+
+
+def _usable(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_usable, value.values() if isinstance(value, dict) else value))
+    return abs(value) < 2**63 if isinstance(value, int) else not isinstance(value, float) or math.isfinite(value)

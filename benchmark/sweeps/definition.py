@@ -1,0 +1,296 @@
+"""Many runs from one file: cells, settings, seeds, in a small and a full size.
+
+seeds: 100-131                       whole numbers and ranges
+set: {trainer.evaluate_every: 3000}  settings of all runs
+cells:                               each item is a product of its lists
+  - method: [erm, irmv1]
+    dataset: irm_regression
+    set: {dataset.scramble: false}   settings of these runs; they win over the above
+    grid: {method.weight: [1, 10]}   one run for each value, for each combination of several
+  - method: "*"                      all that the dataset allows
+    dataset: spirals
+    random: {trials: 20}             each setting from its own range (`bench show`); {trials: 20, settings: [...]}
+  - method: and_mask
+    dataset: spirals
+    optuna: {trials: 20, at_once: 4, metric: validation_loss, direction: minimize}    led by earlier results
+exclude:                             runs that are left out, by names, seed and settings
+  - {method: [fish, iga], trainer.batch_size: 16}
+fuse: auto                           train runs that differ in seed and numbers only together: where that is faster
+                                     (auto), at most so many (a number), never (off, unless set)
+include: []                          where there are such rules, only runs that meet one of them are carried out
+tiers:
+  small:                             what is otherwise than in the whole sweep
+    seeds: 100-103
+    set: {trainer.steps: 3000}       wins over all of the above
+    trials: 2                        of each search
+"""
+
+import itertools
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from pydantic import field_validator, model_validator
+
+from invbench.core.registry import DATASETS, METHODS, unmet
+from invbench.core.settings import Settings, setting
+from invbench.errors import UserError, brief, did_you_mean
+from invbench.runs.config import parse_yaml, read_yaml, sweep_names, sweep_text
+from invbench.runs.spec import MAX_SEED, Cell, Protocol, resolve
+from invbench.sweeps.fusing import Fuse
+from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
+
+FULL = "full"
+ALL = "*"
+MOST_FILES = 1000
+"""Of a folder that are looked at for one of nearly the name that was given."""
+Names = str | tuple[str, ...]
+Seeds = str | int | tuple[int, ...]
+Results = Callable[[str], Mapping[str, float] | None]
+"""Metrics of a run by its id; none where it failed, None where it is not over."""
+
+
+class SweepCells(Settings):
+    """One item of a sweep: every method with every dataset, with every combination of the grid."""
+
+    method: Names = setting(..., "a method, or several")
+    dataset: Names = setting(..., "a dataset, or several")
+    set: dict[str, Any] = setting({}, "settings by dotted name")
+    protocol: Protocol = setting("last", "where the settings were chosen by results on other seeds: by what")
+    grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings by dotted name; all combinations are run")
+    random: RandomSearch | None = setting(None, "trials of settings from their own ranges, for each of the above")
+    optuna: OptunaSearch | None = setting(None, "the same, where earlier results lead to later trials")
+
+    @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        if self.random and self.optuna:
+            raise ValueError("'random' and 'optuna' are two searches; give each a cell of its own")
+        return self
+
+    def cells(self, common: dict[str, Any], tier: "Tier", judge: "JudgeOf") -> "Iterator[Setup]":
+        """What is run by now. `common` is what the whole sweep sets."""
+        for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
+            for name in _possible(dataset) if method == ALL else [method]:
+                for values in itertools.product(*self.grid.values()):
+                    settings = common | self.set | dict(zip(self.grid, values, strict=True))
+                    setup = Setup(name, dataset, settings, self.protocol)
+                    for trial in self._trials(setup.also(tier.set), tier, judge):
+                        yield setup.also(trial).also(tier.set)
+
+    def size(self, tier: "Tier") -> int:
+        """How many there are at most, each for every seed."""
+        methods, datasets = _names(self.method), _names(self.dataset)
+        all_of_them = methods.count(ALL)
+        cells = (len(methods) - all_of_them) * len(datasets)
+        if all_of_them:
+            cells += all_of_them * sum(len(_possible(name)) * times for name, times in Counter(datasets).items())
+        search = self.random or self.optuna
+        trials = (tier.trials or search.trials) if search else 1
+        return cells * math.prod(map(len, self.grid.values())) * trials
+
+    def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:
+        fewer = {} if tier.trials is None else {"trials": tier.trials}
+        if self.random:
+            yield from random_trials(setup.cell(0), self.random.model_copy(update=fewer))
+        elif self.optuna:
+            search = self.optuna.model_copy(update=fewer)
+            yield from optuna_trials(setup.cell(0), search, judge(setup, tier, search.metric))
+        else:
+            yield {}
+
+
+class Setup(NamedTuple):
+    """A run but for its seed."""
+
+    method: str
+    dataset: str
+    settings: dict[str, Any]
+    protocol: Protocol = "last"
+
+    def also(self, settings: dict[str, Any]) -> "Setup":
+        """With these settings, which win."""
+        return self._replace(settings=self.settings | settings)
+
+    def cell(self, seed: int) -> Cell:
+        """The run of a seed, checked."""
+        return resolve(self.method, self.dataset, seed, self.settings, protocol=self.protocol)
+
+
+JudgeOf = Callable[[Setup, "Tier", str], Judge]
+"""What tells how the trials of a search were, by a metric."""
+
+
+class Tier(Settings):
+    """A size of a sweep: what differs from the whole."""
+
+    seeds: Seeds | None = setting(None, "other seeds")
+    set: dict[str, Any] = setting({}, "settings that win over those of the cells")
+    trials: int | None = setting(None, "of each random search", ge=1, le=MOST_RUNS)
+
+
+class Sweep(Settings):
+    """A validated sweep file."""
+
+    seeds: Seeds = setting(0, "such as 0-4, or a list")
+    set: dict[str, Any] = setting({}, "settings of all cells by dotted name")
+    cells: tuple[SweepCells, ...] = setting(..., "what is run", min_length=1)
+    fuse: Fuse = setting("off", "whether runs that differ in seed and fusable settings only are trained together")
+    include: tuple[dict[str, Any], ...] = setting((), "rules; where there are any, only runs that meet one are kept")
+    exclude: tuple[dict[str, Any], ...] = setting((), "rules; runs that meet one are left out")
+    tiers: dict[str, Tier] = setting({}, "other sizes by name")
+
+    @field_validator("fuse")
+    @classmethod
+    def _at_least_one(cls, fuse: Fuse) -> Fuse:
+        if isinstance(fuse, int) and fuse < 1:
+            raise ValueError("it is auto, off, or a number of runs from 1")
+        return fuse
+
+    @model_validator(mode="after")
+    def _full_is_the_whole(self) -> Self:
+        if FULL in self.tiers:
+            raise ValueError(f"'{FULL}' is the name of the whole sweep; give the tier another one")
+        return self
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """The sweep of a file, or the one that is known by this name.
+
+        Raises:
+            UserError: there is none, or something in it is wrong.
+        """
+        known, source = sweep_names(), f"sweep {name}"
+        if name in known:
+            data = parse_yaml(sweep_text(name), source)
+        elif os.path.lexists(name):
+            data = read_yaml(Path(name), source)
+        else:
+            known += _sweep_files(Path(name).parent)
+            raise UserError(f"no sweep '{brief(name)}', and no file of that name{did_you_mean(name, known)}")
+        if not isinstance(data, dict):
+            raise UserError(f"{source}: it must be a table with 'cells' and 'seeds'")
+        return cls.parse(data, source=source)
+
+    def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
+        """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
+
+        Of a search that is led by results, the trials that the given ones lead to.
+        """
+        chosen = self._tier(tier)
+        seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
+        size = len(seeds) * sum(cells.size(chosen) for cells in self.cells)
+        if size > MOST_RUNS:
+            number = f"{size:,}" if size < 10**18 else "more than 10^18"
+            raise UserError(f"the sweep has {number} runs, and can have {MOST_RUNS:,}; make several sweeps of it")
+
+        def judge_of(setup: Setup, tier: Tier, metric: str) -> Judge:
+            def judge(trial: dict[str, Any]) -> float | None:
+                cells = [setup.also(trial).also(tier.set).cell(seed) for seed in seeds]
+                return _judged([results(cell.spec.run_id) for cell in self._kept(cells)], metric)
+
+            return judge
+
+        each = [setup for cells in self.cells for setup in cells.cells(self.set, chosen, judge_of)]
+        runs = {run.spec.run_id: run for seed in seeds for run in (setup.cell(seed) for setup in each)}
+        self._check_rules(runs.values())
+        kept = self._kept(runs.values())
+        if not kept:
+            raise UserError("include and exclude leave no run of the sweep; --dry-run without them shows all")
+        return kept
+
+    def _check_rules(self, runs: Iterable[Cell]) -> None:
+        """Raises UserError for a rule with a name that no run has, or a method or data set that there is not."""
+        named = {name for rule in (*self.include, *self.exclude) for name in rule}
+        known = {name for run in runs for name in _facts(run)} if named else set()
+        for name in sorted(named - known):
+            raise UserError(f"a rule names '{name}', which no run of the sweep has{did_you_mean(name, known)}")
+        for kind, registry in (("method", METHODS), ("dataset", DATASETS)):
+            known = {*registry.entries(), *(str(_facts(run)[kind]) for run in runs)} if kind in named else set()
+            for rule in (*self.include, *self.exclude):
+                for value in map(str, _values(rule.get(kind, ()))):
+                    if value not in known:
+                        raise UserError(f"a rule names the {kind} '{brief(value)}'{did_you_mean(value, known)}")
+
+    def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
+        """Those that the rules keep."""
+        return [
+            run for run in runs if (not self.include or _meets(run, self.include)) and not _meets(run, self.exclude)
+        ]
+
+    def _tier(self, name: str) -> Tier:
+        if name != FULL and name not in self.tiers:
+            raise UserError(f"no tier '{name}'{did_you_mean(name, [FULL, *self.tiers])}")
+        return self.tiers.get(name, Tier())
+
+
+def _sweep_files(folder: Path) -> list[str]:
+    """Files of a folder that may be sweeps; none where it cannot be read."""
+    with suppress(OSError, ValueError):
+        return [
+            str(path) for path in itertools.islice(folder.iterdir(), MOST_FILES) if path.suffix in (".yaml", ".yml")
+        ]
+    return []
+
+
+def parse_seeds(seeds: Seeds) -> list[int]:
+    """`0-4`, `0,2,7` and mixtures, a number or a list, without repetition. Raises UserError for anything else."""
+    if isinstance(seeds, int):
+        return [seeds]
+    if not isinstance(seeds, str):
+        return list(dict.fromkeys(seeds))
+    ranges = []
+    for part in seeds.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match and last < first:
+            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
+        if not first <= last <= MAX_SEED:
+            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
+        ranges.append(range(first, last + 1))
+    if (count := sum(map(len, ranges))) > MOST_RUNS:
+        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_RUNS:,}")
+    return list(dict.fromkeys(itertools.chain(*ranges)))
+
+
+def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float | None:
+    """The mean of a metric; NaN where a run failed, or there is none. Raises UserError for a metric that no run has."""
+    known = [found for found in results if found is not None]
+    for found in known:
+        if found and metric not in found:
+            raise UserError(f"optuna's metric '{metric}' is none of the runs'{did_you_mean(metric, found)}")
+    if len(known) < len(results):
+        return None
+    values = [found.get(metric, math.nan) for found in known]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _facts(run: Cell) -> dict[str, Any]:
+    """What a rule can name."""
+    return {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
+
+
+def _meets(run: Cell, rules: Sequence[dict[str, Any]]) -> bool:
+    """Whether a run meets one of the rules."""
+    if not rules:
+        return False
+    facts = _facts(run)
+    return any(all(facts.get(name, ...) in _values(value) for name, value in rule.items()) for rule in rules)
+
+
+def _names(value: Names) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _values(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _possible(dataset: str) -> list[str]:
+    """Every method that the dataset provides for."""
+    provided = DATASETS.traits(dataset)
+    return [name for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]

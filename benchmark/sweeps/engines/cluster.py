@@ -1,0 +1,74 @@
+"""What engines that hand runs to a cluster share: everything is submitted at once, and asked after now and then."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from invbench.runs.lease import look
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.sweeps.engines.worker import Outcome, settle
+from invbench.sweeps.fusing import jobs_of
+from invbench.sweeps.jobs import Job
+from invbench.sweeps.monitor import Watch
+from invbench.training.runner import Options
+
+POLL_SECONDS = 1.0
+
+
+class Handle(Protocol):
+    """A job that was handed to a cluster."""
+
+    def outcomes(self) -> Sequence[Outcome] | None:
+        """How its runs ended; None while it waits or works."""
+
+    def stop(self) -> None:
+        """Let it keep its checkpoint and end."""
+
+
+Submit = Callable[[Sequence[Sequence[Cell]]], Sequence[Handle]]
+"""Hand jobs to the cluster, each of one run or of several together, a handle for each job."""
+
+
+def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, submit: Submit, places: int) -> None:
+    """Submit all runs, follow them to their end, and submit those again that deserve it.
+
+    Args:
+        places: jobs that can be done at a time.
+    """
+    by_id = {cell.spec.run_id: cell for cell in cells}
+    waiting = jobs_of(cells, options.fuse, places)
+    working: dict[str, tuple[Job, Handle]] = {}
+    stopped = False
+    while working or (waiting and not watch.draining):
+        watch.check()
+        now = time.monotonic()
+        due = [] if watch.draining else [job for job in waiting if job.not_before <= now]
+        if due:
+            handles = submit([[by_id[run_id] for run_id in job.run_ids] for job in due])
+            working |= {job.run_id: (job, handle) for job, handle in zip(due, handles, strict=True)}
+            waiting = [job for job in waiting if job.not_before > now]
+        if watch.draining and not stopped:
+            stopped = True
+            for _, handle in working.values():
+                handle.stop()
+        for run_id, (job, handle) in list(working.items()):
+            _look(RunFolder(options.out / run_id), job, watch)
+            outcomes = handle.outcomes()
+            if outcomes is None:
+                continue
+            del working[run_id]
+            waiting += settle(job, outcomes, by_id, options.out, watch)
+        watch.tick()
+        if working or waiting:
+            time.sleep(POLL_SECONDS)
+
+
+def _look(folder: RunFolder, job: Job, watch: Watch) -> None:
+    """What the claim of the job's first run tells: where it is, and how far."""
+    seen = look(folder.claim)
+    if seen is not None and seen.holder is not None and not seen.holder.gone:
+        place = f"{seen.holder.host}, process {seen.holder.pid}"
+        if not watch.knows(folder.path.name):
+            watch.started(job.run_ids, place)
+        watch.progress(folder.path.name, seen.holder.step, seen.holder.total)

@@ -1,0 +1,273 @@
+"""The runs of a sweep in warm processes of this machine, one for each slot: torch is imported once per slot.
+
+A slot is a GPU, a share of one, or some cores. Its process keeps to its device and its threads, carries out one run
+after the other, and is replaced after a failure. What happens next is decided in `invbench.sweeps.jobs`.
+"""
+
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from pebble import ProcessExpired, ProcessPool
+
+from invbench.runs.lease import Holder, look
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import Cell
+from invbench.sweeps.engines.worker import Outcome, carry_out, prepare, settle
+from invbench.sweeps.fusing import jobs_of
+from invbench.sweeps.jobs import CPU, Busy, Rules, Slot, Start, Stop, decide, later
+from invbench.sweeps.monitor import Watch
+from invbench.training.runner import Options
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+TICK_SECONDS = 0.1
+START_SECONDS = 60.0
+"""Longest time that a process may take to begin with a run; its time counts from there."""
+GRACE_SECONDS = 30.0
+"""Longest time that a run has for its checkpoint before its process is killed."""
+
+
+@dataclass
+class Hand:
+    """A slot's process and what it is doing."""
+
+    slot: Slot
+    pool: ProcessPool | None = None
+    number: "Synchronized[int] | None" = None
+    """Of the process, 0 until it is ready for a run."""
+    future: "Future[list[Outcome]] | None" = None
+    killed_at: float | None = None
+    """When a run that was asked to stop has had its grace."""
+
+    def take(self, cells: Sequence[Cell], options: Options) -> "Future[list[Outcome]]":
+        """Begin a run, or several together."""
+        if self.pool is not None and not self.pool.active:  # its process was killed while it had nothing to do
+            self.replace()
+        if self.pool is None:
+            device = "" if self.slot.device == CPU else self.slot.device
+            context = multiprocessing.get_context("spawn")
+            self.number = context.Value("q", 0)
+            setup = (device, os.getpid(), self.number)
+            self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=setup)
+        with _without_ctrl_c():
+            self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
+        self.killed_at = None
+        return self.future
+
+    def send(self, signal_number: int) -> bool:
+        """Send a signal to the slot's own process; whether it is ready to get one."""
+        number = self.number.value if self.number is not None else 0
+        try:
+            ours = number > 0 and psutil.Process(number).ppid() == os.getpid()
+            if ours:
+                os.kill(number, signal_number)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return False
+        return ours
+
+    def is_at(self, holder: Holder) -> bool:
+        """Whether a claim is held by the slot's own process."""
+        return holder.near and self.number is not None and holder.pid == self.number.value
+
+    def replace(self) -> None:
+        """End the process, whatever it does; the next run gets a new one."""
+        if self.pool is not None:
+            self.pool.stop()
+            self.pool.join()
+        self.pool = self.number = self.future = None
+
+
+@dataclass
+class LocalEngine:
+    """Slots and rules of a sweep on this machine.
+
+    Args:
+        slots: where runs go; `invbench.sweeps.jobs.Slot`.
+        rules: time and memory.
+        threads: of each process.
+    """
+
+    slots: Sequence[Slot]
+    rules: Rules = field(default_factory=Rules)
+    threads: int = 1
+
+    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+        options = replace(options, threads=self.threads)
+        work = _Work(self, {cell.spec.run_id: cell for cell in cells}, options, watch)
+        try:
+            work.until_done()
+        finally:
+            work.end()
+
+
+class _Work:
+    """One call of `LocalEngine.run`."""
+
+    def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: Watch) -> None:
+        self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
+        self.hands = [Hand(slot) for slot in engine.slots]
+        self.waiting = jobs_of(cells.values(), options.fuse, len(engine.slots))
+        self.busy: dict[int, Busy] = {}
+        self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()
+        self.stopped = False  # all running ones have been asked to stop
+
+    def until_done(self) -> None:
+        while self.busy or (self.waiting and not self.watch.draining):
+            self.watch.check()
+            now = time.monotonic()
+            if self.watch.draining and not self.stopped:
+                self.stopped = True
+                for number in self.busy:
+                    self._ask_to_stop(number, now)
+            self._look_at_progress()
+            for action in self._decide(now):
+                if isinstance(action, Start):
+                    self._start(action, now)
+                else:
+                    self._ask_to_stop(action.slot.number, now)
+            self._kill_those_without_grace(now)
+            self.watch.tick()
+            self._take_answers()
+
+    def end(self) -> None:
+        """End all processes, at once: what is to be kept has been kept."""
+        for hand in self.hands:
+            hand.send(signal.SIGKILL)
+        with ExitStack() as hands:  # another Ctrl-C, while one of them ends, leaves none of the others
+            for hand in self.hands:
+                hands.callback(hand.replace)
+
+    def _decide(self, now: float) -> "list[Start | Stop]":
+        free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
+        return decide(self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.watch.draining)
+
+    def _start(self, start: Start, now: float) -> None:
+        job, number = start.job, start.slot.number
+        self.waiting.remove(job)
+        folder = self._folder(job.run_id)
+        if job.not_before and folder.status() == "running":  # looked at before, and still in other hands
+            self.waiting.append(later(job, now))
+            return
+        self.busy[number] = Busy(job, now + START_SECONDS)
+        self.watch.started(job.run_ids, _place(start.slot))
+        future = self.hands[number].take([self.cells[run_id] for run_id in job.run_ids], self.options)
+        future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
+
+    def _take_answers(self) -> None:
+        """Wait a moment for the first run that ends, and take all that have."""
+        with suppress(queue.Empty):
+            self._ended(*self.answers.get(timeout=TICK_SECONDS))
+            while True:
+                self._ended(*self.answers.get_nowait())
+
+    def _ended(self, number: int, outcomes: "Sequence[Outcome]") -> None:
+        busy = self.busy.pop(number)
+        if busy.stopping:
+            outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
+        if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
+            self.hands[number].replace()
+        following = settle(busy.job, outcomes, self.cells, self.options.out, self.watch)
+        # Those that failed come first, those in other hands last.
+        held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
+        self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]
+
+    def _stopped(self, outcome: Outcome) -> Outcome:
+        """What a run has come to that was asked to stop: interrupted by the user, or out of time."""
+        if self.watch.draining:
+            return Outcome("interrupted", message=outcome.message)
+        limit = self.engine.rules.timeout
+        return Outcome("failed", "timeout", f"not done after {limit:g} s; a longer --timeout continues it")
+
+    def _ask_to_stop(self, number: int, now: float) -> None:
+        """SIGTERM for the slot's process: the run keeps its checkpoint and ends. Before it trains it just ends."""
+        self.busy[number] = self.busy[number]._replace(stopping=True)
+        limit = self.engine.rules.timeout
+        grace = GRACE_SECONDS if limit is None or self.watch.draining else min(GRACE_SECONDS, limit)
+        hand = self.hands[number]
+        hand.killed_at = now + grace if hand.send(signal.SIGTERM) else now
+
+    def _kill_those_without_grace(self, now: float) -> None:
+        for number in self.busy:
+            hand = self.hands[number]
+            if hand.killed_at is not None and now >= hand.killed_at and hand.future is not None:
+                hand.future.cancel()
+
+    def _look_at_progress(self) -> None:
+        for number, busy in self.busy.items():
+            seen = look(self._folder(busy.job.run_id).claim)
+            if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
+                self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
+                since = min(busy.since, time.monotonic())
+                self.busy[number] = busy._replace(stepped=seen.holder.step > 0, since=since)
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.options.out / run_id)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes and threads that begin in this block never get a terminal's Ctrl-C; this process gets it afterwards.
+
+    Otherwise one that is still being loaded would tell of it at length.
+    """
+    resource_tracker.ensure_running()  # which would unblock signals when it begins
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outcomes_of(done: "Future[Any]", runs: int) -> list[Outcome]:
+    """The answer of a process on so many runs, or what its end means."""
+    end = _end(done)
+    return done.result() if end is None else [end] * runs
+
+
+def _end(done: "Future[Any]") -> Outcome | None:
+    if done.cancelled():
+        return Outcome("interrupted")
+    error = done.exception()
+    if isinstance(error, ProcessExpired):
+        return Outcome("failed", "killed", f"its process ended with status {error.exitcode} (out of memory?)")
+    if isinstance(error, BrokenProcessPool):
+        return Outcome("failed", "killed", "its process ended before it began")
+    if error is not None:
+        return Outcome("failed", "error", f"{type(error).__name__}: {error}")
+    return None
+
+
+def _place(slot: Slot) -> str:
+    return f"worker {slot.number}" if slot.device == CPU else f"GPU {slot.device}"
+
+
+def free_memory(slots: Sequence[Slot]) -> dict[str, float]:
+    """Bytes by device; of a GPU only where nvidia-ml-py is installed, and never more than this machine has itself."""
+    host = float(psutil.virtual_memory().available)
+    return {device: min(host, _gpu_memory(device)) for device in {slot.device for slot in slots}}
+
+
+def _gpu_memory(device: str) -> float:
+    if device == CPU:
+        return float("inf")
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        by_name = pynvml.nvmlDeviceGetHandleByUUID if "-" in device else pynvml.nvmlDeviceGetHandleByIndex
+        return float(pynvml.nvmlDeviceGetMemoryInfo(by_name(device if "-" in device else int(device))).free)
+    except Exception:  # no package, no driver, a name that it does not know: then there is no floor
+        return float("inf")

@@ -1,0 +1,151 @@
+"""One run in a process of its own, whatever the engine: carried out, or a word on why not."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from invbench.errors import Apart, Interrupted, RunFailed, RunHeld, UserError
+from invbench.runs.record import Record, RunFolder
+from invbench.runs.spec import Cell, RunSpec, from_spec
+from invbench.sweeps.jobs import Job, again, later, parted
+from invbench.sweeps.monitor import Watch
+from invbench.training.runner import Options, kind_of, run_cell, run_together
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+Status = Literal["done", "failed", "interrupted", "held", "apart"]
+PARENT_SECONDS = 1.0
+"""How often a worker looks whether the sweep that started it is there."""
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a run ended; `apart`: it was one at several together, which should be tried otherwise."""
+
+    status: Status
+    kind: str = ""
+    """Of a failure: oom, killed, timeout, diverged, input_output, disk_full, request or error."""
+    message: str = ""
+    seconds: float = 0.0
+
+
+def carry_out(specs: Sequence[dict[str, Any]], options: Options) -> list[Outcome]:
+    """Carry out the run of a specification, or several together, given as plain data.
+
+    Failures are answers, not exceptions.
+    """
+    began = time.monotonic()
+    runs = [RunSpec.model_validate(spec) for spec in specs]
+    outcomes = [_alone(runs[0], options)] if len(runs) == 1 else _together(runs, options)
+    return [outcome._replace(seconds=(time.monotonic() - began) / len(runs)) for outcome in outcomes]
+
+
+def _alone(spec: RunSpec, options: Options) -> Outcome:
+    try:
+        return _outcome(run_cell(from_spec(spec), options))
+    except (KeyboardInterrupt, Interrupted, RunFailed, UserError) as stopped:
+        return _outcome(stopped)
+
+
+def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
+    found: dict[str, Outcome] = {}
+    rest = Outcome("apart")
+    try:
+        cells = [from_spec(spec) for spec in specs]
+        run_together(cells, options, lambda cell, result: found.update({cell.spec.run_id: _outcome(result)}))
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        rest = _outcome(stopped)
+    except (Apart, UserError) as reason:
+        rest = Outcome("apart", message=str(reason))
+    except Exception as error:
+        rest = Outcome("apart", kind_of(error), f"{type(error).__name__}: {error}")
+    return [found.get(spec.run_id, rest) for spec in specs]
+
+
+def _outcome(result: Record | BaseException) -> Outcome:
+    """What a run's record, or what stopped it, means for the sweep."""
+    if isinstance(result, Record):
+        return Outcome("done")
+    if isinstance(result, RunFailed):
+        return Outcome("failed", result.kind, str(result))
+    if isinstance(result, RunHeld):
+        return Outcome("held", message=str(result))
+    if isinstance(result, UserError):
+        return Outcome("failed", "request", str(result))
+    return Outcome("interrupted", message=str(result))
+
+
+def prepare(device: str, parent: int, number: "Synchronized[int]") -> None:
+    """Set up a process that will carry out runs: its GPU, and an end when its parent is gone.
+
+    Args:
+        device: the only GPU that it sees, as its `cuda:0`, by a name for `CUDA_VISIBLE_DEVICES`; empty hides all.
+        parent: the process of the sweep.
+        number: gets this process's own number.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
+    threading.Thread(target=_follow, args=(parent,), name="parent", daemon=True).start()
+    number.value = os.getpid()
+
+
+def _follow(parent: int) -> None:
+    """Ask this process to keep its checkpoint and stop once its parent is gone, and end it if it does not."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    os._exit(1)
+
+
+def settle(job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out: Path, watch: Watch) -> list[Job]:
+    """Tell the watch how an attempt at the runs of a job ended. Returns the jobs for those that deserve another one."""
+    following = []
+    apart: list[tuple[str, Outcome]] = []
+    for run_id, outcome in zip(job.run_ids, outcomes, strict=True):
+        if job.others and outcome.status == "failed" and outcome.kind == "killed":
+            outcome = outcome._replace(status="apart")
+        if outcome.status == "apart":
+            apart.append((run_id, outcome))
+            continue
+        alone = job._replace(run_id=run_id, others=())
+        again = _settle(alone, outcome, cells[run_id].spec, RunFolder(out / run_id), watch)
+        following += [again] if again else []
+    if apart:
+        run_ids, (_, reason) = [run_id for run_id, _ in apart], apart[0]
+        watch.parted(run_ids, reason)
+        following += parted(job, run_ids, reason.kind)
+    return following
+
+
+def _settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: Watch) -> Job | None:
+    """The same of one run.
+
+    What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.
+    """
+    now = time.monotonic()
+    if outcome.status == "failed" and (following := again(job, outcome.kind, now)) and not watch.draining:
+        watch.retried(job.run_id, outcome)
+        return following
+    if outcome.status == "failed" and outcome.kind in ("killed", "timeout") and watch.draining:
+        outcome = Outcome("interrupted", message=outcome.message)
+    if outcome.status == "failed" and outcome.kind not in ("request", "disk_full"):
+        _leave_failure(folder, spec, outcome)
+    watch.ended(job.run_id, outcome)
+    # A node that is taken away interrupts its runs: they go on elsewhere.
+    return later(job, now) if outcome.status in ("held", "interrupted") else None
+
+
+def _leave_failure(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> None:
+    """Write the record of a run whose process could not; one that it has written stays."""
+    with suppress(OSError, UserError, RunFailed, Interrupted):
+        folder.create(spec)
+        with folder.claimed() as held:
+            if held.read_record() is None:
+                held.set_aside()  # what is there cannot be understood
+                held.write_record(Record.of_failure(spec, outcome.kind, outcome.message))

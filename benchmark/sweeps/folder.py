@@ -1,0 +1,254 @@
+"""The folder of a sweep: what is there already, what the file says now, and what that will cost."""
+
+import difflib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from invbench.files import write_text
+from invbench.runs.commands import ranges
+from invbench.runs.record import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
+from invbench.runs.spec import Cell
+from invbench.sweeps.definition import Results, Sweep
+from invbench.system.provenance import sources_hash
+
+
+class Rerun(StrEnum):
+    """Which runs of a sweep are carried out."""
+
+    missing = "missing"
+    failed = "failed"
+    stale = "stale"
+    all = "all"
+
+
+OPEN: Mapping[Rerun, tuple[Status, ...]] = {
+    Rerun.missing: ("queued", "lost", "running"),
+    Rerun.failed: ("queued", "lost", "running", "failed"),
+    Rerun.stale: ("queued", "lost", "running", "stale"),
+    Rerun.all: ("queued", "lost", "running", "failed", "stale", "done"),
+}
+"""Statuses that each choice takes up. A running one belongs to another process, which may yet die."""
+
+
+MOST_VALUES = 6
+"""Of a setting that a summary lists."""
+MOST_COMPARED, MOST_LINES = 5000, 40
+"""How many lines of a sweep are compared with what it was, and how many changes are shown."""
+MOST_ENTRIES, MOST_SIBLINGS, MOST_RUNS = 10_000, 30, 50
+"""How many entries of the folder that a sweep's is in, how many of the folders there, and how many runs of each are
+looked at for what runs take."""
+
+
+def statuses(cells: Iterable[Cell], out: Path) -> dict[str, Status]:
+    """By id of the run."""
+    return {cell.spec.run_id: RunFolder(out / cell.spec.run_id).status(sources_hash(*cell.classes)) for cell in cells}
+
+
+def metrics_of(out: Path) -> Results:
+    """What is known of the runs of a folder."""
+
+    def found(run_id: str) -> Mapping[str, float] | None:
+        record = RunFolder(out / run_id).read_record()
+        return None if record is None else record.metrics
+
+    return found
+
+
+def chosen(cells: Sequence[Cell], found: Mapping[str, Status], rerun: Rerun) -> list[Cell]:
+    """The runs that `--rerun` asks for."""
+    return [cell for cell in cells if found[cell.spec.run_id] in OPEN[rerun]]
+
+
+def reopen(cells: Iterable[Cell], out: Path) -> None:
+    """Put records and checkpoints aside, so that the runs begin anew."""
+    for cell in cells:
+        folder = RunFolder(out / cell.spec.run_id)
+        if folder.path.exists():
+            with folder.claimed() as held:
+                held.set_aside()
+                with held.writing():
+                    held.checkpoint.unlink(missing_ok=True)
+
+
+def told_apart(cells: Iterable[Cell]) -> dict[str, str]:
+    """By id of the run, the settings in which runs of its method and dataset differ, seeds aside."""
+    found = {}
+    for members in _groups(cells).values():
+        flat = list(map(_settings, members))
+        differing = _differing(flat)
+        for cell, one in zip(members, flat, strict=True):
+            found[cell.spec.run_id] = "  ".join(f"{name}={_short(one[name])}" for name in differing if name in one)
+    return found
+
+
+def shared(cells: Iterable[Cell]) -> Iterator[str]:
+    """A line for each method and dataset: the settings in which all its runs agree."""
+    for (method, dataset), members in _groups(cells).items():
+        flat = list(map(_settings, members))
+        differing = _differing(flat)
+        texts = (f"{name}={_short(value)}" for name, value in flat[0].items() if name not in differing)
+        yield f"{method} on {dataset}: {'  '.join(texts)}"
+
+
+def summary(cells: Sequence[Cell]) -> Iterator[str]:
+    """How many runs there are of what, and the ranges of what `told_apart` tells."""
+    groups = _groups(cells)
+    methods, datasets = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
+    seeds = {cell.spec.seed for cell in cells}
+    flat = [list(map(_settings, members)) for members in groups.values()]
+    trials = [len({json.dumps(one, sort_keys=True) for one in members}) for members in flat]
+    numbers = {"method": len(methods), "dataset": len(datasets), "trial": max(trials), "seed": len(seeds)}
+    product = len(cells) == math.prod(numbers.values())
+    parts = [f"{number} {name}{'s' * (number > 1)}" for name, number in numbers.items()]
+    listed = " × ".join(parts) if product else f"some of {', '.join(parts)}"
+    yield f"{len(cells)} runs: {listed}"
+    yield f"  methods: {', '.join(methods)}"
+    yield f"  datasets: {', '.join(datasets)}"
+    values: dict[str, list[Any]] = {}
+    for members in flat:
+        for name in _differing(members):
+            values.setdefault(name, []).extend(one[name] for one in members if name in one)
+    yield from (f"  {name}: {_range(found)}" for name, found in values.items())
+    yield f"  seeds: {ranges(sorted(seeds))}"
+
+
+def _groups(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
+    """By method and dataset."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.spec.method, cell.spec.dataset), []).append(cell)
+    return groups
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    return {"backbone.name": cell.spec.backbone} | cell.spec.flat()
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of settings in which runs differ."""
+    names = dict.fromkeys(name for one in flat for name in one)
+    return [name for name in names if any(one.get(name, ...) != flat[0].get(name, ...) for one in flat)]
+
+
+def _range(values: Sequence[Any]) -> str:
+    """Values, or from where to where they go where they are many."""
+    texts = list(dict.fromkeys(map(_short, values)))
+    if len(texts) <= MOST_VALUES:
+        return ", ".join(texts)
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values):
+        return f"{', '.join(texts[:MOST_VALUES])}, … ({len(texts)} values)"
+    return f"{_short(min(numbers))} to {_short(max(numbers))} ({len(texts)} values)"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) -> list[str]:
+    """Write the sweep into its folder. Returns lines that say how it differs from the one that is there.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    path = out / "sweep.yaml"
+    text = f"# tier: {tier}\n" + yaml.safe_dump(_as_data(sweep), sort_keys=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        content = file_content(path)
+        before = None if content is None else content.decode("utf-8", "replace")
+        if before != text:
+            write_text(path, text)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    wanted = {cell.spec.run_id for cell in cells}
+    others = [folder for folder in run_folders(out) if folder.path.name not in wanted]
+    lines = []
+    if before is not None and before != text:
+        lines.append(f"the sweep differs from the one that {out} was made with:")
+        old, new = (whole.splitlines()[:MOST_COMPARED] for whole in (before, text))
+        difference = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
+        changed = [f"  {line}" for line in difference if not line.startswith("@@")]
+        lines += changed[:MOST_LINES]
+        lines += [f"  and {len(changed) - MOST_LINES} more lines"] if len(changed) > MOST_LINES else []
+    if others:
+        kinds = Counter(folder.status() for folder in others)
+        listed = ", ".join(f"{count} {status}" for status, count in kinds.items())
+        lines.append(f"{len(others)} runs in {out} are not part of the sweep as it is now ({listed}); they stay there")
+    return lines
+
+
+def _as_data(sweep: Sweep) -> dict[str, Any]:
+    """Without `fuse` where it is off, as in folders that know no such thing."""
+    return sweep.model_dump(mode="json", exclude={"fuse"} if sweep.fuse == "off" else set())
+
+
+class Costs:
+    """Seconds that runs will take, by what earlier ones of the same method and dataset took for a step.
+
+    Those are the runs of the folder; where it has none yet, some of the folders beside it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.known: dict[tuple[str, str], list[Record]] = {}
+        for record in list(_usable(run_folders(out))) or _usable(_beside(out)):
+            self.known.setdefault((record.spec.method, record.spec.dataset), []).append(record)
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Of one run; None where nothing like it has been run."""
+        like = self.known.get((cell.spec.method, cell.spec.dataset))
+        if not like:
+            return None
+        record = max(like, key=lambda one: (_shared(one, cell), one.finished))
+        steps = cell.trainer.total_steps(record.engine["steps_per_epoch"])
+        return record.cost["wall_seconds"] * float(steps) / max(int(record.engine["steps"]), 1)
+
+
+def _usable(folders: Iterable[RunFolder]) -> Iterator[Record]:
+    """Of these runs the records that tell what a step takes; they may be anybody's."""
+    for folder in folders:
+        with suppress(Unreadable):
+            record = folder.load_record()
+            if record is not None and record.status == "done" and record.engine:
+                yield record
+
+
+def _beside(out: Path) -> Iterator[RunFolder]:
+    """Some runs in the folders beside one, those that changed last first. Nothing deeper is looked at."""
+    siblings = sorted(_folders(out.absolute().parent, MOST_ENTRIES), key=_changed, reverse=True)
+    for sibling in siblings[:MOST_SIBLINGS]:
+        folder = RunFolder(sibling)
+        inner = [folder] if folder.spec.exists() else map(RunFolder, _folders(sibling, MOST_RUNS))
+        yield from (run for run in inner if run.record.exists())
+
+
+def _folders(path: Path, most: int) -> list[Path]:
+    """Folders in a folder, of so many entries at most; none where it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [Path(entry) for entry in islice(entries, most) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _shared(record: Record, cell: Cell) -> int:
+    """How many settings a record's run shares with another."""
+    theirs, ours = record.spec.flat(), cell.spec.flat()
+    return sum(theirs.get(name) == value for name, value in ours.items())

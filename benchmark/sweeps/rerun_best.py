@@ -1,0 +1,47 @@
+"""Run selected settings again with seeds that had no part in selecting them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from invbench.errors import UserError
+from invbench.results.selection import Select
+from invbench.results.table import table
+from invbench.runs.commands import assignments_of, ranges
+from invbench.runs.record import RunFolder
+from invbench.runs.spec import RunSpec
+from invbench.sweeps.definition import Sweep, SweepCells, parse_seeds
+
+
+def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds: str | None = None) -> Sweep:
+    """The settings that a selection chooses, a cell each, labelled by it, with fresh seeds.
+
+    Args:
+        results: as `load_results` returns it.
+        metric: what the oracle goes by; any metric of the runs for other selections.
+        select: best_validation, leave_one_env_out or oracle.
+        seeds: such as 10-14; by default as many as the chosen settings had, from the first that no run has.
+
+    Raises:
+        UserError: nothing can be selected, or a seed was used for it.
+    """
+    if select == Select.last:
+        raise UserError("--select last selects nothing; give best_validation, leave_one_env_out or oracle")
+    found = table(results, metric, select)
+    used = {int(seed) for seed in results["seed"].dropna()}
+    first = max(used) + 1
+    wanted = parse_seeds(f"{first}-{first + int(found['n'].max()) - 1}" if seeds is None else seeds)
+    if common := sorted(used & set(wanted)):
+        raise UserError(
+            f"seeds {ranges(common)} were used to select the settings, so they prove nothing; take others, such as "
+            f"{first}-{first + len(wanted) - 1}"
+        )
+    paths = dict(zip(results["run_id"], results["path"], strict=True))
+    records = [RunFolder(Path(paths[own[0]])).load_record() for own in found["run_ids"]]
+    cells = [_cell(record.spec, Select(select)) for record in records if record is not None]
+    return Sweep(seeds=tuple(wanted), cells=tuple(cells))
+
+
+def _cell(spec: RunSpec, select: Select) -> SweepCells:
+    settings = assignments_of(spec.model_copy(update={"protocol": select.value}))
+    return SweepCells(method=spec.method, dataset=spec.dataset, set=settings, protocol=select.value)

@@ -1,0 +1,190 @@
+"""Search over settings: values from each setting's own documented range, at random or led by earlier results."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, field_validator
+
+from invbench.core.settings import (
+    LARGEST,
+    LEAST,
+    Choice,
+    Depending,
+    DrawnRange,
+    LogUniform,
+    SearchRange,
+    Settings,
+    ShareOfSteps,
+    search_info,
+    setting,
+)
+from invbench.errors import UserError, did_you_mean
+from invbench.runs.spec import Cell
+
+MOST_RUNS = 100_000
+"""Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""
+HALF_A_DECADE = 10**0.5
+DIGITS = 4
+"""Of a drawn number: as many as a dry run shows."""
+SEARCHED = ("method.", "trainer.")
+"""Sections that are searched where nothing else is said; datasets and networks are part of the question."""
+Ranges = Mapping[str, tuple[DrawnRange, bool]]
+"""Dotted name -> its range, and whether its values are whole numbers."""
+Judge = Callable[[dict[str, Any]], float | None]
+"""What came of a trial's settings: NaN where it failed, None while that is not known."""
+
+
+class RandomSearch(Settings):
+    """A number of trials over some settings."""
+
+    trials: int = setting(..., "how many settings are tried", ge=1, le=MOST_RUNS)
+    settings: tuple[str, ...] = setting((), "dotted names; by default all of method and trainer that have a range")
+
+
+class OptunaSearch(RandomSearch):
+    """Trials that Optuna suggests (TPE, Bergstra et al. 2011): the more results it has, the better they are."""
+
+    metric: str = setting(..., "what is searched for, the mean over seeds of a metric of the validation set")
+    direction: Literal["maximize", "minimize"] = setting(..., "which values of the metric are good")
+    at_once: int = setting(4, "trials that do not wait for each other's results", ge=1, le=1000)
+
+    @field_validator("metric")
+    @classmethod
+    def _not_of_the_test_set(cls, metric: str) -> str:
+        if metric.startswith("test_"):
+            raise ValueError(f"'{metric}' would choose by the test set; name one such as validation_accuracy")
+        return metric
+
+
+def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
+    """The settings of each trial.
+
+    A draw depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
+    the others, and methods with one range share a trial's value.
+
+    Raises:
+        UserError: a setting that does not exist or has no range.
+    """
+    ranges = _searched(cell, search)
+    for trial in range(search.trials):
+        yield {name: _draw(*ranges[name], name, trial) for name in ranges}
+
+
+def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[dict[str, Any]]:
+    """The settings of each trial that can be suggested by now, those with results first.
+
+    There is no database: the search is told all earlier results again, in the order of the trials, and with the same
+    results it makes the same suggestions. So it continues wherever it was left, and results may come in any order.
+
+    Raises:
+        UserError: a setting that does not exist or has no range; Optuna is not installed.
+    """
+    optuna = _optuna()
+    ranges = _searched(cell, search)
+    spaces = {name: _space(optuna.distributions, *found) for name, found in ranges.items()}
+    sampler = optuna.samplers.TPESampler(seed=0, constant_liar=search.at_once > 1)
+    study = optuna.create_study(direction=search.direction, sampler=sampler)
+    for first in range(0, search.trials, search.at_once):
+        trials = [study.ask(spaces) for _ in range(first, min(first + search.at_once, search.trials))]
+        settings = [{name: _short(value, *ranges[name]) for name, value in trial.params.items()} for trial in trials]
+        yield from settings
+        values = [value for one in settings if (value := judge(one)) is not None]
+        if len(values) < len(trials):
+            return
+        for trial, value in zip(trials, values, strict=True):
+            if math.isnan(value):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, value)
+
+
+def _searched(cell: Cell, search: RandomSearch) -> Ranges:
+    """The settings of a search, with their ranges."""
+    ranges = search_ranges(cell)
+    names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED))
+    for name in names:
+        if name not in ranges:
+            raise UserError(f"search over '{name}', which has no search range{did_you_mean(name, ranges)}")
+    return {name: (_drawn(ranges[name][0], name, cell), ranges[name][1]) for name in names}
+
+
+def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
+    """Of all settings that have one, and whether their values are whole numbers."""
+    parts: dict[str, BaseModel] = {"trainer": cell.trainer, "dataset": cell.dataset}
+    if cell.backbone is not None:
+        parts["backbone"] = cell.backbone
+    own = cell.method.parts
+    parts |= {"method" if len(own) == 1 else f"method.{name}": part for name, part in own.items()}
+    return {
+        f"{section}.{name}": (info.search, field.annotation is int)
+        for section, part in parts.items()
+        for name, field in type(part).model_fields.items()
+        if (info := search_info(field)).search is not None
+    }
+
+
+def _drawn(search: SearchRange, name: str, cell: Cell) -> DrawnRange:
+    """The range for this cell. One that depends on a setting is widened to hold the cell's own value well inside."""
+    if isinstance(search, ShareOfSteps):
+        return search.of(_steps(cell))
+    if not isinstance(search, Depending):
+        return search
+    values = cell.spec.flat()
+    own, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
+    low, high = min(known.low, own / HALF_A_DECADE), max(known.high, own * HALF_A_DECADE)
+    return LogUniform(max(low, LEAST), min(high, LARGEST))
+
+
+def _steps(cell: Cell) -> int:
+    """Length of a run. What an epoch has in steps only the data tell."""
+    if cell.trainer.steps is not None:
+        return cell.trainer.steps
+    from invbench.training.build import load_problem
+    from invbench.training.sampling import Sampler
+
+    train = load_problem(cell).splits["train"]
+    return cell.trainer.total_steps(Sampler.of(train, cell.trainer, cell.spec.seed).steps_per_epoch)
+
+
+def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:
+    digest = hashlib.sha256(f"{name}\n{trial}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    if isinstance(search, Choice):
+        return search.values[int(rng.integers(len(search.values)))]
+    low, high = search.low, search.high
+    if isinstance(search, LogUniform):
+        value = 10 ** rng.uniform(math.log10(low), math.log10(high))
+    else:
+        value = rng.uniform(low, high)
+    if whole:
+        return min(max(round(value), math.ceil(low)), math.floor(high))
+    return _short(value, search, whole)
+
+
+def _short(value: Any, search: DrawnRange, whole: bool) -> Any:
+    """A drawn value without digits that nobody would type, within its range."""
+    if whole or isinstance(search, Choice):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), search.low), search.high)
+
+
+def _space(distributions: Any, search: DrawnRange, whole: bool) -> Any:
+    """The range in Optuna's words."""
+    if isinstance(search, Choice):
+        return distributions.CategoricalDistribution(search.values)
+    log = isinstance(search, LogUniform)
+    if whole:
+        return distributions.IntDistribution(math.ceil(search.low), math.floor(search.high), log=log)
+    return distributions.FloatDistribution(search.low, search.high, log=log)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a sweep with an 'optuna' search needs the extra: pip install 'invbench[optuna]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

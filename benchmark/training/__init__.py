@@ -1,0 +1,4 @@
+"""Carry out one run.
+
+Imports `runs`, `evaluation`, `components` and what is above them.
+"""

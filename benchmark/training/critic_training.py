@@ -1,0 +1,188 @@
+"""Training of second players: mutual-information estimators and adversaries, on training batches of their own.
+
+Ahead of a step of the first player a critic makes its updates, each from a fresh batch of the training split that goes
+through the network as it stands, without a trace: random draws come from a stream of their own, and running means of
+batch normalisation stay as they were. So a penalty of weight zero leaves the first player's run as it is, bit for bit.
+Its parameters, buffers and moments are part of the method's state, and with it of checkpoints.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from invbench.core.data import Batch, Problem, Split
+from invbench.core.method import Critic, Outputs, State, as_outputs
+from invbench.runs.spec import Cell
+from invbench.seeding import stream, torch_stream
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.gradients import Objective, detached
+from invbench.training.optimizers import Optimizer
+from invbench.training.phases import phase
+from invbench.training.sampling import Feed, Sampler
+
+Augment = Callable[[Batch], Batch]
+MOST_ROWS = 10_000
+"""Examples of a split on which a critic's loss is measured."""
+CRITIC = ("critic", "critic_updates", "critic_loss")
+"""What the engine keeps of a critic in its method's state: tensors, number of updates, the last loss."""
+
+
+def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Critic]:
+    """The second players of a run by part of the method, on the model's device; most runs have none."""
+    if not cell.method.has_critic:
+        return {}
+    x, training = problem.splits["train"].x, model.training
+    model.eval()
+    with torch.no_grad(), torch_stream(stream(cell.spec.seed, "init", "critic"), x.device):
+        outputs = as_outputs(model(x[:2])).map(lambda part: part[None])
+    model.train(training)
+    critics = cell.method.critics(problem, outputs, cell.spec.seed)
+    for critic in critics.values():
+        critic.network.to(x.device, outputs.prediction.dtype)
+    return critics
+
+
+def with_critics(state: State, critics: Mapping[str, Critic]) -> State:
+    """The method's first state with what belongs to fresh critics in it."""
+    return state | {name: state[name] | _first(critic) for name, critic in critics.items()}
+
+
+def _first(critic: Critic) -> State:
+    network = FlatNetwork(critic.network)
+    weights = network.weights()
+    tensors = {
+        "weights": weights,
+        "buffers": network.buffers(),
+        "optimizer": _optimizer(critic).initial_state({"weights": weights}),
+    }
+    count = torch.zeros((), dtype=torch.int64, device=weights.device)
+    return {"critic": tensors, "critic_updates": count, "critic_loss": weights.new_zeros(())}
+
+
+def _optimizer(critic: Critic) -> Optimizer:
+    return Optimizer.of(critic.trainer, ["weights"])
+
+
+class SecondPlayers:
+    """The critics of a run as they learn.
+
+    Args:
+        objective: of the first player.
+        augment: the dataset's random change of training inputs.
+    """
+
+    def __init__(
+        self, critics: Mapping[str, Critic], objective: Objective, cell: Cell, examples: Split, augment: Augment
+    ) -> None:
+        self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
+        samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
+        self.feeds = {name: Feed(sampler) for name, sampler in samplers.items()}
+        self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
+
+    def ahead(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
+        """The state after the updates that the critics make ahead of the step with this index."""
+        for name in self.critics:
+            numbers = self.numbers(name, step)
+            if numbers:
+                state = self._updates(name, parameters, state, step, numbers)
+        return state
+
+    def numbers(self, name: str, step: int) -> range:
+        """Of the updates, counted from 0, that a critic makes ahead of the step with this index."""
+        critic = self.critics[name]
+        more = 0 if critic.simultaneous else critic.steps
+        first = self.had(critic, step)
+        return range(first, first + critic.warm_up * (step == critic.first_step) + more * (step >= critic.first_step))
+
+    def beside(self, parameters: Mapping[str, Tensor], batch: Batch, state: State, step: int) -> State:
+        """What simultaneous critics become in a step, by part, to be put in place when it is done."""
+        answers: State = {}
+        for name, critic in self.critics.items():
+            if critic.simultaneous and step >= critic.first_step:
+                noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
+                with phase("second player"), noise:
+                    outputs = self._outputs(parameters, batch)
+                    after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
+                    answers[name] = {part: after[part] for part in CRITIC}
+        return answers
+
+    @torch.no_grad()
+    def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, float]:
+        """critic_loss of the outputs (N, ...) of a split, by part where there are several critics."""
+        if not self.critics:
+            return {}
+        order = np.random.default_rng(0).permutation(len(split))
+        rows = torch.from_numpy(order[:MOST_ROWS]).to(split.x.device)
+        chosen = split.rows(rows)
+        env = torch.zeros_like(rows) if chosen.env is None else chosen.env
+        nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
+        batch = Batch(chosen.x[:, None], chosen.y[:, None], env, nuisance)
+        single = outputs.map(lambda part: part[rows][:, None])
+        found = {}
+        for name, player in self.objective.players(state).items():
+            part = self.objective.method.parts[name]
+            key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
+            found[key] = part.critic_loss(player, single, batch, state[name])[0].item()
+        return found
+
+    def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
+        """One update of a part's critic, its `count`-th from 0."""
+        weights = state[name]["critic"]["weights"].detach().requires_grad_()
+        loss, after = self._loss(name, weights, self.objective, outputs, batch, state[name])
+        with torch.no_grad():
+            return self._moved(name, torch.autograd.grad(loss, weights)[0], loss, after, state, count)
+
+    def pure_update(
+        self, name: str, objective: Objective, outputs: Outputs, batch: Batch, state: State, count: Tensor
+    ) -> State:
+        """The same as a pure function of tensors, with the settings of this objective's method."""
+
+        def loss_of(weights: Tensor) -> tuple[Tensor, tuple[Tensor, State]]:
+            loss, after = self._loss(name, weights, objective, outputs, batch, state[name])
+            return loss, (loss, after)
+
+        gradient, (loss, after) = grad(loss_of, has_aux=True)(state[name]["critic"]["weights"])
+        return self._moved(name, gradient, loss, after, state, count)
+
+    def _loss(
+        self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, own: State
+    ) -> tuple[Tensor, State]:
+        player = objective.critics[name].player(own["critic"] | {"weights": weights})
+        return objective.method.parts[name].critic_loss(player, outputs, batch, own)
+
+    def _moved(
+        self, name: str, gradient: Tensor, loss: Tensor, after: State, state: State, count: int | Tensor
+    ) -> State:
+        tensors, rate = state[name]["critic"], self.critics[name].trainer.learning_rate
+        weights = {"weights": tensors["weights"]}
+        new, moments = self.optimizers[name].step(weights, {"weights": gradient}, tensors["optimizer"], count, rate)
+        told = {"critic_updates": state[name]["critic_updates"] + 1, "critic_loss": loss}
+        return state | {name: detached(after | told | {"critic": tensors | new | {"optimizer": moments}})}
+
+    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
+        device = next(iter(parameters.values())).device
+        with phase("second player"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
+            for number in numbers:
+                batch = self.augment(self.feeds[name].batch(number))
+                state = self.update(name, self._outputs(parameters, batch), batch, state, number)
+        return state
+
+    @property
+    def all_learn(self) -> int:
+        """The first step from which on all critics learn, and none has its warm-up."""
+        return max((critic.first_step + 1 for critic in self.critics.values()), default=0)
+
+    @staticmethod
+    def had(critic: Critic, step: int) -> int:
+        """How many updates a critic has had ahead of a step."""
+        begun = step - critic.first_step
+        return begun * (1 if critic.simultaneous else critic.steps) + critic.warm_up * (begun > 0)
+
+    @torch.no_grad()
+    def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
+        """The network's outputs in training mode, its buffers left alone."""
+        buffers = {name: value.clone() for name, value in self.objective.model.named_buffers()}
+        return self.objective.batch_outputs({**parameters, **buffers}, batch)

@@ -1,0 +1,4 @@
+"""Carry out many runs as one.
+
+Imports `training` and what `training` may import.
+"""

@@ -1,0 +1,317 @@
+"""From a batch to the step's gradient: the method's hooks, fed with environment gradients by one of three strategies.
+
+joint: one graph over all environments; where the rule is the mean, one backward pass, else one per environment. The
+       only strategy in which batch normalisation sees all environments together, as in the AND-mask authors' code.
+loop:  a graph per environment: the least memory.
+vmap:  `vmap(grad)` over chunks of environments: the fastest (scripts/benchmark_gradients.py), and made of pure
+       functions, so whole runs can be mapped over it.
+
+Environment gradients are added up as the method's moments while they appear: memory is O(parameters), unless the rule
+is one that moments cannot express.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, vjp, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from invbench.core.composition import Composition
+from invbench.core.data import Batch
+from invbench.core.method import Gradients, Outputs, Player, State, as_outputs
+from invbench.core.task import Task
+from invbench.core.trainer import Strategy, Trainer
+from invbench.errors import UserError
+from invbench.pytree import map_leaves
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.phases import phase
+
+CHUNK_BYTES = 64 * 2**20
+"""How much memory the gradients of environments that are mapped together may take."""
+
+
+class Step(NamedTuple):
+    """One step's result: the gradient per parameter, the objective, the method's new state, the objective's parts.
+
+    objective and penalty are 0-dimensional; risks (E,), in the order of the batch. buffers: the network's afterwards,
+    where the step does not change them in place.
+    """
+
+    gradients: Gradients
+    objective: Tensor
+    state: State
+    risks: Tensor
+    penalty: Tensor
+    buffers: Mapping[str, Tensor] = {}
+
+
+class Moments:
+    """Running sums over environments of what the method's rule needs."""
+
+    def __init__(self, method: Composition) -> None:
+        self.rule = method.rule[1]
+        self.keep_all = method.needs_all_gradients
+        self.sums: dict[str, tuple[Tensor, ...]] = {}
+        self.kept: dict[str, list[Tensor]] = {}
+        self.count = 0
+
+    def add(self, gradients: Mapping[str, Tensor]) -> None:
+        """Add the gradients (E', *param) of some environments."""
+        self.count += len(next(iter(gradients.values())))
+        with phase("gradient rule"):
+            for name, value in gradients.items():
+                if self.keep_all:
+                    self.kept.setdefault(name, []).append(value)
+                    continue
+                new = tuple(moment.sum(0) for moment in self.rule.moments(value))
+                old = self.sums.get(name)
+                self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
+
+    def combine(self, method: Composition, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+        """Apply the method's rule."""
+        with phase("gradient rule"):
+            if self.keep_all:
+                return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
+            means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
+            return method.combine_moments(means, penalty_grad, state)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one run minimises.
+
+    Args:
+        model: the network; its parameters are passed to every call.
+        autocast: compute the network's forward pass in bfloat16.
+        critics: the networks of second players, by part of the method; their tensors come with the state.
+        buffers: in the place of the network's own.
+    """
+
+    method: Composition
+    task: Task
+    model: nn.Module
+    strategy: Strategy
+    autocast: bool = False
+    critics: Mapping[str, FlatNetwork] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
+        """The network on inputs (N, ...): outputs (N, ...)."""
+        with phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
+            return value.map(lambda part: part.to(x.dtype))
+
+    def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """R_e of one environment's examples x (B, ...), y (B,)."""
+        outputs = self.outputs(parameters, x)
+        with phase("objective"):
+            return self.task.losses(outputs.prediction, y).mean()
+
+    def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
+        """Outputs (E, B, ...) from one pass over all environments' examples."""
+        flat = self.outputs(parameters, batch.x.flatten(0, 1))
+        return flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
+
+    def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
+        """Risks (E,) and outputs (E, B, ...) from such a pass."""
+        outputs = self.batch_outputs(parameters, batch)
+        with phase("objective"):
+            if self.method.has_penalty:
+                outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
+            return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
+
+    def with_copies(self) -> "Objective":
+        """The same with copies of its buffers, which passes in training may change."""
+        return replace(self, buffers={name: value.clone() for name, value in self.buffers.items()})
+
+    def players(self, state: State) -> dict[str, Player]:
+        """The critics with the tensors that the state holds."""
+        return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
+
+    def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """The gradient of one step. With strategy vmap this is a pure function of its tensors."""
+        if self.strategy == "joint":
+            return self._joint_step(parameters, batch, state)
+        return self._separate_step(parameters, batch, state)
+
+    def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """The same step, whatever the strategy, as a pure function of tensors that can be mapped over runs."""
+        if self.method.needs_each_gradient:
+            return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
+
+        def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State, Mapping[str, Tensor]]]:
+            own = self.with_copies()
+            risks, outputs = own.joint(theta, batch)
+            risk, after = self.method.risk(risks, batch.env, state)
+            penalty, after = own._penalty(theta, risks, outputs, batch, after)
+            return (risk, penalty), (risks, after, own.buffers)
+
+        found: Any = vjp(terms, _values(parameters), has_aux=True)
+        (risk, penalty), pull, (risks, after, buffers) = found
+        one, nothing = torch.ones_like(risk), torch.zeros_like(risk)
+        if not self.method.replaces_gradient:
+            return Step(pull((one, one))[0], risk + penalty, after, risks, penalty, buffers)
+        moments = Moments(self.method)
+        moments.add({name: g[None] for name, g in pull((one, nothing))[0].items()})
+        penalty_grad = pull((nothing, one))[0] if self.method.has_penalty else _zeros(parameters)
+        gradients, after = moments.combine(self.method, penalty_grad, after)
+        return Step(gradients, risk + penalty, after, risks, penalty, buffers)
+
+    def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        risks, outputs = self.joint(parameters, batch)
+        leaves = list(parameters.values())
+        with phase("objective"):
+            risk, state = self.method.risk(risks, batch.env, state)
+            penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+            if self.method.has_gradient_penalty:
+                value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
+                penalty = penalty + value
+        objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
+        if not self.method.replaces_gradient:
+            with phase("backward"):
+                found = torch.autograd.grad(risk + penalty, leaves, allow_unused=True)
+            gradients = _zero_where_unused(found, parameters)
+            return Step(gradients, objective, detached(state), *parts)
+        penalty_grad = _zeros(parameters)
+        if penalty.requires_grad:
+            with phase("backward"):
+                found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+            penalty_grad = _zero_where_unused(found, parameters)
+        moments = Moments(self.method)
+        for value, weight in self._weighted(risk, risks):
+            with phase("backward"):
+                found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
+            moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
+        gradients, state = moments.combine(self.method, penalty_grad, detached(state))
+        return Step(gradients, objective, state, *parts)
+
+    def _weighted(self, risk: Tensor, risks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What to differentiate for the rule, with weights: ∇risk = Σ_e w_e ∇R_e, and it is fed with E w_e ∇R_e.
+
+        The mean of these is ∇risk, which is all that a rule needs that looks at the mean only (w_e = 1/E for ERM).
+        """
+        if not self.method.needs_each_gradient:
+            yield risk, torch.ones_like(risk)
+            return
+        weights = torch.autograd.grad(risk, risks, retain_graph=True)[0] * len(risks)
+        yield from zip(risks, weights, strict=True)
+
+    def _separate_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        environments = len(batch.x)
+        penalty_grad, weights, coupled, penalty = _zeros(parameters), None, None, batch.x.new_zeros(())
+        if self.method.has_penalty or self.method.replaces_risk:
+            with phase("backward"):
+                penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
+        size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
+        one = self._autograd if self.strategy == "loop" else self._mapped
+        moments, risks = Moments(self.method), []
+        for start in range(0, environments, size):
+            with phase("backward"):
+                gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
+            if weights is not None:
+                gradients = {k: _scaled(g, weights[start : start + size]) for k, g in gradients.items()}
+            moments.add(gradients)
+            risks.append(values)
+        objective = torch.cat(risks).mean() if coupled is None else coupled
+        gradients, state = moments.combine(self.method, penalty_grad, state)
+        return Step(gradients, objective, state, torch.cat(risks), penalty)
+
+    def _coupled_terms(
+        self, parameters: dict[str, Tensor], batch: Batch, state: State
+    ) -> tuple[Gradients, Tensor, Tensor, Tensor, State]:
+        """What needs all environments: penalty's gradient, weights E ∂risk/∂R_e (E,), objective, penalty, new state."""
+
+        def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
+            risks, outputs = self.joint(theta, batch)
+            value, after = self._penalty(theta, risks, outputs, batch, state)
+            return value, (value, risks, after)
+
+        gradients, (value, risks, state) = grad(penalty, has_aux=True)(parameters)
+        weights, (risk, state) = grad(lambda r: _twice(self.method.risk(r, batch.env, state)), has_aux=True)(risks)
+        return gradients, weights * len(risks), risk + value, value, state
+
+    def _penalty(
+        self, theta: dict[str, Tensor], risks: Tensor, outputs: Outputs, batch: Batch, state: State
+    ) -> tuple[Tensor, State]:
+        """All penalties, those on gradients too, for functional transforms."""
+        with phase("objective"):
+            value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+        if self.method.has_gradient_penalty:
+            each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
+            more, state = self.method.gradient_penalty(each(theta, batch.x, batch.y), state)
+            value = value + more
+        return value, state
+
+    def _mapped(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+        """Gradients (E', *param) and risks (E',) by vmap."""
+        each = vmap(grad_and_value(self.risk), in_dims=(None, 0, 0), randomness="different")
+        return each(_values(parameters), x, y)
+
+    def _autograd(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+        """The same for one environment, from a graph of its own."""
+        risk = self.risk(parameters, x[0], y[0])
+        found = torch.autograd.grad(risk, list(parameters.values()), allow_unused=True)
+        gradients = _zero_where_unused(found, parameters)
+        return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
+
+
+def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> Strategy:
+    """The strategy that `auto` stands for, and `measured` ahead of the measurement, or the given one.
+
+    Raises:
+        UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
+    """
+    coupled = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if trainer.strategy in ("loop", "vmap") and coupled:
+        raise UserError(
+            f"trainer.strategy={trainer.strategy} sees one environment at a time, but batch normalisation couples "
+            "all rows of a batch; use trainer.strategy=joint or a backbone without batch normalisation"
+        )
+    if trainer.strategy != "auto" and trainer.strategy != "measured":  # spelt out for the type checker
+        return trainer.strategy
+    return "joint" if not method.needs_each_gradient or coupled or trainer.compile else "vmap"
+
+
+def detached(state: State) -> State:
+    """The state cut off from the graph of the step that made it."""
+    return map_leaves(Tensor.detach, state)
+
+
+def _chunk(parameters: Mapping[str, Tensor], environments: int) -> int:
+    size = sum(value.numel() * value.element_size() for value in parameters.values())
+    return max(1, min(environments, CHUNK_BYTES // size))
+
+
+def _values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters without autograd's bookkeeping, which functional transforms do for themselves."""
+    return {name: value.detach() for name, value in parameters.items()}
+
+
+def _zeros(parameters: Mapping[str, Tensor]) -> Gradients:
+    return {name: torch.zeros_like(value, requires_grad=False) for name, value in parameters.items()}
+
+
+def _zero_where_unused(found: tuple[Tensor | None, ...], parameters: Mapping[str, Tensor]) -> Gradients:
+    """A parameter that the objective does not touch has gradient zero."""
+    pairs = zip(parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
+
+
+def _differentiable(risks: Tensor, parameters: Mapping[str, Tensor]) -> Gradients:
+    """The gradient (E, *param) of each risk (E,), itself part of the graph."""
+    leaves = list(parameters.values())
+    each = [torch.autograd.grad(risk, leaves, create_graph=True, allow_unused=True) for risk in risks]
+    rows = [_zero_where_unused(found, parameters) for found in each]
+    return {name: torch.stack([row[name] for row in rows]) for name in parameters}
+
+
+def _scaled(gradients: Tensor, weights: Tensor) -> Tensor:
+    return gradients * weights.reshape(-1, *([1] * (gradients.ndim - 1)))
+
+
+def _twice(pair: tuple[Tensor, State]) -> tuple[Tensor, tuple[Tensor, State]]:
+    value, state = pair
+    return value, (value, state)

@@ -1,0 +1,91 @@
+"""Whether a penalty could act as its settings say; a run of which it could not must say so."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from invbench.core.method import Method, overrides
+from invbench.results.columns import LATE_STARTS
+
+if TYPE_CHECKING:
+    from invbench.training.loop import Training
+
+
+def never_reached(training: "Training") -> list[str]:
+    """Of each setting that is as long as the run, so that what comes after it never does: a line."""
+    parts = training.cell.method.parts
+    prefixes = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
+    return [line for prefix, part in prefixes.items() for line in _late(part, training.total, prefix)]
+
+
+def why_inactive(training: "Training") -> str:
+    """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so."""
+    method, total = training.cell.method, training.total
+    weighted = [part for part in method.parts.values() if hasattr(part, "weight")]
+    if not total or not method.has_penalty or not weighted:  # some use the hook for what is no penalty
+        return ""
+    parts = [part for part in weighted if any(_weights(part))] or weighted
+    if all(len(_late(part, total)) == len(_starts(part)) > 0 for part in parts):
+        return never_reached(training)[0]
+    penalties = [row["penalty"] for row in training.rows if "penalty" in row]
+    if penalties and not any(penalties) and not any(map(_has_weight_before, parts)):
+        return f"the penalty was 0 in {_each_step(len(penalties))}"
+    if not method.has_gradient_penalty and (idle := _idle_parts(training)):
+        whose = "the penalty" if len(idle) == len(weighted) else f"the penalty of {' and '.join(idle)}"
+        return f"{whose} does not depend on what is trained, so it moves nothing"
+    return ""
+
+
+def _weights(part: Method) -> list[float]:
+    """Of a method's penalties, those that count later too."""
+    return [getattr(part, name) for name in ("weight", "bottleneck_weight", "weight_before") if hasattr(part, name)]
+
+
+def _starts(part: Method) -> list[str]:
+    """Which of these settings a method has."""
+    return [name for name, (weight, _) in LATE_STARTS.items() if hasattr(part, name) and hasattr(part, weight)]
+
+
+def _late(part: Method, total: int, prefix: str = "") -> list[str]:
+    """Of each that is as long as a run of so many steps and should change a weight then: a line."""
+    lines = []
+    for name in _starts(part):
+        weight, earlier = LATE_STARTS[name]
+        before = getattr(part, earlier, 0) if earlier else 0
+        if getattr(part, name) >= total > 0 and getattr(part, weight) != before:
+            throughout = f"; the penalty has {prefix}{earlier} ({before}) throughout" if before else ""
+            length = f"{prefix}{name} is {getattr(part, name)}, and the run has {_steps(total)}"
+            lines.append(f"{length}, so {prefix}{weight} never takes effect{throughout}")
+    return lines
+
+
+def _has_weight_before(part: Method) -> bool:
+    """Whether the penalty acts in steps that may be measured by none, ahead of its weight."""
+    return bool(getattr(part, "anneal_steps", 0) and getattr(part, "weight_before", 0))
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
+
+
+def _each_step(count: int) -> str:
+    return "the one step that was measured" if count == 1 else f"each of the {count} steps that were measured"
+
+
+def _idle_parts(training: "Training") -> list[str]:
+    """The parts of the method whose penalty autograd cannot follow back to the parameters, on one batch."""
+    objective, state, method = training.objective, training.method_state, training.cell.method
+    examples, env = training.sampler.epoch(0)
+    batch = training.sampler.batch(examples[0], env[0])
+    training.model.eval()  # batch normalisation must not learn from this pass
+    with torch.random.fork_rng():
+        risks, outputs = objective.joint(training.parameters, batch)
+        idle = [
+            name
+            for name, part in method.parts.items()
+            if overrides(part, "penalty")
+            and not overrides(part, "critic_penalty")
+            and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
+        ]
+    training.model.train()
+    return idle

@@ -1,0 +1,405 @@
+"""The training loop of one run: batches, steps, evaluations, checkpoints."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from invbench.components.learned import learned_parameters
+from invbench.core.data import Batch, Problem, Split
+from invbench.core.method import Outputs, State
+from invbench.errors import Interrupted, RunFailed, Unusable
+from invbench.evaluation.metrics import evaluate, watched_splits
+from invbench.pytree import Tree, map_leaves
+from invbench.runs.checkpoint import Checkpoint, Position, check_fit, laid_out_like, random_state, restore_random_state
+from invbench.runs.record import Chosen, RunFolder
+from invbench.runs.spec import Cell
+from invbench.seeding import stream, torch_stream
+from invbench.system.signals import stop_requests
+from invbench.system.stopwatch import Stopwatch
+from invbench.training.critic_training import SecondPlayers, find_critics, with_critics
+from invbench.training.curve_columns import (
+    SECONDS,
+    Row,
+    digest,
+    learned_columns,
+    read_rows,
+    state_columns,
+    step_columns,
+    write_rows,
+)
+from invbench.training.flat_module import FlatNetwork
+from invbench.training.gradients import Objective, Step, choose_strategy
+from invbench.training.inactive import never_reached
+from invbench.training.loggers import Loggers
+from invbench.training.optimizers import Optimizer, OptimizerState
+from invbench.training.phases import phase
+from invbench.training.progress import Report
+from invbench.training.sampling import Feed, Sampler, check_sizes
+from invbench.training.sufficient_statistics import training_examples
+
+LEARNED_ROWS = 200
+"""How often what a method learns besides the weights is written into the curves."""
+EVALUATIONS = 10
+"""How often a run is measured when nothing else is asked for."""
+CHECKPOINT_SHARE = 0.02
+"""Most of the time that checkpoints may take."""
+PARTS = ("training", "evaluation", "checkpoint", "invariance")
+"""What the time of a run is spent on: its steps, and what is done between and after them."""
+
+
+class Training:
+    """One run's training, from a fresh model to the last evaluation.
+
+    Args:
+        cell: what to train.
+        problem: the data, on the device that trains.
+        model: freshly built, on the same device; it is changed in place.
+        folder: where curves and checkpoints go.
+        origin: hash of code and data; a checkpoint of another origin is not taken up.
+        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
+        loggers: where else the curves go.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        problem: Problem,
+        model: nn.Module,
+        folder: RunFolder,
+        origin: str,
+        checkpoint_seconds: float,
+        loggers: Loggers | None = None,
+    ) -> None:
+        trainer = cell.trainer
+        self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
+        self.checkpoint_seconds = checkpoint_seconds
+        self.loggers = loggers or Loggers((), folder, cell.spec)
+        self.examples = training_examples(problem, cell.method, model, trainer)
+        self.device = self.examples.x.device
+        self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
+        check_sizes(cell.method, self.sampler)
+        self.watched = watched_splits(problem, trainer.evaluate_splits)
+        strategy = choose_strategy(cell.method, model, trainer)
+        critics = find_critics(cell, problem, model)
+        networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
+        self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast, networks)
+        self.critics = SecondPlayers(critics, self.objective, cell, self.examples, self._augmented)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
+        self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
+        self.learned = learned_parameters(model)
+        rates = {name: part.learning_rate for name, part in self.learned.items()}
+        self.optimizer = Optimizer.of(trainer, self.parameters, rates)
+        if trainer.compile:
+            model.compile()
+
+        self.done = 0  # finished steps
+        self.optimizer_state = self.optimizer.initial_state(self.parameters)
+        fresh = cell.method.initial_state(self.parameters, self.sampler.environments)
+        self.method_state = with_critics(fresh, critics)
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
+        self.summed = 0
+        self.rows: list[Row] = []
+        self.last: Step | None = None  # the last update
+        self.last_env = torch.zeros(0)  # its environments
+        self.watched_every = max(1, self.total // LEARNED_ROWS)
+        if trainer.strategy == "measured" and strategy == "vmap":  # nothing that the data or the method decide
+            from invbench.training.strategy import fastest_strategy  # imports this module
+
+            self.objective = replace(self.objective, strategy=fastest_strategy(self))
+        self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Seconds until now, earlier attempts included: of all, of each part, of the mean step."""
+        seconds = self.stopwatch.read()
+        return {
+            "wall_seconds": sum(seconds.values()),
+            "seconds_per_step": seconds.get("training", 0.0) / max(self.done, 1),
+            **{f"{part}_seconds": seconds.get(part, 0.0) for part in PARTS},
+        }
+
+    def run(self, report: Report) -> dict[str, float]:
+        """Train to the end, from the checkpoint where there is one. Returns the metrics of every split, and what was
+        learned besides the weights.
+
+        Raises:
+            RunFailed: kind `diverged`, when the objective or a metric is not finite.
+            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+        """
+        with self.noise():
+            self.begin(report)
+            with closing(self.loggers):
+                self._train(report)
+                return self.finish(report)
+
+    def noise(self) -> AbstractContextManager[None]:
+        """The stream from which training draws beside its order, from its beginning."""
+        return torch_stream(stream(self.cell.spec.seed, "noise"), self.device)
+
+    @property
+    def reached(self) -> int:
+        """The step at which the run would go on."""
+        try:
+            kept = self._kept()
+        except Unusable:
+            return 0
+        return kept[1].step if kept else 0
+
+    def begin(self, report: Report) -> None:
+        """Take up the checkpoint, and the curves so far."""
+        try:
+            self._resume(report)
+        except Unusable as reason:
+            report.say(f"{reason}; starting afresh")
+        for line in never_reached(self):
+            report.say(f"warning: {line}")
+        self.loggers.begin(self.rows)
+
+    def watch(self, report: Report) -> None:
+        """Measure on the way."""
+        report.evaluated(self.done, self.measure(self.watched))
+
+    def stop(self) -> None:
+        """Raise Interrupted; the checkpoint must be written."""
+        raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
+
+    def finish(self, report: Report) -> dict[str, float]:
+        """The last evaluation, of every split, and the last checkpoint."""
+        splits = tuple(self.problem.splits)
+        if self.rows and not self.summed:  # resumed after the last measurement
+            return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
+        metrics = self.measure(splits, last=True)
+        report.evaluated(self.done, metrics)
+        self.save()
+        return metrics | learned_columns(self.learned, None)
+
+    @property
+    def over(self) -> bool:
+        """Whether no step is left."""
+        return self.done == self.total or self.cell.method.finished(self.method_state)
+
+    def _train(self, report: Report) -> None:
+        """All steps that are left, with evaluations and checkpoints between them."""
+        self.model.train()
+        saved, pause = time.perf_counter(), self.checkpoint_seconds
+        with stop_requests() as stop, self.stopwatch.during("training"):
+            for _ in self.steps():
+                report.step(self.done)
+                if self.over:
+                    break
+                if self.done % self.every == 0:
+                    self.watch(report)
+                elif self.learned and self.done % self.watched_every == 0:
+                    self._add_row({})
+                if stop.is_set() or time.perf_counter() - saved >= pause:
+                    took = self.save()
+                    saved = time.perf_counter()
+                    pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
+                if stop.is_set():
+                    self.stop()
+
+    def steps(self) -> Iterator[None]:
+        """Make the steps that are left, one for each turn of a loop."""
+        feed = Feed(self.sampler)
+        while not self.over:
+            with phase("data"):
+                examples, env = feed.indices(self.done)
+            self.step(examples, env)
+            yield
+
+    @property
+    def updates(self) -> int:
+        """How many steps the optimiser has made since it began afresh."""
+        return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
+
+    def become(
+        self,
+        done: int,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer_state: OptimizerState,
+        method_state: State,
+    ) -> None:
+        """Take over what the run is after so many steps."""
+        self._set(parameters)
+        for name, value in self.model.named_buffers():
+            value.copy_(buffers[name])
+        self.done, self.optimizer_state, self.method_state = done, optimizer_state, method_state
+
+    def step(self, examples: Tensor, env: Tensor) -> None:
+        """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
+        method = self.cell.method
+        with phase("data"):
+            batch = self._augmented(self.sampler.batch(examples, env))
+        if self.done in method.restarts:
+            self.optimizer_state = self.optimizer.initial_state(self.parameters)
+        updates = self.updates
+        self.method_state = self.critics.ahead(self.parameters, self.method_state, self.done)
+        answers = self.critics.beside(self.parameters, batch, self.method_state, self.done)
+        if not method.interpolates:
+            self._update(batch, updates)
+        else:
+            before = {name: value.detach().clone() for name, value in self.parameters.items()}
+            for e in range(len(env)):
+                self._update(batch.environments(slice(e, e + 1)), updates * len(env) + e)
+            self._set({name: method.interpolate(before[name], value) for name, value in self.parameters.items()})
+        self.method_state = method.advance(
+            {name: own | answers.get(name, {}) for name, own in self.method_state.items()}
+        )
+        self.done += 1
+
+    def _update(self, batch: Batch, count: int) -> None:
+        """One update, the optimiser's `count`-th from 0."""
+        trainer = self.cell.trainer
+        scale = self.cell.method.scale(self.method_state)
+        step = self.objective.step(self.parameters, batch, self.method_state)
+        rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        turn = self.cell.method.turn(self.parameters, count)
+        with phase("optimiser"), torch.no_grad():
+            for multiple in sorted(set(turn.rates.values())):
+                moving = {name: self.parameters[name] for name, own in turn.rates.items() if own == multiple}
+                new, moments = self.optimizer.step(
+                    moving, step.gradients, self.optimizer_state, turn.updates, rate * multiple, scale
+                )
+                self._set(new)
+                self.optimizer_state = self.optimizer_state | moments
+        self.last, self.last_env, self.method_state = step, batch.env, step.state
+        self.loss += step.objective.double()
+        self.summed += 1
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
+
+    def measure(self, splits: tuple[str, ...], last: bool = False) -> dict[str, float]:
+        """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
+        with self.stopwatch.during("evaluation"):
+            metrics = self._evaluate(splits, last)
+            shown: Row = {}
+            if self.last is not None and self.summed:
+                shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
+            _check_finite(shown | metrics, self.done)
+            spent = {SECONDS: self.stopwatch.seconds["training"]}
+            self._add_row(spent | shown | metrics | state_columns(self.method_state))
+            self.loss, self.summed = torch.zeros_like(self.loss), 0
+        return metrics
+
+    def _add_row(self, measured: Row) -> None:
+        """A row of the curves, with what the method has learned besides the weights."""
+        when: Row = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
+        self.rows.append(when | learned_columns(self.learned, self.last) | measured)
+        self.loggers.row(self.rows[-1])
+
+    def save(self) -> float:
+        """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.
+
+        Returns the seconds that it took.
+        """
+        _check_finite({"objective": self.loss.item()}, self.done)
+        began = time.perf_counter()
+        with self.stopwatch.during("checkpoint"):
+            with self.folder.replacing(self.folder.curves) as temporary:
+                write_rows(self.rows, temporary)
+            position = Position(
+                run_id=self.cell.spec.run_id,
+                origin=self.origin,
+                step=self.done,
+                strategy=self.objective.strategy,
+                summed=self.summed,
+                curves=digest(self.rows),
+                seconds=self.stopwatch.read(),
+            )
+            checkpoint = Checkpoint(self._state(), position.model_dump())
+            checkpoint.save(self.folder.replacing(self.folder.checkpoint))
+        return time.perf_counter() - began
+
+    def _state(self) -> Tree:
+        """All tensors that the run goes on from."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer_state,
+            "method": self.method_state,
+            "random": random_state(self.device),
+            "loss": self.loss,
+        }
+
+    def _kept(self) -> tuple[Tree, Position, list[Row]] | None:
+        """State, position and curves to go on from; None where there are none.
+
+        Raises:
+            Unusable: they are damaged, of other code or other data, or not this run's.
+        """
+        checkpoint = Checkpoint.load(self.folder.checkpoint)
+        if checkpoint is None:
+            return None
+        position = Position.of(checkpoint)
+        if (position.run_id, position.origin) != (self.cell.spec.run_id, self.origin):
+            raise Unusable("the checkpoint was made by other code or from other data")
+        if position.step > self.total:
+            raise Unusable(f"the checkpoint is of step {position.step}, beyond the end")
+        fresh = self._state()
+        state = laid_out_like(fresh, checkpoint.tensors)
+        check_fit(fresh, state, growing=("method", "random"))
+        rows = read_rows(self.folder.curves, position.step)
+        if rows is None or digest(rows) != position.curves:
+            raise Unusable("the curves cannot be read, or are not those of the checkpoint")
+        return state, position, rows
+
+    def _resume(self, report: Report) -> None:
+        """Take up the checkpoint, unless there is none. Raises Unusable as `_kept` does; then nothing has changed."""
+        kept = self._kept()
+        if kept is None:
+            return
+        state, position, rows = kept
+        restore_random_state(state["random"], self.device)
+        tensors = map_leaves(lambda value: value.to(self.device), state)
+        self.model.load_state_dict(tensors["model"])
+        self.optimizer_state, self.method_state, self.loss = tensors["optimizer"], tensors["method"], tensors["loss"]
+        self.objective = replace(self.objective, strategy=position.strategy)
+        self.done, self.summed = position.step, position.summed
+        self.stopwatch.seconds.update(position.seconds)
+        self.rows = rows
+        report.say(f"continuing at step {self.done}/{self.total}")
+
+    def _augmented(self, batch: Batch) -> Batch:
+        """The batch with the dataset's random change of training inputs, where it has one."""
+        if self.problem.augment is None:
+            return batch
+        return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
+
+    def best_validation(self, metrics: Mapping[str, float]) -> Chosen | None:
+        """The first step with the best validation score, and those of the metrics that were measured there."""
+        task = self.problem.task
+        criterion = f"validation_{task.primary}"
+        sign = 1 if task.higher_is_better else -1
+        rows = [row for row in self.rows if criterion in row]
+        if not rows:
+            return None
+        best = max(rows, key=lambda row: sign * row[criterion])
+        return Chosen(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
+
+    def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
+        """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""
+
+        def further(outputs: Outputs, split: Split) -> dict[str, float]:
+            found = self.critics.losses(outputs, split, self.method_state)
+            if last and split.nuisance is not None and split is not self.problem.splits["train"]:
+                from invbench.evaluation.dependence import dependence_metrics  # its packages take a second to import
+
+                found |= dependence_metrics(outputs, self.problem.task, split)
+            return found
+
+        return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
+
+
+def _check_finite(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunFailed("diverged", f"{name} is {value} at step {step}; a smaller learning rate may help")

@@ -1,0 +1,371 @@
+"""Run one cell: claim its folder, make the data, train, leave a record."""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from invbench.core.data import Problem
+from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.evaluation.invariance import examples_to_measure, measure, transformations
+from invbench.files import FULL_DISK
+from invbench.runs.record import Record, RunFolder, now, unwritable
+from invbench.runs.spec import Cell, resolve
+from invbench.seeding import stream, torch_stream
+from invbench.sweeps.fusing import Fuse
+from invbench.system.memory import keep_freed_memory, out_of_memory
+from invbench.system.provenance import choose_device, code_version, describe, forget_peak_memory, peak_memory
+from invbench.system.threads import suitable_threads, threads_put_back
+from invbench.training.build import load_problem
+from invbench.training.curve_columns import write_rows
+from invbench.training.inactive import never_reached, why_inactive
+from invbench.training.loggers import Loggers
+from invbench.training.loop import Training
+from invbench.training.progress import Report, announce, somebody_looks
+
+Metrics = dict[str, float]
+SILENT_SECONDS = 10
+"""As long a measurement says nothing."""
+Ended = Record | RunFailed | Interrupted | RunHeld | UserError
+"""A run's record, or what stopped it."""
+RESULTS = "results"
+"""Folder of the runs when nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; none of it is part of what the run is.
+
+    Args:
+        device: auto, cpu, cuda or cuda:i.
+        out: folder that gets a folder for each run.
+        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
+        quiet: no progress on stderr; the run's log.txt has it all the same.
+        loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
+        fuse: whether runs of a sweep are trained together; `invbench.sweeps.fusing.Fuse`.
+        threads: of torch on the CPU; None takes what suits the size of the run.
+    """
+
+    device: str = "auto"
+    out: Path = Path(RESULTS)
+    checkpoint_seconds: float = 10.0
+    quiet: bool = True
+    loggers: tuple[str, ...] = ()
+    fuse: Fuse = "off"
+    threads: int | None = None
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    out: str | Path = RESULTS,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Record:
+    """Train one method on one dataset and keep the record. The same call again returns the record that is there.
+
+    Args:
+        method: a registered name, or several joined by `+`.
+        dataset: a registered name.
+        seed: decides data, initialisation, order and noise, each by a stream of its own.
+        settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
+        device: auto, cpu, cuda or cuda:i.
+        out: folder that gets a folder for the run.
+        threads: of torch on the CPU; None takes what suits the size of the run.
+        progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
+
+    Raises:
+        UserError: the request cannot be met; nothing is lost and nothing half-written.
+        RunFailed: the run started and failed; its record says why.
+    """
+    shown = somebody_looks() if progress is None else progress
+    options = Options(device, Path(out), quiet=not shown, threads=threads)
+    return run_cell(resolve(method, dataset, seed, settings), options)
+
+
+def run_cell(cell: Cell, options: Options) -> Record:
+    """Carry out one run, or return its record where this code has finished it already.
+
+    A run that failed, or was made by other code or from other data, is run again; its record is kept as
+    `record.previous.json`.
+    """
+    with threads_put_back(), _opened(cell, options) as opened:
+        return opened if isinstance(opened, Record) else opened.carry_out()
+
+
+def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell, Ended], None]) -> None:
+    """Carry out runs that differ in seed and numbers only, as one; each leaves what it would leave alone.
+
+    Args:
+        options: with `fuse="auto"` it is asked first whether that is faster.
+        ended: called with every run that is over, and its record or what stopped it.
+
+    Raises:
+        Apart: the runs that have not ended should be carried out one by one.
+    """
+    from invbench.training.fused.loop import check_alike
+    from invbench.training.strategy import check_memory  # these take a while to import
+
+    if options.fuse == "auto":
+        check_memory(cells[0], choose_device(options.device), len(cells))
+    with threads_put_back(), ExitStack() as stack:
+        attempts: list[_Attempt] = []
+        for cell in cells:
+            try:
+                found = stack.enter_context(_opened(cell, options))
+            except (RunHeld, UserError) as stopped:
+                ended(cell, stopped)
+                continue
+            if isinstance(found, Record):
+                ended(cell, found)
+                continue
+            attempts.append(found)
+            check_alike([attempts[0].training, found.training])  # as soon as possible: data take memory
+        groups: dict[int, list[_Attempt]] = {}
+        for attempt in attempts:
+            groups.setdefault(attempt.training.reached, []).append(attempt)
+        for group in groups.values():
+            _carry_out(group, ended)
+
+
+def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], None]) -> None:
+    """Runs that go on at the same step."""
+    from invbench.training.fused.loop import FusedTraining
+    from invbench.training.strategy import check_that_it_pays
+
+    fused = FusedTraining([attempt.training for attempt in attempts])
+    if attempts[0].options.fuse == "auto":
+        check_that_it_pays(fused)
+    with ExitStack() as stack:
+        reports = [stack.enter_context(attempt.begin()) for attempt in attempts]
+
+        def settle(number: int, result: Metrics | RunFailed | Interrupted) -> None:
+            attempt, report = attempts[number], reports[number]
+            if isinstance(result, Interrupted):
+                ended(attempt.cell, result)
+                return
+            try:
+                if isinstance(result, RunFailed):
+                    raise result
+                ended(attempt.cell, attempt.conclude(result, report, len(attempts)))
+            except (OSError, RuntimeError, RunFailed) as error:
+                ended(attempt.cell, attempt.failed(error, report))
+
+        fused.run(reports, settle)
+
+
+@contextmanager
+def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
+    """The run in this process's hands: its record where it is done, or an attempt at it.
+
+    Raises:
+        RunHeld, UserError: it cannot be had, or cannot be run; then a new folder is removed.
+    """
+    device = choose_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    code = code_version(*cell.classes)
+    folder = RunFolder(options.out / cell.spec.run_id)
+    new = folder.create(cell.spec)
+    with folder.claimed() as held:
+        record = held.read_record()
+        if record is not None and record.spec != cell.spec:  # somebody has put another run's there
+            record = None
+        problem = None
+        try:
+            if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
+                problem = _other_data(cell, record)
+                if problem is None:
+                    if not options.quiet:
+                        announce(f"{cell.title}  is done already: {folder.path}")
+                    yield record
+                    return
+            yield _Attempt(cell, problem or load_problem(cell), held, device, code, options)
+        except UserError:
+            if new:
+                held.discard()
+            raise
+
+
+def _other_data(cell: Cell, record: Record) -> Problem | None:
+    """The run's problem, where there are files that make it another one than the record's."""
+    if not cell.dataset.files():
+        return None
+    problem = load_problem(cell)
+    return None if problem.fingerprint == record.data["fingerprint"] else problem
+
+
+class _Attempt:
+    """One try at a run whose folder this process holds."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        problem: Problem,
+        folder: RunFolder,
+        device: torch.device,
+        code: dict[str, Any],
+        options: Options,
+    ) -> None:
+        self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
+        self.started = now()
+        self.data = problem.provenance
+        origin = f"{code['sources']}-{problem.fingerprint}"
+        self.training = build_training(cell, problem, folder, device, origin, options)
+        if options.threads is None:
+            torch.set_num_threads(suitable_threads(self.training))
+
+    def carry_out(self) -> Record:
+        """Train and write the record of success or failure. Raises RunFailed after the latter."""
+        with self.begin() as report:
+            try:
+                return self.conclude(self.training.run(report), report)
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                raise self.failed(error, report) from error
+
+    def begin(self) -> Report:
+        """Make the folder ready; returns where the run tells how far it is.
+
+        Raises:
+            UserError, RunFailed: the folder cannot be written to.
+        """
+        try:
+            self.folder.set_aside()
+        except OSError as error:
+            raise unwritable(self.folder.path, error) from None
+        forget_peak_memory(self.device)
+        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
+
+    def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
+        """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
+        invariance = self._invariance(report)
+        inactive = why_inactive(self.training)
+        if inactive and not never_reached(self.training):  # which was said at the beginning
+            report.say(f"warning: {inactive}")
+        return self._write("done", metrics, invariance, fused, inactive)
+
+    def failed(self, error: Exception, report: Report) -> RunFailed:
+        """Write the record of a failure; returns what to tell of it.
+
+        A full disk is no result: the run stays open, and goes on once there is room.
+        """
+        kind = kind_of(error)
+        # Whatever cannot be written must not keep the rest from being so.
+        with suppress(OSError), self.folder.replacing(self.folder.curves) as temporary:
+            write_rows(self.training.rows, temporary)
+        with suppress(OSError):
+            report.say(f"failed: {kind}: {error}")
+        if kind != "disk_full":
+            with suppress(OSError):
+                trace = "".join(traceback.format_exception(error))
+                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
+        return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
+
+    def _invariance(self, report: Report) -> dict[str, Any]:
+        training, total = self.training, transformations(self.training.problem)
+        if self.cell.trainer.measure_invariance == "off":
+            return {}
+        if total:
+            report.say("measuring invariance")
+
+        def advanced(count: int) -> None:
+            report.step(training.done)
+            if time.monotonic() - report.last > SILENT_SECONDS:
+                report.say(f"measuring invariance: {count} of {total} transformations")
+
+        with training.stopwatch.during("invariance"):
+            examples = examples_to_measure(training, training.done)
+            return measure(training.model, training.problem, self.cell.spec.seed, training.done, examples, advanced)
+
+    def _write(
+        self,
+        status: Literal["done", "failed"],
+        metrics: Metrics,
+        invariance: dict[str, Any],
+        fused: int = 0,
+        inactive: str = "",
+        kind: str | None = None,
+        message: str | None = None,
+        trace: str | None = None,
+    ) -> Record:
+        training = self.training
+        record = Record(
+            run_id=self.cell.spec.run_id,
+            status=status,
+            kind=kind,
+            message=message,
+            traceback=trace,
+            spec=self.cell.spec,
+            metrics=metrics,
+            best_validation=training.best_validation(metrics) if status == "done" else None,
+            invariance=invariance,
+            data=self.data,
+            engine={
+                "strategy": training.objective.strategy,
+                "steps": training.done,
+                "steps_per_epoch": training.sampler.steps_per_epoch,
+                "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+                "condensed": training.examples is not training.problem.splits["train"],
+                **({"fused": fused} if fused else {}),
+                **({"inactive": inactive} if inactive else {}),
+            },
+            cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
+            code=self.code,
+            machine=describe(self.device),
+            started=self.started,
+            finished=now(),
+        )
+        self.folder.write_record(record)
+        return record
+
+
+def build_training(
+    cell: Cell, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
+) -> Training:
+    """A run's training on a device, at its beginning; origin: as of `Training`."""
+    model = model_on(device, cell, problem)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+    loggers = Loggers(options.loggers, folder, cell.spec)
+    data = problem.to(device, getattr(torch, cell.trainer.dtype))
+    return Training(cell, data, model, folder, origin, options.checkpoint_seconds, loggers)
+
+
+def model_on(device: torch.device, cell: Cell, problem: Problem) -> torch.nn.Module:
+    """The network of a run, freshly initialised, where and as it is trained."""
+    keep_freed_memory()
+    model = build_model(cell, problem).to(device, getattr(torch, cell.trainer.dtype))
+    if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
+        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return model
+
+
+def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
+    """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
+    with torch_stream(stream(cell.spec.seed, "init")):
+        backbone = cell.backbone.build(problem) if cell.backbone else torch.nn.Identity()
+    return cell.method.build(backbone, problem, cell.spec.seed)
+
+
+def kind_of(error: Exception) -> str:
+    """Of a failure, in one word; see `invbench.sweeps.engines.worker.Outcome`."""
+    if isinstance(error, RunFailed):
+        return error.kind
+    if out_of_memory(error):
+        return "oom"
+    if any(os.strerror(number) in str(error) for number in FULL_DISK):  # safetensors' errors have no number
+        return "disk_full"
+    return "input_output" if isinstance(error, OSError) else "error"
