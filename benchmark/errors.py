@@ -1,6 +1,6 @@
 """The two ways in which a command can fail, and what each owes its reader."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 SHOWN = 200
@@ -17,7 +17,7 @@ class RunHeld(UserError):
     """Another process works on the run."""
 
 
-class Apart(Exception):
+class CannotFuse(Exception):
     """Why runs cannot be trained together, or should not be."""
 
 
@@ -42,23 +42,27 @@ class Interrupted(Exception):
     """The run was asked to stop and has kept its checkpoint. Exit status 130."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` when a known name is close to the given one, else what is known."""
+def did_you_mean(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+    """`; did you mean 'x'?` when a known name is close to the given one, else what is known.
+
+    Args:
+        aliases: other names, such as those that papers use, with the known names that they stand for.
+    """
     known = sorted(set(known))
-    if close := nearest(name, known):
+    if close := nearest(name, known, aliases):
         return f"; did you mean '{close[0]}'?"
     if len(known) > LISTED:
         return f"; the nearest of {len(known)} are {', '.join(nearest(name, known, number=3, cutoff=0))}"
     return f"; known: {', '.join(known) or 'none'}"
 
 
-def nearest(name: str, known: Iterable[str], number: int = 1, cutoff: float = 0.5) -> list[str]:
-    """Known names that are close to the given one, whatever its case, `-`, `_` and spaces; or to what papers say."""
-    from invbench.results.display_names import NAMES_OF_DATASETS, NAMES_OF_METHODS  # which needs the above
-
-    shown = NAMES_OF_METHODS | NAMES_OF_DATASETS
+def nearest(
+    name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, number: int = 1, cutoff: float = 0.5
+) -> list[str]:
+    """Known names that are close to the given one, whatever its case, `-`, `_` and spaces; aliases: as above."""
     known = list(known)
-    spelled = {_letters(shown[one]): one for one in known if one in shown} | {_letters(one): one for one in known}
+    spelled = {_letters(alias): one for alias, one in (aliases or {}).items() if one in known}
+    spelled |= {_letters(one): one for one in known}
     return [spelled[close] for close in get_close_matches(_letters(name), spelled, number, cutoff)]
 
 

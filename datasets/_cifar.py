@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from invbench.datafiles.checksums import read
 from invbench.datafiles.download import required
-from invbench.datafiles.release import read, release
+from invbench.datafiles.release import release
 from invbench.datasets._pickled import Array, read_pickle
 from invbench.errors import UserError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from invbench.datafiles.release import SourceFile, opened, verify
+from invbench.datafiles.checksums import opened, verify
+from invbench.datafiles.release import SourceFile
 from invbench.errors import UserError
 
 UNSIGNED_BYTE = 8

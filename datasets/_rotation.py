@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.components.images import Pixels, angle_bins, rotate, wrapped
-from invbench.core.data import Dataset, Split, floats
+from invbench.components.images import angle_bins, rotate, wrapped
+from invbench.core.data import Dataset, Pixels, Split, floats
 from invbench.core.settings import setting
 
 PIXELS = Pixels((0.5,), (0.25,))

@@ -30,6 +30,7 @@ ROWS = {"all": range(4), "first": range(2), "last": range(2, 4)}
 class AndMaskRegression(Dataset):
     """One example per environment: private features against a shared one."""
 
+    display_name: ClassVar[str] = "AND-mask regression"
     provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression")
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "Parascandolo et al., Learning explanations that are hard to vary, arXiv 2009.00329"

@@ -40,6 +40,7 @@ SETUPS = ("fou", "fos", "feu", "fes", "pou", "pos", "peu", "pes")
 class ChainSEM(Dataset):
     """Linear chain cause, target, effect in eight variants."""
 
+    display_name: ClassVar[str] = "Chain SEM"
     provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression")
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "Arjovsky et al., Invariant risk minimization, arXiv 1907.02893"

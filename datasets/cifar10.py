@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.components.images import AS_THEY_ARE, Pixels, random_crop, random_flip
-from invbench.core.data import Dataset, Problem, Split, subset
+from invbench.components.images import random_crop, random_flip
+from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification
@@ -41,6 +41,7 @@ OFFICIAL = (50_000, 10_000)
 class CIFAR10(Dataset):
     """32x32 colour photographs of ten classes."""
 
+    display_name: ClassVar[str] = "CIFAR-10"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "per_example"}}
     backbone: ClassVar[str] = "conv13"

@@ -25,6 +25,7 @@ TRAIN = 1400
 class ColoredDigits(Dataset):
     """8x8 digits below five or not, with a misleading colour; offline."""
 
+    display_name: ClassVar[str] = "Colored digits"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "oracle")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     citation: ClassVar[str] = f"{CITATION}; coloured as in Arjovsky et al., arXiv 1907.02893"

@@ -40,6 +40,7 @@ HELD_OUT = 0.2
 class ColoredMNIST(Dataset):
     """Digits below five or not, with a misleading colour."""
 
+    display_name: ClassVar[str] = "Colored MNIST"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "oracle")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     release: ClassVar[str] = "mnist"

@@ -21,6 +21,7 @@ BOUNDS = {"train": (0, 1197), "validation": (1197, 1397), "test": (1397, 1797)}
 class SmallDigits(RotatedDigits):
     """8x8 digits at random angles; ten classes, offline."""
 
+    display_name: ClassVar[str] = "Rotated digits"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
     citation: ClassVar[str] = CITATION
     licence: ClassVar[str] = LICENCE

@@ -34,6 +34,7 @@ from invbench.errors import UserError
 class IRMRegression(Dataset):
     """Two coefficients, one of them spurious; and three relatives."""
 
+    display_name: ClassVar[str] = "IRM regression"
     provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification", "oracle")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"

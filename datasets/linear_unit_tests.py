@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {"example1": "regression", "example2": "cows_camels", "
 class LinearUnitTests(Dataset):
     """Six linear problems with invariant and spurious inputs."""
 
+    display_name: ClassVar[str] = "Linear unit tests"
     provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "classification", "oracle")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"

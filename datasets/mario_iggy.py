@@ -25,8 +25,9 @@ from invbench.core.data import Dataset, Problem, Split, drawn_splits, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification
+from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.npz import read_npz
-from invbench.datafiles.release import at_home, is_regular
+from invbench.datafiles.release import at_home
 from invbench.errors import UserError
 
 CLASSES = ("first upright", "first flipped", "second upright", "second flipped")
@@ -39,6 +40,7 @@ MAX_SPRITES = 1 << 24
 class MarioIggy(Dataset):
     """Two 32x32 cartoon figures, each upright or flipped."""
 
+    display_name: ClassVar[str] = "Mario & Iggy"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification")
     backbone: ClassVar[str] = "simple_conv"
     citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"

@@ -27,6 +27,7 @@ COVARIANCE = ((1.0, 0.5), (0.5, 1.0))
 class MutualInformationToy(Dataset):
     """Two Gaussians in the plane, the first coordinate protected."""
 
+    display_name: ClassVar[str] = "MI toy"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance")
     citation: ClassVar[str] = "Tan, invariant_reps (notebook toy_MI)"
 

@@ -25,8 +25,9 @@ from invbench.core.data import Dataset, Problem, Split, floats, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification, Regression
+from invbench.datafiles.checksums import read
 from invbench.datafiles.download import required
-from invbench.datafiles.release import read, release
+from invbench.datafiles.release import release
 from invbench.datasets._matlab import read_matrix
 from invbench.errors import UserError
 
@@ -42,6 +43,7 @@ OF_EACH_PERSON = {"train": 6, "validation": 2, "test": 2}
 class Olivetti(Dataset):
     """45x45 faces at random angles: tell the angle, or the person."""
 
+    display_name: ClassVar[str] = "Olivetti faces"
     provides: ClassVar[tuple[str, ...]] = ("image", "regression", "classification", "nuisance")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "classification": {"task": "identity"},

@@ -26,6 +26,7 @@ COVARIANCE = ((1.0, -0.5), (-0.5, 1.0))
 class Pivot(Dataset):
     """Two Gaussians, one of them shifted by a continuous nuisance."""
 
+    display_name: ClassVar[str] = "Pivot"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance")
     citation: ClassVar[str] = "Louppe, Kagan, Cranmer, Learning to pivot with adversarial networks, arXiv 1611.01046"
 

@@ -24,16 +24,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invbench.console import announce
 from invbench.core.data import Dataset, Problem, Split, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Regression
 from invbench.datafiles.archives import members
-from invbench.datafiles.cache import Arrays, prepared
+from invbench.datafiles.cache import Arrays, cached_arrays
+from invbench.datafiles.checksums import read, sha256
 from invbench.datafiles.download import required
-from invbench.datafiles.release import read, release, sha256
+from invbench.datafiles.release import release
 from invbench.errors import UserError
-from invbench.training.progress import announce
 
 CHARGES = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 COLUMNS = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
@@ -62,6 +63,7 @@ PARSER = "1"
 class QM9(Dataset):
     """Molecules as point clouds; twelve properties."""
 
+    display_name: ClassVar[str] = "QM9"
     provides: ClassVar[tuple[str, ...]] = ("point_cloud", "regression", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "size"}}
     backbone: ClassVar[str] = "point_resnet"
@@ -126,7 +128,7 @@ def _molecules() -> Arrays:
     paths = required(release("qm9"))
     archive, excluded = paths["dsgdb9nsd.xyz.tar.bz2"], paths.get("uncharacterized.txt")
     hashes = [sha256(path) if path else "none" for path in (archive, excluded)]
-    return prepared("qm9", [PARSER, *hashes], lambda: _parsed(archive, excluded))
+    return cached_arrays("qm9", [PARSER, *hashes], lambda: _parsed(archive, excluded))
 
 
 def _parsed(archive: Path, excluded: Path | None) -> Arrays:

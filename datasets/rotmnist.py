@@ -32,6 +32,7 @@ SMALL_TRAIN, SMALL_TEST = 12_000, 50_000
 class RotMNIST(RotatedDigits):
     """28x28 digits at random angles; ten classes."""
 
+    display_name: ClassVar[str] = "Rotated MNIST"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
     release: ClassVar[str] = "mnist"
     citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"

@@ -36,7 +36,8 @@ from invbench.core.data import Dataset, Problem, Split, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
-from invbench.datafiles.release import at_home, is_regular, opened
+from invbench.datafiles.checksums import is_regular, opened
+from invbench.datafiles.release import at_home
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.seeding import children
 
@@ -59,6 +60,7 @@ MAX_NAMES = 200
 class TabularNuisance(Dataset):
     """Signal and background in a table, with columns that the score should not tell."""
 
+    display_name: ClassVar[str] = "Tabular nuisance"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "nuisance_bins"}}
     citation: ClassVar[str] = "layout as in Tan, invariant_reps"

@@ -16,12 +16,12 @@ from invbench.cli.listing import provenance, trained_together
 from invbench.core.method import class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.core.settings import Settings
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.datafiles.release import release
 from invbench.published.claims import Claim, sources
 from invbench.reporting.contact_sheet import contact_sheet
 from invbench.runs.config import recipe_layers, recipe_text, sweep_names, sweep_text
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.training.build import load_problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,8 @@ def backbones() -> str:
 
 def trainer() -> str:
     """The settings of the loop."""
-    return f"# The training loop\n\n{inspect.cleandoc(Trainer.__doc__ or '')}\n\n{settings('trainer', Trainer)}"
+    text = inspect.cleandoc(TrainerConfig.__doc__ or "")
+    return f"# The training loop\n\n{text}\n\n{settings('trainer', TrainerConfig)}"
 
 
 def commands() -> str:

@@ -27,6 +27,7 @@ from invbench.core.settings import setting
 class AdaReg(ElementwiseWeights):
     """Grow a penalty weight for every parameter while its gradient is small."""
 
+    display_name: ClassVar[str] = "AdaReg"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     largest_weight: float | None = setting(None, "cap of λ; null for none", gt=0)

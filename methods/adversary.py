@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from invbench.components.critic import CriticMethod, Standardised
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, Outputs, Player, State
+from invbench.core.method import Critic, CriticFn, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
@@ -42,6 +42,7 @@ NARROWEST = -5.0
 class Adversary(CriticMethod):
     """Reward a score from which an adversary cannot read the nuisance."""
 
+    display_name: ClassVar[str] = "Adversary"
     requires: ClassVar[tuple[str, ...]] = ("nuisance or environments",)
 
     weight: float = setting(4.0, "λ, weight of the adversary's loss", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
@@ -61,11 +62,11 @@ class Adversary(CriticMethod):
         label, density = self.label_encoding(problem), self._density(nuisance)
         return ConditionalDensity(self.perceptron(features + label.classes, density.inputs), label, density)
 
-    def critic_loss(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         examples = self.examples(outputs, batch)
         return -examples.mean(critic(*examples[:3])), state
 
-    def critic_penalty(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         loss, state = self.critic_loss(critic, outputs, batch, state)
         return self.weighted(-loss, state), state
 

@@ -44,6 +44,7 @@ TINY = 1e-10
 class ANDMask(Method):
     """Keep a gradient element only where the environments agree on its sign."""
 
+    display_name: ClassVar[str] = "AND-mask"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     threshold: float = setting(
@@ -68,7 +69,7 @@ class ANDMask(Method):
     )
 
     @property
-    def fewest_environments(self) -> int:
+    def min_environments(self) -> int:
         return 2 if self.temporal_memory is None else 1
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from invbench.components.affine import generators
 from invbench.components.augmentation import AugmentationMethod, Interval, RandomAffine, known_generators
-from invbench.components.learned import Learned
+from invbench.components.learned import LearnedScalars
 from invbench.core.data import Batch, Problem
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
@@ -45,6 +45,7 @@ from invbench.core.settings import LogUniform, setting
 class Augerino(AugmentationMethod):
     """Average over affine transformations whose widths are learned."""
 
+    display_name: ClassVar[str] = "Augerino"
     requires: ClassVar[tuple[str, ...]] = ("image or point_cloud",)
 
     regularisation: float = setting(
@@ -64,7 +65,7 @@ class Augerino(AugmentationMethod):
         names = known_generators(problem, self.generators or tuple(generators(problem)), "method.generators")
         known_generators(problem, tuple(self.initial_widths), "method.initial_widths")
         raw = {name: self.initial_widths.get(name, self.initial_width) for name in names}
-        widths = Learned("width", raw, F.softplus, self.learning_rate)
+        widths = LearnedScalars("width", raw, F.softplus, self.learning_rate)
         return RandomAffine(problem, widths, names, self.interval)
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.augmentation import AugmentationMethod
-from invbench.components.images import Pixels
-from invbench.components.learned import Learned
-from invbench.core.data import Batch, Problem
+from invbench.components.learned import LearnedScalars
+from invbench.core.data import Batch, Pixels, Problem
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
@@ -33,6 +32,7 @@ LIMITS = ("brightness_low", "brightness_high", "contrast_low", "contrast_high")
 class AugerinoColor(AugmentationMethod):
     """Average over changes of brightness and contrast whose limits are learned."""
 
+    display_name: ClassVar[str] = "Augerino (color)"
     requires: ClassVar[tuple[str, ...]] = ("image",)
 
     regularisation: float = setting(0.1, "λ", ge=0, search=LogUniform(1e-3, 1), fusable=True)
@@ -42,7 +42,7 @@ class AugerinoColor(AugmentationMethod):
     def transformation(self, problem: Problem) -> nn.Module:
         signs = (-1, 1, -1, 1)
         raw = {name: sign * self.initial_limit for name, sign in zip(LIMITS, signs, strict=True)}
-        limits = Learned("limit", raw, lambda rho: 2 * rho.sigmoid() - 1, self.learning_rate)
+        limits = LearnedScalars("limit", raw, lambda rho: 2 * rho.sigmoid() - 1, self.learning_rate)
         return RandomColor(problem.pixels, limits)
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

@@ -26,12 +26,13 @@ from invbench.core.settings import LogUniform, setting
 class CORAL(PenaltyMethod):
     """Match over environments the first and second moments of the representation."""
 
+    display_name: ClassVar[str] = "CORAL"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(1.0, "λ", ge=0, search=LogUniform(1e-1, 10), fusable=True)
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 2
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

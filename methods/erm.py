@@ -10,4 +10,5 @@ from invbench.core.registry import register_method
 class ERM(Method):
     """Minimise (1/E) Σ_e R_e, the mean over environments of the mean loss (Vapnik, 1991). It has no settings."""
 
+    display_name: ClassVar[str] = "ERM"
     requires: ClassVar[tuple[str, ...]] = ()

@@ -24,6 +24,7 @@ from invbench.core.settings import Choice, setting
 class Fish(Method):
     """Follow the environments one after another, then go a part of the way."""
 
+    display_name: ClassVar[str] = "Fish"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     rate: float = setting(0.5, "ε, part of the way", gt=0, le=1, search=Choice((0.05, 0.1, 0.5)), fusable=True)

@@ -30,6 +30,7 @@ from invbench.core.task import one_hot
 class Fishr(PenaltyMethod):
     """Match over environments the variance of the last layer's gradients."""
 
+    display_name: ClassVar[str] = "Fishr"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(1000.0, "λ", ge=0, search=LogUniform(10, 1e4), fusable=True)
@@ -47,7 +48,7 @@ class Fishr(PenaltyMethod):
     )
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 2
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from invbench.components.affine import random_motion
 from invbench.components.augmentation import AugmentationMethod, RandomAffine, known_generators
-from invbench.components.images import Pixels, random_crop, random_flip
-from invbench.core.data import Problem
+from invbench.components.images import random_crop, random_flip
+from invbench.core.data import Pixels, Problem
 from invbench.core.registry import register_method
 from invbench.core.settings import setting
 from invbench.errors import UserError
@@ -31,6 +31,7 @@ PADDING = 4
 class FixedAugmentation(AugmentationMethod):
     """Average over transformations chosen by hand."""
 
+    display_name: ClassVar[str] = "Fixed augmentation"
     requires: ClassVar[tuple[str, ...]] = ("image or point_cloud",)
 
     distribution: Literal["affine", "crop_flip", "rigid"] | None = setting(

@@ -25,6 +25,7 @@ from invbench.core.task import one_hot
 class GroupDRO(Method):
     """Weigh the environments by exponentiated past risks."""
 
+    display_name: ClassVar[str] = "GroupDRO"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     rate: float = setting(1e-2, "η, step size of the weights", ge=0, search=LogUniform(1e-3, 1e-1), fusable=True)

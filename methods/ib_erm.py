@@ -28,6 +28,7 @@ On = Literal["representation", "prediction"]
 class IBERM(PenaltyMethod):
     """Penalise the variance of the representation."""
 
+    display_name: ClassVar[str] = "IB-ERM"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(100.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
@@ -39,7 +40,7 @@ class IBERM(PenaltyMethod):
     on: On = setting("representation", "whose variance; a linear model's representation is its input")
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 2
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

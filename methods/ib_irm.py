@@ -27,6 +27,7 @@ from invbench.methods.irmv1 import IRMv1
 class IBIRM(IRMv1):
     """Penalise the gradient by a dummy classifier, and the variance of the representation."""
 
+    display_name: ClassVar[str] = "IB-IRM"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     bottleneck_weight: float = setting(100.0, "λ_b", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
@@ -34,11 +35,11 @@ class IBIRM(IRMv1):
     on: On = setting("representation", "whose variance; a linear model's representation is its input")
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 2
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         return False
 
     def restarts(self) -> tuple[int, ...]:

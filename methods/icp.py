@@ -36,6 +36,7 @@ MOST_INPUTS = 16
 class ICP(Method):
     """Least squares on the inputs that are in every set with invariant residuals."""
 
+    display_name: ClassVar[str] = "ICP"
     requires: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression")
     replaces_model: ClassVar[bool] = True
     trains: ClassVar[bool] = False
@@ -43,7 +44,7 @@ class ICP(Method):
     level: float = setting(0.05, "α, of the tests", gt=0, lt=1)
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 3
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:

@@ -24,6 +24,7 @@ from invbench.core.settings import LogUniform, setting
 class IGA(PenaltyMethod):
     """Penalise the variance over environments of the gradient."""
 
+    display_name: ClassVar[str] = "IGA"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(1000.0, "λ", ge=0, search=LogUniform(10, 1e5), fusable=True)

@@ -24,6 +24,7 @@ from invbench.core.settings import setting
 class InverseAdaReg(ElementwiseWeights):
     """Shrink a risk weight for every parameter while its gradient is small."""
 
+    display_name: ClassVar[str] = "Inverse AdaReg"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     smallest_weight: float | None = setting(None, "floor of λ; null for none", gt=0)

@@ -38,6 +38,7 @@ MOST = 64
 class IRMGames(Method):
     """An ensemble in which every environment trains its own member."""
 
+    display_name: ClassVar[str] = "IRM Games"
     requires: ClassVar[tuple[str, ...]] = ("vector or image", "environments", "classification")
     replaces_model: ClassVar[bool] = True
 

@@ -34,6 +34,7 @@ from invbench.core.settings import LogUniform, setting
 class IRMv1(PenaltyMethod):
     """Penalise the gradient of each environment's risk by a dummy classifier."""
 
+    display_name: ClassVar[str] = "IRM"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(100.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
@@ -48,7 +49,7 @@ class IRMv1(PenaltyMethod):
     )
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         return 2 if self.estimate == "unbiased" else 1
 
     @property
@@ -56,7 +57,7 @@ class IRMv1(PenaltyMethod):
         return self.classifier == "split"
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         return self.estimate == "biased"
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

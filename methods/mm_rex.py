@@ -25,6 +25,7 @@ from invbench.core.settings import LogUniform, setting
 class MMREx(PenaltyMethod):
     """Penalise how far the largest risk is above the mean."""
 
+    display_name: ClassVar[str] = "MM-REx"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(1e4, "β", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
@@ -36,7 +37,7 @@ class MMREx(PenaltyMethod):
     )
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         return True
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

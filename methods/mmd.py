@@ -28,6 +28,7 @@ GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 class MMD(PenaltyMethod):
     """Match over environments the distribution of the representation."""
 
+    display_name: ClassVar[str] = "MMD"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(1.0, "λ", ge=0, search=LogUniform(1e-1, 10), fusable=True)

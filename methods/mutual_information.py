@@ -42,7 +42,7 @@ from torch.func import vjp
 from invbench.components.critic import CriticMethod, Examples, encoding
 from invbench.components.penalty import squared_distances
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, Outputs, Player, State
+from invbench.core.method import Critic, CriticFn, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, is_zero, setting
 
@@ -54,6 +54,7 @@ SMALL = 1e-12
 class MutualInformation(CriticMethod):
     """Penalise an estimate of the mutual information between score and nuisance."""
 
+    display_name: ClassVar[str] = "Mutual information"
     requires: ClassVar[tuple[str, ...]] = ("nuisance or environments",)
 
     weight: float = setting(10.0, "λ, weight of the penalty", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
@@ -87,7 +88,7 @@ class MutualInformation(CriticMethod):
         first = next(iter(parameters.values()))
         return {"log_mean": torch.full((), -torch.inf, dtype=first.dtype, device=first.device)}
 
-    def critic_loss(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """-I, with γ/2 times the squared input gradient where that is asked for."""
         examples, shift = self.examples(outputs, batch), state["critic_updates"]
         joint, product = self._values(critic, examples, shift)
@@ -98,7 +99,7 @@ class MutualInformation(CriticMethod):
             loss = loss + self.gradient_penalty_weight / 2 * self._input_gradient(critic, examples, shift)
         return loss, state
 
-    def critic_penalty(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         examples = self.examples(outputs, batch)
         if self.penalty_form == "kl":
             value = examples.mean(critic(*examples[:3])) - (1 if self.estimator == "nwj" else 0)
@@ -114,7 +115,7 @@ class MutualInformation(CriticMethod):
         examples = self.examples(outputs, batch)
         return self.weighted((hsic(examples) + SMALL).sqrt(), state), state
 
-    def _values(self, critic: Player, examples: Examples, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, critic: CriticFn, examples: Examples, shift: Tensor) -> tuple[Tensor, Tensor]:
         """T(a, z), (N,), and T(a, z'), (K, N), from one pass."""
         shifts = [shift + k for k in range(self.negatives if self.estimator == "infonce" else 1)]
         parts = [examples, *map(examples.with_partners, shifts)]
@@ -146,7 +147,7 @@ class MutualInformation(CriticMethod):
         surrogate = examples.mean(joint) - (now - running + weights.log()).exp()
         return loss.detach() - surrogate + surrogate.detach(), state | {"log_mean": running}
 
-    def _input_gradient(self, critic: Player, examples: Examples, shift: Tensor) -> Tensor:
+    def _input_gradient(self, critic: CriticFn, examples: Examples, shift: Tensor) -> Tensor:
         """E (1-D)² |∇T(a, z)|² + E D² |∇T(a, z')|², with gradients by the score and by real-valued nuisances."""
         total = examples.score.new_zeros(())
         for part, sign in ((examples, -1), (examples.with_partners(shift), 1)):
@@ -189,7 +190,7 @@ def hsic(examples: Examples) -> Tensor:
     return total.relu()
 
 
-def _squared_gradients(critic: Player, examples: Examples) -> tuple[Tensor, Tensor]:
+def _squared_gradients(critic: CriticFn, examples: Examples) -> tuple[Tensor, Tensor]:
     """T and |∇T|², both (N,)."""
     continuous = examples.nuisance.is_floating_point()
     inputs = (examples.score, examples.nuisance) if continuous else (examples.score,)

@@ -14,4 +14,5 @@ from invbench.core.registry import register_method
 class Oracle(Method):
     """Empirical risk minimisation without the spurious cue. It has no settings."""
 
+    display_name: ClassVar[str] = "Oracle"
     requires: ClassVar[tuple[str, ...]] = ("oracle",)

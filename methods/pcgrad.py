@@ -26,6 +26,7 @@ from invbench.core.task import one_hot
 class PCGrad(Method):
     """Project conflicting gradients of environments onto each other's normal planes."""
 
+    display_name: ClassVar[str] = "PCGrad"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     order: Literal["random", "most_conflicting"] = setting("random", "in which the others are gone through")

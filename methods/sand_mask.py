@@ -28,6 +28,7 @@ TINY, NOTHING = 1e-10, 1e-17
 class SANDMask(Method):
     """Weigh gradient elements by the environments' agreement in sign and size."""
 
+    display_name: ClassVar[str] = "SAND-mask"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     threshold: float = setting(

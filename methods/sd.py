@@ -23,6 +23,7 @@ from invbench.core.settings import LogUniform, setting
 class SpectralDecoupling(Method):
     """Penalise the squared logits."""
 
+    display_name: ClassVar[str] = "SD"
     requires: ClassVar[tuple[str, ...]] = ("classification",)
 
     weight: float = setting(0.1, "λ", ge=0, search=LogUniform(1e-5, 1e-1), fusable=True)

@@ -26,6 +26,7 @@ from invbench.core.settings import setting
 class SimpleAdaReg(AdaptiveRule):
     """Grow one penalty weight while the gradient is small."""
 
+    display_name: ClassVar[str] = "Simple AdaReg"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     threshold: float = setting(1e-5, "T, of the squared norm of the gradient", ge=0, fusable=True)

@@ -27,6 +27,7 @@ from invbench.core.settings import setting
 class SoftAdaReg(AdaptiveRule):
     """Divide the penalty's gradient by the size of recent gradients."""
 
+    display_name: ClassVar[str] = "Soft AdaReg"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     memory: float = setting(0.99, "β, of the running mean of squared gradients", ge=0, lt=1, fusable=True)

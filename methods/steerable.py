@@ -54,6 +54,7 @@ from invbench.methods._steerable_convolution import (
 class Steerable(Method):
     """A network that is equivariant to turns by construction, in the place of the dataset's."""
 
+    display_name: ClassVar[str] = "Steerable CNN"
     requires: ClassVar[tuple[str, ...]] = ("image",)
     replaces_model: ClassVar[bool] = True
 

@@ -23,6 +23,7 @@ from invbench.core.settings import LogUniform, setting
 class VREx(PenaltyMethod):
     """Penalise the variance of the environments' risks."""
 
+    display_name: ClassVar[str] = "V-REx"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
 
     weight: float = setting(10.0, "λ", ge=0, search=LogUniform(1e-1, 1e5), fusable=True)
@@ -32,7 +33,7 @@ class VREx(PenaltyMethod):
     reset_optimizer: bool = setting(True, "start the optimiser afresh when the weight changes")
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         return True
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

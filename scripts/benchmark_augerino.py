@@ -26,10 +26,11 @@ from invbench.core.data import Problem, Split
 from invbench.core.task import Classification
 from invbench.methods.augerino import Augerino
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
-from invbench.system.provenance import choose_device, describe, timed
-from invbench.training.loop import Training
-from invbench.training.runner import build_model
+from invbench.runs.resolve import resolve
+from invbench.system.device import choose_device, timed
+from invbench.system.provenance import describe
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
 
 Step = Callable[[], object]
 LAYERS = {
@@ -87,7 +88,7 @@ def training_step(method: str, width: int, device: torch.device) -> Step:
     cell = resolve(method, "rotmnist", 0, {"backbone.width": width})
     problem = images(500, 1, 28)
     model = build_model(cell, problem).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = Training(cell, problem.to(device, torch.float32), model, RunFolder(Path()), "", 0)
+    training = TrainingLoop(cell, problem.to(device, torch.float32), model, RunFolder(Path()), "", 0)
     model.train()
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from invbench.core.data import Problem, Split
-from invbench.runs.spec import Cell, resolve
-from invbench.system.provenance import choose_device, timed
-from invbench.training.build import load_problem
-from invbench.training.runner import Options, build_model, run_cell
+from invbench.runs.resolve import Cell, resolve
+from invbench.system.device import choose_device, timed
+from invbench.training.build import build_model, load_problem
+from invbench.training.runner import Options, run_cell
 
 
 def main(

@@ -15,9 +15,9 @@ import typer
 from invbench.cli.listing import availability
 from invbench.components.images import rotate
 from invbench.core.registry import DATASETS
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.seeding import stream
-from invbench.system.provenance import timed
+from invbench.system.device import timed
 
 CPU = torch.device("cpu")
 

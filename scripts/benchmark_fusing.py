@@ -21,9 +21,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
+from invbench.runs.spec import Fuse
 from invbench.sweeps.engines.worker import carry_out
-from invbench.sweeps.fusing import MOST, Fuse
+from invbench.sweeps.jobs import MOST
 from invbench.training.runner import Options
 
 COMMAND = "from invbench.cli import main; main()"

@@ -22,13 +22,13 @@ from torch import Tensor
 from invbench.core.data import Problem, Split
 from invbench.core.task import Classification
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell, resolve
-from invbench.system.memory import keep_freed_memory
-from invbench.system.provenance import choose_device, describe, timed
-from invbench.training.build import load_problem
+from invbench.runs.resolve import Cell, resolve
+from invbench.system.device import choose_device, timed
+from invbench.system.provenance import describe
+from invbench.system.workarounds import keep_freed_memory
+from invbench.training.build import build_model, load_problem
 from invbench.training.gradients import choose_strategy
-from invbench.training.loop import Training
-from invbench.training.runner import build_model
+from invbench.training.loop import TrainingLoop
 from invbench.training.sampling import Sampler
 
 Step = Callable[[], object]
@@ -54,7 +54,7 @@ def problem_of(cell: Cell, device: torch.device) -> Problem:
 def engine_step(cell: Cell, device: torch.device) -> Step:
     """One training step by the engine, from the indices of a batch to updated parameters."""
     problem = problem_of(cell, device)
-    training = Training(cell, problem, build_model(cell, problem).to(device), RunFolder(Path()), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).to(device), RunFolder(Path()), "", 0)
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)
 

@@ -21,11 +21,12 @@ import torch.nn.functional as F
 import typer
 
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
 from invbench.seeding import stream
-from invbench.system.provenance import choose_device, describe, timed
-from invbench.training.loop import Training
-from invbench.training.runner import build_model
+from invbench.system.device import choose_device, timed
+from invbench.system.provenance import describe
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
 from invbench.training.sampling import Sampler
 
 Step = Callable[[], object]
@@ -37,7 +38,7 @@ def engine_step(cell: Cell, device: torch.device) -> Step:
     """One training step by the engine, from the indices of a batch to updated parameters."""
     dtype = getattr(torch, cell.trainer.dtype)
     problem = cell.dataset.load(stream(0, "data")).to(device, dtype)
-    training = Training(cell, problem, build_model(cell, problem).to(device, dtype), RunFolder(Path()), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).to(device, dtype), RunFolder(Path()), "", 0)
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)
 

@@ -18,10 +18,9 @@ from typing import Annotated
 
 import typer
 
-from invbench.runs.spec import Cell, resolve
-from invbench.sweeps.engines.local import LocalEngine
-from invbench.sweeps.execute import Places
-from invbench.sweeps.monitor import Watch
+from invbench.runs.resolve import Cell, resolve
+from invbench.sweeps.engines.local import LocalEngine, LocalResources
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest
 from invbench.training.runner import Options
 
@@ -58,8 +57,8 @@ def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int
 def sweep(cells: list[Cell], out: Path, workers: int) -> tuple[float, float]:
     """Seconds of the whole, and the sum of the runs' own."""
     began = time.perf_counter()
-    watch = Watch({cell.spec.run_id: cell.title for cell in cells}, StopRequest(), quiet=True)
-    LocalEngine(Places(workers=workers).slots()).run(cells, Options(out=out), watch)
+    watch = SweepMonitor({cell.spec.run_id: cell.title for cell in cells}, StopRequest(), quiet=True)
+    LocalEngine(LocalResources(workers=workers).slots()).run(cells, Options(out=out), watch)
     seconds = time.perf_counter() - began
     if watch.counts["done"] != len(cells):
         raise SystemExit(f"only {watch.counts['done']} runs were done: {watch.failures[:1]}")

@@ -21,10 +21,10 @@ import typer
 
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.sweeps.definition import FULL, Sweep
-from invbench.sweeps.engines.local import LocalEngine
-from invbench.sweeps.execute import Places, Request, carry_out_sweep
+from invbench.sweeps.engines.local import LocalEngine, LocalResources
+from invbench.sweeps.execute import SweepRequest, carry_out_sweep
 
 SMALL = "small"
 
@@ -56,7 +56,7 @@ def main(
     tier, failed = FULL if full else SMALL, False
     plan = chosen(Sweep.read("qm9_all"), task, group, seed)
     try:
-        carry_out_sweep(Request(plan, out, tier), LocalEngine(Places().slots()))
+        carry_out_sweep(SweepRequest(plan, out, tier), LocalEngine(LocalResources().slots()))
     except RunFailed:
         failed = True  # the table has them, too
     except (UserError, Interrupted) as error:

@@ -17,16 +17,16 @@ from invbench.core.trainer import Strategy
 from invbench.pytree import flatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
 from invbench.seeding import stream
+from invbench.training.build import build_model, model_on
 from invbench.training.critic_training import find_critics, with_critics
 from invbench.training.curve_columns import SECONDS
-from invbench.training.flat_module import FlatNetwork
+from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective
 from invbench.training.loggers import Loggers
-from invbench.training.loop import Training
+from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
-from invbench.training.runner import build_model, model_on
 from invbench.training.sampling import Sampler
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def possible_cells() -> list[tuple[str, str]]:
         for method in METHODS.entries()
         for dataset in DATASETS.entries()
         if not unmet(METHODS.traits(method), DATASETS.traits(dataset))
-        and not (dataset in ONE_EXAMPLE and METHODS.load(method)().fewest_examples > 1)
+        and not (dataset in ONE_EXAMPLE and METHODS.load(method)().min_examples > 1)
         # A network, or a category, for every example.
         and not (dataset == "cifar10" and method in ("irm_games", "mutual_information", "adversary"))
     ]
@@ -195,7 +195,7 @@ def objective_of(
     examples, env = sampler.epoch(0)
     critics = find_critics(cell, problem, model)
     state = with_critics(method.initial_state(parameters, sampler.environments), critics)
-    networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
+    networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
     objective = Objective(method, problem.task, model, strategy, critics=networks)
     return objective, parameters, sampler.batch(examples[0], env[0]), state
 
@@ -278,6 +278,6 @@ def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None 
                 raise Stop
 
     problem = load(cell)
-    training = Training(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, origin, 0, loggers)
+    training = TrainingLoop(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, origin, 0, loggers)
     with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
         training.run(report)

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from invbench.results.load import INDEX
 from invbench.runs.config import parse_assignments
-from invbench.runs.lease import Holder
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.lease import Owner
+from invbench.runs.resolve import Cell, resolve
 from invbench.system.provenance import sources_hash
 from invbench.training.runner import Options, run_cell
 
@@ -397,15 +397,15 @@ def _saved(change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object], 
 def _of_facts() -> dict[str, Damage]:
     values: dict[str, Any] = {
         "step text": ("step", "x"), "step negative": ("step", -5), "step huge": ("step", 10**9),
-        "step fraction": ("step", 10.5), "step null": ("step", None), "summed text": ("summed", "x"),
-        "strategy": ("strategy", "nothing"), "seconds text": ("seconds", "x"), "step as it was": ("step", 10),
+        "step fraction": ("step", 10.5), "step null": ("step", None), "loss steps text": ("loss_steps", "x"),
+        "seconds text": ("seconds", "x"), "step as it was": ("step", 10),
     }  # fmt: skip
     damages = {
         label: _saved(lambda _, facts, name=name, value=value: facts.update({name: value}))  # type: ignore[misc]
         for label, (name, value) in values.items()
     }
     damages["no facts"] = _saved(lambda _, facts: facts.clear())
-    damages["no summed"] = _saved(lambda _, facts: facts.pop("summed"))
+    damages["no loss steps"] = _saved(lambda _, facts: facts.pop("loss_steps"))
     damages["another checksum"] = _saved(lambda _, facts: facts.update(step=5), checked=True)
     return damages
 
@@ -463,7 +463,7 @@ WATCHED = ("far", "garbage")
 
 
 def _claims() -> list[Case]:
-    holder = Holder.this_process().model_dump() | {"token": "t", "born": 0.0}
+    holder = Owner.this_process().model_dump() | {"token": "t", "born": 0.0}
     texts: dict[str, str | bytes] = {
         "empty": "", "garbage": "xx", "list": "[]", "deep": "[" * 100_000, "not utf-8": b"\xff",
         "nan born": json.dumps(holder | {"born": float("nan")}),

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from invbench.components.affine import generators
 from invbench.components.augmentation import Averaged, RandomAffine
-from invbench.components.learned import Learned, learned_parameters
+from invbench.components.learned import LearnedScalars, learned_parameters
 from invbench.core.data import Batch, Problem
 from invbench.core.method import Outputs, as_outputs
 from invbench.core.task import BinaryClassification, Classification, Regression
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.methods.augerino import Augerino
 from invbench.methods.augerino_color import RandomColor
 from invbench.results.load import load_curves
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell, resolve
-from invbench.training.loop import Training
+from invbench.runs.resolve import Cell, resolve
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
 from invbench.training.optimizers import Optimizer
-from invbench.training.runner import build_model, run
+from invbench.training.runner import run
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -141,7 +142,7 @@ def test_gradient_of_the_risk_by_a_width_is_that_of_finite_differences() -> None
     _, problem, model = model_of("augerino", "digits", backbone__name="mlp")
     layer, task, split = model.transformation, problem.task, problem.splits["train"].rows(slice(0, 10))
     assert isinstance(layer, RandomAffine)
-    assert isinstance(layer.widths, Learned)
+    assert isinstance(layer.widths, LearnedScalars)
     noise, raw = torch.rand(10, 6, dtype=torch.float64), layer.widths.raw
 
     def risk() -> Tensor:
@@ -221,7 +222,7 @@ def test_colours_against_the_authors_arithmetic() -> None:
 
 
 def test_widths_learn_at_their_own_rate_and_do_not_decay() -> None:
-    settings = Trainer(steps=1, learning_rate=0.1, weight_decay=0.5, l1=0.5)
+    settings = TrainerConfig(steps=1, learning_rate=0.1, weight_decay=0.5, l1=0.5)
     parameters = {"weight": torch.ones(1), "raw": torch.ones(1)}
     optimizer = Optimizer.of(settings, parameters, {"raw": 0.02})
     zero = {name: torch.zeros(1) for name in parameters}
@@ -247,7 +248,7 @@ def test_the_gradient_in_the_curves_is_the_objectives(tmp_path: Any) -> None:
     """With every transformation switched off it is the regulariser's alone."""
     cell = small_cell("augerino", "digits", method__train_copies=0, method__regularisation=0.5)
     problem = load(cell)
-    training = Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
     (part,) = training.learned.values()
     w, sigma = part().detach(), part.raw.detach().sigmoid()
     training.step(*(index[0] for index in training.sampler.epoch(0)))

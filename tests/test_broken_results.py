@@ -31,12 +31,12 @@ from invbench.results.comparison import compare
 from invbench.results.formats import laid_out
 from invbench.results.load import INDEX, finished, load_made_by
 from invbench.results.table import omitted
+from invbench.runs.curves import read_curves
 from invbench.runs.record import Newer, Record, RunFolder, Unreadable, run_folders
 from invbench.sweeps.definition import Sweep, SweepCells
-from invbench.sweeps.folder import Costs, announce_changes
+from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
-from invbench.training.curve_columns import read_curves
-from invbench.training.restored import trained
+from invbench.training.build import load_run
 from invbench.training.runner import Options, run_cell
 
 LEFT_OUT = "left out: "
@@ -523,7 +523,7 @@ def test_weights_that_are_none(out: Path, victim: RunFolder) -> None:
         for changed in several:
             save_file(changed, victim.checkpoint, metadata=facts)
             with pytest.raises(UserError, match=why):
-                trained(victim.path)
+                load_run(victim.path)
     with pytest.warns(UserWarning, match="not all finite"):
         assert len(figures.revived([out])) == 3
 
@@ -536,11 +536,11 @@ SWEEP = Sweep(seeds="0-1", cells=(SweepCells(method="erm", dataset="spirals"),))
 
 def test_what_a_sweep_costs_is_known_from_its_folder(out: Path, victim: RunFolder) -> None:
     wanted = cell("vrex", 7)
-    assert Costs(out).seconds(wanted) is not None
+    assert CostEstimator(out).seconds(wanted) is not None
     put("schema_version", value=3)(victim.path)
-    assert Costs(out).seconds(wanted) is not None, "there is another run like it"
+    assert CostEstimator(out).seconds(wanted) is not None, "there is another run like it"
     put("engine", value={})(out / cell("vrex", 1).spec.run_id)
-    assert Costs(out).seconds(wanted) is None
+    assert CostEstimator(out).seconds(wanted) is None
 
 
 def test_or_from_some_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,11 +562,11 @@ def test_or_from_some_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(RunFolder, "load_record", counted)
     for out in (tmp_path / "new", Path(os.path.relpath(tmp_path / "new"))):
-        assert Costs(out).seconds(cell("vrex", 7)) is not None
+        assert CostEstimator(out).seconds(cell("vrex", 7)) is not None
     (tmp_path / "new").mkdir()
-    assert Costs(tmp_path / "new").seconds(cell("vrex", 7)) is not None
+    assert CostEstimator(tmp_path / "new").seconds(cell("vrex", 7)) is not None
     assert len(read) <= 3 * (50 + 4)
-    assert Costs(tmp_path / "none" / "new").seconds(cell("vrex", 7)) is None
+    assert CostEstimator(tmp_path / "none" / "new").seconds(cell("vrex", 7)) is None
 
 
 def test_a_sweep_beside_runs_of_others(out: Path, victim: RunFolder) -> None:
@@ -601,4 +601,4 @@ def test_a_leaf_has_no_leaves(flat: dict[str, int]) -> None:
 def test_a_name_that_is_a_part_of_another(victim: RunFolder) -> None:
     save_file(load_file(victim.checkpoint) | {"model": torch.zeros(1)}, victim.checkpoint, metadata={"facts": "{}"})
     with pytest.raises(UserError, match="the checkpoint is damaged"):
-        trained(victim.path)
+        load_run(victim.path)

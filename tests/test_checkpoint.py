@@ -16,10 +16,9 @@ from invbench.errors import Unusable, UserError
 from invbench.pytree import Tree, flatten, unflatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.system.provenance import sources_hash
-from invbench.training.build import load_problem
-from invbench.training.restored import trained
+from invbench.training.build import load_problem, load_run
 from invbench.training.runner import Options, run_cell
 
 CELL = small_cell("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
@@ -85,12 +84,12 @@ def test_a_finished_run_with_a_damaged_checkpoint_is_not_analysed(undisturbed: R
     folder.path.mkdir()
     for path in undisturbed.path.iterdir():
         (folder.path / path.name).write_bytes(path.read_bytes())
-    assert trained(folder.path).cell.spec == CELL.spec
+    assert load_run(folder.path).cell.spec == CELL.spec
     content = bytearray(folder.checkpoint.read_bytes())
     content[-1] ^= 64
     folder.checkpoint.write_bytes(content)
     with pytest.raises(UserError, match="the checkpoint is damaged; delete it"):
-        trained(folder.path)
+        load_run(folder.path)
 
 
 Change = Callable[[dict[str, Tensor], dict[str, Any]], None]
@@ -133,7 +132,6 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "negative step": (_fact("step", -1), "by another version"),
     "half a step": (_fact("step", 9.5), "by another version"),
     "no step": (lambda flat, facts: facts.pop("step") and None, "by another version"),
-    "unknown strategy": (_fact("strategy", "guess"), "by another version"),
     "negative seconds": (_fact("seconds", {"training": -1.0}), "by another version"),
     "other code": (_fact("origin", "other"), "by other code or from other data"),
     "other run": (_fact("run_id", "other"), "by other code or from other data"),

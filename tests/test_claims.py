@@ -11,7 +11,7 @@ import pytest
 
 from invbench.errors import Interrupted, RunHeld
 from invbench.runs import lease as claims
-from invbench.runs.lease import Holder, claimed, held, look
+from invbench.runs.lease import Owner, claimed, held, read_lease
 
 HOLD = """
 import sys, time
@@ -57,9 +57,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "WATCH_SECONDS", 0.4)
 
 
-def elsewhere(path: Path, silent: float) -> Holder:
+def elsewhere(path: Path, silent: float) -> Owner:
     """A claim of another machine that was last written so many seconds ago."""
-    holder = Holder.this_process().model_copy(update={"machine": "far away", "host": "far"})
+    holder = Owner.this_process().model_copy(update={"machine": "far away", "host": "far"})
     path.write_text(holder.model_dump_json())
     then = time.time() - silent
     os.utime(path, (then, then))
@@ -79,7 +79,7 @@ def test_held_and_given_up(path: Path) -> None:
         assert held(path)
         claim.step, claim.total = 3, 10
         time.sleep(0.2)
-        seen = look(path)
+        seen = read_lease(path)
         assert seen is not None
         assert seen.holder is not None
         assert (seen.holder.pid, seen.holder.step, seen.holder.total) == (os.getpid(), 3, 10)
@@ -106,7 +106,7 @@ def test_a_killed_holder_on_this_machine_is_followed_at_once(path: Path) -> None
 
 
 def test_another_process_with_the_same_number_is_not_the_holder(path: Path) -> None:
-    path.write_text(Holder.this_process().model_copy(update={"born": 1.0}).model_dump_json())
+    path.write_text(Owner.this_process().model_copy(update={"born": 1.0}).model_dump_json())
     assert not held(path)
     with claimed(path):
         assert held(path)
@@ -157,7 +157,7 @@ def test_a_holder_that_slept_too_long_notices(path: Path) -> None:
         time.sleep(0.2)
         with pytest.raises(Interrupted, match="another process has taken over"):
             claim.check()
-    seen = look(path)
+    seen = read_lease(path)
     assert seen is not None
     assert seen.holder == other, "the new holder's claim is left alone"
 
@@ -175,7 +175,7 @@ def test_a_stopped_process_wakes_up_without_the_claim(path: Path) -> None:
 def test_of_many_only_one_wins(path: Path, dead: bool) -> None:
     """Whether there is no claim, or a dead one that all try to take over."""
     if dead:
-        path.write_text(Holder.this_process().model_copy(update={"pid": 2**22 + 1}).model_dump_json())
+        path.write_text(Owner.this_process().model_copy(update={"pid": 2**22 + 1}).model_dump_json())
     command = [sys.executable, "-c", RACE, str(path), str(time.time() + 3)]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     results = [racer.communicate(timeout=60)[0].strip() for racer in racers]
@@ -190,9 +190,9 @@ def test_a_full_disk_does_not_stop_the_heart(path: Path, monkeypatch: pytest.Mon
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", full)
-        before = look(path)
+        before = read_lease(path)
         time.sleep(0.2)
-        after = look(path)
+        after = read_lease(path)
         assert before is not None
         assert after is not None
         assert before.mark != after.mark

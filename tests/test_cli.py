@@ -21,7 +21,7 @@ from invbench.errors import UserError
 from invbench.reporting.drawing import save
 from invbench.results.selection import Select
 from invbench.runs.config import parse_assignments
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.sweeps.definition import parse_seeds
 
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
@@ -275,7 +275,7 @@ def test_a_full_disk_is_a_failed_run(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_nobody_foresaw_is_one_line_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invbench.runs.spec.resolve", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("invbench.runs.resolve.resolve", lambda *arguments: 1 / 0)
     status, _, err = bench("run", "-m", "erm", "-d", "spirals")
     assert (status, err.count("\n")) == (1, 1)
     assert "unexpected ZeroDivisionError: division by zero; `bench --debug`" in err

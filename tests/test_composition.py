@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, Problem, Split
-from invbench.core.method import Method, Outputs, as_outputs, scalars
+from invbench.core.method import Method, Outputs, as_outputs
 from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
 from invbench.methods.and_mask import ANDMask
 from invbench.methods.erm import ERM
 from invbench.pytree import sole
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
+from invbench.training.curve_columns import scalars
 
 
 def test_two_gradient_rules_clash_and_are_named() -> None:

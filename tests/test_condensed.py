@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invbench.core.data import Split
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.seeding import stream
+from invbench.training.build import build_model
 from invbench.training.gradients import Objective
-from invbench.training.runner import Options, build_model, run_cell
+from invbench.training.runner import Options, run_cell
 from invbench.training.sampling import Sampler
 from invbench.training.sufficient_statistics import condensed, training_examples
 

@@ -21,7 +21,7 @@ from invbench.analysis.consistency import (
     plane,
 )
 from invbench.errors import UserError
-from invbench.training.restored import Trained, trained
+from invbench.training.build import RestoredRun, load_run
 from invbench.training.runner import Options, run_cell
 
 EPSILON = 0.01
@@ -93,10 +93,10 @@ def test_the_plane_goes_through_its_points() -> None:
     assert found.points[0] == (0, 0)
 
 
-def run_of(out: Path, method: str, dataset: str, **settings: object) -> Trained:
+def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
     cell = small_cell(method, dataset, 0, **settings)
     run_cell(cell, Options("cpu", out))
-    return trained(out / cell.spec.run_id)
+    return load_run(out / cell.spec.run_id)
 
 
 def test_of_a_run(tmp_path: Path) -> None:

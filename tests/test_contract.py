@@ -29,13 +29,13 @@ from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import setting
 from invbench.core.task import Regression
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.seeding import stream
+from invbench.training.build import build_model
 from invbench.training.critic_training import find_critics, with_critics
-from invbench.training.flat_module import FlatNetwork
+from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, detached
-from invbench.training.loop import Training
-from invbench.training.runner import build_model
+from invbench.training.loop import TrainingLoop
 from invbench.training.sampling import Sampler
 
 CELLS = [cell for cell in possible_cells() if METHODS.literal(cell[0], "trains", True)]
@@ -74,7 +74,7 @@ def test_a_few_steps_stay_finite_and_move_the_parameters(
 ) -> None:
     cell = small_cell(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2, **settings)
     problem = load(cell)
-    training = Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
     before = {name: value.detach().clone() for name, value in training.parameters.items()}
     for examples, env in zip(*(part[:2] for part in training.sampler.epoch(0)), strict=True):
         training.step(examples, env)
@@ -147,7 +147,7 @@ def test_whole_runs_can_be_mapped(method: str, dataset: str) -> None:
     models = [build_model(cell, problem).double() for cell, problem in zip(cells, problems, strict=True)]
     batches = [_batches(cell, problem) for cell, problem in zip(cells, problems, strict=True)]
     critics = [find_critics(*run) for run in zip(cells, problems, models, strict=True)]
-    networks = {name: FlatNetwork(critic.network) for name, critic in critics[0].items()}
+    networks = {name: FlatModule(critic.network) for name, critic in critics[0].items()}
     seconds = [with_critics({name: {} for name in found}, found) for found in critics]
 
     def two_steps(

@@ -20,10 +20,10 @@ from invbench.errors import UserError
 from invbench.methods.adversary import Categories, MixtureDensity
 from invbench.methods.mutual_information import MutualInformation, hsic
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
-from invbench.training.loop import Training
+from invbench.runs.resolve import Cell
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
-from invbench.training.runner import build_model
 
 CRITIC = {
     "method.pretrain_steps": 0,
@@ -52,11 +52,11 @@ def gaussians(rho: float, count: int, seed: int) -> Split:
     return Split(a[:, None], (a > 0).float(), nuisance=rho * a + math.sqrt(1 - rho**2) * noise)
 
 
-def training_on(train: Split, tmp_path: Path, method: str = "mutual_information", **settings: Any) -> Training:
+def training_on(train: Split, tmp_path: Path, method: str = "mutual_information", **settings: Any) -> TrainingLoop:
     """A run on these examples whose network hands the input on."""
     cell = small_cell(method, "mi_toy", **{k.replace(".", "__"): v for k, v in CRITIC.items()} | settings)
     problem = Problem({"train": train, "test": train}, BinaryClassification(), "vector", "synthetic")
-    return Training(cell, problem, Score(), RunFolder(tmp_path), "", 0)
+    return TrainingLoop(cell, problem, Score(), RunFolder(tmp_path), "", 0)
 
 
 def whole(split: Split) -> tuple[Outputs, Batch]:
@@ -65,7 +65,7 @@ def whole(split: Split) -> tuple[Outputs, Batch]:
     return Outputs(split.x[None]), Batch(split.x[None], split.y[None], torch.zeros(1, dtype=torch.int64), nuisance)
 
 
-def learned(training: Training, updates: int) -> dict[str, Any]:
+def learned(training: TrainingLoop, updates: int) -> dict[str, Any]:
     """The state after the critic's warm-up."""
     ((name, critic),) = training.critics.critics.items()
     state = training.method_state
@@ -267,7 +267,7 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
         problem = load(cell)
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
-        training = Training(cell, problem, build_model(cell, problem), folder, "", 0)
+        training = TrainingLoop(cell, problem, build_model(cell, problem), folder, "", 0)
         with Report("", training.total, folder.log, quiet=True) as report:
             training.run(report)
         parameters.append(training.model.state_dict())
@@ -360,10 +360,10 @@ def test_other_forms_run(method: str, dataset: str, settings: dict[str, Any], tm
     assert not torch.equal(before, training.method_state[method]["critic"]["weights"])
 
 
-def started(cell: Cell, folder: Path) -> Training:
+def started(cell: Cell, folder: Path) -> TrainingLoop:
     """A run before its first step."""
     problem = load(cell)
-    return Training(cell, problem, build_model(cell, problem), RunFolder(folder), "", 0)
+    return TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(folder), "", 0)
 
 
 def test_a_critic_waits_and_warms_up(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ from pyarrow import parquet
 from scipy.io import savemat
 from standins import METHANE, add_text, write_mnist, write_qm9
 
-from invbench.core.trainer import Trainer
-from invbench.datafiles.cache import prepared
+from invbench.core.trainer import TrainerConfig
+from invbench.datafiles.cache import cached_arrays
+from invbench.datafiles.checksums import digest, read
 from invbench.datafiles.npz import read_npz
-from invbench.datafiles.release import SourceFile, digest, read
+from invbench.datafiles.release import SourceFile
 from invbench.datasets import qm9, tabular_nuisance
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._idx import read_idx
@@ -74,7 +75,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 def test_verifying_a_bomb(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "data/MNIST/raw")
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("invbench.datafiles.release.MAX_UNPACKED", MEBIBYTE)
+    monkeypatch.setattr("invbench.datafiles.checksums.MAX_UNPACKED", MEBIBYTE)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(60 * gzip.compress(bytes(MEBIBYTE)))
     status, out, err = bench("data", "verify", "mnist")
     assert status == 2
@@ -342,14 +343,14 @@ def test_prepared_data_that_are_damaged_are_made_anew(content: bytes | None, tmp
     def make() -> dict[str, NDArray[Any]]:
         return {"a": np.arange(3)}
 
-    prepared("x", [], make)
+    cached_arrays("x", [], make)
     (path,) = (tmp_path / "cache/prepared").glob("*.npz")
     path.unlink()
     if content is None:
         os.mkfifo(path)
     else:
         path.write_bytes(content)
-    assert prepared("x", [], make)["a"].tolist() == [0, 1, 2]
+    assert cached_arrays("x", [], make)["a"].tolist() == [0, 1, 2]
     assert read_npz(path, 10_000, ["a"])["a"].tolist() == [0, 1, 2], "the cache is whole again"
     assert not Path("harmed").exists()
 
@@ -640,7 +641,7 @@ def test_bins_that_no_row_reaches(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "events.csv", index=False)
     train = load(tmp_path / "events.csv", environments="nuisance_bins", bins=100_000).splits["train"]
     with pytest.raises(UserError, match="are more than these examples reach; ask for fewer"):
-        Sampler.of(train, Trainer(steps=1, batch_size=None), 0)
+        Sampler.of(train, TrainerConfig(steps=1, batch_size=None), 0)
 
 
 def test_a_parquet_table_of_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

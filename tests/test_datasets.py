@@ -168,7 +168,7 @@ def test_images_and_labels_of_different_number(mnist_folder: Path) -> None:
 def test_fingerprints_agree_across_processes(standins: Path, tmp_path: Path) -> None:
     """Every dataset, twice; the second time what was prepared by the first is read from the cache."""
     code = (
-        "import json, sys\nfrom invbench.runs.spec import resolve\nfrom invbench.seeding import stream\n"
+        "import json, sys\nfrom invbench.runs.resolve import resolve\nfrom invbench.seeding import stream\n"
         "settings = json.load(sys.stdin)\n"
         "load = lambda name: resolve('erm', name, 0, settings[name]).dataset.load(stream(5, 'data'))\n"
         "print(json.dumps({name: load(name).fingerprint for name in settings}))"

@@ -103,7 +103,7 @@ def test_the_commands_for_the_sources_are_understood(command: str) -> None:
 
     from invbench.cli import app
     from invbench.runs.config import parse_assignments
-    from invbench.runs.spec import resolve
+    from invbench.runs.resolve import resolve
     from invbench.sweeps.definition import Sweep
 
     verb, *arguments = shlex.split(command)

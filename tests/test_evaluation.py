@@ -11,9 +11,8 @@ from cells import small_cell
 from invbench.core.backbone import FeaturesAndHead
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Regression, Task
-from invbench.evaluation.metrics import coefficient_metrics, coefficients, split_metrics
+from invbench.evaluation.metrics import coefficient_metrics, coefficients, headlines, split_metrics
 from invbench.results.load import load_results
-from invbench.training.progress import headlines
 from invbench.training.runner import Options, run_cell
 
 

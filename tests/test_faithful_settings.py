@@ -9,7 +9,7 @@ import pytest
 from invbench.published.claims import sources
 from invbench.published.verdicts import sweep_of
 from invbench.runs.config import sweep_names
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
 from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]

@@ -24,22 +24,23 @@ from torch.func import grad, vmap
 from invbench.core.data import Problem
 from invbench.core.method import Method
 from invbench.core.registry import METHODS
-from invbench.errors import Apart, Interrupted, RunFailed, UserError
+from invbench.errors import CannotFuse, Interrupted, RunFailed, UserError
 from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, run_folders
-from invbench.runs.spec import Cell, resolve
-from invbench.sweeps.engines.worker import Outcome, carry_out, settle
-from invbench.sweeps.fusing import fusion_key, jobs_of, parse_fuse
-from invbench.sweeps.jobs import Job
-from invbench.sweeps.monitor import Watch
+from invbench.runs.resolve import Cell, fusion_key, resolve
+from invbench.runs.spec import parse_fuse
+from invbench.sweeps.engines.worker import carry_out, settle_outcomes
+from invbench.sweeps.jobs import Job, Outcome, jobs_of
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest
-from invbench.training.build import load_problem
-from invbench.training.curve_columns import SECONDS, read_curves
+from invbench.training.build import build_model, load_problem
+from invbench.training.curve_columns import SECONDS
 from invbench.training.fused.loop import FusedTraining
+from invbench.training.fused.payoff import Memory, check_memory, check_that_it_pays
 from invbench.training.fused.program import traced
-from invbench.training.loop import Training
-from invbench.training.runner import Ended, Options, build_model, run_cell, run_together
-from invbench.training.strategy import Memory, check_memory, check_that_it_pays
+from invbench.training.loop import TrainingLoop
+from invbench.training.runner import Ended, Options, run_cell, run_together
 
 SEEDS = 3
 CELLS = [
@@ -109,7 +110,7 @@ def test_the_same_as_alone(method: str, dataset: str, tmp_path: Path) -> None:
         cells = spread(method, dataset, trainer__dtype="float64")
     assert len({fusion_key(cell) for cell in cells}) == 1
     if cells[0].method.apart:
-        with pytest.raises(Apart, match=method):
+        with pytest.raises(CannotFuse, match=method):
             together(cells, tmp_path / "together")
         return
     ended = together(cells, tmp_path / "together")
@@ -287,21 +288,21 @@ def fused_with(out: Path) -> list[int]:
 
 
 def fused(cells: Sequence[Cell], tmp_path: Path) -> FusedTraining:
-    def training(cell: Cell, problem: Problem) -> Training:
-        return Training(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+    def training(cell: Cell, problem: Problem) -> TrainingLoop:
+        return TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
 
     return FusedTraining([training(cell, load_problem(cell)) for cell in cells])
 
 
 def test_what_cannot_be_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Apart, match="batch normalisation"):
+    with pytest.raises(CannotFuse, match="batch normalisation"):
         fused([small_cell("and_mask", "spirals", seed, backbone__batch_norm=True) for seed in range(2)], tmp_path)
-    with pytest.raises(Apart, match="differ in more"):
+    with pytest.raises(CannotFuse, match="differ in more"):
         fused([small_cell("erm", "spirals"), small_cell("irmv1", "spirals")], tmp_path)
     sizes = [small_cell("erm", "linear_unit_tests", dataset__examples=count) for count in (40, 50)]
-    with pytest.raises(Apart, match="differ in more"):
+    with pytest.raises(CannotFuse, match="differ in more"):
         fused(sizes, tmp_path)
-    with pytest.raises(Apart, match="random numbers"):
+    with pytest.raises(CannotFuse, match="random numbers"):
         fused([small_cell("pcgrad", "spirals", seed, method__order="random") for seed in range(2)], tmp_path).step()
 
 
@@ -309,14 +310,14 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
     cells = spread("erm", "spirals")
     group = fused(cells, tmp_path)
     before = [leaf.clone() for leaf in group.leaves]
-    monkeypatch.setattr("invbench.training.strategy.GAIN", 0.0)
+    monkeypatch.setattr("invbench.training.fused.payoff.GAIN", 0.0)
     check_that_it_pays(group)
     assert all(torch.equal(a, b) for a, b in zip(group.leaves, before, strict=True)), "measuring changes nothing"
     file = Path(os.environ["INVBENCH_CACHE"]) / "calibration.json"
     (gain,) = json.loads(file.read_text()).values()
     assert gain > 0
-    monkeypatch.setattr("invbench.training.strategy.GAIN", gain + 1)
-    with pytest.raises(Apart, match="of the time that they take one by one"):
+    monkeypatch.setattr("invbench.training.fused.payoff.GAIN", gain + 1)
+    with pytest.raises(CannotFuse, match="of the time that they take one by one"):
         check_memory(cells[0], torch.device("cpu"), SEEDS)
     check_memory(cells[0], torch.device("cpu"), SEEDS + 1)  # of so many nothing is known
     outcomes = carry_out([cell.spec.model_dump() for cell in cells], Options("cpu", tmp_path / "out", fuse="auto"))
@@ -327,8 +328,8 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
 def test_what_cannot_be_remembered_counts_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("INVBENCH_CACHE", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr("invbench.training.strategy.GAIN", float("inf"))
-    with pytest.raises(Apart, match="of the time that they take one by one"):
+    monkeypatch.setattr("invbench.training.fused.payoff.GAIN", float("inf"))
+    with pytest.raises(CannotFuse, match="of the time that they take one by one"):
         check_that_it_pays(fused(spread("erm", "spirals"), tmp_path))
 
 
@@ -349,8 +350,8 @@ def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
     job = Job(a, others=(b, c, d))
 
     def following(*outcomes: Outcome) -> list[tuple[str, ...]]:
-        watch = Watch({run_id: run_id for run_id in cells}, StopRequest(), quiet=True)
-        return [one.run_ids for one in settle(job, outcomes, cells, tmp_path, watch)]
+        watch = SweepMonitor({run_id: run_id for run_id in cells}, StopRequest(), quiet=True)
+        return [one.run_ids for one in settle_outcomes(job, outcomes, cells, tmp_path, watch)]
 
     assert following(*[Outcome("failed", "killed")] * 4) == [(a, b), (c, d)]
     assert following(Outcome("done"), *[Outcome("apart", "oom")] * 3) == [(b, c), (d,)]
@@ -425,5 +426,5 @@ def test_operations_are_repeated_not_results() -> None:
     for arguments in (second, first, second):
         for ours, theirs in zip(again(*arguments), function(*arguments), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-6)
-    with pytest.raises(Apart, match="random"):
+    with pytest.raises(CannotFuse, match="random"):
         traced(draw, [torch.zeros(3)])

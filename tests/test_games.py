@@ -7,8 +7,9 @@ import torch
 from cells import load, risks_of, small_cell
 
 from invbench.runs.record import RunFolder
-from invbench.training.loop import Training
-from invbench.training.runner import Options, build_model, run_cell
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
+from invbench.training.runner import Options, run_cell
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
         trainer__weight_decay=0.0,
     )
     problem = load(cell, torch.float64)
-    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(cell, problem).double()
     names = dict(model.named_parameters())
     players = {prefix: [p for name, p in names.items() if name.startswith(prefix)] for prefix in set(moves)}

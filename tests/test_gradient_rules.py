@@ -24,9 +24,10 @@ from invbench.methods.sand_mask import SANDMask
 from invbench.methods.simple_adareg import SimpleAdaReg
 from invbench.methods.soft_adareg import SoftAdaReg
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
-from invbench.training.loop import Training
-from invbench.training.runner import Options, build_model, run_cell
+from invbench.runs.resolve import resolve
+from invbench.training.build import build_model
+from invbench.training.loop import TrainingLoop
+from invbench.training.runner import Options, run_cell
 
 STEPS, SIZE = 6, 4
 
@@ -189,7 +190,7 @@ def test_fish_is_a_walk_and_a_part_of_the_way(tmp_path: Path) -> None:
     """Against torch's Adam, whose moments are kept from step to step."""
     cell = small_cell("fish", "spirals", trainer__dtype="float64", method__rate=0.3, trainer__weight_decay=0.0)
     problem = load(cell, torch.float64)
-    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(cell, problem).double()
     adam = torch.optim.Adam(model.parameters(), lr=cell.trainer.learning_rate)
     for number in range(2):
@@ -271,7 +272,7 @@ def test_the_optimiser_forgets_where_the_weight_changes(tmp_path: Path) -> None:
     values = {"method__anneal_steps": 2, "method__weight": 3.0, "trainer__dtype": "float64"}
     cell = small_cell("vrex", "spirals", **values, trainer__weight_decay=0.01, trainer__learning_rate=0.01)
     problem = load(cell, torch.float64)
-    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(cell, problem).double()
     for number in range(3):
         if number in (0, 2):
@@ -296,7 +297,7 @@ def test_the_scale_multiplies_the_weight_decay_too(tmp_path: Path) -> None:
         "vrex", "spirals", **values, trainer__dtype="float64", trainer__optimizer="sgd", trainer__weight_decay=0.1
     )
     problem = load(cell, torch.float64)
-    training = Training(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
+    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(cell, problem).double()
     examples, env = (part[0] for part in training.sampler.epoch(0))
     batch = training.sampler.batch(examples, env)

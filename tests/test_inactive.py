@@ -8,7 +8,7 @@ from cells import run_until, small_settings
 
 import invbench
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem
 from invbench.training.runner import Options, run_cell

@@ -17,14 +17,14 @@ from invbench.cli import app
 from invbench.components.affine import generators
 from invbench.core.data import Problem
 from invbench.errors import UserError
-from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, examples_to_measure, measure
+from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, measure
 from invbench.reporting import run_figures as figures
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.training import runner
-from invbench.training.loop import Training
-from invbench.training.restored import trained
-from invbench.training.runner import Options, build_model, run, run_cell
+from invbench.training.build import build_model, load_run
+from invbench.training.loop import TrainingLoop
+from invbench.training.runner import Options, examples_to_measure, run, run_cell
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -157,7 +157,7 @@ def only(results: Path, method: str) -> Path:
 
 def test_a_trained_model_comes_back(results: Path) -> None:
     path = only(results, "erm")
-    back = trained(path)
+    back = load_run(path)
     assert not back.model.training
     record = json.loads((path / "record.json").read_text())
     split = back.problem.splits["test"]
@@ -177,7 +177,7 @@ def test_what_cannot_come_back_says_so(results: Path, damage: Any, message: str)
     path = only(results, "erm")
     damage(path)
     with pytest.raises(UserError, match=message):
-        trained(path)
+        load_run(path)
 
 
 def edit(path: Path, *keys: str) -> None:
@@ -221,7 +221,7 @@ def test_measuring_costs_a_tenth_of_the_training_at_most(
 
 def test_long_runs_measure_as_many_as_they_always_did() -> None:
     cell = resolve("erm", "digits")
-    training = Training(cell, load(cell), build_model(cell, load(cell)), RunFolder(Path()), "", 0)
+    training = TrainingLoop(cell, load(cell), build_model(cell, load(cell)), RunFolder(Path()), "", 0)
     assert examples_to_measure(training, training.total) == EXAMPLES
 
 

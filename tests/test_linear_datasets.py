@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from invbench.core.data import Problem, Split
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.datasets.and_mask_regression import AndMaskRegression
 from invbench.datasets.chain_sem import SETUPS, ChainSEM
 from invbench.datasets.irm_regression import IRMRegression
 from invbench.datasets.linear_unit_tests import LinearUnitTests
 from invbench.errors import UserError
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.seeding import stream
-from invbench.training.runner import build_model, run
+from invbench.training.build import build_model
+from invbench.training.runner import run
 
 SEED = stream(0, "data")
 MANY = 100_000
@@ -287,7 +288,7 @@ def test_the_recipe_is_the_notebook(method: str, published: list[float], tmp_pat
 
 
 def test_exponential_schedule() -> None:
-    trainer = Trainer(steps=10, schedule="exponential", decay=0.9)
+    trainer = TrainerConfig(steps=10, schedule="exponential", decay=0.9)
     assert [trainer.rate_factor(step, 1) for step in (0, 1, 5)] == pytest.approx([1, 0.9, 0.9**5])
 
 

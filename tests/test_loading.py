@@ -15,7 +15,7 @@ from invbench.core.registry import DATASETS
 from invbench.core.task import BinaryClassification
 from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.seeding import stream
 from invbench.training import build as loading
 from invbench.training.build import load_problem

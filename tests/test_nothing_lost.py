@@ -20,9 +20,9 @@ from faulty import CODE, Place
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld
-from invbench.runs.lease import look
+from invbench.runs.lease import read_lease
 from invbench.runs.record import Record, RunFolder, load_record, run_folders
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
 from invbench.system.signals import stop_requests
 from invbench.training import runner
 from invbench.training.runner import Ended, Options, run, run_cell, run_together
@@ -173,7 +173,7 @@ def test_a_sweep_leaves_a_person_s_run_alone(place: Place) -> None:
         assert sweep.returncode in (1, 130), said
         assert person.poll() is None
         (folder,) = run_folders(place.out)
-        seen = look(folder.claim)
+        seen = read_lease(folder.claim)
         assert seen is not None
         assert seen.holder is not None
         assert seen.holder.pid == person.pid
@@ -283,4 +283,4 @@ def test_a_lost_run_leaves_no_record_of_a_failure(tmp_path: Path, monkeypatch: p
     with pytest.raises(Interrupted, match="another process has taken over"):
         run_cell(cell, Options("cpu", tmp_path))
     assert not folder.record.exists()
-    assert look(folder.claim).holder.token == "another"  # type: ignore[union-attr]  # noqa: S105
+    assert read_lease(folder.claim).holder.token == "another"  # type: ignore[union-attr]  # noqa: S105

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.func import vmap
 
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.training.optimizers import Optimizer
 
 
-def trainer(**values: Any) -> Trainer:
-    return Trainer.parse({"steps": 10} | values, "trainer")
+def trainer(**values: Any) -> TrainerConfig:
+    return TrainerConfig.parse({"steps": 10} | values, "trainer")
 
 
-def ours(settings: Trainer, start: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+def ours(settings: TrainerConfig, start: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
     """The parameter after one step per gradient."""
     parameters = {"w": start.clone()}
     optimizer = Optimizer.of(settings, ["w"])
@@ -109,7 +109,7 @@ def test_runs_can_be_stacked(name: str, order: str) -> None:
         "momentum": torch.tensor([0.0, 0.9, 0.5]),
         "l1": torch.tensor([0.2, 0.0, 0.1]),
     }
-    assert set(values) == set(Trainer.fusable())
+    assert set(values) == set(TrainerConfig.fusable())
     start, gradients = torch.randn(3, 4), torch.randn(3, 2, 4)
 
     def two_steps(theta: torch.Tensor, g: torch.Tensor, own: dict[str, Any]) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 
 import invbench.methods
 from invbench.reporting.portable import without_folders
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 
 PACKAGE = Path(invbench.__path__[0])
 
@@ -55,7 +55,7 @@ def test_a_traceback_of_the_package() -> None:
     with pytest.raises(Exception, match="nothing") as caught:
         resolve("nothing", "spirals")
     cut = without_folders([])("".join(traceback.format_exception(caught.value)))
-    assert 'File "invbench/spec.py", line ' in cut
+    assert 'File "invbench/runs/resolve.py", line ' in cut
     assert str(PACKAGE) not in cut
     method = Path(invbench.methods.__path__[0]) / "erm.py"
     assert without_folders([])(f'File "{method}"') == 'File "invbench/methods/erm.py"'

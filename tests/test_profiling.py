@@ -9,9 +9,9 @@ import torch
 from cells import small_cell
 from conftest import Bench
 
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.system import stopwatch
-from invbench.training.phases import PHASES, Phases, phase
+from invbench.training.phases import PHASES, Phases, timed_phase
 from invbench.training.profile import TRACED, Profile, profile_cell
 from invbench.training.runner import Options, run_cell
 
@@ -30,23 +30,23 @@ def test_a_phase_does_not_count_what_is_inside_it(monkeypatch: pytest.MonkeyPatc
     ticks = iter(range(100))
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
     watching = Phases(torch.device("cpu"))
-    with watching.watch(), phase("backward"):  # 0 to 7
-        with phase("forward"), phase("data"):  # 1 to 4, 2 to 3
+    with watching.watch(), timed_phase("backward"):  # 0 to 7
+        with timed_phase("forward"), timed_phase("data"):  # 1 to 4, 2 to 3
             pass
-        with phase("forward"):  # 5 to 6
+        with timed_phase("forward"):  # 5 to 6
             pass
     assert watching.seconds == {"backward": 3.0, "forward": 3.0, "data": 1.0}
-    with phase("backward"):
+    with timed_phase("backward"):
         pass
     assert sum(watching.seconds.values()) == 7.0, "nobody watches any more"
 
 
 def test_after_an_error_nobody_watches() -> None:
     watching = Phases(torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="no"), watching.watch(), phase("forward"):
+    with pytest.raises(RuntimeError, match="no"), watching.watch(), timed_phase("forward"):
         raise RuntimeError("no")
     assert Phases.watching is None
-    with watching.watch(), phase("data"):
+    with watching.watch(), timed_phase("data"):
         pass
     assert watching.open == []
 

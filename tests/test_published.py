@@ -10,7 +10,7 @@ from conftest import Bench
 from invbench.errors import UserError
 from invbench.published.claims import Claim, Number, Source, claims_of, sources
 from invbench.published.verdicts import against_published, sweep_of, verdicts
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.training.runner import Options, run_cell
 
 CLAIMS = {name: claim for source in sources().values() for name, claim in source.claims.items()}

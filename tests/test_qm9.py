@@ -15,9 +15,9 @@ from invbench.core.data import Problem
 from invbench.core.task import Regression
 from invbench.datasets.qm9 import COLUMNS, FREE_ATOMS, QM9, divided, parse_xyz
 from invbench.errors import UserError
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.seeding import stream
-from invbench.training.runner import build_model
+from invbench.training.build import build_model
 
 SEED = stream(0, "data")
 CHARGE = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}

@@ -17,9 +17,9 @@ from invbench import files
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.files import replacing, write_text
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.lease import Holder
+from invbench.runs.lease import Owner
 from invbench.runs.record import SCHEMA, Record, RunFolder
-from invbench.system.provenance import forget_peak_memory, peak_memory
+from invbench.system.device import forget_peak_memory, peak_memory
 from invbench.training.runner import Options, run, run_cell
 
 
@@ -180,7 +180,7 @@ def test_an_exception_is_a_failed_run_with_its_traceback(out: Path, monkeypatch:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("inside the step")
 
-    monkeypatch.setattr("invbench.training.loop.Training.step", broken)
+    monkeypatch.setattr("invbench.training.loop.TrainingLoop.step", broken)
     cell = small_cell("erm", "spirals")
     with pytest.raises(RunFailed, match="inside the step"):
         run_cell(cell, Options(out=out))
@@ -275,7 +275,7 @@ def test_statuses(out: Path) -> None:
     assert folder.create(cell.spec) is True
     assert folder.create(cell.spec) is False
     assert folder.status() == "queued"
-    here = Holder.this_process()
+    here = Owner.this_process()
     write_text(folder.claim, here.model_dump_json())
     assert folder.status() == "running"
     write_text(folder.claim, here.model_copy(update={"pid": 2**22 + 1}).model_dump_json())

@@ -205,13 +205,14 @@ def test_third_party_code_that_does_not_load_leaves_json_as_it_is_and_cannot_be_
 
 
 @pytest.mark.parametrize(
-    ("kind", "base", "what"), [("datasets", "problem.Dataset", "load"), ("backbones", "backbone.Backbone", "build")]
+    ("kind", "base", "what"),
+    [("datasets", "core.data.Dataset", "load"), ("backbones", "core.backbone.Backbone", "build")],
 )
 def test_third_party_class_without_what_it_must_have_is_left_out(
     tmp_path: Path, kind: str, base: str, what: str
 ) -> None:
     _distribution(tmp_path, "acme", "shrug", "acme_code:Shrug", kind)
-    module, _, name = base.partition(".")
+    module, _, name = base.rpartition(".")
     code = f"from invbench.{module} import {name}\nclass Shrug({name}): pass"
     (tmp_path / "acme_code.py").write_text(code, encoding="utf-8")
     listed = _bench(tmp_path, "ls")
@@ -315,7 +316,7 @@ def _distribution(folder: Path, distribution: str, name: str, target: str, kind:
 def _command(*folders: Path, patience: float = 60.0) -> str:
     """The command's program, with folders in which packages are installed."""
     return (
-        f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}; from invbench import third_party; "
+        f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}; from invbench.core import third_party; "
         f"third_party.PATIENCE = {patience}; from invbench.cli import main; sys.argv[0] = 'bench'; main()"
     )
 

@@ -24,7 +24,8 @@ from invbench.errors import UserError
 from invbench.reporting.page import DETAILED, report, write_report
 from invbench.reporting.serving import Server
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.spec import RunSpec, resolve
+from invbench.runs.resolve import resolve
+from invbench.runs.spec import RunSpec
 from invbench.training.runner import Options, run_cell
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def test_folders_of_this_machine_stay_out(tmp_path: Path, results: Path, monkeyp
             assert str(hidden) not in text
         assert "dataset.table=…/table.parquet" in text
         assert "cannot write to …/run" in text
-        assert 'File "invbench/records.py", line' in text
+        assert 'File "invbench/runs/record.py", line' in text
     page = report([out])
     assert "<title>Results: results</title>" in page
     assert "bench plot curves results</code>" in page

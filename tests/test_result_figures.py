@@ -10,7 +10,7 @@ from cells import small_cell
 import invbench
 from invbench.errors import UserError
 from invbench.reporting import result_figures
-from invbench.reporting.run_figures import labels_of
+from invbench.reporting.style import labels_of
 from invbench.results.load import finished
 from invbench.results.statistics import critical_difference
 from invbench.training.runner import Options, run_cell

@@ -16,7 +16,8 @@ from invbench.errors import UserError
 from invbench.results.load import INDEX, INDEXED, meeting
 from invbench.results.table import completeness, omitted
 from invbench.runs.record import Record, RunFolder, run_folders
-from invbench.runs.spec import RunSpec, resolve
+from invbench.runs.resolve import resolve
+from invbench.runs.spec import RunSpec
 
 
 @pytest.fixture(scope="module")

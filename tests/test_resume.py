@@ -12,9 +12,9 @@ import pytest
 from cells import assert_same_training, small_settings
 
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.config import parse_yaml
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
+from invbench.strict_yaml import parse_yaml
 
 STEPS = 60
 CELLS = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invbench.core.data import Split
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.seeding import as_int, stream
 from invbench.training.sampling import Sampler
@@ -19,8 +19,8 @@ def split(sizes: list[int]) -> Split:
     return Split(torch.arange(len(env)), torch.zeros(len(env)), env)
 
 
-def trainer(batch_size: int | None, per_step: int | None = None) -> Trainer:
-    return Trainer.parse({"epochs": 1, "batch_size": batch_size, "environments_per_step": per_step}, "trainer")
+def trainer(batch_size: int | None, per_step: int | None = None) -> TrainerConfig:
+    return TrainerConfig.parse({"epochs": 1, "batch_size": batch_size, "environments_per_step": per_step}, "trainer")
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.data())

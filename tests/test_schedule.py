@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invbench.errors import UserError
-from invbench.sweeps.jobs import Busy, Job, Rules, Slot, Start, Stop, again, decide, later
+from invbench.sweeps.engines.scheduler import Limits, RunningJob, Slot, Start, Stop, decide
+from invbench.sweeps.jobs import Job, again, later
 from invbench.system.gpus import chosen_gpus, visible_gpus
 
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
@@ -64,13 +65,13 @@ def started(actions: list[Start | Stop]) -> dict[int, str]:
 
 
 def until_full(
-    slots: list[Slot], waiting: list[Job], rules: Rules, stepped: bool, free: dict[str, float] | None = None
-) -> dict[int, Busy]:
+    slots: list[Slot], waiting: list[Job], rules: Limits, stepped: bool, free: dict[str, float] | None = None
+) -> dict[int, RunningJob]:
     """Decide again and again at one moment, as the scheduler does, until nothing more begins."""
-    busy: dict[int, Busy] = {}
+    busy: dict[int, RunningJob] = {}
     while starts := [one for one in decide(slots, waiting, busy, free or {}, rules, 0.0) if isinstance(one, Start)]:
         for start in starts:
-            busy[start.slot.number] = Busy(start.job, 0.0, stepped)
+            busy[start.slot.number] = RunningJob(start.job, 0.0, stepped)
             waiting = [job for job in waiting if job != start.job]
     return busy
 
@@ -78,29 +79,29 @@ def until_full(
 @pytest.mark.parametrize("gpus", [1, 2, 8])
 def test_every_gpu_gets_a_run(gpus: int) -> None:
     slots = slots_of(*[str(index) for index in range(gpus)])
-    assert started(decide(slots, jobs(20), {}, {}, Rules(), 0.0)) == {index: f"run{index}" for index in range(gpus)}
+    assert started(decide(slots, jobs(20), {}, {}, Limits(), 0.0)) == {index: f"run{index}" for index in range(gpus)}
 
 
 def test_without_gpus_every_worker_gets_one() -> None:
-    busy = until_full(slots_of("cpu", "cpu", "cpu"), jobs(20), Rules(), stepped=False)
+    busy = until_full(slots_of("cpu", "cpu", "cpu"), jobs(20), Limits(), stepped=False)
     assert sorted(busy) == [0, 1, 2]
 
 
 def test_all_gpus_before_any_twice() -> None:
     slots = slots_of("0", "0", "1", "1")
-    assert started(decide(slots, jobs(4), {}, {}, Rules(), 0.0)) == {0: "run0", 2: "run1"}
-    assert sorted(until_full(slots, jobs(4), Rules(), stepped=True)) == [0, 1, 2, 3]
-    assert sorted(until_full(slots, jobs(4), Rules(), stepped=False)) == [0, 2], "company waits for the first step"
+    assert started(decide(slots, jobs(4), {}, {}, Limits(), 0.0)) == {0: "run0", 2: "run1"}
+    assert sorted(until_full(slots, jobs(4), Limits(), stepped=True)) == [0, 1, 2, 3]
+    assert sorted(until_full(slots, jobs(4), Limits(), stepped=False)) == [0, 2], "company waits for the first step"
 
 
 def test_company_does_not_wait_for_ever() -> None:
-    slots, busy = slots_of("0", "0"), {0: Busy(Job("a"), since=0.0)}
-    assert not decide(slots, jobs(1), busy, {}, Rules(settle=20), 19.0)
-    assert started(decide(slots, jobs(1), busy, {}, Rules(settle=20), 20.0)) == {1: "run0"}
+    slots, busy = slots_of("0", "0"), {0: RunningJob(Job("a"), since=0.0)}
+    assert not decide(slots, jobs(1), busy, {}, Limits(settle=20), 19.0)
+    assert started(decide(slots, jobs(1), busy, {}, Limits(settle=20), 20.0)) == {1: "run0"}
 
 
 def test_no_company_where_memory_is_short_but_one_always_runs() -> None:
-    slots, rules = slots_of("cpu", "cpu"), Rules(memory_floor=100)
+    slots, rules = slots_of("cpu", "cpu"), Limits(memory_floor=100)
     assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 99})) == [0]
     assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 100})) == [0, 1]
 
@@ -108,16 +109,16 @@ def test_no_company_where_memory_is_short_but_one_always_runs() -> None:
 def test_a_run_that_needs_a_device_for_itself() -> None:
     slots = slots_of("0", "0", "1", "1")
     waiting = [Job("big", attempts=1, alone=True), *jobs(4)]
-    busy = {0: Busy(Job("a"), 0.0, True), 2: Busy(Job("b"), 0.0, True), 3: Busy(Job("c"), 0.0, True)}
-    assert not started(decide(slots, waiting, busy, {}, Rules(), 1.0)), "GPU 0 is kept free for it, GPU 1 is full"
-    assert started(decide(slots, waiting, {2: busy[2], 3: busy[3]}, {}, Rules(), 2.0)) == {0: "big"}
-    with_big = {0: Busy(waiting[0], 2.0, True), 2: busy[2]}
-    assert started(decide(slots, waiting[1:], with_big, {}, Rules(), 3.0)) == {3: "run0"}, "it stays alone"
+    busy = {0: RunningJob(Job("a"), 0.0, True), 2: RunningJob(Job("b"), 0.0, True), 3: RunningJob(Job("c"), 0.0, True)}
+    assert not started(decide(slots, waiting, busy, {}, Limits(), 1.0)), "GPU 0 is kept free for it, GPU 1 is full"
+    assert started(decide(slots, waiting, {2: busy[2], 3: busy[3]}, {}, Limits(), 2.0)) == {0: "big"}
+    with_big = {0: RunningJob(waiting[0], 2.0, True), 2: busy[2]}
+    assert started(decide(slots, waiting[1:], with_big, {}, Limits(), 3.0)) == {3: "run0"}, "it stays alone"
 
 
 def test_time_is_up() -> None:
-    slots, rules = slots_of("cpu", "cpu"), Rules(timeout=60)
-    busy = {0: Busy(Job("a"), since=0.0), 1: Busy(Job("b"), since=30.0)}
+    slots, rules = slots_of("cpu", "cpu"), Limits(timeout=60)
+    busy = {0: RunningJob(Job("a"), since=0.0), 1: RunningJob(Job("b"), since=30.0)}
     assert decide(slots, [], busy, {}, rules, 59.0) == []
     assert decide(slots, [], busy, {}, rules, 60.0) == [Stop(slots[0])]
     busy[0] = busy[0]._replace(stopping=True)
@@ -125,7 +126,7 @@ def test_time_is_up() -> None:
 
 
 def test_nothing_begins_while_draining() -> None:
-    assert decide(slots_of("cpu"), jobs(3), {}, {}, Rules(), 0.0, draining=True) == []
+    assert decide(slots_of("cpu"), jobs(3), {}, {}, Limits(), 0.0, draining=True) == []
 
 
 def test_what_is_tried_again() -> None:
@@ -145,8 +146,8 @@ def test_what_is_tried_again() -> None:
 
 def test_a_held_run_does_not_keep_others_waiting() -> None:
     waiting = [later(Job("held"), 10.0), *jobs(1)]
-    assert started(decide(slots_of("cpu"), waiting, {}, {}, Rules(), 10.0)) == {0: "run0"}
-    assert started(decide(slots_of("cpu"), waiting[:1], {}, {}, Rules(), 12.0)) == {0: "held"}
+    assert started(decide(slots_of("cpu"), waiting, {}, {}, Limits(), 10.0)) == {0: "run0"}
+    assert started(decide(slots_of("cpu"), waiting[:1], {}, {}, Limits(), 12.0)) == {0: "held"}
 
 
 @given(
@@ -161,9 +162,11 @@ def test_no_slot_and_no_run_is_given_twice(
     slots = slots_of(*devices)
     waiting = [Job(f"w{i}", alone=alone, not_before=float(when)) for i, (alone, when) in enumerate(kinds)]
     busy = {
-        slot.number: Busy(Job(f"b{slot.number}", alone=lone), 0.0, True) for slot in slots if slot.number in working
+        slot.number: RunningJob(Job(f"b{slot.number}", alone=lone), 0.0, True)
+        for slot in slots
+        if slot.number in working
     }
-    starts = [one for one in decide(slots, waiting, busy, {}, Rules(), 10.0) if isinstance(one, Start)]
+    starts = [one for one in decide(slots, waiting, busy, {}, Limits(), 10.0) if isinstance(one, Start)]
     numbers, runs = [one.slot.number for one in starts], [one.job.run_id for one in starts]
     assert len(set(numbers)) == len(numbers)
     assert len(set(runs)) == len(runs)

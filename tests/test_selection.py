@@ -24,7 +24,7 @@ from invbench.results.selection import Select
 from invbench.results.table import omitted
 from invbench.runs.commands import assignments_of, command_of, ranges
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.folder import announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best

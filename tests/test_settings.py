@@ -14,10 +14,11 @@ from pydantic import field_validator
 
 from invbench.core.registry import BACKBONES, DATASETS, METHODS
 from invbench.core.settings import LogUniform, Settings, setting
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
-from invbench.runs.config import merge, parse_assignments, parse_yaml, read_yaml, recipe_layers
-from invbench.runs.spec import resolve
+from invbench.runs.config import merge, parse_assignments, recipe_layers
+from invbench.runs.resolve import resolve
+from invbench.strict_yaml import parse_yaml, read_yaml
 from invbench.sweeps.definition import Sweep
 
 
@@ -116,7 +117,7 @@ def test_description() -> None:
 
 def test_every_setting_is_documented() -> None:
     classes = [registry.load(name) for registry in (METHODS, DATASETS, BACKBONES) for name in registry.entries()]
-    for cls in [*classes, Trainer]:
+    for cls in [*classes, TrainerConfig]:
         assert cls.__doc__
         for info in cls.describe():
             assert info.meaning, f"{cls.__name__}.{info.name} has no meaning"

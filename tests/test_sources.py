@@ -23,7 +23,7 @@ from standins import archive_of, write_cifar, write_mnist
 from invbench.cli.listing import availability
 from invbench.core.data import Dataset
 from invbench.core.registry import DATASETS
-from invbench.datafiles.cache import prepared
+from invbench.datafiles.cache import cached_arrays
 from invbench.datafiles.download import BLOCK, fetch, kept_sums, required, unpack
 from invbench.datafiles.release import Download, Release, SourceFile, release
 from invbench.errors import UserError
@@ -327,24 +327,24 @@ def test_prepared_data_are_made_once_per_dependency(tmp_path: Path) -> None:
         made.append(1)
         return {"a": np.arange(5), "b": np.eye(2, dtype=np.float32)}
 
-    first, second = prepared("x", ["1"], make), prepared("x", ["1"], make)
+    first, second = cached_arrays("x", ["1"], make), cached_arrays("x", ["1"], make)
     assert len(made) == 1
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
-    prepared("x", ["2"], make)
+    cached_arrays("x", ["2"], make)
     assert len(made) == 2
     for file in (tmp_path / "cache/prepared").glob("x-*.npz"):
         file.write_bytes(file.read_bytes()[:-20])
-    np.testing.assert_array_equal(prepared("x", ["1"], make)["a"], np.arange(5))
+    np.testing.assert_array_equal(cached_arrays("x", ["1"], make)["a"], np.arange(5))
     assert len(made) == 3, "a damaged file is made anew"
     buffer = io.BytesIO()
     np.savez(buffer, a=np.arange(6), b=np.eye(2), fingerprint=np.array("0" * 64))
     for file in (tmp_path / "cache/prepared").glob("x-*.npz"):
         file.write_bytes(buffer.getvalue())
-    np.testing.assert_array_equal(prepared("x", ["1"], make)["a"], np.arange(5))
+    np.testing.assert_array_equal(cached_arrays("x", ["1"], make)["a"], np.arange(5))
 
 
 def test_without_a_cache_it_is_made_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("INVBENCH_CACHE", str(tmp_path / "file"))
-    assert prepared("x", [], lambda: {"a": np.zeros(1)})["a"] == 0
+    assert cached_arrays("x", [], lambda: {"a": np.zeros(1)})["a"] == 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from invbench.errors import UserError
 from invbench.runs.commands import command_of
 from invbench.runs.config import parse_assignments
-from invbench.runs.spec import RunSpec, from_spec, resolve
+from invbench.runs.resolve import from_spec, resolve
+from invbench.runs.spec import RunSpec
 
 
 def test_golden_id() -> None:

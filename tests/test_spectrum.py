@@ -14,27 +14,27 @@ from invbench.analysis import spectrum as module
 from invbench.analysis.spectrum import Bulk, Hessian, Spectrum, held_still, some_rows, spectrum
 from invbench.core.task import Regression
 from invbench.evaluation.metrics import outputs_of
-from invbench.training.restored import Trained, trained
+from invbench.training.build import RestoredRun, load_run
 from invbench.training.runner import Options, run_cell
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-def run_of(out: Path, method: str, dataset: str, **settings: object) -> Trained:
+def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
     """A small run in double precision."""
     cell = small_cell(method, dataset, 0, trainer__dtype="float64", **settings)
     run_cell(cell, Options("cpu", out))
-    return trained(out / cell.spec.run_id)
+    return load_run(out / cell.spec.run_id)
 
 
 @pytest.fixture(scope="module")
-def spirals(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def spirals(tmp_path_factory: pytest.TempPathFactory) -> RestoredRun:
     """593 weights, trained until the risk is low."""
     settings = {"backbone__width": 16, "trainer__steps": 300, "trainer__learning_rate": 1e-2}
     return run_of(tmp_path_factory.mktemp("spirals"), "erm", "spirals", **settings)
 
 
-def dense(run: Trained, examples: int | None = None) -> np.ndarray:
+def dense(run: RestoredRun, examples: int | None = None) -> np.ndarray:
     """The same Hessian by torch's own derivatives."""
     seed = run.cell.spec.seed
     split = some_rows(run.problem.splits["train"], examples, seed)
@@ -55,7 +55,7 @@ def dimension(eigenvalues: np.ndarray, alpha: float) -> float:
     return float((positive / (positive + alpha)).sum())
 
 
-def test_small_networks_are_exact(spirals: Trained) -> None:
+def test_small_networks_are_exact(spirals: RestoredRun) -> None:
     """Of all eigenvalues nothing is estimated."""
     found, exact = spectrum(spirals), np.linalg.eigvalsh(dense(spirals))
     np.testing.assert_allclose(found.eigenvalues, exact[::-1], atol=1e-9)
@@ -63,12 +63,12 @@ def test_small_networks_are_exact(spirals: Trained) -> None:
         assert found.effective_dimension(alpha) == (pytest.approx(dimension(exact, alpha), rel=1e-6), 0)
 
 
-def test_the_estimate_is_that_of_the_dense_hessian(spirals: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_is_that_of_the_dense_hessian(spirals: RestoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """To 1 % where enough is asked for, and otherwise within what it says of itself."""
     monkeypatch.setattr(module, "DENSE", 0)
     exact = np.linalg.eigvalsh(dense(spirals))[::-1]
     counted: list[int] = []
-    good = spectrum(spirals, top=100, steps=50, vectors=2, tell=counted.append)
+    good = spectrum(spirals, top=100, steps=50, vectors=2, on_progress=counted.append)
     assert counted[-1] < len(exact)
     np.testing.assert_allclose(good.eigenvalues, exact[:100], rtol=1e-4)
     rough = spectrum(spirals, top=10, steps=20, vectors=8)

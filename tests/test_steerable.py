@@ -25,9 +25,10 @@ from invbench.methods._steerable_convolution import (
     image,
     without_reflections,
 )
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
+from invbench.training.build import build_model
 from invbench.training.gradients import choose_strategy
-from invbench.training.runner import build_model, run
+from invbench.training.runner import run
 
 ARCHITECTURES: list[dict[str, Any]] = [
     {"architecture": "small", "rotations": 4},

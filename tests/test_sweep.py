@@ -13,15 +13,16 @@ from cells import SMALL
 from conftest import Bench
 
 import invbench
+from invbench.cli.sweep import seconds_of
 from invbench.core.registry import METHODS
 from invbench.core.settings import LogUniform
 from invbench.errors import UserError
 from invbench.results.load import load_results
 from invbench.runs.config import sweep_names
-from invbench.runs.spec import Cell, resolve
+from invbench.runs.resolve import Cell, resolve
 from invbench.sweeps import execute as sweeping
 from invbench.sweeps.definition import Sweep, Tier, parse_seeds
-from invbench.sweeps.execute import Places, seconds_of
+from invbench.sweeps.engines.local import LocalResources
 from invbench.sweeps.monitor import duration
 from invbench.sweeps.search import Judge, OptunaSearch, _draw, optuna_trials
 
@@ -473,9 +474,15 @@ def test_mistakes_in_the_request(
 
 @pytest.mark.parametrize(
     "places",
-    [Places(workers=10**9), Places(workers=0), Places(threads=10**20), Places(threads=0), Places(jobs_per_gpu=10**9)],
+    [
+        LocalResources(workers=10**9),
+        LocalResources(workers=0),
+        LocalResources(threads=10**20),
+        LocalResources(threads=0),
+        LocalResources(jobs_per_gpu=10**9),
+    ],
 )
-def test_processes_are_bounded(places: Places) -> None:
+def test_processes_are_bounded(places: LocalResources) -> None:
     with pytest.raises(UserError, match="there can be 1 to 4096 (workers|threads|jobs_per_gpu), not"):
         places.slots()
 

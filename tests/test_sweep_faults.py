@@ -13,10 +13,10 @@ from cells import SMALL
 from faulty import Place
 
 from invbench.runs.record import RunFolder, run_folders
-from invbench.runs.spec import resolve
-from invbench.sweeps.engines.local import Hand, outcomes_of
-from invbench.sweeps.engines.worker import Outcome
-from invbench.sweeps.jobs import Slot
+from invbench.runs.resolve import resolve
+from invbench.sweeps.engines.local import WorkerProcess, outcomes_of
+from invbench.sweeps.engines.scheduler import Slot
+from invbench.sweeps.jobs import Outcome
 from invbench.training.runner import Options
 
 Metrics = dict[str, dict[str, float]]
@@ -110,7 +110,7 @@ def test_a_worker_is_killed(place: Place, undisturbed: Metrics) -> None:
 def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
     """Long before the second, and just before the third."""
     cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 2})
-    hand = Hand(Slot(0))
+    hand = WorkerProcess(Slot(0))
 
     def outcome() -> Outcome:
         future = hand.take([cell], Options(out=tmp_path))

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invbench.results.formats import Entry, Format, Layout, written
-from invbench.results.spreadsheet import csv
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
+from invbench.spreadsheet import csv
 from invbench.terminal import visible
 from invbench.training.loggers import CSV
 

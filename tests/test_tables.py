@@ -18,8 +18,8 @@ from invbench.errors import UserError
 from invbench.results.display_names import display_dataset, display_method, display_metric
 from invbench.results.formats import PAPER, Format, Style, laid_out, notes, written
 from invbench.results.selection import Select
-from invbench.results.spreadsheet import csv
 from invbench.results.table import completeness, higher_is_better, omitted
+from invbench.spreadsheet import csv
 
 
 def rows(**columns: list[object]) -> pd.DataFrame:

@@ -15,9 +15,10 @@ from cells import SMALL
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
-from invbench.runs.lease import LOCK, Claim, Holder, look
+from invbench.runs.lease import LOCK, Lease, Owner, read_lease
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import RunSpec, resolve
+from invbench.runs.resolve import resolve
+from invbench.runs.spec import RunSpec
 from invbench.training.runner import Options, run_cell
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
@@ -27,7 +28,7 @@ from pathlib import Path
 from invbench.runs import lease as claims
 from invbench.errors import Interrupted, RunHeld
 from invbench.training.runner import Options, run_cell
-from invbench.runs.spec import resolve
+from invbench.runs.resolve import resolve
 
 name, skew, pause, out = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 claims.HEARTBEAT_SECONDS, claims.SILENT_SECONDS, claims.WATCH_SECONDS = 0.1, 1.0, 1.0
@@ -115,7 +116,7 @@ def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, ske
 
 def step_of(folder: RunFolder) -> int:
     """What the claim says, once it can be read."""
-    seen = look(folder.claim)
+    seen = read_lease(folder.claim)
     assert seen is not None
     assert seen.holder is not None
     assert seen.holder.machine == "first"
@@ -128,7 +129,7 @@ def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFold
         process = start(tmp_path, "same", pause=0.02)
         until = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < until:
-            seen = look(folder.claim)
+            seen = read_lease(folder.claim)
             if seen and seen.holder and seen.holder.pid == process.pid and any(folder.path.glob(".c*.?*")):
                 assert seen.holder.generation == generation
                 break
@@ -176,13 +177,13 @@ def test_who_lost_the_run_at_once_removes_nothing(tmp_path: Path, monkeypatch: p
     """Of what another process is writing by now."""
     file = tmp_path / f".record.json.{'0' * 32}"
     file.touch()
-    confirm = Claim.confirm
+    confirm = Lease.confirm
 
-    def taken(claim: Claim) -> None:
+    def taken(claim: Lease) -> None:
         claim.path.write_text(claim.holder.model_copy(update={"token": "another"}).model_dump_json())
         confirm(claim)
 
-    monkeypatch.setattr(Claim, "confirm", taken)
+    monkeypatch.setattr(Lease, "confirm", taken)
     with pytest.raises(Interrupted), RunFolder(tmp_path).claimed():
         pass
     assert file.exists()
@@ -204,7 +205,7 @@ def test_a_claim_without_content_keeps_nobody_away(
     if not links:
         monkeypatch.setattr("os.link", refused)
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(Holder, "model_dump_json", interrupt)
+        interrupted.setattr(Owner, "model_dump_json", interrupt)
         with pytest.raises(KeyboardInterrupt), folder.claimed():
             pass
     assert list(tmp_path.iterdir()) == []
@@ -263,7 +264,7 @@ def test_a_folder_in_which_others_have_finished_is_not_removed(tmp_path: Path, m
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_clock_that_is_set_makes_no_holder_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """psutil's time of birth moves with the clock of the machine."""
-    holder = Holder.this_process()
+    holder = Owner.this_process()
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: 5.0)
     assert holder.lives
     assert not holder.model_copy(update={"born": holder.born - 100}).lives

@@ -19,12 +19,13 @@ from rich.console import Console
 from invbench.cli import main
 from invbench.cli.listing import _print
 from invbench.cli.run import _table
+from invbench.console import announce, counting
 from invbench.runs.record import run_folders
-from invbench.sweeps.engines.worker import Outcome
-from invbench.sweeps.monitor import Watch
+from invbench.sweeps.jobs import Outcome
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest
 from invbench.terminal import visible, visible_lines
-from invbench.training.progress import Report, announce, counting
+from invbench.training.progress import Report
 
 HARMFUL = "\x1b[2J\x1b]0;title\x07\r\b\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
 SHOWN = r"\x1b[2J\x1b]0;title\x07\r\x08\x9b1m\u202eright\u2066\u2028line\nerror: another\x7f"
@@ -121,7 +122,7 @@ def test_bars_and_counts_on_a_terminal(
         report.evaluated(1, {f"test_[/x]{HARMFUL}": 0.5})
     with counting(f"counted {MARKUP}") as tell:
         tell(1)
-    with Watch({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as watch:
+    with SweepMonitor({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as watch:
         watch.started(["a"], f"cpu:0 {MARKUP}")
         watch.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
     shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
@@ -137,7 +138,7 @@ def rendered(what: object) -> str:
 
 
 def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, StopRequest())
+    watch = SweepMonitor({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, StopRequest())
     watch.started(["a"], f"cpu:0 {MARKUP}")
     watch.started(["b"], f"host {HARMFUL}")
     picture = rendered(watch.picture())
@@ -186,7 +187,7 @@ def test_a_long_run_says_so_once(
 
 
 def test_a_sweep_in_a_log_tells_the_time_that_is_left(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
-    watch = Watch({name: f"erm {name}" for name in "abc"}, StopRequest())
+    watch = SweepMonitor({name: f"erm {name}" for name in "abc"}, StopRequest())
     for name in "abc":
         clock[0] += 60
         watch.ended(name, Outcome("done", seconds=60))

@@ -14,6 +14,7 @@ from conftest import Bench
 from invbench.runs.record import run_folders
 from invbench.system import threads
 from invbench.system.threads import wait_passively
+from invbench.training import threads as run_threads
 from invbench.training.runner import Options, run_cell
 
 SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
@@ -33,7 +34,7 @@ def three() -> Iterator[None]:
 def test_a_run_takes_what_its_size_is_worth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int, expected: int
 ) -> None:
-    monkeypatch.setattr(threads, "WORTH_THREADS", worth)
+    monkeypatch.setattr(run_threads, "WORTH_THREADS", worth)
     record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
     assert record.machine["threads"] == expected
     assert torch.get_num_threads() == 3, "put back"
@@ -54,7 +55,7 @@ def test_counting_moves_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Neither random numbers nor running means."""
     cell = small_cell(method, "mario_iggy")
     given = run_cell(cell, Options("cpu", tmp_path / "given", threads=1))
-    monkeypatch.setattr(threads, "WORTH_THREADS", 2**60)
+    monkeypatch.setattr(run_threads, "WORTH_THREADS", 2**60)
     chosen = run_cell(cell, Options("cpu", tmp_path / "chosen"))
     assert chosen.metrics == given.metrics
 
@@ -63,9 +64,9 @@ def test_multiplications_of_known_networks() -> None:
     from torch import nn
 
     dense = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-    assert threads._multiplications(dense, torch.zeros(1, 3)) == 3 * 5 + 5 * 2
+    assert run_threads._multiplications(dense, torch.zeros(1, 3)) == 3 * 5 + 5 * 2
     pictures = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, groups=2))
-    assert threads._multiplications(pictures, torch.zeros(1, 2, 8, 8)) == 64 * 4 * 2 * 9 + 36 * 6 * 2 * 9
+    assert run_threads._multiplications(pictures, torch.zeros(1, 2, 8, 8)) == 64 * 4 * 2 * 9 + 36 * 6 * 2 * 9
 
 
 def test_the_user_s_choice_is_left() -> None:

@@ -7,8 +7,9 @@ import torch
 from cells import load, small_cell
 
 from invbench.runs.record import Record
-from invbench.runs.spec import Cell, resolve
-from invbench.training.runner import Ended, Options, build_model, run_cell, run_together
+from invbench.runs.resolve import Cell, resolve
+from invbench.training.build import build_model
+from invbench.training.runner import Ended, Options, run_cell, run_together
 
 
 def metrics(cell: Cell, out: Path) -> dict[str, float]:

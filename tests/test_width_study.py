@@ -12,25 +12,25 @@ from conftest import Bench
 
 from invbench.analysis.width_study import learned_width, width_study
 from invbench.errors import UserError
-from invbench.runs.spec import resolve
-from invbench.training.restored import Trained, trained
+from invbench.runs.resolve import resolve
+from invbench.training.build import RestoredRun, load_run
 from invbench.training.runner import Options, run_cell
 
 RAWS = [-5.0, -1.0, 0.0, 1.0, 3.0]
 
 
 @pytest.fixture(scope="module")
-def mario(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def mario(tmp_path_factory: pytest.TempPathFactory) -> RestoredRun:
     return run_of(tmp_path_factory.mktemp("mario"), "augerino", trainer__steps=3, method__regularisation=0.3)
 
 
-def run_of(out: Path, method: str, dataset: str = "mario_iggy", **settings: object) -> Trained:
+def run_of(out: Path, method: str, dataset: str = "mario_iggy", **settings: object) -> RestoredRun:
     cell = small_cell(method, dataset, 0, trainer__dtype="float64", **settings)
     run_cell(cell, Options("cpu", out))
-    return trained(out / cell.spec.run_id)
+    return load_run(out / cell.spec.run_id)
 
 
-def test_slopes_are_those_of_the_curves(mario: Trained) -> None:
+def test_slopes_are_those_of_the_curves(mario: RestoredRun) -> None:
     """By differences of values close together; the same random numbers at every value."""
     close = [raw + step for raw in RAWS for step in (-1e-4, 0, 1e-4)]
     found = width_study(mario, raws=close, batches=2)
@@ -42,7 +42,7 @@ def test_slopes_are_those_of_the_curves(mario: Trained) -> None:
             assert (high - low) / 2e-4 == pytest.approx(slope, rel=0.05, abs=1e-4), "sampling has kinks"
 
 
-def test_the_regulariser_is_what_the_objective_adds(mario: Trained) -> None:
+def test_the_regulariser_is_what_the_objective_adds(mario: RestoredRun) -> None:
     """-λ‖w‖ for the width on the way and the others as learned; slope -λ w/‖w‖ σ(ρ)."""
     found = width_study(mario, raws=RAWS, batches=1)
     (part,) = [module for module in mario.model.modules() if hasattr(module, "raw")]
@@ -57,7 +57,7 @@ def test_the_regulariser_is_what_the_objective_adds(mario: Trained) -> None:
     assert found["width"].to_numpy() == pytest.approx(rotation.numpy())
 
 
-def test_the_model_is_left_as_it_was(mario: Trained) -> None:
+def test_the_model_is_left_as_it_was(mario: RestoredRun) -> None:
     before = {name: value.clone() for name, value in mario.model.state_dict().items()}
     first = width_study(mario, "scale", raws=RAWS, batches=2)
     pd.testing.assert_frame_equal(first, width_study(mario, "scale", raws=RAWS, batches=2))
@@ -65,14 +65,14 @@ def test_the_model_is_left_as_it_was(mario: Trained) -> None:
     assert all(torch.equal(before[name], value) for name, value in mario.model.state_dict().items())
 
 
-def test_what_has_no_such_width(mario: Trained, tmp_path: Path) -> None:
+def test_what_has_no_such_width(mario: RestoredRun, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no width of 'rotatoin'.*rotation"):
         width_study(mario, "rotatoin")
     small = {"backbone.width": 2, "trainer.epochs": None, "trainer.steps": 1, "trainer.batch_size": 8}
     cell = resolve("augerino+iga", "digits", 0, small)
     run_cell(cell, Options("cpu", tmp_path))
     with pytest.raises(UserError, match="a penalty on gradients, which this does not count"):
-        width_study(trained(tmp_path / cell.spec.run_id))
+        width_study(load_run(tmp_path / cell.spec.run_id))
     with pytest.raises(UserError, match="no widths; augerino does"):
         width_study(run_of(tmp_path, "erm", trainer__steps=1))
 
@@ -83,7 +83,7 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     command = ["analyze", "widths", "results", "--points", "3", "--batches", "2", "--out", "widths.png"]
     status, table, said = bench(*command)
     assert status == 0, said
-    run = trained(tmp_path / "results" / cell.spec.run_id)
+    run = load_run(tmp_path / "results" / cell.spec.run_id)
     assert f"{learned_width(run, 'rotation'):.3g}" in table
     kept = pd.read_csv(tmp_path / "results" / cell.spec.run_id / "widths.csv")
     assert np.unique(kept["raw"]) == pytest.approx([-5, 0, 5])

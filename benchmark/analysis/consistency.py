@@ -25,14 +25,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from invbench.analysis.spectrum import held_still
+from invbench.console import OnProgress
 from invbench.core.method import as_outputs
 from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.seeding import stream
-from invbench.training.flat_module import FlatNetwork
-from invbench.training.progress import Tell
-from invbench.training.restored import Trained
-from invbench.training.sampling import Feed, Sampler
+from invbench.training.build import RestoredRun
+from invbench.training.flat_module import FlatModule
+from invbench.training.sampling import BatchLoader, Sampler
 
 Risks = Callable[[Tensor], Tensor]
 """From parameters (P,) to the risk of each environment (E,)."""
@@ -46,7 +46,7 @@ TINY = 1e-30
 
 
 def by_sampling(
-    risks: Risks, theta: Tensor, epsilon: float, directions: Tensor, reach: float, tell: Tell = int
+    risks: Risks, theta: Tensor, epsilon: float, directions: Tensor, reach: float, on_progress: OnProgress = int
 ) -> Tensor:
     """The largest |R_B - R_A(θ*)| found in N(A), as rows A and columns B (E, E), along rays.
 
@@ -66,12 +66,12 @@ def by_sampling(
             inside = ((along - first).abs() <= epsilon).cumprod(0).bool()  # a point counts if all before it do
             gaps = (along[:, None, :] - first[:, None]).abs()  # (GRID, A, B)
             found = torch.maximum(found, torch.where(inside[:, :, None], gaps, 0.0).amax(0))
-            tell(number)
+            on_progress(number)
     return found
 
 
 def by_path(
-    risks: Risks, theta: Tensor, epsilon: float, steps: int, reach: float, away: Tensor, tell: Tell = int
+    risks: Risks, theta: Tensor, epsilon: float, steps: int, reach: float, away: Tensor, on_progress: OnProgress = int
 ) -> Tensor:
     """The same along one path for each A, of so many steps that are together no longer than `reach`.
 
@@ -81,7 +81,7 @@ def by_path(
     rows = []
     for a in range(len(risks(theta.detach()))):
         rows.append(_climb(risks, theta, a, epsilon, steps, reach / steps, away))
-        tell(len(rows))
+        on_progress(len(rows))
     return torch.stack(rows)
 
 
@@ -144,14 +144,14 @@ class Environments:
         theta: its weights (P,).
     """
 
-    network: FlatNetwork
+    network: FlatModule
     task: Task
     x: Tensor
     y: Tensor
     theta: Tensor
 
     @classmethod
-    def of(cls, run: Trained, examples: int = 256) -> "Environments":
+    def of(cls, run: RestoredRun, examples: int = 256) -> "Environments":
         """Of a run, with as many examples of each of its first environments, at most so many.
 
         Raises:
@@ -165,9 +165,9 @@ class Environments:
         sizes = {"batch_size": min(examples, smallest), "environments_per_step": None}
         network, x = held_still(run.model, split, seed)
         sampler = Sampler.of(replace(split, x=x), run.cell.trainer.model_copy(update=sizes), seed)
-        batch = Feed(sampler).batch(0)
+        batch = BatchLoader(sampler).batch(0)
         order = batch.env.argsort()
-        flat = FlatNetwork(network)
+        flat = FlatModule(network)
         return cls(flat, run.problem.task, batch.x[order], batch.y[order], flat.weights())
 
     def risks(self, theta: Tensor) -> Tensor:
@@ -215,13 +215,13 @@ def largest(gaps: list[list[float]]) -> float:
 
 
 def consistency(
-    run: Trained,
+    run: RestoredRun,
     epsilon: float = 0.1,
     reach: float = 0.1,
     directions: int = 64,
     steps: int = 50,
     examples: int = 256,
-    tell: Tell = int,
+    on_progress: OnProgress = int,
 ) -> Consistency:
     """How consistent a run's minimum is across its training environments.
 
@@ -244,9 +244,9 @@ def consistency(
         epsilon=epsilon,
         reach=reach,
         risks=environments.risks(theta).tolist(),
-        sampling=by_sampling(environments.risks, theta, epsilon, rays, length, tell).tolist(),
+        sampling=by_sampling(environments.risks, theta, epsilon, rays, length, on_progress).tolist(),
         path=by_path(
-            environments.risks, theta, epsilon, steps, length, rays[0], lambda done: tell(directions + done)
+            environments.risks, theta, epsilon, steps, length, rays[0], lambda done: on_progress(directions + done)
         ).tolist(),
         agreement=environments.agreement(),
     )

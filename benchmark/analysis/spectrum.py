@@ -25,15 +25,15 @@ from torch import Tensor, nn
 
 from invbench.components.augmentation import Averaged
 from invbench.components.learned import learned_parameters
+from invbench.console import OnProgress
 from invbench.core.data import Split
 from invbench.core.method import as_outputs
 from invbench.core.task import Task
 from invbench.errors import RunFailed
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
+from invbench.training.build import RestoredRun
 from invbench.training.curve_columns import learned_columns
-from invbench.training.progress import Tell
-from invbench.training.restored import Trained
 
 DENSE = 1000
 """Of so few weights all eigenvalues are computed, as where an estimate would need no fewer products."""
@@ -89,7 +89,12 @@ def _share(values: list[float], alpha: float) -> Vector:
 
 
 def spectrum(
-    run: Trained, top: int = 20, steps: int = 50, vectors: int = 4, examples: int | None = None, tell: Tell = int
+    run: RestoredRun,
+    top: int = 20,
+    steps: int = 50,
+    vectors: int = 4,
+    examples: int | None = None,
+    on_progress: OnProgress = int,
 ) -> Spectrum:
     """The spectrum of a run's Hessian on its training split.
 
@@ -106,7 +111,7 @@ def spectrum(
     seed = run.cell.spec.seed
     split = some_rows(run.problem.splits["train"], examples, seed)
     network, x = held_still(run.model, split, seed)
-    hessian = Hessian(network, x, split.y, run.problem.task, tell)
+    hessian = Hessian(network, x, split.y, run.problem.task, on_progress)
     rng = np.random.default_rng(stream(seed, "analysis", "spectrum"))
     widths = learned_columns(learned_parameters(run.model), None)
     found = Spectrum(weights=hessian.size, examples=len(x), risk=hessian.risk, eigenvalues=[], bulk=[], widths=widths)
@@ -148,8 +153,8 @@ class Hessian:
         tell: called with the number of products that are done.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, task: Task, tell: Tell) -> None:
-        self.network, self.x, self.y, self.task, self.tell = network, x, y, task, tell
+    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, task: Task, on_progress: OnProgress) -> None:
+        self.network, self.x, self.y, self.task, self.on_progress = network, x, y, task, on_progress
         self.weights = [value for value in network.parameters() if value.requires_grad]
         self.sizes = [value.numel() for value in self.weights]
         self.size, self.products = sum(self.sizes), 0
@@ -169,7 +174,7 @@ class Hessian:
                 parts = torch.autograd.grad(slope, self.weights, materialize_grads=True)
                 total += torch.cat([part.flatten() for part in parts])
         self.products += 1
-        self.tell(self.products)
+        self.on_progress(self.products)
         return np.asarray((total / len(self.x)).cpu())
 
 

@@ -14,20 +14,24 @@ import torch
 from torch import Tensor
 
 from invbench.components.augmentation import Averaged
-from invbench.components.learned import Learned, learned_parameters
+from invbench.components.learned import LearnedScalars, learned_parameters
+from invbench.console import OnProgress
 from invbench.errors import UserError, did_you_mean
 from invbench.seeding import stream, torch_stream
+from invbench.training.build import RestoredRun
 from invbench.training.gradients import Objective
-from invbench.training.progress import Tell
-from invbench.training.restored import Trained
-from invbench.training.sampling import Feed, Sampler
+from invbench.training.sampling import BatchLoader, Sampler
 
 COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
 """And the task's primary metric. Slopes are derivatives by the raw number."""
 
 
 def width_study(
-    run: Trained, generator: str = "rotation", raws: Sequence[float] | None = None, batches: int = 25, tell: Tell = int
+    run: RestoredRun,
+    generator: str = "rotation",
+    raws: Sequence[float] | None = None,
+    batches: int = 25,
+    on_progress: OnProgress = int,
 ) -> pd.DataFrame:
     """A row for every batch and value of one generator's raw number.
 
@@ -45,7 +49,7 @@ def width_study(
     objective = Objective(run.cell.method, task, run.model, "joint")
     sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)
     state = run.cell.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
-    feed, rows = Feed(sampler), []
+    feed, rows = BatchLoader(sampler), []
     with _transforming(run):
         for number in range(batches):
             batch = feed.batch(number)
@@ -62,18 +66,18 @@ def width_study(
                 width = learned.function(raw)[index]
                 found = (width, risk, slopes[0], risk + penalty, slopes[1], score)
                 rows.append([number, value, *(one.item() for one in found)])
-                tell(len(rows))
+                on_progress(len(rows))
     return pd.DataFrame(rows, columns=[*COLUMNS, task.primary])
 
 
-def learned_width(run: Trained, generator: str) -> float:
+def learned_width(run: RestoredRun, generator: str) -> float:
     """The width that the run ended with."""
     _, part = _learned(run, generator)
     width: float = part()[part.names.index(generator)].item()
     return width
 
 
-def _learned(run: Trained, generator: str) -> tuple[str, Learned]:
+def _learned(run: RestoredRun, generator: str) -> tuple[str, LearnedScalars]:
     """The parameter that holds the generator's raw number, by its name."""
     widths = {name: part for name, part in learned_parameters(run.model).items() if part.what == "width"}
     known = [one for part in widths.values() for one in part.names]
@@ -85,7 +89,7 @@ def _learned(run: Trained, generator: str) -> tuple[str, Learned]:
 
 
 @contextmanager
-def _transforming(run: Trained) -> Iterator[None]:
+def _transforming(run: RestoredRun) -> Iterator[None]:
     """Inputs are transformed as often as in training."""
     averaged = [part for part in run.model.modules() if isinstance(part, Averaged)]
     for part in averaged:

@@ -1,1 +1,4 @@
-"""Networks, one file each."""
+"""Networks, one file each.
+
+Imports `core` and what is above it.
+"""

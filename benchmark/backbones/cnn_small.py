@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.core.backbone import Backbone, FeaturesAndHead, staged_convolutions
+from invbench.backbones._layers import staged_convolutions
+from invbench.core.backbone import Backbone, FeaturesAndHead
 from invbench.core.data import Problem
 from invbench.core.registry import register_backbone
 from invbench.core.settings import Choice, setting

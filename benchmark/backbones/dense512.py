@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.core.backbone import Backbone, dense_network
+from invbench.backbones._layers import dense_network
+from invbench.core.backbone import Backbone
 from invbench.core.data import Problem
 from invbench.core.registry import register_backbone
 from invbench.core.settings import setting

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from invbench.core.backbone import Backbone, FeaturesAndHead, xavier
+from invbench.backbones._layers import xavier
+from invbench.core.backbone import Backbone, FeaturesAndHead
 from invbench.core.data import Problem
 from invbench.core.registry import register_backbone
 from invbench.core.settings import Choice, setting

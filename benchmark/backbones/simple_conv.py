@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from invbench.core.backbone import Backbone, FeaturesAndHead, convolution
+from invbench.backbones._layers import convolution
+from invbench.core.backbone import Backbone, FeaturesAndHead
 from invbench.core.data import Problem
 from invbench.core.registry import register_backbone
 from invbench.core.settings import setting

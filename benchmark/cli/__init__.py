@@ -1,4 +1,4 @@
-"""The `bench` command. Heavy imports stay inside the verbs: `bench ls` answers without torch."""
+"""The `bench` command. Imports everything, inside the verbs: `bench ls` answers without torch."""
 
 import atexit
 import os

@@ -42,18 +42,18 @@ def spectrum(
     """Eigenvalues of the Hessian of the training risk and the effective dimension N_eff; kept as spectrum.json."""
     from invbench.analysis.spectrum import Spectrum
     from invbench.analysis.spectrum import spectrum as make
+    from invbench.console import counting
     from invbench.reporting.analysis_figures import spectra
-    from invbench.training.progress import counting
-    from invbench.training.restored import trained
+    from invbench.training.build import load_run
 
     alphas = alpha or ALPHAS
     if min(alphas) <= 0:
         raise UserError("--alpha must be above 0")
     found: list[tuple[str, Spectrum]] = []
     for label, folder in _labelled(runs, out):
-        run = trained(folder.path, device)
-        with counting(f"{label}: products with the Hessian") as tell:
-            found.append((label, make(run, top, steps, vectors, examples, tell)))
+        run = load_run(folder.path, device)
+        with counting(f"{label}: products with the Hessian") as on_progress:
+            found.append((label, make(run, top, steps, vectors, examples, on_progress)))
         _keep(folder.path / "spectrum.json", found[-1][1].model_dump_json(indent=1))
     rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in found]
     _show(["λ₁", *(f"N_eff({a:g})" for a in alphas)], rows)
@@ -65,7 +65,7 @@ def widths(
     runs: Runs,
     generator: Annotated[str, typer.Option(help="Whose width goes through a range.")] = "rotation",
     points: Annotated[int, typer.Option(min=2, help="Values of the raw number, from -5 to 5.")] = 20,
-    batches: Annotated[int, typer.Option(min=1, help="Training batches.")] = 25,
+    batches: Annotated[int, typer.Option(min=1, help="TrainingLoop batches.")] = 25,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
@@ -73,16 +73,16 @@ def widths(
     import numpy as np
 
     from invbench.analysis.width_study import learned_width, width_study
+    from invbench.console import counting
     from invbench.reporting.analysis_figures import width_curves
-    from invbench.results.spreadsheet import csv
-    from invbench.training.progress import counting
-    from invbench.training.restored import trained
+    from invbench.spreadsheet import csv
+    from invbench.training.build import load_run
 
     found = []
     for label, folder in _labelled(runs, out):
-        run = trained(folder.path, device)
-        with counting(f"{label}: of {points * batches}") as tell:
-            study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, tell)
+        run = load_run(folder.path, device)
+        with counting(f"{label}: of {points * batches}") as on_progress:
+            study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, on_progress)
         _keep(folder.path / "widths.csv", csv(study))
         found.append((label, study, learned_width(run, generator)))
     rows = []
@@ -114,15 +114,15 @@ def consistency(
     The picture shows the environments' risks on the plane through the first run's beginning and the first two runs.
     """
     from invbench.analysis.consistency import consistency as make
+    from invbench.console import counting
     from invbench.reporting.analysis_figures import landscape
-    from invbench.training.progress import counting
-    from invbench.training.restored import trained
+    from invbench.training.build import load_run
 
     found, ends = [], []
     for label, folder in _labelled(runs, out):
-        run = trained(folder.path, device)
-        with counting(f"{label}: {directions} rays and paths") as tell:
-            result = make(run, epsilon, reach, directions, steps, examples, tell)
+        run = load_run(folder.path, device)
+        with counting(f"{label}: {directions} rays and paths") as on_progress:
+            result = make(run, epsilon, reach, directions, steps, examples, on_progress)
         _keep(folder.path / "consistency.json", result.model_dump_json(indent=1))
         found.append((label, result))
         ends.append((label, run))
@@ -134,7 +134,7 @@ def consistency(
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
     """Every finished run with a label that tells it from the others, the picture's name checked beforehand."""
     from invbench.cli.plot import writable_picture
-    from invbench.reporting.run_figures import groups_of
+    from invbench.reporting.style import groups_of
     from invbench.results.load import finished
 
     if out is not None:

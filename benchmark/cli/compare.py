@@ -38,7 +38,7 @@ def compare(
     from invbench.results.comparison import compare as make
     from invbench.results.comparison import laid_out, remarks
     from invbench.results.formats import Format, written
-    from invbench.results.spreadsheet import csv
+    from invbench.spreadsheet import csv
 
     before, after = (_runs(name, results or [Path("results")]) for name in (first, second))
     found = make(before, after, metric)

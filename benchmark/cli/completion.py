@@ -127,9 +127,9 @@ def _settings_of(section: str, method: str = "", dataset: str = "") -> dict[str,
     if section == "backbone":
         return {"backbone.name": lambda: list(BACKBONES.known())}
     if section == "trainer":
-        from invbench.core.trainer import Trainer
+        from invbench.core.trainer import TrainerConfig
 
-        return _values_of("trainer", Trainer.model_fields)
+        return _values_of("trainer", TrainerConfig.model_fields)
     if section == "dataset":
         return _values_of("dataset", _fields(DATASETS, dataset))
     parts = method.split("+")

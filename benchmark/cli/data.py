@@ -96,7 +96,9 @@ def _releases(name: str) -> "Iterable[Release]":
     if name in needed:
         return [needed[name]]
     if name not in by_dataset:
-        raise UserError(f"no dataset or release is named '{name}'{did_you_mean(name, [*by_dataset, *needed])}")
+        raise UserError(
+            f"no dataset or release is named '{name}'{did_you_mean(name, [*by_dataset, *needed], DATASETS.aliases)}"
+        )
     if not by_dataset[name]:
         return []
     return [release(by_dataset[name])]
@@ -104,8 +106,8 @@ def _releases(name: str) -> "Iterable[Release]":
 
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     """For every file that is here: path, verdict, whether it is right."""
+    from invbench.datafiles.checksums import MAX_UNPACKED, digest, sha256
     from invbench.datafiles.download import kept_sums
-    from invbench.datafiles.release import MAX_UNPACKED, digest, sha256
 
     kept, found = kept_sums(release), release.found()
     for file in (file for file in release.files if file.path in found):

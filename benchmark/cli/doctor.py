@@ -46,7 +46,7 @@ def doctor() -> None:
 
 def _torchvision() -> str:
     """Whether it can be imported: by anybody, or only with what this package declares before."""
-    from invbench.system.torchvision_import import torchvision
+    from invbench.system.workarounds import torchvision
 
     try:
         torchvision()

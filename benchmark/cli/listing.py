@@ -113,7 +113,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,
 ) -> None:
     """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
-    from invbench.core.trainer import Trainer
+    from invbench.core.trainer import TrainerConfig
     from invbench.runs.config import recipe_text
 
     if picture is not None:
@@ -125,14 +125,15 @@ def show(
         raise UserError("--set and --seed say what is drawn; give --picture too")
     if name == "trainer":
         if as_json:
-            echo_json([{"kind": name, "name": name, "settings": _described(Trainer)}])
+            echo_json([{"kind": name, "name": name, "settings": _described(TrainerConfig)}])
         else:
-            _settings("trainer", Trainer, "settings of the training loop")
+            _settings("trainer", TrainerConfig, "settings of the training loop")
         return
     homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.known()]
     if not homes:
         known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.known()]
-        raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'])}")
+        aliases = METHODS.aliases | DATASETS.aliases
+        raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'], aliases)}")
     if as_json:
         echo_json([_shown(registry, name) for registry in homes])
         return
@@ -161,7 +162,8 @@ def _shown(registry: Registry, name: str) -> dict[str, Any]:
     if registry is METHODS:
         found["trained_together"] = trained_together(name, cls)
     if registry is DATASETS:
-        from invbench.runs.config import parse_yaml, recipe_text
+        from invbench.runs.config import recipe_text
+        from invbench.strict_yaml import parse_yaml
 
         text = recipe_text(name)
         found["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
@@ -182,12 +184,12 @@ def _described(cls: "type[Settings]") -> list[dict[str, Any]]:
 def trained_together(name: str, method: "type[Method]") -> str:
     """In which settings runs of a method may differ that are trained together, or why they are not."""
     from invbench.core.composition import Composition
-    from invbench.core.trainer import Trainer
+    from invbench.core.trainer import TrainerConfig
 
     reason = Composition({name: method()}).apart
     if reason:
         return f"no, {reason}"
-    may = [*(f"method.{one}" for one in method.fusable()), *(f"trainer.{one}" for one in Trainer.fusable())]
+    may = [*(f"method.{one}" for one in method.fusable()), *(f"trainer.{one}" for one in TrainerConfig.fusable())]
     return f"yes, runs that differ in seed, {', '.join(may)}"
 
 
@@ -213,7 +215,7 @@ def splits_of(name: str) -> dict[str, int]:
 def _problem(name: str, settings: dict[str, Any], seed: int) -> "Problem":
     """A dataset's problem. Without a recipe any network that takes it will do, and any trainer."""
     from invbench.runs.config import Layer, recipe_text
-    from invbench.runs.spec import resolve
+    from invbench.runs.resolve import resolve
     from invbench.training.build import load_problem
 
     layers: list[Layer] = []

@@ -7,7 +7,8 @@ import typer
 from invbench.cli.output import echo, in_lines
 
 if TYPE_CHECKING:
-    from invbench.sweeps.execute import Engine, Request
+    from invbench.sweeps.engines import Engine
+    from invbench.sweeps.execute import SweepRequest
 
 MOST_LISTED, FIRST = 20, 5
 """As many runs are all listed; of more, so many."""
@@ -19,7 +20,7 @@ Verbose = Annotated[
 ]
 
 
-def preview(request: "Request", at_once: int, verbose: bool) -> str:
+def preview(request: "SweepRequest", at_once: int, verbose: bool) -> str:
     """The runs, and what the ones that are left will cost; with all settings where `verbose`, else not all of many."""
     from invbench.sweeps.execute import dry_run
     from invbench.sweeps.folder import shared, summary
@@ -32,7 +33,7 @@ def preview(request: "Request", at_once: int, verbose: bool) -> str:
     return "\n".join([*runs, total])
 
 
-def carry_out(request: "Request", engine: "Engine", at_once: int, verbose: bool) -> None:
+def carry_out(request: "SweepRequest", engine: "Engine", at_once: int, verbose: bool) -> None:
     """Carry out a sweep; where `verbose`, say before what it is, and line by line what happens."""
     from invbench.sweeps.execute import carry_out_sweep
 

@@ -33,14 +33,14 @@ def reproduce(
     from invbench.published.verdicts import against_published, sweep_of, verdicts
     from invbench.results.formats import Format, written
     from invbench.results.load import load_results
-    from invbench.sweeps.engines.local import LocalEngine
-    from invbench.sweeps.execute import Places, Request
+    from invbench.sweeps.engines.local import LocalEngine, LocalResources
+    from invbench.sweeps.execute import SweepRequest
 
-    slots = Places(gpus, workers=workers, threads=threads).slots()
+    slots = LocalResources(gpus, workers=workers, threads=threads).slots()
     failure = None
     claims = claims_of(name)
     for claim, own in claims.items():
-        request = Request(sweep_of(own), out / claim)
+        request = SweepRequest(sweep_of(own), out / claim)
         if dry_run:
             echo(preview(request, len(slots), verbose))
             continue

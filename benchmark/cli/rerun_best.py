@@ -40,15 +40,15 @@ def rerun_best(
     Their folder has the sweep that was made: `bench sweep` with its sweep.yaml does the same again on other engines.
     """
     from invbench.results.load import load_results
-    from invbench.sweeps.engines.local import LocalEngine
-    from invbench.sweeps.execute import Places, Request
+    from invbench.sweeps.engines.local import LocalEngine, LocalResources
+    from invbench.sweeps.execute import SweepRequest
     from invbench.sweeps.rerun_best import sweep_of_best
 
     runs = load_results(results or [Path("results")])
     if "protocol" in runs:
         runs = runs.loc[runs["protocol"] == "last"]
-    request = Request(sweep_of_best(runs, metric, select, seeds), out)
-    slots = Places(workers=workers).slots()
+    request = SweepRequest(sweep_of_best(runs, metric, select, seeds), out)
+    slots = LocalResources(workers=workers).slots()
     if dry_run:
         echo(preview(request, len(slots), verbose))
     else:

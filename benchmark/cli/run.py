@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from invbench.runs.record import Record
-    from invbench.runs.spec import Cell
+    from invbench.runs.resolve import Cell
     from invbench.training.runner import Options
 
 
@@ -63,7 +63,7 @@ def run(
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.runs.config import parse_assignments
-    from invbench.runs.spec import resolve
+    from invbench.runs.resolve import resolve
     from invbench.sweeps.definition import parse_seeds
     from invbench.training.runner import Options
 
@@ -122,8 +122,8 @@ def _profile(cell: "Cell", options: "Options") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from invbench.console import announce, plain_text
     from invbench.training.profile import profile_cell
-    from invbench.training.progress import announce, plain_text
 
     found = profile_cell(cell, options)
     whole = sum(cost.total for cost in found.costs) or 1.0
@@ -142,7 +142,8 @@ def _show(records: "list[Record]", out: Path) -> None:
     """The result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
 
-    from invbench.training.progress import announce, headlines
+    from invbench.console import announce
+    from invbench.evaluation.metrics import headlines
 
     done = [record for record in records if record.status == "done"]
     if not done:
@@ -179,8 +180,8 @@ def _table(title: str, rows: list[list[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    from invbench.console import plain_text
     from invbench.terminal import visible
-    from invbench.training.progress import plain_text
 
     view = Table(title=plain_text(title), title_justify="left")
     for place, name in enumerate(rows[0]):

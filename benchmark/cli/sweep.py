@@ -1,5 +1,6 @@
 """`bench sweep`: many runs, spread over GPUs or cores."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +10,11 @@ from invbench.cli.arguments import finite, possible
 from invbench.cli.completion import sweeps
 from invbench.cli.output import QUIET_AND_VERBOSE, echo
 from invbench.cli.preview import Verbose, carry_out, preview
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.system.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from invbench.sweeps.execute import Engine
+    from invbench.sweeps.engines import Engine
 
 
 def sweep(
@@ -72,19 +73,20 @@ def sweep(
     A run that another process works on is left to it, so several processes, also on several machines with one folder,
     can share a sweep. Ctrl-C once lets running runs keep their checkpoints; twice kills them.
     """
-    from invbench.sweeps.execute import GIBIBYTE, Places, Request, seconds_of
-    from invbench.sweeps.jobs import Rules
+    from invbench.sweeps.engines.local import LocalResources
+    from invbench.sweeps.engines.scheduler import Limits
+    from invbench.sweeps.execute import SweepRequest
 
     if quiet and verbose:
         raise UserError(QUIET_AND_VERBOSE)
-    request = Request.read(name, out, tier, rerun, fuse, quiet)
+    request = SweepRequest.read(name, out, tier, rerun, fuse, quiet)
     chosen: Engine
     at_once = 1
     if engine == "local":
         from invbench.sweeps.engines.local import LocalEngine
 
-        slots = Places(gpus, jobs_per_gpu, workers, threads).slots()
-        chosen = LocalEngine(slots, Rules(seconds_of(timeout), memory_floor * GIBIBYTE), threads)
+        slots = LocalResources(gpus, jobs_per_gpu, workers, threads).slots()
+        chosen = LocalEngine(slots, Limits(seconds_of(timeout), memory_floor * GIBIBYTE), threads)
         at_once = len(slots)
     else:
         if gpus is not None or workers is not None or jobs_per_gpu != 1 or timeout is not None:
@@ -113,3 +115,24 @@ def _cluster(engine: str, address: str, gpus: float | None, threads: int, minute
 
     parameters = dict(text.split("=", 1) for text in slurm)
     return SlurmEngine(minutes, int(gpus or 0), threads, parameters=parameters)
+
+
+UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+LONGEST = 366 * 86400
+"""Seconds that a run may be given."""
+
+
+GIBIBYTE = 2**30
+
+
+def seconds_of(text: str | None) -> float | None:
+    """`90`, `90s`, `30min`, `2h`, `1d` as seconds. Raises UserError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text)
+    seconds = float(match[1]) * UNITS.get(match[2], 0) if match else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise UserError(f"--timeout {brief(text)}: write a time such as 90s, 30min or 2h, at most {LONGEST // 86400}d")
+    return seconds

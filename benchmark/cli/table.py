@@ -81,9 +81,9 @@ def table(
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
     from invbench.results.formats import Format, Style, laid_out, notes, written
     from invbench.results.load import load_results, meeting
-    from invbench.results.spreadsheet import csv
     from invbench.results.table import completeness, omitted
     from invbench.results.table import table as make
+    from invbench.spreadsheet import csv
 
     runs = meeting(load_results(results or [Path("results")]), where or [])
     if vs_published:
@@ -106,7 +106,7 @@ def table(
 def _against_published(runs: "pd.DataFrame", form: "Format", as_json: bool) -> str:
     from invbench.published.verdicts import against_published, verdicts
     from invbench.results.formats import Format, written
-    from invbench.results.spreadsheet import csv
+    from invbench.spreadsheet import csv
 
     found = against_published(runs)
     if as_json:

@@ -14,7 +14,7 @@ from invbench.core.settings import setting
 class AdaptiveRule(Method):
     """A gradient rule that weighs a penalty; IRMv1's, with weight 1, where no other part has one."""
 
-    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    default_penalty: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "irmv1": {"weight": 1.0, "anneal_steps": 0, "reset_optimizer": False}
     }
 

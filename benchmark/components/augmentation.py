@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators
-from invbench.components.learned import Learned
+from invbench.components.learned import LearnedScalars
 from invbench.core.data import Problem
 from invbench.core.method import Method, Outputs, as_outputs
 from invbench.core.settings import Choice, setting
@@ -39,12 +39,12 @@ class AugmentationMethod(Method):
 
 
 class Averaged(nn.Module):
-    """A model averaged over copies of its input. Its outputs carry the `Learned` numbers of the transformation."""
+    """A model averaged over copies of its input. Its outputs carry the numbers that the transformation has learned."""
 
     def __init__(self, method: AugmentationMethod, transformation: nn.Module, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.method, self.task, self.transformation, self.model = method, task, transformation, model
-        self.learned = tuple(part for part in transformation.modules() if isinstance(part, Learned))
+        self.learned = tuple(part for part in transformation.modules() if isinstance(part, LearnedScalars))
 
     def forward(self, x: Tensor) -> Outputs:
         copies = self.method.train_copies if self.training else self.method.test_copies

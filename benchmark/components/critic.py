@@ -22,7 +22,7 @@ from invbench.core.data import Batch, Problem
 from invbench.core.method import Critic, Method, Outputs, State
 from invbench.core.settings import LogUniform, setting
 from invbench.core.task import Regression, one_hot
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 
 SMALL = 1e-8
@@ -73,7 +73,7 @@ class CriticMethod(Method):
             raise UserError("method.condition_on_label needs labels, but this dataset is a regression; leave it out")
         return Critic(
             self.network(problem, self._training_nuisance(problem), self._score(outputs).shape[2]),
-            Trainer(steps=1, optimizer=self.critic_optimizer, learning_rate=self.critic_learning_rate),
+            TrainerConfig(steps=1, optimizer=self.critic_optimizer, learning_rate=self.critic_learning_rate),
             steps=self.critic_steps,
             first_step=self.pretrain_steps,
             warm_up=self.critic_warm_up,

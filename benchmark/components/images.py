@@ -1,7 +1,6 @@
 """Geometry of images that several datasets share."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,32 +8,6 @@ from torch import Tensor
 
 CHUNK = 1024
 """Images that are turned together: what they need fits into a processor's caches."""
-
-
-class Pixels(NamedTuple):
-    """How images are standardised: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
-
-    mean: tuple[float, ...] = (0.0,)
-    deviation: tuple[float, ...] = (1.0,)
-
-    def standardised(self, pixels: Tensor) -> Tensor:
-        """Pixels (..., C, H, W) as a network sees them."""
-        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
-
-    def restored(self, x: Tensor) -> Tensor:
-        """The inverse of `standardised`."""
-        return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
-
-    def black(self, x: Tensor) -> Tensor:
-        """What a black pixel is in standardised images like x (C or 1, 1, 1)."""
-        return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
-
-    def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
-
-
-AS_THEY_ARE = Pixels()
-"""Not standardised."""
 
 
 def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Learned(nn.Module):
+class LearnedScalars(nn.Module):
     """A vector of named numbers, each a function of a free parameter.
 
     Wherever one is part of a model, the engine gives it its own learning rate and neither weight decay nor l1, and
@@ -42,6 +42,6 @@ class Learned(nn.Module):
         return row
 
 
-def learned_parameters(model: nn.Module) -> dict[str, Learned]:
+def learned_parameters(model: nn.Module) -> dict[str, LearnedScalars]:
     """Every such vector in a model, by the name of its parameter."""
-    return {f"{path}.raw".lstrip("."): part for path, part in model.named_modules() if isinstance(part, Learned)}
+    return {f"{path}.raw".lstrip("."): part for path, part in model.named_modules() if isinstance(part, LearnedScalars)}

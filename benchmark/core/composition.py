@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, Gradients, Method, Outputs, Player, State, Turn, overrides
+from invbench.core.method import Critic, CriticFn, Gradients, Method, Outputs, State, Turn, overrides
 from invbench.errors import UserError
 from invbench.seeding import stream, torch_stream
 
@@ -18,7 +18,7 @@ RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
 WALK = ("interpolate",)
 TURN = ("turn",)
-NOBODY: Mapping[str, Player] = MappingProxyType({})
+NOBODY: Mapping[str, CriticFn] = MappingProxyType({})
 PENALTY = ("penalty", "critic_penalty", "gradient_penalty")
 APART = {
     "build": "makes or changes the network itself",
@@ -94,19 +94,19 @@ class Composition:
         return any(part.penalises_gradients for part in self.parts.values())
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         """Whether no part's penalty needs more of a linear problem than moments."""
-        return all(part.moments_suffice for part in self.parts.values())
+        return all(part.uses_moments_only for part in self.parts.values())
 
     @property
-    def fewest_environments(self) -> int:
+    def min_environments(self) -> int:
         """How many environments a step needs."""
-        return max(part.fewest_environments for part in self.parts.values())
+        return max(part.min_environments for part in self.parts.values())
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         """How many examples of each environment a step needs."""
-        return max(part.fewest_examples for part in self.parts.values())
+        return max(part.min_examples for part in self.parts.values())
 
     @cached_property
     def interpolates(self) -> bool:
@@ -206,7 +206,12 @@ class Composition:
         return risks.mean(), state
 
     def penalty(
-        self, risks: Tensor, outputs: Outputs, batch: Batch, state: State, players: Mapping[str, Player] = NOBODY
+        self,
+        risks: Tensor,
+        outputs: Outputs,
+        batch: Batch,
+        state: State,
+        players: Mapping[str, CriticFn] = NOBODY,
     ) -> tuple[Tensor, State]:
         """The sum of the parts' penalties; players: the critics of those that have one."""
         total = risks.new_zeros(())

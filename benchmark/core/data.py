@@ -12,19 +12,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.components.images import AS_THEY_ARE, Pixels
 from invbench.core.settings import Settings, setting
 from invbench.core.task import Task
-from invbench.datafiles.fingerprint import fingerprint
+from invbench.datafiles.checksums import fingerprint
 from invbench.datafiles.release import Release, release
 from invbench.errors import UserError
 from invbench.seeding import children
-from invbench.system.vector_math import settle
+from invbench.system.workarounds import warm_up_vector_math
 
-settle()  # here, since nothing is computed from data before this module is imported
+warm_up_vector_math()  # here, since nothing is computed from data before this module is imported
 
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
+
+
+class Pixels(NamedTuple):
+    """How images are standardised: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
+
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W) as a network sees them."""
+        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """The inverse of `standardised`."""
+        return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
+
+    def black(self, x: Tensor) -> Tensor:
+        """What a black pixel is in standardised images like x (C or 1, 1, 1)."""
+        return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
+
+    def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+AS_THEY_ARE = Pixels()
+"""Not standardised."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +278,8 @@ class Dataset(Settings):
     `provides` and `release` are written as plain literals, so that they can be read without importing the file.
     """
 
+    display_name: ClassVar[str] = ""
+    """What papers call it, in tables and figures; the registered name where it is empty. A plain literal."""
     provides: ClassVar[tuple[str, ...]] = ()
     """What the data can offer to methods: the kind of input, environments, nuisance, classification, regression."""
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from invbench.core.data import Batch, Problem
 from invbench.core.settings import Settings
-from invbench.core.trainer import Trainer
-from invbench.pytree import Tree, flatten
+from invbench.core.trainer import TrainerConfig
+from invbench.pytree import Tree
 
 Gradients = dict[str, Tensor]
 """One tensor per parameter name."""
-SHOWN = 64
-"""As many elements of a state's tensors as the curves show."""
 State = Tree
 """A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
-Player = Callable[..., Tensor]
+CriticFn = Callable[..., Tensor]
 """A critic's network with its weights of the moment."""
 
 
@@ -67,7 +65,7 @@ class Critic:
     """
 
     network: nn.Module
-    trainer: Trainer
+    trainer: TrainerConfig
     steps: int = 1
     first_step: int = 0
     warm_up: int = 0
@@ -86,6 +84,8 @@ class Method(Settings):
     `state` is the method's own: what `initial_state` made, plus `state["step"]`, the number of finished steps.
     """
 
+    display_name: ClassVar[str] = ""
+    """What papers call it, in tables and figures; the registered name where it is empty. A plain literal."""
     requires: ClassVar[tuple[str, ...]] = ()
     """What the data must provide, e.g. ("environments",) or ("image or point_cloud",); a plain tuple, read without
     importing the file."""
@@ -96,17 +96,17 @@ class Method(Settings):
     trains: ClassVar[bool] = True
     """Whether there is anything to train; without, `build` gives the answer and its network has no free parameters."""
 
-    companion: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_penalty: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """For a rule that weighs a penalty against the risk: the method that is put in front of it where no part of a
     composition has a penalty, and the settings that it gets beside such a rule. A plain literal."""
 
     @property
-    def fewest_environments(self) -> int:
+    def min_environments(self) -> int:
         """How many environments a step needs for the method to be more than ERM."""
         return 2 if "environments" in type(self).requires else 1
 
     @property
-    def fewest_examples(self) -> int:
+    def min_examples(self) -> int:
         """How many examples of an environment a step needs for the method to be defined."""
         return 1
 
@@ -116,7 +116,7 @@ class Method(Settings):
         return overrides(self, "gradient_penalty")
 
     @property
-    def moments_suffice(self) -> bool:
+    def uses_moments_only(self) -> bool:
         """Whether the penalty of a linear model with squared loss depends on the examples through each environment's
         first and second moments of (x, y) only: then a few examples with the same moments can stand for all."""
         return not overrides(self, "penalty", "critic_penalty")
@@ -149,11 +149,11 @@ class Method(Settings):
         """
         return None
 
-    def critic_loss(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """What the second player minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
         raise NotImplementedError("a method with a critic says what it minimises")
 
-    def critic_penalty(self, critic: Player, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """Added to the objective, with a second player that is a constant to it. ERM's is zero."""
         return outputs.prediction.new_zeros(()), state
 
@@ -215,15 +215,3 @@ def overrides(method: Method, *hooks: str) -> bool:
 def class_overrides(method: type[Method], *hooks: str) -> bool:
     """The same of the class itself."""
     return any(getattr(method, hook) is not getattr(Method, hook) for hook in hooks)
-
-
-def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the curves show of a state, by dotted name: its numbers without the step counters, and its tensors element
-    by element where they are `SHOWN` or fewer in all. Critics are not shown."""
-    flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
-    leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
-    tensors = {name: value for name, value in leaves.items() if value.ndim}
-    shown = {name: value for name, value in leaves.items() if not value.ndim}
-    if sum(value.numel() for value in tensors.values()) <= SHOWN:
-        shown |= {f"{name}.{i}": x for name, value in tensors.items() for i, x in enumerate(value.flatten())}
-    return shown

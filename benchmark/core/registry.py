@@ -102,10 +102,16 @@ class Registry:
         literals = self._entry(name).literals
         return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The registered names by what papers say, of those whose files say so."""
+        shown = {name: (entry.literals or {}).get("display_name") for name, entry in self.known().items()}
+        return {str(display_name): name for name, display_name in shown.items() if display_name}
+
     def _entry(self, name: str) -> Entry:
         known = self.known()
         if name not in known:
-            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, known)}")
+            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, known, self.aliases)}")
         return known[name]
 
     @cached_property

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from invbench.errors import UserError, brief, did_you_mean, nearest
-from invbench.runs.config import INTEGERS
+from invbench.strict_yaml import INTEGERS
 
 LEAST, LARGEST = 1.17549435e-38, 3.4028235e38
 """Of the positive numbers that float32 has with all its digits, as they are usually written."""

@@ -10,7 +10,7 @@ from invbench.core.settings import Depending, LogUniform, Settings, setting
 Strategy = Literal["joint", "loop", "vmap"]
 
 
-class Trainer(Settings):
+class TrainerConfig(Settings):
     """How a model is trained, whatever the method."""
 
     epochs: int | None = setting(None, "passes over the smallest environment's examples; or give steps", ge=1)
@@ -59,10 +59,9 @@ class Trainer(Settings):
     warmup: float = setting(0.0, "fraction of the run over which the rate rises linearly from 0", ge=0, lt=1)
     floor: float = setting(0.0, "cosine: least multiple of the learning rate", ge=0, le=1)
 
-    strategy: Literal["auto", "measured", "joint", "loop", "vmap"] = setting(
+    strategy: Literal["auto", "joint", "loop", "vmap"] = setting(
         "auto",
-        "how environment gradients are computed: one graph, one environment at a time, or mapped; auto goes by a "
-        "rule, measured takes what is fastest on this machine, which is asked once and remembered",
+        "how environment gradients are computed: one graph, one environment at a time, or mapped; auto goes by a rule",
     )
     condense: bool = setting(
         True,
@@ -83,7 +82,7 @@ class Trainer(Settings):
     compile: bool = setting(False, "compile the network with torch.compile (strategy joint only)")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Trainer":
+    def _consistent(self) -> "TrainerConfig":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         if any(not 0 <= milestone <= 1 for milestone in self.milestones):

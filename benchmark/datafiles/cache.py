@@ -10,7 +10,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from invbench.datafiles.fingerprint import fingerprint
+from invbench.datafiles.checksums import fingerprint
 from invbench.datafiles.npz import read_npz
 from invbench.datafiles.release import cache_folder
 from invbench.files import replacing
@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 PRINT = "fingerprint"
 
 
-def prepared(name: str, depends_on: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
+def cached_arrays(name: str, depends_on: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
     """The arrays that `make` returns, from the cache where they are there and whole.
 
     A cache that cannot be written saves no time and does no harm.

@@ -17,19 +17,12 @@ import requests
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from invbench.console import announce, error_console
 from invbench.datafiles.archives import MAX_UNPACKED, members
-from invbench.datafiles.release import (
-    CACHE_VARIABLE,
-    DATA_VARIABLE,
-    Download,
-    Release,
-    SourceFile,
-    cache_folder,
-    sha256,
-)
+from invbench.datafiles.checksums import sha256
+from invbench.datafiles.release import CACHE_VARIABLE, DATA_VARIABLE, Download, Release, SourceFile, cache_folder
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.training.progress import announce, error_console
 
 MIRROR_VARIABLE = "INVBENCH_MIRROR"
 TIMEOUT = (10.0, 30.0)

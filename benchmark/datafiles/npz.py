@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invbench.datafiles.release import is_regular
+from invbench.datafiles.checksums import is_regular
 
 MAGIC = b"\x93NUMPY\x01\x00"
 HEADER = re.compile(

@@ -14,7 +14,7 @@ from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
 
 if TYPE_CHECKING:
-    from invbench.training.loop import Training
+    pass
 
 EXAMPLES, FEWEST = 128, 8
 """Test examples that are transformed where nobody says how many: in long runs, and in short ones at least."""
@@ -29,19 +29,6 @@ DEFORMATION = {"image": 0.5, "point_cloud": 0.2}
 """Reach of shears, stretches and scale."""
 MOTIONS = 8
 """Random rigid motions of each point cloud."""
-
-
-def examples_to_measure(training: "Training", steps: int) -> int:
-    """How many examples a run of so many steps measures, by its settings.
-
-    It goes by numbers of passes, not by the clock: the same run measures the same examples everywhere.
-    """
-    setting, sampler = training.cell.trainer.measure_invariance, training.sampler
-    if isinstance(setting, int):
-        return setting
-    trained = steps * sampler.per_step * sampler.batch_size
-    times = max(1, transformations(training.problem))
-    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))
 
 
 def transformations(problem: Problem) -> int:

@@ -1,5 +1,6 @@
 """Metrics of whole splits, with one transfer to the host a split, and of the law that a linear model has found."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -123,3 +124,10 @@ def coefficient_metrics(found: torch.Tensor, law: LinearLaw) -> dict[str, float]
         "null_solution": float(found.abs().max() < NEAR),
     }
     return errors | {f"coefficient.{i}": value for i, value in enumerate(found.tolist())}
+
+
+def headlines(metrics: Iterable[str]) -> list[str]:
+    """The metrics that are worth a reader's first look: of environments only the worst, and only in the test."""
+    detail = "distance|jensen|rejection|representation|(validation|train)_(mutual|roc)"
+    hidden = re.compile(rf"\.|{detail}|_bin\d+$|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
+    return [name for name in metrics if not hidden.search(name)]

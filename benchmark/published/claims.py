@@ -27,7 +27,7 @@ from pydantic import model_validator
 
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, did_you_mean
-from invbench.runs.config import parse_yaml
+from invbench.strict_yaml import parse_yaml
 
 
 class Number(Settings):

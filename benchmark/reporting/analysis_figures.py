@@ -12,10 +12,9 @@ from torch import Tensor
 from invbench.analysis.consistency import Environments, Plane, plane
 from invbench.analysis.spectrum import Spectrum, held_still
 from invbench.errors import UserError
-from invbench.reporting.run_figures import COLOURS, PANEL, band, finish, styles_of
-from invbench.training.flat_module import FlatNetwork
-from invbench.training.restored import Trained
-from invbench.training.runner import model_on
+from invbench.reporting.style import COLOURS, PANEL, band, finish, styles_of
+from invbench.training.build import RestoredRun, model_on
+from invbench.training.flat_module import FlatModule
 
 SHOWN = 3
 """Environments with a panel of their own."""
@@ -75,7 +74,7 @@ def width_curves(found: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
     return finish(figure, [axes[0, 0]])
 
 
-def landscape(ends: Sequence[tuple[str, Trained]], examples: int) -> Figure:
+def landscape(ends: Sequence[tuple[str, RestoredRun]], examples: int) -> Figure:
     """The mean risk and single environments' on the plane through the beginning and the end of one or two runs.
 
     Args:
@@ -97,10 +96,10 @@ def landscape(ends: Sequence[tuple[str, Trained]], examples: int) -> Figure:
     return planes(plane(environments[0].risks, first, second, third), list(points))
 
 
-def _beginning(run: Trained) -> Tensor:
+def _beginning(run: RestoredRun) -> Tensor:
     """The weights with which the run began."""
     split = run.problem.splits["train"].rows(slice(1))
-    return FlatNetwork(held_still(model_on(split.x.device, run.cell, run.problem), split, 0)[0]).weights()
+    return FlatModule(held_still(model_on(split.x.device, run.cell, run.problem), split, 0)[0]).weights()
 
 
 def planes(found: Plane, names: Sequence[str]) -> Figure:

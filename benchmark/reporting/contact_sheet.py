@@ -18,7 +18,7 @@ from invbench.components.point_clouds import points
 from invbench.core.data import Problem, Split
 from invbench.core.task import Regression
 from invbench.reporting.drawing import save
-from invbench.system.torchvision_import import torchvision
+from invbench.system.workarounds import torchvision
 
 GROUPS, COLUMNS, TILES, DOTS = 6, 10, 4, 1500
 """Most rows of a sheet, its columns, images in a cell, dots in a panel."""

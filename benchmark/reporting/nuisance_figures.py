@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from invbench.core.task import BinaryClassification
 from invbench.errors import UserError, did_you_mean
 from invbench.evaluation.metrics import outputs_of
-from invbench.reporting.run_figures import PANEL, finish, groups_of, revived, styles_of, within_range
+from invbench.reporting.run_figures import revived
+from invbench.reporting.style import PANEL, finish, groups_of, styles_of, within_range
 from invbench.results.columns import SECTIONS
 from invbench.results.display_names import display_dataset, display_method, display_metric
 from invbench.results.load import finished
 from invbench.runs.spec import RunSpec
-from invbench.training.restored import Trained
+from invbench.training.build import RestoredRun
 
 BINS = 25
 FEWEST = 200
@@ -132,7 +133,7 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
     return finish(figure, [axes[0]])
 
 
-def _density(run: Trained, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _density(run: RestoredRun, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Histogram of the score of the examples with this nuisance, the first where there are several."""
     split = run.problem.splits["test"]
     if split.nuisance is None:

@@ -30,10 +30,10 @@ from invbench.results.load import load_results, meeting, unclear
 from invbench.results.selection import Select
 from invbench.results.table import completeness, omitted, table
 from invbench.runs.commands import command_of
+from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, Unreadable, now
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible_lines
-from invbench.training.curve_columns import read_curves
 
 DETAILED = 1000
 """As many runs can be looked at one by one: those that failed, then the latest; as many rows have their command."""

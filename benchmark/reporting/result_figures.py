@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from invbench.errors import UserError
-from invbench.reporting.run_figures import LINES, PANEL, Look, Style, band, finish, labels_of, looks_of, within_range
+from invbench.reporting.style import LINES, PANEL, Look, Style, band, finish, labels_of, looks_of, within_range
 from invbench.results.columns import SECTIONS, as_text, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
 from invbench.results.formats import PAPER, rank_table

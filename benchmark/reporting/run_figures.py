@@ -1,11 +1,7 @@
 """Figures of finished runs. One colour per method; bands are the range over seeds."""
 
-import math
-import textwrap
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,36 +16,26 @@ from invbench.core.data import Problem
 from invbench.core.task import Regression
 from invbench.errors import UserError
 from invbench.evaluation.metrics import outputs_of
-from invbench.results.columns import differing
-from invbench.results.display_names import display_dataset, display_method
+from invbench.reporting.style import COLOURS, PANEL, band, finish, groups_of, looks_of, styles_of
+from invbench.results.display_names import display_dataset
 from invbench.results.load import curves_of, finished, warn_left_out
-from invbench.results.statistics import is_share
-from invbench.runs.spec import RunSpec
-from invbench.training.restored import Trained, trained
+from invbench.training.build import RestoredRun, load_run
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
-"""Okabe and Ito's, told apart by all kinds of eyes."""
-LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-PANEL = 2.6
-"""Inches."""
 ANGLES = 73
 """Of an image that is turned once round: every 5 degrees."""
 
-Curves = list[NDArray[np.float64]]
-Style = dict[str, Any]
 
-
-def revived(paths: Iterable[Path]) -> list[Trained]:
+def revived(paths: Iterable[Path]) -> list[RestoredRun]:
     """Every run at or below the paths that is done, with its model; warnings name those that cannot be had.
 
     Raises:
         UserError: there is none.
     """
-    runs: list[Trained] = []
+    runs: list[RestoredRun] = []
     reasons: list[str] = []
     for folder, _ in finished(paths):
         try:
-            runs.append(trained(folder.path))
+            runs.append(load_run(folder.path))
         except UserError as error:
             reasons.append(str(error))
     if not runs:
@@ -195,111 +181,3 @@ def _show(place: Axes, problem: Problem, image: Tensor) -> None:
     pixels = np.asarray(problem.pixels.restored(image).clamp(0, 1).permute(1, 2, 0))
     place.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
     place.set(xticks=[], yticks=[])
-
-
-def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
-    """The mean of the runs and their range; shared: as of `Look`."""
-    values = np.stack(runs)
-    place.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
-    if len(runs) > 1 and not shared:
-        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
-
-
-def within_range(metric: str, mean: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far intervals reach below and above their means (2, n): those of shares end where shares do."""
-    low, high = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
-    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
-
-
-def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
-    """Runs that differ in nothing but the seed, by label and dataset.
-
-    The label is the method, with the settings in which its runs on the dataset differ.
-    """
-    rows = pd.DataFrame([{"method": s.method, "dataset": s.dataset, "backbone": s.backbone} | s.flat() for s in specs])
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, (label, spec) in enumerate(zip(labels_of(rows, exact=True), specs, strict=True)):
-        groups.setdefault((label, spec.dataset), []).append(index)
-    return dict(sorted(groups.items()))
-
-
-def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
-    """Each row's method, with the settings in which the rows of that method and dataset differ.
-
-    Args:
-        exact: with all digits of numbers; otherwise with four, where these tell the settings apart.
-    """
-    each = differing(rows)
-    leaves = Counter(name.rpartition(".")[2] for name in {name for settings in each for name in settings})
-    labels = []
-    for method, settings in zip(rows["method"], each, strict=True):
-        values = [f"{x:.4g}" if isinstance(x, float) and not exact else str(x) for x in settings.values()]
-        leaf_or_all = [name.rpartition(".")[2] if leaves[name.rpartition(".")[2]] == 1 else name for name in settings]
-        parts = [f"{name}={value}" for name, value in zip(leaf_or_all, values, strict=True)]
-        labels.append(", ".join([display_method(str(method)), *parts]))
-    if exact or len(set(labels)) == len(set(exact_labels := labels_of(rows, exact=True))):
-        return labels
-    return exact_labels
-
-
-class Look(NamedTuple):
-    """How the curve of some runs is drawn."""
-
-    style: Style
-    label: str
-    """In the legend."""
-    shared: bool = False
-    """Whether other settings of the method look the same; no range is drawn then: they would cover each other."""
-
-
-def looks_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """The look of each label, such that a method has the same colour in all figures of some runs.
-
-    The settings of one method differ in their lines; where they are too many for that, they share an entry.
-
-    Args:
-        pairs: methods and labels, as `labels_of` makes them.
-    """
-    labels: dict[str, list[str]] = {}
-    for method, label in sorted(set(pairs)):
-        labels.setdefault(method, []).append(label)
-    if len(labels) == 1 and sum(map(len, labels.values())) <= len(COLOURS) * len(LINES):
-        return {label: Look(style, label) for label, style in styles_of(*labels.values()).items()}
-    looks: dict[str, Look] = {}
-    lines_free = len(labels) <= len(COLOURS)
-    for (method, of_method), style in zip(labels.items(), styles_of(labels).values(), strict=True):
-        if len(of_method) == 1:
-            looks[of_method[0]] = Look(style, of_method[0])
-        elif lines_free and len(of_method) <= len(LINES):
-            looks |= {
-                label: Look(style | {"linestyle": line}, label) for label, line in zip(of_method, LINES, strict=False)
-            }
-        else:
-            looks |= dict.fromkeys(of_method, Look(style, f"{display_method(method)}, each setting", shared=True))
-    return looks
-
-
-def styles_of(names: Iterable[str]) -> dict[str, Style]:
-    """A colour and a line for each name."""
-    unique = list(dict.fromkeys(names))
-    styles = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
-    if len(unique) > len(styles):
-        raise UserError(f"{len(unique)} curves in one figure cannot be told apart; give fewer runs")
-    return dict(zip(unique, styles, strict=False))
-
-
-def finish(figure: Figure, labelled: list[Axes]) -> Figure:
-    """Small ticks, a light grid, and one legend below for all panels."""
-    for place in figure.axes:
-        place.tick_params(labelsize=8)
-        if place.axison and not place.images:
-            place.grid(alpha=0.25, linewidth=0.5)
-    handles: dict[str, Any] = {}
-    for place in labelled:
-        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            handles.setdefault(textwrap.shorten(label, 60), handle)
-    if handles:
-        fitting = int(figure.get_figwidth() / (0.5 + 0.08 * max(map(len, handles))))
-        columns = max(1, min(4, len(handles), fitting))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
-    return figure

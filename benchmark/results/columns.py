@@ -9,12 +9,6 @@ import pandas as pd
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
 PROBLEM = ("dataset.", "data.variant")
 """Besides the dataset's name, what makes it another problem; only on one problem are methods compared."""
-LATE_STARTS = {
-    "anneal_steps": ("weight", "weight_before"),
-    "pretrain_steps": ("weight", None),
-    "bottleneck_anneal_steps": ("bottleneck_weight", None),
-}
-"""Settings with the step from which a penalty has its weight: that weight, and the one before it, None for 0."""
 HELD_OUT = "trainer.held_out_environment"
 """The setting of runs that exist for choosing settings, not for being shown."""
 

@@ -15,11 +15,11 @@ from pydantic_core import from_json, to_json
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.files import replacing
 from invbench.results.columns import as_text
+from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, Unreadable, load_record, run_folders
 from invbench.runs.spec import RunSpec
 from invbench.system.provenance import sources_hash
 from invbench.terminal import visible
-from invbench.training.curve_columns import read_curves
 
 DATA = ("metric", "primary", "higher_is_better", "variant", "fingerprint", "environments")
 """What a row tells of the data."""

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import UserError
-from invbench.results.columns import HELD_OUT, LATE_STARTS, as_text, joined, keys_of, missing, problem_of
+from invbench.results.columns import HELD_OUT, as_text, joined, keys_of, missing, problem_of
 from invbench.results.statistics import all_best, best_of
+from invbench.runs.spec import LATE_STARTS
 
 BEST = "best_validation."
 LATE_START = re.compile(rf"method(\..+)?\.({'|'.join(LATE_STARTS)})")

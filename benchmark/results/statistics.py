@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
@@ -28,7 +28,7 @@ def half_width(values: pd.Series) -> float:
     n = len(values)
     if n < 2:
         return math.nan
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / math.sqrt(n))
 
 
 def paired_p_value(first: pd.Series, second: pd.Series) -> float:
@@ -41,7 +41,7 @@ def paired_p_value(first: pd.Series, second: pd.Series) -> float:
     if spread == 0:
         return 1.0 if differences[0] == 0 else 0.0
     t = differences.mean() / (spread / math.sqrt(len(differences)))
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
@@ -99,10 +99,14 @@ def friedman(scores: pd.DataFrame) -> float:
     """p-value of: all methods (columns) rank alike on the datasets (rows). NaN below 3 methods or 2 datasets."""
     if scores.shape[1] < 3 or scores.shape[0] < 2 or scores.nunique(axis=1).max() == 1:
         return math.nan
+    from scipy import stats
+
     return float(stats.friedmanchisquare(*(scores[name] for name in scores)).pvalue)
 
 
 def critical_difference(methods: int, datasets: int) -> float:
     """Mean ranks that are further apart differ at 5 % (Nemenyi; Demšar 2006, equation 5)."""
+    from scipy import stats
+
     q = float(stats.studentized_range.ppf(LEVEL, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * datasets))

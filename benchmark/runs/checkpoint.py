@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from invbench.core.trainer import Strategy
 from invbench.errors import Unusable
 from invbench.pytree import Tree, flatten, unflatten
 
@@ -88,11 +87,10 @@ class Position(BaseModel):
     """Hash of code and data."""
     step: int = Field(ge=0)
     """Finished steps."""
-    strategy: Strategy
-    summed: int = Field(ge=0)
+    loss_steps: int = Field(ge=0)
     """Steps since the last evaluation."""
     curves: str
-    """Hash of the rows until then; `invbench.training.curve_columns.digest`."""
+    """Hash of the rows until then; `invbench.runs.curves.digest`."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     """By part; `invbench.training.loop.PARTS`."""
 

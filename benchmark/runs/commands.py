@@ -8,8 +8,9 @@ from functools import cache
 from typing import Any
 
 from invbench.errors import UserError
-from invbench.runs.config import parse_yaml
-from invbench.runs.spec import RunSpec, resolve
+from invbench.runs.resolve import resolve
+from invbench.runs.spec import RunSpec
+from invbench.strict_yaml import parse_yaml
 
 
 def assignments_of(spec: RunSpec) -> dict[str, Any]:

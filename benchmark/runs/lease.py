@@ -10,7 +10,7 @@ No clock of another machine is trusted, and none that can be set: what counts is
 looks.
 
 A holder that was only asleep finds the claim in other hands, and stops without writing: it replaces files of the run
-inside `Claim.writing` only, which looks at the claim again. Whoever takes a run over holds the same lock meanwhile, so
+inside `Lease.writing` only, which looks at the claim again. Whoever takes a run over holds the same lock meanwhile, so
 no moment is left between the look and the write. The lock dies with its process; its file goes with the claim.
 """
 
@@ -45,7 +45,7 @@ MOST_BYTES = 2**16
 """A claim's file with more bytes is not read."""
 
 
-class Holder(BaseModel):
+class Owner(BaseModel):
     """Content of a claim."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -64,7 +64,7 @@ class Holder(BaseModel):
     total: int = 0
 
     @classmethod
-    def this_process(cls) -> "Holder":
+    def this_process(cls) -> "Owner":
         """A new claim of this process."""
         return cls(
             host=socket.gethostname(),
@@ -98,16 +98,16 @@ class Holder(BaseModel):
 class Seen(NamedTuple):
     """A claim as it was found: who holds it, None where that cannot be read, and a mark that changes with the file."""
 
-    holder: Holder | None
+    holder: Owner | None
     mark: tuple[bytes, int]
     age: float
     """Seconds since it was last written, by this machine's clock; not to be trusted."""
 
 
-class Claim:
+class Lease:
     """A run in this process's hands."""
 
-    def __init__(self, path: Path, holder: Holder) -> None:
+    def __init__(self, path: Path, holder: Owner) -> None:
         self.path, self.holder = path, holder
         self.step = self.total = 0
         self.ended = threading.Event()
@@ -121,7 +121,7 @@ class Claim:
 
     def confirm(self) -> None:
         """Look whether the run is still this process's. Raises Interrupted where it is not."""
-        seen = look(self.path)
+        seen = read_lease(self.path)
         self.lost = seen is None or seen.holder is None or seen.holder.token != self.holder.token
         self.check()
 
@@ -166,15 +166,15 @@ class Claim:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Claim]:
+def claimed(path: Path) -> Iterator[Lease]:
     """Hold a claim for this process.
 
     Raises:
         RunHeld: another process has it, and lives as far as one can tell.
         OSError: the folder cannot be written to.
     """
-    holder = Holder.this_process()
-    claim = Claim(path, holder if _create(path, holder) else _take_over(path, holder))
+    holder = Owner.this_process()
+    claim = Lease(path, holder if _create(path, holder) else _take_over(path, holder))
     try:
         with _locked(path, SILENT_SECONDS):  # its file is made now: later there may be no room for it
             pass
@@ -211,7 +211,7 @@ def _locked(path: Path, timeout: float) -> Iterator[None]:
         lock.release()
 
 
-def look(path: Path) -> Seen | None:
+def read_lease(path: Path) -> Seen | None:
     """The claim that is there now, or None."""
     try:
         if not path.is_file():  # a pipe would be waited for
@@ -222,7 +222,7 @@ def look(path: Path) -> Seen | None:
     except OSError:
         return None
     try:
-        holder = Holder.model_validate_json(content)
+        holder = Owner.model_validate_json(content)
     except ValidationError:
         holder = None
     return Seen(holder, (content, changed), time.time() - changed / 1e9)
@@ -230,7 +230,7 @@ def look(path: Path) -> Seen | None:
 
 def held(path: Path) -> bool:
     """Whether somebody holds the claim, at a glance: a far holder counts as alive while its file is young."""
-    seen = look(path)
+    seen = read_lease(path)
     if seen is None:
         return False
     if seen.holder is not None and seen.holder.near:
@@ -238,7 +238,7 @@ def held(path: Path) -> bool:
     return abs(seen.age) < SILENT_SECONDS
 
 
-def _create(path: Path, holder: Holder) -> bool:
+def _create(path: Path, holder: Owner) -> bool:
     """Whether this process made the claim, which appears with its content where links are known; False where one is."""
     try:
         with _beside(path, holder) as temporary:
@@ -262,18 +262,18 @@ def _create(path: Path, holder: Holder) -> bool:
     return True
 
 
-def _take_over(path: Path, holder: Holder) -> Holder:
+def _take_over(path: Path, holder: Owner) -> Owner:
     """Put our claim in the place of a dead one. Raises RunHeld where it lives or where others are quicker."""
     dead = _dead(path)
     if dead is None:  # given up in this moment
         if not _create(path, holder):
-            raise _held_by(path, look(path))
+            raise _held_by(path, read_lease(path))
         return holder
     if dead.holder is not None:
         holder = holder.model_copy(update={"generation": dead.holder.generation + 1})
     try:
         with _locked(path, 0):
-            now = look(path)
+            now = read_lease(path)
             if now is None or now.mark != dead.mark:
                 raise _held_by(path, now)
             with _beside(path, holder) as temporary:
@@ -284,7 +284,7 @@ def _take_over(path: Path, holder: Holder) -> Holder:
 
 
 @contextmanager
-def _beside(path: Path, holder: Holder) -> Iterator[Path]:
+def _beside(path: Path, holder: Owner) -> Iterator[Path]:
     """A file with a claim's content, which is to take the claim's place."""
     temporary = path.with_name(f".{path.name}.{holder.token}")
     try:
@@ -297,7 +297,7 @@ def _beside(path: Path, holder: Holder) -> Iterator[Path]:
 
 def _dead(path: Path) -> Seen | None:
     """The claim, if its holder is dead; None where it has just been given up. Raises RunHeld where it lives."""
-    seen = look(path)
+    seen = read_lease(path)
     if seen is None or (seen.holder is not None and seen.holder.gone):
         return seen
     if (seen.holder is not None and seen.holder.near) or abs(seen.age) < SILENT_SECONDS:
@@ -305,7 +305,7 @@ def _dead(path: Path) -> Seen | None:
     until = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < until:
         time.sleep(min(HEARTBEAT_SECONDS, WATCH_SECONDS) / 4)
-        now = look(path)
+        now = read_lease(path)
         if now is None or now.mark != seen.mark:
             raise _held_by(path, now)
     return seen

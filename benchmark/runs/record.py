@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
-from invbench.runs.lease import LOCK, Claim, claimed, held
+from invbench.runs.lease import LOCK, Lease, claimed, held
 from invbench.runs.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible
@@ -52,7 +52,7 @@ class Newer(Unreadable):
     """A record that a newer version of invbench wrote."""
 
 
-class Chosen(BaseModel):
+class BestStep(BaseModel):
     """The step of a run that was best on the validation set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,7 +77,7 @@ class Record(BaseModel):
     spec: Annotated[RunSpec, AfterValidator(usable)]
     metrics: Metrics
     """At the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
-    best_validation: Chosen | None = None
+    best_validation: BestStep | None = None
     """None where there is no validation set, it was not watched, or an older version made the record."""
     invariance: Annotated[dict[str, Any], empty_or(Invariance)] = {}
     """How far predictions change when inputs are transformed: see `invbench.evaluation.invariance.measure`."""
@@ -142,7 +142,7 @@ class RunFolder:
     """
 
     path: Path
-    holder: Claim | None = None
+    holder: Lease | None = None
 
     @property
     def spec(self) -> Path:

@@ -40,9 +40,10 @@ from pydantic import field_validator, model_validator
 from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, brief, did_you_mean
-from invbench.runs.config import parse_yaml, read_yaml, sweep_names, sweep_text
-from invbench.runs.spec import MAX_SEED, Cell, Protocol, resolve
-from invbench.sweeps.fusing import Fuse
+from invbench.runs.config import sweep_names, sweep_text
+from invbench.runs.resolve import Cell, resolve
+from invbench.runs.spec import MAX_SEED, Fuse, Protocol
+from invbench.strict_yaml import parse_yaml, read_yaml
 from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 
 FULL = "full"
@@ -214,7 +215,8 @@ class Sweep(Settings):
             for rule in (*self.include, *self.exclude):
                 for value in map(str, _values(rule.get(kind, ()))):
                     if value not in known:
-                        raise UserError(f"a rule names the {kind} '{brief(value)}'{did_you_mean(value, known)}")
+                        hint = did_you_mean(value, known, registry.aliases)
+                        raise UserError(f"a rule names the {kind} '{brief(value)}'{hint}")
 
     def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
         """Those that the rules keep."""

@@ -1,79 +1,39 @@
 """Carry out a sweep: choose the runs that are left, give them to an engine, say how it ended."""
 
-import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import pandas as pd
-import torch
 
-from invbench.errors import Interrupted, RunFailed, UserError, brief, did_you_mean
+from invbench.console import announce, somebody_looks
+from invbench.errors import Interrupted, RunFailed, UserError, did_you_mean
 from invbench.results.load import load_results
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
+from invbench.runs.spec import Fuse, parse_fuse
 from invbench.sweeps.definition import FULL, Sweep
-from invbench.sweeps.engines.local import LocalEngine
-from invbench.sweeps.folder import Costs, Rerun, announce_changes, chosen, metrics_of, reopen, statuses, told_apart
-from invbench.sweeps.fusing import Fuse, parse_fuse
-from invbench.sweeps.jobs import CPU, Rules, Slot
-from invbench.sweeps.monitor import Watch, duration
-from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
+from invbench.sweeps.engines import Engine
+from invbench.sweeps.engines.local import LocalEngine, LocalResources
+from invbench.sweeps.engines.scheduler import Limits
+from invbench.sweeps.folder import (
+    CostEstimator,
+    Rerun,
+    announce_changes,
+    chosen,
+    metrics_of,
+    reopen,
+    statuses,
+    told_apart,
+)
+from invbench.sweeps.monitor import SweepMonitor, duration
 from invbench.system.signals import stop_requests
-from invbench.training.progress import announce, somebody_looks
 from invbench.training.runner import RESULTS, Options
 
-UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-LONGEST = 366 * 86400
-"""Seconds that a run may be given."""
-GIBIBYTE = 2**30
-
-
-class Engine(Protocol):
-    """Where runs are carried out."""
-
-    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
-        """Carry out the runs, tell the watch, and begin none while it drains."""
-
 
 @dataclass(frozen=True)
-class Places:
-    """Where a sweep on one machine works.
-
-    Args:
-        gpus: such as `0,2`, places in the list of visible GPUs; all where it is None.
-        jobs_per_gpu: runs that share a GPU.
-        workers: this many processes on the CPU, and no GPU.
-        threads: of each process.
-    """
-
-    gpus: str | None = None
-    jobs_per_gpu: int = 1
-    workers: int | None = None
-    threads: int = 1
-
-    def slots(self) -> list[Slot]:
-        """One for each run at a time. Raises UserError where there is nothing of what is asked for."""
-        if self.workers is not None and self.gpus:
-            raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
-        numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
-        for name, number in numbers.items():
-            if number is not None and not 1 <= number <= MOST_PROCESSES:
-                raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
-        devices: list[str] = []
-        if self.workers is None:
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            devices = chosen_gpus(self.gpus, visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), count))
-        if devices:
-            return [Slot(number, device) for number, device in enumerate(devices * self.jobs_per_gpu)]
-        workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
-        return [Slot(number, CPU) for number in range(workers)]
-
-
-@dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """What a call of `bench sweep` asks for.
 
     Args:
@@ -140,7 +100,7 @@ def sweep(
         tier: full, or a size that the sweep names.
         out: folder of the runs; results/<name> where it is None.
         rerun: missing, failed, stale or all.
-        gpus, jobs_per_gpu, workers, threads: see `Places`.
+        gpus, jobs_per_gpu, workers, threads: see `LocalResources`.
         timeout: seconds for one attempt at a run.
         fuse: auto, off, or a number of runs that are trained together at most; as the sweep says where it is None.
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
@@ -149,15 +109,15 @@ def sweep(
         UserError: something in the request is wrong; nothing was run.
         Interrupted: Ctrl-C; running runs have kept their checkpoints.
     """
-    engine = LocalEngine(Places(_text(gpus), jobs_per_gpu, workers, threads).slots(), Rules(timeout), threads)
+    engine = LocalEngine(LocalResources(_text(gpus), jobs_per_gpu, workers, threads).slots(), Limits(timeout), threads)
     shown = somebody_looks() if progress is None else progress
-    request = Request.read(str(name), out, tier, rerun, _text(fuse), quiet=not shown)
+    request = SweepRequest.read(str(name), out, tier, rerun, _text(fuse), quiet=not shown)
     with suppress(RunFailed):  # the failed runs are in the table, with their kinds
         carry_out_sweep(request, engine)
     return load_results(request.out)
 
 
-def carry_out_sweep(request: Request, engine: Engine) -> None:
+def carry_out_sweep(request: SweepRequest, engine: Engine) -> None:
     """Carry out what is left of a sweep.
 
     Raises:
@@ -171,7 +131,10 @@ def carry_out_sweep(request: Request, engine: Engine) -> None:
     todo = chosen(cells, statuses(cells, out), request.rerun)
     if request.rerun is Rerun.all:
         reopen(todo, out)
-    with stop_requests(signals=2) as stop, Watch({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch:
+    with (
+        stop_requests(signals=2) as stop,
+        SweepMonitor({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch,
+    ):
         while todo and not watch.draining:
             watch.titles |= {cell.spec.run_id: cell.title for cell in todo}
             fuse = request.sweep.fuse if request.fuse is None else request.fuse
@@ -182,7 +145,7 @@ def carry_out_sweep(request: Request, engine: Engine) -> None:
     _conclude(request, cells, watch)
 
 
-def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
+def _conclude(request: SweepRequest, cells: Sequence[Cell], watch: SweepMonitor) -> None:
     """Say how it ended; raise where not all is done."""
     out = request.out
     found = statuses(cells, out)
@@ -207,11 +170,11 @@ def _conclude(request: Request, cells: Sequence[Cell], watch: Watch) -> None:
         )
 
 
-def dry_run(request: Request, workers: int) -> list[str]:
+def dry_run(request: SweepRequest, workers: int) -> list[str]:
     """Every run with its status and settings that others do not share, and what the ones that are left will cost."""
     cells, out = request.runs(), request.out
     settings = told_apart(cells)
-    found, costs = statuses(cells, out), Costs(out)
+    found, costs = statuses(cells, out), CostEstimator(out)
     todo = {cell.spec.run_id for cell in chosen(cells, found, request.rerun)}
     width = max(len(cell.title) for cell in cells)
     lines, known, unknown = [], 0.0, 0
@@ -233,25 +196,9 @@ def dry_run(request: Request, workers: int) -> list[str]:
     return [*lines, total]
 
 
-def seconds_of(text: str | None) -> float | None:
-    """`90`, `90s`, `30min`, `2h`, `1d` as seconds. Raises UserError for anything else."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text)
-    seconds = float(match[1]) * UNITS.get(match[2], 0) if match else 0.0
-    if not 0 < seconds <= LONGEST:
-        raise UserError(f"--timeout {brief(text)}: write a time such as 90s, 30min or 2h, at most {LONGEST // 86400}d")
-    return seconds
-
-
 def _grouped(failures: Sequence[str]) -> dict[str, int]:
     """Messages with how often they came, whichever run they are of."""
     groups: dict[str, list[str]] = {}
     for text in failures:
         groups.setdefault(text.partition(": ")[2], []).append(text)
     return {texts[0]: len(texts) for texts in groups.values()}
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,7 +17,7 @@ import yaml
 from invbench.files import write_text
 from invbench.runs.commands import ranges
 from invbench.runs.record import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.sweeps.definition import Results, Sweep
 from invbench.system.provenance import sources_hash
 
@@ -193,7 +193,7 @@ def _as_data(sweep: Sweep) -> dict[str, Any]:
     return sweep.model_dump(mode="json", exclude={"fuse"} if sweep.fuse == "off" else set())
 
 
-class Costs:
+class CostEstimator:
     """Seconds that runs will take, by what earlier ones of the same method and dataset took for a step.
 
     Those are the runs of the folder; where it has none yet, some of the folders beside it.

@@ -1,10 +1,12 @@
 """What a sweep on one machine does next: pure functions of what is known and of the time, without process or clock."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
-CPU = "cpu"
+from invbench.runs.resolve import Cell, fuse_obstacle, fusion_key
+from invbench.runs.spec import Fuse
+
 RETRIES = {"killed": 3, "oom": 1, "input_output": 1}
 """How often a run is tried again, by kind of failure; where code or numbers are at fault it would be in vain."""
 PAUSE_SECONDS = {"input_output": 5.0}
@@ -30,94 +32,6 @@ class Job(NamedTuple):
         return (self.run_id, *self.others)
 
 
-class Slot(NamedTuple):
-    """Place for one run at a time; several may share a device."""
-
-    number: int
-    device: str = CPU
-
-
-class Busy(NamedTuple):
-    """What a slot works on."""
-
-    job: Job
-    since: float
-    """When its time began to count."""
-    stepped: bool = False
-    """It has made a step, so that one can see how much memory it takes."""
-    stopping: bool = False
-
-
-class Rules(NamedTuple):
-    """What limits a sweep."""
-
-    timeout: float | None = None
-    """Seconds for one attempt at a run; those that are trained together have all of theirs."""
-    memory_floor: float = 0.0
-    """Bytes that must be free on a device that works already before another run begins there."""
-    settle: float = 20.0
-    """Longest time that a run on a GPU is waited for to make its first step before it gets company."""
-
-
-class Start(NamedTuple):
-    """Begin a run in a slot."""
-
-    slot: Slot
-    job: Job
-
-
-class Stop(NamedTuple):
-    """Let a slot's run keep its checkpoint and end: it has had its time."""
-
-    slot: Slot
-
-
-def decide(
-    slots: Sequence[Slot],
-    waiting: Sequence[Job],
-    busy: Mapping[int, Busy],
-    free_memory: Mapping[str, float],
-    rules: Rules,
-    now: float,
-    draining: bool = False,
-) -> list[Start | Stop]:
-    """Everything that should happen now.
-
-    Args:
-        slots: with consecutive numbers.
-        waiting: in the order in which they should begin.
-        busy: by number of the slot.
-        free_memory: bytes by device, where that is known.
-        draining: nothing new begins.
-    """
-    actions: list[Start | Stop] = [Stop(slot) for slot in slots if _overdue(busy.get(slot.number), rules, now)]
-    if draining:
-        return actions
-    due = [job for job in waiting if job.not_before <= now]
-    company = Counter(slot.device for slot in slots if slot.number in busy)
-    closed = {slot.device for slot in slots if slot.number in busy and busy[slot.number].job.alone}
-    devices = dict.fromkeys(slot.device for slot in slots)
-    lone = [job for job in due if job.alone]
-    for job, device in zip(lone, sorted(devices.keys() - closed, key=lambda name: company[name]), strict=False):
-        closed.add(device)  # until it is empty nothing else begins there
-        if not company[device]:
-            actions.append(Start(next(slot for slot in slots if slot.device == device), job))
-    sociable = iter(job for job in due if not job.alone)
-    free = [slot for slot in slots if slot.number not in busy and slot.device not in closed]
-    begun: set[str] = set()  # one on a device at a time: what it takes of the memory shows only afterwards
-    for slot in sorted(free, key=lambda slot: (company[slot.device], slot.number)):
-        if slot.device in begun or (
-            company[slot.device] and not _room(slot.device, slots, busy, free_memory, rules, now)
-        ):
-            continue
-        job_or_none = next(sociable, None)
-        if job_or_none is None:
-            break
-        actions.append(Start(slot, job_or_none))
-        begun.add(slot.device)
-    return actions
-
-
 def again(job: Job, kind: str, now: float) -> Job | None:
     """The same run for another attempt after a failure of this kind; None where there is none."""
     if job.attempts >= RETRIES.get(kind, 0):
@@ -138,22 +52,47 @@ def later(job: Job, now: float) -> Job:
     return job._replace(not_before=now + HELD_SECONDS)
 
 
-def _overdue(busy: Busy | None, rules: Rules, now: float) -> bool:
-    if busy is None or rules.timeout is None or busy.stopping:
-        return False
-    return now - busy.since >= rules.timeout * len(busy.job.run_ids)
+MOST = 64
+"""As many runs are trained together where nobody says how many."""
 
 
-def _room(
-    device: str,
-    slots: Sequence[Slot],
-    busy: Mapping[int, Busy],
-    free_memory: Mapping[str, float],
-    rules: Rules,
-    now: float,
-) -> bool:
-    """Whether a device that works already takes one more."""
-    if free_memory.get(device, float("inf")) < rules.memory_floor:
-        return False
-    mates = [busy[slot.number] for slot in slots if slot.device == device and slot.number in busy]
-    return device == CPU or all(mate.stepped or now - mate.since >= rules.settle for mate in mates)
+def jobs_of(cells: Iterable[Cell], fuse: Fuse, places: int) -> list[Job]:
+    """The runs as jobs, each of one run or of several that are trained together.
+
+    Args:
+        places: jobs that can be done at a time; with `auto` none of them is left idle.
+    """
+    groups: dict[str, list[str]] = {}
+    for cell in cells:
+        alone = fuse in ("off", 1) or fuse_obstacle(cell)
+        groups.setdefault(cell.spec.run_id if alone else fusion_key(cell), []).append(cell.spec.run_id)
+    most = fuse if isinstance(fuse, int) else MOST
+    found = [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
+    if fuse == "auto":
+        found = _spread(found, places)
+    return [Job(first, others=tuple(others)) for first, *others in found]
+
+
+def _spread(groups: list[list[str]], places: int) -> list[list[str]]:
+    """The groups, the largest of them halved until there is one for each place."""
+    heap = [(-len(group), float(number), group) for number, group in enumerate(groups)]
+    heapq.heapify(heap)
+    while heap and len(heap) < places and len(heap[0][2]) > 1:
+        _, number, group = heapq.heappop(heap)
+        half = (len(group) + 1) // 2
+        for order, part in ((number, group[:half]), (number + 0.5, group[half:])):
+            heapq.heappush(heap, (-len(part), order, part))
+    return [group for _, _, group in sorted(heap, key=lambda entry: entry[1])]
+
+
+Status = Literal["done", "failed", "interrupted", "held", "apart"]
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a run ended; `apart`: it was one at several together, which should be tried otherwise."""
+
+    status: Status
+    kind: str = ""
+    """Of a failure: oom, killed, timeout, diverged, input_output, disk_full, request or error."""
+    message: str = ""
+    seconds: float = 0.0

@@ -13,13 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from invbench.console import REFRESH_SECONDS, NotebookView, error_console, plain_text
+from invbench.console import duration as duration
 from invbench.system.signals import StopRequest
 from invbench.terminal import visible
-from invbench.training.progress import REFRESH_SECONDS, NotebookView, Pace, error_console, plain_text
-from invbench.training.progress import duration as duration  # for those who show a sweep
+from invbench.training.progress import Pace
 
 if TYPE_CHECKING:
-    from invbench.sweeps.engines.worker import Outcome
+    from invbench.sweeps.jobs import Outcome
 
 SHOWN_ERRORS = 3
 FINAL = ("done", "failed", "interrupted")
@@ -35,7 +36,7 @@ class Running:
     pace: Pace = field(default_factory=Pace)
 
 
-class Watch:
+class SweepMonitor:
     """Counts what happens to the runs of a sweep and shows it.
 
     Args:

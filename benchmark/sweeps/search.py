@@ -22,7 +22,7 @@ from invbench.core.settings import (
     setting,
 )
 from invbench.errors import UserError, did_you_mean
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 
 MOST_RUNS = 100_000
 """Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""

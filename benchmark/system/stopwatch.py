@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from invbench.system.provenance import wait_for
+from invbench.system.device import wait_for
 
 
 class Stopwatch:

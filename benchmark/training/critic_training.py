@@ -15,13 +15,13 @@ from torch.func import grad
 
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.method import Critic, Outputs, State, as_outputs
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.seeding import stream, torch_stream
-from invbench.training.flat_module import FlatNetwork
+from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, detached
 from invbench.training.optimizers import Optimizer
-from invbench.training.phases import phase
-from invbench.training.sampling import Feed, Sampler
+from invbench.training.phases import timed_phase
+from invbench.training.sampling import BatchLoader, Sampler
 
 Augment = Callable[[Batch], Batch]
 MOST_ROWS = 10_000
@@ -51,7 +51,7 @@ def with_critics(state: State, critics: Mapping[str, Critic]) -> State:
 
 
 def _first(critic: Critic) -> State:
-    network = FlatNetwork(critic.network)
+    network = FlatModule(critic.network)
     weights = network.weights()
     tensors = {
         "weights": weights,
@@ -66,7 +66,7 @@ def _optimizer(critic: Critic) -> Optimizer:
     return Optimizer.of(critic.trainer, ["weights"])
 
 
-class SecondPlayers:
+class CriticTrainer:
     """The critics of a run as they learn.
 
     Args:
@@ -79,7 +79,7 @@ class SecondPlayers:
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
         samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
-        self.feeds = {name: Feed(sampler) for name, sampler in samplers.items()}
+        self.feeds = {name: BatchLoader(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
 
     def ahead(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
@@ -103,7 +103,7 @@ class SecondPlayers:
         for name, critic in self.critics.items():
             if critic.simultaneous and step >= critic.first_step:
                 noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
-                with phase("second player"), noise:
+                with timed_phase("second player"), noise:
                     outputs = self._outputs(parameters, batch)
                     after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
                     answers[name] = {part: after[part] for part in CRITIC}
@@ -164,7 +164,7 @@ class SecondPlayers:
 
     def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
         device = next(iter(parameters.values())).device
-        with phase("second player"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
+        with timed_phase("second player"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
             for number in numbers:
                 batch = self.augment(self.feeds[name].batch(number))
                 state = self.update(name, self._outputs(parameters, batch), batch, state, number)

@@ -3,11 +3,11 @@
 from torch import Tensor, cat, nn
 from torch.func import functional_call
 
-from invbench.core.method import Player
+from invbench.core.method import CriticFn
 from invbench.pytree import Tree
 
 
-class FlatNetwork:
+class FlatModule:
     """A module whose own tensors only give sizes and first values."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -23,7 +23,7 @@ class FlatNetwork:
         """The values of what is not trained."""
         return {name: value.clone() for name, value in self.module.named_buffers()}
 
-    def player(self, tensors: Tree) -> Player:
+    def player(self, tensors: Tree) -> CriticFn:
         """The module with the `weights` and the `buffers` of a critic's state."""
         parts = tensors["weights"].split(self.sizes)
         named = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}

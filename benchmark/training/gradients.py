@@ -21,13 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.core.composition import Composition
 from invbench.core.data import Batch
-from invbench.core.method import Gradients, Outputs, Player, State, as_outputs
+from invbench.core.method import CriticFn, Gradients, Outputs, State, as_outputs
 from invbench.core.task import Task
-from invbench.core.trainer import Strategy, Trainer
+from invbench.core.trainer import Strategy, TrainerConfig
 from invbench.errors import UserError
 from invbench.pytree import map_leaves
-from invbench.training.flat_module import FlatNetwork
-from invbench.training.phases import phase
+from invbench.training.flat_module import FlatModule
+from invbench.training.phases import timed_phase
 
 CHUNK_BYTES = 64 * 2**20
 """How much memory the gradients of environments that are mapped together may take."""
@@ -61,7 +61,7 @@ class Moments:
     def add(self, gradients: Mapping[str, Tensor]) -> None:
         """Add the gradients (E', *param) of some environments."""
         self.count += len(next(iter(gradients.values())))
-        with phase("gradient rule"):
+        with timed_phase("gradient rule"):
             for name, value in gradients.items():
                 if self.keep_all:
                     self.kept.setdefault(name, []).append(value)
@@ -72,7 +72,7 @@ class Moments:
 
     def combine(self, method: Composition, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
         """Apply the method's rule."""
-        with phase("gradient rule"):
+        with timed_phase("gradient rule"):
             if self.keep_all:
                 return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
             means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
@@ -95,19 +95,19 @@ class Objective:
     model: nn.Module
     strategy: Strategy
     autocast: bool = False
-    critics: Mapping[str, FlatNetwork] = field(default_factory=dict)
+    critics: Mapping[str, FlatModule] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
         """The network on inputs (N, ...): outputs (N, ...)."""
-        with phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+        with timed_phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
             return value.map(lambda part: part.to(x.dtype))
 
     def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """R_e of one environment's examples x (B, ...), y (B,)."""
         outputs = self.outputs(parameters, x)
-        with phase("objective"):
+        with timed_phase("objective"):
             return self.task.losses(outputs.prediction, y).mean()
 
     def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
@@ -118,7 +118,7 @@ class Objective:
     def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
         """Risks (E,) and outputs (E, B, ...) from such a pass."""
         outputs = self.batch_outputs(parameters, batch)
-        with phase("objective"):
+        with timed_phase("objective"):
             if self.method.has_penalty:
                 outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
             return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
@@ -127,7 +127,7 @@ class Objective:
         """The same with copies of its buffers, which passes in training may change."""
         return replace(self, buffers={name: value.clone() for name, value in self.buffers.items()})
 
-    def players(self, state: State) -> dict[str, Player]:
+    def players(self, state: State) -> dict[str, CriticFn]:
         """The critics with the tensors that the state holds."""
         return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
 
@@ -163,7 +163,7 @@ class Objective:
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         risks, outputs = self.joint(parameters, batch)
         leaves = list(parameters.values())
-        with phase("objective"):
+        with timed_phase("objective"):
             risk, state = self.method.risk(risks, batch.env, state)
             penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
             if self.method.has_gradient_penalty:
@@ -171,18 +171,18 @@ class Objective:
                 penalty = penalty + value
         objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
         if not self.method.replaces_gradient:
-            with phase("backward"):
+            with timed_phase("backward"):
                 found = torch.autograd.grad(risk + penalty, leaves, allow_unused=True)
             gradients = _zero_where_unused(found, parameters)
             return Step(gradients, objective, detached(state), *parts)
         penalty_grad = _zeros(parameters)
         if penalty.requires_grad:
-            with phase("backward"):
+            with timed_phase("backward"):
                 found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
             penalty_grad = _zero_where_unused(found, parameters)
         moments = Moments(self.method)
         for value, weight in self._weighted(risk, risks):
-            with phase("backward"):
+            with timed_phase("backward"):
                 found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
             moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
         gradients, state = moments.combine(self.method, penalty_grad, detached(state))
@@ -203,13 +203,13 @@ class Objective:
         environments = len(batch.x)
         penalty_grad, weights, coupled, penalty = _zeros(parameters), None, None, batch.x.new_zeros(())
         if self.method.has_penalty or self.method.replaces_risk:
-            with phase("backward"):
+            with timed_phase("backward"):
                 penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
         size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
         one = self._autograd if self.strategy == "loop" else self._mapped
         moments, risks = Moments(self.method), []
         for start in range(0, environments, size):
-            with phase("backward"):
+            with timed_phase("backward"):
                 gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
             if weights is not None:
                 gradients = {k: _scaled(g, weights[start : start + size]) for k, g in gradients.items()}
@@ -237,7 +237,7 @@ class Objective:
         self, theta: dict[str, Tensor], risks: Tensor, outputs: Outputs, batch: Batch, state: State
     ) -> tuple[Tensor, State]:
         """All penalties, those on gradients too, for functional transforms."""
-        with phase("objective"):
+        with timed_phase("objective"):
             value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
         if self.method.has_gradient_penalty:
             each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
@@ -258,8 +258,8 @@ class Objective:
         return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
 
 
-def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> Strategy:
-    """The strategy that `auto` stands for, and `measured` ahead of the measurement, or the given one.
+def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfig) -> Strategy:
+    """The strategy that `auto` stands for, or the given one.
 
     Raises:
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
@@ -270,7 +270,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: Trainer) -> 
             f"trainer.strategy={trainer.strategy} sees one environment at a time, but batch normalisation couples "
             "all rows of a batch; use trainer.strategy=joint or a backbone without batch normalisation"
         )
-    if trainer.strategy != "auto" and trainer.strategy != "measured":  # spelt out for the type checker
+    if trainer.strategy != "auto":
         return trainer.strategy
     return "joint" if not method.needs_each_gradient or coupled or trainer.compile else "vmap"
 

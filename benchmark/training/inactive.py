@@ -1,36 +1,39 @@
 """Whether a penalty could act as its settings say; a run of which it could not must say so."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
-from invbench.core.method import Method, overrides
-from invbench.results.columns import LATE_STARTS
-
-if TYPE_CHECKING:
-    from invbench.training.loop import Training
+from invbench.core.composition import Composition
+from invbench.core.method import Method
+from invbench.runs.spec import LATE_STARTS
 
 
-def never_reached(training: "Training") -> list[str]:
-    """Of each setting that is as long as the run, so that what comes after it never does: a line."""
-    parts = training.cell.method.parts
+def never_reached(method: Composition, total: int) -> list[str]:
+    """Of each setting that is as long as a run of so many steps, so that what comes after it never does: a line."""
+    parts = method.parts
     prefixes = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
-    return [line for prefix, part in prefixes.items() for line in _late(part, training.total, prefix)]
+    return [line for prefix, part in prefixes.items() for line in _late(part, total, prefix)]
 
 
-def why_inactive(training: "Training") -> str:
-    """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so."""
-    method, total = training.cell.method, training.total
+def why_inactive(
+    method: Composition, total: int, rows: Sequence[Mapping[str, float]], idle_parts: Callable[[], list[str]]
+) -> str:
+    """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so.
+
+    Args:
+        total: steps of the run.
+        rows: of its curves.
+        idle_parts: the parts of the method whose penalty autograd cannot follow back to what is trained.
+    """
     weighted = [part for part in method.parts.values() if hasattr(part, "weight")]
     if not total or not method.has_penalty or not weighted:  # some use the hook for what is no penalty
         return ""
     parts = [part for part in weighted if any(_weights(part))] or weighted
     if all(len(_late(part, total)) == len(_starts(part)) > 0 for part in parts):
-        return never_reached(training)[0]
-    penalties = [row["penalty"] for row in training.rows if "penalty" in row]
+        return never_reached(method, total)[0]
+    penalties = [row["penalty"] for row in rows if "penalty" in row]
     if penalties and not any(penalties) and not any(map(_has_weight_before, parts)):
         return f"the penalty was 0 in {_each_step(len(penalties))}"
-    if not method.has_gradient_penalty and (idle := _idle_parts(training)):
+    if not method.has_gradient_penalty and (idle := idle_parts()):
         whose = "the penalty" if len(idle) == len(weighted) else f"the penalty of {' and '.join(idle)}"
         return f"{whose} does not depend on what is trained, so it moves nothing"
     return ""
@@ -70,22 +73,3 @@ def _steps(count: int) -> str:
 
 def _each_step(count: int) -> str:
     return "the one step that was measured" if count == 1 else f"each of the {count} steps that were measured"
-
-
-def _idle_parts(training: "Training") -> list[str]:
-    """The parts of the method whose penalty autograd cannot follow back to the parameters, on one batch."""
-    objective, state, method = training.objective, training.method_state, training.cell.method
-    examples, env = training.sampler.epoch(0)
-    batch = training.sampler.batch(examples[0], env[0])
-    training.model.eval()  # batch normalisation must not learn from this pass
-    with torch.random.fork_rng():
-        risks, outputs = objective.joint(training.parameters, batch)
-        idle = [
-            name
-            for name, part in method.parts.items()
-            if overrides(part, "penalty")
-            and not overrides(part, "critic_penalty")
-            and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
-        ]
-    training.model.train()
-    return idle

@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.results.spreadsheet import csv
 from invbench.runs.record import RunFolder
 from invbench.runs.spec import RunSpec
+from invbench.spreadsheet import csv
 
 Row = Mapping[str, float]
 

@@ -4,42 +4,33 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from invbench.components.learned import learned_parameters
 from invbench.core.data import Batch, Problem, Split
-from invbench.core.method import Outputs, State
+from invbench.core.method import Outputs, State, overrides
 from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, laid_out_like, random_state, restore_random_state
-from invbench.runs.record import Chosen, RunFolder
-from invbench.runs.spec import Cell
+from invbench.runs.curves import Row, digest, read_rows, write_rows
+from invbench.runs.record import BestStep, RunFolder
+from invbench.runs.resolve import Cell
 from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
-from invbench.training.critic_training import SecondPlayers, find_critics, with_critics
-from invbench.training.curve_columns import (
-    SECONDS,
-    Row,
-    digest,
-    learned_columns,
-    read_rows,
-    state_columns,
-    step_columns,
-    write_rows,
-)
-from invbench.training.flat_module import FlatNetwork
+from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
+from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
+from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, choose_strategy
 from invbench.training.inactive import never_reached
 from invbench.training.loggers import Loggers
 from invbench.training.optimizers import Optimizer, OptimizerState
-from invbench.training.phases import phase
+from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
-from invbench.training.sampling import Feed, Sampler, check_sizes
+from invbench.training.sampling import BatchLoader, Sampler, check_sizes
 from invbench.training.sufficient_statistics import training_examples
 
 LEARNED_ROWS = 200
@@ -52,7 +43,7 @@ PARTS = ("training", "evaluation", "checkpoint", "invariance")
 """What the time of a run is spent on: its steps, and what is done between and after them."""
 
 
-class Training:
+class TrainingLoop:
     """One run's training, from a fresh model to the last evaluation.
 
     Args:
@@ -83,15 +74,15 @@ class Training:
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
         check_sizes(cell.method, self.sampler)
-        self.watched = watched_splits(problem, trainer.evaluate_splits)
+        self.eval_splits = watched_splits(problem, trainer.evaluate_splits)
         strategy = choose_strategy(cell.method, model, trainer)
         critics = find_critics(cell, problem, model)
-        networks = {name: FlatNetwork(critic.network) for name, critic in critics.items()}
+        networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
         self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast, networks)
-        self.critics = SecondPlayers(critics, self.objective, cell, self.examples, self._augmented)
+        self.critics = CriticTrainer(critics, self.objective, cell, self.examples, self._augmented)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
-        self.every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
+        self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.learned = learned_parameters(model)
         rates = {name: part.learning_rate for name, part in self.learned.items()}
         self.optimizer = Optimizer.of(trainer, self.parameters, rates)
@@ -103,15 +94,11 @@ class Training:
         fresh = cell.method.initial_state(self.parameters, self.sampler.environments)
         self.method_state = with_critics(fresh, critics)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
-        self.summed = 0
+        self.loss_steps = 0
         self.rows: list[Row] = []
         self.last: Step | None = None  # the last update
         self.last_env = torch.zeros(0)  # its environments
-        self.watched_every = max(1, self.total // LEARNED_ROWS)
-        if trainer.strategy == "measured" and strategy == "vmap":  # nothing that the data or the method decide
-            from invbench.training.strategy import fastest_strategy  # imports this module
-
-            self.objective = replace(self.objective, strategy=fastest_strategy(self))
+        self.learned_every = max(1, self.total // LEARNED_ROWS)
         self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
 
     @property
@@ -143,7 +130,7 @@ class Training:
         return torch_stream(stream(self.cell.spec.seed, "noise"), self.device)
 
     @property
-    def reached(self) -> int:
+    def checkpoint_step(self) -> int:
         """The step at which the run would go on."""
         try:
             kept = self._kept()
@@ -157,13 +144,13 @@ class Training:
             self._resume(report)
         except Unusable as reason:
             report.say(f"{reason}; starting afresh")
-        for line in never_reached(self):
+        for line in never_reached(self.cell.method, self.total):
             report.say(f"warning: {line}")
         self.loggers.begin(self.rows)
 
     def watch(self, report: Report) -> None:
         """Measure on the way."""
-        report.evaluated(self.done, self.measure(self.watched))
+        report.evaluated(self.done, self.measure(self.eval_splits))
 
     def stop(self) -> None:
         """Raise Interrupted; the checkpoint must be written."""
@@ -172,7 +159,7 @@ class Training:
     def finish(self, report: Report) -> dict[str, float]:
         """The last evaluation, of every split, and the last checkpoint."""
         splits = tuple(self.problem.splits)
-        if self.rows and not self.summed:  # resumed after the last measurement
+        if self.rows and not self.loss_steps:  # resumed after the last measurement
             return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
         metrics = self.measure(splits, last=True)
         report.evaluated(self.done, metrics)
@@ -193,9 +180,9 @@ class Training:
                 report.step(self.done)
                 if self.over:
                     break
-                if self.done % self.every == 0:
+                if self.done % self.eval_every == 0:
                     self.watch(report)
-                elif self.learned and self.done % self.watched_every == 0:
+                elif self.learned and self.done % self.learned_every == 0:
                     self._add_row({})
                 if stop.is_set() or time.perf_counter() - saved >= pause:
                     took = self.save()
@@ -206,9 +193,9 @@ class Training:
 
     def steps(self) -> Iterator[None]:
         """Make the steps that are left, one for each turn of a loop."""
-        feed = Feed(self.sampler)
+        feed = BatchLoader(self.sampler)
         while not self.over:
-            with phase("data"):
+            with timed_phase("data"):
                 examples, env = feed.indices(self.done)
             self.step(examples, env)
             yield
@@ -218,7 +205,7 @@ class Training:
         """How many steps the optimiser has made since it began afresh."""
         return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
 
-    def become(
+    def load_state(
         self,
         done: int,
         parameters: Mapping[str, Tensor],
@@ -235,7 +222,7 @@ class Training:
     def step(self, examples: Tensor, env: Tensor) -> None:
         """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
         method = self.cell.method
-        with phase("data"):
+        with timed_phase("data"):
             batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
@@ -261,7 +248,7 @@ class Training:
         step = self.objective.step(self.parameters, batch, self.method_state)
         rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         turn = self.cell.method.turn(self.parameters, count)
-        with phase("optimiser"), torch.no_grad():
+        with timed_phase("optimiser"), torch.no_grad():
             for multiple in sorted(set(turn.rates.values())):
                 moving = {name: self.parameters[name] for name, own in turn.rates.items() if own == multiple}
                 new, moments = self.optimizer.step(
@@ -271,7 +258,7 @@ class Training:
                 self.optimizer_state = self.optimizer_state | moments
         self.last, self.last_env, self.method_state = step, batch.env, step.state
         self.loss += step.objective.double()
-        self.summed += 1
+        self.loss_steps += 1
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
@@ -283,12 +270,12 @@ class Training:
         with self.stopwatch.during("evaluation"):
             metrics = self._evaluate(splits, last)
             shown: Row = {}
-            if self.last is not None and self.summed:
-                shown = {"objective": self.loss.item() / self.summed} | step_columns(self.last, self.last_env)
+            if self.last is not None and self.loss_steps:
+                shown = {"objective": self.loss.item() / self.loss_steps} | step_columns(self.last, self.last_env)
             _check_finite(shown | metrics, self.done)
             spent = {SECONDS: self.stopwatch.seconds["training"]}
             self._add_row(spent | shown | metrics | state_columns(self.method_state))
-            self.loss, self.summed = torch.zeros_like(self.loss), 0
+            self.loss, self.loss_steps = torch.zeros_like(self.loss), 0
         return metrics
 
     def _add_row(self, measured: Row) -> None:
@@ -311,8 +298,7 @@ class Training:
                 run_id=self.cell.spec.run_id,
                 origin=self.origin,
                 step=self.done,
-                strategy=self.objective.strategy,
-                summed=self.summed,
+                loss_steps=self.loss_steps,
                 curves=digest(self.rows),
                 seconds=self.stopwatch.read(),
             )
@@ -362,8 +348,7 @@ class Training:
         tensors = map_leaves(lambda value: value.to(self.device), state)
         self.model.load_state_dict(tensors["model"])
         self.optimizer_state, self.method_state, self.loss = tensors["optimizer"], tensors["method"], tensors["loss"]
-        self.objective = replace(self.objective, strategy=position.strategy)
-        self.done, self.summed = position.step, position.summed
+        self.done, self.loss_steps = position.step, position.loss_steps
         self.stopwatch.seconds.update(position.seconds)
         self.rows = rows
         report.say(f"continuing at step {self.done}/{self.total}")
@@ -374,7 +359,25 @@ class Training:
             return batch
         return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
 
-    def best_validation(self, metrics: Mapping[str, float]) -> Chosen | None:
+    def idle_parts(self) -> list[str]:
+        """The parts of the method whose penalty autograd cannot follow back to the parameters, on one batch."""
+        method, state = self.cell.method, self.method_state
+        examples, env = self.sampler.epoch(0)
+        batch = self.sampler.batch(examples[0], env[0])
+        self.model.eval()  # batch normalisation must not learn from this pass
+        with torch.random.fork_rng():
+            risks, outputs = self.objective.joint(self.parameters, batch)
+            idle = [
+                name
+                for name, part in method.parts.items()
+                if overrides(part, "penalty")
+                and not overrides(part, "critic_penalty")
+                and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
+            ]
+        self.model.train()
+        return idle
+
+    def best_validation(self, metrics: Mapping[str, float]) -> BestStep | None:
         """The first step with the best validation score, and those of the metrics that were measured there."""
         task = self.problem.task
         criterion = f"validation_{task.primary}"
@@ -383,7 +386,7 @@ class Training:
         if not rows:
             return None
         best = max(rows, key=lambda row: sign * row[criterion])
-        return Chosen(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
+        return BestStep(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
 
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
         """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invbench.core.method import Gradients
 from invbench.core.settings import is_zero
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 
 OptimizerState = dict[str, dict[str, Tensor]]
@@ -30,13 +30,13 @@ class Optimizer:
         factors: multiples of the learning rate for parameters that are no weights; they have neither decay nor l1.
     """
 
-    trainer: Trainer
+    trainer: TrainerConfig
     decays: Mapping[str, float | Tensor]
     factors: Mapping[str, float | Tensor]
 
     @classmethod
     def of(
-        cls, trainer: Trainer, names: Iterable[str], learned: Mapping[str, float | None] | None = None
+        cls, trainer: TrainerConfig, names: Iterable[str], learned: Mapping[str, float | None] | None = None
     ) -> "Optimizer":
         """Resolve the patterns of `weight_decay_of`; one that matches no parameter's name is an error.
 
@@ -114,7 +114,7 @@ class Optimizer:
         return rate, direction, {"velocity": velocity}
 
 
-def _decay_of(name: str, trainer: Trainer) -> float:
+def _decay_of(name: str, trainer: TrainerConfig) -> float:
     for pattern, decay in trainer.weight_decay_of.items():
         if fnmatchcase(name, pattern):
             return decay

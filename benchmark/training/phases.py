@@ -38,12 +38,12 @@ class Phases(Stopwatch):
             Phases.watching = None
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def timed_phase(self, name: str) -> Iterator[None]:
         """The block is of this phase."""
         with self.during(name), record_function(name) if self.named else NOTHING:
             yield
 
 
-def phase(name: str) -> AbstractContextManager[None]:
+def timed_phase(name: str) -> AbstractContextManager[None]:
     """The block is this part of a step, one of `PHASES`."""
-    return NOTHING if Phases.watching is None else Phases.watching.phase(name)
+    return NOTHING if Phases.watching is None else Phases.watching.timed_phase(name)

@@ -13,15 +13,16 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its beginnin
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from invbench.evaluation.invariance import examples_to_measure, measure
+from invbench.evaluation.invariance import measure
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
-from invbench.system.provenance import choose_device, timed
-from invbench.system.threads import suitable_threads, threads_put_back
+from invbench.runs.resolve import Cell
+from invbench.system.device import choose_device, timed
+from invbench.system.threads import threads_put_back
 from invbench.training.build import load_problem
-from invbench.training.loop import Training
+from invbench.training.loop import TrainingLoop
 from invbench.training.phases import PHASES, Phases
-from invbench.training.runner import Options, build_training
+from invbench.training.runner import Options, build_training, examples_to_measure
+from invbench.training.threads import suitable_threads
 
 WARM_UP, TRACED = 3, 3
 """Steps ahead of the timed ones, and after them."""
@@ -75,7 +76,7 @@ def profile_cell(cell: Cell, options: Options) -> Profile:
             training.model.train()
             for _ in range(min(WARM_UP, (spare - training.done) // 2)):
                 step()
-            training.measure(training.watched)
+            training.measure(training.eval_splits)
             costs, count = _steps(training, step, min(MOST_STEPS, spare - training.done))
             costs.append(_watching(training))
             _trace(training, step, trace)
@@ -83,7 +84,7 @@ def profile_cell(cell: Cell, options: Options) -> Profile:
     return Profile(count, costs, trace)
 
 
-def _steps(training: Training, step: Callable[[], None], most: int) -> tuple[list[Cost], int]:
+def _steps(training: TrainingLoop, step: Callable[[], None], most: int) -> tuple[list[Cost], int]:
     """What the phases of a step cost, in their order, and of how many steps that is the mean."""
     phases, count, seconds = Phases(training.device), 0, 0.0
     with phases.watch():
@@ -97,13 +98,13 @@ def _steps(training: Training, step: Callable[[], None], most: int) -> tuple[lis
     return [Cost(name, spent / count, training.total) for name, spent in each.items()], count
 
 
-def _watching(training: Training) -> Cost:
+def _watching(training: TrainingLoop) -> Cost:
     """What it costs to measure the run on its way."""
-    seconds = timed(lambda: training.measure(training.watched), training.device)
-    return Cost("evaluation", seconds, max(0, training.total - 1) // training.every)
+    seconds = timed(lambda: training.measure(training.eval_splits), training.device)
+    return Cost("evaluation", seconds, max(0, training.total - 1) // training.eval_every)
 
 
-def _last(training: Training) -> None:
+def _last(training: TrainingLoop) -> None:
     """What a run does when it is trained."""
     training.measure(tuple(training.problem.splits), last=True)
     if training.cell.trainer.measure_invariance != "off":
@@ -111,7 +112,7 @@ def _last(training: Training) -> None:
         measure(training.model, training.problem, training.cell.spec.seed, training.done, examples)
 
 
-def _trace(training: Training, step: Callable[[], None], path: Path) -> None:
+def _trace(training: TrainingLoop, step: Callable[[], None], path: Path) -> None:
     """A few steps and an evaluation as torch's profiler sees them, with the phases' names."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if training.device.type == "cuda" else [])]
     unhurried = Phases(None, named=True)  # of a GPU one wants to see what overlaps
@@ -121,5 +122,5 @@ def _trace(training: Training, step: Callable[[], None], path: Path) -> None:
                 with record_function("step"):
                     step()
         with record_function("evaluation"):
-            training.measure(training.watched)
+            training.measure(training.eval_splits)
     found.export_chrome_trace(str(path))

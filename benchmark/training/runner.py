@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
-from invbench.evaluation.invariance import examples_to_measure, measure, transformations
+from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
 from invbench.files import FULL_DISK
+from invbench.runs.curves import write_rows
 from invbench.runs.record import Record, RunFolder, now, unwritable
-from invbench.runs.spec import Cell, resolve
-from invbench.seeding import stream, torch_stream
-from invbench.sweeps.fusing import Fuse
-from invbench.system.memory import keep_freed_memory, out_of_memory
-from invbench.system.provenance import choose_device, code_version, describe, forget_peak_memory, peak_memory
-from invbench.system.threads import suitable_threads, threads_put_back
-from invbench.training.build import load_problem
-from invbench.training.curve_columns import write_rows
+from invbench.runs.resolve import Cell, resolve
+from invbench.runs.spec import Fuse
+from invbench.system.device import choose_device, forget_peak_memory, out_of_memory, peak_memory
+from invbench.system.provenance import code_version, describe
+from invbench.system.threads import threads_put_back
+from invbench.training.build import load_problem, model_on
 from invbench.training.inactive import never_reached, why_inactive
 from invbench.training.loggers import Loggers
-from invbench.training.loop import Training
-from invbench.training.progress import Report, announce, somebody_looks
+from invbench.training.loop import TrainingLoop
+from invbench.training.progress import Report
+from invbench.training.threads import suitable_threads
 
 Metrics = dict[str, float]
 SILENT_SECONDS = 10
@@ -49,7 +49,7 @@ class Options:
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
         quiet: no progress on stderr; the run's log.txt has it all the same.
         loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
-        fuse: whether runs of a sweep are trained together; `invbench.sweeps.fusing.Fuse`.
+        fuse: whether runs of a sweep are trained together; `invbench.runs.spec.Fuse`.
         threads: of torch on the CPU; None takes what suits the size of the run.
     """
 
@@ -112,10 +112,10 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
         ended: called with every run that is over, and its record or what stopped it.
 
     Raises:
-        Apart: the runs that have not ended should be carried out one by one.
+        CannotFuse: the runs that have not ended should be carried out one by one.
     """
-    from invbench.training.fused.loop import check_alike
-    from invbench.training.strategy import check_memory  # these take a while to import
+    from invbench.training.fused.compatibility import check_can_fuse
+    from invbench.training.fused.payoff import check_memory  # these take a while to import
 
     if options.fuse == "auto":
         check_memory(cells[0], choose_device(options.device), len(cells))
@@ -131,10 +131,10 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
                 ended(cell, found)
                 continue
             attempts.append(found)
-            check_alike([attempts[0].training, found.training])  # as soon as possible: data take memory
+            check_can_fuse([attempts[0].training, found.training])  # as soon as possible: data take memory
         groups: dict[int, list[_Attempt]] = {}
         for attempt in attempts:
-            groups.setdefault(attempt.training.reached, []).append(attempt)
+            groups.setdefault(attempt.training.checkpoint_step, []).append(attempt)
         for group in groups.values():
             _carry_out(group, ended)
 
@@ -142,7 +142,7 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
 def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], None]) -> None:
     """Runs that go on at the same step."""
     from invbench.training.fused.loop import FusedTraining
-    from invbench.training.strategy import check_that_it_pays
+    from invbench.training.fused.payoff import check_that_it_pays
 
     fused = FusedTraining([attempt.training for attempt in attempts])
     if attempts[0].options.fuse == "auto":
@@ -150,7 +150,7 @@ def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], No
     with ExitStack() as stack:
         reports = [stack.enter_context(attempt.begin()) for attempt in attempts]
 
-        def settle(number: int, result: Metrics | RunFailed | Interrupted) -> None:
+        def finish_run(number: int, result: Metrics | RunFailed | Interrupted) -> None:
             attempt, report = attempts[number], reports[number]
             if isinstance(result, Interrupted):
                 ended(attempt.cell, result)
@@ -162,7 +162,7 @@ def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], No
             except (OSError, RuntimeError, RunFailed) as error:
                 ended(attempt.cell, attempt.failed(error, report))
 
-        fused.run(reports, settle)
+        fused.run(reports, finish_run)
 
 
 @contextmanager
@@ -252,8 +252,10 @@ class _Attempt:
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
         invariance = self._invariance(report)
-        inactive = why_inactive(self.training)
-        if inactive and not never_reached(self.training):  # which was said at the beginning
+        training = self.training
+        method, total = training.cell.method, training.total
+        inactive = why_inactive(method, total, training.rows, training.idle_parts)
+        if inactive and not never_reached(method, total):  # which was said at the beginning
             report.say(f"warning: {inactive}")
         return self._write("done", metrics, invariance, fused, inactive)
 
@@ -334,34 +336,18 @@ class _Attempt:
 
 def build_training(
     cell: Cell, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
-) -> Training:
-    """A run's training on a device, at its beginning; origin: as of `Training`."""
+) -> TrainingLoop:
+    """A run's training on a device, at its beginning; origin: as of `TrainingLoop`."""
     model = model_on(device, cell, problem)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
     loggers = Loggers(options.loggers, folder, cell.spec)
     data = problem.to(device, getattr(torch, cell.trainer.dtype))
-    return Training(cell, data, model, folder, origin, options.checkpoint_seconds, loggers)
-
-
-def model_on(device: torch.device, cell: Cell, problem: Problem) -> torch.nn.Module:
-    """The network of a run, freshly initialised, where and as it is trained."""
-    keep_freed_memory()
-    model = build_model(cell, problem).to(device, getattr(torch, cell.trainer.dtype))
-    if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
-        model = convert_conv2d_weight_memory_format(model, torch.channels_last)
-    return model
-
-
-def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
-    """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
-    with torch_stream(stream(cell.spec.seed, "init")):
-        backbone = cell.backbone.build(problem) if cell.backbone else torch.nn.Identity()
-    return cell.method.build(backbone, problem, cell.spec.seed)
+    return TrainingLoop(cell, data, model, folder, origin, options.checkpoint_seconds, loggers)
 
 
 def kind_of(error: Exception) -> str:
-    """Of a failure, in one word; see `invbench.sweeps.engines.worker.Outcome`."""
+    """Of a failure, in one word; see `invbench.sweeps.jobs.Outcome`."""
     if isinstance(error, RunFailed):
         return error.kind
     if out_of_memory(error):
@@ -369,3 +355,16 @@ def kind_of(error: Exception) -> str:
     if any(os.strerror(number) in str(error) for number in FULL_DISK):  # safetensors' errors have no number
         return "disk_full"
     return "input_output" if isinstance(error, OSError) else "error"
+
+
+def examples_to_measure(training: TrainingLoop, steps: int) -> int:
+    """How many examples a run of so many steps measures, by its settings.
+
+    It goes by numbers of passes, not by the clock: the same run measures the same examples everywhere.
+    """
+    setting, sampler = training.cell.trainer.measure_invariance, training.sampler
+    if isinstance(setting, int):
+        return setting
+    trained = steps * sampler.per_step * sampler.batch_size
+    times = max(1, transformations(training.problem))
+    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))

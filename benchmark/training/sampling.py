@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, Split
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.seeding import stream
 
@@ -34,7 +34,7 @@ class Sampler:
     order: tuple[str, ...] = ()  # of whom; the first player's order has no name
 
     @classmethod
-    def of(cls, split: Split, trainer: Trainer, seed: int, *order: str) -> "Sampler":
+    def of(cls, split: Split, trainer: TrainerConfig, seed: int, *order: str) -> "Sampler":
         """Check sizes. Raises UserError when a batch is larger than an environment or a step than their number."""
         env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
         counts = torch.bincount(env)
@@ -129,7 +129,7 @@ def rows_of(values: Tensor, index: Tensor) -> Tensor:
     return rows
 
 
-class Feed:
+class BatchLoader:
     """The batches of a run by the number of their step, counted from 0; an epoch's order is made once."""
 
     def __init__(self, sampler: Sampler) -> None:
@@ -150,13 +150,13 @@ class Feed:
 
 def check_sizes(method: Composition, sampler: Sampler) -> None:
     """Raise UserError where a step has too few environments, or too few examples of each, for the method."""
-    if sampler.per_step < method.fewest_environments:
+    if sampler.per_step < method.min_environments:
         raise UserError(
             f"method {method.name} compares environments, but a step has only {sampler.per_step} of the data's "
-            f"{sampler.environments}; give it at least {method.fewest_environments}, or use erm"
+            f"{sampler.environments}; give it at least {method.min_environments}, or use erm"
         )
-    if sampler.batch_size < method.fewest_examples:
+    if sampler.batch_size < method.min_examples:
         raise UserError(
-            f"method {method.name} needs at least {method.fewest_examples} examples of an environment in a step, "
+            f"method {method.name} needs at least {method.min_examples} examples of an environment in a step, "
             f"not {sampler.batch_size}; raise trainer.batch_size, or use data with more examples per environment"
         )

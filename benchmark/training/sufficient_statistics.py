@@ -19,17 +19,17 @@ from invbench.core.backbone import FeaturesAndHead
 from invbench.core.composition import Composition
 from invbench.core.data import Problem, Split
 from invbench.core.task import Regression
-from invbench.core.trainer import Trainer
+from invbench.core.trainer import TrainerConfig
 
 LINEAR = {FeaturesAndHead, nn.Sequential, nn.Linear, nn.Flatten, nn.Identity}
 """Modules of which only linear functions can be made."""
 
 
-def training_examples(problem: Problem, method: Composition, model: nn.Module, trainer: Trainer) -> Split:
+def training_examples(problem: Problem, method: Composition, model: nn.Module, trainer: TrainerConfig) -> Split:
     """The training split, condensed where that is exact, allowed and shorter."""
     train = problem.splits["train"]
     if not (
-        trainer.condense and method.moments_suffice and _is_quadratic(problem, model) and _is_whole(train, trainer)
+        trainer.condense and method.uses_moments_only and _is_quadratic(problem, model) and _is_whole(train, trainer)
     ):
         return train
     short = condensed(train)
@@ -64,7 +64,7 @@ def _is_quadratic(problem: Problem, model: nn.Module) -> bool:
     return squared and problem.augment is None and {type(module) for module in model.modules()} <= LINEAR
 
 
-def _is_whole(train: Split, trainer: Trainer) -> bool:
+def _is_whole(train: Split, trainer: TrainerConfig) -> bool:
     """Whether every step takes every example, and no nuisance beside them."""
     counts = torch.bincount(train.env) if train.env is not None else torch.tensor([len(train)])
     same = bool((counts == counts[0]).all())

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import invbench
 from invbench.core.data import Split
-from invbench.training.restored import trained
+from invbench.training.build import load_run
 
 OUT = Path("results/why_erm_fails")
 SETTINGS = {
@@ -62,7 +62,7 @@ def main() -> None:
                 label=name if split == "test" else None,
             )
     for place, split in zip(places, ("train", "test"), strict=True):
-        draw_data(place, split, trained(OUT / record.run_id).problem.splits[split])
+        draw_data(place, split, load_run(OUT / record.run_id).problem.splits[split])
     course.set(title="dotted: validation, as in training", xlabel="step", ylabel="accuracy")
     course.legend()
     figure.savefig("why_erm_fails.png", dpi=110)

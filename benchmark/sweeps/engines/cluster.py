@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from invbench.runs.lease import look
+from invbench.runs.lease import read_lease
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
-from invbench.sweeps.engines.worker import Outcome, settle
-from invbench.sweeps.fusing import jobs_of
-from invbench.sweeps.jobs import Job
-from invbench.sweeps.monitor import Watch
+from invbench.runs.resolve import Cell
+from invbench.sweeps.engines.worker import settle_outcomes
+from invbench.sweeps.jobs import Job, Outcome, jobs_of
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.training.runner import Options
 
 POLL_SECONDS = 1.0
@@ -30,7 +29,9 @@ Submit = Callable[[Sequence[Sequence[Cell]]], Sequence[Handle]]
 """Hand jobs to the cluster, each of one run or of several together, a handle for each job."""
 
 
-def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, submit: Submit, places: int) -> None:
+def carry_out_elsewhere(
+    cells: Sequence[Cell], options: Options, watch: SweepMonitor, submit: Submit, places: int
+) -> None:
     """Submit all runs, follow them to their end, and submit those again that deserve it.
 
     Args:
@@ -58,15 +59,15 @@ def carry_out_elsewhere(cells: Sequence[Cell], options: Options, watch: Watch, s
             if outcomes is None:
                 continue
             del working[run_id]
-            waiting += settle(job, outcomes, by_id, options.out, watch)
+            waiting += settle_outcomes(job, outcomes, by_id, options.out, watch)
         watch.tick()
         if working or waiting:
             time.sleep(POLL_SECONDS)
 
 
-def _look(folder: RunFolder, job: Job, watch: Watch) -> None:
+def _look(folder: RunFolder, job: Job, watch: SweepMonitor) -> None:
     """What the claim of the job's first run tells: where it is, and how far."""
-    seen = look(folder.claim)
+    seen = read_lease(folder.claim)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
         place = f"{seen.holder.host}, process {seen.holder.pid}"
         if not watch.knows(folder.path.name):

@@ -18,15 +18,18 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import torch
 from pebble import ProcessExpired, ProcessPool
 
-from invbench.runs.lease import Holder, look
+from invbench.errors import UserError
+from invbench.runs.lease import Owner, read_lease
 from invbench.runs.record import RunFolder
-from invbench.runs.spec import Cell
-from invbench.sweeps.engines.worker import Outcome, carry_out, prepare, settle
-from invbench.sweeps.fusing import jobs_of
-from invbench.sweeps.jobs import CPU, Busy, Rules, Slot, Start, Stop, decide, later
-from invbench.sweeps.monitor import Watch
+from invbench.runs.resolve import Cell
+from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
+from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
+from invbench.sweeps.jobs import Outcome, jobs_of, later
+from invbench.sweeps.monitor import SweepMonitor
+from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
 from invbench.training.runner import Options
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ GRACE_SECONDS = 30.0
 
 
 @dataclass
-class Hand:
+class WorkerProcess:
     """A slot's process and what it is doing."""
 
     slot: Slot
@@ -77,7 +80,7 @@ class Hand:
             return False
         return ours
 
-    def is_at(self, holder: Holder) -> bool:
+    def is_at(self, holder: Owner) -> bool:
         """Whether a claim is held by the slot's own process."""
         return holder.near and self.number is not None and holder.pid == self.number.value
 
@@ -94,16 +97,16 @@ class LocalEngine:
     """Slots and rules of a sweep on this machine.
 
     Args:
-        slots: where runs go; `invbench.sweeps.jobs.Slot`.
+        slots: where runs go; `invbench.sweeps.engines.scheduler.Slot`.
         rules: time and memory.
         threads: of each process.
     """
 
     slots: Sequence[Slot]
-    rules: Rules = field(default_factory=Rules)
+    rules: Limits = field(default_factory=Limits)
     threads: int = 1
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         options = replace(options, threads=self.threads)
         work = _Work(self, {cell.spec.run_id: cell for cell in cells}, options, watch)
@@ -116,11 +119,11 @@ class LocalEngine:
 class _Work:
     """One call of `LocalEngine.run`."""
 
-    def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: Watch) -> None:
+    def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: SweepMonitor) -> None:
         self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
-        self.hands = [Hand(slot) for slot in engine.slots]
+        self.hands = [WorkerProcess(slot) for slot in engine.slots]
         self.waiting = jobs_of(cells.values(), options.fuse, len(engine.slots))
-        self.busy: dict[int, Busy] = {}
+        self.busy: dict[int, RunningJob] = {}
         self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()
         self.stopped = False  # all running ones have been asked to stop
 
@@ -161,7 +164,7 @@ class _Work:
         if job.not_before and folder.status() == "running":  # looked at before, and still in other hands
             self.waiting.append(later(job, now))
             return
-        self.busy[number] = Busy(job, now + START_SECONDS)
+        self.busy[number] = RunningJob(job, now + START_SECONDS)
         self.watch.started(job.run_ids, _place(start.slot))
         future = self.hands[number].take([self.cells[run_id] for run_id in job.run_ids], self.options)
         future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
@@ -179,7 +182,7 @@ class _Work:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
         if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
             self.hands[number].replace()
-        following = settle(busy.job, outcomes, self.cells, self.options.out, self.watch)
+        following = settle_outcomes(busy.job, outcomes, self.cells, self.options.out, self.watch)
         # Those that failed come first, those in other hands last.
         held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
         self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]
@@ -207,7 +210,7 @@ class _Work:
 
     def _look_at_progress(self) -> None:
         for number, busy in self.busy.items():
-            seen = look(self._folder(busy.job.run_id).claim)
+            seen = read_lease(self._folder(busy.job.run_id).claim)
             if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
                 self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
                 since = min(busy.since, time.monotonic())
@@ -271,3 +274,42 @@ def _gpu_memory(device: str) -> float:
         return float(pynvml.nvmlDeviceGetMemoryInfo(by_name(device if "-" in device else int(device))).free)
     except Exception:  # no package, no driver, a name that it does not know: then there is no floor
         return float("inf")
+
+
+@dataclass(frozen=True)
+class LocalResources:
+    """Where a sweep on one machine works.
+
+    Args:
+        gpus: such as `0,2`, places in the list of visible GPUs; all where it is None.
+        jobs_per_gpu: runs that share a GPU.
+        workers: this many processes on the CPU, and no GPU.
+        threads: of each process.
+    """
+
+    gpus: str | None = None
+    jobs_per_gpu: int = 1
+    workers: int | None = None
+    threads: int = 1
+
+    def slots(self) -> list[Slot]:
+        """One for each run at a time. Raises UserError where there is nothing of what is asked for."""
+        if self.workers is not None and self.gpus:
+            raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
+        numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
+        for name, number in numbers.items():
+            if number is not None and not 1 <= number <= MOST_PROCESSES:
+                raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
+        devices: list[str] = []
+        if self.workers is None:
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            devices = chosen_gpus(self.gpus, visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), count))
+        if devices:
+            return [Slot(number, device) for number, device in enumerate(devices * self.jobs_per_gpu)]
+        workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
+        return [Slot(number, CPU) for number in range(workers)]
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from invbench.errors import UserError
-from invbench.runs.spec import Cell
+from invbench.runs.resolve import Cell
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
-from invbench.sweeps.engines.worker import Outcome, carry_out
-from invbench.sweeps.monitor import Watch
+from invbench.sweeps.engines.worker import carry_out
+from invbench.sweeps.jobs import Outcome
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.training.runner import Options
 
 
@@ -31,7 +32,7 @@ class RayEngine:
     gpus: float | None = None
     threads: int = 1
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         ray = _ray()
         try:

@@ -19,10 +19,12 @@ from typing import Any
 
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.runs.spec import Cell, RunSpec
+from invbench.runs.resolve import Cell
+from invbench.runs.spec import RunSpec
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
-from invbench.sweeps.engines.worker import Outcome, carry_out
-from invbench.sweeps.monitor import Watch
+from invbench.sweeps.engines.worker import carry_out
+from invbench.sweeps.jobs import Outcome
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.training.runner import Options
 
 ASK_SECONDS = 5.0
@@ -50,7 +52,7 @@ class SlurmEngine:
     at_once: int = 100
     parameters: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: Watch) -> None:
+    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         shared = replace(options, out=options.out.absolute(), threads=self.threads)
         jobs = Jobs(shared.out / "slurm")

@@ -7,31 +7,21 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from invbench.errors import Apart, Interrupted, RunFailed, RunHeld, UserError
+from invbench.errors import CannotFuse, Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.spec import Cell, RunSpec, from_spec
-from invbench.sweeps.jobs import Job, again, later, parted
-from invbench.sweeps.monitor import Watch
+from invbench.runs.resolve import Cell, from_spec
+from invbench.runs.spec import RunSpec
+from invbench.sweeps.jobs import Job, Outcome, again, later, parted
+from invbench.sweeps.monitor import SweepMonitor
 from invbench.training.runner import Options, kind_of, run_cell, run_together
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
-Status = Literal["done", "failed", "interrupted", "held", "apart"]
 PARENT_SECONDS = 1.0
 """How often a worker looks whether the sweep that started it is there."""
-
-
-class Outcome(NamedTuple):
-    """How an attempt at a run ended; `apart`: it was one at several together, which should be tried otherwise."""
-
-    status: Status
-    kind: str = ""
-    """Of a failure: oom, killed, timeout, diverged, input_output, disk_full, request or error."""
-    message: str = ""
-    seconds: float = 0.0
 
 
 def carry_out(specs: Sequence[dict[str, Any]], options: Options) -> list[Outcome]:
@@ -60,7 +50,7 @@ def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
         run_together(cells, options, lambda cell, result: found.update({cell.spec.run_id: _outcome(result)}))
     except (KeyboardInterrupt, Interrupted) as stopped:
         rest = _outcome(stopped)
-    except (Apart, UserError) as reason:
+    except (CannotFuse, UserError) as reason:
         rest = Outcome("apart", message=str(reason))
     except Exception as error:
         rest = Outcome("apart", kind_of(error), f"{type(error).__name__}: {error}")
@@ -103,7 +93,9 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def settle(job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out: Path, watch: Watch) -> list[Job]:
+def settle_outcomes(
+    job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out: Path, watch: SweepMonitor
+) -> list[Job]:
     """Tell the watch how an attempt at the runs of a job ended. Returns the jobs for those that deserve another one."""
     following = []
     apart: list[tuple[str, Outcome]] = []
@@ -114,7 +106,7 @@ def settle(job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out
             apart.append((run_id, outcome))
             continue
         alone = job._replace(run_id=run_id, others=())
-        again = _settle(alone, outcome, cells[run_id].spec, RunFolder(out / run_id), watch)
+        again = _settle_outcome(alone, outcome, cells[run_id].spec, RunFolder(out / run_id), watch)
         following += [again] if again else []
     if apart:
         run_ids, (_, reason) = [run_id for run_id, _ in apart], apart[0]
@@ -123,7 +115,7 @@ def settle(job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out
     return following
 
 
-def _settle(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: Watch) -> Job | None:
+def _settle_outcome(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: SweepMonitor) -> Job | None:
     """The same of one run.
 
     What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.

@@ -9,35 +9,31 @@ has alone. Nothing in a step mixes runs: one that diverges is dropped, and its n
 """
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from invbench.core.data import Batch
 from invbench.core.method import State
-from invbench.core.trainer import Trainer
-from invbench.errors import Apart, Interrupted, RunFailed
-from invbench.pytree import Tree, flatten, map_leaves, unflatten
-from invbench.sweeps.fusing import fusion_key, why_apart
-from invbench.system.memory import out_of_memory
+from invbench.core.trainer import TrainerConfig
+from invbench.errors import CannotFuse, Interrupted, RunFailed
+from invbench.pytree import Tree, map_leaves, unflatten
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
 from invbench.training.critic_training import CRITIC
-from invbench.training.fused.program import traced
+from invbench.training.fused.batches import StackedBatchLoader
+from invbench.training.fused.compatibility import check_can_fuse
+from invbench.training.fused.program import After, Program, RunStep, Tensors
 from invbench.training.gradients import Objective, Step
-from invbench.training.loop import CHECKPOINT_SHARE, Training
+from invbench.training.loop import CHECKPOINT_SHARE, TrainingLoop
 from invbench.training.optimizers import Optimizer
 from invbench.training.progress import Report
-from invbench.training.sampling import Feed, rows_of
+from invbench.training.sampling import BatchLoader
 
 TELL_SECONDS = 0.2
 """How often the runs' claims and logs hear how far they are."""
@@ -45,9 +41,8 @@ LEVEL = "/"
 """Between the levels of a number's name; parameters have dots in theirs."""
 Ended = dict[str, float] | RunFailed | Interrupted
 """A run's metrics, or what stopped it."""
-Act = Callable[[int, Training, Report], object]
+Act = Callable[[int, TrainingLoop, Report], object]
 """Something that is done for one run, by its place."""
-Tensors = dict[str, Tensor]
 
 
 class FusedTraining:
@@ -57,23 +52,23 @@ class FusedTraining:
         trainings: of runs with one `fusion_key`, at the same step.
 
     Raises:
-        Apart: they cannot be trained together.
+        CannotFuse: they cannot be trained together.
     """
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
-        check_alike(trainings)
+    def __init__(self, trainings: Sequence[TrainingLoop]) -> None:
+        check_can_fuse(trainings)
         self.trainings, self.first = list(trainings), trainings[0]
         self.left = dict(enumerate(trainings))
-        self.feed = StackedFeed([Feed(training.sampler) for training in trainings])
+        self.feed = StackedBatchLoader([BatchLoader(training.sampler) for training in trainings])
         feeds = [training.critics.feeds for training in trainings]
-        self.critic_feeds = {name: StackedFeed([own[name] for own in feeds]) for name in feeds[0]}
+        self.critic_feeds = {name: StackedBatchLoader([own[name] for own in feeds]) for name in feeds[0]}
         self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}
-        self.gather()
+        self.stack_runs()
 
-    def gather(self) -> None:
+    def stack_runs(self) -> None:
         """Take up what the runs are: parameters, moments, states."""
-        self.done, self.summed = self.first.done, self.first.summed
+        self.done, self.loss_steps = self.first.done, self.first.loss_steps
         runs = [
             {
                 "parameters": {name: value.detach() for name, value in training.parameters.items()},
@@ -89,13 +84,13 @@ class FusedTraining:
         self.told: Callable[[], Tree] = dict  # the last step's parts
         self.clock = Clock(self.trainings)
 
-    def hand_back(self) -> None:
+    def unstack_runs(self) -> None:
         """Give every run what it has become."""
         runs, parts = tree_unflatten(self.leaves, self.form), self.told()
         for r, training in self.left.items():
             own = _row(runs, r)
-            training.become(self.done, own["parameters"], own["buffers"], own["moments"], own["state"])
-            training.loss, training.summed = own["loss"], self.summed
+            training.load_state(self.done, own["parameters"], own["buffers"], own["moments"], own["state"])
+            training.loss, training.loss_steps = own["loss"], self.loss_steps
             if parts:
                 told = _row(parts, r)
                 training.last_env = told.pop("env")
@@ -110,7 +105,7 @@ class FusedTraining:
             ended: called with the place of each run that is over, and its metrics or what stopped it.
 
         Raises:
-            Apart: they cannot be trained together; nothing has happened.
+            CannotFuse: they cannot be trained together; nothing has happened.
         """
 
         def each(act: Act) -> None:
@@ -129,8 +124,8 @@ class FusedTraining:
                 loggers.enter_context(closing(training.loggers))
                 report.say(f"trained together with {len(reports) - 1} other runs")
             if len({training.done for training in self.trainings}) > 1:
-                raise Apart("they do not go on at the same step")
-            self.gather()
+                raise CannotFuse("they do not go on at the same step")
+            self.stack_runs()
             self._train(each)
             each(lambda r, training, report: ended(r, _finish(training, report)))
 
@@ -144,7 +139,7 @@ class FusedTraining:
                 if time.perf_counter() - told >= TELL_SECONDS:
                     told = time.perf_counter()
                     each(lambda r, training, report: report.step(self.done))
-                if self.done < first.total and self.done % first.every == 0:
+                if self.done < first.total and self.done % first.eval_every == 0:
                     self._pause(each, lambda r, training, report: training.watch(report))
                 if stop.is_set() or time.perf_counter() - saved >= pause:
                     took = self._pause(each, lambda r, training, report: _save(training))
@@ -152,17 +147,17 @@ class FusedTraining:
                     pause = max(first.checkpoint_seconds, took / CHECKPOINT_SHARE) if first.checkpoint_seconds else 0
                 if stop.is_set():
                     each(lambda r, training, report: training.stop())
-        self.hand_back()
+        self.unstack_runs()
 
     def _pause(self, each: Callable[[Act], None], act: Act) -> float:
         """Do something for every run with what it has become. Returns the seconds that it took."""
         began = time.perf_counter()
         with self.clock.stopwatch.during("pause"):
-            self.hand_back()
+            self.unstack_runs()
             each(act)
             losses = [training.loss for training in self.trainings]
             self.leaves = tree_leaves(tree_unflatten(self.leaves, self.form) | {"loss": torch.stack(losses)})
-            self.summed = next((training.summed for training in self.left.values()), 0)
+            self.loss_steps = next((training.loss_steps for training in self.left.values()), 0)
         return time.perf_counter() - began
 
     @torch.no_grad()
@@ -170,7 +165,7 @@ class FusedTraining:
         """One step of all runs."""
         self.leaves, self.told = self.stepped(self._restarted(), self.done)
         self.done += 1
-        self.summed += 1
+        self.loss_steps += 1
 
     @torch.no_grad()
     def stepped(self, leaves: list[Tensor], done: int) -> "After":
@@ -206,7 +201,7 @@ class FusedTraining:
         return after, told
 
     def _step(self, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
-        """One step of one run; as `Training.step`."""
+        """One step of one run; as `TrainingLoop.step`."""
         objective, optimizer = self._with(settings, run["buffers"])
         theta, state, batch = run["parameters"], run["state"], Batch(**tensors)
         method, rate, players = objective.method, optimizer.trainer.learning_rate, self.first.critics
@@ -234,7 +229,7 @@ class FusedTraining:
     def _critic_update(
         self, name: str, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors
     ) -> tuple[Tree, Tree]:
-        """One update of a critic of one run; as `SecondPlayers.ahead` makes it."""
+        """One update of a critic of one run; as `CriticTrainer.ahead` makes it."""
         objective, _ = self._with(settings, run["buffers"])
         batch = Batch(**tensors)
         outputs = objective.with_copies().batch_outputs(run["parameters"], batch)
@@ -256,132 +251,26 @@ class FusedTraining:
         return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **own.get("decays", {})})
 
 
-RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
-"""From a run, its settings, its batch and what all runs share, to the run afterwards and what is told beside."""
-After = tuple[list[Tensor], Callable[[], Tree]]
-"""The runs' tensors after a step, and what is told beside, once somebody asks."""
-
-
-class Program:
-    """A step of one run, mapped over runs, as the list of operations that it amounts to.
-
-    Args:
-        step: of one run.
-        runs, settings, batch: of all runs, with a leading axis.
-        shared: what is the same for all.
-
-    Raises:
-        Apart: it does something that cannot be mapped or repeated.
-    """
-
-    def __init__(self, step: RunStep, runs: Tree, settings: Tensors, batch: Tensors, shared: Tensors) -> None:
-        leaves, form = tree_flatten((runs, settings, batch, shared))
-        self.kept = len(tree_leaves(runs))
-        self.settings = list(settings.values())
-
-        def one(*arguments: Any) -> tuple[Tree, Tree]:
-            after, told = step(*arguments)
-            return _laid_out_like(arguments[0], after), told
-
-        def flat(*tensors: Tensor) -> list[Tensor]:
-            arguments = tree_unflatten(list(tensors), form)
-            after, told = vmap(one, in_dims=(0, 0, 0, None), randomness="different")(*arguments)
-            rest, self.told = tree_flatten(told)
-            return [*tree_leaves(after), *rest]
-
-        try:
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of slow mapping, which is done once
-                self.operations = traced(flat, leaves)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            raise Apart(f"a step of these runs cannot be mapped: {str(error).partition(chr(10))[0]}") from error
-
-    def __call__(self, leaves: list[Tensor], batch: Tensors, shared: Tensors) -> After:
-        """The runs' tensors afterwards, and what is told."""
-        found = list(self.operations(*leaves, *self.settings, *batch.values(), *shared.values()))
-        return found[: self.kept], partial(tree_unflatten, found[self.kept :], self.told)
-
-
-class StackedFeed:
-    """Batches (runs, E, B, ...) by the number of their step, of the feeds of runs with equal shapes."""
-
-    def __init__(self, feeds: Sequence[Feed]) -> None:
-        self.feeds, self.whole = feeds, feeds[0].sampler.whole
-        self.all: Tensors = {}  # the batch, where all steps have the same
-        splits = [feed.sampler.split for feed in feeds]
-        each = [split.tensors() for split in splits]
-        self.same = all(all(torch.equal(value, each[0][name]) for name, value in one.items()) for one in each)
-        self.tensors: Tensors = (
-            each[0] if self.same else {name: torch.cat([one[name] for one in each]) for name in each[0]}
-        )
-        first = torch.arange(len(splits), device=splits[0].x.device) * len(splits[0])
-        self.first = 0 if self.same else first[:, None, None]  # row of each run
-
-    def batch(self, step: int) -> Tensors:
-        """The fields of a `Batch`."""
-        if self.all:
-            return self.all
-        indices = [feed.indices(step) for feed in self.feeds]
-        examples, env = (torch.stack(parts) for parts in zip(*indices, strict=True))
-        names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
-        batch = {name: rows_of(self.tensors[name], examples + self.first) for name in names} | {"env": env}
-        if self.whole:
-            self.all = batch
-        return batch
-
-
 class Clock:
     """The time of the steps of runs that are trained together: each has an equal share of it."""
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
+    def __init__(self, trainings: Sequence[TrainingLoop]) -> None:
         self.before = {id(training): training.stopwatch.seconds["training"] for training in trainings}
         self.stopwatch, self.runs = Stopwatch(trainings[0].device), len(trainings)
 
-    def tell(self, trainings: Iterable[Training]) -> None:
+    def tell(self, trainings: Iterable[TrainingLoop]) -> None:
         """Set the runs' times by it."""
         share = self.stopwatch.read().get("training", 0.0) / self.runs
         for training in trainings:
             training.stopwatch.seconds["training"] = self.before[id(training)] + share
 
 
-def check_alike(trainings: Sequence[Training]) -> None:
-    """Raise Apart where the runs cannot be one."""
-    first = trainings[0]
-    reason = why_apart(first.cell)
-    if reason:
-        raise Apart(reason)
-    if len({fusion_key(training.cell) for training in trainings}) > 1:
-        raise Apart("they differ in more than the seed and fusable settings")
-    if not first.total:
-        raise Apart("there is nothing to train")
-    if first.problem.augment is not None:
-        raise Apart("training inputs are changed at random")
-    if first.learned:
-        raise Apart("the model learns numbers besides its weights")
-    coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
-    if coupled and first.cell.method.needs_each_gradient:
-        raise Apart("batch normalisation couples environments, whose gradients are needed one by one")
-    if any(_form(training) != _form(first) for training in trainings):
-        raise Apart("their data or networks have different sizes")
-
-
-def _form(training: Training) -> Any:
-    """What must be equal: sizes of the data, of the network, of a step and of the run."""
-    sampler = training.sampler
-    data = {name: (value.shape, value.dtype) for name, value in sampler.split.tensors().items()}
-    tensors = {**training.model.state_dict(), **flatten(training.method_state)}
-    sizes = {name: (value.shape, value.dtype) for name, value in tensors.items()}
-    steps = (sampler.batch_size, sampler.per_step, sampler.steps_per_epoch, training.total, training.done)
-    return data, sizes, steps, type(training.problem.task)
-
-
-def _numbers(training: Training) -> dict[str, float]:
+def _numbers(training: TrainingLoop) -> dict[str, float]:
     """Every number of a run that may be another one's in the same group, by where it belongs."""
     found: dict[str, float] = {}
     for part, settings in training.cell.method.parts.items():
         found |= {f"method/{part}/{name}": getattr(settings, name) for name in type(settings).fusable()}
-    found |= {f"trainer/{name}": getattr(training.cell.trainer, name) for name in Trainer.fusable()}
+    found |= {f"trainer/{name}": getattr(training.cell.trainer, name) for name in TrainerConfig.fusable()}
     found |= {f"decays/{name}": value for name, value in training.optimizer.decays.items() if isinstance(value, float)}
     task = training.problem.task
     constants = {field.name: getattr(task, field.name) for field in fields(task)}  # type: ignore[arg-type]
@@ -407,13 +296,13 @@ def _stack(trees: Sequence[Tree]) -> Tree:
     return stacked
 
 
-def _save(training: Training) -> None:
+def _save(training: TrainingLoop) -> None:
     """Keep a checkpoint: with the generator's state, from which nothing has been drawn."""
     with training.noise():
         training.save()
 
 
-def _finish(training: Training, report: Report) -> dict[str, float]:
+def _finish(training: TrainingLoop, report: Report) -> dict[str, float]:
     with training.noise():
         return training.finish(report)
 
@@ -421,13 +310,3 @@ def _finish(training: Training, report: Report) -> dict[str, float]:
 def _row(stacked: Tree, r: int) -> Tree:
     """What belongs to one of the runs."""
     return map_leaves(lambda value: value[r].clone(), stacked)
-
-
-def _laid_out_like(before: Tree, after: Tree) -> Tree:
-    """The tree in the order and the types of the one before. Raises Apart where it is another tree."""
-    if before.keys() != after.keys():
-        raise Apart(f"a step changes what a run consists of: {', '.join(before.keys() ^ after.keys())}")
-    return {
-        name: _laid_out_like(old, after[name]) if isinstance(old, dict) else after[name].to(old.dtype)
-        for name, old in before.items()
-    }

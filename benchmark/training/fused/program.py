@@ -5,17 +5,22 @@ small tensors most of the time goes into finding it out anew in every call.
 """
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.func import vmap
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from invbench.errors import Apart
+from invbench.errors import CannotFuse
+from invbench.pytree import Tree
+from invbench.system.device import out_of_memory
 
 aten = torch.ops.aten
 FUNCTIONS = (
@@ -32,7 +37,7 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
     """The operations of one call, as a function of tensors with the same shapes.
 
     Raises:
-        Apart: random numbers are drawn, which would be the same in every call.
+        CannotFuse: random numbers are drawn, which would be the same in every call.
     """
     recorder = Recorder(tensors)
     with recorder:
@@ -86,7 +91,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise Apart("a step draws random numbers")
+            raise CannotFuse("a step draws random numbers")
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and _is_same(result, args[0]):
             self._bind(result, self.node(args[0]))
@@ -123,3 +128,65 @@ def _is_same(result: Tensor, argument: Any) -> bool:
         return False
     place = (Tensor.data_ptr, Tensor.size, Tensor.stride)
     return result is not argument and all(of(result) == of(argument) for of in place) and bool(result.numel())
+
+
+Tensors = dict[str, Tensor]
+
+
+RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
+"""From a run, its settings, its batch and what all runs share, to the run afterwards and what is told beside."""
+
+
+After = tuple[list[Tensor], Callable[[], Tree]]
+"""The runs' tensors after a step, and what is told beside, once somebody asks."""
+
+
+class Program:
+    """A step of one run, mapped over runs, as the list of operations that it amounts to.
+
+    Args:
+        step: of one run.
+        runs, settings, batch: of all runs, with a leading axis.
+        shared: what is the same for all.
+
+    Raises:
+        CannotFuse: it does something that cannot be mapped or repeated.
+    """
+
+    def __init__(self, step: RunStep, runs: Tree, settings: Tensors, batch: Tensors, shared: Tensors) -> None:
+        leaves, form = tree_flatten((runs, settings, batch, shared))
+        self.kept = len(tree_leaves(runs))
+        self.settings = list(settings.values())
+
+        def one(*arguments: Any) -> tuple[Tree, Tree]:
+            after, told = step(*arguments)
+            return _laid_out_like(arguments[0], after), told
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            arguments = tree_unflatten(list(tensors), form)
+            after, told = vmap(one, in_dims=(0, 0, 0, None), randomness="different")(*arguments)
+            rest, self.told = tree_flatten(told)
+            return [*tree_leaves(after), *rest]
+
+        try:
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of slow mapping, which is done once
+                self.operations = traced(flat, leaves)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise CannotFuse(f"a step of these runs cannot be mapped: {str(error).partition(chr(10))[0]}") from error
+
+    def __call__(self, leaves: list[Tensor], batch: Tensors, shared: Tensors) -> After:
+        """The runs' tensors afterwards, and what is told."""
+        found = list(self.operations(*leaves, *self.settings, *batch.values(), *shared.values()))
+        return found[: self.kept], partial(tree_unflatten, found[self.kept :], self.told)
+
+
+def _laid_out_like(before: Tree, after: Tree) -> Tree:
+    """The tree in the order and the types of the one before. Raises CannotFuse where it is another tree."""
+    if before.keys() != after.keys():
+        raise CannotFuse(f"a step changes what a run consists of: {', '.join(before.keys() ^ after.keys())}")
+    return {
+        name: _laid_out_like(old, after[name]) if isinstance(old, dict) else after[name].to(old.dtype)
+        for name, old in before.items()
+    }

@@ -1,37 +1,30 @@
-"""What is faster on this machine: measured once, and remembered in the cache folder."""
+"""Whether runs are faster together on this machine: measured once, and remembered in the cache folder."""
 
 import copy
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from invbench.core.trainer import Strategy
 from invbench.datafiles.release import cache_folder
-from invbench.errors import Apart
+from invbench.errors import CannotFuse
 from invbench.files import write_text
-from invbench.runs.spec import Cell
-from invbench.sweeps.fusing import fusion_key
-from invbench.system.provenance import describe, sources_hash, timed
+from invbench.runs.resolve import Cell, fusion_key
+from invbench.system.device import timed
+from invbench.system.provenance import describe, sources_hash
 from invbench.training.fused.loop import FusedTraining
-from invbench.training.gradients import Objective
-from invbench.training.loop import Training
-from invbench.training.sampling import Feed
+from invbench.training.loop import TrainingLoop
 
 GAIN = 1.2
 """Runs are trained together where that is so many times faster than one after another."""
 CALLS = 5
-STRATEGIES: tuple[Strategy, ...] = ("vmap", "loop", "joint")
-FAR = 3.0
-"""So many times slower than the best, or the very first: not worth another call."""
 
 
 def check_that_it_pays(fused: FusedTraining) -> None:
-    """Raise Apart where the runs are done sooner one after another."""
+    """Raise CannotFuse where the runs are done sooner one after another."""
     memory, runs = _memory(), len(fused.trainings)
     key = _key(fused.first.cell, fused.first.device, runs)
     gain = memory.get(key)
@@ -42,43 +35,15 @@ def check_that_it_pays(fused: FusedTraining) -> None:
 
 
 def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
-    """Raise Apart where so many runs like this one are known to be done sooner one after another."""
+    """Raise CannotFuse where so many runs like this one are known to be done sooner one after another."""
     gain = _memory().get(_key(cell, device, runs))
     if gain is not None:
         _check(gain, runs)
 
 
-def fastest_strategy(training: Training) -> Strategy:
-    """How this run's environment gradients are soonest made here, from a few steps; the run is not changed.
-
-    Its network must not couple environments. Far slower ways are tried once only.
-    """
-    memory, key = _memory(), f"{_key(training.cell, training.device, 1)} strategy"
-    known = memory.get(key)
-    if known in STRATEGIES:
-        return STRATEGIES[STRATEGIES.index(known)]
-    batch = Feed(training.sampler).batch(0)
-    seconds: dict[Strategy, float] = {}
-    with training.noise():
-        training.model.train()
-        for strategy in STRATEGIES:
-            objective = replace(training.objective, strategy=strategy)
-
-            def step(objective: Objective = objective) -> object:
-                return objective.step(training.parameters, batch, training.method_state)
-
-            took = timed(step, training.device)
-            if took < FAR * min(seconds.values(), default=took):
-                took = min(timed(step, training.device) for _ in range(CALLS))
-            seconds[strategy] = took
-    fastest = min(seconds, key=lambda strategy: seconds[strategy])
-    memory.put(key, fastest)
-    return fastest
-
-
 def _check(gain: float, runs: int) -> None:
     if gain < GAIN:
-        raise Apart(f"training {runs} of them together takes {1 / gain:.0%} of the time that they take one by one")
+        raise CannotFuse(f"training {runs} of them together takes {1 / gain:.0%} of the time that they take one by one")
 
 
 def _gain(fused: FusedTraining) -> float:
@@ -91,10 +56,10 @@ def _gain(fused: FusedTraining) -> float:
     return runs * training.total * alone / (tracing + training.total * together)
 
 
-def _alone(training: Training, step: int) -> float:
+def _alone(training: TrainingLoop, step: int) -> float:
     """Seconds of a step of one run."""
     model = copy.deepcopy(training.model)
-    twin = Training(training.cell, training.problem, model, training.folder, training.origin, 0)
+    twin = TrainingLoop(training.cell, training.problem, model, training.folder, training.origin, 0)
     twin.done = step
     examples, env = (part[0] for part in twin.sampler.epoch(0))
     model.train()

@@ -1,0 +1,93 @@
+"""What is said on stderr while something takes long: lines, counts, pictures in place."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import IO, Any, cast
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from invbench.terminal import Lasting, visible
+
+LINE_SECONDS = 10.0
+"""Least time between two lines of a log that say only how far the run is."""
+
+
+REFRESH_SECONDS = 0.25
+"""Least time between two pictures of progress."""
+
+
+OnProgress = Callable[[int], object]
+"""Called with the number of parts of a long piece of work that are done."""
+
+
+def error_console(quiet: bool = False) -> Console:
+    """Where progress is shown: stderr, since stdout is for results. A terminal that goes away stops no run."""
+    return Console(file=cast(IO[str], Lasting(sys.stderr)), quiet=quiet, highlight=False)
+
+
+def somebody_looks() -> bool:
+    """Whether progress would be seen, in a terminal or in a notebook; if not, stderr is somebody's file."""
+    console = error_console()
+    return console.is_terminal or console.is_jupyter
+
+
+class NotebookView:
+    """What stands below a cell of a notebook and is drawn anew in its place."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.drawn, self.broken = 0.0, False
+
+    def show(self, renderable: RenderableType, now: bool = False) -> None:
+        """Draw it; unless it must be now, no sooner than a part of a second after the last time."""
+        if self.broken or (not now and time.monotonic() - self.drawn < REFRESH_SECONDS):
+            return
+        self.drawn, picture = time.monotonic(), Padding(renderable, 0)
+        try:
+            from IPython.display import display
+
+            if self.handle is None:
+                self.handle = display(picture, display_id=True)
+            else:
+                self.handle.update(picture)
+        except Exception:  # whatever a notebook does, it stops no run
+            self.broken = True
+
+
+@contextmanager
+def counting(what: str) -> Iterator[OnProgress]:
+    """Show how many of something are done: on a terminal in place, in a log a line every ten seconds."""
+    console, last = error_console(), time.monotonic()
+    with console.status(plain_text(what)) if console.is_terminal else nullcontext() as status:
+
+        def on_progress(count: int) -> None:
+            nonlocal last
+            if status is not None:
+                status.update(plain_text(f"{what}: {count}"))
+            elif time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                announce(f"{what}: {count}")
+
+        yield on_progress
+
+
+def announce(text: str) -> None:
+    """One line on stderr."""
+    error_console().print(plain_text(text), soft_wrap=True)
+
+
+def plain_text(text: object) -> Text:
+    """What rich shows as it is, but for control characters, which become escapes."""
+    return Text(visible(text))
+
+
+def duration(seconds: float) -> str:
+    """Such as `2 h 05 min`, `3 min 20 s`, `7 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

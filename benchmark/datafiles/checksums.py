@@ -1,0 +1,108 @@
+"""The content of files and arrays: read within bounds, summed up, compared with what it should be."""
+
+import gzip
+import hashlib
+import io
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invbench.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def fingerprint(arrays: Iterable[tuple[str, "NDArray[Any]"]]) -> str:
+    """sha256 over every array's name, type, shape and bytes, in the order given."""
+    import numpy as np  # this module is loaded where nothing heavy may be
+
+    digest = hashlib.sha256()
+    for name, value in arrays:
+        array = np.ascontiguousarray(value)
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+MAX_UNPACKED = 1 << 30
+"""Most bytes that one file is read or unpacked to, whatever it promises; the longest of a release has 86 MB."""
+
+
+BLOCK = 1 << 20
+"""Bytes that are read at once where only their sum is wanted."""
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it can be read to its end: a file, no folder, pipe or device. No name is too odd to ask."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The content of a file as a stream, unpacked where the name ends in `.gz`.
+
+    Raises:
+        UserError: here or while it is read: no such file, a pipe or a device, or a damaged gzip archive.
+    """
+    try:
+        if not is_regular(path):
+            path.stat()  # says why there is none
+            raise UserError(f"{path} cannot be read: it is a folder, a pipe or a device")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}); delete it and fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read(path: Path, limit: int = MAX_UNPACKED) -> bytes:
+    """The unpacked content. Raises UserError as `opened` does, and when there is more than `limit` bytes of it."""
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(_too_long(path, limit))
+    return content
+
+
+def digest(path: Path, algorithm: str = "sha256", limit: int = MAX_UNPACKED) -> str:
+    """The sum of the unpacked content, without holding all of it.
+
+    Raises:
+        UserError: as `opened` does, or an archive unpacks to more than `limit` bytes.
+    """
+    sum_, left = hashlib.new(algorithm), limit
+    with opened(path) as file:
+        while block := file.read(BLOCK):
+            sum_.update(block)
+            left -= len(block)
+            if left < 0 and path.suffix == ".gz":
+                raise UserError(_too_long(path, limit))
+    return sum_.hexdigest()
+
+
+def _too_long(path: Path, limit: int) -> str:
+    return f"{path} has more than {limit} bytes, more than any official file; delete it and fetch it again"
+
+
+def sha256(path: Path) -> str:
+    """Of the file as it lies there, without holding all of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(content: bytes, expected: str, path: Path) -> None:
+    """Raise UserError unless the content has this sha256."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{path} is not the official file: sha256 {found[:16]}… of {len(content)} bytes, expected "
+            f"{expected[:16]}…; delete it and fetch it again"
+        )

@@ -1,0 +1,228 @@
+"""From names and settings to the typed objects of a run, everything checked."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from invbench.core.backbone import Backbone
+from invbench.core.composition import PENALTY, Composition
+from invbench.core.data import Dataset
+from invbench.core.method import Method, class_overrides
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.core.settings import Settings
+from invbench.core.trainer import TrainerConfig
+from invbench.errors import UserError, brief, did_you_mean
+from invbench.runs.config import Layer, assignments_layer, check_sections, merge, recipe_layers
+from invbench.runs.spec import Protocol, RunSpec, _checked_seed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The typed objects behind a specification."""
+
+    spec: RunSpec
+    method: Composition
+    dataset: Dataset
+    backbone: Backbone | None
+    trainer: TrainerConfig
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return self.spec.title
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """Whose code the run depends on, besides the engine."""
+        parts = (*self.method.parts.values(), self.dataset, *([self.backbone] if self.backbone else []))
+        return tuple(type(part) for part in parts)
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    seed: int = 0,
+    assignments: Mapping[str, Any] | None = None,
+    layers: Iterable[Layer] = (),
+    protocol: Protocol = "last",
+) -> Cell:
+    """Look up the names, merge the sources of settings, check everything.
+
+    Args:
+        method: registered names joined by `+`.
+        assignments: the strongest source, by dotted name: `{"trainer.epochs": 3}`.
+        layers: sources between the recipe and the assignments, such as a sweep file; method settings nested by part.
+        protocol: see `Protocol`.
+
+    Raises:
+        UserError: an unknown name, a setting that is unknown or wrong, a combination that cannot work.
+    """
+    classes = _method_classes(method)
+    dataset_class = DATASETS.load(dataset)
+    fields = {name: list(cls.model_fields) for name, cls in classes.items()}
+    own = next(iter(classes))
+    if classes[own].replaces_model and any(key.startswith("backbone.") for key in assignments or {}):
+        raise UserError(f"method {own} brings its own network, so backbone settings say nothing; leave them out")
+    layers = list(layers)
+    for layer in layers:
+        check_sections(layer, "settings")
+    layers.append(assignments_layer(assignments or {}, fields))
+    variant = merge(layers)["dataset"].get("variant", _default_variant(dataset_class))
+    merged = merge(
+        [
+            {"backbone": {"name": dataset_class.backbone}},
+            {"dataset": _switched_on(dataset_class, classes.values())},
+            *recipe_layers(dataset, classes, _companions(classes), variant),
+            *layers,
+        ]
+    )
+    return _check(classes, dataset, dataset_class, merged, _checked_seed(seed), protocol)
+
+
+def from_spec(spec: RunSpec) -> Cell:
+    """The objects of a stored specification."""
+    classes = _method_classes(spec.method)
+    merged: Layer = {
+        "method": spec.method_settings,
+        "dataset": spec.dataset_settings,
+        "backbone": {"name": spec.backbone, **spec.backbone_settings},
+        "trainer": spec.trainer,
+    }
+    return _check(classes, spec.dataset, DATASETS.load(spec.dataset), merged, spec.seed, spec.protocol)
+
+
+def _check(
+    classes: Mapping[str, type[Method]],
+    dataset: str,
+    dataset_class: type[Dataset],
+    merged: Layer,
+    seed: int,
+    protocol: Protocol,
+) -> Cell:
+    unknown = set(merged["method"]) - set(classes)
+    if unknown:
+        raise UserError(f"settings for method '{unknown.pop()}', which is not part of this run")
+    single = len(classes) == 1
+    composition = Composition(
+        {
+            name: cls.parse(merged["method"].get(name, {}), "method" if single else f"method.{name}")
+            for name, cls in classes.items()
+        }
+    )
+    data = dataset_class.parse(merged["dataset"], "dataset")
+    _check_cell(composition, dataset, data)
+    name, backbone = ("", None) if composition.replaces_model else _backbone(merged["backbone"], dataset, data)
+    trainer = TrainerConfig.parse(merged["trainer"], "trainer")
+    spec = RunSpec(
+        method=composition.name,
+        method_settings={part: settings.canonical() for part, settings in composition.parts.items()},
+        dataset=dataset,
+        dataset_settings=data.canonical(),
+        backbone=name,
+        backbone_settings=backbone.canonical() if backbone else {},
+        trainer=trainer.canonical(),
+        seed=seed,
+        protocol=protocol,
+    )
+    return Cell(spec, composition, data, backbone, trainer)
+
+
+def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbone]:
+    network = dict(settings)
+    name = network.pop("name")
+    if not isinstance(name, str):
+        raise UserError(f"setting 'backbone.name' must be a name{did_you_mean(str(name), BACKBONES.entries())}")
+    backbone: Backbone = BACKBONES.load(name).parse(network, "backbone")
+    if not set(backbone.accepts) & set(data.capabilities()):
+        raise UserError(f"backbone {name} takes {' or '.join(backbone.accepts)} inputs, which {dataset} does not have")
+    return name, backbone
+
+
+def _method_classes(method: str) -> dict[str, type[Method]]:
+    names = [name.strip() for name in method.split("+")]
+    name, times = Counter(names).most_common(1)[0]
+    if not all(names):
+        raise UserError(f"method {brief(method)}: there is no name on one side of a +")
+    if times > 1:
+        raise UserError(f"method {brief(method)} names '{name}' twice")
+    classes: dict[str, type[Method]] = {name: METHODS.load(name) for name in names}
+    if any(class_overrides(cls, *PENALTY) for cls in classes.values()):
+        return classes
+    names = [part for name, cls in classes.items() for part in (*cls.default_penalty, name)]
+    return {name: METHODS.load(name) for name in names}
+
+
+def _companions(classes: Mapping[str, type[Method]]) -> Layer:
+    """What some parts want of the penalty that they weigh."""
+    wanted = {name: dict(settings) for cls in classes.values() for name, settings in cls.default_penalty.items()}
+    return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
+
+
+def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:
+    """The dataset's settings that give the methods what they require and what is off by default."""
+    always = set(dataset.provides) - set(dataset.optional)
+    found: dict[str, Any] = {}
+    for need in (need.split(" or ") for method in methods for need in method.requires):
+        off = [one for one in need if one in dataset.optional]
+        if off and not always & set(need):
+            found |= dataset.optional[off[0]]
+    return found
+
+
+def _default_variant(dataset: type[Dataset]) -> Any:
+    field = dataset.model_fields.get("variant")
+    return None if field is None else field.default
+
+
+def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
+    missing = unmet(method.requires, data.capabilities())
+    if not missing:
+        return
+    settings = [f"dataset.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in _helpful(method, data).items()]
+    able = [
+        name for name in DATASETS.entries() if name != dataset and not unmet(method.requires, DATASETS.traits(name))
+    ]
+    advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
+    raise UserError(
+        f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
+        f"provide; {advice}"
+    )
+
+
+def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:
+    """Settings with which the dataset provides what the method requires, found by trying; none where none do."""
+    now, on = data.canonical(), _switched_on(type(data), method.parts.values())
+    choices = {name: get_args(field.annotation) for name, field in type(data).model_fields.items()}
+    for more in ({}, *({name: value} for name, values in choices.items() for value in values)):
+        with suppress(UserError):  # no such value, or not with the others
+            tried = type(data).parse(now | on | more, "dataset")
+            if not unmet(method.requires, tried.capabilities()):
+                return {name: value for name, value in (on | more).items() if now[name] != value}
+    return {}
+
+
+def fusion_key(cell: Cell) -> str:
+    """Equal for runs that may be trained together: all but the seed and the values of fusable settings."""
+    spec = cell.spec.model_dump(exclude={"seed"})
+    spec["method_settings"] = {name: _shape(part) for name, part in cell.method.parts.items()}
+    spec["trainer"] = _shape(cell.trainer)
+    return json.dumps(spec, sort_keys=True)
+
+
+def _shape(settings: Settings) -> dict[str, Any]:
+    """The settings with no more of fusable ones than whether they are zero."""
+    fusable = type(settings).fusable()
+    return {name: value == 0 if name in fusable else value for name, value in settings.canonical().items()}
+
+
+def fuse_obstacle(cell: Cell) -> str:
+    """What a run's settings tell of why it cannot be trained together with others; empty where they tell nothing."""
+    for name in ("compile", "autocast"):
+        if getattr(cell.trainer, name):
+            return f"trainer.{name} is on"
+    if cell.trainer.strategy == "loop":
+        return "trainer.strategy is loop"
+    return cell.method.apart

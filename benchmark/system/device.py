@@ -1,0 +1,78 @@
+"""Devices: which one, how long it takes, and how much memory it has taken."""
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from invbench.errors import UserError
+from invbench.system.workarounds import give_back_freed_memory
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:i` as a device. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index or 0
+        if index >= count:
+            seen = f"only {count} GPUs are visible" if count else "no GPU is visible"
+            raise UserError(f"--device {name}: {seen} to this process; use --device cpu or auto")
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UserError(f"--device {name} is not supported; use auto, cpu or cuda[:i]")
+    return device
+
+
+def timed(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, until the device has done its part."""
+    began = time.perf_counter()
+    step()
+    wait_for(device)
+    return time.perf_counter() - began
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done its part."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from now on: a worker's earlier runs are none of this one's business."""
+    give_back_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # not on Linux, or not allowed
+        CLEAR.write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use at once since `forget_peak_memory`: of the GPU's allocator, or resident in this process.
+
+    On other systems than Linux the latter is since the process started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
+        if found:
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error means; torch's own for the CPU is a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,42 @@
+"""Which runs cannot be trained together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from invbench.errors import CannotFuse
+from invbench.pytree import flatten
+from invbench.runs.resolve import fuse_obstacle, fusion_key
+from invbench.training.loop import TrainingLoop
+
+
+def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
+    """Raise CannotFuse where the runs cannot be one."""
+    first = trainings[0]
+    reason = fuse_obstacle(first.cell)
+    if reason:
+        raise CannotFuse(reason)
+    if len({fusion_key(training.cell) for training in trainings}) > 1:
+        raise CannotFuse("they differ in more than the seed and fusable settings")
+    if not first.total:
+        raise CannotFuse("there is nothing to train")
+    if first.problem.augment is not None:
+        raise CannotFuse("training inputs are changed at random")
+    if first.learned:
+        raise CannotFuse("the model learns numbers besides its weights")
+    coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
+    if coupled and first.cell.method.needs_each_gradient:
+        raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
+    if any(_form(training) != _form(first) for training in trainings):
+        raise CannotFuse("their data or networks have different sizes")
+
+
+def _form(training: TrainingLoop) -> Any:
+    """What must be equal: sizes of the data, of the network, of a step and of the run."""
+    sampler = training.sampler
+    data = {name: (value.shape, value.dtype) for name, value in sampler.split.tensors().items()}
+    tensors = {**training.model.state_dict(), **flatten(training.method_state)}
+    sizes = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+    steps = (sampler.batch_size, sampler.per_step, sampler.steps_per_epoch, training.total, training.done)
+    return data, sizes, steps, type(training.problem.task)
