@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from invbench.components.critic import CriticMethod, Standardised
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, CriticFn, Outputs, State
+from invbench.core.hooks import Critic, CriticFn
+from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError

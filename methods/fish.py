@@ -15,19 +15,20 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from invbench.core.method import Method
+from invbench.core.hooks import UpdateSchedule
 from invbench.core.registry import register_method
 from invbench.core.settings import Choice, setting
 
 
 @register_method("fish")
-class Fish(Method):
+class Fish(UpdateSchedule):
     """Follow the environments one after another, then go a part of the way."""
 
     display_name: ClassVar[str] = "Fish"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
+    one_per_environment: ClassVar[bool] = True
 
     rate: float = setting(0.5, "ε, part of the way", gt=0, le=1, search=Choice((0.05, 0.1, 0.5)), fusable=True)
 
-    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
+    def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
         return before + self.rate * (after - before)

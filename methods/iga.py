@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from invbench.components.penalty import PenaltyMethod
+from invbench.core.hooks import GradientPenalty
 from invbench.core.method import Gradients, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 
 
 @register_method("iga")
-class IGA(PenaltyMethod):
+class IGA(GradientPenalty, PenaltyMethod):
     """Penalise the variance over environments of the gradient."""
 
     display_name: ClassVar[str] = "IGA"

@@ -11,21 +11,23 @@ risks R_e of their mean:
     at_once    all players (and Φ) move in each step, as in the published fork of the authors' code
 
 A player has its own Adam: whoever does not move keeps weights and moments. Every step needs all environments. Accuracy
-in training goes up and down, and the authors stop low: after `warm_start` steps the run ends once the step's accuracy
-is below `stop_below`. That is a choice about the colour of coloured digits, for which the defaults (the authors': 390
+in training goes up and down, and the authors stop low, once the step's accuracy is below 0.6: `trainer.stop_below` and
+`trainer.stop_after`. That is a choice about the colour of coloured digits, for which the defaults (the authors': 390
 units, ELU, dropout 0.75) are made.
 
-Deviation: the authors' code multiplies the sum of logits by 1/2 whatever E is; this takes the mean.
+Deviations: the authors' code multiplies the sum of logits by 1/2 whatever E is; this takes the mean. They stop by the
+accuracy of the step's own pass, with dropout; this by that in evaluation mode.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, Problem
-from invbench.core.method import Gradients, Method, Outputs, State, Turn
+from invbench.core.data import Problem
+from invbench.core.hooks import Update, UpdateSchedule
+from invbench.core.method import Gradients, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import setting
 from invbench.errors import UserError
@@ -35,7 +37,7 @@ MOST = 64
 
 
 @register_method("irm_games")
-class IRMGames(Method):
+class IRMGames(UpdateSchedule):
     """An ensemble in which every environment trains its own member."""
 
     display_name: ClassVar[str] = "IRM Games"
@@ -48,8 +50,6 @@ class IRMGames(Method):
     depth: int = setting(2, "hidden layers of a player", ge=0)
     dropout: float = setting(0.75, "probability of dropping a hidden unit in training", ge=0, lt=1)
     representation_rate: float = setting(0.1, "Φ's multiple of the learning rate", gt=0)
-    warm_start: int = setting(100, "steps before the run may stop", ge=0)
-    stop_below: float | None = setting(None, "training accuracy below which it stops; the authors' 0.6; null: never")
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         if problem.environments > MOST:
@@ -67,19 +67,9 @@ class IRMGames(Method):
             inputs = self.width
         return nn.Sequential(*layers, dense(inputs, outputs))
 
-    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        like = next(iter(parameters.values()))
-        return {"env": torch.arange(environments, device=like.device), "accuracy": like.new_ones(())}
-
-    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
-        return risks.mean(), state | {"env": env}
-
-    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        z, y = outputs.prediction, batch.y
-        correct = (z[..., 0] > 0) == (y > 0.5) if z.shape[-1] == 1 else z.argmax(-1) == y
-        return risks.new_zeros(()), state | {"accuracy": correct.to(risks.dtype).mean()}
-
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         """Player e's gradient is that of R_e, Φ's that of the mean."""
         gradients: Gradients = {}
         for name, g in risk_grads.items():
@@ -87,24 +77,19 @@ class IRMGames(Method):
             if player is None:
                 gradients[name] = g.mean(0) + penalty_grad[name]
             else:
-                own = (state["env"] == player).to(g.dtype)  # (E,)
+                own = (env == player).to(g.dtype)  # (E,)
                 gradients[name] = torch.einsum("e,e...->...", own, g) + penalty_grad[name]
         return gradients, state
 
-    def turn(self, names: Iterable[str], step: int) -> Turn:
+    def update(self, names: Iterable[str], count: int) -> Update:
         owners = {name: player_of(name) for name in names}
         rates = {name: self.representation_rate if owner is None else 1.0 for name, owner in owners.items()}
         if self.order == "at_once":
-            return Turn(rates, step)
+            return Update(rates, count)
         players = sorted({owner for owner in owners.values() if owner is not None})
         order: list[int | None] = list(players) if self.variant == "fixed" else [None, *reversed(players)]
-        now = order[step % len(order)]
-        return Turn({name: rate for name, rate in rates.items() if owners[name] == now}, step // len(order))
-
-    def finished(self, state: State) -> Tensor:
-        if self.stop_below is None:
-            return torch.zeros((), dtype=torch.bool)
-        return torch.logical_and(state["accuracy"] < self.stop_below, state["step"] >= self.warm_start)
+        now = order[count % len(order)]
+        return Update({name: rate for name, rate in rates.items() if owners[name] == now}, count // len(order))
 
 
 class Ensemble(nn.Module):

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from invbench.components.penalty import ANNEALING, PenaltyMethod, loss_gradients, representation
 from invbench.core.data import Batch
+from invbench.core.hooks import GradientPenalty
 from invbench.core.method import Gradients, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 
 
 @register_method("irmv1")
-class IRMv1(PenaltyMethod):
+class IRMv1(GradientPenalty, PenaltyMethod):
     """Penalise the gradient of each environment's risk by a dummy classifier."""
 
     display_name: ClassVar[str] = "IRM"

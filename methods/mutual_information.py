@@ -42,7 +42,8 @@ from torch.func import vjp
 from invbench.components.critic import CriticMethod, Examples, encoding
 from invbench.components.penalty import squared_distances
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, CriticFn, Outputs, State
+from invbench.core.hooks import Critic, CriticFn
+from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, is_zero, setting
 

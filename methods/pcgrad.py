@@ -31,7 +31,9 @@ class PCGrad(Method):
 
     order: Literal["random", "most_conflicting"] = setting("random", "in which the others are gone through")
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         gram = torch.stack([g.flatten(1) @ g.flatten(1).T for g in risk_grads.values()]).sum(0)
         weights = projected(gram, self._orders(gram)).mean(0)
         means = {name: torch.einsum("e,e...->...", weights, g) for name, g in risk_grads.items()}

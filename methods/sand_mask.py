@@ -16,6 +16,7 @@ Search ranges are DomainBed's. Deviations: none else.
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from invbench.core.method import Gradients, Method, State
 from invbench.core.registry import register_method
@@ -36,7 +37,9 @@ class SANDMask(Method):
     )
     steepness: float = setting(10.0, "k", gt=0, search=LogUniform(1e-3, 1e5), fusable=True)
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         gradients: Gradients = {}
         for name, g in risk_grads.items():
             agreement = g.sign().mean(0).abs()

@@ -17,7 +17,7 @@ from invbench.core.trainer import Strategy
 from invbench.pytree import flatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import Cell, resolve, with_penalty
 from invbench.seeding import stream
 from invbench.training.build import build_model, model_on
 from invbench.training.critic_training import find_critics, with_critics
@@ -123,7 +123,8 @@ UNCOUPLED = {"cnn_small": "mlp", "simple_conv": "mlp", "conv13": "mlp", "resnet9
 def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cell:
     """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
-    return resolve(method, dataset, seed, {"trainer.steps": 12} | small_settings(method, dataset) | given)
+    whole = method if "+" in method else with_penalty(method)
+    return resolve(whole, dataset, seed, {"trainer.steps": 12} | small_settings(method, dataset) | given)
 
 
 def small_settings(method: str, dataset: str) -> dict[str, Any]:
@@ -240,7 +241,9 @@ class WorstRisk(Method):
 class MedianGradient(Method):
     """Element-wise median, as an example of a rule that moments cannot express."""
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         return {name: g.median(0).values + penalty_grad[name] for name, g in risk_grads.items()}, state
 
 

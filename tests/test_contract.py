@@ -245,7 +245,9 @@ class Learning(nn.Module):
 class ForgetsPenalty(Method):
     """A rule that leaves the penalty out."""
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         return {name: gradient.mean(0) for name, gradient in risk_grads.items()}, state
 
 

@@ -82,7 +82,7 @@ def test_bounds_reach_the_closed_form(rho: float, estimator: str, tmp_path: Path
     training = training_on(gaussians(rho, 200_000, 0), tmp_path, method__estimator=estimator, method__weight=1.0)
     state = learned(training, 500)["mutual_information"]
     test = gaussians(rho, 200_000, 1)
-    player = training.objective.players({"mutual_information": state})["mutual_information"]
+    player = training.objective.critic_functions({"mutual_information": state})["mutual_information"]
     measure = MutualInformation(estimator="nwj" if estimator == "nwj" else "donsker_varadhan", standardise_score=False)
     with torch.no_grad():
         found = -measure.critic_loss(player, *whole(test), state)[0].item()

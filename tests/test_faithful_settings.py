@@ -168,7 +168,8 @@ SETTINGS: list[tuple[Facts, Facts]] = [
             "trainer.batch_size": 256,
             "trainer.learning_rate": 2.5e-4,
             "trainer.weight_decay": 2 * 0.00125,
-            "method.stop_below": 0.6,
+            "trainer.stop_below": 0.6,
+            "trainer.stop_after": 100,
         },
     ),
     # Linear unit tests: 10,000 full-batch steps; what the searches selected, as its results say.

@@ -109,7 +109,7 @@ def test_the_same_as_alone(method: str, dataset: str, tmp_path: Path) -> None:
     else:
         cells = spread(method, dataset, trainer__dtype="float64")
     assert len({fusion_key(cell) for cell in cells}) == 1
-    if cells[0].method.apart:
+    if cells[0].method.fuse_obstacle:
         with pytest.raises(CannotFuse, match=method):
             together(cells, tmp_path / "together")
         return
@@ -369,7 +369,7 @@ def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, places: int) -> No
     by_id = {cell.spec.run_id: cell for cell in cells}
     for job in jobs:
         assert len({fusion_key(by_id[run_id]) for run_id in job.run_ids}) == 1
-        assert len(job.run_ids) == 1 or not by_id[job.run_id].method.apart
+        assert len(job.run_ids) == 1 or not by_id[job.run_id].method.fuse_obstacle
         assert fuse == "auto" or len(job.run_ids) <= fuse
     if fuse == "auto":
         assert len(jobs) >= min(places, len(cells))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cells import load, risks_of, small_cell
 
+from invbench.errors import UserError
 from invbench.runs.record import RunFolder
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
@@ -50,10 +51,12 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
 
 def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
     """After the warm start and not before; the record tells how many steps there were."""
-    low = small_cell("irm_games", "colored_digits", method__stop_below=1.1, method__warm_start=4, trainer__steps=12)
+    low = small_cell("irm_games", "colored_digits", trainer__stop_below=1.1, trainer__stop_after=4, trainer__steps=12)
     record = run_cell(low, Options(out=tmp_path))
     assert record.engine["steps"] == 4
     again = run_cell(low, Options(out=tmp_path))
     assert again == record
-    never = small_cell("irm_games", "colored_digits", method__stop_below=0.0, method__warm_start=4, trainer__steps=12)
+    never = small_cell("irm_games", "colored_digits", trainer__stop_below=0.0, trainer__stop_after=4, trainer__steps=12)
     assert run_cell(never, Options(out=tmp_path)).engine["steps"] == 12
+    with pytest.raises(UserError, match="setting 'method.stop_below' is trainer.stop_below now"):
+        small_cell("irm_games", "colored_digits", method__stop_below=0.6)

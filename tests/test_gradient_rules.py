@@ -1,6 +1,7 @@
 """Gradient rules against loops over plain numbers, and in runs: adaptive regularisation, SAND-mask, PCGrad, Fish."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +113,16 @@ def test_weights_can_be_capped() -> None:
     assert torch.equal(first, torch.full_like(first, 3.0))
 
 
-def test_an_adaptive_rule_brings_the_penalty_that_it_weighs() -> None:
-    alone, typed, other = (resolve(name, "spirals") for name in ("adareg", "irmv1+adareg", "vrex+adareg"))
-    assert alone.spec == typed.spec
-    assert alone.spec.method == "irmv1+adareg"
-    assert alone.spec.method_settings["irmv1"]["weight"] == 1
-    assert other.spec.method == "vrex+adareg"
-    assert resolve("adareg", "spirals", 0, {"method.irmv1.weight": 3.0}).spec.method_settings["irmv1"]["weight"] == 3
+def test_an_adaptive_rule_is_typed_with_the_penalty_that_it_weighs() -> None:
+    for alone in ("adareg", "soft_adareg", "and_mask+simple_adareg"):
+        with pytest.raises(UserError, match=rf"weighs a penalty against the risk, .*such as irmv1\+{re.escape(alone)}"):
+            resolve(alone, "spirals")
+    assert resolve("irmv1+adareg", "spirals").spec.method_settings["irmv1"]["weight"] == 1
+    given = {"method.irmv1.weight": 3.0}
+    assert resolve("irmv1+adareg", "spirals", 0, given).spec.method_settings["irmv1"]["weight"] == 3
     recipe = resolve("irmv1", "irm_regression").spec.method_settings["irmv1"]["weight"]
     assert recipe == 1e5
-    assert resolve("adareg", "irm_regression").spec.method_settings["irmv1"]["weight"] == 1
-    assert resolve("steerable+adareg", "digits").spec.method == "steerable+irmv1+adareg"
+    assert resolve("irmv1+adareg", "irm_regression").spec.method_settings["irmv1"]["weight"] == 1
 
 
 def sand(stack: np.ndarray, threshold: float, steepness: float) -> np.ndarray:
@@ -149,7 +149,9 @@ def test_sand_mask(seed: int, threshold: float, environments: int, same: bool) -
         stack[:] = np.round(2 * stack[0]) / 2  # exact in floating point, so that the variance is exactly 0
     gradient = torch.from_numpy(stack)
     method = SANDMask(threshold=threshold)
-    found, _ = method.combine({"w": gradient}, {"w": torch.zeros(SIZE, dtype=torch.float64)}, {})
+    found, _ = method.combine(
+        {"w": gradient}, {"w": torch.zeros(SIZE, dtype=torch.float64)}, torch.arange(len(gradient)), {}
+    )
     np.testing.assert_allclose(found["w"].numpy(), sand(stack, threshold, 10.0), rtol=1e-9, atol=1e-12)
 
 
@@ -172,7 +174,7 @@ def test_pcgrad_projects_in_the_given_order(seed: int, environments: int) -> Non
 
 def test_pcgrad_without_conflict_is_the_mean() -> None:
     g = torch.rand(4, 2, 3, dtype=torch.float64)
-    found, _ = PCGrad().combine({"w": g}, {"w": torch.zeros(2, 3, dtype=torch.float64)}, {})
+    found, _ = PCGrad().combine({"w": g}, {"w": torch.zeros(2, 3, dtype=torch.float64)}, torch.arange(len(g)), {})
     assert torch.allclose(found["w"], g.mean(0))
 
 
@@ -180,7 +182,9 @@ def test_pcgrad_without_conflict_is_the_mean() -> None:
 def test_pcgrad_takes_out_what_two_environments_contradict(order: str) -> None:
     g = torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     g[1, 0] = -3
-    found, _ = PCGrad(order=order).combine({"w": g}, {"w": torch.zeros(2, dtype=torch.float64)}, {})  # type: ignore[arg-type]
+    found, _ = PCGrad(order=order).combine(
+        {"w": g}, {"w": torch.zeros(2, dtype=torch.float64)}, torch.arange(len(g)), {}
+    )  # type: ignore[arg-type]
     first = g[0] - (g[0] @ g[1]) / (g[1] @ g[1]) * g[1]
     second = g[1] - (g[1] @ g[0]) / (g[0] @ g[0]) * g[0]
     assert torch.allclose(found["w"], (first + second) / 2)
@@ -213,7 +217,7 @@ def test_fish_sees_one_environment_at_a_time() -> None:
     for other in ("vrex", "group_dro", "and_mask"):
         with pytest.raises(UserError, match="fish"):
             resolve(f"fish+{other}", "spirals")
-    assert resolve("fish+sd", "spirals").method.interpolates
+    assert resolve("fish+sd", "spirals").method.one_per_environment
 
 
 @given(st.integers(0, 1000), st.floats(0.5, 0.99))
@@ -226,7 +230,7 @@ def test_temporal_signs_are_a_running_mean(seed: int, memory: float) -> None:
     state = composition.initial_state({"w": torch.zeros(SIZE, dtype=torch.float64)}, 1)
     for t in range(STEPS):
         zero = {"w": torch.zeros(SIZE, dtype=torch.float64)}
-        found, state = composition.combine({"w": gradients[t]}, zero, state)
+        found, state = composition.combine({"w": gradients[t]}, zero, torch.arange(len(gradients[t])), state)
         state = composition.advance(state)
         weights = torch.tensor([memory ** (t - s) for s in range(t + 1)], dtype=torch.float64)
         agreement = (weights[:, None] * gradients[: t + 1, 0].sign()).sum(0).abs() / weights.sum()
@@ -241,10 +245,12 @@ def test_strict_and_normalised_as_in_the_unit_tests() -> None:
     bias = torch.tensor([[5.0], [7.0]], dtype=torch.float64)
     zero = {"head.weight": torch.zeros(1, 2).double(), "head.bias": torch.zeros(1).double()}
     method = ANDMask(threshold=0.9, strict=True, normalise=True, scale_by_inverse_sparsity=False)
-    found, _ = method.combine({"head.weight": g, "head.bias": bias}, zero, {})
+    found, _ = method.combine({"head.weight": g, "head.bias": bias}, zero, torch.arange(len(g)), {})
     assert torch.allclose(found["head.weight"], torch.tensor([[0.6, 0.0]]).double())
     assert torch.allclose(found["head.bias"], torch.tensor([6.0]).double())
-    nothing, _ = ANDMask(threshold=1.0, strict=True).combine({"w": bias}, {"w": zero["head.bias"]}, {})
+    nothing, _ = ANDMask(threshold=1.0, strict=True).combine(
+        {"w": bias}, {"w": zero["head.bias"]}, torch.arange(len(bias)), {}
+    )
     assert nothing["w"] == 0
 
 

@@ -73,7 +73,7 @@ def naive(
         penalty_grad = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
     risk_grads = dict(zip(names, (torch.stack(stack) for stack in stacks), strict=True))
     rule_state = {name: part | {} for name, part in state.items()}
-    gradients, after = method.combine(risk_grads, dict(zip(names, penalty_grad, strict=True)), rule_state)
+    gradients, after = method.combine(risk_grads, dict(zip(names, penalty_grad, strict=True)), batch.env, rule_state)
     return gradients, risk + penalty, after
 
 

@@ -40,11 +40,11 @@ def width_study(
         tell: called with the number of rows that are done.
 
     Raises:
-        UserError: the run has learned no width of that generator, has a second player, or penalises gradients.
+        UserError: the run has learned no width of that generator, has a critic, or penalises gradients.
     """
     name, learned = _learned(run, generator)
     if run.cell.method.has_critic or run.cell.method.has_gradient_penalty:
-        raise UserError(f"{run.cell.title} has a second player or a penalty on gradients, which this does not count")
+        raise UserError(f"{run.cell.title} has a critic or a penalty on gradients, which this does not count")
     index, task = learned.names.index(generator), run.problem.task
     objective = Objective(run.cell.method, task, run.model, "joint")
     sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)
@@ -58,7 +58,7 @@ def width_study(
                 raw[index] = value
                 theta = {name: raw.requires_grad_()}
                 with torch_stream(stream(run.cell.spec.seed, "analysis", "widths", number), raw.device):
-                    risks, outputs = objective.joint(theta, batch)
+                    risks, outputs = objective.joint(theta, batch, state)
                 risk, _ = run.cell.method.risk(risks, batch.env, state)
                 penalty, _ = run.cell.method.penalty(risks, outputs, batch, state, {})
                 score = task.scores(outputs.prediction, batch.y)[task.primary].mean()

@@ -186,7 +186,7 @@ def trained_together(name: str, method: "type[Method]") -> str:
     from invbench.core.composition import Composition
     from invbench.core.trainer import TrainerConfig
 
-    reason = Composition({name: method()}).apart
+    reason = Composition({name: method()}).fuse_obstacle
     if reason:
         return f"no, {reason}"
     may = [*(f"method.{one}" for one in method.fusable()), *(f"trainer.{one}" for one in TrainerConfig.fusable())]

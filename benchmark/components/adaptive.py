@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from invbench.core.method import Gradients, Method, State
+from invbench.core.hooks import WeighsPenalty
+from invbench.core.method import Gradients, State
 from invbench.core.settings import setting
 
 
-class AdaptiveRule(Method):
-    """A gradient rule that weighs a penalty; IRMv1's, with weight 1, where no other part has one."""
+class AdaptiveRule(WeighsPenalty):
+    """A gradient rule that weighs a penalty; beside it IRMv1's has weight 1 from the first step on."""
 
-    default_penalty: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    penalty_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "irmv1": {"weight": 1.0, "anneal_steps": 0, "reset_optimizer": False}
     }
 

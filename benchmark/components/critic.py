@@ -8,6 +8,7 @@ theirs.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -19,7 +20,8 @@ from torch.nn.utils import parametrize
 
 from invbench.components.penalty import representation
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, Method, Outputs, State
+from invbench.core.hooks import Critic, WithCritic
+from invbench.core.method import Outputs, State
 from invbench.core.settings import LogUniform, setting
 from invbench.core.task import Regression, one_hot
 from invbench.core.trainer import TrainerConfig
@@ -30,7 +32,7 @@ MOST_VALUES = 1000
 """A nuisance of integers with more values than this is no category."""
 
 
-class CriticMethod(Method):
+class CriticMethod(WithCritic):
     """Mean risk plus a penalty that a critic tells. A subclass gives the critic's loss, the penalty, and `network`."""
 
     weight: float = setting(1.0, "λ, weight of the penalty", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
@@ -56,13 +58,13 @@ class CriticMethod(Method):
     critic_steps: int = setting(1, "the critic's updates ahead of each step of the network", ge=1)
     critic_warm_up: int = setting(0, "updates that the critic has before it begins to count", ge=0)
 
+    @abstractmethod
     def network(self, problem: Problem, nuisance: Tensor, features: int) -> nn.Module:
         """The critic, a function of score (N, features), nuisance (N, nuisances) and label (N,) or None.
 
         Args:
             nuisance: of the training examples.
         """
-        raise NotImplementedError
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
         return self.player(problem, outputs)

@@ -17,7 +17,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from invbench.core.method import Method, Outputs, State
+from invbench.core.hooks import OptimizerRestarts, ScaledObjective
+from invbench.core.method import Outputs, State
 from invbench.core.settings import LogUniform, ShareOfSteps, is_zero, setting
 from invbench.errors import UserError
 
@@ -26,7 +27,7 @@ ANNEALING = ShareOfSteps(LogUniform(1 / 5001, 1.0))
 """DomainBed's 10^U(0, 4) of 5,001 steps, without what lies beyond the run."""
 
 
-class PenaltyMethod(Method):
+class PenaltyMethod(ScaledObjective, OptimizerRestarts):
     """Mean risk plus weight times penalty. A subclass gives the penalty P, `weighted`, in one of two hooks."""
 
     weight: float = setting(1.0, "λ", ge=0, fusable=True)

@@ -4,29 +4,32 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, Problem
-from invbench.core.method import Critic, CriticFn, Gradients, Method, Outputs, State, Turn, overrides
+from invbench.core.data import Batch, PairedTargets, Problem
+from invbench.core.hooks import (
+    BatchMixing,
+    Critic,
+    CriticFn,
+    FeatureTransform,
+    GradientPenalty,
+    Head,
+    OptimizerRestarts,
+    ScaledObjective,
+    Update,
+    UpdateSchedule,
+    WithCritic,
+)
+from invbench.core.method import Gradients, Method, Outputs, State, overrides
 from invbench.errors import UserError
 from invbench.seeding import stream, torch_stream
 
-RISK = ("risk",)
 GRADIENT = ("moments", "combine_moments", "combine")
-WALK = ("interpolate",)
-TURN = ("turn",)
-NOBODY: Mapping[str, CriticFn] = MappingProxyType({})
-PENALTY = ("penalty", "critic_penalty", "gradient_penalty")
-APART = {
-    "build": "makes or changes the network itself",
-    "interpolate": "visits the environments one after another",
-    "turn": "moves parts of the network in turns",
-    "finished": "may end before its last step",
-}
-"""Hooks with which a run's step is not one function of tensors, the same for all runs."""
+NO_CRITICS: Mapping[str, CriticFn] = MappingProxyType({})
+T = TypeVar("T", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,44 @@ class Composition:
             if self.parts[name].replaces_model:
                 rest = "+".join(other for other in self.parts if other != name)
                 raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
-        for hooks, what in (
-            ((*RISK, *WALK), "the mean of the risks"),
-            ((*GRADIENT, *WALK), "the mean of the gradients"),
-            ((*TURN, *WALK), "the order of the updates"),
+        for what, parts in (
+            ("the mean of the risks", [*self._with_risk, *self._one_per_environment]),
+            ("the mean of the gradients", [*self._with_rule, *self._one_per_environment]),
+            ("the order of the updates", self._all(UpdateSchedule)),
+            ("the batch", self._all(BatchMixing)),
+            ("the representation", self._all(FeatureTransform)),
         ):
-            replacing = [name for name, part in self.parts.items() if overrides(part, *hooks)]
-            if len(replacing) > 1:
-                raise UserError(f"{' and '.join(replacing)} both replace {what}; use one of them at a time")
-        if self.interpolates:
-            walking = next(name for name, part in self.parts.items() if overrides(part, *WALK))
-            for name, part in self.parts.items():
-                if "environments" in part.requires and overrides(part, *PENALTY):
-                    raise UserError(f"{walking} visits one environment at a time, so {name} has none to compare with")
+            if len(parts) > 1:
+                raise UserError(f"{' and '.join(parts)} both replace {what}; use one of them at a time")
+        for visiting in self._one_per_environment:
+            compares = [*self._with_penalty, *self._all(BatchMixing)]
+            for name in compares:
+                if "environments" in self.parts[name].requires:
+                    raise UserError(f"{visiting} visits one environment at a time, so {name} has none to compare with")
+        for mixing in self._all(BatchMixing):
+            for name in (*self._all(WithCritic), *self._all(FeatureTransform)):
+                raise UserError(f"{mixing} gives each example two targets, and {name} needs one")
+
+    def _all(self, kind: type[T]) -> dict[str, T]:
+        """The parts of a kind, by name."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, kind)}
+
+    @cached_property
+    def _with_risk(self) -> list[str]:
+        return [name for name, part in self.parts.items() if overrides(part, "risk")]
+
+    @cached_property
+    def _with_rule(self) -> list[str]:
+        return [name for name, part in self.parts.items() if overrides(part, *GRADIENT)]
+
+    @cached_property
+    def _with_penalty(self) -> list[str]:
+        kinds = (GradientPenalty, WithCritic)
+        return [name for name, part in self.parts.items() if overrides(part, "penalty") or isinstance(part, kinds)]
+
+    @cached_property
+    def _one_per_environment(self) -> list[str]:
+        return [name for name, part in self._all(UpdateSchedule).items() if part.one_per_environment]
 
     @property
     def name(self) -> str:
@@ -73,25 +101,53 @@ class Composition:
         """Whether the network is the first part's own."""
         return next(iter(self.parts.values())).replaces_model
 
-    @cached_property
+    @property
     def replaces_risk(self) -> bool:
         """Whether some part weighs the risks otherwise than equally."""
-        return any(overrides(part, *RISK) for part in self.parts.values())
+        return bool(self._with_risk)
 
-    @cached_property
+    @property
     def has_penalty(self) -> bool:
         """Whether some part adds a penalty, on outputs or on gradients."""
-        return any(overrides(part, *PENALTY) for part in self.parts.values())
+        return bool(self._with_penalty)
 
-    @cached_property
+    @property
     def has_critic(self) -> bool:
-        """Whether some part has a second player."""
-        return any(overrides(part, "critic") for part in self.parts.values())
+        """Whether some part trains a critic."""
+        return bool(self._all(WithCritic))
+
+    def critic_part(self, name: str) -> WithCritic:
+        """The part of this name, which trains a critic."""
+        return self._all(WithCritic)[name]
 
     @cached_property
     def has_gradient_penalty(self) -> bool:
         """Whether some part adds a penalty on the environments' gradients."""
-        return any(part.penalises_gradients for part in self.parts.values())
+        return any(part.penalises_gradients for part in self._all(GradientPenalty).values())
+
+    @cached_property
+    def mixes(self) -> bool:
+        """Whether some part changes the batch."""
+        return bool(self._all(BatchMixing))
+
+    @cached_property
+    def transforms_features(self) -> bool:
+        """Whether some part changes the representation, from the examples of all environments."""
+        return bool(self._all(FeatureTransform))
+
+    def mix(self, batch: Batch, state: State) -> Batch:
+        """The batch as the part that changes it leaves it."""
+        for name, part in self._all(BatchMixing).items():
+            batch = part.mix(batch, state[name])
+        return batch
+
+    def features(self, representation: Tensor, head: Head, y: Tensor | PairedTargets, state: State) -> Tensor:
+        """The representation (N, features) as the part that changes it leaves it."""
+        if isinstance(y, PairedTargets):  # refused when the parts were put together
+            raise TypeError("a representation is changed by single targets")
+        for name, part in self._all(FeatureTransform).items():
+            representation = part.features(representation, head, y, state[name])
+        return representation
 
     @property
     def uses_moments_only(self) -> bool:
@@ -108,30 +164,26 @@ class Composition:
         """How many examples of each environment a step needs."""
         return max(part.min_examples for part in self.parts.values())
 
-    @cached_property
-    def interpolates(self) -> bool:
-        """Whether a step visits the environments one after another."""
-        return any(overrides(part, "interpolate") for part in self.parts.values())
+    @property
+    def one_per_environment(self) -> bool:
+        """Whether a step makes one update for each environment."""
+        return bool(self._one_per_environment)
 
-    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
-        """The hook of the part that has it."""
-        part = next(part for part in self.parts.values() if overrides(part, "interpolate"))
-        return part.interpolate(before, after)
+    def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
+        """A parameter after a step of several updates."""
+        (part,) = self._all(UpdateSchedule).values()
+        return part.finish_step(before, after)
 
-    def turn(self, names: Iterable[str], step: int) -> Turn:
-        """The hook of the part that has it, else everybody's turn."""
-        part = next((part for part in self.parts.values() if overrides(part, *TURN)), Method())
-        return part.turn(names, step)
-
-    def finished(self, state: State) -> bool:
-        """Whether some part ends the run here."""
-        asked = [(part, state[name]) for name, part in self.parts.items() if overrides(part, "finished")]
-        return any(bool(part.finished(own)) for part, own in asked)
+    def update(self, names: Iterable[str], count: int) -> Update:
+        """What an update moves: as the part that has an order of updates says, else all."""
+        for part in self._all(UpdateSchedule).values():
+            return part.update(names, count)
+        return Update(dict.fromkeys(names, 1.0), count)
 
     @cached_property
     def restarts(self) -> tuple[int, ...]:
         """Steps ahead of which the optimiser starts afresh, in ascending order."""
-        return tuple(sorted({step for part in self.parts.values() for step in part.restarts()}))
+        return tuple(sorted({step for part in self._all(OptimizerRestarts).values() for step in part.restarts()}))
 
     @cached_property
     def rule(self) -> tuple[str, Method]:
@@ -155,12 +207,18 @@ class Composition:
         return overrides(self.rule[1], "combine")
 
     @cached_property
-    def apart(self) -> str:
+    def fuse_obstacle(self) -> str:
         """Why its runs cannot be trained together as one; empty where they can."""
         for name, part in self.parts.items():
-            for hook, why in APART.items():
-                if overrides(part, hook):
-                    return f"{name} {why}"
+            if overrides(part, "build"):
+                return f"{name} makes or changes the network itself"
+            if isinstance(part, UpdateSchedule):
+                how = (
+                    "visits the environments one after another"
+                    if part.one_per_environment
+                    else "moves parts of the network in turns"
+                )
+                return f"{name} {how}"
         return ""
 
     def with_settings(self, values: Mapping[str, Mapping[str, Any]]) -> "Composition":
@@ -177,12 +235,12 @@ class Composition:
         return model
 
     def critics(self, problem: Problem, outputs: Outputs, seed: int) -> dict[str, Critic]:
-        """The second players by part, each initialised from a stream of its own."""
-        found: dict[str, Critic | None] = {}
-        for name, part in self.parts.items():
+        """The critics by part, each initialised from a stream of its own."""
+        critics: dict[str, Critic | None] = {}
+        for name, part in self._all(WithCritic).items():
             with torch_stream(stream(seed, "init", name, "critic")):
-                found[name] = part.critic(problem, outputs)
-        return {name: critic for name, critic in found.items() if critic is not None}
+                critics[name] = part.critic(problem, outputs)
+        return {name: critic for name, critic in critics.items() if critic is not None}
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         """Every part's state under its name, with the step counter that the engine advances."""
@@ -199,10 +257,9 @@ class Composition:
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
         """The risk hook of the part that replaces it, else the mean."""
-        for name, part in self.parts.items():
-            if overrides(part, *RISK):
-                value, own = part.risk(risks, env, state[name])
-                return value, state | {name: own}
+        for name in self._with_risk:
+            value, own = self.parts[name].risk(risks, env, state[name])
+            return value, state | {name: own}
         return risks.mean(), state
 
     def penalty(
@@ -211,23 +268,23 @@ class Composition:
         outputs: Outputs,
         batch: Batch,
         state: State,
-        players: Mapping[str, CriticFn] = NOBODY,
+        critics: Mapping[str, CriticFn] = NO_CRITICS,
     ) -> tuple[Tensor, State]:
-        """The sum of the parts' penalties; players: the critics of those that have one."""
+        """The sum of the parts' penalties; critics: of those parts that have one."""
         total = risks.new_zeros(())
         for name, part in self.parts.items():
             if overrides(part, "penalty"):
                 value, own = part.penalty(risks, outputs, batch, state[name])
                 total, state = total + value, state | {name: own}
-            if name in players:
-                value, own = part.critic_penalty(players[name], outputs, batch, state[name])
+            if name in critics and isinstance(part, WithCritic):
+                value, own = part.critic_penalty(critics[name], outputs, batch, state[name])
                 total, state = total + value, state | {name: own}
         return total, state
 
     def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
         """The sum of the parts' penalties on gradients."""
         total = next(iter(risk_grads.values())).new_zeros(())
-        for name, part in self.parts.items():
+        for name, part in self._all(GradientPenalty).items():
             if part.penalises_gradients:
                 value, own = part.gradient_penalty(risk_grads, state[name])
                 total, state = total + value, state | {name: own}
@@ -236,9 +293,8 @@ class Composition:
     def scale(self, state: State) -> Tensor | float:
         """The product of the parts' scales; the number 1 where no part has one."""
         product: Tensor | float = 1.0
-        for name, part in self.parts.items():
-            if overrides(part, "scale"):
-                product = part.scale(state[name]) * product
+        for name, part in self._all(ScaledObjective).items():
+            product = part.scale(state[name]) * product
         return product
 
     def combine_moments(
@@ -249,8 +305,10 @@ class Composition:
         gradients, own = part.combine_moments(moments, penalty_grad, state[name])
         return gradients, state | {name: own}
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
-        """The gradient rule on all environments' gradients."""
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
+        """The gradient rule on the gradients of all environments env (E,)."""
         name, part = self.rule
-        gradients, own = part.combine(risk_grads, penalty_grad, state[name])
+        gradients, own = part.combine(risk_grads, penalty_grad, env, state[name])
         return gradients, state | {name: own}

@@ -107,6 +107,18 @@ def drawn_splits(
     return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
 
 
+class PairedTargets(NamedTuple):
+    """Two targets of each example: the loss of the first counts `share`, that of the second the rest; all (E, B)."""
+
+    first: Tensor
+    second: Tensor
+    share: Tensor
+
+    def rows(self, index: int | slice) -> "PairedTargets":
+        """Those of some environments."""
+        return PairedTargets(self.first[index], self.second[index], self.share[index])
+
+
 class Batch(NamedTuple):
     """One optimisation step's examples, environment-major. Without environments E = 1.
 
@@ -122,6 +134,11 @@ class Batch(NamedTuple):
         """Some of the environments."""
         nuisance = None if self.nuisance is None else self.nuisance[index]
         return Batch(self.x[index], self.y[index], self.env[index], nuisance)
+
+    def mixed(self, x: Tensor, y: PairedTargets, first: Tensor) -> "Batch":
+        """Other inputs with two targets each, for a method that mixes; the rest is that of the environments `first`."""
+        nuisance = None if self.nuisance is None else self.nuisance[first]
+        return self._replace(x=x, y=y, env=self.env[first], nuisance=nuisance)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

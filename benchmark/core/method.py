@@ -4,25 +4,20 @@ Hooks are pure functions of tensors: state comes in and goes out, nothing is pri
 value on the host. That is what lets the engine map one file over environments and over whole runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from invbench.core.data import Batch, Problem
 from invbench.core.settings import Settings
-from invbench.core.trainer import TrainerConfig
 from invbench.pytree import Tree
 
 Gradients = dict[str, Tensor]
 """One tensor per parameter name."""
 State = Tree
 """A nested dictionary of tensors. Its scalars become columns of the run's curves; all of it is checkpointed."""
-CriticFn = Callable[..., Tensor]
-"""A critic's network with its weights of the moment."""
 
 
 class Outputs(NamedTuple):
@@ -44,34 +39,6 @@ class Outputs(NamedTuple):
         return self._replace(prediction=change(self.prediction), representation=representation)
 
 
-class Turn(NamedTuple):
-    """Who moves in a step: multiples of the learning rate by parameter name, and the updates that these have had."""
-
-    rates: Mapping[str, float]
-    updates: int
-
-
-@dataclass(frozen=True)
-class Critic:
-    """A second player: a network that learns on training batches how well it can tell what should not be told.
-
-    Args:
-        network: its modules must not change their buffers; the engine calls it with the arguments that the hooks give.
-        trainer: its update rule.
-        steps: its updates ahead of each step of the first player.
-        first_step: the step ahead of which it begins to learn, counted from 0.
-        warm_up: updates that it has ahead of that step, beside those of every step.
-        simultaneous: it has one update a step, from the same batch and the same weights as the first player's.
-    """
-
-    network: nn.Module
-    trainer: TrainerConfig
-    steps: int = 1
-    first_step: int = 0
-    warm_up: int = 0
-    simultaneous: bool = False
-
-
 def as_outputs(value: Tensor | Outputs) -> Outputs:
     """Networks may return their logits alone."""
     return value if isinstance(value, Outputs) else Outputs(value)
@@ -80,8 +47,11 @@ def as_outputs(value: Tensor | Outputs) -> Outputs:
 class Method(Settings):
     """Empirical risk minimisation: minimise the mean over environments of the risk R_e.
 
-    A method overrides one hook, seldom two. E is the number of environments in a step, `*param` a parameter's shape.
-    `state` is the method's own: what `initial_state` made, plus `state["step"]`, the number of finished steps.
+    A method overrides one of seven hooks, seldom two: `build`, `initial_state`, `risk`, `penalty`, `moments`,
+    `combine_moments`, `combine`. What single families need beside them is in `invbench.core.hooks`.
+
+    E is the number of environments in a step, `*param` a parameter's shape. `state` is the method's own: what
+    `initial_state` made, plus `state["step"]`, the number of finished steps.
     """
 
     display_name: ClassVar[str] = ""
@@ -96,10 +66,6 @@ class Method(Settings):
     trains: ClassVar[bool] = True
     """Whether there is anything to train; without, `build` gives the answer and its network has no free parameters."""
 
-    default_penalty: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """For a rule that weighs a penalty against the risk: the method that is put in front of it where no part of a
-    composition has a penalty, and the settings that it gets beside such a rule. A plain literal."""
-
     @property
     def min_environments(self) -> int:
         """How many environments a step needs for the method to be more than ERM."""
@@ -111,15 +77,10 @@ class Method(Settings):
         return 1
 
     @property
-    def penalises_gradients(self) -> bool:
-        """Whether `gradient_penalty` counts, with these settings."""
-        return overrides(self, "gradient_penalty")
-
-    @property
     def uses_moments_only(self) -> bool:
         """Whether the penalty of a linear model with squared loss depends on the examples through each environment's
         first and second moments of (x, y) only: then a few examples with the same moments can stand for all."""
-        return not overrides(self, "penalty", "critic_penalty")
+        return not overrides(self, "penalty")
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         """Wrap or replace the network. ERM's is the network itself."""
@@ -137,48 +98,6 @@ class Method(Settings):
         """Added to the objective. Leading shape (E, B) in outputs and batch. ERM's is zero."""
         return risks.new_zeros(()), state
 
-    def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
-        """Added to the objective too: a function of the risks' gradients (E, *param), differentiated once more."""
-        return next(iter(risk_grads.values())).new_zeros(()), state
-
-    def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
-        """A freshly initialised second player, from torch's generator, or none, which is ERM's way.
-
-        Args:
-            outputs: of two training examples (1, 2, ...), for the sizes.
-        """
-        return None
-
-    def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """What the second player minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
-        raise NotImplementedError("a method with a critic says what it minimises")
-
-    def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """Added to the objective, with a second player that is a constant to it. ERM's is zero."""
-        return outputs.prediction.new_zeros(()), state
-
-    def scale(self, state: State) -> Tensor | float:
-        """What the whole objective is multiplied by, weight decay and l1 included. ERM's is 1."""
-        return 1.0
-
-    def interpolate(self, before: Tensor, after: Tensor) -> Tensor:
-        """A parameter after a step, from its values before it and after one update per environment, made one after
-        another. Without this hook a step is one update for all environments, which is ERM's way."""
-        return after
-
-    def turn(self, names: Iterable[str], step: int) -> Turn:
-        """Which parameters the step with this index moves; the others keep their moments too. ERM: all of them."""
-        return Turn(dict.fromkeys(names, 1.0), step)
-
-    def finished(self, state: State) -> Tensor:
-        """Whether the run is over before its last step (0-dimensional). A method that has this hook is asked after
-        every step, for which the host waits for the device."""
-        return torch.zeros((), dtype=torch.bool)
-
-    def restarts(self) -> tuple[int, ...]:
-        """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""
-        return ()
-
     def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
         """Element-wise functions of an environment's gradient (..., *param).
 
@@ -193,18 +112,15 @@ class Method(Settings):
         """The step's gradient from the mean moments, each (*param). ERM's is the mean gradient plus the penalty's."""
         return {name: mean + penalty_grad[name] for name, (mean, *_) in moments.items()}, state
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
-        """The step's gradient from all environments' gradients (E, *param), and the penalty's (*param).
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
+        """The step's gradient from the gradients (E, *param) of environments env (E,), and the penalty's (*param).
 
-        Override this only for a rule that no moments can express; the engine then holds all E gradients.
+        Override this only for a rule that no moments can express, as PCGrad's; the engine then holds all E gradients.
         """
-        means = {name: mean_moments(self, grad) for name, grad in risk_grads.items()}
+        means = {name: tuple(m.mean(0) for m in self.moments(grad)) for name, grad in risk_grads.items()}
         return self.combine_moments(means, penalty_grad, state)
-
-
-def mean_moments(method: Method, gradients: Tensor) -> tuple[Tensor, ...]:
-    """Means over environments of the method's moments of (E, *param)."""
-    return tuple(moment.mean(0) for moment in method.moments(gradients))
 
 
 def overrides(method: Method, *hooks: str) -> bool:

@@ -68,6 +68,10 @@ class TrainerConfig(Settings):
         "where a linear model with squared loss sees all examples in every step, train on a few examples per "
         "environment with the same first and second moments: the same gradients up to rounding, sooner",
     )
+    stop_below: float | None = setting(
+        None, "accuracy on the batch of a step, in evaluation mode, below which the run ends early; null: never", ge=0
+    )
+    stop_after: int = setting(0, "steps that the run has at least, where stop_below is set", ge=0)
     evaluate_every: int | None = setting(None, "steps between evaluations; null makes ten in a run", ge=1)
     evaluate_splits: tuple[str, ...] | None = setting(
         None, "splits measured during training; null takes all but train. The last step always measures all"

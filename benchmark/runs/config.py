@@ -41,18 +41,19 @@ def _parsed(text: str, source: str) -> Any:
     return parse_yaml(text, source)
 
 
-def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer, variant: Any = None) -> list[Layer]:
+def recipe_layers(dataset: str, parts: Iterable[str], penalties: Layer, variant: Any = None) -> list[Layer]:
     """The recipe of a dataset, then its entries for each part of the method, then for their composition.
 
     A recipe may have sections `variants`: then the one that is named like the dataset's `variant` counts, alone.
 
     Args:
-        companions: what some parts want of others, between the entries for single parts and that for all.
+        penalties: what some rules want of the penalties that they weigh; behind the entries for single parts and ahead
+            of that for all.
         variant: the dataset's setting of this name, unchecked, where it has one.
     """
     text = recipe_text(dataset)
     if text is None:
-        return [companions]
+        return [penalties]
     source = f"recipe {dataset}.yaml"
     recipe = deepcopy(_parsed(text, source))
     if "variants" in recipe:
@@ -65,7 +66,7 @@ def recipe_layers(dataset: str, parts: Iterable[str], companions: Layer, variant
         if "method" in entry:
             entry["method"] = {name: entry["method"]}
         layers.append(entry)
-    layers.append(companions)
+    layers.append(penalties)
     if len(parts) > 1:
         layers.append(dict(entries.get("+".join(parts)) or {}))
     for layer in layers:

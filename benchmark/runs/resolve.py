@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from invbench.core.backbone import Backbone
-from invbench.core.composition import PENALTY, Composition
+from invbench.core.composition import Composition
 from invbench.core.data import Dataset
+from invbench.core.hooks import GradientPenalty, WeighsPenalty, WithCritic
 from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.core.settings import Settings
@@ -61,6 +62,7 @@ def resolve(
         UserError: an unknown name, a setting that is unknown or wrong, a combination that cannot work.
     """
     classes = _method_classes(method)
+    _check_moved(assignments or {})
     dataset_class = DATASETS.load(dataset)
     fields = {name: list(cls.model_fields) for name, cls in classes.items()}
     own = next(iter(classes))
@@ -75,7 +77,7 @@ def resolve(
         [
             {"backbone": {"name": dataset_class.backbone}},
             {"dataset": _switched_on(dataset_class, classes.values())},
-            *recipe_layers(dataset, classes, _companions(classes), variant),
+            *recipe_layers(dataset, classes, _beside_rules(classes), variant),
             *layers,
         ]
     )
@@ -141,6 +143,16 @@ def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbo
     return name, backbone
 
 
+MOVED = {"method.stop_below": "trainer.stop_below", "method.warm_start": "trainer.stop_after"}
+"""Settings that have another name now, and no method's any more."""
+
+
+def _check_moved(assignments: Mapping[str, Any]) -> None:
+    for name in assignments:
+        if new := MOVED.get(name.replace("method.irm_games.", "method.")):
+            raise UserError(f"setting '{name}' is {new} now")
+
+
 def _method_classes(method: str) -> dict[str, type[Method]]:
     names = [name.strip() for name in method.split("+")]
     name, times = Counter(names).most_common(1)[0]
@@ -149,15 +161,28 @@ def _method_classes(method: str) -> dict[str, type[Method]]:
     if times > 1:
         raise UserError(f"method {brief(method)} names '{name}' twice")
     classes: dict[str, type[Method]] = {name: METHODS.load(name) for name in names}
-    if any(class_overrides(cls, *PENALTY) for cls in classes.values()):
-        return classes
-    names = [part for name, cls in classes.items() for part in (*cls.default_penalty, name)]
-    return {name: METHODS.load(name) for name in names}
+    weighing = [name for name, cls in classes.items() if issubclass(cls, WeighsPenalty)]
+    if weighing and not any(_has_penalty(cls) for cls in classes.values()):
+        raise UserError(
+            f"method {brief(method)}: {weighing[0]} weighs a penalty against the risk, and no part has one; put one "
+            f"ahead of it, such as irmv1+{method.strip()}"
+        )
+    return classes
 
 
-def _companions(classes: Mapping[str, type[Method]]) -> Layer:
-    """What some parts want of the penalty that they weigh."""
-    wanted = {name: dict(settings) for cls in classes.values() for name, settings in cls.default_penalty.items()}
+def with_penalty(method: str) -> str:
+    """A registered method as it can be run alone: a rule that weighs a penalty behind IRMv1, which its source has."""
+    return f"irmv1+{method}" if issubclass(METHODS.load(method), WeighsPenalty) else method
+
+
+def _has_penalty(cls: type[Method]) -> bool:
+    return class_overrides(cls, "penalty") or issubclass(cls, (GradientPenalty, WithCritic))
+
+
+def _beside_rules(classes: Mapping[str, type[Method]]) -> Layer:
+    """The settings that rules which weigh a penalty give to it."""
+    rules = [cls for cls in classes.values() if issubclass(cls, WeighsPenalty)]
+    wanted = {name: dict(settings) for cls in rules for name, settings in cls.penalty_settings.items()}
     return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
 
 
@@ -225,4 +250,4 @@ def fuse_obstacle(cell: Cell) -> str:
             return f"trainer.{name} is on"
     if cell.trainer.strategy == "loop":
         return "trainer.strategy is loop"
-    return cell.method.apart
+    return cell.method.fuse_obstacle

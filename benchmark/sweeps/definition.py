@@ -41,7 +41,7 @@ from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.runs.config import sweep_names, sweep_text
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import Cell, resolve, with_penalty
 from invbench.runs.spec import MAX_SEED, Fuse, Protocol
 from invbench.strict_yaml import parse_yaml, read_yaml
 from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
@@ -293,6 +293,6 @@ def _values(value: Any) -> Sequence[Any]:
 
 
 def _possible(dataset: str) -> list[str]:
-    """Every method that the dataset provides for."""
+    """Every method that the dataset provides for, as it can be run alone."""
     provided = DATASETS.traits(dataset)
-    return [name for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]
+    return [with_penalty(name) for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]

@@ -1,4 +1,4 @@
-"""Training of second players: mutual-information estimators and adversaries, on training batches of their own.
+"""Training of critics: mutual-information estimators and adversaries, on training batches of their own.
 
 Ahead of a step of the first player a critic makes its updates, each from a fresh batch of the training split that goes
 through the network as it stands, without a trace: random draws come from a stream of their own, and running means of
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from invbench.core.data import Batch, Problem, Split
-from invbench.core.method import Critic, Outputs, State, as_outputs
+from invbench.core.hooks import Critic
+from invbench.core.method import Outputs, State, as_outputs
 from invbench.runs.resolve import Cell
 from invbench.seeding import stream, torch_stream
 from invbench.training.flat_module import FlatModule
@@ -31,7 +32,7 @@ CRITIC = ("critic", "critic_updates", "critic_loss")
 
 
 def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Critic]:
-    """The second players of a run by part of the method, on the model's device; most runs have none."""
+    """The critics of a run by part of the method, on the model's device; most runs have none."""
     if not cell.method.has_critic:
         return {}
     x, training = problem.splits["train"].x, model.training
@@ -103,7 +104,7 @@ class CriticTrainer:
         for name, critic in self.critics.items():
             if critic.simultaneous and step >= critic.first_step:
                 noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
-                with timed_phase("second player"), noise:
+                with timed_phase("critic"), noise:
                     outputs = self._outputs(parameters, batch)
                     after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
                     answers[name] = {part: after[part] for part in CRITIC}
@@ -122,8 +123,8 @@ class CriticTrainer:
         batch = Batch(chosen.x[:, None], chosen.y[:, None], env, nuisance)
         single = outputs.map(lambda part: part[rows][:, None])
         found = {}
-        for name, player in self.objective.players(state).items():
-            part = self.objective.method.parts[name]
+        for name, player in self.objective.critic_functions(state).items():
+            part = self.objective.method.critic_part(name)
             key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
             found[key] = part.critic_loss(player, single, batch, state[name])[0].item()
         return found
@@ -151,7 +152,7 @@ class CriticTrainer:
         self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, own: State
     ) -> tuple[Tensor, State]:
         player = objective.critics[name].player(own["critic"] | {"weights": weights})
-        return objective.method.parts[name].critic_loss(player, outputs, batch, own)
+        return objective.method.critic_part(name).critic_loss(player, outputs, batch, own)
 
     def _moved(
         self, name: str, gradient: Tensor, loss: Tensor, after: State, state: State, count: int | Tensor
@@ -164,7 +165,7 @@ class CriticTrainer:
 
     def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
         device = next(iter(parameters.values())).device
-        with timed_phase("second player"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
+        with timed_phase("critic"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
             for number in numbers:
                 batch = self.augment(self.feeds[name].batch(number))
                 state = self.update(name, self._outputs(parameters, batch), batch, state, number)

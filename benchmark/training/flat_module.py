@@ -3,7 +3,7 @@
 from torch import Tensor, cat, nn
 from torch.func import functional_call
 
-from invbench.core.method import CriticFn
+from invbench.core.hooks import CriticFn
 from invbench.pytree import Tree
 
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from invbench.core.backbone import FeaturesAndHead
 from invbench.core.composition import Composition
-from invbench.core.data import Batch
-from invbench.core.method import CriticFn, Gradients, Outputs, State, as_outputs
+from invbench.core.data import Batch, PairedTargets
+from invbench.core.hooks import CriticFn
+from invbench.core.method import Gradients, Outputs, State, as_outputs
 from invbench.core.task import Task
 from invbench.core.trainer import Strategy, TrainerConfig
 from invbench.errors import UserError
@@ -70,11 +72,13 @@ class Moments:
                 old = self.sums.get(name)
                 self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
 
-    def combine(self, method: Composition, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, method: Composition, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         """Apply the method's rule."""
         with timed_phase("gradient rule"):
             if self.keep_all:
-                return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, state)
+                return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, env, state)
             means = {name: tuple(total / self.count for total in totals) for name, totals in self.sums.items()}
             return method.combine_moments(means, penalty_grad, state)
 
@@ -104,47 +108,83 @@ class Objective:
             value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
             return value.map(lambda part: part.to(x.dtype))
 
-    def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets) -> Tensor:
         """R_e of one environment's examples x (B, ...), y (B,)."""
         outputs = self.outputs(parameters, x)
         with timed_phase("objective"):
-            return self.task.losses(outputs.prediction, y).mean()
+            return self._losses(outputs.prediction, y).mean()
+
+    def _losses(self, prediction: Tensor, y: Tensor | PairedTargets) -> Tensor:
+        """The loss of each example (...); of two targets, their weighted sum."""
+        if isinstance(y, PairedTargets):
+            first, second = self.task.losses(prediction, y.first), self.task.losses(prediction, y.second)
+            return y.share * first + (1 - y.share) * second
+        return self.task.losses(prediction, y)
+
+    def _loss_gradients(self, prediction: Tensor, y: Tensor | PairedTargets) -> Tensor:
+        """Derivative of each of these losses by its prediction (..., outputs)."""
+        if isinstance(y, PairedTargets):
+            first, second = (self.task.loss_gradients(prediction, target) for target in (y.first, y.second))
+            return y.share[..., None] * first + (1 - y.share[..., None]) * second
+        return self.task.loss_gradients(prediction, y)
 
     def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
         """Outputs (E, B, ...) from one pass over all environments' examples."""
         flat = self.outputs(parameters, batch.x.flatten(0, 1))
         return flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
 
-    def joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Outputs]:
+    def joint(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> tuple[Tensor, Outputs]:
         """Risks (E,) and outputs (E, B, ...) from such a pass."""
         outputs = self.batch_outputs(parameters, batch)
         with timed_phase("objective"):
+            if self.method.transforms_features:
+                outputs = self._transformed(parameters, outputs, batch, state)
             if self.method.has_penalty:
-                outputs = outputs._replace(loss_gradients=self.task.loss_gradients(outputs.prediction, batch.y))
-            return self.task.losses(outputs.prediction, batch.y).mean(1), outputs
+                outputs = outputs._replace(loss_gradients=self._loss_gradients(outputs.prediction, batch.y))
+            return self._losses(outputs.prediction, batch.y).mean(1), outputs
+
+    def _transformed(self, parameters: Mapping[str, Tensor], outputs: Outputs, batch: Batch, state: State) -> Outputs:
+        """The outputs with the representation as the method changes it, and the predictions that follow from it."""
+        name, layer = head_of(self.model)
+        own = {k.removeprefix(f"{name}."): v for k, v in parameters.items() if k.startswith(f"{name}.")}
+
+        def head(features: Tensor) -> Tensor:
+            prediction: Tensor = functional_call(layer, own, (features,))
+            return prediction
+
+        if outputs.representation is None:  # head_of has found a network that gives one
+            raise TypeError("the network returns no representation")
+        shape = batch.x.shape[:2]
+        y = batch.y.flatten(0, 1) if isinstance(batch.y, Tensor) else batch.y
+        features = self.method.features(outputs.representation.flatten(0, 1), head, y, state)
+        return outputs._replace(
+            representation=features.unflatten(0, shape), prediction=head(features).unflatten(0, shape)
+        )
 
     def with_copies(self) -> "Objective":
         """The same with copies of its buffers, which passes in training may change."""
         return replace(self, buffers={name: value.clone() for name, value in self.buffers.items()})
 
-    def players(self, state: State) -> dict[str, CriticFn]:
+    def critic_functions(self, state: State) -> dict[str, CriticFn]:
         """The critics with the tensors that the state holds."""
         return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
 
     def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         """The gradient of one step. With strategy vmap this is a pure function of its tensors."""
+        batch = self.method.mix(batch, state)
         if self.strategy == "joint":
             return self._joint_step(parameters, batch, state)
         return self._separate_step(parameters, batch, state)
 
     def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         """The same step, whatever the strategy, as a pure function of tensors that can be mapped over runs."""
+        batch = self.method.mix(batch, state)
         if self.method.needs_each_gradient:
             return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
 
         def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State, Mapping[str, Tensor]]]:
             own = self.with_copies()
-            risks, outputs = own.joint(theta, batch)
+            risks, outputs = own.joint(theta, batch, state)
             risk, after = self.method.risk(risks, batch.env, state)
             penalty, after = own._penalty(theta, risks, outputs, batch, after)
             return (risk, penalty), (risks, after, own.buffers)
@@ -157,15 +197,15 @@ class Objective:
         moments = Moments(self.method)
         moments.add({name: g[None] for name, g in pull((one, nothing))[0].items()})
         penalty_grad = pull((nothing, one))[0] if self.method.has_penalty else _zeros(parameters)
-        gradients, after = moments.combine(self.method, penalty_grad, after)
+        gradients, after = moments.combine(self.method, penalty_grad, batch.env, after)
         return Step(gradients, risk + penalty, after, risks, penalty, buffers)
 
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        risks, outputs = self.joint(parameters, batch)
+        risks, outputs = self.joint(parameters, batch, state)
         leaves = list(parameters.values())
         with timed_phase("objective"):
             risk, state = self.method.risk(risks, batch.env, state)
-            penalty, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+            penalty, state = self.method.penalty(risks, outputs, batch, state, self.critic_functions(state))
             if self.method.has_gradient_penalty:
                 value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
                 penalty = penalty + value
@@ -185,7 +225,7 @@ class Objective:
             with timed_phase("backward"):
                 found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
             moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
-        gradients, state = moments.combine(self.method, penalty_grad, detached(state))
+        gradients, state = moments.combine(self.method, penalty_grad, batch.env, detached(state))
         return Step(gradients, objective, state, *parts)
 
     def _weighted(self, risk: Tensor, risks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -210,13 +250,15 @@ class Objective:
         moments, risks = Moments(self.method), []
         for start in range(0, environments, size):
             with timed_phase("backward"):
-                gradients, values = one(parameters, batch.x[start : start + size], batch.y[start : start + size])
+                gradients, values = one(
+                    parameters, batch.x[start : start + size], rows_of(batch.y, slice(start, start + size))
+                )
             if weights is not None:
                 gradients = {k: _scaled(g, weights[start : start + size]) for k, g in gradients.items()}
             moments.add(gradients)
             risks.append(values)
         objective = torch.cat(risks).mean() if coupled is None else coupled
-        gradients, state = moments.combine(self.method, penalty_grad, state)
+        gradients, state = moments.combine(self.method, penalty_grad, batch.env, state)
         return Step(gradients, objective, state, torch.cat(risks), penalty)
 
     def _coupled_terms(
@@ -225,7 +267,7 @@ class Objective:
         """What needs all environments: penalty's gradient, weights E ∂risk/∂R_e (E,), objective, penalty, new state."""
 
         def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
-            risks, outputs = self.joint(theta, batch)
+            risks, outputs = self.joint(theta, batch, state)
             value, after = self._penalty(theta, risks, outputs, batch, state)
             return value, (value, risks, after)
 
@@ -238,21 +280,25 @@ class Objective:
     ) -> tuple[Tensor, State]:
         """All penalties, those on gradients too, for functional transforms."""
         with timed_phase("objective"):
-            value, state = self.method.penalty(risks, outputs, batch, state, self.players(state))
+            value, state = self.method.penalty(risks, outputs, batch, state, self.critic_functions(state))
         if self.method.has_gradient_penalty:
             each = vmap(grad(self.risk), in_dims=(None, 0, 0), randomness="different")
             more, state = self.method.gradient_penalty(each(theta, batch.x, batch.y), state)
             value = value + more
         return value, state
 
-    def _mapped(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+    def _mapped(
+        self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets
+    ) -> tuple[Gradients, Tensor]:
         """Gradients (E', *param) and risks (E',) by vmap."""
         each = vmap(grad_and_value(self.risk), in_dims=(None, 0, 0), randomness="different")
         return each(_values(parameters), x, y)
 
-    def _autograd(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+    def _autograd(
+        self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets
+    ) -> tuple[Gradients, Tensor]:
         """The same for one environment, from a graph of its own."""
-        risk = self.risk(parameters, x[0], y[0])
+        risk = self.risk(parameters, x[0], rows_of(y, 0))
         found = torch.autograd.grad(risk, list(parameters.values()), allow_unused=True)
         gradients = _zero_where_unused(found, parameters)
         return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
@@ -265,6 +311,14 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
     """
     coupled = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if method.transforms_features:
+        head_of(model)
+        if trainer.strategy in ("loop", "vmap"):
+            raise UserError(
+                f"trainer.strategy={trainer.strategy} sees one environment at a time, but {method.name} changes "
+                "representations by the examples of all; use trainer.strategy=joint"
+            )
+        return "joint"
     if trainer.strategy in ("loop", "vmap") and coupled:
         raise UserError(
             f"trainer.strategy={trainer.strategy} sees one environment at a time, but batch normalisation couples "
@@ -273,6 +327,26 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
     if trainer.strategy != "auto":
         return trainer.strategy
     return "joint" if not method.needs_each_gradient or coupled or trainer.compile else "vmap"
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer of a network, with its name.
+
+    Raises:
+        UserError: the network does not end in one.
+    """
+    heads = [(name, module) for name, module in model.named_modules() if isinstance(module, FeaturesAndHead)]
+    if len(heads) != 1:
+        raise UserError(
+            "a method that changes representations needs a network with one linear head; choose another backbone"
+        )
+    name, network = heads[0]
+    return f"{name}.head".removeprefix("."), network.head
+
+
+def rows_of(y: Tensor | PairedTargets, index: int | slice) -> Any:
+    """The targets of some environments."""
+    return y.rows(index) if isinstance(y, PairedTargets) else y[index]
 
 
 def detached(state: State) -> State:

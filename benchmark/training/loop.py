@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from invbench.components.learned import learned_parameters
 from invbench.core.data import Batch, Problem, Split
+from invbench.core.hooks import WithCritic
 from invbench.core.method import Outputs, State, overrides
 from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation.metrics import evaluate, watched_splits
@@ -99,6 +100,7 @@ class TrainingLoop:
         self.last: Step | None = None  # the last update
         self.last_env = torch.zeros(0)  # its environments
         self.learned_every = max(1, self.total // LEARNED_ROWS)
+        self._stops = (-1, False)  # a step, and whether the run ends after it
         self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
 
     @property
@@ -169,7 +171,7 @@ class TrainingLoop:
     @property
     def over(self) -> bool:
         """Whether no step is left."""
-        return self.done == self.total or self.cell.method.finished(self.method_state)
+        return self.done == self.total or self._below_accuracy(self.done)
 
     def _train(self, report: Report) -> None:
         """All steps that are left, with evaluations and checkpoints between them."""
@@ -190,6 +192,22 @@ class TrainingLoop:
                     pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
                 if stop.is_set():
                     self.stop()
+
+    def _below_accuracy(self, done: int) -> bool:
+        """Whether the run ends early: by the accuracy, in evaluation mode, on the batch of the last step."""
+        bound, task = self.cell.trainer.stop_below, self.problem.task
+        if bound is None or done < max(1, self.cell.trainer.stop_after):
+            return False
+        if self._stops[0] != done:
+            examples, env = BatchLoader(self.sampler).indices(done - 1)
+            batch = self.sampler.batch(examples, env)
+            self.model.eval()
+            with torch.no_grad(), torch.random.fork_rng():
+                predictions = self.objective.batch_outputs(self.parameters, batch).prediction
+            self.model.train()
+            accuracy = task.scores(predictions, batch.y)["accuracy"].mean().item()
+            self._stops = done, accuracy < bound
+        return self._stops[1]
 
     def steps(self) -> Iterator[None]:
         """Make the steps that are left, one for each turn of a loop."""
@@ -229,13 +247,13 @@ class TrainingLoop:
         updates = self.updates
         self.method_state = self.critics.ahead(self.parameters, self.method_state, self.done)
         answers = self.critics.beside(self.parameters, batch, self.method_state, self.done)
-        if not method.interpolates:
+        if not method.one_per_environment:
             self._update(batch, updates)
         else:
             before = {name: value.detach().clone() for name, value in self.parameters.items()}
             for e in range(len(env)):
                 self._update(batch.environments(slice(e, e + 1)), updates * len(env) + e)
-            self._set({name: method.interpolate(before[name], value) for name, value in self.parameters.items()})
+            self._set({name: method.finish_step(before[name], value) for name, value in self.parameters.items()})
         self.method_state = method.advance(
             {name: own | answers.get(name, {}) for name, own in self.method_state.items()}
         )
@@ -246,13 +264,13 @@ class TrainingLoop:
         trainer = self.cell.trainer
         scale = self.cell.method.scale(self.method_state)
         step = self.objective.step(self.parameters, batch, self.method_state)
-        rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
-        turn = self.cell.method.turn(self.parameters, count)
+        learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        update = self.cell.method.update(self.parameters, count)
         with timed_phase("optimiser"), torch.no_grad():
-            for multiple in sorted(set(turn.rates.values())):
-                moving = {name: self.parameters[name] for name, own in turn.rates.items() if own == multiple}
+            for multiple in sorted(set(update.rates.values())):
+                moving = {name: self.parameters[name] for name, rate in update.rates.items() if rate == multiple}
                 new, moments = self.optimizer.step(
-                    moving, step.gradients, self.optimizer_state, turn.updates, rate * multiple, scale
+                    moving, step.gradients, self.optimizer_state, update.updates, learning_rate * multiple, scale
                 )
                 self._set(new)
                 self.optimizer_state = self.optimizer_state | moments
@@ -366,12 +384,12 @@ class TrainingLoop:
         batch = self.sampler.batch(examples[0], env[0])
         self.model.eval()  # batch normalisation must not learn from this pass
         with torch.random.fork_rng():
-            risks, outputs = self.objective.joint(self.parameters, batch)
+            risks, outputs = self.objective.joint(self.parameters, batch, state)
             idle = [
                 name
                 for name, part in method.parts.items()
                 if overrides(part, "penalty")
-                and not overrides(part, "critic_penalty")
+                and not isinstance(part, WithCritic)
                 and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
             ]
         self.model.train()

@@ -35,7 +35,7 @@ def descend(rule: Method) -> Tensor:
     for _ in range(STEPS):
         theta = ways[-1].clone().requires_grad_()
         each = torch.stack([torch.autograd.grad(risk.sum(), theta, retain_graph=True)[0] for risk in risks(theta)])
-        gradients, _ = rule.combine({"theta": each}, {"theta": torch.zeros_like(theta)}, {})
+        gradients, _ = rule.combine({"theta": each}, {"theta": torch.zeros_like(theta)}, torch.arange(len(each)), {})
         ways.append(ways[-1] - RATE * gradients["theta"])
     return torch.stack(ways)
 

@@ -14,6 +14,7 @@ environments and with every command: name it in an entry point (CONTRIBUTING.md)
 from typing import ClassVar
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import invbench
 from invbench.core.method import Gradients, Method, State
@@ -29,7 +30,9 @@ class Median(Method):
 
     quantile: float = setting(0.5, "of the environments' gradients, element by element", gt=0, lt=1)
 
-    def combine(self, risk_grads: Gradients, penalty_grad: Gradients, state: State) -> tuple[Gradients, State]:
+    def combine(
+        self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
+    ) -> tuple[Gradients, State]:
         """risk_grads: (E, ...) of each parameter."""
         found = {name: each.quantile(self.quantile, dim=0) for name, each in risk_grads.items()}
         return {name: value + penalty_grad[name] for name, value in found.items()}, state

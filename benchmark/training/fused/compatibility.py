@@ -25,6 +25,8 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("training inputs are changed at random")
     if first.learned:
         raise CannotFuse("the model learns numbers besides its weights")
+    if first.cell.method.transforms_features and first.cell.method.needs_each_gradient:
+        raise CannotFuse("representations are changed by the examples of all environments")
     coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
     if coupled and first.cell.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")

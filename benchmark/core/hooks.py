@@ -1,0 +1,141 @@
+"""Hooks that single families of methods need: mixins beside `Method`.
+
+A method that needs one derives from it, and `Composition` asks for it by `isinstance`. Like the hooks of `Method` they
+are pure functions of tensors, unless one says something else.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Gradients, Method, Outputs, State
+from invbench.core.trainer import TrainerConfig
+
+CriticFn = Callable[..., Tensor]
+"""A critic's network with its present weights, as a function of the arguments that the hooks give it."""
+Head = Callable[[Tensor], Tensor]
+"""The last linear layer with its present weights: representations (..., features) -> predictions (..., outputs)."""
+
+
+class GradientPenalty(Method):
+    """Adds a penalty on the gradients of the risks."""
+
+    @property
+    def penalises_gradients(self) -> bool:
+        """Whether `gradient_penalty` counts, with these settings."""
+        return True
+
+    @abstractmethod
+    def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
+        """Added to the objective: a function of the risks' gradients (E, *param), differentiated once more."""
+
+
+class WeighsPenalty(Method):
+    """A gradient rule that weighs a penalty against the risk, so another part must have one."""
+
+    penalty_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings that penalties get beside such a rule, by the penalty's name. A plain literal."""
+
+
+class ScaledObjective(Method):
+    """Multiplies the whole objective, weight decay and l1 included."""
+
+    @abstractmethod
+    def scale(self, state: State) -> Tensor | float:
+        """The factor of this step."""
+
+
+class OptimizerRestarts(Method):
+    """Lets the optimiser start afresh in the middle of a run."""
+
+    @abstractmethod
+    def restarts(self) -> tuple[int, ...]:
+        """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""
+
+
+class Update(NamedTuple):
+    """What one update moves: multiples of the learning rate by parameter name, and how many updates these have had."""
+
+    rates: Mapping[str, float]
+    updates: int
+
+
+class UpdateSchedule(Method):
+    """Changes the order of updates: which parameters a step moves, or one update for each environment."""
+
+    one_per_environment: ClassVar[bool] = False
+    """Whether a step makes one update for each environment, one after another, and then calls `finish_step`."""
+
+    def update(self, names: Iterable[str], count: int) -> Update:
+        """What the update with this index moves; the other parameters keep their moments too. By default all."""
+        return Update(dict.fromkeys(names, 1.0), count)
+
+    def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
+        """A parameter after a step, from its values before it and after the last of its updates."""
+        return after
+
+
+class BatchMixing(Method):
+    """Changes a batch ahead of the forward pass."""
+
+    @abstractmethod
+    def mix(self, batch: Batch, state: State) -> Batch:
+        """The batch (E, B, ...) to train on. Its `y` may be `PairedTargets`. May draw from torch's generator."""
+
+
+class FeatureTransform(Method):
+    """Changes the representation between the network's body and its head, in training only."""
+
+    @abstractmethod
+    def features(self, representation: Tensor, head: Head, y: Tensor, state: State) -> Tensor:
+        """The representation (N, features) that the head gets in the place of the body's.
+
+        Args:
+            head: the last linear layer, with its present weights.
+            y: targets (N,), of all environments of the step.
+        """
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A network beside the model that learns on training batches how well it can tell what should not be told.
+
+    Args:
+        network: its modules must not change their buffers; the engine calls it with the arguments that the hooks give.
+        trainer: its update rule.
+        steps: its updates ahead of each step of the model.
+        first_step: the step ahead of which it begins to learn, counted from 0.
+        warm_up: updates that it has ahead of that step, beside those of every step.
+        simultaneous: it has one update a step, from the same batch and the same weights as the model's.
+    """
+
+    network: nn.Module
+    trainer: TrainerConfig
+    steps: int = 1
+    first_step: int = 0
+    warm_up: int = 0
+    simultaneous: bool = False
+
+
+class WithCritic(Method):
+    """Trains a critic beside the model, and adds a penalty that the critic tells."""
+
+    @abstractmethod
+    def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
+        """A freshly initialised critic, from torch's generator; None where these settings need none.
+
+        Args:
+            outputs: of two training examples (1, 2, ...), for the sizes.
+        """
+
+    @abstractmethod
+    def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """What the critic minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
+
+    @abstractmethod
+    def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        """Added to the objective, with a critic that is a constant to it."""
