@@ -37,24 +37,24 @@ def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_cell(small_cell("erm", "spirals", seed), Options(out=tmp_path))
     runs = invbench.load_results(tmp_path)
-    (place,) = result_figures.curves(invbench.table(runs), runs).axes
+    (ax,) = result_figures.curves(invbench.table(runs), runs).axes
     curves = invbench.load_curves(tmp_path).pivot_table(index="step", columns="seed", values="test_accuracy")
-    line, level = place.lines
+    line, level = ax.lines
     constants = [record.data["constant"]["test_accuracy"] for _, record in finished([tmp_path])]
     assert level.get_ydata() == pytest.approx([np.mean(constants)] * 2)
     np.testing.assert_allclose(line.get_xdata(), curves.index)
     np.testing.assert_allclose(line.get_ydata(), curves.mean(axis=1))
-    low, high = place.collections[0].get_datalim(place.transData).intervaly
+    low, high = ax.collections[0].get_datalim(ax.transData).intervaly
     assert (low, high) == pytest.approx((curves.min().min(), curves.max().max()))
     with pytest.raises(UserError, match="no curve has 'test_acuracy'"):
         result_figures.curves(invbench.table(runs), runs, "test_acuracy")
 
 
 def test_a_heat_map_of_ranks() -> None:
-    place = result_figures.ranks(invbench.table(means(THREE))).axes[0]
-    assert [text.get_text() for text in place.get_yticklabels()] == ["best", "middle", "worst"]
+    ax = result_figures.ranks(invbench.table(means(THREE))).axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["best", "middle", "worst"]
     np.testing.assert_allclose(
-        place.images[0].get_array(), [[1, 1, 1, 1], [2, 3, 2, 7 / 3], [3, 2, 3, 8 / 3]], rtol=1e-6
+        ax.images[0].get_array(), [[1, 1, 1, 1], [2, 3, 2, 7 / 3], [3, 2, 3, 8 / 3]], rtol=1e-6
     )
 
 
@@ -77,8 +77,8 @@ def test_ranks_of_too_few() -> None:
 
 
 def test_methods_that_are_on_fewer_datasets_have_no_rank() -> None:
-    place = result_figures.ranks(invbench.table(means({**THREE, "rare": [1.0]}))).axes[0]
-    assert "rare" not in [text.get_text() for text in place.get_yticklabels()]
+    ax = result_figures.ranks(invbench.table(means({**THREE, "rare": [1.0]}))).axes[0]
+    assert "rare" not in [text.get_text() for text in ax.get_yticklabels()]
 
 
 def test_performance_against_cost() -> None:
@@ -155,8 +155,8 @@ def test_nine_methods_are_told_apart_in_all_figures() -> None:
         [means({f"m{i}": [0.1 * i] for i in range(9)}, **{"method.weight": weight}) for weight in (1.0, 2.0)],
         ignore_index=True,
     )
-    place = result_figures.sensitivity(invbench.table(frame)).axes[0]
-    handles, _ = place.get_legend_handles_labels()
+    ax = result_figures.sensitivity(invbench.table(frame)).axes[0]
+    handles, _ = ax.get_legend_handles_labels()
     assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 9
 
 
@@ -187,7 +187,7 @@ def test_sensitivity_to_settings() -> None:
 def joined(frame: pd.DataFrame) -> list[int]:
     """How many points each line of the figure joins."""
     axes = result_figures.sensitivity(invbench.table(frame)).axes
-    return [len(line.get_xdata()) for place in axes for line in place.lines if line.get_linestyle() == "-"]
+    return [len(line.get_xdata()) for ax in axes for line in ax.lines if line.get_linestyle() == "-"]
 
 
 def several(*settings: dict[str, object]) -> pd.DataFrame:
@@ -213,16 +213,16 @@ def test_intervals_of_shares_end_where_shares_do() -> None:
     assert (found["mean"] + found["half_width"]).max() > 1
     ends = [
         end
-        for place in result_figures.cost(found).axes
-        for bars in place.collections
-        for end in bars.get_datalim(place.transData).intervaly
+        for ax in result_figures.cost(found).axes
+        for bars in ax.collections
+        for end in bars.get_datalim(ax.transData).intervaly
     ]
     assert ends
     assert min(ends) == pytest.approx(0)
     assert max(ends) == pytest.approx(1)
     losses = frame.rename(columns={"test_accuracy": "test_loss"}).assign(**{"data.metric": "test_loss"})
-    place = result_figures.cost(invbench.table(losses)).axes[0]
-    assert max(bars.get_datalim(place.transData).y1 for bars in place.collections) > 1
+    ax = result_figures.cost(invbench.table(losses)).axes[0]
+    assert max(bars.get_datalim(ax.transData).y1 for bars in ax.collections) > 1
 
 
 def test_names_are_those_of_papers() -> None:

@@ -37,13 +37,13 @@ def spectra(found: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> F
         value, error = np.array([one.effective_dimension(alpha) for alpha in grid]).T
         dimensions.plot(grid, value, **styles[label], label=label)
         dimensions.fill_between(grid, value - error, value + error, color=styles[label]["color"], alpha=0.14)
-        for place in against:
+        for ax in against:
             value, error = one.effective_dimension(middle)
-            place.errorbar(_width(one), value, error, marker="o", color=styles[label]["color"], label=label)
+            ax.errorbar(_width(one), value, error, marker="o", color=styles[label]["color"], label=label)
     ranks.set(yscale="log", xlabel="rank", ylabel="eigenvalue of the Hessian")
     dimensions.set(xscale="log", xlabel="α", ylabel="effective dimension N_eff(α)")
-    for place in against:
-        place.set(xlabel="length of the learned widths ‖w‖", ylabel=f"N_eff({middle:g})")
+    for ax in against:
+        ax.set(xlabel="length of the learned widths ‖w‖", ylabel=f"N_eff({middle:g})")
     return finish(figure, [dimensions])
 
 
@@ -60,17 +60,17 @@ def width_curves(found: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
     figure = Figure(figsize=(3.6 * PANEL, 0.6 + 1.4 * PANEL * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 2, squeeze=False)
     for (label, study, learned), row in zip(found, axes, strict=True):
-        for place, suffix in zip(row, ("", "_slope"), strict=True):
+        for ax, suffix in zip(row, ("", "_slope"), strict=True):
             for name, colour in zip(("risk", "objective"), COLOURS, strict=False):
                 by_batch = study.pivot_table(index="batch", columns="width", values=name + suffix)
-                band(place, by_batch.columns.to_numpy(), list(by_batch.to_numpy()), {"color": colour}, name)
-            place.axvline(learned, color="#606060", linestyle="--", linewidth=0.8)
+                band(ax, by_batch.columns.to_numpy(), list(by_batch.to_numpy()), {"color": colour}, name)
+            ax.axvline(learned, color="#606060", linestyle="--", linewidth=0.8)
         row[1].axhline(0, color="#606060", linewidth=0.8)
         row[0].set_title(label, fontsize=9, loc="left")
         row[0].set_ylabel("over batches: mean and range", fontsize=9)
         row[1].set_ylabel("slope by the raw number ρ", fontsize=9)
-    for place in axes[-1]:
-        place.set_xlabel("width (dashed: learned)", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("width (dashed: learned)", fontsize=9)
     return finish(figure, [axes[0, 0]])
 
 
@@ -112,13 +112,13 @@ def planes(found: Plane, names: Sequence[str]) -> Figure:
     if not 0 < low < high < np.inf:
         raise UserError(f"risks from {found.risks.min():.3g} to {found.risks.max():.3g} on the plane cannot be drawn")
     levels = np.geomspace(low, high, LEVELS)
-    for place, (title, risks) in zip(axes, panels.items(), strict=True):
-        drawn = place.contourf(
+    for ax, (title, risks) in zip(axes, panels.items(), strict=True):
+        drawn = ax.contourf(
             found.x, found.y, risks.clip(low), levels=levels, norm=LogNorm(low, high), cmap="viridis"
         )
         for (x, y), name, marker in zip(found.points, names, "osD", strict=True):
-            place.plot(x, y, marker, color="white", markeredgecolor="black", markersize=6, label=name, linestyle="")
-        place.set_title(title, fontsize=9)
-        place.set_aspect("equal")
+            ax.plot(x, y, marker, color="white", markeredgecolor="black", markersize=6, label=name, linestyle="")
+        ax.set_title(title, fontsize=9)
+        ax.set_aspect("equal")
     figure.colorbar(drawn, ax=axes, label="risk", format="%.2g")
     return finish(figure, [axes[0]])

@@ -60,15 +60,15 @@ def _images(problem: Problem) -> Figure:
     figure = Figure(figsize=(1.2 + 1.25 * len(columns), 1.0 + 1.25 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), len(columns), squeeze=False)
     low, high = _range(problem.splits["train"].x)
-    for (label, _, _), place in zip(columns, axes[0], strict=True):
-        place.set_title(label, fontsize=8)
+    for (label, _, _), ax in zip(columns, axes[0], strict=True):
+        ax.set_title(label, fontsize=8)
     for (name, split), row in zip(groups, axes, strict=True):
         row[0].set_ylabel(name, fontsize=8)
-        for (_, first, last), place in zip(columns, row, strict=True):
+        for (_, first, last), ax in zip(columns, row, strict=True):
             inside = split.rows((split.y >= first) & (split.y < last))
-            place.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[])
             if len(inside):
-                place.imshow(_tiled((_some(inside, TILES).x - low) / (high - low)))
+                ax.imshow(_tiled((_some(inside, TILES).x - low) / (high - low)))
     return figure
 
 
@@ -110,25 +110,25 @@ def _molecules(problem: Problem) -> Figure:
     figure = Figure(figsize=(2.4 * TILES, 0.6 + 2.4 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), TILES, squeeze=False, subplot_kw={"projection": "3d"})
     for (name, split), row in zip(groups, axes, strict=True):
-        for place, x, y in zip(row, split.x, split.y.tolist(), strict=False):
+        for ax, x, y in zip(row, split.x, split.y.tolist(), strict=False):
             cloud = points(x)
-            _molecule(place, cloud.positions[cloud.mask].numpy(), cloud.charges[cloud.mask].long().tolist())
-            place.set_title(f"{name.replace(chr(10), ' ')}\ny = {y:.3f}", fontsize=8)
-        for place in row[len(split) :]:
-            place.set_axis_off()
+            _molecule(ax, cloud.positions[cloud.mask].numpy(), cloud.charges[cloud.mask].long().tolist())
+            ax.set_title(f"{name.replace(chr(10), ' ')}\ny = {y:.3f}", fontsize=8)
+        for ax in row[len(split) :]:
+            ax.set_axis_off()
     return figure
 
 
-def _molecule(place: Axes3D, positions: NDArray[np.float32], charges: list[int]) -> None:
+def _molecule(ax: Axes3D, positions: NDArray[np.float32], charges: list[int]) -> None:
     for i, first in enumerate(positions):
         for j in range(i):
             reach = BOND_WITH_HYDROGEN if 1 in (charges[i], charges[j]) else BOND
             if np.linalg.norm(first - positions[j]) < reach:
-                place.plot(*np.stack([first, positions[j]], axis=1), color="#909090", linewidth=1.5)
+                ax.plot(*np.stack([first, positions[j]], axis=1), color="#909090", linewidth=1.5)
     colours, sizes = zip(*(ELEMENTS.get(charge, ("#c000c0", 80)) for charge in charges), strict=True)
-    place.scatter(*positions.T, c=colours, s=sizes, depthshade=False, edgecolors="black", linewidths=0.4)
-    place.set_axis_off()
-    place.set_aspect("equal")
+    ax.scatter(*positions.T, c=colours, s=sizes, depthshade=False, edgecolors="black", linewidths=0.4)
+    ax.set_axis_off()
+    ax.set_aspect("equal")
 
 
 def _scatter(problem: Problem) -> Figure:
@@ -141,26 +141,26 @@ def _scatter(problem: Problem) -> Figure:
     axes = figure.subplots(rows, len(groups), squeeze=False, sharex="row", sharey="row")
     for (name, split), column in zip(groups, axes.T, strict=True):
         column[0].set_title(name.replace("\n", " "), fontsize=9)
-        for (first, second), place in zip(pairs, column, strict=False):
-            _dots(place, _some(split, DOTS), first, second, problem)
+        for (first, second), ax in zip(pairs, column, strict=False):
+            _dots(ax, _some(split, DOTS), first, second, problem)
         if split.nuisance is not None:
             _histogram(column[-1], split.nuisance.reshape(len(split), -1)[:, 0], split.y)
     return figure
 
 
-def _dots(place: Axes, split: Split, first: int, second: int, problem: Problem) -> None:
+def _dots(ax: Axes, split: Split, first: int, second: int, problem: Problem) -> None:
     x, y = split.x[:, first], split.x[:, second]
     regression = isinstance(problem.task, Regression)
     colours = split.y.numpy() if regression else [LABEL_COLOURS[int(label) % 2] for label in split.y.tolist()]
     scale = _scale(problem) if regression else None
     size = 4 if len(split) > TILES else 40
     colormap = "viridis" if regression else None
-    dots = place.scatter(x.numpy(), y.numpy(), c=colours, s=size, linewidths=0, cmap=colormap, norm=scale)
-    place.set_xlabel(f"input {first}", fontsize=8)
-    place.set_ylabel(f"input {second}", fontsize=8)
-    place.tick_params(labelsize=7)
+    dots = ax.scatter(x.numpy(), y.numpy(), c=colours, s=size, linewidths=0, cmap=colormap, norm=scale)
+    ax.set_xlabel(f"input {first}", fontsize=8)
+    ax.set_ylabel(f"input {second}", fontsize=8)
+    ax.tick_params(labelsize=7)
     if regression:
-        place.figure.colorbar(dots, ax=place).ax.tick_params(labelsize=7)
+        ax.figure.colorbar(dots, ax=ax).ax.tick_params(labelsize=7)
 
 
 def _scale(problem: Problem) -> Normalize:
@@ -169,13 +169,13 @@ def _scale(problem: Problem) -> Normalize:
     return Normalize(low, high)
 
 
-def _histogram(place: Axes, nuisance: Tensor, y: Tensor) -> None:
+def _histogram(ax: Axes, nuisance: Tensor, y: Tensor) -> None:
     """A nuisance (N,) by class."""
     for label, colour in enumerate(LABEL_COLOURS):
         values = nuisance[y == label].numpy()
         if not len(values):
             continue
-        place.hist(values, bins=40, histtype="step", color=colour, density=True, label=f"class {label}")
-    place.set_xlabel("nuisance", fontsize=8)
-    place.tick_params(labelsize=7)
-    place.legend(fontsize=7)
+        ax.hist(values, bins=40, histtype="step", color=colour, density=True, label=f"class {label}")
+    ax.set_xlabel("nuisance", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7)

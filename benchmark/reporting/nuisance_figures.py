@@ -53,11 +53,11 @@ def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure
     lines = [(dataset, *line) for dataset in datasets for line in _lines(runs[runs["dataset"] == dataset])]
     styles = styles_of(label for _, label, *_ in lines)
     for dataset, label, weight, rows in lines:
-        place = axes[datasets.index(dataset)]
-        place.set_title(display_dataset(dataset), fontsize=10)
-        place.set_xlabel(display_metric(dependence), fontsize=9)
-        place.set_ylabel(display_metric(performance), fontsize=9)
-        _line(place, rows, weight, (dependence, performance), styles[label], label)
+        ax = axes[datasets.index(dataset)]
+        ax.set_title(display_dataset(dataset), fontsize=10)
+        ax.set_xlabel(display_metric(dependence), fontsize=9)
+        ax.set_ylabel(display_metric(performance), fontsize=9)
+        _line(ax, rows, weight, (dependence, performance), styles[label], label)
     return finish(figure, list(axes))
 
 
@@ -89,7 +89,7 @@ def _numeric(values: pd.Series) -> bool:
 
 
 def _line(
-    place: Axes, runs: pd.DataFrame, along: str | None, metrics: tuple[str, str], style: dict[str, Any], label: str
+    ax: Axes, runs: pd.DataFrame, along: str | None, metrics: tuple[str, str], style: dict[str, Any], label: str
 ) -> None:
     names = list(metrics)
     weights = sorted(runs[along].astype(float).unique()) if along else [math.nan]
@@ -98,11 +98,11 @@ def _line(
     deviations = np.stack([group.std(ddof=1).fillna(0).to_numpy() for group in groups])
     x, y = means.T
     across, up = (within_range(name, means[:, i], deviations[:, i]) for i, name in enumerate(metrics))
-    place.errorbar(x, y, up, across, **style, marker="o", markersize=4, elinewidth=0.6)
-    place.plot(x, y, **style, linewidth=1.2, label=f"{label} (n = {min(map(len, groups))})")
+    ax.errorbar(x, y, up, across, **style, marker="o", markersize=4, elinewidth=0.6)
+    ax.plot(x, y, **style, linewidth=1.2, label=f"{label} (n = {min(map(len, groups))})")
     for weight, point in zip(weights, means, strict=True):
         if along:
-            place.annotate(
+            ax.annotate(
                 f"{weight:g}", point, xytext=(4, 4), textcoords="offset points", fontsize=7, color=style["color"]
             )
 
@@ -122,13 +122,13 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
     figure = Figure(figsize=(0.4 + 1.7 * PANEL * len(groups), 1.6 * PANEL), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     styles = styles_of(f"nuisance {value:g}" for value in at)
-    for ((label, dataset), members), place in zip(groups.items(), axes, strict=True):
-        place.set_title(f"{label} on {display_dataset(dataset)}", fontsize=9, wrap=True)
-        place.set_xlabel("score", fontsize=9)
+    for ((label, dataset), members), ax in zip(groups.items(), axes, strict=True):
+        ax.set_title(f"{label} on {display_dataset(dataset)}", fontsize=9, wrap=True)
+        ax.set_xlabel("score", fontsize=9)
         for value, (name, style) in zip(at, styles.items(), strict=True):
             for number, member in enumerate(members):
                 grid, density = _density(runs[member], value)
-                place.plot(grid, density, **style, linewidth=1.2, label=name if number == 0 else None)
+                ax.plot(grid, density, **style, linewidth=1.2, label=name if number == 0 else None)
     axes[0].set_ylabel("density", fontsize=9)
     return finish(figure, [axes[0]])
 

@@ -49,22 +49,22 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
     looks = _looks(found)
     run_ids = [run_id for rows in panels.values() for group in rows["run_ids"] for run_id in group]
     tables = dict(zip(run_ids, curves_of([RunFolder(Path(paths[run_id])) for run_id in run_ids]), strict=True))
-    for (dataset, rows), place in zip(panels.items(), axes, strict=False):
+    for (dataset, rows), ax in zip(panels.items(), axes, strict=False):
         name = metric or str(rows["metric"].iloc[0])
         for row, run_ids in rows["run_ids"].items():
             read = [_curve(tables[run_id], name) for run_id in run_ids]
             known = [curve for curve in read if len(curve)]
             if steps := sorted(set(known[0].index).intersection(*(curve.index for curve in known))) if known else []:
                 values = [np.asarray(curve.loc[steps], float) for curve in known]
-                band(place, np.asarray(steps), values, *looks[row])
-        if len(place.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
-            place.axhline(
+                band(ax, np.asarray(steps), values, *looks[row])
+        if len(ax.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
+            ax.axhline(
                 rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction"
             )
-        place.set_title(display_dataset(dataset), fontsize=10)
-        place.set_xlabel("step", fontsize=9)
-        place.set_ylabel(display_metric(name), fontsize=9)
-    if not any(place.lines for place in axes):
+        ax.set_title(display_dataset(dataset), fontsize=10)
+        ax.set_xlabel("step", fontsize=9)
+        ax.set_ylabel(display_metric(name), fontsize=9)
+    if not any(ax.lines for ax in axes):
         wanted = f"'{metric}'" if metric else "the metric of its task"
         raise UserError(f"no curve has {wanted}; --metric names a column of curves.parquet, such as test_loss")
     return finish(figure, axes)
@@ -76,8 +76,8 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(0.6 + 1.6 * PANEL * columns, 0.6 + 1.4 * PANEL * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for place in axes[count:]:
-        place.set_axis_off()
+    for ax in axes[count:]:
+        ax.set_axis_off()
     return figure, axes[:count]
 
 
@@ -95,14 +95,14 @@ def ranks(found: pd.DataFrame) -> Figure:
     order = ranked.mean().sort_values().index
     shown = ranked[order].T.assign(mean=ranked.mean())
     figure = Figure(figsize=(2.2 + 0.85 * shown.shape[1], 1.4 + 0.36 * len(shown)), layout="constrained")
-    place = figure.subplots()
-    picture = place.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
-    place.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
-    place.set_yticks(range(len(shown)), list(map(display_method, order)), fontsize=9)
+    ax = figure.subplots()
+    picture = ax.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
+    ax.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
+    ax.set_yticks(range(len(shown)), list(map(display_method, order)), fontsize=9)
     for (row, column), value in np.ndenumerate(shown.to_numpy()):
         dark = value > (1 + len(shown)) / 2
-        place.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else INK)
-    place.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
+        ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else INK)
+    ax.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
     figure.colorbar(picture, label="rank (1 is the best)", shrink=0.8)
     return figure
 
@@ -118,27 +118,27 @@ def critical(found: pd.DataFrame) -> Figure:
     bars = list(_cliques(means.to_numpy(), difference))
     height = 1.0 + 0.28 * half + 0.16 * len(bars)
     figure = Figure(figsize=(7.5, height), layout="constrained")
-    place = figure.subplots()
-    place.set(xlim=(1 - 0.25 * count, count + 0.25 * count), ylim=(-(1.2 + 0.7 * half + 0.45 * len(bars)), 2.2))
-    place.set_axis_off()
-    place.hlines(0, 1, count, color="k", linewidth=1)
+    ax = figure.subplots()
+    ax.set(xlim=(1 - 0.25 * count, count + 0.25 * count), ylim=(-(1.2 + 0.7 * half + 0.45 * len(bars)), 2.2))
+    ax.set_axis_off()
+    ax.hlines(0, 1, count, color="k", linewidth=1)
     for tick in range(1, count + 1):
-        place.vlines(tick, 0, 0.2, color="k", linewidth=1)
-        place.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=9)
-    place.hlines(1.5, 1, min(1 + difference, count), color="k", linewidth=2)
+        ax.vlines(tick, 0, 0.2, color="k", linewidth=1)
+        ax.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=9)
+    ax.hlines(1.5, 1, min(1 + difference, count), color="k", linewidth=2)
     shown = "" if difference <= count - 1 else ", off the scale"
-    place.text(1, 1.6, f"critical difference {difference:.2f}{shown} ({len(ranked)} datasets)", va="bottom", fontsize=9)
+    ax.text(1, 1.6, f"critical difference {difference:.2f}{shown} ({len(ranked)} datasets)", va="bottom", fontsize=9)
     for level, (first, last) in enumerate(bars):
-        place.hlines(-0.4 - 0.45 * level, first - 0.04, last + 0.04, color="#0072b2", linewidth=4)
+        ax.hlines(-0.4 - 0.45 * level, first - 0.04, last + 0.04, color="#0072b2", linewidth=4)
     base = -0.6 - 0.45 * len(bars)
     for place_of, (name, rank) in enumerate(means.items()):
         left = place_of < half
         depth = base - 0.7 * (place_of if left else count - 1 - place_of)
         end = 1 - 0.1 * count if left else count + 0.1 * count
-        place.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
+        ax.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
         shown_name = display_method(str(name))
         text = f"{shown_name}  {rank:.2f}" if left else f"{rank:.2f}  {shown_name}"
-        place.text(
+        ax.text(
             end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9
         )
     return figure
@@ -184,9 +184,9 @@ def cost(found: pd.DataFrame) -> Figure:
     return finish(figure, [left for left, _ in axes])
 
 
-def _from_zero(place: Axes) -> None:
-    end = place.dataLim.x1
-    place.set_xlim(0, 1.05 * end if 0 < end < math.inf else 1)
+def _from_zero(ax: Axes) -> None:
+    end = ax.dataLim.x1
+    ax.set_xlim(0, 1.05 * end if 0 < end < math.inf else 1)
 
 
 def sensitivity(found: pd.DataFrame) -> Figure:
@@ -197,28 +197,28 @@ def sensitivity(found: pd.DataFrame) -> Figure:
         raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
     figure, axes = _grid(len(varied))
     looks = looks_of((method, method) for method in map(str, found["method"]))  # as in figures of all methods
-    for (dataset, name, rows), place in zip(varied, axes, strict=False):
+    for (dataset, name, rows), ax in zip(varied, axes, strict=False):
         for method, points in rows.groupby("method"):
-            _sensitivity_of(place, str(method), points, name, looks[str(method)].style)
+            _sensitivity_of(ax, str(method), points, name, looks[str(method)].style)
         values = rows[name].abs()
         if values.min() > 0 and values.max() > WIDE * values.min():
-            place.set_xscale("log")
-        place.set_title(display_dataset(dataset), fontsize=10)
-        place.set_xlabel(name, fontsize=9)
-        place.set_ylabel(display_metric(rows["metric"].iloc[0]), fontsize=9)
+            ax.set_xscale("log")
+        ax.set_title(display_dataset(dataset), fontsize=10)
+        ax.set_xlabel(name, fontsize=9)
+        ax.set_ylabel(display_metric(rows["metric"].iloc[0]), fontsize=9)
     return finish(figure, axes)
 
 
-def _sensitivity_of(place: Axes, method: str, points: pd.DataFrame, name: str, style: Style) -> None:
+def _sensitivity_of(ax: Axes, method: str, points: pd.DataFrame, name: str, style: Style) -> None:
     colour, marker = style["color"], MARKERS[LINES.index(style["linestyle"])]
     look = {"color": colour, "marker": marker, "markersize": 3}
-    place.errorbar(points[name], points["mean"], _spreads(points), elinewidth=0.6, linestyle="", **look)
+    ax.errorbar(points[name], points["mean"], _spreads(points), elinewidth=0.6, linestyle="", **look)
     grid = _of_a_grid(points, name)
     if grid:
         by_value = points.groupby(name)["mean"]
         best = by_value.max() if points["higher_is_better"].iloc[0] in (True, None) else by_value.min()
-        place.plot(best.index, best, **style, linewidth=1.2)
-    place.plot([], [], linestyle=style["linestyle"] if grid else "", label=display_method(method), **look)
+        ax.plot(best.index, best, **style, linewidth=1.2)
+    ax.plot([], [], linestyle=style["linestyle"] if grid else "", label=display_method(method), **look)
 
 
 def _of_a_grid(points: pd.DataFrame, name: str) -> bool:

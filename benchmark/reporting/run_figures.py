@@ -59,14 +59,14 @@ def profile(paths: Sequence[Path]) -> Figure:
     for (label, dataset), members in groups.items():
         row = axes[datasets.index(dataset)]
         measured = [records[i].invariance["generators"] for i in members]
-        for name, place in zip(measured[0], row, strict=False):
+        for name, ax in zip(measured[0], row, strict=False):
             magnitudes = measured[0][name]["magnitudes"]
             alike = [own[name] for own in measured if own.get(name, {}).get("magnitudes") == magnitudes]
             changes = [np.asarray(profile["changes"]) for profile in alike]
-            band(place, np.asarray(magnitudes), changes, *looks[label])
-            place.set_xlabel(name.replace("_", " "), fontsize=9)
-        for place in row[len(measured[0]) :]:
-            place.set_axis_off()
+            band(ax, np.asarray(magnitudes), changes, *looks[label])
+            ax.set_xlabel(name.replace("_", " "), fontsize=9)
+        for ax in row[len(measured[0]) :]:
+            ax.set_axis_off()
         units = records[members[0]].data.get("units") or "total variation"
         row[0].set_ylabel(f"{display_dataset(dataset)}\nchange of the prediction\n({units})", fontsize=9)
     return finish(figure, axes.ravel().tolist())
@@ -97,27 +97,27 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
             left.set_ylabel(f"{label} on {display_dataset(dataset)}\n{what}", fontsize=9)
         left.legend(fontsize=8)
         _interval(right, own, marks)
-    for place in axes[-1]:
-        place.set_xlabel("step", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("step", fontsize=9)
     return finish(figure, [])
 
 
-def _interval(place: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
+def _interval(ax: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
     """± half the rotation's width, one line per run, with marks."""
     runs = [curves for curves in runs if "width.rotation" in curves]
     if not runs:
-        place.set_axis_off()
+        ax.set_axis_off()
         return
     for curves in runs:
         for sign in (-1, 1):
-            place.plot(curves["step"], sign * curves["width.rotation"] / 2, color=COLOURS[0], linewidth=1.2)
+            ax.plot(curves["step"], sign * curves["width.rotation"] / 2, color=COLOURS[0], linewidth=1.2)
     for mark in marks:
         for sign in (-1, 1):
-            place.axhline(sign * mark, color="#606060", linestyle="--", linewidth=0.8)
-            place.annotate(
+            ax.axhline(sign * mark, color="#606060", linestyle="--", linewidth=0.8)
+            ax.annotate(
                 f"{sign * mark / np.pi:+.2g}π", (1.01, sign * mark), xycoords=("axes fraction", "data"), fontsize=8
             )
-    place.set_ylabel("rotations drawn from between\n± half the width (radians)", fontsize=9)
+    ax.set_ylabel("rotations drawn from between\n± half the width (radians)", fontsize=9)
 
 
 def _numbers(curves: pd.DataFrame) -> list[str]:
@@ -145,16 +145,16 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
     groups = groups_of(specs)
     looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
     figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")
-    picture, place = figure.subplots(1, 2, width_ratios=(1, 3))
+    picture, ax = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(picture, problem, split.x[example])
     for (label, _), members in groups.items():
         answers = [_answer(runs[i].problem, runs[i].model, turned, split.y[example]) for i in members]
-        band(place, np.rad2deg(angles.numpy()), answers, *looks[label])
+        band(ax, np.rad2deg(angles.numpy()), answers, *looks[label])
     units = f"prediction ({problem.task.units})" if isinstance(problem.task, Regression) else ""
-    place.set_ylabel(units or "probability of the right class")
-    place.set_xlabel("turned by (degrees)")
-    place.set_xticks(range(-180, 181, 45))
-    return finish(figure, [place])
+    ax.set_ylabel(units or "probability of the right class")
+    ax.set_xlabel("turned by (degrees)")
+    ax.set_xticks(range(-180, 181, 45))
+    return finish(figure, [ax])
 
 
 def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> N
     return np.asarray(answer.double())
 
 
-def _show(place: Axes, problem: Problem, image: Tensor) -> None:
+def _show(ax: Axes, problem: Problem, image: Tensor) -> None:
     pixels = np.asarray(problem.pixels.restored(image).clamp(0, 1).permute(1, 2, 0))
-    place.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-    place.set(xticks=[], yticks=[])
+    ax.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])

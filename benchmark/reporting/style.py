@@ -35,12 +35,12 @@ Curves = list[NDArray[np.float64]]
 Style = dict[str, Any]
 
 
-def band(place: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
+def band(ax: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
     """The mean of the runs and their range; shared: as of `Look`."""
     values = np.stack(runs)
-    place.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
+    ax.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
     if len(runs) > 1 and not shared:
-        place.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
+        ax.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
 
 
 def within_range(metric: str, mean: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,13 +128,13 @@ def styles_of(names: Iterable[str]) -> dict[str, Style]:
 
 def finish(figure: Figure, labelled: list[Axes]) -> Figure:
     """Small ticks, a light grid, and one legend below for all panels."""
-    for place in figure.axes:
-        place.tick_params(labelsize=8)
-        if place.axison and not place.images:
-            place.grid(alpha=0.25, linewidth=0.5)
+    for ax in figure.axes:
+        ax.tick_params(labelsize=8)
+        if ax.axison and not ax.images:
+            ax.grid(alpha=0.25, linewidth=0.5)
     handles: dict[str, Any] = {}
-    for place in labelled:
-        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+    for ax in labelled:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(textwrap.shorten(label, 60), handle)
     if handles:
         fitting = int(figure.get_figwidth() / (0.5 + 0.08 * max(map(len, handles))))

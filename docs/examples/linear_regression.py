@@ -21,13 +21,13 @@ def main() -> None:
     """Train all three, print and draw."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     places = figure.subplots(1, len(WAYS), sharey=True)
-    for place, (name, (method, settings)) in zip(places, WAYS.items(), strict=True):
+    for ax, (name, (method, settings)) in zip(places, WAYS.items(), strict=True):
         metrics = invbench.run(method, "and_mask_regression", settings=settings).metrics
         found = [metrics[f"coefficient.{i}"] for i in range(5)]
         print(f"{name:<18}", " ".join(f"{value:7.3f}" for value in found))
-        place.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
-        place.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
-        place.set(title=name, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
+        ax.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
+        ax.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
+        ax.set(title=name, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
     places[0].set_ylabel("coefficient (dashed: invariant)")
     figure.savefig("linear_regression.png", dpi=110)
 

@@ -54,13 +54,13 @@ def main() -> None:
     panels = {"A": surface[0], "B": surface[1], "the mean, an OR": surface.mean(0), "AND-mask": surface.mean(0)}
     rules = {"the mean, an OR": Method(), "AND-mask": ANDMask(scale_by_inverse_sparsity=False)}
     figure = Figure(figsize=(13, 3.9), layout="constrained")
-    for place, (title, height) in zip(figure.subplots(1, 4, sharey=True), panels.items(), strict=True):
-        place.contourf(x, y, height.sqrt(), levels=24, cmap="viridis")
-        place.set(title=title, aspect="equal", xlabel="θ₁")
+    for ax, (title, height) in zip(figure.subplots(1, 4, sharey=True), panels.items(), strict=True):
+        ax.contourf(x, y, height.sqrt(), levels=24, cmap="viridis")
+        ax.set(title=title, aspect="equal", xlabel="θ₁")
         for way in descend(rules[title]).unbind(1) if title in rules else ():
-            place.plot(*way.T, color="white", linewidth=1.5)
-            place.plot(*way[0], "o", color="white", markersize=5)
-            place.plot(*way[-1], "*", color="#d55e00", markeredgecolor="white", markersize=13)
+            ax.plot(*way.T, color="white", linewidth=1.5)
+            ax.plot(*way[0], "o", color="white", markersize=5)
+            ax.plot(*way[-1], "*", color="#d55e00", markeredgecolor="white", markersize=13)
     figure.savefig("or_against_and.png", dpi=110)
 
 

@@ -78,11 +78,11 @@ def main() -> None:
         "environment 1: right in 90 %": train.rows(train.env == 1),
         "test: right in 10 %": test,
     }
-    for place, (title, split) in zip(places, shown.items(), strict=True):
+    for ax, (title, split) in zip(places, shown.items(), strict=True):
         for label, mark in ((0, "_"), (1, "+")):
             x = split.rows(split.y == label).x[:250]
-            place.scatter(x[:, 0], x[:, 1], c=x[:, 2], marker=mark, cmap="coolwarm", linewidths=1)
-        place.set(title=title, xticks=[], yticks=[])
+            ax.scatter(x[:, 0], x[:, 1], c=x[:, 2], marker=mark, cmap="coolwarm", linewidths=1)
+        ax.set(title=title, xticks=[], yticks=[])
     places[0].set_xlabel("colour: reading; sign: label")
     bars.barh(means["method"], means["mean"], color="#0072b2")
     bars.axvline(0.75, color="#606060", linestyle="--", linewidth=0.8)

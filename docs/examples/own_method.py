@@ -42,13 +42,13 @@ def main() -> None:
     """Train, print and draw."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     methods = ("erm", "and_mask", "median")
-    for method, place in zip(methods, figure.subplots(1, len(methods), sharey=True), strict=True):
+    for method, ax in zip(methods, figure.subplots(1, len(methods), sharey=True), strict=True):
         metrics = invbench.run(method, "and_mask_regression").metrics
         found = [metrics[f"coefficient.{i}"] for i in range(5)]
         print(f"{method:<10}", " ".join(f"{value:7.3f}" for value in found))
-        place.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
-        place.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
-        place.set(title=method, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
+        ax.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
+        ax.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
+        ax.set(title=method, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
     figure.supylabel("coefficient (dashed: invariant)", fontsize="medium")
     figure.savefig("own_method.png", dpi=110)
 

@@ -36,13 +36,13 @@ RUNS = {
 COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2")
 
 
-def draw_data(place: Axes, name: str, data: Split) -> None:
+def draw_data(ax: Axes, name: str, data: Split) -> None:
     """Animal against background, the mean of five numbers each."""
     for label, animal, colour in ((1, "cow", "#303030"), (0, "camel", "#e69f00")):
         x = data.x[data.y == label]
-        place.plot(x[:, 5:].mean(1), 100 * x[:, :5].mean(1), ".", color=colour, markersize=2, label=animal)
-    place.set(title=name, xlabel="background", ylabel="100 times animal")
-    place.legend(markerscale=5)
+        ax.plot(x[:, 5:].mean(1), 100 * x[:, :5].mean(1), ".", color=colour, markersize=2, label=animal)
+    ax.set(title=name, xlabel="background", ylabel="100 times animal")
+    ax.legend(markerscale=5)
 
 
 def main() -> None:
@@ -61,8 +61,8 @@ def main() -> None:
                 color=colour,
                 label=name if split == "test" else None,
             )
-    for place, split in zip(places, ("train", "test"), strict=True):
-        draw_data(place, split, load_run(OUT / record.run_id).problem.splits[split])
+    for ax, split in zip(places, ("train", "test"), strict=True):
+        draw_data(ax, split, load_run(OUT / record.run_id).problem.splits[split])
     course.set(title="dotted: validation, as in training", xlabel="step", ylabel="accuracy")
     course.legend()
     figure.savefig("why_erm_fails.png", dpi=110)
