@@ -1,6 +1,5 @@
 """Metrics of whole splits, with one transfer to the host a split, and of the law that a linear model has found."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from invbench.components.augmentation import test_copies
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.method import Outputs, as_outputs
+from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.seeding import stream, torch_stream
@@ -128,6 +128,13 @@ def coefficient_metrics(found: torch.Tensor, law: LinearLaw) -> dict[str, float]
 
 def headlines(metrics: Iterable[str]) -> list[str]:
     """The metrics that are worth a reader's first look: of environments only the worst, and only in the test."""
-    detail = "distance|jensen|rejection|representation|(validation|train)_(mutual|roc)"
-    hidden = re.compile(rf"\.|{detail}|_bin\d+$|_loss$|_env\d+$|_average$|^(?!test_).*_worst$")
-    return [name for name in metrics if not hidden.search(name)]
+    return [name for name in metrics if _is_headline(name)]
+
+
+def _is_headline(name: str) -> bool:
+    column = parse_column(name)
+    headline = metric_of(column.metric).headline
+    detail = column.source or column.bin or column.environment not in ("", "worst")
+    if headline == "never" or detail:
+        return False
+    return column.split not in SEEN or (headline == "always" and not column.environment)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic_core import to_json
 
+from invbench.core.metric import find_metric
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.pytree import flatten
@@ -32,6 +33,7 @@ from invbench.results.table import completeness, omitted, table
 from invbench.runs.commands import command_of
 from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, Unreadable, now
+from invbench.runs.record_parts import SECTIONS
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible_lines
 
@@ -41,10 +43,6 @@ POINTS = 60
 """Of a curve."""
 LINES, LOG_BYTES = 20, 16 * 1024
 """Of a log's end, at most."""
-NOT_LEARNED = {
-    "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "coefficient", "best_validation",
-}  # fmt: skip
-"""Sections of columns; any other, such as `width.rotation`, is what a method learned besides the weights."""
 
 DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
 [style*="stroke: #000000"] { stroke: #e4e7eb !important } path[style*="fill: #ffffff"] { fill: #14171b !important } }"""
@@ -153,11 +151,10 @@ def _figures(
     folders = [Path(path) for path in results["path"]] if options["--where"] else paths
     paths_of = dict(zip(results["run_id"], results["path"], strict=True))
     shown_folders = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
-    measured = {str(name).partition(".")[0] for name in results if "." in str(name)}
-    if "invariance" in measured:
+    if any(str(name).startswith("invariance.") for name in results):
         caption = "Change of the prediction under transformations of the input."
         drawings.append(("profile", caption, lambda: figures.profile(shown_folders)))
-    if measured - NOT_LEARNED:
+    if any(_is_learned(str(name)) for name in results):
         drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
     pictures = []
     for kind, caption, draw in drawings:
@@ -180,6 +177,12 @@ def _figures(
         picture_text = base64.b64encode(drawing.encode()).decode()
         pictures.append({"caption": caption, "command": command, "picture": picture_text})
     return pictures
+
+
+def _is_learned(column: str) -> bool:
+    """Whether a column, such as `width.rotation`, is a number that a method learned besides the weights."""
+    section, dot, _ = column.partition(".")
+    return bool(dot) and section not in SECTIONS and find_metric(column) is None
 
 
 def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:

@@ -3,14 +3,12 @@
 A method's or dataset's class says its own: `display_name: ClassVar[str] = "Worst-case risk"`.
 """
 
-import re
-
+from invbench.core.metric import metric_of, parse_column
 from invbench.core.registry import DATASETS, METHODS, Registry
 from invbench.errors import UserError
 
 ENDINGS = {"average": "average over environments", "worst": "worst environment"}
 """Of metrics that sum environments up."""
-METRIC = re.compile(r"(?P<metric>.+?)_(?P<ending>env\d+|average|worst)")
 
 
 def display_method(name: str) -> str:
@@ -25,11 +23,12 @@ def display_dataset(name: str) -> str:
 
 def display_metric(name: str) -> str:
     """A metric, such as `test accuracy (worst environment)`."""
-    if match := METRIC.fullmatch(name):
-        ending = match["ending"].replace("env", "environment ", 1)
-        return f"{display_metric(match['metric'])} ({ENDINGS.get(ending, ending)})"
-    words = name.removeprefix("cost.").replace("test_out_", "test-out ").replace("_", " ").replace(".", ": ")
-    return words.replace("roc auc", "ROC AUC").replace("memory bytes", "memory (bytes)")
+    column = parse_column(name)
+    split = column.split.replace("test_out", "test-out").replace("_", " ")
+    words = (split, metric_of(column.metric).words, column.nuisance, column.bin)
+    shown = column.source.replace("_", " ").replace(".", ": ") + " ".join(filter(None, words))
+    environment = column.environment.replace("env", "environment ", 1)
+    return f"{shown} ({ENDINGS.get(environment, environment)})" if environment else shown
 
 
 def _displayed(registry: Registry, name: str) -> str:

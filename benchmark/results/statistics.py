@@ -1,7 +1,6 @@
 """Statistics of runs that share seeds: intervals of means, paired comparisons, ranks over datasets."""
 
 import math
-import re
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
@@ -9,18 +8,20 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
+from invbench.core.metric import SHARE, metric_of, parse_column
+
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
 """Confidence of intervals, and 1 minus the level of tests."""
 ROUNDING = 1e-9
 """Numbers that are relatively this near are equal: the order of a sum tells them apart."""
 
-SHARE = re.compile(r".*(accuracy|roc_auc|invariant_solution|null_solution)(_env\d+|_average|_worst)?")
-
 
 def is_share(metric: str) -> bool:
-    """Whether a metric, by its name, is between 0 and 1 and may be given in per cent."""
-    return SHARE.fullmatch(metric) is not None
+    """Whether a metric, a column's name, is between 0 and 1 and may be given in per cent; in bins of a nuisance it is
+    given as it is."""
+    column = parse_column(metric)
+    return metric_of(column.metric).unit == SHARE and not column.bin
 
 
 def half_width(values: pd.Series) -> float:

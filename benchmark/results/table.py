@@ -1,7 +1,6 @@
 """Tables of means: which runs may be averaged, how sure the means are, which of them can be told from the best."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from invbench.core.metric import metric_of, parse_column
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import as_text, keys_of, missing, problem_of
 from invbench.results.selection import Select, at_best_validation, select_settings, shown
@@ -16,16 +16,8 @@ from invbench.results.statistics import LEVEL, against_best, all_best, half_widt
 
 PRIMARY = ("primary", "higher_is_better")
 """What a record says of its data: the metric that the task is judged by, and which way."""
-ENVIRONMENT = re.compile(r"_env\d+$")
-"""Ends the names of metrics of one environment, which are too many to list."""
 COST = "cost."
 """Begins the names of what a run has cost."""
-HIGHER = ("accuracy", "roc_auc", "background_rejection", "invariant_solution")
-LOWER = (
-    "loss", "error", "mutual_information", "distance_correlation", "energy_distance", "jensen_shannon", "null_solution",
-    "cost.", "invariance.",
-)  # fmt: skip
-"""Words in names of metrics, by whether they grow with quality."""
 
 
 class TableOfMeans(pd.DataFrame):
@@ -90,18 +82,16 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
 
 
 def higher_is_better(metric: str, primary: Any = None, primary_higher_is_better: Any = None) -> bool | None:
-    """Whether a metric grows with quality; None where that is not known.
+    """Whether a metric grows with quality; None where neither its record nor `invbench.core.metric` knows.
 
     Args:
+        metric: a column, such as `test_accuracy_worst`.
         primary: the metric that the task is judged by, without its split, as the record says it; or what is missing.
         primary_higher_is_better: whether that one does.
     """
     known = isinstance(primary, str) and not missing(primary_higher_is_better)
-    if known and re.fullmatch(rf"[a-z_]+?_{re.escape(primary)}(_env\d+|_average|_worst)?", metric):
-        return bool(primary_higher_is_better)
-    if any(word in metric for word in HIGHER):
-        return True
-    return False if any(word in metric for word in LOWER) else None
+    name = parse_column(metric, primary if known else "").metric
+    return bool(primary_higher_is_better) if known and name == primary else metric_of(name).higher_is_better
 
 
 def omitted(results: pd.DataFrame) -> dict[str, int]:
@@ -283,7 +273,7 @@ def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def _metrics(results: pd.DataFrame) -> list[str]:
     numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
     known = [name for name in numeric if name != "seed" and "." not in name]
-    return [name for name in known if not ENVIRONMENT.search(name)] or known
+    return [name for name in known if not parse_column(name).environment.startswith("env")] or known  # too many to list
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:
