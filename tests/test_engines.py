@@ -154,7 +154,9 @@ def test_a_missing_extra_is_named(
     ("arguments", "message"),
     [
         (["--engine", "sluurm"], "did you mean 'slurm'"),
-        (["--engine", "ray", "--workers", "2"], "are for --engine local"),
+        (["--engine", "ray", "--workers", "2"], "--workers is for --engine local; leave it out"),
+        (["--address", "auto"], "--address is for --engine ray; leave it out"),
+        (["--gpus-per-run", "1"], "--gpus-per-run is for --engine ray or slurm; leave it out"),
         (["--engine", "slurm", "--gpus-per-run", "0.5"], "Slurm gives whole GPUs"),
         (["--engine", "slurm", "--slurm", "gpu"], "write KEY=VALUE"),
     ],

@@ -1,17 +1,27 @@
-"""Checks of arguments besides those that typer has itself: to be given as `callback`."""
+"""What arguments need besides what typer has itself: choices by name, and checks to be given as `callback`."""
 
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import typer
 
+from invbench.choices import Choice
 from invbench.datafiles.paths import why_impossible
 
 Paths = TypeVar("Paths", bound=str | Path | Sequence[Path] | None)
 Numbers = TypeVar("Numbers", bound=float | Sequence[float] | None)
+
+
+def choice(kind: type[Choice], *others: Choice) -> dict[str, Any]:
+    """For an option that takes one of these names, but for the others: its help and completion list them.
+
+    typer's own way with an enum says less of a name that is misspelt.
+    """
+    names = [str(name) for name in kind if name not in others]
+    return {"parser": kind.of, "metavar": f"[{'|'.join(names)}]", "autocompletion": lambda: names}
 
 
 def possible(value: Paths) -> Paths:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invbench.cli.arguments import possible
+from invbench.choices import Format
+from invbench.cli.arguments import choice, possible
 from invbench.cli.output import echo
-from invbench.cli.table import FORMATS
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,25 +27,25 @@ def compare(
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What is compared (default: each task's own).")] = None,
-    form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
+    form: Annotated[
+        Format, typer.Option("--format", **choice(Format), help="How it is written; csv has all digits.")
+    ] = Format.text,
 ) -> None:
     """What changed from the first to the second: runs with the same settings are paired by seed.
 
     Of a run that was repeated with other code, the record before the present one counts too.
     """
-    if form not in FORMATS:
-        raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
+    from invbench.results import formats
     from invbench.results.comparison import compare as make
     from invbench.results.comparison import laid_out, remarks
-    from invbench.results.formats import Format, written
     from invbench.spreadsheet import csv
 
     before, after = (_runs(name, results or [Path("results")]) for name in (first, second))
     found = make(before, after, metric)
-    if form == Format.csv:
+    if form is Format.csv:
         echo(csv(found), nl=False)
     else:
-        echo(written(laid_out(found), remarks(before, after, found), Format(form)))
+        echo(formats.written(laid_out(found), remarks(before, after, found), formats.Format(form)))
 
 
 def _runs(name: str, results: list[Path]) -> "pd.DataFrame":

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invbench.cli.arguments import finite, possible
-from invbench.cli.completion import selections
+from invbench.choices import Select
+from invbench.cli.arguments import choice, finite, possible
 from invbench.cli.output import echo
 from invbench.cli.table import Where
 from invbench.errors import UserError, did_you_mean
@@ -54,12 +54,11 @@ def plot(
         str | None, typer.Option(help="curves, ranks, critical, cost, sensitivity (default: the task's).")
     ] = None,
     select: Annotated[
-        str,
+        Select,
         typer.Option(
-            help="curves, ranks, critical, cost, profile: of several settings, as in `bench table`.",
-            autocompletion=selections,
+            **choice(Select), help="curves, ranks, critical, cost, profile: of several settings, as in `bench table`."
         ),
-    ] = "last",
+    ] = Select.last,
     where: Where = None,
     mark: Annotated[
         list[float] | None, typer.Option(callback=finite, help="widths: an angle in radians to mark, both ways.")
@@ -81,7 +80,7 @@ def plot(
     from invbench.results.load import load_results, meeting
     from invbench.results.table import table
 
-    given = {"--metric": metric is not None, "--select": select != "last"}
+    given = {"--metric": metric is not None, "--select": select is not Select.last}
     for option, kinds in result_figures.KINDS_OF.items():
         if given[option] and kind not in kinds:
             raise UserError(f"{option} changes nothing in {kind}; it is for {', '.join(kinds)}")
@@ -94,7 +93,7 @@ def plot(
 
     def folders() -> list[Path]:
         """Of the runs that the selection chooses."""
-        if select == "last":
+        if select is Select.last:
             return paths
         results = load_results(paths)
         chosen = {run_id for run_ids in table(results, select=select)["run_ids"] for run_id in run_ids}

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from invbench.cli.arguments import possible
-from invbench.cli.completion import selections
+from invbench.choices import Select
+from invbench.cli.arguments import choice, possible
 from invbench.cli.output import echo
 from invbench.cli.table import Where
 from invbench.errors import UserError
@@ -22,8 +22,8 @@ def report(
     ] = Path("report.html"),
     metric: Annotated[str | None, typer.Option(help="What is shown (default: each task's own).")] = None,
     select: Annotated[
-        str, typer.Option(help="Which step and settings, as in `bench table`.", autocompletion=selections)
-    ] = "last",
+        Select, typer.Option(**choice(Select), help="Which step and settings, as in `bench table`.")
+    ] = Select.last,
     where: Where = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Answer on this machine instead of writing a file; made anew at each visit.")

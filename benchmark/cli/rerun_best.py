@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from invbench.cli.arguments import possible
-from invbench.cli.completion import choosing_selections
+from invbench.choices import Select
+from invbench.cli.arguments import choice, possible
 from invbench.cli.output import echo
 from invbench.cli.preview import Verbose, carry_out, preview
 from invbench.system.gpus import MOST_PROCESSES
@@ -17,12 +17,8 @@ def rerun_best(
         list[Path] | None, typer.Argument(callback=possible, help="Folders with runs (default: results).")
     ] = None,
     select: Annotated[
-        str,
-        typer.Option(
-            help="How settings are chosen: best_validation, leave_one_env_out or oracle.",
-            autocompletion=choosing_selections,
-        ),
-    ] = "best_validation",
+        Select, typer.Option(**choice(Select, Select.last), help="How settings are chosen.")
+    ] = Select.best_validation,
     metric: Annotated[str | None, typer.Option(help="oracle: the metric that it goes by.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Fresh seeds, such as 10-14 (default: as many as before, behind all others).")

@@ -11,7 +11,7 @@ from invbench.cli.arguments import finite, possible
 from invbench.cli.completion import datasets, methods
 from invbench.cli.completion import settings as settings_named
 from invbench.cli.output import QUIET_AND_VERBOSE, echo, in_lines, json_of
-from invbench.errors import RunFailed, UserError
+from invbench.errors import UserError
 from invbench.system.threads import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -64,15 +64,14 @@ def run(
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.runs.config import parse_assignments
     from invbench.runs.resolve import resolve
-    from invbench.sweeps.definition import parse_seeds
-    from invbench.training.runner import Options
+    from invbench.training.runner import Options, parse_seeds, run_cells
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")
     if quiet and verbose:
         raise UserError(QUIET_AND_VERBOSE)
     assignments = parse_assignments(set_ or [])
-    numbers = parse_seeds(seed or 0) if seeds is None else parse_seeds(seeds)
+    numbers = [seed or 0] if seeds is None else parse_seeds(seeds)
     cells = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
     if verbose:
@@ -83,14 +82,13 @@ def run(
         _profile(cells[0], options)
         return
     with in_lines(verbose):
-        records, failures = _run_all(cells, options)
+        records, failure = run_cells(cells, options)
     if as_json:
         echo("[" + ",\n".join(map(json_of, records)) + "]")
     else:
         _show(records, out)
-    if failures:
-        more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
-        raise RunFailed(failures[0].kind, f"{failures[0]}{more}")
+    if failure:
+        raise failure
 
 
 def _described(cells: "list[Cell]", out: Path) -> "Iterator[str]":
@@ -99,22 +97,6 @@ def _described(cells: "list[Cell]", out: Path) -> "Iterator[str]":
     settings = {"backbone.name": cells[0].spec.backbone} | cells[0].spec.flat()
     yield from (f"  {name} = {json.dumps(value)}" for name, value in settings.items())
     yield from (f"  seed {cell.spec.seed}: {out / cell.spec.run_id}" for cell in cells)
-
-
-def _run_all(cells: "list[Cell]", options: "Options") -> "tuple[list[Record], list[RunFailed]]":
-    """Every run, whether the ones before it failed or not."""
-    from invbench.runs.record import RunFolder
-    from invbench.training.runner import run_cell
-
-    records, failures = [], []
-    for cell in cells:
-        try:
-            records.append(run_cell(cell, options))
-        except RunFailed as failure:
-            failures.append(failure)
-            record = RunFolder(options.out / cell.spec.run_id).read_record()
-            records += [record] if record else []
-    return records, failures
 
 
 def _profile(cell: "Cell", options: "Options") -> None:

@@ -2,19 +2,18 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from invbench.cli.arguments import finite, possible
+from invbench.choices import EngineName, Rerun
+from invbench.cli.arguments import choice, finite, possible
 from invbench.cli.completion import sweeps
 from invbench.cli.output import QUIET_AND_VERBOSE, echo
 from invbench.cli.preview import Verbose, carry_out, preview
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.errors import UserError, brief
+from invbench.sweeps.engines import LONGEST, make_engine
 from invbench.system.gpus import MOST_PROCESSES
-
-if TYPE_CHECKING:
-    from invbench.sweeps.engines import Engine
 
 
 def sweep(
@@ -28,7 +27,9 @@ def sweep(
     gpus: Annotated[
         str | None, typer.Option(help="Places in the list of visible GPUs, such as 0,2 (default: all of them).")
     ] = None,
-    jobs_per_gpu: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Runs that share a GPU.")] = 1,
+    jobs_per_gpu: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Runs that share a GPU (default: 1).")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs (default: cores // threads)."),
@@ -38,16 +39,25 @@ def sweep(
     fuse: Annotated[
         str | None,
         typer.Option(
+            metavar="[auto|off|NUMBER]",
             help="Train runs that differ in seed and numbers only together: auto (where it is faster), off, or a "
-            "number of runs (default: what the sweep says, else off)."
+            "number of runs (default: what the sweep says, else off).",
         ),
     ] = None,
     memory_floor: Annotated[
-        float,
-        typer.Option(min=0, callback=finite, help="GiB that must be free where others work before one more begins."),
-    ] = 1.0,
-    engine: Annotated[str, typer.Option(help="local, ray or slurm; the last two are extras.")] = "local",
-    address: Annotated[str, typer.Option(help="ray: auto, local (one of its own), or host:port.")] = "auto",
+        float | None,
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="GiB that must be free where others work before one more begins (default: 1).",
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(**choice(EngineName), help="Who carries the runs out; ray and slurm are extras.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None, typer.Option(help="ray: auto, local (one of its own), or host:port (default: auto).")
+    ] = None,
     gpus_per_run: Annotated[
         float | None,
         typer.Option(
@@ -59,11 +69,17 @@ def sweep(
         typer.Option(metavar="KEY=VALUE", help="An option of sbatch, such as partition=gpu; may be repeated."),
     ] = None,
     minutes: Annotated[
-        int, typer.Option(min=1, max=366 * 24 * 60, help="slurm: time of a job; a longer run is queued again.")
-    ] = 60,
+        int | None,
+        typer.Option(
+            min=1, max=LONGEST // 60, help="slurm: time of a job; a longer run is queued again (default: 60)."
+        ),
+    ] = None,
     rerun: Annotated[
-        str, typer.Option(help="missing; also the failed or the stale (made by other code) ones; or all anew.")
-    ] = "missing",
+        Rerun,
+        typer.Option(
+            **choice(Rerun), help="missing; also the failed or the stale (made by other code) ones; or all anew."
+        ),
+    ] = Rerun.missing,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but what went wrong.")] = False,
     verbose: Verbose = False,
@@ -73,58 +89,40 @@ def sweep(
     A run that another process works on is left to it, so several processes, also on several machines with one folder,
     can share a sweep. Ctrl-C once lets running runs keep their checkpoints; twice kills them.
     """
-    from invbench.sweeps.engines.local import LocalResources
-    from invbench.sweeps.engines.scheduler import Limits
+    from invbench.sweeps.engines.local import LocalEngine
     from invbench.sweeps.execute import SweepRequest
 
     if quiet and verbose:
         raise UserError(QUIET_AND_VERBOSE)
     request = SweepRequest.read(name, out, tier, rerun, fuse, quiet)
-    chosen: Engine
-    at_once = 1
-    if engine == "local":
-        from invbench.sweeps.engines.local import LocalEngine
-
-        slots = LocalResources(gpus, jobs_per_gpu, workers, threads).slots()
-        chosen = LocalEngine(slots, Limits(seconds_of(timeout), memory_floor * GIBIBYTE), threads)
-        at_once = len(slots)
-    else:
-        if gpus is not None or workers is not None or jobs_per_gpu != 1 or timeout is not None:
-            raise UserError("--gpus, --jobs-per-gpu, --workers and --timeout are for --engine local; leave them out")
-        chosen = _cluster(engine, address, gpus_per_run, threads, minutes, slurm or [])
+    chosen = make_engine(
+        engine,
+        threads=threads,
+        gpus=gpus,
+        jobs_per_gpu=jobs_per_gpu,
+        workers=workers,
+        timeout=seconds_of(timeout),
+        memory_floor=memory_floor,
+        gpus_per_run=gpus_per_run,
+        address=address,
+        minutes=minutes,
+        slurm=_options_of_sbatch(slurm) if slurm else None,
+    )
+    at_once = len(chosen.slots) if isinstance(chosen, LocalEngine) else 1
     if dry_run:
         echo(preview(request, at_once, verbose))
     else:
         carry_out(request, chosen, at_once, verbose)
 
 
-def _cluster(engine: str, address: str, gpus: float | None, threads: int, minutes: int, slurm: list[str]) -> "Engine":
-    """The engine of this name. Raises UserError where there is none, or an option is none of its."""
-    if engine == "ray":
-        from invbench.sweeps.engines.ray import RayEngine
-
-        return RayEngine(address, gpus, threads)
-    if engine != "slurm":
-        raise UserError(f"no engine '{engine}'{did_you_mean(engine, ['local', 'ray', 'slurm'])}")
-    if gpus is not None and gpus != int(gpus):
-        raise UserError(f"--gpus-per-run {gpus:g}: Slurm gives whole GPUs")
-    wrong = [text for text in slurm if "=" not in text]
+def _options_of_sbatch(texts: list[str]) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
     if wrong:
         raise UserError(f"--slurm {wrong[0]}: write KEY=VALUE, such as partition=gpu")
-    from invbench.sweeps.engines.slurm import SlurmEngine
-
-    parameters = dict(text.split("=", 1) for text in slurm)
-    return SlurmEngine(minutes, int(gpus or 0), threads, parameters=parameters)
+    return dict(text.split("=", 1) for text in texts)
 
 
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
-LONGEST = 366 * 86400
-"""Seconds that a run may be given."""
-
-
-GIBIBYTE = 2**30
 
 
 def seconds_of(text: str | None) -> float | None:

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invbench.cli.arguments import null_as_nothing, possible
-from invbench.cli.completion import conditions, selections
+from invbench.choices import Format, Select
+from invbench.cli.arguments import choice, null_as_nothing, possible
+from invbench.cli.completion import conditions
 from invbench.cli.output import echo
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.errors import UserError, brief
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from invbench.results.formats import Format
-
-FORMATS = ("text", "csv", "markdown", "latex", "html")
 MOST_DIGITS = 15
 CONDITION = "COLUMN=VALUE"
 WHERE = (
@@ -40,17 +38,16 @@ def table(
     rows: Annotated[str, typer.Option(help="What tells rows apart, such as method,trainer.epochs.")] = "",
     columns: Annotated[str, typer.Option(help="What tells columns apart, such as dataset.")] = "",
     select: Annotated[
-        str,
-        typer.Option(
-            help="Step and settings: last shows all; best_validation; leave_one_env_out; oracle, by the metric itself.",
-            autocompletion=selections,
-        ),
-    ] = "last",
+        Select,
+        typer.Option(**choice(Select), help="Step and settings; last shows all settings, oracle goes by the metric."),
+    ] = Select.last,
     vs_published: Annotated[
         bool, typer.Option("--vs-published", help="Every published number beside ours, with a verdict.")
     ] = False,
     where: Where = None,
-    form: Annotated[str, typer.Option("--format", help="text, csv (all digits), markdown, latex or html.")] = "text",
+    form: Annotated[
+        Format, typer.Option("--format", **choice(Format), help="How it is written; csv has all digits.")
+    ] = Format.text,
     as_json: Annotated[
         bool, typer.Option("--json", help="The rows, with all digits, as one JSON document, and nothing else.")
     ] = False,
@@ -69,17 +66,15 @@ def table(
 
     Runs that differ in settings, protocol or data are never averaged.
     """
-    if form not in FORMATS:
-        raise UserError(f"no format '{form}'{did_you_mean(form, FORMATS)}")
     if not re.fullmatch(r"[\w:.-]+", label, re.ASCII):
         raise UserError(f"--label {brief(label)}: it has letters, digits and :.-_ only, such as tab:oracle")
-    if as_json and form != "text":
+    if as_json and form is not Format.text:
         raise UserError(f"--json and --format {form} are two formats; use one of them")
-    if (as_json or form == "csv" or vs_published) and (digits is not None or percent):
+    if (as_json or form is Format.csv or vs_published) and (digits is not None or percent):
         raise UserError("--digits and --percent are for tables of means to read; csv and JSON have all digits")
-    if vs_published and (metric or rows or columns or select != "last"):
+    if vs_published and (metric or rows or columns or select is not Select.last):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
-    from invbench.results.formats import Format, Style, laid_out, notes, written
+    from invbench.results import formats
     from invbench.results.load import load_results, meeting
     from invbench.results.table import completeness, omitted
     from invbench.results.table import table as make
@@ -87,31 +82,31 @@ def table(
 
     runs = meeting(load_results(results or [Path("results")]), where or [])
     if vs_published:
-        echo(_against_published(runs, Format(form), as_json), nl=form != "csv")
+        echo(_against_published(runs, form, as_json), nl=form is not Format.csv)
         return
     found = make(runs, metric, select)
     if as_json:
         echo(_json(found))
         return
-    style = Style.of(Format(form), digits, percent)
-    remarks = [*notes(found, omitted(runs), style), *completeness(runs)]
-    if form == Format.csv:
+    style = formats.Style.of(formats.Format(form), digits, percent)
+    remarks = [*formats.notes(found, omitted(runs), style), *completeness(runs)]
+    if form is Format.csv:
         echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
-        layout = laid_out(found, _names(rows), _names(columns), style)
-        echo(written(replace(layout, label=label), remarks, Format(form)))
+        layout = formats.laid_out(found, _names(rows), _names(columns), style)
+        echo(formats.written(replace(layout, label=label), remarks, formats.Format(form)))
 
 
-def _against_published(runs: "pd.DataFrame", form: "Format", as_json: bool) -> str:
+def _against_published(runs: "pd.DataFrame", form: Format, as_json: bool) -> str:
     from invbench.published.verdicts import against_published, verdicts
-    from invbench.results.formats import Format, written
+    from invbench.results import formats
     from invbench.spreadsheet import csv
 
     found = against_published(runs)
     if as_json:
         return _json(found)
-    return csv(found) if form == Format.csv else written(*verdicts(found), form)
+    return csv(found) if form is Format.csv else formats.written(*verdicts(found), formats.Format(form))
 
 
 def _json(found: "pd.DataFrame") -> str:

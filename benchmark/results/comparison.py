@@ -32,12 +32,20 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None
     (paired t-test, Holm-corrected over the rows), verdict (the same numbers, within noise, better, worse, changed where
     no direction is known, other data, cannot be told from one seed), time (how many times longer a step takes).
 
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
+    >>> for out in ("before", "after"):
+    ...     records = invbench.run("erm", "spirals", seeds="0-1", settings=settings, out=out)
+    >>> found = invbench.compare(invbench.load_results("before"), invbench.load_results("after"))
+    >>> found[["method", "dataset", "n", "verdict"]].values.tolist()
+    [['erm', 'spirals', 2, 'the same numbers']]
+
     Args:
         first, second: as `load_results` returns them.
         metric: a column; each dataset's own where it is None.
 
     Raises:
-        UserError: they have no run in common.
+        UserError: one of them has no finished run, they have none in common, or none in common has the metric.
     """
     for which, runs in (("first", first), ("second", second)):
         if not len(runs) or not (runs["status"] == "done").any():

@@ -63,6 +63,13 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     `cost.peak_memory_bytes` (float64); `invariance.rotation` and so on (float64), the mean change of the prediction
     over the range of a generator, and `invariance.quarter_turns` and its like; `started`, `finished`; `path`.
 
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
+    >>> record = invbench.run("erm", "spirals", settings=settings, out="loaded")
+    >>> runs = invbench.load_results("loaded")
+    >>> runs[["method", "dataset", "seed", "status", "trainer.steps"]].values.tolist()
+    [['erm', 'spirals', 0, 'done', 2]]
+
     Raises:
         UserError: a folder does not exist.
     """
@@ -138,6 +145,15 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     penalty (with its weight) and gradient_norm; training_seconds, that the steps have taken so far;
     `coefficient.<input>` of a linear problem; `state.<name>`, the method's numbers, such as an adaptive rule's weights;
     `width.<generator>` and its like, what is learned besides the weights.
+
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 4, "trainer.evaluate_every": 2}
+    >>> record = invbench.run("erm", "spirals", settings=settings, out="measured")
+    >>> invbench.load_curves("measured")["step"].tolist()
+    [2, 4]
+
+    Raises:
+        UserError: a folder does not exist.
     """
     tables = []
     unreadable: list[str] = []

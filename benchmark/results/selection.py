@@ -2,12 +2,12 @@
 
 import re
 import warnings
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from invbench.choices import Select as Select  # also for those who import it from here
 from invbench.errors import UserError
 from invbench.results.columns import HELD_OUT, as_text, joined, keys_of, missing, problem_of
 from invbench.results.statistics import all_best, best_of
@@ -17,21 +17,6 @@ BEST = "best_validation."
 LATE_START = re.compile(rf"method(\..+)?\.({'|'.join(LATE_STARTS)})")
 MOST_LISTED = 20
 """Environments that a message lists."""
-
-
-class Select(StrEnum):
-    """How the step of each run, and the settings of a method where several were run, are chosen."""
-
-    last = "last"
-    """Not at all: all settings are shown, at their last step."""
-    best_validation = "best_validation"
-    """The step, and then the settings, with the best score on the validation set."""
-    leave_one_env_out = "leave_one_env_out"
-    """The last step; the settings with the best mean score on environments that were left out of training, each in
-    turn. What is shown was trained on all."""
-    oracle = "oracle"
-    """The last step; the settings with the best mean of the metric itself, or, where data have a split `test_out` for
-    this, of the metric there. No honest experiment knows either."""
 
 
 class Criterion(NamedTuple):

@@ -1,6 +1,6 @@
 """Carry out a sweep: choose the runs that are left, give them to an engine, say how it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,14 @@ from typing import Self
 
 import pandas as pd
 
+from invbench import choices
 from invbench.console import announce, somebody_looks
-from invbench.errors import Interrupted, RunFailed, UserError, did_you_mean
+from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
 from invbench.runs.resolve import Cell
 from invbench.runs.spec import Fuse, parse_fuse
 from invbench.sweeps.definition import FULL, Sweep
-from invbench.sweeps.engines import Engine
-from invbench.sweeps.engines.local import LocalEngine, LocalResources
-from invbench.sweeps.engines.scheduler import Limits
+from invbench.sweeps.engines import Engine, make_engine
 from invbench.sweeps.folder import (
     CostEstimator,
     Rerun,
@@ -56,11 +55,14 @@ class SweepRequest:
     def read(
         cls, name: str, out: str | Path | None, tier: str, rerun: str, fuse: str | None = None, quiet: bool = False
     ) -> Self:
-        """Of a sweep of the package, or a file; its folder is results/<name> where it is None."""
-        if rerun not in list(Rerun):
-            raise UserError(f"no --rerun {rerun}{did_you_mean(rerun, list(Rerun))}")
+        """Of a sweep of the package, or a file; its folder is results/<name> where it is None.
+
+        Raises:
+            UserError: there is no such sweep or choice, or something in the sweep is wrong.
+        """
+        again = Rerun(choices.Rerun.of(rerun))
         folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
-        return cls(Sweep.read(name), folder, tier, Rerun(rerun), quiet, None if fuse is None else parse_fuse(fuse))
+        return cls(Sweep.read(name), folder, tier, again, quiet, None if fuse is None else parse_fuse(fuse))
 
     def runs(self) -> list[Cell]:
         """Of the sweep; where results lead a search, as far as those in the folder lead."""
@@ -72,48 +74,74 @@ class SweepRequest:
             announce(text)
 
 
-def _text(option: str | int | None) -> str | None:
-    """As the command line has it, where a number may have been meant."""
-    return None if option is None else str(option)
-
-
 def sweep(
     name: str | Path,
     *,
     tier: str = FULL,
     out: str | Path | None = None,
-    rerun: str = "missing",
-    gpus: str | int | None = None,
-    jobs_per_gpu: int = 1,
-    workers: int | None = None,
-    threads: int = 1,
-    timeout: float | None = None,
-    fuse: str | int | None = None,
+    rerun: choices.Rerun | str = choices.Rerun.missing,
+    fuse: Fuse | str | None = None,
     progress: bool | None = None,
+    engine: choices.EngineName | str = choices.EngineName.local,
+    threads: int | None = None,
+    gpus: str | int | None = None,
+    jobs_per_gpu: int | None = None,
+    workers: int | None = None,
+    timeout: float | None = None,
+    memory_floor: float | None = None,
+    gpus_per_run: float | None = None,
+    address: str | None = None,
+    minutes: int | None = None,
+    slurm: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Carry out what is left of a sweep on this machine, and return all its runs as `load_results` does.
+    """Carry out what is left of a sweep, and return all its runs as `load_results` does.
 
     Called from a script, it must stand under `if __name__ == "__main__":`, since its processes import the script.
+
+    >>> import invbench, pathlib
+    >>> text = "{seeds: 0-1, set: {trainer.epochs: null, trainer.steps: 2}, cells: [{method: erm, dataset: spirals}]}"
+    >>> size = pathlib.Path("two.yaml").write_text(text)
+    >>> invbench.sweep("two.yaml", workers=1)[["seed", "status"]].sort_values("seed").values.tolist()
+    [[0, 'done'], [1, 'done']]
 
     Args:
         name: a sweep of the package, or a YAML file.
         tier: full, or a size that the sweep names.
         out: folder of the runs; results/<name> where it is None.
         rerun: missing, failed, stale or all.
-        gpus, jobs_per_gpu, workers, threads: see `LocalResources`.
-        timeout: seconds for one attempt at a run.
         fuse: auto, off, or a number of runs that are trained together at most; as the sweep says where it is None.
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
+        engine: local, ray or slurm; see `invbench.sweeps.engines.ENGINES`.
+        threads: of each process, or cores of each run on a cluster; None: 1.
+        gpus, jobs_per_gpu, workers: local; see `LocalResources`. One run at a time on a GPU where it is None.
+        timeout: local: seconds for one attempt at a run.
+        memory_floor: local: GiB that must be free where others work before one more run begins; None: 1.
+        gpus_per_run: ray, also a fraction, and slurm: GPUs of each run.
+        address: ray: auto, local (one of its own), or host:port; None: auto.
+        minutes: slurm: time of a job, after which a longer run is queued again; None: 60.
+        slurm: slurm: options of sbatch by their long names, such as `{"partition": "gpu"}`.
 
     Raises:
-        UserError: something in the request is wrong; nothing was run.
-        Interrupted: Ctrl-C; running runs have kept their checkpoints.
+        UserError: something in the request is wrong, or an option is none of the engine's; nothing was run.
+        Interrupted: Ctrl-C, or a full disk; running runs have kept their checkpoints, and the same call continues.
     """
-    engine = LocalEngine(LocalResources(_text(gpus), jobs_per_gpu, workers, threads).slots(), Limits(timeout), threads)
     shown = somebody_looks() if progress is None else progress
-    request = SweepRequest.read(str(name), out, tier, rerun, _text(fuse), quiet=not shown)
+    request = SweepRequest.read(str(name), out, tier, rerun, None if fuse is None else str(fuse), quiet=not shown)
+    chosen = make_engine(
+        engine,
+        threads=threads,
+        gpus=gpus,
+        jobs_per_gpu=jobs_per_gpu,
+        workers=workers,
+        timeout=timeout,
+        memory_floor=memory_floor,
+        gpus_per_run=gpus_per_run,
+        address=address,
+        minutes=minutes,
+        slurm=slurm,
+    )
     with suppress(RunFailed):  # the failed runs are in the table, with their kinds
-        carry_out_sweep(request, engine)
+        carry_out_sweep(request, chosen)
     return load_results(request.out)
 
 

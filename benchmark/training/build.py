@@ -2,8 +2,9 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from invbench.core.data import Problem
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint, check_fit
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, from_spec
+from invbench.runs.resolve import Cell, from_spec, resolve
 from invbench.seeding import stream, torch_stream
 from invbench.system.device import choose_device, out_of_memory
 from invbench.system.workarounds import keep_freed_memory
@@ -23,11 +24,34 @@ KEPT_BYTES = 128 * 2**20
 _kept: "OrderedDict[str, Problem]" = OrderedDict()
 
 
-def load_problem(cell: Cell) -> Problem:
-    """The data of a run, on the CPU, without the environment that it leaves out, with a validation set.
+@overload
+def load_problem(dataset: Cell) -> Problem: ...
 
-    Their tensors must not be changed.
+
+@overload
+def load_problem(dataset: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Problem: ...
+
+
+def load_problem(dataset: str | Cell, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Problem:
+    """Make the data of a run, on the CPU, without the environment that it leaves out, with a validation set.
+
+    Their tensors must not be changed: runs of this process that have the same data share them.
+
+    >>> import invbench
+    >>> problem = invbench.load_problem("spirals", settings={"dataset.environments": 2})
+    >>> problem.environments, sorted(problem.splits)
+    (2, ['test', 'train', 'validation'])
+
+    Args:
+        dataset: a registered name; or the cell of a run, which has its seed and settings.
+        seed: decides the data, as it does those of a run.
+        settings: `{"dataset.environments": 4}`; they win over the recipe.
+
+    Raises:
+        UserError: no such data set or setting, or its files are not there.
+        RunFailed: the data do not fit into memory.
     """
+    cell = dataset if isinstance(dataset, Cell) else resolve("erm", dataset, seed, settings)
     key = _key(cell)
     if key not in _kept:
         _kept[key] = _made(cell)
@@ -80,7 +104,18 @@ class RestoredRun(NamedTuple):
 
 
 def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
-    """The run of a folder, on a device: auto, cpu, cuda or cuda:i.
+    """Restore what the run of a folder has trained.
+
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
+    >>> record = invbench.run("erm", "spirals", settings=settings, out="trained")
+    >>> run = invbench.load_run(f"trained/{record.run_id}")
+    >>> run.cell.title, run.model.training
+    ('erm/spirals seed 0', False)
+
+    Args:
+        path: the run's folder.
+        device: auto, cpu, cuda or cuda:i.
 
     Raises:
         UserError: the run is not done, its record or checkpoint is damaged, its weights are not finite or do not fit

@@ -1,25 +1,27 @@
 """Run one cell: claim its folder, make the data, train, leave a record."""
 
+import itertools
 import os
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
 from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
-from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.errors import Interrupted, RunFailed, RunHeld, UserError, brief
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
 from invbench.files import FULL_DISK
 from invbench.runs.curves import write_rows
 from invbench.runs.record import Record, RunFolder, now, unwritable
 from invbench.runs.resolve import Cell, resolve
-from invbench.runs.spec import Fuse
+from invbench.runs.spec import MAX_SEED, Fuse
 from invbench.system.device import choose_device, forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import code_version, describe
 from invbench.system.threads import threads_put_back
@@ -35,6 +37,8 @@ SILENT_SECONDS = 10
 """As long a measurement says nothing."""
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 """A run's record, or what stopped it."""
+MOST_SEEDS = 100_000
+"""Of one call."""
 RESULTS = "results"
 """Folder of the runs when nothing else is asked for."""
 
@@ -62,36 +66,116 @@ class Options:
     threads: int | None = None
 
 
+def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
+    """`0-4`, `0,2,7` and mixtures, or a list, without repetition.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+
+    Raises:
+        UserError: the text is something else, or they are too many.
+    """
+    if not isinstance(seeds, str):
+        return list(dict.fromkeys(seeds))
+    ranges = []
+    for part in seeds.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match and last < first:
+            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
+        if not first <= last <= MAX_SEED:
+            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
+        ranges.append(range(first, last + 1))
+    if (count := sum(map(len, ranges))) > MOST_SEEDS:
+        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_SEEDS:,}")
+    return list(dict.fromkeys(itertools.chain(*ranges)))
+
+
+@overload
 def run(
     method: str,
     dataset: str,
     *,
     seed: int = 0,
+    seeds: None = None,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     out: str | Path = RESULTS,
     threads: int | None = None,
     progress: bool | None = None,
-) -> Record:
+    loggers: Iterable[str] = (),
+    checkpoint_seconds: float = 10.0,
+) -> Record: ...
+
+
+@overload
+def run(
+    method: str,
+    dataset: str,
+    *,
+    seeds: str | Iterable[int],
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    out: str | Path = RESULTS,
+    threads: int | None = None,
+    progress: bool | None = None,
+    loggers: Iterable[str] = (),
+    checkpoint_seconds: float = 10.0,
+) -> list[Record]: ...
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    seed: int = 0,
+    seeds: str | Iterable[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    out: str | Path = RESULTS,
+    threads: int | None = None,
+    progress: bool | None = None,
+    loggers: Iterable[str] = (),
+    checkpoint_seconds: float = 10.0,
+) -> Record | list[Record]:
     """Train one method on one dataset and keep the record. The same call again returns the record that is there.
+
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
+    >>> record = invbench.run("erm", "spirals", settings=settings)
+    >>> record.status
+    'done'
+    >>> [record.spec.seed for record in invbench.run("erm", "spirals", seeds="0-1", settings=settings)]
+    [0, 1]
 
     Args:
         method: a registered name, or several joined by `+`.
         dataset: a registered name.
         seed: decides data, initialisation, order and noise, each by a stream of its own.
+        seeds: several, such as `"0-4"` or `[0, 2, 7]`, instead of one; then the answer is a list of records.
         settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
         device: auto, cpu, cuda or cuda:i.
-        out: folder that gets a folder for the run.
+        out: folder that gets a folder for each run.
         threads: of torch on the CPU; None takes what suits the size of the run.
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
+        loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
+        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
 
     Raises:
         UserError: the request cannot be met; nothing is lost and nothing half-written.
-        RunFailed: the run started and failed; its record says why.
+        RunFailed: a run started and failed; its record says why. Of several seeds the others are run all the same.
+        Interrupted: Ctrl-C or SIGTERM, or another process has taken the run over; the same call continues it.
     """
+    if seeds is not None and seed:
+        raise UserError("give either seed or seeds")
     shown = somebody_looks() if progress is None else progress
-    options = Options(device, Path(out), quiet=not shown, threads=threads)
-    return run_cell(resolve(method, dataset, seed, settings), options)
+    options = Options(device, Path(out), checkpoint_seconds, not shown, tuple(loggers), threads=threads)
+    if seeds is None:
+        return run_cell(resolve(method, dataset, seed, settings), options)
+    records, failure = run_cells([resolve(method, dataset, one, settings) for one in parse_seeds(seeds)], options)
+    if failure:
+        raise failure
+    return records
 
 
 def run_cell(cell: Cell, options: Options) -> Record:
@@ -102,6 +186,26 @@ def run_cell(cell: Cell, options: Options) -> Record:
     """
     with threads_put_back(), _opened(cell, options) as opened:
         return opened if isinstance(opened, Record) else opened.carry_out()
+
+
+def run_cells(cells: Sequence[Cell], options: Options) -> tuple[list[Record], RunFailed | None]:
+    """Carry out every run, whether the ones before it failed or not.
+
+    Returns:
+        The records, those of failures among them, and what to raise where there are any.
+    """
+    records, failures = [], []
+    for cell in cells:
+        try:
+            records.append(run_cell(cell, options))
+        except RunFailed as failure:
+            failures.append(failure)
+            record = RunFolder(options.out / cell.spec.run_id).read_record()
+            records += [record] if record else []
+    if not failures:
+        return records, None
+    more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
+    return records, RunFailed(failures[0].kind, f"{failures[0]}{more}")
 
 
 def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell, Ended], None]) -> None:
