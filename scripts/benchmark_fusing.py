@@ -49,7 +49,7 @@ CASES = {
     "spirals_64": Case("spirals", ("and_mask",), 32, {"backbone.width": 64}, timed=3),
     "irm_regression": Case(
         "irm_regression",
-        ("erm", "oracle", "irmv1", "simple_adareg", "adareg"),
+        ("erm", "oracle", "irmv1", "irmv1+simple_adareg", "irmv1+adareg"),
         32,
         {"trainer.steps": 2000, "trainer.evaluate_every": 3000},
     ),
