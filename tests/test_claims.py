@@ -11,26 +11,26 @@ import pytest
 
 from invbench.errors import Interrupted, RunHeld
 from invbench.runs import lease as claims
-from invbench.runs.lease import Owner, claimed, held, read_lease
+from invbench.runs.lease import Owner, hold_lease, is_held, read_lease
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from invbench.runs.lease import claimed
-with claimed(Path(sys.argv[1])):
+from invbench.runs.lease import hold_lease
+with hold_lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
 RACE = """
 import sys, time
 from pathlib import Path
-from invbench.runs.lease import claimed
+from invbench.runs.lease import hold_lease
 from invbench.errors import RunHeld
 path, start = Path(sys.argv[1]), float(sys.argv[2])
 while time.time() < start:
     pass
 try:
-    with claimed(path):
+    with hold_lease(path):
         time.sleep(1.5)
         print("won")
 except RunHeld:
@@ -75,31 +75,31 @@ def holding(path: Path) -> subprocess.Popen[str]:
 
 
 def test_held_and_given_up(path: Path) -> None:
-    with claimed(path) as claim:
-        assert held(path)
+    with hold_lease(path) as claim:
+        assert is_held(path)
         claim.step, claim.total = 3, 10
         time.sleep(0.2)
         seen = read_lease(path)
         assert seen is not None
         assert seen.holder is not None
         assert (seen.holder.pid, seen.holder.step, seen.holder.total) == (os.getpid(), 3, 10)
-        with pytest.raises(RunHeld, match=f"worked on by process {os.getpid()} on"), claimed(path):
+        with pytest.raises(RunHeld, match=f"worked on by process {os.getpid()} on"), hold_lease(path):
             pass
     assert not path.exists()
-    assert not held(path)
+    assert not is_held(path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_killed_holder_on_this_machine_is_followed_at_once(path: Path) -> None:
     process = holding(path)
     assert process.stdout is not None
-    with pytest.raises(RunHeld, match=f"process {process.pid} "), claimed(path):
+    with pytest.raises(RunHeld, match=f"process {process.pid} "), hold_lease(path):
         pass
     process.kill()
-    while held(path):  # the process may remain as a zombie for as long as we do not ask for its end
+    while is_held(path):  # the process may remain as a zombie for as long as we do not ask for its end
         time.sleep(0.01)
     began = time.monotonic()
-    with claimed(path):
+    with hold_lease(path):
         assert time.monotonic() - began < claims.WATCH_SECONDS
     process.stdout.close()
     process.wait()
@@ -107,15 +107,15 @@ def test_a_killed_holder_on_this_machine_is_followed_at_once(path: Path) -> None
 
 def test_another_process_with_the_same_number_is_not_the_holder(path: Path) -> None:
     path.write_text(Owner.this_process().model_copy(update={"born": 1.0}).model_dump_json())
-    assert not held(path)
-    with claimed(path):
-        assert held(path)
+    assert not is_held(path)
+    with hold_lease(path):
+        assert is_held(path)
 
 
 def test_a_far_holder_lives_while_its_file_changes(path: Path) -> None:
     elsewhere(path, silent=5)
-    assert held(path)
-    with pytest.raises(RunHeld, match="on far"), claimed(path):
+    assert is_held(path)
+    with pytest.raises(RunHeld, match="on far"), hold_lease(path):
         pass
 
 
@@ -124,7 +124,7 @@ def test_a_silent_far_holder_is_followed_after_a_closer_look(path: Path, silent:
     """An hour ago, or in an hour: a clock was set."""
     elsewhere(path, silent)
     began = time.monotonic()
-    with claimed(path):
+    with hold_lease(path):
         assert time.monotonic() - began >= claims.WATCH_SECONDS
 
 
@@ -133,7 +133,7 @@ def test_a_far_holder_whose_clock_is_wrong_is_left_alone(path: Path, silent: flo
     """Its file is old or of tomorrow, but it changes."""
     elsewhere(path, silent)
     process = subprocess.Popen([sys.executable, "-c", CHANGE, str(path), str(time.time() - silent)])
-    with pytest.raises(RunHeld), claimed(path):
+    with pytest.raises(RunHeld), hold_lease(path):
         pass
     process.kill()
     process.wait()
@@ -142,16 +142,16 @@ def test_a_far_holder_whose_clock_is_wrong_is_left_alone(path: Path, silent: flo
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"pid": 3}'])
 def test_a_claim_that_cannot_be_read_is_watched_like_a_far_one(path: Path, damage: bytes) -> None:
     path.write_bytes(damage)
-    with pytest.raises(RunHeld, match="another process"), claimed(path):
+    with pytest.raises(RunHeld, match="another process"), hold_lease(path):
         pass
     then = time.time() - 3600
     os.utime(path, (then, then))
-    with claimed(path):
-        assert held(path)
+    with hold_lease(path):
+        assert is_held(path)
 
 
 def test_a_holder_that_slept_too_long_notices(path: Path) -> None:
-    with claimed(path) as claim:
+    with hold_lease(path) as claim:
         claim.check()
         other = elsewhere(path, silent=0)
         time.sleep(0.2)
@@ -166,7 +166,7 @@ def test_a_stopped_process_wakes_up_without_the_claim(path: Path) -> None:
     """SIGSTOP is what a closed laptop does to a run on a shared folder."""
     process = holding(path)
     process.send_signal(signal.SIGSTOP)
-    assert held(path), "on the same machine a stopped process is still a process"
+    assert is_held(path), "on the same machine a stopped process is still a process"
     process.kill()
     process.communicate()
 
@@ -183,7 +183,7 @@ def test_of_many_only_one_wins(path: Path, dead: bool) -> None:
 
 
 def test_a_full_disk_does_not_stop_the_heart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with claimed(path) as claim:
+    with hold_lease(path) as claim:
         time.sleep(0.1)
 
         def full(*_: object, **__: object) -> int:

@@ -33,7 +33,7 @@ from invbench.results.table import completeness, omitted, table
 from invbench.runs.commands import command_of
 from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, Unreadable, now
-from invbench.runs.record_parts import SECTIONS
+from invbench.runs.record_parts import PREFIXES
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible_lines
 
@@ -182,7 +182,7 @@ def _figures(
 def _is_learned(column: str) -> bool:
     """Whether a column, such as `width.rotation`, is a number that a method learned besides the weights."""
     section, dot, _ = column.partition(".")
-    return bool(dot) and section not in SECTIONS and find_metric(column) is None
+    return bool(dot) and section not in PREFIXES and find_metric(column) is None
 
 
 def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on as if nothing had happened, in one safetensors file."""
+"""Checkpoints: everything that a run needs to resume, in one safetensors file."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 from invbench.errors import Unusable
 from invbench.pytree import Tree, flatten, unflatten
 
-LEVEL = "/"  # parameter names have dots of their own
+SEPARATOR = "/"  # parameter names have dots of their own
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Checkpoint:
     facts: dict[str, Any]
 
     def save(self, replacing: AbstractContextManager[Path]) -> None:
-        """Write atomically, with a checksum: a kill leaves the previous checkpoint or this one.
+        """Write the checkpoint atomically, with a checksum: a kill leaves the previous file or this one.
 
         Args:
             replacing: gives the name to write to; see `invbench.runs.record.RunFolder.replacing`.
         """
-        flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors, LEVEL).items()}
+        flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors, SEPARATOR).items()}
         header = {"facts": json.dumps(self.facts), "sha256": checksum(flat, self.facts)}
         with replacing as temporary:
             temporary.write_bytes(save(flat, metadata=header))  # save_file would make a temporary file of its own
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint | None":
-        """The checkpoint on the CPU, or None where there is none.
+        """Load a checkpoint to the CPU; None where there is no file.
 
-        One without a checksum, which older versions wrote, is believed.
+        A file without a checksum, which older versions wrote, is accepted.
 
         Raises:
             Unusable: it is damaged.
@@ -69,7 +69,7 @@ class Checkpoint:
             facts, expected = json.loads(header["facts"]), header.get("sha256")
             flat = load(content)
             whole = isinstance(facts, dict) and expected in (None, checksum(flat, facts))
-            tensors = unflatten(flat, LEVEL)
+            tensors = unflatten(flat, SEPARATOR)
         except (SafetensorError, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:
@@ -78,7 +78,7 @@ class Checkpoint:
 
 
 class Position(BaseModel):
-    """Where a run was when it kept a checkpoint."""
+    """Position of a run at a checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -86,17 +86,17 @@ class Position(BaseModel):
     origin: str
     """Hash of code and data."""
     step: int = Field(ge=0)
-    """Finished steps."""
+    """Number of finished steps."""
     loss_steps: int = Field(ge=0)
-    """Steps since the last evaluation."""
+    """Number of steps since the last evaluation."""
     curves: str
-    """Hash of the rows until then; `invbench.runs.curves.digest`."""
+    """Hash of the rows of the curves until then; see `invbench.runs.curves.digest`."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
-    """By part; `invbench.training.loop.PARTS`."""
+    """Seconds spent on each part; see `invbench.training.loop.PARTS`."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Position":
-        """What a checkpoint of a run says. Raises Unusable where it says something else."""
+        """Read the position from a checkpoint. Raises Unusable where its facts are not those of a run."""
         try:
             return cls.model_validate(checkpoint.facts)
         except ValidationError:
@@ -104,7 +104,7 @@ class Position(BaseModel):
 
 
 def check_fit(fresh: Tree, loaded: Tree, growing: Sequence[str] = ()) -> None:
-    """Whether loaded tensors can take the place of a fresh run's.
+    """Check that loaded tensors can replace those of a fresh run.
 
     Args:
         growing: names at the first level below which tensors may have other shapes, and more may be there.
@@ -113,7 +113,7 @@ def check_fit(fresh: Tree, loaded: Tree, growing: Sequence[str] = ()) -> None:
         Unusable: names, types or shapes differ.
     """
     for part in fresh:
-        ours, theirs = (flatten({part: tree.get(part, {})}, LEVEL) for tree in (fresh, loaded))
+        ours, theirs = (flatten({part: tree.get(part, {})}, SEPARATOR) for tree in (fresh, loaded))
         lacking = ours.keys() - theirs.keys()
         unknown = theirs.keys() - ours.keys() if part not in growing else set()
         unlike = {name for name in ours.keys() & theirs.keys() if not _alike(ours[name], theirs[name], part in growing)}
@@ -127,7 +127,7 @@ def _alike(fresh: Tensor, loaded: Tensor, any_shape: bool) -> bool:
 
 
 def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """Digest of names, types, shapes and bytes of tensors on the CPU, and of facts: sha256, in hexadecimal digits."""
+    """Return the sha256, as hexadecimal digits, of names, types, shapes and bytes of CPU tensors, and of the facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -136,13 +136,13 @@ def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """State of the generators that hooks and dropout draw from."""
+    """Return the state of the generators that hooks and dropout draw from."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
 def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put the generators back. Raises Unusable where that is no state of theirs."""
+    """Set the generators to a saved state. Raises Unusable where that is no state of theirs."""
     try:
         torch.set_rng_state(state["cpu"])
         if device.type == "cuda" and "cuda" in state:
@@ -151,14 +151,14 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
         raise Unusable("the checkpoint's random state cannot be restored") from None
 
 
-def laid_out_like(fresh: Tree, loaded: Tree) -> Tree:
-    """The loaded tensors in the order and memory layout of a fresh run's: a sum's last bit can depend on the latter."""
+def match_layout(fresh: Tree, loaded: Tree) -> Tree:
+    """Copy loaded tensors into the order and memory layout of a fresh run's: a sum's last bit can depend on that."""
     # Files know no empty levels.
     tree: Tree = {name: {} for name, like in fresh.items() if isinstance(like, dict) and not like}
     for name in [name for name in fresh if name in loaded] + [name for name in loaded if name not in fresh]:
         like, value = fresh.get(name), loaded[name]
         if isinstance(value, dict):
-            tree[name] = laid_out_like(like if isinstance(like, dict) else {}, value)
+            tree[name] = match_layout(like if isinstance(like, dict) else {}, value)
         elif isinstance(like, Tensor) and like.shape == value.shape:
             tree[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         else:

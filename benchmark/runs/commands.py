@@ -1,4 +1,4 @@
-"""The command that makes a run again."""
+"""Commands that repeat a run."""
 
 import json
 import shlex
@@ -14,24 +14,24 @@ from invbench.strict_yaml import parse_yaml
 
 
 def assignments_of(spec: RunSpec) -> dict[str, Any]:
-    """The settings of a run that differ from what its method and dataset have by themselves, by dotted name.
+    """Return the settings, by dotted name, in which a run differs from the defaults of its method and dataset.
 
     Raises:
         UserError: this version does not know the method, the dataset or some setting, or sets something else besides.
     """
     wanted = _settings(spec)
     try:
-        found = _differing(spec, wanted)
+        assignments = _differing(spec, wanted)
     except UserError:  # such as a default that does not go with another setting of the run
-        found = wanted
-    made = resolve(spec.method, spec.dataset, spec.seed, found, protocol=spec.protocol).spec
+        assignments = wanted
+    made = resolve(spec.method, spec.dataset, spec.seed, assignments, protocol=spec.protocol).spec
     if made != spec:
         raise UserError(f"this version of invbench makes another run of {spec.title} than {spec.run_id}")
-    return found
+    return assignments
 
 
 def command_of(spec: RunSpec, seeds: Sequence[int]) -> str:
-    """What to type for the same run with these seeds. Raises UserError as `assignments_of` does."""
+    """Return the command that makes the same run with these seeds. Raises UserError as `assignments_of` does."""
     numbers = f"--seed {seeds[0]}" if len(seeds) == 1 else f"--seeds {ranges(seeds)}"
     parts = [f"bench run --method {shlex.quote(spec.method)} --dataset {shlex.quote(spec.dataset)} {numbers}"]
     parts += [f"--set {shlex.quote(f'{name}={_typed(value)}')}" for name, value in assignments_of(spec).items()]
@@ -39,7 +39,7 @@ def command_of(spec: RunSpec, seeds: Sequence[int]) -> str:
 
 
 def ranges(seeds: Sequence[int]) -> str:
-    """Seeds as `--seeds` takes them, such as 0-4,7."""
+    """Format seeds as `--seeds` takes them, such as 0-4,7."""
     runs: list[list[int]] = []
     for seed in sorted(seeds):
         if runs and seed == runs[-1][-1] + 1:
@@ -52,27 +52,27 @@ def ranges(seeds: Sequence[int]) -> str:
 def _differing(spec: RunSpec, wanted: Mapping[str, Any]) -> dict[str, Any]:
     default = _default(spec.method, spec.dataset, "")
     fixed = {} if default.backbone == spec.backbone else {"backbone.name": spec.backbone}
-    own = _settings(_default(spec.method, spec.dataset, spec.backbone) if fixed else default)
-    return fixed | {name: value for name, value in wanted.items() if name not in own or own[name] != value}
+    defaults = _settings(_default(spec.method, spec.dataset, spec.backbone) if fixed else default)
+    return fixed | {name: value for name, value in wanted.items() if name not in defaults or defaults[name] != value}
 
 
 @cache
 def _default(method: str, dataset: str, backbone: str) -> RunSpec:
-    """A cell as it is by itself, or but for its backbone."""
+    """Return the specification of a cell with default settings, but for its backbone where one is named."""
     return resolve(method, dataset, assignments={"backbone.name": backbone} if backbone else {}).spec
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:
-    """All of them, by names as `--set` takes them."""
+    """Return all settings of a run, by names as `--set` takes them."""
     single = len(spec.method_settings) == 1
-    parts = {"method" if single else f"method.{name}": own for name, own in spec.method_settings.items()}
+    parts = {"method" if single else f"method.{name}": settings for name, settings in spec.method_settings.items()}
     parts |= {"dataset": spec.dataset_settings, "trainer": spec.trainer}
     parts["backbone"] = {"name": spec.backbone, **spec.backbone_settings} if spec.backbone else {}
-    return {f"{section}.{name}": value for section, own in parts.items() for name, value in own.items()}
+    return {f"{section}.{name}": value for section, settings in parts.items() for name, value in settings.items()}
 
 
 def _typed(value: Any) -> str:
-    """A value as `--set` reads it; text without quotes where it stays text."""
+    """Format a value as `--set` reads it; text has no quotes where YAML reads it as text anyway."""
     if isinstance(value, str):
         with suppress(UserError):
             if parse_yaml(value, "") == value:

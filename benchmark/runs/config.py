@@ -19,30 +19,30 @@ ALTERNATIVES = {"trainer": (("steps", "epochs"),)}
 
 @cache
 def recipe_text(dataset: str) -> str | None:
-    """The YAML of a dataset's recipe, or None where there is none."""
+    """Read the YAML of a dataset's recipe; None where there is none."""
     path = files("invbench.configs") / "recipes" / f"{dataset}.yaml"
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def sweep_names() -> list[str]:
-    """The sweeps that come with the package."""
+    """List the names of the sweeps that come with the package."""
     folder = files("invbench.configs") / "sweeps"
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def sweep_text(name: str) -> str:
-    """The YAML of such a sweep."""
+    """Read the YAML of a sweep that comes with the package."""
     return (files("invbench.configs") / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @cache
 def _parsed(text: str, source: str) -> Any:
-    """A recipe's data, which nobody may change."""
+    """Parse a recipe. The result is cached, so callers must not change it."""
     return parse_yaml(text, source)
 
 
 def recipe_layers(dataset: str, parts: Iterable[str], penalties: Layer, variant: Any = None) -> list[Layer]:
-    """The recipe of a dataset, then its entries for each part of the method, then for their composition.
+    """Return the recipe of a dataset, then its entries for each part of the method, then for their composition.
 
     A recipe may have sections `variants`: then the one that is named like the dataset's `variant` counts, alone.
 
@@ -84,7 +84,7 @@ def check_sections(layer: Mapping[str, Any], source: str) -> None:
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """`key=value` texts as a mapping; values are YAML, such as 3, 1e-3, true, null, [0.5, 0.75]."""
+    """Parse `key=value` texts into a mapping; values are YAML, such as 3, 1e-3, true, null, [0.5, 0.75]."""
     assignments = {}
     for text in texts:
         key, separator, value = text.partition("=")
@@ -95,7 +95,7 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def assignments_layer(assignments: Mapping[str, Any], fields: Mapping[str, Iterable[str]]) -> Layer:
-    """The layer of dotted assignments, such as `{"trainer.epochs": 3}`.
+    """Turn dotted assignments, such as `{"trainer.epochs": 3}`, into a layer.
 
     Args:
         fields: the settings of each part of the method, to tell whose `method.threshold` is.
@@ -123,7 +123,11 @@ def assignments_layer(assignments: Mapping[str, Any], fields: Mapping[str, Itera
 
 
 def merge(layers: Iterable[Layer]) -> Layer:
-    """Later layers win, setting by setting. Another backbone, or the other one of two alternatives, starts afresh."""
+    """Merge layers; later ones win, setting by setting.
+
+    A layer that names another backbone drops the earlier one's settings; one that sets the other of two alternatives
+    drops the first.
+    """
     merged: Layer = {section: {} for section in SECTIONS}
     for layer in layers:
         for section, values in layer.items():
@@ -147,7 +151,7 @@ def _update(current: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _owner(path: list[str], fields: Mapping[str, Iterable[str]], key: str) -> list[str]:
-    """The path with the part's name in front: given, or the only part that has such a setting."""
+    """Return the path with the name of the part in front: the given one, or the only part that has such a setting."""
     if len(path) > 1 and path[0] in fields:
         return path
     owners = [part for part, names in fields.items() if path[0] in names]

@@ -1,7 +1,7 @@
-"""Who works on a run: one process at a time, on one machine or on several that share the folder.
+"""Leases of runs: one process at a time works on a run, on one machine or on several that share the folder.
 
-A claim is a file that only one process can create. Its holder writes it anew every few seconds, with the step that it
-has reached. It is given up when the run ends; a killed holder cannot do that, so others must find out:
+A lease is a file that only one process can create. Its holder rewrites it every few seconds, with the step that it
+has reached. It is released when the run ends; a killed holder cannot do that, so others must find out:
 
 - on the same machine at once: the process is gone, or its number belongs to a younger process;
 - on another machine by waiting: a holder whose file has not changed for a while is dead.
@@ -9,9 +9,10 @@ has reached. It is given up when the run ends; a killed holder cannot do that, s
 No clock of another machine is trusted, and none that can be set: what counts is whether the file changes while one
 looks.
 
-A holder that was only asleep finds the claim in other hands, and stops without writing: it replaces files of the run
-inside `Lease.writing` only, which looks at the claim again. Whoever takes a run over holds the same lock meanwhile, so
-no moment is left between the look and the write. The lock dies with its process; its file goes with the claim.
+A holder that was only asleep finds that another process has the lease, and stops without writing: it replaces files of
+the run inside `Lease.writing` only, which checks the lease again. A process that takes a run over holds the same lock
+meanwhile, so nothing can happen between check and write. The lock dies with its process; its file is removed with the
+lease.
 """
 
 import errno
@@ -35,37 +36,37 @@ from invbench.errors import Interrupted, RunHeld
 
 HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
-"""A claim on another machine that is this old is looked at more closely."""
+"""Age of another machine's lease, in seconds, from which it is watched for changes."""
 WATCH_SECONDS = 10.0
-"""How long a closer look takes."""
+"""Seconds for which an old lease is watched."""
 LOCK = ".claim.lock"
-"""Beside the claim: held while a file of the run is replaced, or the run taken over."""
+"""Name of the lock file beside the lease, held while a file of the run is replaced or the run taken over."""
 MOST_PID = 2**31 - 1
 MOST_BYTES = 2**16
-"""A claim's file with more bytes is not read."""
+"""Maximum number of bytes that are read of a lease's file."""
 
 
 class Owner(BaseModel):
-    """Content of a claim."""
+    """Holder of a lease: the content of its file."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     host: str
     machine: str
-    """Where the process number means something: this boot of this machine, or of this container."""
+    """Boot of a machine or a container, within which the process number is unique."""
     pid: int = Field(ge=1, le=MOST_PID)
     born: float
-    """When the process began, so that another one with the same number is not taken for it; see `_birth`."""
+    """Start time of the process, which tells it from another one with the same number; see `_birth`."""
     token: str
-    """This claim and no other."""
+    """Random identifier of this lease."""
     generation: int = Field(default=1, ge=1)
-    """How many processes have held the run, this one included, each taking it over from the one before."""
+    """Number of processes that have held the run, this one included, each taking it over from the one before."""
     step: int = 0
     total: int = 0
 
     @classmethod
     def this_process(cls) -> "Owner":
-        """A new claim of this process."""
+        """Make the content of a new lease of this process."""
         return cls(
             host=socket.gethostname(),
             machine=_machine(),
@@ -76,17 +77,17 @@ class Owner(BaseModel):
 
     @property
     def near(self) -> bool:
-        """Whether it is on this machine, so that one can see whether it lives."""
+        """Whether the process is on this machine, so that one can see whether it lives."""
         return self.machine == _machine()
 
     @property
     def gone(self) -> bool:
-        """Whether it is certain that nobody holds this claim any more."""
+        """Whether it is certain that nobody holds this lease any more."""
         return self.near and not self.lives
 
     @property
     def lives(self) -> bool:
-        """Of a near one: whether the process is there, and no mere remains of it."""
+        """Whether a process on this machine runs, and is no zombie."""
         try:
             return abs(_birth(self.pid) - self.born) < 1 and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
@@ -95,17 +96,17 @@ class Owner(BaseModel):
             return True
 
 
-class Seen(NamedTuple):
-    """A claim as it was found: who holds it, None where that cannot be read, and a mark that changes with the file."""
+class LeaseFile(NamedTuple):
+    """Lease file as it was read: its holder, None where that cannot be read, and a mark that changes with the file."""
 
     holder: Owner | None
     mark: tuple[bytes, int]
     age: float
-    """Seconds since it was last written, by this machine's clock; not to be trusted."""
+    """Seconds since the file was last written, by this machine's clock; not to be trusted."""
 
 
 class Lease:
-    """A run in this process's hands."""
+    """Lease of a run that this process holds."""
 
     def __init__(self, path: Path, holder: Owner) -> None:
         self.path, self.holder = path, holder
@@ -120,14 +121,14 @@ class Lease:
             raise Interrupted("another process has taken over this run, which was silent for too long")
 
     def confirm(self) -> None:
-        """Look whether the run is still this process's. Raises Interrupted where it is not."""
-        seen = read_lease(self.path)
-        self.lost = seen is None or seen.holder is None or seen.holder.token != self.holder.token
+        """Read the lease file again. Raises Interrupted where another process has the run."""
+        current = read_lease(self.path)
+        self.lost = current is None or current.holder is None or current.holder.token != self.holder.token
         self.check()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Replace a file of the run inside this block: nobody can take the run over meanwhile.
+        """Guard a block that replaces a file of the run: no other process can take the run over meanwhile.
 
         Raises:
             Interrupted: another process has taken it over, and the block is not entered.
@@ -142,7 +143,7 @@ class Lease:
                 raise Interrupted("another process has been about to take over this run for too long") from None
 
     def beat(self) -> None:
-        """Show that the holder lives, and how far it is."""
+        """Rewrite the lease file, with the step that the run has reached."""
         holder = self.holder.model_copy(update={"step": self.step, "total": self.total})
         with suppress(Interrupted):
             try:
@@ -154,46 +155,46 @@ class Lease:
                     os.utime(self.path)
 
     def keep_alive(self) -> None:
-        """Beat until the run ends or is lost."""
+        """Rewrite the lease file at intervals until the run ends or is lost."""
         while not self.ended.wait(HEARTBEAT_SECONDS) and not self.lost:
             self.beat()
 
     def give_up(self) -> None:
-        """Let others have the run."""
-        with suppress(Interrupted, OSError), self.writing():  # what stays is the claim of a process that is gone
+        """Remove the lease file, so that other processes may take the run."""
+        with suppress(Interrupted, OSError), self.writing():  # what stays is the lease of a process that is gone
             self.path.with_name(LOCK).unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Lease]:
-    """Hold a claim for this process.
+def hold_lease(path: Path) -> Iterator[Lease]:
+    """Hold a lease for this process.
 
     Raises:
         RunHeld: another process has it, and lives as far as one can tell.
         OSError: the folder cannot be written to.
     """
     holder = Owner.this_process()
-    claim = Lease(path, holder if _create(path, holder) else _take_over(path, holder))
+    lease = Lease(path, holder if _create(path, holder) else _take_over(path, holder))
     try:
         with _locked(path, SILENT_SECONDS):  # its file is made now: later there may be no room for it
             pass
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    heart = threading.Thread(target=claim.keep_alive, name="heartbeat", daemon=True)
+    heart = threading.Thread(target=lease.keep_alive, name="heartbeat", daemon=True)
     heart.start()
     try:
-        yield claim
+        yield lease
     finally:
-        claim.ended.set()
+        lease.ended.set()
         heart.join()
-        claim.give_up()
+        lease.give_up()
 
 
 @contextmanager
 def _locked(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock beside a claim; where the file system knows no locks, nothing but the claim itself is held.
+    """Hold the lock beside a lease; where the file system knows no locks, only the lease itself is held.
 
     Raises:
         Timeout: another process has it.
@@ -211,8 +212,8 @@ def _locked(path: Path, timeout: float) -> Iterator[None]:
         lock.release()
 
 
-def read_lease(path: Path) -> Seen | None:
-    """The claim that is there now, or None."""
+def read_lease(path: Path) -> LeaseFile | None:
+    """Read the lease file; None where there is none."""
     try:
         if not path.is_file():  # a pipe would be waited for
             return None
@@ -225,21 +226,21 @@ def read_lease(path: Path) -> Seen | None:
         holder = Owner.model_validate_json(content)
     except ValidationError:
         holder = None
-    return Seen(holder, (content, changed), time.time() - changed / 1e9)
+    return LeaseFile(holder, (content, changed), time.time() - changed / 1e9)
 
 
-def held(path: Path) -> bool:
-    """Whether somebody holds the claim, at a glance: a far holder counts as alive while its file is young."""
-    seen = read_lease(path)
-    if seen is None:
+def is_held(path: Path) -> bool:
+    """Tell, without waiting, whether a process holds the lease; on another machine, while its file is young."""
+    current = read_lease(path)
+    if current is None:
         return False
-    if seen.holder is not None and seen.holder.near:
-        return seen.holder.lives
-    return abs(seen.age) < SILENT_SECONDS
+    if current.holder is not None and current.holder.near:
+        return current.holder.lives
+    return abs(current.age) < SILENT_SECONDS
 
 
 def _create(path: Path, holder: Owner) -> bool:
-    """Whether this process made the claim, which appears with its content where links are known; False where one is."""
+    """Create the lease file, with its content at once where hard links are known. Returns False where one exists."""
     try:
         with _beside(path, holder) as temporary:
             os.link(temporary, path)
@@ -256,14 +257,14 @@ def _create(path: Path, holder: Owner) -> bool:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(holder.model_dump_json())
-    except BaseException:  # Ctrl-C too: a claim without content keeps others away for a minute
+    except BaseException:  # Ctrl-C too: a lease without content keeps others away for a minute
         path.unlink(missing_ok=True)
         raise
     return True
 
 
 def _take_over(path: Path, holder: Owner) -> Owner:
-    """Put our claim in the place of a dead one. Raises RunHeld where it lives or where others are quicker."""
+    """Replace a dead lease by this process's. Raises RunHeld where its holder lives or another process is quicker."""
     dead = _dead(path)
     if dead is None:  # given up in this moment
         if not _create(path, holder):
@@ -273,9 +274,9 @@ def _take_over(path: Path, holder: Owner) -> Owner:
         holder = holder.model_copy(update={"generation": dead.holder.generation + 1})
     try:
         with _locked(path, 0):
-            now = read_lease(path)
-            if now is None or now.mark != dead.mark:
-                raise _held_by(path, now)
+            current = read_lease(path)
+            if current is None or current.mark != dead.mark:
+                raise _held_by(path, current)
             with _beside(path, holder) as temporary:
                 temporary.replace(path)
     except Timeout:  # others take it over, or the holder is alive after all and writes
@@ -285,7 +286,7 @@ def _take_over(path: Path, holder: Owner) -> Owner:
 
 @contextmanager
 def _beside(path: Path, holder: Owner) -> Iterator[Path]:
-    """A file with a claim's content, which is to take the claim's place."""
+    """Write a temporary file with a lease's content, which is to replace the lease."""
     temporary = path.with_name(f".{path.name}.{holder.token}")
     try:
         temporary.write_text(holder.model_dump_json(), encoding="utf-8")
@@ -295,30 +296,30 @@ def _beside(path: Path, holder: Owner) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _dead(path: Path) -> Seen | None:
-    """The claim, if its holder is dead; None where it has just been given up. Raises RunHeld where it lives."""
-    seen = read_lease(path)
-    if seen is None or (seen.holder is not None and seen.holder.gone):
-        return seen
-    if (seen.holder is not None and seen.holder.near) or abs(seen.age) < SILENT_SECONDS:
-        raise _held_by(path, seen)
+def _dead(path: Path) -> LeaseFile | None:
+    """Return the lease if its holder is dead; None where it has just been released. Raises RunHeld where it lives."""
+    before = read_lease(path)
+    if before is None or (before.holder is not None and before.holder.gone):
+        return before
+    if (before.holder is not None and before.holder.near) or abs(before.age) < SILENT_SECONDS:
+        raise _held_by(path, before)
     until = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < until:
         time.sleep(min(HEARTBEAT_SECONDS, WATCH_SECONDS) / 4)
-        now = read_lease(path)
-        if now is None or now.mark != seen.mark:
-            raise _held_by(path, now)
-    return seen
+        after = read_lease(path)
+        if after is None or after.mark != before.mark:
+            raise _held_by(path, after)
+    return before
 
 
-def _held_by(path: Path, seen: Seen | None) -> RunHeld:
-    holder = seen.holder if seen else None
+def _held_by(path: Path, current: LeaseFile | None) -> RunHeld:
+    holder = current.holder if current else None
     who = f"process {holder.pid} on {holder.host}" if holder else "another process"
     return RunHeld(f"run {path.parent.name} is being worked on by {who}; wait for it or stop it")
 
 
 def _birth(pid: int) -> float:
-    """When a process began: on Linux in the kernel's ticks since it started, which no setting of a clock moves."""
+    """Return when a process began: on Linux in the kernel's ticks since boot, which no setting of a clock moves."""
     if sys.platform != "linux":
         return psutil.Process(pid).create_time()
     content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -327,7 +328,7 @@ def _birth(pid: int) -> float:
 
 @cache
 def _machine() -> str:
-    """This boot of this machine and, in a container, its own numbering of processes."""
+    """Identify this boot of this machine and, in a container, its namespace of processes."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

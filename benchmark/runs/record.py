@@ -1,4 +1,4 @@
-"""What a run leaves behind: one folder, whose files tell the status."""
+"""The folder of a run: its record, its other files, and the status that they imply."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from invbench.errors import RunFailed, UserError
 from invbench.files import FULL_DISK, remove_remains, replacing, write_text
-from invbench.runs.lease import LOCK, Lease, claimed, held
+from invbench.runs.lease import LOCK, Lease, hold_lease, is_held
 from invbench.runs.record_parts import Code, Cost, Data, Engine, Invariance, Metrics, Text, empty_or, explained, usable
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible
@@ -27,20 +27,20 @@ SCHEMA: Literal[2] = 2
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda record: record | {"best_validation": None},
 }
-"""What makes a record of a version one of the next; `schema_version` itself is counted up by `migrated`."""
+"""Functions that turn a record of a version into one of the next; `migrated` counts up `schema_version`."""
 REPLACED = ("claim.json", "record.json", "checkpoint.safetensors", "curves.parquet", "curves.csv")
-"""Files of a run that are replaced while it is worked on."""
+"""Names of a run's files that are replaced while it is worked on."""
 RUN_FILES = {"spec.yaml", "record.json"}
-"""A folder with one of them is a run's."""
+"""Names of files of which a run's folder has at least one."""
 EARLIER = re.compile(r"record\.previous(?:\.(\d+))?\.json")
 """Names of the records of earlier attempts: `record.previous.json`, `record.previous.2.json`, ..."""
 Status = Literal["queued", "running", "lost", "done", "failed", "stale", "newer"]
 MOST_BYTES = 2**24
-"""A larger file is neither a record nor a specification."""
+"""Maximum size of a record or a specification, in bytes."""
 DEEPEST = 40
-"""Levels of a specification."""
+"""Maximum number of levels of a specification."""
 LONGEST = 2**14
-"""Characters of one value of a specification; a longer one is refused."""
+"""Maximum number of characters of one value of a specification."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -53,13 +53,13 @@ class Newer(Unreadable):
 
 
 class BestStep(BaseModel):
-    """The step of a run that was best on the validation set."""
+    """Step of a run with the best score on the validation set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int = Field(ge=0, lt=2**63)
     metrics: Metrics
-    """What was measured there."""
+    """Metrics that were measured at this step."""
 
 
 class Record(BaseModel):
@@ -71,22 +71,22 @@ class Record(BaseModel):
     run_id: str
     status: Literal["done", "failed"]
     kind: Text | None = None
-    """What went wrong, in one word; None for a run that is done."""
+    """Kind of failure, in one word; None for a run that is done."""
     message: Text | None = None
     traceback: Text | None = None
     spec: Annotated[RunSpec, AfterValidator(usable)]
     metrics: Metrics
-    """At the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
+    """Metrics at the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
     best_validation: BestStep | None = None
-    """None where there is no validation set, it was not watched, or an older version made the record."""
+    """Best step; None where there is no validation set, it was not measured, or an older version made the record."""
     invariance: Annotated[dict[str, Any], empty_or(Invariance)] = {}
-    """How far predictions change when inputs are transformed: see `invbench.evaluation.invariance.measure`."""
+    """Changes of the predictions when inputs are transformed: see `invbench.evaluation.invariance.measure`."""
     data: Annotated[dict[str, Any], empty_or(Data)] = {}
     """Variant, fingerprint and sizes of the data."""
     engine: Annotated[dict[str, Any], empty_or(Engine)] = {}
-    """What the engine chose: strategy, steps, parameters."""
+    """Choices of the engine: strategy, steps, parameters."""
     cost: Annotated[dict[str, float], empty_or(Cost)] = {}
-    """wall_seconds, seconds_per_step, peak_memory_bytes."""
+    """Cost: wall_seconds, seconds_per_step, peak_memory_bytes."""
     code: Annotated[dict[str, Any], empty_or(Code)] = {}
     machine: dict[str, Any] = {}
     started: str = ""
@@ -106,7 +106,7 @@ class Record(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """A small table, which notebooks show in the place of the text."""
+        """Return a small table, which notebooks show in the place of the text."""
         message = [("message", visible(self.message))] if self.message else []
         rows = (
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
@@ -115,7 +115,7 @@ class Record(BaseModel):
         return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
     def _facts(self) -> list[tuple[str, str]]:
-        """The run, its status; the metric that tables show and the time that it took, as far as they are known."""
+        """List the run, its status, and, as far as known, the metric that tables show and the time that it took."""
         facts = [("run", f"{self.spec.method} on {self.spec.dataset}, seed {self.spec.seed}")]
         facts.append(("status", f"{self.status} ({self.kind})" if self.kind else self.status))
         if (name := self.data.get("metric")) in self.metrics:
@@ -126,7 +126,7 @@ class Record(BaseModel):
 
     @classmethod
     def of_failure(cls, spec: RunSpec, kind: str, message: str) -> Self:
-        """Of a run whose process could not write one itself."""
+        """Make the record of a failed run whose process could not write one itself."""
         return cls(
             run_id=spec.run_id, status="failed", kind=kind, message=message, spec=spec, metrics={}, finished=now()
         )
@@ -134,11 +134,11 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
+    """Files of one run.
 
     Args:
         path: the folder.
-        holder: this process's claim of the run, if it has one; files are replaced only while that holds.
+        holder: this process's lease of the run, if it has one; files are replaced only while that holds.
     """
 
     path: Path
@@ -169,7 +169,7 @@ class RunFolder:
         return self.path / "claim.json"
 
     def create(self, spec: RunSpec) -> bool:
-        """Make the folder and write the specification; whether it is new.
+        """Make the folder and write the specification. Returns whether it is new.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -185,7 +185,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> "Iterator[RunFolder]":
-        """Hold the run for this process: yields the folder with its claim.
+        """Hold the lease of the run for this process; yields the folder with that lease.
 
         Raises:
             RunHeld: another process works on it.
@@ -194,16 +194,16 @@ class RunFolder:
         """
         with ExitStack() as stack:
             try:
-                claim = stack.enter_context(claimed(self.claim))
-                with claim.writing():
+                lease = stack.enter_context(hold_lease(self.claim))
+                with lease.writing():
                     remove_remains(self.path, REPLACED)
             except OSError as error:
                 raise unwritable(self.path, error) from None
-            yield replace(self, holder=claim)
+            yield replace(self, holder=lease)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Replace or remove files of the run inside this block.
+        """Guard a block that replaces or removes files of the run.
 
         Raises:
             Interrupted: another process has taken the run over; the block is not entered.
@@ -212,7 +212,7 @@ class RunFolder:
             yield
 
     def replacing(self, path: Path) -> AbstractContextManager[Path]:
-        """A temporary name to write one of the run's files to; see `invbench.files.replacing`.
+        """Yield a temporary name to write one of the run's files to; see `invbench.files.replacing`.
 
         Raises:
             Interrupted: another process has taken the run over; its file stays as it is.
@@ -221,17 +221,17 @@ class RunFolder:
 
     @property
     def previous(self) -> dict[int, Path]:
-        """Records of earlier attempts by their numbers, the last one first."""
+        """Return the paths of earlier attempts' records by their numbers, the last one first."""
         names = [(EARLIER.fullmatch(path.name), path) for path in self.path.iterdir()]
         numbered = {int(match[1] or 1): path for match, path in names if match}
         return dict(sorted(numbered.items(), reverse=True))
 
     def load_record(self) -> Record | None:
-        """The record, or None where there is none yet. Raises Unreadable where it cannot be understood."""
+        """Load the record; None where there is none yet. Raises Unreadable where it cannot be understood."""
         return load_record(self.record)
 
     def read_record(self) -> Record | None:
-        """The record, or None where there is none yet or it cannot be understood.
+        """Load the record; None where there is none yet or it cannot be understood.
 
         Raises:
             UserError: a newer version of invbench made it.
@@ -249,7 +249,7 @@ class RunFolder:
             temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
     def set_aside(self) -> None:
-        """Keep the record under another name, so that the run is open again.
+        """Rename the record, so that the run is open again.
 
         Every finished record is kept for good, that of a failure until the next one is.
         """
@@ -263,13 +263,20 @@ class RunFolder:
             self.record.replace(self.path / name)
 
     def discard(self) -> None:
-        """Remove the folder, unless anything has happened in it: others may have been there before it was held."""
+        """Remove the folder, unless others have worked in it before the lease was held."""
         with self.writing():
             if {path.name for path in self.path.iterdir()} <= {self.spec.name, self.claim.name, LOCK}:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def status(self, sources: str | None = None) -> Status:
-        """Derived from the files. `sources`, the code's hash now, tells stale from done; newer: of a newer version."""
+        """Derive the status from the files.
+
+        Args:
+            sources: hash of the present code, by which a record is `stale` or `done`; None skips that.
+
+        Returns:
+            The status; `newer` where a newer version wrote the record.
+        """
         try:
             record = self.read_record()
         except Newer:
@@ -277,12 +284,12 @@ class RunFolder:
         if record is not None:
             stale = record.status == "done" and sources is not None and record.code.get("sources") != sources
             return "stale" if stale else record.status
-        if held(self.claim):
+        if is_held(self.claim):
             return "running"
         return "lost" if self.checkpoint.exists() or self.claim.exists() else "queued"
 
     def load_spec(self) -> RunSpec:
-        """The specification. Raises Unreadable where there is none that can be understood."""
+        """Load the specification. Raises Unreadable where there is none that can be understood."""
         content = file_content(self.spec)
         if content is None:
             raise Unreadable(f"{self.spec} is not there")
@@ -294,7 +301,7 @@ class RunFolder:
             raise Unreadable(f"{self.spec} cannot be understood: {' '.join(str(error).split())}") from None
 
     def read_spec(self) -> RunSpec | None:
-        """The specification, or None where it cannot be understood."""
+        """Load the specification; None where it cannot be understood."""
         try:
             return self.load_spec()
         except Unreadable:
@@ -302,7 +309,7 @@ class RunFolder:
 
 
 def load_record(path: Path) -> Record | None:
-    """The record in a file; as `RunFolder.load_record`."""
+    """Load the record in a file; None where there is none. Raises Unreadable where it cannot be understood."""
     content = file_content(path)
     if content is None:
         return None
@@ -313,7 +320,7 @@ def load_record(path: Path) -> Record | None:
 
 
 def _failed(path: Path) -> bool:
-    """Whether the record in a file is of an attempt that failed."""
+    """Tell whether the record in a file is of an attempt that failed."""
     try:
         record = load_record(path)
     except Unreadable:
@@ -322,7 +329,7 @@ def _failed(path: Path) -> bool:
 
 
 def migrated(content: bytes, source: Path) -> Record:
-    """A record that another version wrote, as this one has them.
+    """Convert a record that another version wrote into one of this version.
 
     Args:
         source: its file, for messages.
@@ -352,7 +359,7 @@ def migrated(content: bytes, source: Path) -> Record:
 
 
 def file_content(path: Path) -> bytes | None:
-    """The bytes of a file, None where there is none. Raises Unreadable where it is no file, or too large."""
+    """Read the bytes of a file; None where there is none. Raises Unreadable where it is no file, or too large."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise Unreadable(f"{path} is not a file")
@@ -368,7 +375,7 @@ def file_content(path: Path) -> bytes | None:
 
 
 def _plain_yaml(content: bytes) -> Any:
-    """The data in YAML as `RunFolder.create` writes it.
+    """Parse YAML as `RunFolder.create` writes it.
 
     Raises:
         ValueError: it has aliases or tags, or is too deep: nothing could be said of what reading it would take.
@@ -390,20 +397,22 @@ def _plain_yaml(content: bytes) -> Any:
 
 
 def unwritable(path: Path, error: OSError) -> UserError | RunFailed:
-    """What to tell the user of a results folder that refuses."""
+    """Turn the error of a results folder that cannot be written to into one for the user."""
     if error.errno in FULL_DISK:
         return RunFailed("disk_full", f"cannot write to {path}: {error.strerror}; make room, and repeat the command")
     return UserError(f"cannot write to {path}: {error.strerror}; choose another folder with --out")
 
 
 def now() -> str:
-    """The time, as records say it."""
+    """Return the present time in the format of records."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run_folders(path: Path) -> list[RunFolder]:
-    """Every run at or below a path, in a stable order. A link to a run is one; other links to folders are not followed,
-    since they may lead back."""
+    """List every run at or below a path, in a stable order.
+
+    A link to a run is one; other links to folders are not followed, since they may lead back.
+    """
     runs = []
     for folder, inner, files in os.walk(path):  # what is gone by now, or not ours to read, is left out
         if RUN_FILES & {*inner, *files}:

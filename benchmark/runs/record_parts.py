@@ -1,4 +1,4 @@
-"""What every reader of a record relies on, checked once: where the record is made, and where it is read."""
+"""Models of a record's parts, which check what every reader of a record relies on."""
 
 import math
 from collections.abc import Callable
@@ -24,20 +24,20 @@ COLUMNS = frozenset(
         "finished", "path", "inactive",
     }
 )  # fmt: skip
-SECTIONS = frozenset({"method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation"})
-"""What stands before the dot in names of other columns than metrics."""
+PREFIXES = frozenset({"method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation"})
+"""Prefixes, before the dot, of the names of columns that are no metrics."""
 
 
 def _free(name: str) -> str:
     """Refuse a metric's name under which tables of runs have something else."""
     section, dot, _ = name.partition(".")
-    if name in COLUMNS or (dot and section in SECTIONS) or not name.isprintable():
+    if name in COLUMNS or (dot and section in PREFIXES) or not name.isprintable():
         raise ValueError(f"no metric can be called '{name}', the name of another column, or of none")
     return name
 
 
 def _encodable(text: Any) -> Any:
-    """Text as UTF-8 can write it: the bytes of a file's name need not be."""
+    """Escape what UTF-8 cannot encode, as the bytes of a file's name may be."""
     return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
 
 
@@ -46,13 +46,13 @@ Text = Annotated[str, BeforeValidator(_encodable)]
 
 
 class _Part(BaseModel):
-    """Some entries of a part; a record may have more."""
+    """Base of the parts: the entries that readers rely on; a record may have more."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class Data(_Part):
-    """Of the data. The first version had neither `primary` nor `higher_is_better`."""
+    """Facts about the data. The first version had neither `primary` nor `higher_is_better`."""
 
     metric: str = Field(min_length=1)
     variant: str
@@ -65,7 +65,7 @@ class Data(_Part):
 
 
 class Engine(_Part):
-    """Of what the engine chose."""
+    """Choices of the engine."""
 
     fused: int = Field(1, ge=1, lt=2**31)
     inactive: str = ""
@@ -74,7 +74,7 @@ class Engine(_Part):
 
 
 class Cost(_Part):
-    """Of what the run took."""
+    """Cost of the run in seconds and bytes."""
 
     wall_seconds: float
     seconds_per_step: float
@@ -82,14 +82,14 @@ class Cost(_Part):
 
 
 class Code(_Part):
-    """Of the code that made the run."""
+    """Code that made the run."""
 
     sources: str
     git_commit: str | None = None
 
 
 class Profile(_Part):
-    """Of one generator: how far predictions change at each magnitude."""
+    """Changes of the predictions at each magnitude of one generator."""
 
     magnitudes: list[float] = Field(min_length=1)
     changes: list[float]
@@ -102,13 +102,13 @@ class Profile(_Part):
 
 
 class Invariance(_Part):
-    """Of the measured invariance."""
+    """Measured invariance, by generator."""
 
     generators: dict[str, Profile]
 
 
 def explained(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """Return the first error of a validation in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
@@ -116,7 +116,7 @@ def explained(error: ValidationError) -> str:
 
 
 def empty_or(model: type[_Part]) -> AfterValidator:
-    """A check that a part is empty, or as the model says."""
+    """Make a check that a part is empty or valid under the model."""
     return AfterValidator(_check_of(model))
 
 

@@ -32,12 +32,12 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """The run in a few words."""
+        """Describe the run in a few words."""
         return self.spec.title
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """Whose code the run depends on, besides the engine."""
+        """Return the classes whose code the run depends on, besides the engine."""
         parts = (*self.method.parts.values(), self.dataset, *([self.backbone] if self.backbone else []))
         return tuple(type(part) for part in parts)
 
@@ -65,9 +65,9 @@ def resolve(
     _check_moved(assignments or {})
     dataset_class = DATASETS.load(dataset)
     fields = {name: list(cls.model_fields) for name, cls in classes.items()}
-    own = next(iter(classes))
-    if classes[own].replaces_model and any(key.startswith("backbone.") for key in assignments or {}):
-        raise UserError(f"method {own} brings its own network, so backbone settings say nothing; leave them out")
+    first = next(iter(classes))
+    if classes[first].replaces_model and any(key.startswith("backbone.") for key in assignments or {}):
+        raise UserError(f"method {first} brings its own network, so backbone settings say nothing; leave them out")
     layers = list(layers)
     for layer in layers:
         check_sections(layer, "settings")
@@ -85,7 +85,7 @@ def resolve(
 
 
 def from_spec(spec: RunSpec) -> Cell:
-    """The objects of a stored specification."""
+    """Rebuild the typed objects of a stored specification."""
     classes = _method_classes(spec.method)
     merged: Layer = {
         "method": spec.method_settings,
@@ -144,7 +144,7 @@ def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbo
 
 
 MOVED = {"method.stop_below": "trainer.stop_below", "method.warm_start": "trainer.stop_after"}
-"""Settings that have another name now, and no method's any more."""
+"""New names of settings that were a method's and are the trainer's."""
 
 
 def _check_moved(assignments: Mapping[str, Any]) -> None:
@@ -171,7 +171,7 @@ def _method_classes(method: str) -> dict[str, type[Method]]:
 
 
 def with_penalty(method: str) -> str:
-    """A registered method as it can be run alone: a rule that weighs a penalty behind IRMv1, which its source has."""
+    """Return a method that can run alone: a rule that weighs a penalty gets IRMv1 in front, as in its source."""
     return f"irmv1+{method}" if issubclass(METHODS.load(method), WeighsPenalty) else method
 
 
@@ -180,21 +180,21 @@ def _has_penalty(cls: type[Method]) -> bool:
 
 
 def _beside_rules(classes: Mapping[str, type[Method]]) -> Layer:
-    """The settings that rules which weigh a penalty give to it."""
+    """Return the settings that rules which weigh a penalty ask of that penalty."""
     rules = [cls for cls in classes.values() if issubclass(cls, WeighsPenalty)]
     wanted = {name: dict(settings) for cls in rules for name, settings in cls.penalty_settings.items()}
     return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
 
 
 def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:
-    """The dataset's settings that give the methods what they require and what is off by default."""
+    """Return the dataset's settings that switch on what the methods require and what is off by default."""
     always = set(dataset.provides) - set(dataset.optional)
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for need in (need.split(" or ") for method in methods for need in method.requires):
-        off = [one for one in need if one in dataset.optional]
+        off = [name for name in need if name in dataset.optional]
         if off and not always & set(need):
-            found |= dataset.optional[off[0]]
-    return found
+            settings |= dataset.optional[off[0]]
+    return settings
 
 
 def _default_variant(dataset: type[Dataset]) -> Any:
@@ -218,7 +218,7 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
 
 
 def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:
-    """Settings with which the dataset provides what the method requires, found by trying; none where none do."""
+    """Search for settings with which the dataset provides what the method requires; empty where none do."""
     now, on = data.canonical(), _switched_on(type(data), method.parts.values())
     choices = {name: get_args(field.annotation) for name, field in type(data).model_fields.items()}
     for more in ({}, *({name: value} for name, values in choices.items() for value in values)):
@@ -230,7 +230,7 @@ def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:
 
 
 def fusion_key(cell: Cell) -> str:
-    """Equal for runs that may be trained together: all but the seed and the values of fusable settings."""
+    """Return a key that is equal for runs that may be trained together: all but the seed and fusable values."""
     spec = cell.spec.model_dump(exclude={"seed"})
     spec["method_settings"] = {name: _shape(part) for name, part in cell.method.parts.items()}
     spec["trainer"] = _shape(cell.trainer)
@@ -238,13 +238,13 @@ def fusion_key(cell: Cell) -> str:
 
 
 def _shape(settings: Settings) -> dict[str, Any]:
-    """The settings with no more of fusable ones than whether they are zero."""
+    """Return the settings, with only whether they are zero of the fusable ones."""
     fusable = type(settings).fusable()
     return {name: value == 0 if name in fusable else value for name, value in settings.canonical().items()}
 
 
 def fuse_obstacle(cell: Cell) -> str:
-    """What a run's settings tell of why it cannot be trained together with others; empty where they tell nothing."""
+    """Return why a run's settings keep it from being trained together with others; empty where nothing does."""
     for name in ("compile", "autocast"):
         if getattr(cell.trainer, name):
             return f"trainer.{name} is on"

@@ -1,4 +1,4 @@
-"""What a run is: its identity, and the typed objects that it stands for."""
+"""What a run is: its specification, its identity and the names of its settings."""
 
 import hashlib
 import json
@@ -33,17 +33,17 @@ class RunSpec(BaseModel):
 
     @property
     def run_id(self) -> str:
-        """16 hexadecimal digits of sha256 over canonical JSON: equal runs, equal ids, however they were typed."""
+        """Return 16 hexadecimal digits of the sha256 of the canonical JSON: equal runs have equal ids."""
         text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:
-        """The run in a few words."""
+        """Describe the run in a few words."""
         return f"{self.method}/{self.dataset} seed {self.seed}"
 
     def flat(self) -> dict[str, Any]:
-        """One column per setting: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
+        """Return all settings by column: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
         sections = {
             "method": sole(self.method_settings),
             "dataset": self.dataset_settings,
@@ -60,11 +60,12 @@ def _checked_seed(seed: int) -> int:
 
 
 Fuse = Literal["auto", "off"] | int
-"""Whether runs that differ in seed and numbers only are trained together: where it is faster, never, or so many."""
+"""Choice of training runs together that differ in seed and numbers only: `auto` where it is faster, `off`, or a
+number of runs."""
 
 
 def parse_fuse(text: str) -> Fuse:
-    """`auto`, `off` or a number. Raises UserError for anything else."""
+    """Parse `auto`, `off` or a number. Raises UserError for anything else."""
     if text == "auto" or text == "off":  # one by one, so that a type checker sees which
         return "auto" if text == "auto" else "off"
     if not re.fullmatch("[1-9][0-9]{0,8}", text):

@@ -15,7 +15,7 @@ from invbench.core.method import Outputs, State, overrides
 from invbench.errors import Interrupted, RunFailed, Unusable
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
-from invbench.runs.checkpoint import Checkpoint, Position, check_fit, laid_out_like, random_state, restore_random_state
+from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
 from invbench.runs.curves import Row, digest, read_rows, write_rows
 from invbench.runs.record import BestStep, RunFolder
 from invbench.runs.resolve import Cell
@@ -349,7 +349,7 @@ class TrainingLoop:
         if position.step > self.total:
             raise Unusable(f"the checkpoint is of step {position.step}, beyond the end")
         fresh = self._state()
-        state = laid_out_like(fresh, checkpoint.tensors)
+        state = match_layout(fresh, checkpoint.tensors)
         check_fit(fresh, state, growing=("method", "random"))
         rows = read_rows(self.folder.curves, position.step)
         if rows is None or digest(rows) != position.curves:
