@@ -57,7 +57,7 @@ class Adversary(CriticMethod):
     critic_steps: int = setting(16, "the adversary's updates ahead of each step of the network", ge=1)
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic:
-        return replace(self.player(problem, outputs), simultaneous=self.gradient_reversal)
+        return replace(self.make_critic(problem, outputs), simultaneous=self.gradient_reversal)
 
     def network(self, problem: Problem, nuisance: Tensor, features: int) -> nn.Module:
         label, density = self.label_encoding(problem), self._density(nuisance)

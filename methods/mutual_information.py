@@ -83,7 +83,7 @@ class MutualInformation(CriticMethod):
         return StatisticsNetwork(self, problem, nuisance, features)
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
-        return None if self.estimator == "mmd" else self.player(problem, outputs)
+        return None if self.estimator == "mmd" else self.make_critic(problem, outputs)
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         first = next(iter(parameters.values()))

@@ -11,7 +11,7 @@ from invbench.core.data import Problem
 
 
 def dense_network(problem: Problem, width: int, depth: int, after: Callable[[], Sequence[nn.Module]]) -> nn.Module:
-    """Flattened inputs, `depth` times a linear layer of `width` units and what comes `after` it, then a linear head.
+    """Make a network of flattened inputs, `depth` linear layers of `width` units, each with `after` behind it, and a head.
 
     Weights are Xavier-uniform.
     """
@@ -23,19 +23,19 @@ def dense_network(problem: Problem, width: int, depth: int, after: Callable[[], 
 
 
 def xavier(layer: nn.Linear) -> nn.Linear:
-    """The layer with Xavier-uniform weights and biases of 0."""
+    """Give the layer Xavier-uniform weights and biases of 0, and return it."""
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    """A 3x3 convolution that keeps the size of the image, batch norm, ReLU."""
+    """Make a 3x3 convolution that keeps the size of the image, batch norm, ReLU."""
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 def staged_convolutions(stages: Sequence[Sequence[int]], dropout: float) -> nn.Sequential:
-    """Stages of such convolutions, each given by its channels, then the mean over the map: (N, C, H, W) -> (N, width).
+    """Make stages of convolutions, each given by its channels, then the mean over the map: (N, C, H, W) -> (N, width).
 
     Max-pooling after each stage but the last, dropout of whole channels after every one.
     """

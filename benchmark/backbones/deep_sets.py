@@ -39,12 +39,12 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions, charges, mask = points(x)
-        there = mask.to(x.dtype)[..., None]
-        count = there.sum(-2, keepdim=True)
-        centred = (positions - (positions * there).sum(-2, keepdim=True) / count) * there
+        present = mask.to(x.dtype)[..., None]
+        count = present.sum(-2, keepdim=True)
+        centred = (positions - (positions * present).sum(-2, keepdim=True) / count) * present
         features = torch.cat([centred, charge_features(charges)], dim=-1)
-        summed = (self.point(features) * there).sum(-2)
-        cloud: Tensor = self.cloud(summed / count[..., 0, :].sqrt())
+        pooled = (self.point(features) * present).sum(-2)
+        cloud: Tensor = self.cloud(pooled / count[..., 0, :].sqrt())
         return cloud
 
 

@@ -47,15 +47,15 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions, charges, mask = points(x)
-        there = mask.to(x.dtype)
-        others = there[:, :, None] * there[:, None] * (1 - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device))
+        present = mask.to(x.dtype)
+        others = present[:, :, None] * present[:, None] * (1 - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device))
         difference = positions[:, :, None] - positions[:, None]
         squared = difference.square().sum(-1, keepdim=True)
         h = self.embedding(charge_features(charges))
         for layer in self.layers:
             h = layer(h, squared, others[..., None])
-        summed = (self.point(h) * there[..., None]).sum(-2)
-        cloud: Tensor = self.cloud(summed / there.sum(-1, keepdim=True).sqrt())
+        pooled = (self.point(h) * present[..., None]).sum(-2)
+        cloud: Tensor = self.cloud(pooled / present.sum(-1, keepdim=True).sqrt())
         return cloud
 
 

@@ -48,7 +48,7 @@ class PointResNet(Backbone):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the rows of packed tensors belong: points and pairs that are there, padding left out.
+    """Indices of the rows of packed tensors: points and pairs that are there, padding left out.
 
     Args:
         shape: clouds N and points n of the padded tensors.
@@ -67,14 +67,14 @@ class _Layout:
 
     @classmethod
     def of(cls, mask: Tensor) -> "_Layout":
-        """From a mask (N, n)."""
+        """Make the layout of a mask (N, n)."""
         cloud, point = mask.nonzero(as_tuple=True)
         pair_cloud, receiver, sender = (mask[:, :, None] & mask[:, None]).nonzero(as_tuple=True)
         clouds, n = mask.shape
         return cls((clouds, n), cloud, point, pair_cloud, receiver, sender, mask.sum(1, keepdim=True))
 
     def padded(self, rows: Tensor) -> Tensor:
-        """Rows (A, channels) of points as (N, n, channels), zero where there is none."""
+        """Unpack rows (A, channels) of points to (N, n, channels), zero where there is no point."""
         padded = rows.new_zeros(*self.shape, rows.shape[1])
         padded[self.cloud, self.point] = rows
         return padded
@@ -100,7 +100,7 @@ class _Features(nn.Module):
         return layout.padded(F.silu(self.norm(features))).sum(1) / layout.counts
 
     def _elements(self, positions: Tensor, layout: _Layout) -> Tensor:
-        """Pair elements (P, 3 or 6) of positions (N, n, 3)."""
+        """Compute the pair elements (P, 3 or 6) of positions (N, n, 3)."""
         receiver, sender = (positions[layout.pair_cloud, point] for point in (layout.receiver, layout.sender))
         return receiver - sender if self.translation else torch.cat([receiver, sender], dim=1)
 
@@ -115,7 +115,7 @@ class _Block(nn.Module):
         self.expand = nn.Sequential(nn.BatchNorm1d(inner), nn.SiLU(), nn.Linear(inner, width))
 
     def forward(self, x: Tensor, elements: Tensor, layout: _Layout) -> Tensor:
-        """Features (A, width), pair elements (P, D)."""
+        """Map features (A, width), with pair elements (P, D), to new features (A, width)."""
         inner = self.convolution(self.between(self.reduce(x)), elements, layout)
         new: Tensor = x + self.expand(inner)
         return new
@@ -133,11 +133,11 @@ class _Convolution(nn.Module):
         self.mix = nn.Linear(width * KERNELS, width)
 
     def forward(self, values: Tensor, elements: Tensor, layout: _Layout) -> Tensor:
-        """Values (A, width), pair elements (P, D)."""
+        """Convolve values (A, width), with pair elements (P, D), to (A, width)."""
         clouds, n = layout.shape
         weights = values.new_zeros(clouds, n, KERNELS, n)
         weights[layout.pair_cloud, layout.receiver, :, layout.sender] = self.kernel(elements)
         # One matrix product per cloud, (n · 16, n) by (n, width): never a tensor of pairs times channels.
-        summed = (weights.flatten(1, 2) @ layout.padded(values)).unflatten(1, (n, KERNELS)).flatten(2)
-        mixed: Tensor = self.mix((summed / layout.counts[..., None])[layout.cloud, layout.point])
+        pooled = (weights.flatten(1, 2) @ layout.padded(values)).unflatten(1, (n, KERNELS)).flatten(2)
+        mixed: Tensor = self.mix((pooled / layout.counts[..., None])[layout.cloud, layout.point])
         return mixed

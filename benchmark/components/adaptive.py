@@ -1,4 +1,4 @@
-"""What adaptive regularisation's rules share: the penalty that they weigh by default, weights for every parameter."""
+"""Base classes of adaptive regularisation: the penalty's default settings, and a weight for every parameter."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ class ElementwiseWeights(AdaptiveRule):
 
     @abstractmethod
     def gradient(self, risk: Tensor, penalty: Tensor, weight: Tensor) -> Tensor:
-        """g from the gradients of mean risk and penalty and from λ, all of one shape."""
+        """Return g from the gradients of mean risk and penalty and from λ, all of one shape."""
 
     @abstractmethod
     def changed(self, weight: Tensor) -> Tensor:
-        """λ after a change."""
+        """Return λ after a change."""
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         return {

@@ -1,4 +1,4 @@
-"""Models that average over random transformations of their input: what all augmentation methods share."""
+"""Base of augmentation methods: models that average over random transformations of their input."""
 
 import math
 from abc import abstractmethod
@@ -32,14 +32,14 @@ class AugmentationMethod(Method):
 
     @abstractmethod
     def transformation(self, problem: Problem) -> nn.Module:
-        """A module that transforms each input of (N, ...) by a random element of its own."""
+        """Make a module that transforms each input of (N, ...) by a random element drawn for it."""
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         return Averaged(self, self.transformation(problem), model, problem.task)
 
 
 class Averaged(nn.Module):
-    """A model averaged over copies of its input. Its outputs carry the numbers that the transformation has learned."""
+    """Model averaged over copies of its input. Its outputs carry the numbers that the transformation has learned."""
 
     def __init__(self, method: AugmentationMethod, transformation: nn.Module, model: nn.Module, task: Task) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Averaged(nn.Module):
         return outputs._replace(learned={**outputs.learned, **{part.what: part() for part in self.learned}})
 
     def _averaged(self, copies: Outputs) -> Outputs:
-        """Outputs (J, N, ...) of copies as one (N, ...)."""
+        """Average the outputs (J, N, ...) of copies to (N, ...)."""
         if len(copies.prediction) == 1:
             return copies.map(lambda part: part[0])
         mean = copies.map(lambda part: part.mean(0))
@@ -65,7 +65,7 @@ class Averaged(nn.Module):
 
 
 def test_copies(model: nn.Module) -> int:
-    """How many copies of an input go through the network in evaluation."""
+    """Return how many copies of an input go through the network in evaluation."""
     return math.prod(max(1, part.method.test_copies) for part in model.modules() if isinstance(part, Averaged))
 
 
@@ -92,14 +92,14 @@ class RandomAffine(nn.Module):
         return self.transformed(x, noise)
 
     def transformed(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Inputs (N, ...) under the transformations that noise (N, k) in [0, 1) stands for."""
+        """Transform inputs (N, ...) by the elements that noise (N, k) in [0, 1) stands for."""
         with torch.autocast(x.device.type, enabled=False):
             coefficients = (noise - self.start) * self.widths()
             return self.act(x, exponential(coefficients, self.basis))
 
 
 def known_generators(problem: Problem, names: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The names, checked. Raises UserError for one that the problem's inputs do not have."""
+    """Return the names, checked. Raises UserError for a generator that the problem's inputs do not have."""
     known = generators(problem)
     for name in names:
         if name not in known:

@@ -1,10 +1,10 @@
-"""What methods with a critic share: what is protected, whose examples count, the critic's network, the weight's course.
+"""Base of methods with a critic: what is protected, which examples count, the critic's network, the weight's schedule.
 
 A critic looks at the score a, which is the network's logits or its representation, and at the nuisance z, a variable of
 the data or the index of the environment. A sample of the product of their marginals is made within a batch: every
 example gets the z of another one, its partner. Partners change from update to update without being drawn: the examples
-stand in a fixed random order, and a partner is so and so many places further on. Where labels matter, partners share
-theirs.
+have a fixed random order, and the partner is the example at a shift that grows from update to update. Where labels
+matter, partners share theirs.
 """
 
 import math
@@ -29,11 +29,11 @@ from invbench.errors import UserError
 
 SMALL = 1e-8
 MOST_VALUES = 1000
-"""A nuisance of integers with more values than this is no category."""
+"""Maximum number of values of an integer nuisance."""
 
 
 class CriticMethod(WithCritic):
-    """Mean risk plus a penalty that a critic tells. A subclass gives the critic's loss, the penalty, and `network`."""
+    """Mean risk plus a penalty from a critic. A subclass gives the critic's loss, the penalty, and `network`."""
 
     weight: float = setting(1.0, "λ, weight of the penalty", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
     warm_up: int = setting(0, "steps in which λ rises linearly from 0, once the critic learns", ge=0)
@@ -60,17 +60,17 @@ class CriticMethod(WithCritic):
 
     @abstractmethod
     def network(self, problem: Problem, nuisance: Tensor, features: int) -> nn.Module:
-        """The critic, a function of score (N, features), nuisance (N, nuisances) and label (N,) or None.
+        """Make the critic, a function of score (N, features), nuisance (N, nuisances) and label (N,) or None.
 
         Args:
             nuisance: of the training examples.
         """
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
-        return self.player(problem, outputs)
+        return self.make_critic(problem, outputs)
 
-    def player(self, problem: Problem, outputs: Outputs) -> Critic:
-        """The critic with the update rule that the settings say."""
+    def make_critic(self, problem: Problem, outputs: Outputs) -> Critic:
+        """Make the critic with the update rule of the settings."""
         if self.condition_on_label != "none" and isinstance(problem.task, Regression):
             raise UserError("method.condition_on_label needs labels, but this dataset is a regression; leave it out")
         return Critic(
@@ -82,7 +82,7 @@ class CriticMethod(WithCritic):
         )
 
     def examples(self, outputs: Outputs, batch: Batch) -> "Examples":
-        """What the critic gets of a batch."""
+        """Select and arrange what the critic gets of a batch."""
         order = batch.env.argsort(stable=True)  # whatever order the environments come in
         score = self._score(outputs)[order].flatten(0, 1)
         label = None if self.condition_on_label == "none" else batch.y[order].flatten(0, 1).long()
@@ -91,18 +91,18 @@ class CriticMethod(WithCritic):
         else:
             nuisance = batch.nuisance[order].flatten(0, 1)
         counts = label == 0 if self.condition_on_label == "background" and label is not None else None
-        found = Examples(score, nuisance.reshape(len(score), -1), label, counts)
-        return found.standardised() if self.standardise_score else found
+        examples = Examples(score, nuisance.reshape(len(score), -1), label, counts)
+        return examples.standardised() if self.standardise_score else examples
 
     def weighted(self, penalty: Tensor, state: State) -> Tensor:
-        """The penalty times the weight of this step."""
+        """Multiply the penalty by the weight of this step."""
         begun = state["step"] - self.pretrain_steps
         rise = ((begun + 1) / max(self.warm_up, 1)).clamp(0, 1).to(penalty)
         scaled: Tensor = self.weight * (begun >= 0).to(penalty) * rise * penalty
         return scaled
 
     def perceptron(self, inputs: int, outputs: int) -> nn.Sequential:
-        """Hidden layers as the settings say, and a linear one: (N, inputs) -> (N, outputs)."""
+        """Make hidden layers as the settings say, and a linear one: (N, inputs) -> (N, outputs)."""
         layers: list[nn.Module] = []
         for _ in range(self.critic_depth):
             layers.append(self._linear(inputs, self.critic_width))
@@ -112,7 +112,7 @@ class CriticMethod(WithCritic):
         return nn.Sequential(*layers, self._linear(inputs, outputs))
 
     def label_encoding(self, problem: Problem) -> "Label":
-        """What the critic sees of a label: which one it is where each counts apart, else nothing."""
+        """Make the encoding of labels for the critic: one-hot where each label counts apart, else empty."""
         return Label(max(problem.task.outputs, 2) if self.condition_on_label == "each" else 0)
 
     def _linear(self, inputs: int, outputs: int) -> nn.Linear:
@@ -125,28 +125,28 @@ class CriticMethod(WithCritic):
         return outputs.prediction if self.on == "logits" else representation(outputs, "method.on=representation")
 
     def _training_nuisance(self, problem: Problem) -> Tensor:
-        """(N, nuisances). Raises UserError where the data do not have what is asked for."""
+        """Return the nuisance (N, nuisances) of the training examples. Raises UserError where the data lack it."""
         train = problem.splits["train"]
         if self.independent_of == "nuisance" and train.nuisance is None:
             raise UserError("method.independent_of=nuisance, but this dataset has no nuisance; use environment")
         if self.independent_of == "environment" and train.env is None:
             raise UserError("method.independent_of=environment, but this dataset has no environments; use nuisance")
-        found = train.env if train.nuisance is None or self.independent_of == "environment" else train.nuisance
-        if found is None:
+        nuisance = train.env if train.nuisance is None or self.independent_of == "environment" else train.nuisance
+        if nuisance is None:
             raise UserError("this dataset has neither a nuisance nor environments to be independent of")
-        if not found.is_floating_point() and int(found.max()) >= MOST_VALUES:
+        if not nuisance.is_floating_point() and int(nuisance.max()) >= MOST_VALUES:
             raise UserError(
-                f"what the method should be independent of has {int(found.max()) + 1} values, as where every example "
-                "is its own environment; choose data with fewer"
+                f"what the method should be independent of has {int(nuisance.max()) + 1} values, as where every "
+                "example is its own environment; choose data with fewer"
             )
-        return found.reshape(len(train), -1)
+        return nuisance.reshape(len(train), -1)
 
 
 class Examples(NamedTuple):
-    """A batch as a critic sees it, all environments' examples in one list.
+    """Batch as a critic sees it, all environments' examples in one list.
 
-    Shapes: score (N, features), nuisance (N, nuisances), label (N,), where labels matter, and counts (N,), whether an
-    example is one of those that should not tell, where not all of them are.
+    Shapes: score (N, features); nuisance (N, nuisances); label (N,), None where labels do not matter; counts (N,),
+    whether an example counts, None where all do.
     """
 
     score: Tensor
@@ -155,26 +155,26 @@ class Examples(NamedTuple):
     counts: Tensor | None
 
     def standardised(self) -> "Examples":
-        """The same examples with scores of mean 0 and deviation 1."""
+        """Return the same examples with scores of mean 0 and deviation 1."""
         weights = torch.ones_like(self.score[:, :1]) if self.counts is None else self.counts[:, None].to(self.score)
         weights = weights / weights.sum().clamp(min=1)
         centred = self.score - (weights * self.score).sum(0)
         return self._replace(score=centred / ((weights * centred.square()).sum(0) + SMALL).sqrt())
 
     def with_partners(self, shift: Tensor) -> "Examples":
-        """The same examples, each with the nuisance of its partner."""
+        """Return the same examples, each with the nuisance of its partner."""
         label = self.label
         other = partners_of_all(len(self.score), shift) if label is None else partners(label, shift)
         return self._replace(nuisance=self.nuisance[other])
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the examples that count, of (N,)."""
+        """Average values (N,) over the examples that count."""
         if self.counts is None:
             return values.mean()
         return torch.where(self.counts, values, 0).sum() / self.counts.sum().clamp(min=1)
 
     def log_mean_exp(self, values: Tensor) -> Tensor:
-        """log of the mean of exp(values), (N,), over the examples that count; no number overflows."""
+        """Compute the log of the mean of exp(values), (N,), over the examples that count, without overflow."""
         if self.counts is None:
             return values.logsumexp(0) - math.log(len(values))
         chosen = torch.where(self.counts, values, -torch.inf)
@@ -182,41 +182,41 @@ class Examples(NamedTuple):
 
 
 def partners(group: Tensor, shift: Tensor) -> Tensor:
-    """For every example the row of another one in its group (N,); over n - 1 successive shifts it meets all of them.
+    """Return for every example the row of another one in its group (N,); n - 1 successive shifts give all of them.
 
     Args:
         group: integers (N,).
         shift: an integer (0-dimensional).
     """
-    place, rank, _ = _places(len(group), group.device)
+    position, rank, _ = _positions(len(group), group.device)
     order = (group * len(group) + rank).argsort()
     ordered = group[order]
     border = torch.ones_like(ordered[:1], dtype=torch.bool)
     begins = torch.cat([border, ordered[1:] != ordered[:-1]])
     ends = torch.cat([begins[1:], border])
-    first = torch.where(begins, place, 0).cummax(0).values
-    last = torch.where(ends, place, len(group)).flip(0).cummin(0).values.flip(0)
+    first = torch.where(begins, position, 0).cummax(0).values
+    last = torch.where(ends, position, len(group)).flip(0).cummin(0).values.flip(0)
     size = last - first + 1
-    further = 1 + shift % (size - 1).clamp(min=1)
-    moved = order[first + (place - first + further) % size]
-    return torch.zeros_like(order).scatter(0, order, moved)
+    offset = 1 + shift % (size - 1).clamp(min=1)
+    partner = order[first + (position - first + offset) % size]
+    return torch.zeros_like(order).scatter(0, order, partner)
 
 
 def partners_of_all(count: int, shift: Tensor) -> Tensor:
-    """The same where all examples are one group."""
-    _, rank, order = _places(count, shift.device)
+    """Return the partner of every example, where all are one group; see `partners`."""
+    _, rank, order = _positions(count, shift.device)
     return order[(rank + 1 + shift % max(count - 1, 1)) % count]
 
 
 @lru_cache(maxsize=16)
-def _places(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """0, 1, ...; each example's place in a fixed random order; and which example has which place."""
+def _positions(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return 0, 1, ...; each example's rank in a fixed random order; and the example of each rank."""
     rank = torch.from_numpy(np.random.default_rng(0).permutation(count)).to(device)
     return torch.arange(count, device=device), rank, rank.argsort()
 
 
 class SpectralNorm(nn.Module):
-    """A matrix divided by its largest singular value."""
+    """Division of a matrix by its largest singular value."""
 
     def forward(self, weight: Tensor) -> Tensor:
         scaled: Tensor = weight / torch.linalg.matrix_norm(weight, 2)
@@ -240,7 +240,7 @@ class Standardised(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Categories (N, k) as rows of zeros with a one for each, side by side."""
+    """One-hot encoding of k categories (N, k), side by side."""
 
     one: Tensor
 
@@ -255,19 +255,19 @@ class OneHot(nn.Module):
 
 
 def encoding(nuisance: Tensor) -> nn.Module:
-    """How a critic sees nuisances (N, k): real ones standardised as the given ones are, integers as categories."""
+    """Make the encoding of nuisances (N, k): real ones are standardised by the given examples, integers one-hot."""
     if nuisance.is_floating_point():
         return Standardised(nuisance)
     return OneHot([int(column.max()) + 1 for column in nuisance.T])
 
 
 class Label(nn.Module):
-    """Labels (N,) as rows of zeros with a one, where each counts apart."""
+    """One-hot encoding of labels (N,), empty where they do not matter."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
 
     def forward(self, label: Tensor | None, like: Tensor) -> Tensor:
-        """(N, classes); nothing where labels do not matter."""
+        """Encode labels as (N, classes), or (N, 0) where they do not matter."""
         return like[:, :0] if label is None or not self.classes else one_hot(label, self.classes, like.dtype)

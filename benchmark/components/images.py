@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024
-"""Images that are turned together: what they need fits into a processor's caches."""
+"""Number of images that are rotated together: what they need fits into a processor's caches."""
 
 
 def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
@@ -23,10 +23,10 @@ def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
     """
     size = images.shape[-2:] if window is None else (window, window)
     dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
-    turned = torch.empty(*images.shape[:2], *size, dtype=dtype, device=images.device)
-    for part, angle, place in zip(images.split(CHUNK), angles.split(CHUNK), turned.split(CHUNK), strict=True):
-        place.copy_(_rotate(part if part.is_floating_point() else part / 255, angle, size))
-    return turned
+    outputs = torch.empty(*images.shape[:2], *size, dtype=dtype, device=images.device)
+    for chunk, angle, output in zip(images.split(CHUNK), angles.split(CHUNK), outputs.split(CHUNK), strict=True):
+        output.copy_(_rotate(chunk if chunk.is_floating_point() else chunk / 255, angle, size))
+    return outputs
 
 
 def _rotate(images: Tensor, angles: Tensor, size: Sequence[int]) -> Tensor:
@@ -39,18 +39,18 @@ def _rotate(images: Tensor, angles: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def wrapped(angles: Tensor) -> Tensor:
-    """The same rotations as angles in [-π, π)."""
+    """Map angles to the same rotations in [-π, π)."""
     return torch.remainder(angles + torch.pi, 2 * torch.pi) - torch.pi
 
 
 def angle_bins(angles: Tensor, count: int, largest: float) -> Tensor:
-    """Index of the equal interval of [-largest, largest] that each angle (N,) lies in."""
+    """Return the index of the equal interval of [-largest, largest] that each angle (N,) is in."""
     position = (angles + largest) / (2 * largest) if largest else torch.zeros_like(angles)
     return (position * count).long().clamp(0, count - 1)
 
 
 def random_crop(images: Tensor, padding: int, fill: Tensor) -> Tensor:
-    """Each image (N, C, H, W) shifted by up to `padding` pixels each way; `fill` (C, 1, 1) comes in at the border."""
+    """Shift each image (N, C, H, W) by up to `padding` pixels each way; `fill` (C, 1, 1) comes in at the border."""
     count, channels, height, width = images.shape
     padded = F.pad(images - fill, [padding] * 4) + fill
     top, left = (torch.randint(2 * padding + 1, (count, 1), device=images.device) for _ in range(2))
@@ -61,6 +61,6 @@ def random_crop(images: Tensor, padding: int, fill: Tensor) -> Tensor:
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Each image (N, C, H, W) mirrored left to right with probability one half."""
+    """Mirror each image (N, C, H, W) left to right with probability one half."""
     flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(flip, images.flip(-1), images)

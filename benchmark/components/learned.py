@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LearnedScalars(nn.Module):
-    """A vector of named numbers, each a function of a free parameter.
+    """Vector of named numbers, each a function of a free parameter.
 
     Wherever one is part of a model, the engine gives it its own learning rate and neither weight decay nor l1, and
     writes the numbers and the gradients of their parameters into the run's curves.
@@ -27,13 +27,14 @@ class LearnedScalars(nn.Module):
         self.raw = nn.Parameter(torch.tensor(list(raw.values())))
 
     def forward(self) -> Tensor:
-        """The numbers (k,)."""
+        """Compute the numbers (k,)."""
         return self.function(self.raw)
 
     def columns(self, gradient: Tensor | None) -> dict[str, float]:
-        """The numbers and, where it is known, the gradient of the objective by their parameters, as curves have them.
+        """Return columns of the curves: the numbers and, where it is given, the gradient by their parameters.
 
-        The gradient is (k,), the step's after the method's rule.
+        Args:
+            gradient: of the step, after the method's rule (k,).
         """
         row = {f"{self.what}.{name}": value for name, value in zip(self.names, self().tolist(), strict=True)}
         if gradient is not None:
@@ -43,5 +44,5 @@ class LearnedScalars(nn.Module):
 
 
 def learned_parameters(model: nn.Module) -> dict[str, LearnedScalars]:
-    """Every such vector in a model, by the name of its parameter."""
+    """Find every such vector in a model, by the name of its parameter."""
     return {f"{path}.raw".lstrip("."): part for path, part in model.named_modules() if isinstance(part, LearnedScalars)}

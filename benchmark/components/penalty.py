@@ -1,4 +1,4 @@
-"""What objectives of the form "risk plus weight times penalty" share: the weight, its course, and the common terms.
+"""Base of objectives "risk plus weight times penalty": the weight, its schedule, and common terms.
 
     objective(step) = s (mean_e R_e + μ P),        λ(step) = `weight_before` for the first `anneal_steps`, then `weight`
 
@@ -24,7 +24,7 @@ from invbench.errors import UserError
 
 Convention = Literal["plain", "rescaled", "divided", "convex"]
 ANNEALING = ShareOfSteps(LogUniform(1 / 5001, 1.0))
-"""DomainBed's 10^U(0, 4) of 5,001 steps, without what lies beyond the run."""
+"""Search range of `anneal_steps`: DomainBed's 10^U(0, 4) of 5,001 steps, without what is beyond the run."""
 
 
 class PenaltyMethod(ScaledObjective, OptimizerRestarts):
@@ -48,7 +48,7 @@ class PenaltyMethod(ScaledObjective, OptimizerRestarts):
         return self
 
     def weighted(self, penalty: Tensor, state: State) -> Tensor:
-        """μ P with the weight of this step."""
+        """Return μ P with the weight of this step."""
         weight = self._weight(state, penalty)
         return (weight / (1 - weight) if self.convention == "convex" else weight) * penalty
 
@@ -68,7 +68,7 @@ class PenaltyMethod(ScaledObjective, OptimizerRestarts):
 
 
 def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor) -> Tensor:
-    """`before` for the first `steps` steps, `after` from then on, in the type and on the device of `like`."""
+    """Return `before` in the first `steps` steps, `after` from then on, in the type and on the device of `like`."""
     final = torch.as_tensor(after, dtype=like.dtype, device=like.device)
     if is_zero(steps):
         return final
@@ -76,20 +76,20 @@ def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """Between every two rows of (N, D): (N, N)."""
+    """Compute the squared distances between every two rows of (N, D): (N, N)."""
     squares = rows.square().sum(1)
     return (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
 
 
 def loss_gradients(outputs: Outputs) -> Tensor:
-    """Of each example's loss by its prediction (E, B, outputs)."""
+    """Return the derivatives of each example's loss by its prediction (E, B, outputs)."""
     if outputs.loss_gradients is None:
         raise ValueError("no loss_gradients: the engine adds them to what a penalty gets")
     return outputs.loss_gradients
 
 
 def representation(outputs: Outputs, method: str) -> Tensor:
-    """The input (E, B, features) of the last linear layer. Raises UserError where the network tells none."""
+    """Return the input (E, B, features) of the last linear layer. Raises UserError where the network gives none."""
     if outputs.representation is None:
         raise UserError(
             f"{method} needs the representation, which this network does not return; choose another backbone"

@@ -1,4 +1,4 @@
-"""How a point cloud lies in a tensor: positions, then the nuclear charge, zero-padded."""
+"""Point clouds as tensors: positions, then the nuclear charge, zero-padded."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 SPECIES = (1, 6, 7, 8, 9)
 LARGEST_CHARGE = 9
 CHARGE_FEATURES = 3 * len(SPECIES)
-"""How many numbers describe a charge to a network."""
+"""Number of features that describe a charge to a network."""
 
 
 class PointCloud(NamedTuple):
@@ -20,12 +20,12 @@ class PointCloud(NamedTuple):
 
 
 def points(x: Tensor) -> PointCloud:
-    """The parts of inputs (..., n, 4)."""
+    """Split inputs (..., n, 4) into positions, charges and mask."""
     return PointCloud(x[..., :3], x[..., 3], x[..., 3] > 0)
 
 
 def charge_features(charges: Tensor) -> Tensor:
-    """Charges (..., n) -> (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
+    """Encode charges (..., n) as (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
     species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
     powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
     return (species[..., :, None] * powers[..., None, :]).flatten(-2)

@@ -1,4 +1,4 @@
-"""Archives that nobody should trust: tar files, read member by member, within limits that hold before they are met."""
+"""Untrusted tar archives, read member by member within limits that are checked before anything is unpacked."""
 
 import bz2
 import gzip
@@ -14,23 +14,23 @@ from typing import IO, NamedTuple
 from invbench.errors import UserError
 
 MAX_HEADERS = 1 << 16
-"""Most bytes between the contents of two members: tarfile holds a long name, wherever it ends, in memory."""
+"""Maximum number of bytes between the contents of two members: tarfile holds a long name in memory, however long."""
 MAX_UNPACKED = 4 << 30
-"""Most bytes that an archive may unpack to."""
+"""Maximum number of bytes that an archive may unpack to."""
 MAX_MEMBERS = 200_000
-"""Most files and folders that an archive may hold."""
+"""Maximum number of files and folders in an archive."""
 MAX_DEPTH = 16
-"""Most parts of a member's path."""
+"""Maximum number of parts of a member's path."""
 COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
-"""By the first bytes of a file. Unlike tarfile's own streams, these unpack no more than they are asked for."""
+"""Decompressors by the first bytes of a file. Unlike tarfile's streams, they unpack no more than they are asked for."""
 
 
 class Member(NamedTuple):
-    """A plain file in an archive; its content is to be read before the next member is asked for."""
+    """Plain file in an archive; its content must be read before the next member is asked for."""
 
     name: str
     size: int
@@ -38,7 +38,7 @@ class Member(NamedTuple):
 
 
 class _Metered:
-    """A stream of which no more than `left` bytes can be read."""
+    """Stream of which no more than `left` bytes can be read."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class _Metered:
 
 @contextmanager
 def members(archive: Path, limit: int = MAX_UNPACKED, most: int = MAX_MEMBERS) -> Iterator[Iterator[Member]]:
-    """The plain files of a tar archive, compressed or not.
+    """Yield the plain files of a tar archive, compressed or not.
 
     Args:
         limit: bytes that they may have together.
@@ -69,9 +69,9 @@ def members(archive: Path, limit: int = MAX_UNPACKED, most: int = MAX_MEMBERS) -
             with tarfile.open(fileobj=metered, mode="r|") as tar:  # type: ignore[call-overload]
                 yield _checked(archive, tar, metered, limit, most)
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        said = getattr(error, "strerror", None)  # by the system; else a decompressor or tarfile raised it
-        why = f": {said}" if said else f", it is damaged ({error}); delete it and fetch it again"
-        raise UserError(f"{archive} cannot be unpacked{why}") from None
+        reason = getattr(error, "strerror", None)  # by the system; else a decompressor or tarfile raised it
+        text = f": {reason}" if reason else f", it is damaged ({error}); delete it and fetch it again"
+        raise UserError(f"{archive} cannot be unpacked{text}") from None
 
 
 def _unpacked(archive: Path) -> io.BufferedIOBase:
@@ -82,7 +82,7 @@ def _unpacked(archive: Path) -> io.BufferedIOBase:
 
 
 def _checked(archive: Path, tar: tarfile.TarFile, metered: _Metered, limit: int, most: int) -> Iterator[Member]:
-    """Members, each checked before anything of it is read."""
+    """Yield the members, each checked before anything of it is read."""
     names: set[str] = set()
     left = limit
     while member := _next(tar):
@@ -112,7 +112,7 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _refusal(member: tarfile.TarInfo, names: set[str]) -> str:
-    """What is wrong with a member that comes after these; empty where nothing is."""
+    """Return what is wrong with a member that comes after those of these names; empty where nothing is."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
         return "points out of the folder"

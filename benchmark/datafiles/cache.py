@@ -1,4 +1,4 @@
-"""Constructions that take long are made once and kept in the cache, under the hash of all that they depend on."""
+"""A cache for constructions that take long, keyed by the hash of all that they depend on."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ PRINT = "fingerprint"
 
 
 def cached_arrays(name: str, depends_on: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays that `make` returns, from the cache where they are there and whole.
+    """Return the arrays that `make` returns, from the cache where it has them undamaged.
 
     A cache that cannot be written saves no time and does no harm.
 
@@ -31,15 +31,15 @@ def cached_arrays(name: str, depends_on: Iterable[str], make: Callable[[], Array
     """
     key = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
     path = cache_folder() / "prepared" / f"{name}-{key}.npz"
-    found: Arrays | None = None
+    arrays: Arrays | None = None
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            found = _load(path)
-            if found is None:
-                found = make()
-                _save(path, found)
-    return make() if found is None else found
+            arrays = _load(path)
+            if arrays is None:
+                arrays = make()
+                _save(path, arrays)
+    return make() if arrays is None else arrays
 
 
 def _save(path: Path, arrays: Arrays) -> None:
@@ -48,7 +48,7 @@ def _save(path: Path, arrays: Arrays) -> None:
 
 
 def _load(path: Path) -> Arrays | None:
-    """None where the file is not there or damaged."""
+    """Load the arrays of a cached file; None where it is not there or damaged."""
     try:
         arrays = read_npz(path, path.stat().st_size)  # it is not compressed, so it holds no more than it has
         return arrays if str(arrays.pop(PRINT)) == fingerprint(sorted(arrays.items())) else None

@@ -1,4 +1,4 @@
-"""The content of files and arrays: read within bounds, summed up, compared with what it should be."""
+"""Content and checksums of files and arrays, read within bounds."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(arrays: Iterable[tuple[str, "NDArray[Any]"]]) -> str:
-    """sha256 over every array's name, type, shape and bytes, in the order given."""
+    """Return the sha256 of every array's name, type, shape and bytes, in the order given."""
     import numpy as np  # this module is loaded where nothing heavy may be
 
     digest = hashlib.sha256()
@@ -29,15 +29,15 @@ def fingerprint(arrays: Iterable[tuple[str, "NDArray[Any]"]]) -> str:
 
 
 MAX_UNPACKED = 1 << 30
-"""Most bytes that one file is read or unpacked to, whatever it promises; the longest of a release has 86 MB."""
+"""Maximum number of bytes that one file is read or unpacked to; the longest of a release has 86 MB."""
 
 
 BLOCK = 1 << 20
-"""Bytes that are read at once where only their sum is wanted."""
+"""Number of bytes that are read at once for a checksum."""
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it can be read to its end: a file, no folder, pipe or device. No name is too odd to ask."""
+    """Tell whether a path is a file, no folder, pipe or device. Takes any name, however odd."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -46,7 +46,7 @@ def is_regular(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The content of a file as a stream, unpacked where the name ends in `.gz`.
+    """Open the content of a file as a stream, unpacked where the name ends in `.gz`.
 
     Raises:
         UserError: here or while it is read: no such file, a pipe or a device, or a damaged gzip archive.
@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def read(path: Path, limit: int = MAX_UNPACKED) -> bytes:
-    """The unpacked content. Raises UserError as `opened` does, and when there is more than `limit` bytes of it."""
+    """Read the unpacked content. Raises UserError as `opened` does, and where it has more than `limit` bytes."""
     with opened(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -73,7 +73,7 @@ def read(path: Path, limit: int = MAX_UNPACKED) -> bytes:
 
 
 def digest(path: Path, algorithm: str = "sha256", limit: int = MAX_UNPACKED) -> str:
-    """The sum of the unpacked content, without holding all of it.
+    """Return the checksum of the unpacked content, without holding all of it in memory.
 
     Raises:
         UserError: as `opened` does, or an archive unpacks to more than `limit` bytes.
@@ -93,16 +93,16 @@ def _too_long(path: Path, limit: int) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of the file as it lies there, without holding all of it."""
+    """Return the sha256 of a file as it is, without holding all of it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(content: bytes, expected: str, path: Path) -> None:
     """Raise UserError unless the content has this sha256."""
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
         raise UserError(
-            f"{path} is not the official file: sha256 {found[:16]}… of {len(content)} bytes, expected "
+            f"{path} is not the official file: sha256 {digest[:16]}… of {len(content)} bytes, expected "
             f"{expected[:16]}…; delete it and fetch it again"
         )

@@ -1,4 +1,4 @@
-"""Fetching a release into the cache: checked, locked, continued where it broke off, unpacked without trust."""
+"""Downloads of a release into the cache: checked, locked, continued where they broke off, unpacked without trust."""
 
 import os
 import queue
@@ -28,25 +28,25 @@ MIRROR_VARIABLE = "INVBENCH_MIRROR"
 TIMEOUT = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
 BLOCK = 1 << 16
-"""Bytes that are written together; what a broken connection loses is less."""
+"""Number of bytes that are written together; a broken connection loses less."""
 PATIENCE, LEAST_RATE = 60.0, 2000.0
-"""A download may take so many seconds, and one more for so many bytes."""
+"""Seconds that a download may take, and bytes for which it may take one more."""
 MAX_DOWNLOAD = 1 << 30
-"""Most bytes of a download whose size is not published."""
+"""Maximum number of bytes of a download whose size is not published."""
 BROKEN = "the connection broke off; repeat the command to continue"
 MAX_REASON = 200
-"""Most characters that are shown of what a server says."""
+"""Maximum number of characters that are shown of what a server says."""
 
 
 def required(release: Release) -> dict[str, Path]:
-    """The files of a release by their paths, fetched if they are not here.
+    """Return the files of a release by their paths, fetched if they are not here.
 
     Raises:
         UserError: they are not here and cannot be fetched; the message tells the three ways to get them.
     """
-    found = release.found()
-    if found:
-        return found
+    paths = release.found()
+    if paths:
+        return paths
     try:
         fetch(release)
     except UserError as error:
@@ -61,10 +61,10 @@ def required(release: Release) -> dict[str, Path]:
 def fetch(release: Release) -> bool:
     """Download what the cache lacks. Returns whether there was anything to do.
 
-    Two fetchers of one release wait for each other. What is broken off is continued by the next call.
+    Two processes that fetch one release wait for each other. A download that broke off is continued by the next call.
 
     Raises:
-        UserError: no home could be reached, or what came is not what was published.
+        UserError: no address could be reached, or what came is not what was published.
     """
     cache = cache_folder()
     try:
@@ -85,14 +85,14 @@ def fetch(release: Release) -> bool:
 
 
 def kept_sums(release: Release) -> dict[Path, str]:
-    """The sha256 that each fetched file had when it came, by its path."""
+    """Return the sha256 that each file had when it was fetched, by its path."""
     file = _sums_file(release)
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return {cache_folder() / name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
 
 
 def unpack(archive: Path, target: Path, folder: str, limit: int = MAX_UNPACKED) -> None:
-    """Take one folder out of a tar archive, plain files only; a bad archive leaves nothing behind.
+    """Unpack one folder of a tar archive, plain files only; a bad archive leaves nothing behind.
 
     Raises:
         UserError: a damaged archive, one without the folder, or one that `archives.members` refuses.
@@ -116,7 +116,7 @@ def unpack(archive: Path, target: Path, folder: str, limit: int = MAX_UNPACKED) 
 
 
 def _get(download: Download, cache: Path) -> None:
-    """Fetch one file from the first home that has it."""
+    """Fetch one file from the first address that has it."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     urls = [*([f"{mirror.rstrip('/')}/{download.path}"] if mirror else []), *download.urls]
     path = cache / download.path
@@ -134,7 +134,7 @@ def _get(download: Download, cache: Path) -> None:
 
 
 def _downloader(path: Path, size: int | None) -> Callable[[str, str, Any], None]:
-    """A downloader for pooch that keeps what it has got as `.part` and asks for the rest the next time."""
+    """Make a downloader for pooch that keeps an unfinished download as `.part` and asks for the rest the next time."""
     part = path.with_name(f"{path.name}.part")
 
     def get(url: str, output: str, _: Any) -> None:
@@ -158,12 +158,12 @@ def _downloader(path: Path, size: int | None) -> Callable[[str, str, Any], None]
 
 
 class _Transfer:
-    """A file on its way. A thread asks for it and reads, so that who waits decides for how long.
+    """Transfer of one file. A thread requests and reads it, so that the caller decides how long to wait.
 
     The time-outs of a connection alone would not do: a server that sends a byte every second never meets one.
 
     Args:
-        start: how many bytes of it are here.
+        start: number of bytes that are here already.
     """
 
     def __init__(self, url: str, start: int) -> None:
@@ -174,26 +174,26 @@ class _Transfer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def answer(self) -> requests.Response:
-        """The head of the answer, which comes before the blocks."""
+        """Return the head of the response, which comes before the blocks."""
         response: requests.Response = self._next()
         length = response.headers.get("Content-Length", "")
         self.length = int(length[:20]) if length.isdecimal() else None
         return response
 
     def blocks(self) -> Iterator[bytes]:
-        """What is sent; BLOCK bytes at a time, but for the last."""
+        """Yield the body, BLOCK bytes at a time but for the last."""
         while block := self._next():
             self._deadline += len(block) / LEAST_RATE
             yield block
 
     def close(self) -> None:
-        """Let the thread end, now or when the server says something."""
+        """Let the thread end, now or when the server sends something."""
         self._given_up.set()
         while not self._news.empty():
             self._news.get()
 
     def _next(self) -> Any:
-        """The answer, then blocks, then an empty one; or what went wrong instead."""
+        """Return the response, then blocks, then an empty one. Raises what the thread raised, or a time-out."""
         try:
             news = self._news.get(timeout=max(self._deadline - time.monotonic(), 0))
         except queue.Empty:
@@ -222,7 +222,7 @@ class _Transfer:
 
 
 def _receive(transfer: _Transfer, part: Path, start: int, size: int | None) -> None:
-    """Append the body to what is there up to `start`, or begin anew."""
+    """Write the body to the partial file behind its first `start` bytes."""
     limit = size or MAX_DOWNLOAD
     too_long = f"it is longer than {'the published' if size else 'the admitted'} {limit} bytes"
     total = size if transfer.length is None else start + transfer.length
@@ -244,7 +244,7 @@ def _receive(transfer: _Transfer, part: Path, start: int, size: int | None) -> N
 
 @contextmanager
 def _bar(name: str, total: int | None, start: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, a line for every tenth in a log."""
+    """Show progress by a bar on a terminal, by a line for every tenth in a log; yields a function that advances it."""
     console = error_console()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -265,7 +265,7 @@ def _bar(name: str, total: int | None, start: int) -> Iterator[Callable[[int], N
 
 
 def _complete(release: Release, download: Download, cache: Path) -> bool:
-    """Whether all that a download yields is in the cache."""
+    """Tell whether all that a download yields is in the cache."""
     if not download.unpack:
         return SourceFile(download.path.removesuffix(".gz")).within(cache) is not None
     inside = [file for file in release.files if file.path.startswith(f"{download.unpack}/")]
@@ -273,7 +273,7 @@ def _complete(release: Release, download: Download, cache: Path) -> bool:
 
 
 def _sums_file(release: Release) -> Path:
-    """In the format of `sha256sum`, so that `sha256sum -c` understands it too."""
+    """Return the path of the checksums, a file in the format of `sha256sum -c`."""
     return cache_folder() / f"{release.name}.sha256"
 
 
@@ -290,7 +290,7 @@ def _others(release: Release) -> str:
 
 
 def _host(url: str) -> str:
-    """Whom an address names; all of it where it is none."""
+    """Return the host of a URL; all of the text where it is none."""
     try:
         return urlsplit(url).netloc
     except ValueError:
@@ -298,7 +298,7 @@ def _host(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a home did not help, in words that are safe to show: a server may have written some of them."""
+    """Return why a URL failed, in text that is safe to show: a server may have written some of it."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         text = f"HTTP {error.response.status_code} {error.response.reason}"
     elif isinstance(error, requests.Timeout):

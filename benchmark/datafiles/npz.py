@@ -1,4 +1,4 @@
-"""Files of arrays (.npz), of which no more is unpacked than was checked before, and nothing is a pickle."""
+"""Files of arrays (.npz), read without pickles and without unpacking more than was checked before."""
 
 import io
 import math
@@ -19,17 +19,17 @@ HEADER = re.compile(
     rb"\{'descr': '(\|[biu]1|[<>][iuf][248]|[<>]c(?:8|16)|[<>]U[1-9]\d{0,5})', "
     rb"'fortran_order': (?:True|False), 'shape': \(((?:\d{1,10}, ?){0,16}(?:\d{1,10})?)\), \} *\n"
 )
-"""What numpy writes before an array of numbers or text: its type and its shape."""
+"""Pattern of the header that numpy writes for an array of numbers or text: its type and its shape."""
 PACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-"""As numpy writes; others unpack more than they are asked for."""
+"""Compressions that numpy writes; others unpack more than they are asked for."""
 
 
 def read_npz(path: Path, limit: int, names: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """The arrays in a file, by name.
+    """Read the arrays in a file, by name.
 
     Args:
         limit: bytes that the file may have, and that they may have together.
-        names: which; all by default.
+        names: names of the arrays to read; all by default.
 
     Raises:
         ValueError: the file is damaged, holds pickles, or is larger, or one of these names is not there.
@@ -57,7 +57,7 @@ def read_npz(path: Path, limit: int, names: Collection[str] = ()) -> dict[str, N
 
 
 def _array(content: bytes) -> NDArray[Any]:
-    """The array that a .npy file holds."""
+    """Parse the content of a .npy file."""
     start = len(MAGIC) + 2
     header = content[start : start + int.from_bytes(content[len(MAGIC) : start], "little")]
     match = HEADER.fullmatch(header)

@@ -1,4 +1,4 @@
-"""Paths that a user names: whether anything can be there at all."""
+"""Checks of paths that a user names."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from invbench.errors import UserError, brief
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that Linux and macOS allow at most; the system's own refusal would come in the middle of the work."""
+"""Maximum number of bytes that Linux and macOS allow; the system would refuse longer ones in the middle of the work."""
 
 
 def why_impossible(path: Path) -> str:
-    """Why no file system can have a path, or not all libraries can open it; empty where they can."""
+    """Return why no file system can have a path, or not all libraries can open it; empty where they can."""
     try:
         text = str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -21,7 +21,7 @@ def why_impossible(path: Path) -> str:
 
 
 def path_of_variable(name: str) -> Path | None:
-    """The path in a variable of the environment; None where it is not set, or empty.
+    """Return the path in an environment variable; None where it is not set, or empty.
 
     Raises:
         UserError: it is below the home of a user who does not exist, or not possible.

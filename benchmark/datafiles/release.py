@@ -1,4 +1,4 @@
-"""Official releases: which files they consist of, where those may lie, and whether they are what they should be.
+"""Official releases: their files, where those may be on this machine, and where they can be downloaded.
 
 A release is described by `configs/releases/<name>.yaml`, or by a `Release` that a third party's dataset carries. This
 module imports nothing heavy: `bench ls datasets` asks it what is on this machine.
@@ -23,13 +23,13 @@ CACHE_VARIABLE = "INVBENCH_CACHE"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a release, as it lies in a data folder.
+    """File of a release in a data folder.
 
     Args:
-        path: where it lies below the folder; the same path with `.gz` is accepted too.
+        path: its path below the folder; the same path with `.gz` is accepted too.
         size: in bytes, uncompressed.
         sha256: of the uncompressed file, where the release's is known.
-        alternatives: other paths at which the same content in another official format may lie.
+        alternatives: other paths at which the same content in another official format may be.
         optional: the dataset can be made without it, as a part of the whole or with a remark.
     """
 
@@ -40,19 +40,19 @@ class SourceFile:
     optional: bool = False
 
     def within(self, folder: Path) -> Path | None:
-        """The first copy that exists in a folder."""
+        """Return the first copy that exists in a folder; None where there is none."""
         candidates = [self.path, f"{self.path}.gz", *self.alternatives]
         return next((path for name in candidates if is_regular(path := folder / name)), None)
 
 
 @dataclass(frozen=True)
 class Download:
-    """What is fetched to get files of a release.
+    """Download that yields files of a release.
 
     Args:
-        path: where it is put below the cache folder.
-        urls: its public homes, tried in order.
-        hash: `sha256:` or `md5:` and the published sum.
+        path: its path below the cache folder.
+        urls: its public addresses, tried in order.
+        hash: `sha256:` or `md5:` and the published checksum.
         size: in bytes, where it is known.
         unpack: the only folder that is taken out of the archive; empty for a plain file.
     """
@@ -66,7 +66,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Release:
-    """A published data set: its files, where they come from, and on which terms."""
+    """Published data set: its files, downloads, licence and citation."""
 
     name: str
     licence: str
@@ -76,18 +76,18 @@ class Release:
 
     @property
     def size(self) -> str:
-        """How much there is to fetch, in words."""
+        """Describe how much there is to fetch."""
         sizes = [download.size for download in self.downloads if download.size]
         return f"{sum(sizes) / 1e6:.0f} MB to fetch" if sizes else "a few MB to fetch"
 
     def published_hash(self, file: SourceFile) -> str:
-        """The published sum of a file's content, such as `md5:...`; empty where there is none."""
+        """Return the published checksum of a file's content, such as `md5:...`; empty where there is none."""
         if file.sha256:
             return f"sha256:{file.sha256}"
         return next((download.hash for download in self.downloads if download.path == file.path), "")
 
     def found(self, folders: list[Path] | None = None) -> dict[str, Path]:
-        """The files in the first folder that has all that are needed, by their paths in the release; empty if none.
+        """Return the files in the first folder that has all needed ones, by their paths in the release; empty if none has.
 
         Files of two folders are never mixed: one may hold a part of what the other holds whole.
         """
@@ -99,7 +99,7 @@ class Release:
 
     @property
     def state(self) -> str:
-        """What of it is on this machine, in a few words."""
+        """Describe in a few words what of the release is on this machine."""
         here = self.found()
         if not here:
             return "not here"
@@ -108,7 +108,7 @@ class Release:
 
 
 def release(name: str | Release) -> Release:
-    """The release of this name."""
+    """Return the release of this name."""
     return name if isinstance(name, Release) else _described(name)
 
 
@@ -134,16 +134,16 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_folders() -> list[Path]:
-    """Folders that are searched, in order: the one INVBENCH_DATA names, then the cache."""
+    """List the folders that are searched, in order: the one that INVBENCH_DATA names, then the cache."""
     given = path_of_variable(DATA_VARIABLE)
     return [*([given] if given else []), cache_folder()]
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: INVBENCH_CACHE, else the platform's cache folder."""
+    """Return the folder of downloads: INVBENCH_CACHE, else the platform's cache folder."""
     return path_of_variable(CACHE_VARIABLE) or user_cache_path("invbench")
 
 
 def at_home(name: str) -> Path:
-    """The path of this name, in the user's home where it begins with `~/`."""
+    """Return the path of this name, in the user's home where it begins with `~/`."""
     return Path(name).expanduser() if name.startswith("~/") else Path(name)

@@ -76,7 +76,7 @@ class Record(BaseModel):
     traceback: Text | None = None
     spec: Annotated[RunSpec, AfterValidator(usable)]
     metrics: Metrics
-    """Metrics at the last step: `<split>_<metric>`, and what was learned besides the weights, such as `width.rotation`."""
+    """Metrics at the last step: `<split>_<metric>`, and what was learned besides weights, such as `width.rotation`."""
     best_validation: BestStep | None = None
     """Best step; None where there is no validation set, it was not measured, or an older version made the record."""
     invariance: Annotated[dict[str, Any], empty_or(Invariance)] = {}

@@ -43,7 +43,7 @@ class RunSpec(BaseModel):
         return f"{self.method}/{self.dataset} seed {self.seed}"
 
     def flat(self) -> dict[str, Any]:
-        """Return all settings by column: `method.threshold` (`method.and_mask.threshold` in a composition), and so on."""
+        """Return all settings by column, such as `method.threshold`; in a composition `method.and_mask.threshold`."""
         sections = {
             "method": sole(self.method_settings),
             "dataset": self.dataset_settings,

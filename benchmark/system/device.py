@@ -1,4 +1,4 @@
-"""Devices: which one, how long it takes, and how much memory it has taken."""
+"""Devices: choice, timing and peak memory."""
 
 import re
 import resource
@@ -17,7 +17,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:i` as a device. Raises UserError for one that is not there."""
+    """Turn `auto`, `cpu`, `cuda` or `cuda:i` into a device. Raises UserError for one that is not there."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, until the device has done its part."""
+    """Measure the seconds of one call, until the device has finished."""
     began = time.perf_counter()
     step()
     wait_for(device)
@@ -45,13 +45,13 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done its part."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from now on: a worker's earlier runs are none of this one's business."""
+    """Reset what `peak_memory` measures, so that a process's earlier runs do not count."""
     give_back_freed_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -60,19 +60,19 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use at once since `forget_peak_memory`: of the GPU's allocator, or resident in this process.
+    """Return the peak of bytes in use since `forget_peak_memory`: of the GPU's allocator, or resident in this process.
 
-    On other systems than Linux the latter is since the process started.
+    On other systems than Linux the resident peak is since the process started.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
-        found = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
-        if found:
-            return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
+        if match:
+            return int(match[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error means; torch's own for the CPU is a RuntimeError."""
+    """Tell whether an error means that memory ran out; torch raises a plain RuntimeError for that on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Which GPUs a sweep may use, by the names that `CUDA_VISIBLE_DEVICES` knows."""
+"""GPUs that a sweep may use, by the names that `CUDA_VISIBLE_DEVICES` takes."""
 
 import re
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from invbench.errors import UserError, brief
 
 MOST_PROCESSES = 4096
-"""As many work at a time on one machine, and no more threads does each of them have."""
+"""Maximum number of processes at a time on one machine, and of threads of each."""
 NAME = re.compile(r"[0-9]+|GPU-[\w-]+|MIG-[\w/-]+")
 
 
 def visible_gpus(variable: str | None, count: int) -> list[str]:
-    """The GPUs that CUDA shows to this process, each by the name that shows it alone to another.
+    """List the GPUs that CUDA shows to this process, each by the name that shows it alone to another process.
 
     Args:
         variable: `CUDA_VISIBLE_DEVICES`: numbers, UUIDs (`GPU-...`) or MIG instances (`MIG-...`); None where it is
@@ -39,16 +39,16 @@ def visible_gpus(variable: str | None, count: int) -> list[str]:
 
 
 def chosen_gpus(asked: str | None, visible: Sequence[str]) -> list[str]:
-    """Those of the visible GPUs that `--gpus` asks for by place, such as `0,2`; all without it.
+    """Return the visible GPUs that `--gpus` asks for by index, such as `0,2`; all of them without it.
 
     Raises:
-        UserError: there is no such place.
+        UserError: there is no such index.
     """
     if asked is None:
         return list(visible)
-    places = [part.strip() for part in asked.split(",") if part.strip()]
-    known = {str(place) for place in range(len(visible))}
-    if not known.issuperset(places) or len(set(places)) < len(places):
+    indices = [part.strip() for part in asked.split(",") if part.strip()]
+    known = {str(index) for index in range(len(visible))}
+    if not known.issuperset(indices) or len(set(indices)) < len(indices):
         seen = f"numbers from 0 to {len(visible) - 1}, each once" if visible else "nothing: no GPU is visible"
         raise UserError(f"--gpus {brief(asked)}: there can be {seen}; use --workers for the CPU")
-    return [visible[int(place)] for place in places]
+    return [visible[int(index)] for index in indices]

@@ -1,4 +1,4 @@
-"""What a run ran on and with: recorded beside every result."""
+"""Provenance of a result: machine, packages and code, recorded beside it."""
 
 import functools
 import hashlib
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def describe(device: "torch.device") -> dict[str, Any]:
-    """Packages, hardware and settings that may change a number or its cost."""
+    """Return the packages, hardware and settings that may change a number or its cost."""
     import torch  # tables of results need this module, and not torch
 
     facts: dict[str, Any] = {
@@ -41,7 +41,7 @@ def describe(device: "torch.device") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "threads_wait": os.environ.get("OMP_WAIT_POLICY", "").lower(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
         "device": device.type,
         # Some GPU kernels, grid_sample's gradient among them, add in no fixed order.
         "deterministic": device.type == "cpu",
@@ -53,7 +53,7 @@ def describe(device: "torch.device") -> dict[str, Any]:
 
 
 def code_version(*classes: type) -> dict[str, Any]:
-    """The package's version, the hash of the sources behind a run and, in a checkout, the git commit.
+    """Return the package's version, the hash of the sources behind a run and, in a checkout, the git commit.
 
     Args:
         classes: the run's method, dataset and backbone, which may be third parties'.
@@ -69,14 +69,17 @@ def code_version(*classes: type) -> dict[str, Any]:
 
 @functools.cache  # once per process: what was imported stays, whatever happens to the files meanwhile
 def sources_hash(*classes: type) -> str:
-    """sha256 over the package's modules and the files of third parties' classes: other sources make a record stale."""
-    own: dict[str, Path] = {}  # by import path: the same for a plain and an editable install
+    """Return the sha256 of the package's modules and the files of third parties' classes, shortened to 16 digits.
+
+    A record that was made from other sources is stale.
+    """
+    paths: dict[str, Path] = {}  # by import path: the same for a plain and an editable install
     for package in ("invbench", "invbench.configs", "invbench.datasets", "invbench.methods"):
         folder = Path(next(iter(import_module(package).__path__)))
         parts = [path for path in folder.rglob("*") if path.suffix in (".py", ".png")]  # some data are pictures
-        own |= {".".join((package, *path.relative_to(folder).parts)): path for path in parts}
+        paths |= {".".join((package, *path.relative_to(folder).parts)): path for path in parts}
     digest = hashlib.sha256()
-    for name, path in sorted(own.items()):
+    for name, path in sorted(paths.items()):
         digest.update(name.encode() + path.read_bytes())
     for cls in classes:
         if not cls.__module__.startswith("invbench."):
@@ -85,7 +88,7 @@ def sources_hash(*classes: type) -> str:
 
 
 def _source_of(cls: type) -> bytes:
-    """The file of a class, or its own source where it was typed into a notebook; nothing where neither can be had."""
+    """Read the file of a class, or its source where it was typed into a notebook; empty where neither can be had."""
     try:
         return Path(inspect.getfile(cls)).read_bytes()
     except (OSError, TypeError):

@@ -9,27 +9,27 @@ from typing import Any
 
 
 class StopRequest:
-    """Whether a process was asked to stop.
+    """Request to a process to stop.
 
     A plain number, not a `threading.Event`: that has a lock, and one signal's handler may interrupt another's.
     """
 
     count = 0
-    """How often it was asked."""
+    """Number of signals so far."""
 
     def is_set(self) -> bool:
-        """Whether it was asked."""
+        """Tell whether the process was asked to stop."""
         return self.count > 0
 
     @property
     def urgent(self) -> bool:
-        """Whether it was asked more than once."""
+        """Whether the process was asked more than once."""
         return self.count > 1
 
 
 @contextmanager
 def stop_requests(signals: int = 1) -> Iterator[StopRequest]:
-    """What SIGINT and SIGTERM ask for inside this block, where they interrupt nothing.
+    """Yield what SIGINT and SIGTERM ask for inside this block, where they interrupt nothing.
 
     Args:
         signals: after so many, the next one acts as always. A block that waits for others takes two, looks whether

@@ -1,4 +1,4 @@
-"""What time is spent on: each part by itself, so that none is counted in another's."""
+"""A stopwatch for the parts of a run, each counted once."""
 
 import time
 from collections import defaultdict
@@ -11,7 +11,7 @@ from invbench.system.device import wait_for
 
 
 class Stopwatch:
-    """Seconds by part. Where parts are nested, those of the inner one are not in the outer one's.
+    """Stopwatch of named parts. Where parts are nested, the time of the inner one is not counted in the outer one's.
 
     Args:
         device: it is waited for where a part begins and ends; None waits for nothing.
@@ -25,7 +25,7 @@ class Stopwatch:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """The time of this block is spent on the part."""
+        """Count the time of this block for the part."""
         self.read()
         self.open.append(part)
         try:
@@ -35,7 +35,7 @@ class Stopwatch:
             self.open.pop()
 
     def read(self) -> dict[str, float]:
-        """Seconds until now."""
+        """Return the seconds of each part until now."""
         if self.device is not None:
             wait_for(self.device)
         now = time.perf_counter()

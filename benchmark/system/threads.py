@@ -3,16 +3,12 @@
 import os
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 POLICY = "OMP_WAIT_POLICY"
 CHOSEN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables by which a user says how OpenMP's threads wait."""
+"""Environment variables by which a user says how OpenMP's threads wait."""
 MOST_THREADS = 1024
-"""That one can ask for."""
+"""Maximum number of threads that a user can ask for."""
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -26,7 +22,7 @@ def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
 
 @contextmanager
 def threads_put_back() -> Iterator[None]:
-    """What is set in this block for torch does not outlast it."""
+    """Restore torch's number of threads after this block."""
     import torch  # this module is loaded ahead of it
 
     before = torch.get_num_threads()

@@ -30,7 +30,7 @@ PAD = 64 * 2**20
 
 @cache
 def keep_freed_memory() -> None:
-    """From now on, in this process; glibc only."""
+    """Let this process keep the memory that it frees, from now on; glibc only."""
     with suppress(OSError, AttributeError):
         mallopt = _libc().mallopt
         mallopt(MMAP_MAX, 0)
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """What is free at the moment, to the system."""
+    """Return memory that is free at the moment to the system; glibc only."""
     with suppress(OSError, AttributeError):
         _libc().malloc_trim(0)
 
@@ -67,7 +67,7 @@ SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @functools.cache
 def torchvision() -> ModuleType:
-    """The package, imported on first use."""
+    """Import torchvision, on first use, and return it."""
     if not torch.version.cuda:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in MISSING:
