@@ -11,7 +11,7 @@ from invbench.core.data import Problem
 
 
 def dense_network(problem: Problem, width: int, depth: int, after: Callable[[], Sequence[nn.Module]]) -> nn.Module:
-    """Make a network of flattened inputs, `depth` linear layers of `width` units, each with `after` behind it, and a head.
+    """Make a network: flattened inputs, `depth` linear layers of `width` units with `after` behind each, a linear head.
 
     Weights are Xavier-uniform.
     """

@@ -1,4 +1,4 @@
-"""Methods compose with `+`: models wrap each other, penalties add up, and only one part may replace a mean."""
+"""Composition of methods with `+`: models wrap each other, penalties add up, only one part may replace a mean."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Method)
 
 @dataclass(frozen=True)
 class Composition:
-    """The parts of `a+b+c`, presented to the engine as one method.
+    """Composition of the parts of `a+b+c`, which the engine uses as one method.
 
     The first part builds on the backbone and each next one on what came before: `steerable+augerino` averages a
     steerable network over augmentations. States are kept apart under the parts' names.
@@ -66,7 +66,7 @@ class Composition:
                 raise UserError(f"{mixing} gives each example two targets, and {name} needs one")
 
     def _all(self, kind: type[T]) -> dict[str, T]:
-        """The parts of a kind, by name."""
+        """Return the parts of a kind, by name."""
         return {name: part for name, part in self.parts.items() if isinstance(part, kind)}
 
     @cached_property
@@ -88,17 +88,17 @@ class Composition:
 
     @property
     def name(self) -> str:
-        """As it is typed on the command line."""
+        """Name of the composition, as on the command line."""
         return "+".join(self.parts)
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """What all parts together require of the data."""
+        """Requirements of all parts on the data, each once."""
         return tuple(dict.fromkeys(need for part in self.parts.values() for need in part.requires))
 
     @property
     def replaces_model(self) -> bool:
-        """Whether the network is the first part's own."""
+        """Whether the first part makes the network itself."""
         return next(iter(self.parts.values())).replaces_model
 
     @property
@@ -117,7 +117,7 @@ class Composition:
         return bool(self._all(WithCritic))
 
     def critic_part(self, name: str) -> WithCritic:
-        """The part of this name, which trains a critic."""
+        """Return the part of this name, which trains a critic."""
         return self._all(WithCritic)[name]
 
     @cached_property
@@ -136,13 +136,13 @@ class Composition:
         return bool(self._all(FeatureTransform))
 
     def mix(self, batch: Batch, state: State) -> Batch:
-        """The batch as the part that changes it leaves it."""
+        """Change the batch by the part that does so, if any."""
         for name, part in self._all(BatchMixing).items():
             batch = part.mix(batch, state[name])
         return batch
 
     def features(self, representation: Tensor, head: Head, y: Tensor | PairedTargets, state: State) -> Tensor:
-        """The representation (N, features) as the part that changes it leaves it."""
+        """Change the representation (N, features) by the part that does so, if any."""
         if isinstance(y, PairedTargets):  # refused when the parts were put together
             raise TypeError("a representation is changed by single targets")
         for name, part in self._all(FeatureTransform).items():
@@ -151,17 +151,17 @@ class Composition:
 
     @property
     def uses_moments_only(self) -> bool:
-        """Whether no part's penalty needs more of a linear problem than moments."""
+        """Whether moments of the data suffice for every part's penalty in a linear problem."""
         return all(part.uses_moments_only for part in self.parts.values())
 
     @property
     def min_environments(self) -> int:
-        """How many environments a step needs."""
+        """Minimum number of environments of a step."""
         return max(part.min_environments for part in self.parts.values())
 
     @property
     def min_examples(self) -> int:
-        """How many examples of each environment a step needs."""
+        """Minimum number of examples of each environment in a step."""
         return max(part.min_examples for part in self.parts.values())
 
     @property
@@ -170,45 +170,45 @@ class Composition:
         return bool(self._one_per_environment)
 
     def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
-        """A parameter after a step of several updates."""
+        """Return a parameter after a step of several updates."""
         (part,) = self._all(UpdateSchedule).values()
         return part.finish_step(before, after)
 
     def update(self, names: Iterable[str], count: int) -> Update:
-        """What an update moves: as the part that has an order of updates says, else all."""
+        """Return what an update moves: by the part that schedules updates, else all parameters."""
         for part in self._all(UpdateSchedule).values():
             return part.update(names, count)
         return Update(dict.fromkeys(names, 1.0), count)
 
     @cached_property
     def restarts(self) -> tuple[int, ...]:
-        """Steps ahead of which the optimiser starts afresh, in ascending order."""
+        """Steps ahead of which the optimiser restarts, in ascending order."""
         return tuple(sorted({step for part in self._all(OptimizerRestarts).values() for step in part.restarts()}))
 
     @cached_property
     def rule(self) -> tuple[str, Method]:
-        """The part whose gradient rule counts, with its name: the one that replaces the mean, or any."""
+        """Name and part whose gradient rule counts: the one that replaces the mean, or the first."""
         replacing = [(name, part) for name, part in self.parts.items() if overrides(part, *GRADIENT)]
         return replacing[0] if replacing else next(iter(self.parts.items()))
 
     @cached_property
     def replaces_gradient(self) -> bool:
-        """Whether some part has a gradient rule of its own."""
+        """Whether some part replaces the gradient rule."""
         return overrides(self.rule[1], *GRADIENT)
 
     @cached_property
     def needs_each_gradient(self) -> bool:
-        """Whether the rule looks at the environments' gradients one by one, not only at their mean."""
+        """Whether the rule needs the environments' gradients one by one, not only their mean."""
         return overrides(self.rule[1], "moments", "combine")
 
     @cached_property
     def needs_all_gradients(self) -> bool:
-        """Whether the rule is one that moments cannot express."""
+        """Whether the rule needs all environments' gradients at once, which moments cannot express."""
         return overrides(self.rule[1], "combine")
 
     @cached_property
     def fuse_obstacle(self) -> str:
-        """Why its runs cannot be trained together as one; empty where they can."""
+        """Reason why runs of the method cannot be trained together; empty where they can."""
         for name, part in self.parts.items():
             if overrides(part, "build"):
                 return f"{name} makes or changes the network itself"
@@ -222,20 +222,20 @@ class Composition:
         return ""
 
     def with_settings(self, values: Mapping[str, Mapping[str, Any]]) -> "Composition":
-        """The same parts with some settings replaced, unchecked: tensors of stacked runs are welcome."""
+        """Return the composition with some settings replaced, unchecked; they may be tensors of stacked runs."""
         return replace(
             self, parts={name: part.model_copy(update=dict(values.get(name, {}))) for name, part in self.parts.items()}
         )
 
     def build(self, model: nn.Module, problem: Problem, seed: int) -> nn.Module:
-        """Let each part wrap the model, with a stream of its own for what it initialises."""
+        """Let each part wrap the model, each with a separate random stream."""
         for name, part in self.parts.items():
             with torch_stream(stream(seed, "init", name)):
                 model = part.build(model, problem)
         return model
 
     def critics(self, problem: Problem, outputs: Outputs, seed: int) -> dict[str, Critic]:
-        """The critics by part, each initialised from a stream of its own."""
+        """Make the critics by part, each initialised from a separate random stream."""
         critics: dict[str, Critic | None] = {}
         for name, part in self._all(WithCritic).items():
             with torch_stream(stream(seed, "init", name, "critic")):
@@ -243,7 +243,7 @@ class Composition:
         return {name: critic for name, critic in critics.items() if critic is not None}
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """Every part's state under its name, with the step counter that the engine advances."""
+        """Return every part's initial state under its name, with the step counter that the engine advances."""
         device = next((value.device for value in parameters.values()), torch.device("cpu"))
         return {
             name: {"step": torch.zeros((), dtype=torch.int64, device=device)}
@@ -252,14 +252,14 @@ class Composition:
         }
 
     def advance(self, state: State) -> State:
-        """The state with one more finished step."""
+        """Return the state with one more finished step."""
         return {name: part | {"step": part["step"] + 1} for name, part in state.items()}
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
-        """The risk hook of the part that replaces it, else the mean."""
+        """Compute the objective from the risks (E,): by the part that replaces it, else the mean."""
         for name in self._with_risk:
-            value, own = self.parts[name].risk(risks, env, state[name])
-            return value, state | {name: own}
+            value, part_state = self.parts[name].risk(risks, env, state[name])
+            return value, state | {name: part_state}
         return risks.mean(), state
 
     def penalty(
@@ -270,28 +270,32 @@ class Composition:
         state: State,
         critics: Mapping[str, CriticFn] = NO_CRITICS,
     ) -> tuple[Tensor, State]:
-        """The sum of the parts' penalties; critics: of those parts that have one."""
+        """Sum the parts' penalties.
+
+        Args:
+            critics: functions of the critics, by part.
+        """
         total = risks.new_zeros(())
         for name, part in self.parts.items():
             if overrides(part, "penalty"):
-                value, own = part.penalty(risks, outputs, batch, state[name])
-                total, state = total + value, state | {name: own}
+                value, part_state = part.penalty(risks, outputs, batch, state[name])
+                total, state = total + value, state | {name: part_state}
             if name in critics and isinstance(part, WithCritic):
-                value, own = part.critic_penalty(critics[name], outputs, batch, state[name])
-                total, state = total + value, state | {name: own}
+                value, part_state = part.critic_penalty(critics[name], outputs, batch, state[name])
+                total, state = total + value, state | {name: part_state}
         return total, state
 
     def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
-        """The sum of the parts' penalties on gradients."""
+        """Sum the parts' penalties on gradients."""
         total = next(iter(risk_grads.values())).new_zeros(())
         for name, part in self._all(GradientPenalty).items():
             if part.penalises_gradients:
-                value, own = part.gradient_penalty(risk_grads, state[name])
-                total, state = total + value, state | {name: own}
+                value, part_state = part.gradient_penalty(risk_grads, state[name])
+                total, state = total + value, state | {name: part_state}
         return total, state
 
     def scale(self, state: State) -> Tensor | float:
-        """The product of the parts' scales; the number 1 where no part has one."""
+        """Multiply the parts' scales; the number 1 where no part has one."""
         product: Tensor | float = 1.0
         for name, part in self._all(ScaledObjective).items():
             product = part.scale(state[name]) * product
@@ -300,15 +304,15 @@ class Composition:
     def combine_moments(
         self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
     ) -> tuple[Gradients, State]:
-        """The gradient rule on mean moments."""
+        """Apply the gradient rule to mean moments."""
         name, part = self.rule
-        gradients, own = part.combine_moments(moments, penalty_grad, state[name])
-        return gradients, state | {name: own}
+        gradients, part_state = part.combine_moments(moments, penalty_grad, state[name])
+        return gradients, state | {name: part_state}
 
     def combine(
         self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
-        """The gradient rule on the gradients of all environments env (E,)."""
+        """Apply the gradient rule to the gradients of all environments env (E,)."""
         name, part = self.rule
-        gradients, own = part.combine(risk_grads, penalty_grad, env, state[name])
-        return gradients, state | {name: own}
+        gradients, part_state = part.combine(risk_grads, penalty_grad, env, state[name])
+        return gradients, state | {name: part_state}

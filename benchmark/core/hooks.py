@@ -16,9 +16,9 @@ from invbench.core.method import Gradients, Method, Outputs, State
 from invbench.core.trainer import TrainerConfig
 
 CriticFn = Callable[..., Tensor]
-"""A critic's network with its present weights, as a function of the arguments that the hooks give it."""
+"""Function of a critic: its network with the present weights, applied to the arguments that the hooks give."""
 Head = Callable[[Tensor], Tensor]
-"""The last linear layer with its present weights: representations (..., features) -> predictions (..., outputs)."""
+"""Function of the last linear layer with its present weights: representations (..., features) -> (..., outputs)."""
 
 
 class GradientPenalty(Method):
@@ -31,14 +31,14 @@ class GradientPenalty(Method):
 
     @abstractmethod
     def gradient_penalty(self, risk_grads: Gradients, state: State) -> tuple[Tensor, State]:
-        """Added to the objective: a function of the risks' gradients (E, *param), differentiated once more."""
+        """Compute a term of the objective from the risks' gradients (E, *param), which is differentiated once more."""
 
 
 class WeighsPenalty(Method):
     """A gradient rule that weighs a penalty against the risk, so another part must have one."""
 
     penalty_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Settings that penalties get beside such a rule, by the penalty's name. A plain literal."""
+    """Settings of penalties beside such a rule, by the penalty's name. A plain literal."""
 
 
 class ScaledObjective(Method):
@@ -46,7 +46,7 @@ class ScaledObjective(Method):
 
     @abstractmethod
     def scale(self, state: State) -> Tensor | float:
-        """The factor of this step."""
+        """Return the factor of the objective in this step."""
 
 
 class OptimizerRestarts(Method):
@@ -54,11 +54,11 @@ class OptimizerRestarts(Method):
 
     @abstractmethod
     def restarts(self) -> tuple[int, ...]:
-        """Steps, counted from 0, ahead of which the optimiser forgets its moments and their count."""
+        """Return the steps, counted from 0, ahead of which the optimiser drops its moments and their count."""
 
 
 class Update(NamedTuple):
-    """What one update moves: multiples of the learning rate by parameter name, and how many updates these have had."""
+    """Parameters of one update: multiples of the learning rate by name, and how many updates these have had."""
 
     rates: Mapping[str, float]
     updates: int
@@ -71,11 +71,11 @@ class UpdateSchedule(Method):
     """Whether a step makes one update for each environment, one after another, and then calls `finish_step`."""
 
     def update(self, names: Iterable[str], count: int) -> Update:
-        """What the update with this index moves; the other parameters keep their moments too. By default all."""
+        """Return what the update with this index moves, by default all; other parameters keep their moments too."""
         return Update(dict.fromkeys(names, 1.0), count)
 
     def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
-        """A parameter after a step, from its values before it and after the last of its updates."""
+        """Return a parameter after a step, from its values before the step and after the last update."""
         return after
 
 
@@ -84,7 +84,7 @@ class BatchMixing(Method):
 
     @abstractmethod
     def mix(self, batch: Batch, state: State) -> Batch:
-        """The batch (E, B, ...) to train on. Its `y` may be `PairedTargets`. May draw from torch's generator."""
+        """Return the batch (E, B, ...) to train on. Its `y` may be `PairedTargets`. May draw from torch's generator."""
 
 
 class FeatureTransform(Method):
@@ -92,7 +92,7 @@ class FeatureTransform(Method):
 
     @abstractmethod
     def features(self, representation: Tensor, head: Head, y: Tensor, state: State) -> Tensor:
-        """The representation (N, features) that the head gets in the place of the body's.
+        """Return the representation (N, features) that the head gets in place of the body's.
 
         Args:
             head: the last linear layer, with its present weights.
@@ -102,15 +102,15 @@ class FeatureTransform(Method):
 
 @dataclass(frozen=True)
 class Critic:
-    """A network beside the model that learns on training batches how well it can tell what should not be told.
+    """Network beside the model that learns on training batches to predict what the model should not reveal.
 
     Args:
         network: its modules must not change their buffers; the engine calls it with the arguments that the hooks give.
-        trainer: its update rule.
-        steps: its updates ahead of each step of the model.
-        first_step: the step ahead of which it begins to learn, counted from 0.
-        warm_up: updates that it has ahead of that step, beside those of every step.
-        simultaneous: it has one update a step, from the same batch and the same weights as the model's.
+        trainer: settings of its optimiser.
+        steps: number of its updates ahead of each step of the model.
+        first_step: step ahead of which it begins to learn, counted from 0.
+        warm_up: number of additional updates ahead of that step.
+        simultaneous: whether it has one update a step, from the same batch and the same weights as the model's.
     """
 
     network: nn.Module
@@ -122,11 +122,11 @@ class Critic:
 
 
 class WithCritic(Method):
-    """Trains a critic beside the model, and adds a penalty that the critic tells."""
+    """Trains a critic beside the model, and adds a penalty that is computed with the critic."""
 
     @abstractmethod
     def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:
-        """A freshly initialised critic, from torch's generator; None where these settings need none.
+        """Make a freshly initialised critic, from torch's generator; None where these settings need none.
 
         Args:
             outputs: of two training examples (1, 2, ...), for the sizes.
@@ -134,8 +134,8 @@ class WithCritic(Method):
 
     @abstractmethod
     def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """What the critic minimises (0-dimensional), given outputs (E, B, ...) that are constants to it."""
+        """Compute what the critic minimises (0-dimensional), from outputs (E, B, ...) that are constants to it."""
 
     @abstractmethod
     def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """Added to the objective, with a critic that is a constant to it."""
+        """Compute a term of the objective, to which the critic is a constant."""

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal, NamedTuple
 
-from invbench.core.third_party import loaded
+from invbench.core.third_party import load_guarded
 from invbench.errors import UserError, brief
 
 GROUP = "invbench.metrics"
@@ -182,7 +182,7 @@ def _load_third_party() -> None:
     for point in entry_points(group=GROUP):
         what = f"metric '{brief(point.name)}' from the package {point.dist.name if point.dist else '?'}"
         try:
-            metric = loaded(point.load, what)
+            metric = load_guarded(point.load, what)
             if not isinstance(metric, Metric):
                 raise UserError(f"{what} must be an invbench.core.metric.Metric")
             register_metric(metric)

@@ -1,4 +1,4 @@
-"""What exists: methods, datasets and backbones by name, found without importing them.
+"""Registries of methods, datasets and backbones by name, listed without importing them.
 
 Built-in ones are found as files (one file, one name); third parties add theirs through the entry-point groups
 `invbench.methods`, `invbench.datasets` and `invbench.backbones`; a script or notebook adds one by using the decorator.
@@ -19,17 +19,17 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from invbench.core.third_party import loaded, told
+from invbench.core.third_party import load_guarded, one_line
 from invbench.errors import UserError, brief, did_you_mean
 
 T = TypeVar("T", bound=type)
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""What a name may be: it is part of settings and of files' names."""
+"""Pattern of names, which are part of settings and of files' names."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: where it lives, what its file says of itself."""
+    """Registered name: its module, a summary, and what can be read of it without importing it."""
 
     name: str
     origin: str
@@ -46,8 +46,8 @@ class Registry:
         kind: the word for messages, such as ``method``.
         group: the package whose files are the built-in entries, and the entry-point group of third parties.
         trait: the class attribute, a tuple of strings, that can be read without importing the file.
-        contract: the class that all of them derive from.
-        check: raises UserError where a third party's class says what is not so.
+        contract: the class that all entries derive from.
+        check: raises UserError for a third party's class that is not valid.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Registry:
         self._registered: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator: makes the class known as `name`. A name that is taken is an error that says by whom."""
+        """Make a decorator that registers a class as `name`. It raises UserError where the name is taken."""
         if not NAME.fullmatch(name):
             raise UserError(f"{self.kind} name '{brief(name)}' must be lower-case letters, digits and underscores")
 
         def decorate(cls: T) -> T:
             if why := self._unfit(cls):
                 raise UserError(f"{self.kind} '{name}' {why}")
-            holder = self._registered.get(name)
-            entry = self._found.get(name)
-            if holder is not None and _origin(holder) != _origin(cls):
-                raise self._collision(name, _origin(holder), _origin(cls))
-            if holder is None and entry is not None and not self._is_home(entry, cls):
+            registered = self._registered.get(name)
+            entry = self._listed.get(name)
+            if registered is not None and _origin(registered) != _origin(cls):
+                raise self._collision(name, _origin(registered), _origin(cls))
+            if registered is None and entry is not None and not self._is_origin_of(entry, cls):
                 raise self._collision(name, entry.origin, _origin(cls))
             self._registered[name] = cls
             return cls
@@ -76,35 +76,35 @@ class Registry:
         return decorate
 
     def entries(self) -> dict[str, Entry]:
-        """Every name that can be used, in alphabetical order; third parties' that do not load are warned of, once."""
+        """Return every usable entry in alphabetical order; warn once of third parties' that do not load."""
         return {name: entry for name, entry in self.known().items() if name not in self._unusable}
 
     def known(self) -> dict[str, Entry]:
-        """Every name in alphabetical order, whether it can be used or not; nothing is imported."""
+        """Return every entry in alphabetical order, usable or not, without importing any."""
         registered = {
             name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
             for name, cls in self._registered.items()
         }
-        return dict(sorted((registered | self._found).items()))
+        return dict(sorted((registered | self._listed).items()))
 
     def load(self, name: str) -> type[Any]:
-        """The class behind `name`. Raises UserError with the nearest name when there is none."""
+        """Load the class of this name. Raises UserError with the nearest name where there is none."""
         if name not in self._registered:
             self._registered[name] = self._entry(name).load()
         return self._registered[name]
 
     def traits(self, name: str) -> tuple[str, ...]:
-        """What one entry requires, provides or accepts; only a third party's file must be imported for it."""
+        """Return what one entry requires, provides or accepts; only a third party's file is imported for it."""
         return tuple(self.literal(name, self.trait, ()))
 
     def literal(self, name: str, attribute: str, default: Any) -> Any:
-        """A class attribute that built-in entries write as a plain literal, read without importing their files."""
+        """Return a class attribute that built-in entries write as a plain literal, without importing their files."""
         literals = self._entry(name).literals
         return getattr(self.load(name), attribute, default) if literals is None else literals.get(attribute, default)
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The registered names by what papers say, of those whose files say so."""
+        """Return the registered names by display name, of entries that have one."""
         shown = {name: (entry.literals or {}).get("display_name") for name, entry in self.known().items()}
         return {str(display_name): name for name, display_name in shown.items() if display_name}
 
@@ -116,9 +116,9 @@ class Registry:
 
     @cached_property
     def _unusable(self) -> set[str]:
-        """Names of third parties whose code does not load; they have been warned of."""
+        """Return the names of third parties whose code does not load, each with a warning."""
         names = set()
-        for name, entry in self._found.items():
+        for name, entry in self._listed.items():
             if entry.literals is None:
                 try:
                     self.load(name)
@@ -128,48 +128,48 @@ class Registry:
         return names
 
     @cached_property
-    def _found(self) -> dict[str, Entry]:
+    def _listed(self) -> dict[str, Entry]:
         folder = _folder_of(self.group)
-        found = {
+        listed = {
             path.stem: self._built_in(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
         }
         for point in entry_points(group=self.group):
-            entry, holder = self._third_party(point), found.get(point.name)
+            entry, earlier = self._third_party(point), listed.get(point.name)
             if not NAME.fullmatch(point.name):
                 self._leave_out(entry, "its name must be lower-case letters, digits and underscores")
-            elif holder is not None and holder.origin != entry.origin:
-                self._leave_out(entry, f"its name is that of {holder.origin}; rename or uninstall one")
+            elif earlier is not None and earlier.origin != entry.origin:
+                self._leave_out(entry, f"its name is that of {earlier.origin}; rename or uninstall one")
             else:
-                found[point.name] = entry
-        return found
+                listed[point.name] = entry
+        return listed
 
     def _leave_out(self, entry: Entry, why: str) -> None:
         warnings.warn(f"left out: {self.kind} '{brief(entry.name)}' {entry.summary}: {why}", stacklevel=2)
 
     def _third_party(self, point: EntryPoint) -> Entry:
-        """What an installed package adds; its code may do anything when it is imported."""
+        """Make the entry of an installed package; its code may do anything when it is imported."""
         summary = f"from the package {point.dist.name if point.dist else '?'}"
 
         def load() -> type[Any]:
-            found = point.load()
-            if why := self._unfit(found):
+            cls = point.load()
+            if why := self._unfit(cls):
                 raise UserError(f"{point.value} {why}")
             if self.check is not None:
-                self.check(found)
-            return found  # type: ignore[no-any-return]
+                self.check(cls)
+            return cls  # type: ignore[no-any-return]
 
         what = f"{self.kind} '{point.name}' {summary}"
-        return Entry(point.name, point.value.partition(":")[0].strip(), lambda: loaded(load, what), summary)
+        return Entry(point.name, point.value.partition(":")[0].strip(), lambda: load_guarded(load, what), summary)
 
-    def _unfit(self, found: object) -> str:
-        """Why an object is no class of this kind; empty where it is one."""
+    def _unfit(self, candidate: object) -> str:
+        """Return why an object is no class of this kind; empty where it is one."""
         module, _, name = self.contract.rpartition(".")
         contract = getattr(sys.modules.get(module), name, None)  # imported by whatever derives from it
-        if contract is None or not isinstance(found, type) or not issubclass(found, contract):
+        if contract is None or not isinstance(candidate, type) or not issubclass(candidate, contract):
             return f"must be a class that derives from {self.contract}"
-        if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        if missing := ", ".join(sorted(getattr(candidate, "__abstractmethods__", ()))):
             return f"must be a class that has {missing}, as {self.contract} says"
-        traits = getattr(found, self.trait, ())
+        traits = getattr(candidate, self.trait, ())
         if not isinstance(traits, tuple) or not all(isinstance(trait, str) for trait in traits):
             return f"must be a class whose '{self.trait}' is a tuple of names"
         return ""
@@ -185,15 +185,15 @@ class Registry:
             try:
                 importlib.import_module(module)
             except (Exception, SystemExit, GeneratorExit) as error:
-                raise UserError(f"{path} cannot be imported: {told(error)}") from error
+                raise UserError(f"{path} cannot be imported: {one_line(error)}") from error
             if name not in self._registered:
                 raise UserError(f"{path} does not register a {self.kind} named '{name}', the name of its file")
             return self._registered[name]
 
         return Entry(name, module, load, _first_line(ast.get_docstring(tree)), _literals(tree))
 
-    def _is_home(self, entry: Entry, cls: type) -> bool:
-        """Whether an entry found by name is the class that now registers under it."""
+    def _is_origin_of(self, entry: Entry, cls: type) -> bool:
+        """Tell whether a listed entry is the class that now registers under its name."""
         built_in = entry.origin.startswith(f"{self.group}.")
         # A third party's entry point may name a package that gets the class from one of its modules.
         return entry.origin == cls.__module__ or (not built_in and _top(entry.origin) == _top(cls.__module__))
@@ -203,7 +203,7 @@ class Registry:
 
 
 def _folder_of(group: str) -> Path:
-    """The folder of a built-in package, found without importing the package."""
+    """Return the folder of a built-in package without importing the package."""
     spec = importlib.util.find_spec(group)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the package {group} is not installed; install invbench again")
@@ -211,7 +211,7 @@ def _folder_of(group: str) -> Path:
 
 
 def _broken(name: str, module: str, reason: str) -> Entry:
-    """A file that is no Python: the others can be used all the same."""
+    """Make the entry of a file that is no valid Python; loading it raises UserError."""
 
     def load() -> type[Any]:
         raise UserError(reason)
@@ -224,14 +224,14 @@ def _line(error: Exception) -> str:
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:
-    """Annotated attributes of the file's classes whose values are plain literals; later classes win."""
-    found = {}
+    """Return the annotated attributes of a file's classes whose values are plain literals; later classes win."""
+    literals = {}
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for line in cls.body:
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
                 with suppress(ValueError):
-                    found[line.target.id] = ast.literal_eval(line.value)
-    return found
+                    literals[line.target.id] = ast.literal_eval(line.value)
+    return literals
 
 
 def _first_line(text: str | None) -> str:
@@ -247,7 +247,7 @@ def _origin(cls: type) -> str:
 
 
 def _release_of(dataset: type[Any]) -> object:
-    """The release that a dataset names, or nothing. Raises UserError where no such release is known."""
+    """Return the release that a dataset names; None without one. Raises UserError where it is not known."""
     from invbench.datafiles.release import release  # which the class has imported
 
     return release(dataset.release) if dataset.release else None
@@ -265,5 +265,5 @@ register_backbone = BACKBONES.register
 
 
 def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ...]:
-    """What a method requires and a dataset does not provide, in the method's order. "a or b" takes either."""
+    """Return what a method requires and a dataset does not provide, in the method's order. "a or b" takes either."""
     return tuple(need for need in requires if not set(need.split(" or ")) & set(provides))

@@ -1,4 +1,4 @@
-"""Typed settings: the one place where a method, dataset, backbone or trainer says what can be set.
+"""Typed settings of methods, datasets, backbones and the trainer.
 
 Values are checked as JSON data, strictly: a number is not a string, `true` is not 1, unknown names are errors.
 """
@@ -17,7 +17,7 @@ from invbench.errors import UserError, brief, did_you_mean, nearest
 from invbench.strict_yaml import INTEGERS
 
 LEAST, LARGEST = 1.17549435e-38, 3.4028235e38
-"""Of the positive numbers that float32 has with all its digits, as they are usually written."""
+"""Smallest and largest positive numbers that float32 has with full precision, as they are usually written."""
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -62,7 +62,7 @@ class ShareOfSteps:
     share: Uniform | LogUniform
 
     def of(self, steps: int) -> Uniform | LogUniform:
-        """The range for a run of so many steps."""
+        """Return the range for a run of so many steps."""
         return type(self.share)(max(1, self.share.low * steps), max(1, self.share.high * steps))
 
     def __str__(self) -> str:
@@ -77,17 +77,17 @@ class Depending:
     ranges: Mapping[Any, LogUniform]
 
     def __str__(self) -> str:
-        return "; ".join(f"{value}: {own}" for value, own in self.ranges.items())
+        return "; ".join(f"{value}: {search}" for value, search in self.ranges.items())
 
 
 DrawnRange = Uniform | LogUniform | Choice
-"""A search range that values can be drawn from, whatever the run."""
+"""Search range that values can be drawn from, whatever the run."""
 SearchRange = DrawnRange | ShareOfSteps | Depending
 
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """What a field carries beside its type: where to search it, and whether fused runs may differ in it."""
+    """Search range of a field, and whether fused runs may differ in it."""
 
     search: SearchRange | None
     fusable: bool
@@ -96,7 +96,7 @@ class SearchInfo:
 def setting(
     default: Any, meaning: str, *, search: SearchRange | None = None, fusable: bool = False, **bounds: Any
 ) -> Any:
-    """A documented setting.
+    """Declare a documented setting.
 
     Args:
         default: its value when nothing sets it.
@@ -112,7 +112,7 @@ def setting(
 
 
 def is_zero(number: Any) -> bool:
-    """Whether a term with this setting in front can be left out.
+    """Tell whether a term with this setting as a factor can be left out.
 
     Of runs that are stacked the setting is a tensor; either all of theirs are zero, or none is.
     """
@@ -121,7 +121,7 @@ def is_zero(number: Any) -> bool:
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """One setting as text, for `bench show` and the documentation."""
+    """Setting as text, for `bench show` and the documentation."""
 
     name: str
     type: str
@@ -133,7 +133,7 @@ class SettingInfo:
 
 
 class Settings(BaseModel):
-    """Base of everything that has settings. Frozen; extra fields are an error; infinities are not numbers."""
+    """Base of everything that has settings. Frozen; extra fields are an error; numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -158,20 +158,20 @@ class Settings(BaseModel):
         text = json.dumps(data)
         prefix = f"{source}: " if source else ""
         try:
-            found = cls.model_validate_json(text, strict=True)
+            settings = cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise UserError(prefix + cls._explain(error, where, data)) from None
         for path, number, expected in _odd_numbers(data, [where] if where else []):
             raise UserError(f"{prefix}setting '{path}' is {_show(number)}: input should be {expected}")
-        return found
+        return settings
 
     def canonical(self) -> dict[str, Any]:
-        """Every setting with its value, as JSON data: equal settings give equal text, however they were typed."""
+        """Return all settings as JSON data: equal settings give equal text, however they were typed."""
         return self.model_dump(mode="json")
 
     @classmethod
     def describe(cls) -> Iterator[SettingInfo]:
-        """Every setting in the order of the class."""
+        """Yield every setting in the order of the class."""
         for name, field in cls.model_fields.items():
             info = search_info(field)
             yield SettingInfo(
@@ -186,12 +186,12 @@ class Settings(BaseModel):
 
     @classmethod
     def fusable(cls) -> tuple[str, ...]:
-        """Names of the settings in which stacked runs may differ."""
+        """List the settings in which stacked runs may differ."""
         return tuple(name for name, field in cls.model_fields.items() if search_info(field).fusable)
 
     @classmethod
     def _fields_at(cls, path: Sequence[str | int]) -> list[str]:
-        """Names of the settings at a place below this kind's."""
+        """List the settings at a path below those of this class."""
         models: list[type[BaseModel]] = [cls]
         for name in path:
             fields = [model.model_fields[name] for model in models if name in model.model_fields]
@@ -211,24 +211,24 @@ class Settings(BaseModel):
             return f"setting '{name}' is missing"
         if not first["loc"]:
             return _joined([*section, ""], ": ") + _expected([first])
-        places = [_place(one["loc"], data) for one in errors if one["loc"][:1] == first["loc"][:1]]
-        deepest = max(places, key=len)  # of several alternatives, the one that was followed furthest
-        met = [one for one in errors if _place(one["loc"], data) == deepest]
-        return f"setting '{_joined([*section, *deepest])}' is {brief(_show(met[0]['input']))}: {_expected(met)}"
+        paths = [_data_path(each["loc"], data) for each in errors if each["loc"][:1] == first["loc"][:1]]
+        deepest = max(paths, key=len)  # of several alternatives, the one that was followed furthest
+        there = [each for each in errors if _data_path(each["loc"], data) == deepest]
+        return f"setting '{_joined([*section, *deepest])}' is {brief(_show(there[0]['input']))}: {_expected(there)}"
 
 
-def _place(location: Sequence[str | int], data: Any) -> list[str | int]:
-    """Where in the data an error is; pydantic also names the alternatives of a type that it tried."""
-    place = []
+def _data_path(location: Sequence[str | int], data: Any) -> list[str | int]:
+    """Return the path in the data of an error; pydantic also names the alternatives of a type that it tried."""
+    path = []
     for part in location:
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
             data = data[part]
-            place.append(part)
-    return place
+            path.append(part)
+    return path
 
 
 def _expected(errors: "Sequence[ErrorDetails]") -> str:
-    """What one value should have been, by what each alternative of its type says."""
+    """Describe what one value should have been, from the messages of each alternative of its type."""
     texts = [re.sub("^Value error, |^Assertion failed, |^[A-Z](?=[a-z])", _lowered, one["msg"]) for one in errors]
     more = [text.removeprefix("input should be ") for text in texts[1:]]
     choices = [choice for one in errors if one["type"] == "literal_error" for choice in _choices(one)]
@@ -238,7 +238,7 @@ def _expected(errors: "Sequence[ErrorDetails]") -> str:
 
 
 def _lowered(match: re.Match[str]) -> str:
-    """The first letter of pydantic's own messages; nothing of what it writes before ours."""
+    """Lower the first letter of pydantic's messages, and drop what it writes before ours."""
     return match[0].lower() if len(match[0]) == 1 else ""
 
 
@@ -247,7 +247,7 @@ def _choices(error: "ErrorDetails") -> list[str]:
 
 
 def _odd_numbers(data: Any, path: Sequence[str | int]) -> Iterator[tuple[str, float, str]]:
-    """Numbers that not every computation has, with their names and what they should be."""
+    """Yield numbers outside of the supported ranges, with their names and what they should be."""
     if isinstance(data, dict | list):
         for part, value in data.items() if isinstance(data, dict) else enumerate(data):
             yield from _odd_numbers(value, [*path, part])
@@ -258,7 +258,7 @@ def _odd_numbers(data: Any, path: Sequence[str | int]) -> Iterator[tuple[str, fl
 
 
 def _without_negative_zero(data: Any) -> Any:
-    """The data with 0.0 in the place of -0.0: they are equal, and must make equal text."""
+    """Replace -0.0 by 0.0: they are equal, and must make equal text."""
     if isinstance(data, dict):
         return {name: _without_negative_zero(value) for name, value in data.items()}
     if isinstance(data, list):
@@ -271,7 +271,7 @@ def _joined(path: Iterable[str | int], separator: str = ".") -> str:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The kinds of settings that a type names, inside lists and alternatives too."""
+    """Yield the models that a type names, inside lists and alternatives too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -279,7 +279,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def search_info(field: FieldInfo) -> SearchInfo:
-    """The search range and fusability of a pydantic field."""
+    """Return the search range and fusability of a pydantic field."""
     return next((item for item in field.metadata if isinstance(item, SearchInfo)), SearchInfo(None, False))
 
 
@@ -290,13 +290,13 @@ def _type_name(annotation: Any) -> str:
 
 def _bounds(field: FieldInfo) -> str:
     symbols = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
-    found = [
+    texts = [
         f"{symbol} {getattr(item, name):g}"
         for name, symbol in symbols
         for item in field.metadata
         if hasattr(item, name)
     ]
-    return ", ".join(found)
+    return ", ".join(texts)
 
 
 def _show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What is predicted: the loss that defines the risk, the scores that are reported, what an average prediction is."""
+"""Tasks: the loss that defines the risk, the scores that are reported, the average of predictions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Average = Literal["log_probabilities", "probabilities", "logits"]
-"""What is averaged over copies of an input."""
+"""Quantity that is averaged over copies of an input."""
 
 
 def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Integers (...) below `count` as rows of zeros with a one (..., count); torch's own cannot be mapped over runs."""
+    """Encode integers (...) below `count` as one-hot rows (..., count); torch's function cannot be mapped over runs."""
     return (index[..., None] == torch.arange(count, device=index.device)).to(dtype)
 
 
 class Task(ABC):
-    """What is predicted: the loss that defines the risk, and the scores that are reported.
+    """Task: the loss that defines the risk, and the scores that are reported.
 
     `losses` and the values of `scores` keep the leading shape of their arguments, one number per example, so that an
     environment's risk or a split's metric is their mean.
@@ -28,33 +28,33 @@ class Task(ABC):
     outputs: int
     """Width of the prediction."""
     primary: str
-    """The metric that tables show when none is asked for."""
+    """Metric that tables show when none is asked for."""
     higher_is_better: bool
     """Whether that metric grows with quality."""
 
     @abstractmethod
     def losses(self, prediction: Tensor, y: Tensor) -> Tensor:
-        """prediction (..., outputs), y (...) -> loss (...)."""
+        """Compute the loss (...) of each prediction (..., outputs) of y (...)."""
 
     @abstractmethod
     def loss_gradients(self, prediction: Tensor, y: Tensor) -> Tensor:
-        """Derivative of each loss by its prediction: prediction (..., outputs), y (...) -> (..., outputs)."""
+        """Compute the derivative (..., outputs) of each loss by its prediction (..., outputs) of y (...)."""
 
     @abstractmethod
     def scores(self, prediction: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """prediction (..., outputs), y (...) -> each metric's value per example (...)."""
+        """Compute each metric's value per example (...) of predictions (..., outputs) of y (...)."""
 
     def constant(self, y: Tensor) -> Tensor | None:
-        """The prediction (outputs,) that fits targets (N,) best if all inputs get the same; None: not known."""
+        """Return the prediction (outputs,) that fits targets (N,) best if all inputs get it; None if not known."""
         return None
 
     @abstractmethod
     def average(self, predictions: Tensor, of: Average) -> Tensor:
-        """The one prediction (..., outputs) that stands for those of K copies (K, ..., outputs)."""
+        """Average the predictions (K, ..., outputs) of K copies to one (..., outputs)."""
 
     @abstractmethod
     def change(self, first: Tensor, second: Tensor) -> Tensor:
-        """How far two predictions (..., outputs) are apart (...).
+        """Measure how far two predictions (..., outputs) are apart (...).
 
         Classification: total variation distance of the class probabilities, 0 to 1. Regression: absolute difference in
         the reported units.
@@ -83,7 +83,7 @@ class BinaryClassification(Task):
         return y.mean().logit(eps=1e-6)[None]
 
     def average(self, predictions: Tensor, of: Average) -> Tensor:
-        """Averaged log-probabilities, once they sum to one again, are averaged logits."""
+        """Average predictions; averaged log-probabilities, normalised again, are averaged logits."""
         if of != "probabilities":
             return predictions.mean(0)
         return torch.logsumexp(F.logsigmoid(predictions), 0) - torch.logsumexp(F.logsigmoid(-predictions), 0)
@@ -114,7 +114,7 @@ class Classification(Task):
         return torch.bincount(y, minlength=self.outputs).clamp(min=0.5).double().log()
 
     def average(self, predictions: Tensor, of: Average) -> Tensor:
-        """Logits whose softmax is, or is proportional to, the average.
+        """Return logits whose softmax is, or is proportional to, the average.
 
         Averages of logits and of log-probabilities differ by a constant per example, so their softmax is the same.
         """
@@ -166,12 +166,12 @@ class Regression(Task):
         }
 
     def constant(self, y: Tensor) -> Tensor:
-        """The mean for squared errors, the median for absolute ones."""
+        """Return the mean for squared errors, the median for absolute ones, standardised."""
         middle = y.mean() if self.loss == "squared" else y.median()
         return (middle[None] - self.mean) / self.std
 
     def average(self, predictions: Tensor, of: Average) -> Tensor:
-        """The mean output, whatever is asked for: it is no logit."""
+        """Average the outputs, whatever `of` says: they are no logits."""
         return predictions.mean(0)
 
     def change(self, first: Tensor, second: Tensor) -> Tensor:

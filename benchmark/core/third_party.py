@@ -1,4 +1,4 @@
-"""Code of other packages: it may raise anything when it is imported, print, or never come back."""
+"""Loading of other packages' code, which may raise anything, print, or never return."""
 
 import signal
 import sys
@@ -14,18 +14,18 @@ from invbench.terminal import Lasting, visible
 
 T = TypeVar("T")
 PATIENCE = 5.0
-"""Seconds after which a line says what is being imported."""
+"""Seconds of loading after which a line says what is being imported."""
 
 
-def loaded(load: Callable[[], T], what: str) -> T:
-    """What `load` returns. What it prints goes to stderr, since it is no output of ours.
+def load_guarded(load: Callable[[], T], what: str) -> T:
+    """Call `load` and return its result; what it prints goes to stderr.
 
     Args:
-        what: whose code it is, for messages.
+        what: description of the code, for messages.
 
     Raises:
-        UserError: it raised anything, KeyboardInterrupt and SystemExit included.
-        KeyboardInterrupt: the user pressed Ctrl-C, whatever the code made of it.
+        UserError: the code raised anything, KeyboardInterrupt and SystemExit included.
+        KeyboardInterrupt: the user pressed Ctrl-C, whatever the code did with it.
     """
     stderr = cast(TextIO, Lasting(sys.stderr))  # which it cannot close
     with (
@@ -36,19 +36,19 @@ def loaded(load: Callable[[], T], what: str) -> T:
         _interrupts() as pressed,
     ):
         try:
-            found = load()
+            result = load()
         except BaseException as error:  # whatever it is, it is theirs
-            why = told(error)
+            reason = one_line(error)
             if pressed:
                 raise KeyboardInterrupt from error
-            raise UserError(f"{what} does not load: {why}") from error
+            raise UserError(f"{what} does not load: {reason}") from error
         if pressed:
             raise KeyboardInterrupt
-        return found
+        return result
 
 
-def told(error: BaseException) -> str:
-    """An exception of others in one bounded line: its class, unless it is a user's error, and what it says."""
+def one_line(error: BaseException) -> str:
+    """Describe another package's exception in one bounded line: its class, unless it is a UserError, and message."""
     try:
         text = str(error)
     except BaseException:  # theirs too
@@ -59,30 +59,30 @@ def told(error: BaseException) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """The user's Ctrl-C, noted and raised: the code may raise KeyboardInterrupt by itself, or swallow it."""
+    """Record and raise the user's Ctrl-C: the code may raise KeyboardInterrupt by itself, or swallow it."""
     pressed: list[int] = []
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield pressed  # nothing is raised here
         return
 
-    def noted(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         try:
-            usual(number, frame)
+            handler(number, frame)
         except KeyboardInterrupt:
             pressed.append(number)
             raise
 
-    signal.signal(signal.SIGINT, noted)
+    signal.signal(signal.SIGINT, record)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
 def _said_after(seconds: float, text: str) -> Iterator[None]:
-    """One line on stderr, where it takes longer."""
+    """Write a line to stderr where the block takes longer than this."""
 
     def say() -> None:
         with suppress(OSError, ValueError, AttributeError):  # stderr may be gone, or none

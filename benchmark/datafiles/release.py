@@ -87,7 +87,7 @@ class Release:
         return next((download.hash for download in self.downloads if download.path == file.path), "")
 
     def found(self, folders: list[Path] | None = None) -> dict[str, Path]:
-        """Return the files in the first folder that has all needed ones, by their paths in the release; empty if none has.
+        """Return the files in the first folder that has all needed ones, by paths in the release; empty if none has.
 
         Files of two folders are never mixed: one may hold a part of what the other holds whole.
         """
