@@ -20,8 +20,9 @@ Deviations from the authors' code:
 - It has no test data; here the test split is drawn anew at the training scales. The headline stays the causal error.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class ChainSEM(Dataset):
     provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression")
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "Arjovsky et al., Invariant risk minimization, arXiv 1907.02893"
+    small: ClassVar[Mapping[str, Any]] = {"dataset.examples": 40, "trainer.batch_size": None}
 
     setup: Literal["fou", "fos", "feu", "fes", "pou", "pos", "peu", "pes"] = setting(
         "fou",

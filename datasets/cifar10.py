@@ -46,6 +46,20 @@ class CIFAR10(Dataset):
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "per_example"}}
     backbone: ClassVar[str] = "conv13"
     release: ClassVar[str] = "cifar10"
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.transform": "fixed",
+        "backbone.name": "conv13",
+        "backbone.width": 2,
+        "trainer.batch_size": 10,
+    }
+    small_when: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "environments": {
+            "trainer.batch_size": 1,
+            "trainer.environments_per_step": 4,
+            "backbone.name": "mlp",
+            "backbone.width": 8,
+        }
+    }
 
     random_labels_fraction: float = setting(0.0, "part f of the training labels that is drawn at random", ge=0, le=1)
     transform: Literal["none", "normalised", "fixed"] = setting("normalised", "what is done to the pixels")

@@ -30,6 +30,7 @@ class ColoredDigits(Dataset):
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     citation: ClassVar[str] = f"{CITATION}; coloured as in Arjovsky et al., arXiv 1907.02893"
     licence: ClassVar[str] = LICENCE
+    small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 20}
 
     grayscale: bool = setting(False, "leave the colour away: the oracle")
     label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)

@@ -45,6 +45,7 @@ class ColoredMNIST(Dataset):
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"grayscale": True}}
     release: ClassVar[str] = "mnist"
     citation: ClassVar[str] = "Arjovsky et al., Invariant risk minimization, arXiv 1907.02893"
+    small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 8}
 
     variant: Literal["irm", "domainbed"] = setting("irm", "the paper's construction, or DomainBed's")
     grayscale: bool = setting(False, "leave the colour away: the oracle")

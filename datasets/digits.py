@@ -4,7 +4,8 @@
 The split into 1,197 training, 200 validation and 400 test digits is fixed; the angles come from the run's seed.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class SmallDigits(RotatedDigits):
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
     citation: ClassVar[str] = CITATION
     licence: ClassVar[str] = LICENCE
+    small: ClassVar[Mapping[str, Any]] = {"backbone.width": 2, "trainer.batch_size": 20}
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         images, labels = load_small_digits()

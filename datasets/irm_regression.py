@@ -41,6 +41,13 @@ class IRMRegression(Dataset):
     citation: ClassVar[str] = (
         "Youbi Idrissi, Adaptive regularization in invariant risk minimization (irm_public_adareg)"
     )
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.examples": 40,
+        "dataset.validation_examples": 20,
+        "dataset.test_examples": 20,
+        "trainer.batch_size": None,
+    }
+    small_when: ClassVar[Mapping[str, Mapping[str, Any]]] = {"classification": {"dataset.problem": "small_margin"}}
 
     problem: Literal["simple", "random", "cows_camels", "small_margin"] = setting("simple", "which of the four")
     environments: int = setting(2, "training environments", ge=1)

@@ -38,6 +38,8 @@ class LinearUnitTests(Dataset):
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "Aubin et al., Linear unit-tests for invariance discovery, arXiv 2102.10867"
+    small: ClassVar[Mapping[str, Any]] = {"dataset.examples": 40, "trainer.batch_size": None}
+    small_when: ClassVar[Mapping[str, Mapping[str, Any]]] = {"classification": {"dataset.example": "example3"}}
 
     example: Literal["example1", "example1s", "example2", "example2s", "example3", "example3s"] = setting(
         "example1",

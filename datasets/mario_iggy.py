@@ -12,8 +12,9 @@ The authors' figures belong to somebody else. Here a gardener and a robot, drawn
 Deviation: angles come from the run's seed, theirs from torch seed 88.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +45,12 @@ class MarioIggy(Dataset):
     provides: ClassVar[tuple[str, ...]] = ("image", "classification")
     backbone: ClassVar[str] = "simple_conv"
     citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.train_examples": 40,
+        "dataset.test_examples": 20,
+        "backbone.width": 2,
+        "trainer.batch_size": 20,
+    }
 
     sprites: str | None = setting(None, "path of an .npz with arrays mario and iggy; null takes our own figures")
     train_examples: int = setting(10_000, "training images, a multiple of 4", ge=4, multiple_of=4)

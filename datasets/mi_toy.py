@@ -11,7 +11,8 @@ The protected variable is x_0, as in the notebook; `nuisance: latent` protects z
 Deviation: the notebook draws fresh batches for ever; here the training set is finite.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -30,6 +31,12 @@ class MutualInformationToy(Dataset):
     display_name: ClassVar[str] = "MI toy"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance")
     citation: ClassVar[str] = "Tan, invariant_reps (notebook toy_MI)"
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.train_examples": 200,
+        "dataset.validation_examples": 50,
+        "dataset.test_examples": 50,
+        "trainer.batch_size": 50,
+    }
 
     nuisance: Literal["first_input", "latent"] = setting("first_input", "what is protected: x_0, or z behind it")
     train_examples: int = setting(100_000, "training examples", ge=2)

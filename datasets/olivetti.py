@@ -52,6 +52,7 @@ class Olivetti(Dataset):
     backbone: ClassVar[str] = "simple_conv"
     release: ClassVar[str] = "olivetti"
     citation: ClassVar[str] = "turned as in Benton et al., arXiv 2010.11882"
+    small: ClassVar[Mapping[str, Any]] = {"dataset.copies": 1, "backbone.width": 2, "trainer.batch_size": 20}
 
     task: Literal["rotation", "identity"] = setting("rotation", "regress the angle, or classify the person")
     copies: int = setting(30, "how often each photograph is used, every time at another angle", ge=1)

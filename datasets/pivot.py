@@ -10,7 +10,8 @@ z shifts the signal only; it is drawn for both classes, as in the authors' noteb
 Deviation: the notebook's 50,000 held-out examples are the test split here; the validation split is drawn beside it.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Pivot(Dataset):
     display_name: ClassVar[str] = "Pivot"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance")
     citation: ClassVar[str] = "Louppe, Kagan, Cranmer, Learning to pivot with adversarial networks, arXiv 1611.01046"
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.train_examples": 200,
+        "dataset.validation_examples": 50,
+        "dataset.test_examples": 50,
+    }
 
     train_examples: int = setting(75_000, "training examples", ge=2)
     validation_examples: int = setting(10_000, "validation examples; 0 makes no such split", ge=0)

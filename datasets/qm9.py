@@ -68,6 +68,13 @@ class QM9(Dataset):
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "size"}}
     backbone: ClassVar[str] = "point_resnet"
     release: ClassVar[str] = "qm9"
+    small: ClassVar[Mapping[str, Any]] = {
+        "backbone.width": 8,
+        "backbone.depth": 2,
+        "dataset.smallest_size": 8,
+        "trainer.batch_size": 10,
+        "trainer.warmup": 0.0,
+    }
 
     target: Literal["mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"] = setting(
         "homo", "which property"

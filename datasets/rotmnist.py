@@ -12,7 +12,8 @@ Deviations from Augerino's code:
 - Training batches are shuffled; theirs were not.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class RotMNIST(RotatedDigits):
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "nuisance", "environments")
     release: ClassVar[str] = "mnist"
     citation: ClassVar[str] = "Benton et al., Learning invariances in neural networks, arXiv 2010.11882"
+    small: ClassVar[Mapping[str, Any]] = {"backbone.width": 2, "dataset.rotation_bins": 2, "trainer.batch_size": 10}
 
     variant: Literal["60k", "12k"] = setting("60k", "60,000/10,000 digits as in Augerino, or 12,000/50,000")
     train_size: int | None = setting(None, "use only the first so many training digits; null takes all", ge=1)

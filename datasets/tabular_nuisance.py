@@ -64,6 +64,12 @@ class TabularNuisance(Dataset):
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "nuisance", "environments")
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"environments": "nuisance_bins"}}
     citation: ClassVar[str] = "layout as in Tan, invariant_reps"
+    small: ClassVar[Mapping[str, Any]] = {
+        "dataset.examples": 400,
+        "dataset.bins": 3,
+        "backbone.width": 12,
+        "trainer.batch_size": 50,
+    }
 
     table: str | None = setting(None, "path of a .parquet or .csv file; null generates a table")
     nuisance: tuple[str, ...] = setting((), "columns to protect; empty takes _mass and _energy of the generated table")

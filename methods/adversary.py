@@ -21,8 +21,9 @@ mixture's widths are kept above -5; Tan's adversary learns on test batches, this
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ class Adversary(CriticMethod):
 
     display_name: ClassVar[str] = "Adversary"
     requires: ClassVar[tuple[str, ...]] = ("nuisance or environments",)
+    small: ClassVar[Mapping[str, Any]] = {
+        "method.critic_width": 8,
+        "method.critic_steps": 2,
+        "method.critic_warm_up": 3,
+        "method.pretrain_steps": 2,
+    }
 
     weight: float = setting(4.0, "λ, weight of the adversary's loss", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
     density: Literal["auto", "mixture_density", "bins"] = setting(

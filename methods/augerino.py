@@ -27,7 +27,8 @@ On a GPU the gradient of the sampling adds in no fixed order, so runs there are 
 """
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +48,11 @@ class Augerino(AugmentationMethod):
 
     display_name: ClassVar[str] = "Augerino"
     requires: ClassVar[tuple[str, ...]] = ("image or point_cloud",)
+    small: ClassVar[Mapping[str, Any]] = {"method.test_copies": 2}
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "image": {"method.initial_width": -40.0, "method.initial_widths": {"rotation": -40.0}},
+        "point_cloud": {"method.initial_width": -40.0},
+    }
 
     regularisation: float = setting(
         0.01, "λ; the authors' low, middle and high are 0.01, 0.05, 0.1", ge=0, search=LogUniform(1e-3, 1), fusable=True

@@ -13,7 +13,8 @@ Deviations: the released code does not say which norm its regulariser takes here
 what the widths are for affine transformations.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class AugerinoColor(AugmentationMethod):
 
     display_name: ClassVar[str] = "Augerino (color)"
     requires: ClassVar[tuple[str, ...]] = ("image",)
+    # its gradient would be noise even without a change
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"image": {"method.train_copies": 0}}
 
     regularisation: float = setting(0.1, "λ", ge=0, search=LogUniform(1e-3, 1), fusable=True)
     initial_limit: float = setting(2.0, "first ρ of the upper limits, and minus that of the lower", gt=0)

@@ -11,7 +11,8 @@ evaluation, which `test_copies: 0` does; by default it averages as many copies a
 two differ in nothing but the distribution.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,13 @@ class FixedAugmentation(AugmentationMethod):
 
     display_name: ClassVar[str] = "Fixed augmentation"
     requires: ClassVar[tuple[str, ...]] = ("image or point_cloud",)
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "image": {
+            "method.distribution": "affine",
+            "method.widths": {"rotation": 0.0, "scale": 0.0, "translation_x": 0.0, "translation_y": 0.0},
+        },
+        "point_cloud": {"method.distribution": "affine", "method.widths": {"rotation_x": 0.0}},
+    }
 
     distribution: Literal["affine", "crop_flip", "rigid"] | None = setting(
         None, "null is affine for images, rigid for point clouds"

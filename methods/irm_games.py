@@ -19,8 +19,8 @@ Deviations: the authors' code multiplies the sum of logits by 1/2 whatever E is;
 accuracy of the step's own pass, with dropout; this by that in evaluation mode.
 """
 
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class IRMGames(UpdateSchedule):
     display_name: ClassVar[str] = "IRM Games"
     requires: ClassVar[tuple[str, ...]] = ("vector or image", "environments", "classification")
     replaces_model: ClassVar[bool] = True
+    small: ClassVar[Mapping[str, Any]] = {"method.width": 8}
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"method.dropout": 0.0}}
 
     variant: Literal["fixed", "variable"] = setting("fixed", "Φ is the identity, or a dense layer that learns")
     order: Literal["in_turn", "at_once"] = setting("in_turn", "who moves in a step: one player, or all")

@@ -9,7 +9,8 @@ The objective is the mean over the pairs. The default of α and its search range
 is. Of a single environment, each example is mixed with itself: that is ERM.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch.distributions import Beta
@@ -27,6 +28,10 @@ class Mixup(BatchMixing):
 
     display_name: ClassVar[str] = "Mixup"
     requires: ClassVar[tuple[str, ...]] = ("vector or image", "environments")
+    # λ = 1/2, one pair
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "environments": {"method.alpha": 1e30, "trainer.environments_per_step": 2}
+    }
 
     alpha: float = setting(0.2, "α, of the Beta distribution", gt=0, search=LogUniform(1e-1, 1e1))
 

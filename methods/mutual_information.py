@@ -31,7 +31,7 @@ compares with all pairs of a batch where one set of partners was meant; no secon
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,12 @@ class MutualInformation(CriticMethod):
 
     display_name: ClassVar[str] = "Mutual information"
     requires: ClassVar[tuple[str, ...]] = ("nuisance or environments",)
+    small: ClassVar[Mapping[str, Any]] = {
+        "method.critic_width": 8,
+        "method.critic_steps": 2,
+        "method.critic_warm_up": 3,
+        "method.pretrain_steps": 2,
+    }
 
     weight: float = setting(10.0, "λ, weight of the penalty", ge=0, search=LogUniform(1e-2, 1e2), fusable=True)
     estimator: Literal["donsker_varadhan", "nwj", "jsd", "infonce", "mmd"] = setting(

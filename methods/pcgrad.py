@@ -11,7 +11,8 @@ All h stay in the span of the g_e, so the projections are done on coefficients w
 authors add the h_i up where this takes their mean, as ERM does.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class PCGrad(Method):
 
     display_name: ClassVar[str] = "PCGrad"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"environments": {"method.order": "most_conflicting"}}
 
     order: Literal["random", "most_conflicting"] = setting("random", "in which the others are gone through")
 

@@ -12,7 +12,7 @@ author's code, and unless set, nothing does.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class SoftAdaReg(AdaptiveRule):
 
     display_name: ClassVar[str] = "Soft AdaReg"
     requires: ClassVar[tuple[str, ...]] = ("environments",)
+    # without it its first step is huge
+    small: ClassVar[Mapping[str, Any]] = {"method.largest_weight": 10.0}
 
     memory: float = setting(0.99, "β, of the running mean of squared gradients", ge=0, lt=1, fusable=True)
     epsilon: float = setting(1e-15, "ε, added to the root", gt=0, fusable=True)

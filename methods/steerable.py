@@ -23,7 +23,7 @@ Deviations from the authors' code:
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +57,7 @@ class Steerable(Method):
     display_name: ClassVar[str] = "Steerable CNN"
     requires: ClassVar[tuple[str, ...]] = ("image",)
     replaces_model: ClassVar[bool] = True
+    small: ClassVar[Mapping[str, Any]] = {"method.width": 0.25}
 
     architecture: Literal["small", "c8", "c16", "d16"] = setting(
         "small", "which of the papers' networks", search=Choice(("small", "c8", "c16", "d16"))

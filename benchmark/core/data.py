@@ -310,6 +310,11 @@ class Dataset(Settings):
     """Of the data, unless a release tells it."""
     citation: ClassVar[str] = ""
     """Whose construction this is."""
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Settings by dotted name that make a run on the data take about a second: `invbench.testing` and the tests use
+    them. A plain literal."""
+    small_when: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """More of them for a method that requires something, by what it requires. A plain literal."""
 
     validation_share: float = setting(
         0.2, "of each training environment, held out at random as split validation where the data have none", ge=0, lt=1

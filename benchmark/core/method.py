@@ -6,7 +6,7 @@ value on the host. That is what lets the engine map one file over environments a
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -59,6 +59,13 @@ class Method(Settings):
     requires: ClassVar[tuple[str, ...]] = ()
     """What the data must provide, e.g. ("environments",) or ("image or point_cloud",); a plain tuple, read without
     importing the file."""
+
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Settings by dotted name that make a run take about a second: `invbench.testing` and the tests use them. A plain
+    literal."""
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings by dotted name with which a step draws no random numbers, or none that matter, by what the data provide,
+    such as "image"; for the same purpose. A plain literal."""
 
     replaces_model: ClassVar[bool] = False
     """Whether `build` makes a network of its own and ignores the one it is given."""

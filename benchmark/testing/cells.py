@@ -1,0 +1,137 @@
+"""Small cells: a method on a dataset, trained in about a second, and what the engine makes of it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from invbench.core.composition import Composition
+from invbench.core.data import Batch, Problem
+from invbench.core.method import State
+from invbench.core.registry import DATASETS, METHODS
+from invbench.core.trainer import Strategy
+from invbench.pytree import flatten
+from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.record import RunFolder
+from invbench.runs.resolve import Cell, resolve, with_penalty
+from invbench.seeding import stream
+from invbench.training.build import build_model, load_problem, model_on
+from invbench.training.critic_training import find_critics, with_critics
+from invbench.training.curve_columns import SECONDS
+from invbench.training.flat_module import FlatModule
+from invbench.training.gradients import Objective
+from invbench.training.loggers import Loggers
+from invbench.training.loop import TrainingLoop
+from invbench.training.progress import Report
+from invbench.training.sampling import Sampler
+
+STEPS = 12
+PLAIN = {"vector": "mlp", "image": "mlp", "point_cloud": "deep_sets"}
+"""By kind of input, a network that treats each row by itself."""
+
+
+def small_settings(method: str, dataset: str) -> dict[str, Any]:
+    """The settings by dotted name that make a cell quick: the dataset's, then the method's."""
+    settings = dict(DATASETS.literal(dataset, "small", {})) | dict(METHODS.literal(method, "small", {}))
+    for requirement, more in DATASETS.literal(dataset, "small_when", {}).items():
+        if requirement in METHODS.traits(method):
+            settings |= more
+    has_network = METHODS.literal(method, "replaces_model", False)
+    return {name: value for name, value in settings.items() if not (has_network and name.startswith("backbone."))}
+
+
+def small_cell(method: str, dataset: str, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Cell:
+    """A cell that trains in about a second; `settings`, by dotted name, win over those that make it quick."""
+    whole, own = (method, method.rpartition("+")[2]) if "+" in method else (with_penalty(method), method)
+    return resolve(whole, dataset, seed, {"trainer.steps": STEPS} | small_settings(own, dataset) | dict(settings or {}))
+
+
+def without_coupling(cell: Cell) -> Cell:
+    """The cell on a network that treats each row by itself, and drawing nothing, so that all strategies agree."""
+    method = cell.spec.method.rpartition("+")[2]
+    still: dict[str, Any] = {}
+    for provided, settings in METHODS.literal(method, "deterministic", {}).items():
+        if provided in cell.dataset.provides:
+            still |= settings
+    network = {f"backbone.{name}": value for name, value in cell.spec.backbone_settings.items()}
+    if _couples_rows(cell):
+        network = {"backbone.name": PLAIN[load_problem(cell).kind], "backbone.width": 8}
+    elif not still:
+        return cell
+    else:
+        network |= {"backbone.name": cell.spec.backbone} if cell.backbone else {}
+    sizes = ("steps", "batch_size", "environments_per_step")
+    trainer = {f"trainer.{name}": value for name, value in cell.spec.trainer.items() if name in sizes}
+    data = {f"dataset.{name}": value for name, value in cell.spec.dataset_settings.items()}
+    small = dict(METHODS.literal(method, "small", {}))
+    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, trainer | data | network | small | still)
+
+
+def _couples_rows(cell: Cell) -> bool:
+    """Whether the cell's backbone has layers that normalise over a batch, or drop at random."""
+    if cell.backbone is None:
+        return False
+    with torch.random.fork_rng(devices=()):
+        network = cell.backbone.build(load_problem(cell))
+    return any(isinstance(module, _BatchNorm | _DropoutNd) for module in network.modules())
+
+
+def load(cell: Cell, dtype: torch.dtype = torch.float32) -> Problem:
+    """The cell's problem on the CPU, as its dataset makes it."""
+    return cell.dataset.load(stream(cell.spec.seed, "data")).to(torch.device("cpu"), dtype)
+
+
+def objective_of(
+    cell: Cell, strategy: Strategy, dtype: torch.dtype = torch.float64, method: Composition | None = None
+) -> tuple[Objective, dict[str, Tensor], Batch, State]:
+    """The engine's gradient function of a cell with its first parameters, batch and state."""
+    problem = load(cell, dtype)
+    model = build_model(cell, problem).to(dtype)
+    method = method or cell.method
+    parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
+    sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
+    examples, env = sampler.epoch(0)
+    critics = find_critics(cell, problem, model)
+    state = with_critics(method.initial_state(parameters, sampler.environments), critics)
+    networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
+    objective = Objective(method, problem.task, model, strategy, critics=networks)
+    return objective, parameters, sampler.batch(examples[0], env[0]), state
+
+
+def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None = None, origin: str = "") -> None:
+    """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
+
+    class Stop(Exception):
+        """In the place of a kill."""
+
+    class Until(Report):
+        def step(self, number: int) -> None:
+            if number > step:
+                raise Stop
+
+    problem = load(cell, getattr(torch, cell.trainer.dtype))
+    training = TrainingLoop(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, origin, 0, loggers)
+    with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
+        training.run(report)
+
+
+def curves_of(folder: RunFolder) -> pd.DataFrame:
+    """A run's curves without what the clock said."""
+    return pd.read_parquet(folder.curves).drop(columns=SECONDS)
+
+
+def assert_same_training(first: RunFolder, second: RunFolder) -> None:
+    """Raise AssertionError unless curves and every tensor of the last checkpoint are equal to the last bit."""
+    pd.testing.assert_frame_equal(curves_of(first), curves_of(second), check_exact=True)
+    left, right = Checkpoint.load(first.checkpoint), Checkpoint.load(second.checkpoint)
+    if left is None or right is None:
+        raise AssertionError("a run has left no checkpoint")
+    tensors = flatten(right.tensors)
+    for name, value in flatten(left.tensors).items():
+        if not torch.equal(value, tensors[name]):
+            raise AssertionError(f"{name} differs")

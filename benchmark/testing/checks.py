@@ -1,0 +1,169 @@
+"""Checks by name: of a registered one, or of a class that is registered for the time of a check."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from invbench.core.backbone import Backbone
+from invbench.core.data import Dataset
+from invbench.core.method import Method
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.core.third_party import one_line
+from invbench.errors import UserError
+from invbench.testing.backbone_checks import BACKBONE_CHECKS
+from invbench.testing.cells import load, small_cell
+from invbench.testing.dataset_checks import DATASET_CHECKS
+from invbench.testing.method_checks import METHOD_CHECKS
+from invbench.training.sampling import Sampler
+
+NamedCheck = tuple[str, Callable[[], None]]
+"""Its name, and a function that raises AssertionError: one line with the class, the check and what is wrong."""
+
+
+def check_method(method: type[Method] | str, datasets: Sequence[str] | None = None) -> None:
+    """Check that a method keeps the contract.
+
+    Args:
+        method: a class, registered or not, or a registered name.
+        datasets: registered names; None takes every dataset that needs no files and provides what the method requires.
+
+    Raises:
+        AssertionError: one line that names the class, the check and what is wrong.
+        UserError: it is no method, or no such dataset provides what it requires.
+    """
+    for _, check in checks_of_method(method, datasets):
+        check()
+
+
+def check_dataset(dataset: type[Dataset] | str) -> None:
+    """Check that a dataset, a class or a registered name, keeps the contract; its `small` version is loaded.
+
+    Raises:
+        AssertionError: one line that names the class, the check and what is wrong.
+        UserError: it is no dataset.
+    """
+    for _, check in checks_of_dataset(dataset):
+        check()
+
+
+def check_backbone(backbone: type[Backbone] | str, settings: Mapping[str, Any] | None = None) -> None:
+    """Check that a backbone, a class or a registered name, keeps the contract with these settings.
+
+    Raises:
+        AssertionError: one line that names the class, the check and what is wrong.
+        UserError: it is no backbone, or has no such setting.
+    """
+    for _, check in checks_of_backbone(backbone, settings):
+        check()
+
+
+def checks_of_method(method: type[Method] | str, datasets: Sequence[str] | None = None) -> list[NamedCheck]:
+    """The checks that apply to a method, for `pytest.mark.parametrize`; see `check_method`."""
+    with registered(METHODS, method) as name:
+        cls: type[Method] = METHODS.load(name)
+        chosen = datasets_for(name) if datasets is None else list(datasets)
+    return [
+        _named(METHODS, method, check.name, dataset, _on(check.run, dataset))
+        for check in METHOD_CHECKS
+        if check.applies(cls)
+        for dataset in (chosen if check.everywhere else chosen[:1])
+    ]
+
+
+def checks_of_dataset(dataset: type[Dataset] | str) -> list[NamedCheck]:
+    """The checks of a dataset, for `pytest.mark.parametrize`; see `check_dataset`."""
+    with registered(DATASETS, dataset):
+        pass  # what is no dataset is refused now
+    return [_named(DATASETS, dataset, check.__name__, "", _with_erm(check)) for check in DATASET_CHECKS]
+
+
+def checks_of_backbone(backbone: type[Backbone] | str, settings: Mapping[str, Any] | None = None) -> list[NamedCheck]:
+    """The checks of a backbone, for `pytest.mark.parametrize`; see `check_backbone`."""
+    with registered(BACKBONES, backbone) as name:
+        network: Backbone = BACKBONES.load(name).parse(settings or {}, "backbone")
+    return [
+        _named(BACKBONES, backbone, check.__name__, "", lambda _, check=check: check(network))  # type: ignore[misc]
+        for check in BACKBONE_CHECKS
+    ]
+
+
+def datasets_for(method: str) -> list[str]:
+    """Registered datasets that need no files, provide what a method requires and have examples enough for it.
+
+    Raises:
+        UserError: there is none.
+    """
+    requires = METHODS.traits(method)
+    able = [
+        name
+        for name in DATASETS.entries()
+        if not DATASETS.literal(name, "release", "")
+        and not unmet(requires, DATASETS.traits(name))
+        and _enough_examples(method, name)
+    ]
+    if not able:
+        raise UserError(
+            f"no dataset without files provides what {method} requires ({', '.join(requires)}); name some by "
+            "check_method(..., datasets=[...])"
+        )
+    return able
+
+
+def _enough_examples(method: str, dataset: str) -> bool:
+    cell = small_cell(method, dataset)
+    least = cell.method.min_examples
+    return least == 1 or Sampler.of(load(cell).splits["train"], cell.trainer, 0).batch_size >= least
+
+
+@contextmanager
+def registered(registry: Registry, subject: type[Any] | str) -> Iterator[str]:
+    """The name of a class, under which it can be found here; one that is not registered is forgotten afterwards."""
+    if isinstance(subject, str):
+        registry.load(subject)
+        yield subject
+        return
+    known = registry._registered
+    for name, cls in known.items():
+        if cls is subject:
+            yield name
+            return
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", getattr(subject, "__name__", "unnamed")).lower().strip("_")
+    while name in registry.known():
+        name += "_checked"
+    registry.register(name)(subject)
+    try:
+        yield name
+    finally:
+        del known[name]
+
+
+def _on(run: Callable[[Any], None], dataset: str) -> Callable[[str], None]:
+    """A check of a cell as one of a method's name."""
+    return lambda name: run(small_cell(name, dataset))
+
+
+def _with_erm(run: Callable[[Any], None]) -> Callable[[str], None]:
+    """A check of a cell as one of a dataset's name."""
+    return lambda name: run(small_cell("erm", name))
+
+
+def _named(
+    registry: Registry, subject: type[Any] | str, check: str, dataset: str, run: Callable[[str], None]
+) -> NamedCheck:
+    label = subject if isinstance(subject, str) else subject.__qualname__
+    where = f" on {dataset}" if dataset else ""
+
+    def call() -> None:
+        with registered(registry, subject) as name, torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            try:
+                run(name)
+            except AssertionError as error:
+                raise AssertionError(f"{registry.kind} {label} fails {check}{where}: {error}") from None
+            except Exception as error:
+                raise AssertionError(f"{registry.kind} {label} fails {check}{where}: {one_line(error)}") from error
+
+    return f"{check}[{dataset}]" if dataset else check, call
