@@ -70,7 +70,7 @@ def learned(training: TrainingLoop, updates: int) -> dict[str, Any]:
     ((name, critic),) = training.critics.critics.items()
     state = training.method_state
     for step in range(updates // 500):  # many steps in the place of one warm-up: partners change all the same
-        first = training.critics.had(critic, step)
+        first = training.critics.updates_before(critic, step)
         state = training.critics._updates(name, training.parameters, state, step, range(first, first + 500))
     return state
 
@@ -82,10 +82,10 @@ def test_bounds_reach_the_closed_form(rho: float, estimator: str, tmp_path: Path
     training = training_on(gaussians(rho, 200_000, 0), tmp_path, method__estimator=estimator, method__weight=1.0)
     state = learned(training, 500)["mutual_information"]
     test = gaussians(rho, 200_000, 1)
-    player = training.objective.critic_functions({"mutual_information": state})["mutual_information"]
+    critic = training.objective.critic_functions({"mutual_information": state})["mutual_information"]
     measure = MutualInformation(estimator="nwj" if estimator == "nwj" else "donsker_varadhan", standardise_score=False)
     with torch.no_grad():
-        found = -measure.critic_loss(player, *whole(test), state)[0].item()
+        found = -measure.critic_loss(critic, *whole(test), state)[0].item()
     assert found == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.1)
 
 

@@ -16,7 +16,7 @@ from invbench.training.profile import TRACED, Profile, profile_cell
 from invbench.training.runner import Options, run_cell
 
 STEP = {"data", "forward", "objective", "backward", "optimiser", "other"}
-SECOND = {"second player"}
+SECOND = {"critic"}
 RULE = {"gradient rule"}
 EVALUATION = ["evaluation", "last evaluation"]
 

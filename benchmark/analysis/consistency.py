@@ -1,4 +1,4 @@
-"""How consistent a minimum is across environments: whether other environments agree where one of them sees a minimum.
+"""Consistency of a minimum across environments: whether other environments agree where one of them has a minimum.
 
 Parascandolo, Neitz, Orvieto, Gresele, Schölkopf (2020), arXiv 2009.00329. With N(A) the connected part of the set
 {θ : |R_A(θ) - R_A(θ*)| ≤ ε} that has θ* in it,
@@ -35,20 +35,20 @@ from invbench.training.flat_module import FlatModule
 from invbench.training.sampling import BatchLoader, Sampler
 
 Risks = Callable[[Tensor], Tensor]
-"""From parameters (P,) to the risk of each environment (E,)."""
+"""Function from parameters (P,) to the risk of each environment (E,)."""
 GRID = 24
-"""Points on a ray, each 1.5 times as far away as the one before."""
+"""Number of points on a ray, each 1.5 times as far away as the one before."""
 HALVINGS = 8
 MOST_ENVIRONMENTS = 16
 MARGIN = 0.5
-"""Of a plane beyond its points, in their distances."""
+"""Margin of a plane beyond its points, as a share of their distances."""
 TINY = 1e-30
 
 
 def by_sampling(
     risks: Risks, theta: Tensor, epsilon: float, directions: Tensor, reach: float, on_progress: OnProgress = int
 ) -> Tensor:
-    """The largest |R_B - R_A(θ*)| found in N(A), as rows A and columns B (E, E), along rays.
+    """Return the largest |R_B - R_A(θ*)| in N(A) along rays, as rows A and columns B (E, E).
 
     Args:
         theta: θ* (P,).
@@ -59,23 +59,24 @@ def by_sampling(
     with torch.no_grad():
         first = risks(theta)
         distances = reach * 1.5 ** torch.arange(1.0 - GRID, 1.0, dtype=theta.dtype, device=theta.device)
-        found = (first[None, :] - first[:, None]).abs()
+        gaps = (first[None, :] - first[:, None]).abs()
         for number, direction in enumerate(directions, 1):
             unit = direction / direction.norm()
             along = torch.stack([risks(theta + distance * unit) for distance in distances])  # (GRID, E)
             inside = ((along - first).abs() <= epsilon).cumprod(0).bool()  # a point counts if all before it do
-            gaps = (along[:, None, :] - first[:, None]).abs()  # (GRID, A, B)
-            found = torch.maximum(found, torch.where(inside[:, :, None], gaps, 0.0).amax(0))
+            on_ray = (along[:, None, :] - first[:, None]).abs()  # (GRID, A, B)
+            gaps = torch.maximum(gaps, torch.where(inside[:, :, None], on_ray, 0.0).amax(0))
             on_progress(number)
-    return found
+    return gaps
 
 
 def by_path(
     risks: Risks, theta: Tensor, epsilon: float, steps: int, reach: float, away: Tensor, on_progress: OnProgress = int
 ) -> Tensor:
-    """The same along one path for each A, of so many steps that are together no longer than `reach`.
+    """Return the largest |R_B - R_A(θ*)| in N(A) along one path for each A, as rows A and columns B (E, E).
 
     Args:
+        steps: of a path; together they are no longer than `reach`.
         away: a direction (P,) to take where there is no slope, as at a minimum of all risks.
     """
     rows = []
@@ -86,24 +87,24 @@ def by_path(
 
 
 def _climb(risks: Risks, theta: Tensor, a: int, epsilon: float, steps: int, length: float, away: Tensor) -> Tensor:
-    """The largest |R_B - R_A(θ*)| (E,) on a path in N(A)."""
-    place = theta.detach()
-    values = risks(place).detach()
-    around = _LevelSet(risks, a, values[a], epsilon)
-    found = (values - values[a]).abs()
+    """Return the largest |R_B - R_A(θ*)| (E,) on a path in N(A)."""
+    point = theta.detach()
+    values = risks(point).detach()
+    level_set = _LevelSet(risks, a, values[a], epsilon)
+    gaps = (values - values[a]).abs()
     for _ in range(steps):
-        ways = (around.moved(place, direction, length) for direction in (*around.uphill(place), away))
-        moved = next((one for one in ways if one is not None), None)
-        if moved is None:
+        attempts = (level_set.step_within(point, direction, length) for direction in (*level_set.uphill(point), away))
+        reached = next((attempt for attempt in attempts if attempt is not None), None)
+        if reached is None:
             break
-        place, values = moved
-        found = torch.maximum(found, (values - around.level).abs())
-    return found
+        point, values = reached
+        gaps = torch.maximum(gaps, (values - level_set.level).abs())
+    return gaps
 
 
 @dataclass(frozen=True)
 class _LevelSet:
-    """Where R_A is within ε of a level."""
+    """Set of points at which R_A is within ε of a level."""
 
     risks: Risks
     a: int
@@ -111,23 +112,23 @@ class _LevelSet:
     epsilon: float
 
     def gap(self, values: Tensor) -> Tensor:
-        """The largest |R_B - level| of the other environments."""
+        """Return the largest |R_B - level| of the other environments."""
         return (torch.cat([values[: self.a], values[self.a + 1 :]]) - self.level).abs().max()
 
-    def uphill(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        """The steepest way up the gap, and its part at right angles to ∇R_A."""
-        leaf = place.clone().requires_grad_()
+    def uphill(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the steepest direction up the gap, and its part at right angles to ∇R_A."""
+        leaf = point.clone().requires_grad_()
         values = self.risks(leaf)
         (steepest,) = torch.autograd.grad(self.gap(values), leaf, retain_graph=True)
         (across,) = torch.autograd.grad(values[self.a], leaf)
         return steepest, steepest - (steepest @ across) / (across @ across).clamp_min(TINY) * across
 
     @torch.no_grad()
-    def moved(self, place: Tensor, direction: Tensor, length: float) -> tuple[Tensor, Tensor] | None:
-        """A place in the set, at most so far away, with a larger gap, and its risks; None where there is none."""
-        gap, unit = self.gap(self.risks(place)), direction / direction.norm().clamp_min(TINY)
+    def step_within(self, point: Tensor, direction: Tensor, length: float) -> tuple[Tensor, Tensor] | None:
+        """Return a point in the set, at most `length` away, with a larger gap, and its risks; None if there is none."""
+        gap, unit = self.gap(self.risks(point)), direction / direction.norm().clamp_min(TINY)
         for halving in range(HALVINGS):
-            after = place + length / 2**halving * unit
+            after = point + length / 2**halving * unit
             values = self.risks(after)
             if (values[self.a] - self.level).abs() <= self.epsilon and self.gap(values) > gap:
                 return after, values
@@ -136,7 +137,7 @@ class _LevelSet:
 
 @dataclass(frozen=True)
 class Environments:
-    """A trained network as a function of its weights, with some examples of each environment.
+    """Trained network as a function of its weights, with some examples of each environment.
 
     Args:
         network: in evaluation mode, without random transformations.
@@ -152,7 +153,7 @@ class Environments:
 
     @classmethod
     def of(cls, run: RestoredRun, examples: int = 256) -> "Environments":
-        """Of a run, with as many examples of each of its first environments, at most so many.
+        """Take a run's network, and equally many examples, at most `examples`, of each of its first environments.
 
         Raises:
             UserError: the run had fewer than two environments.
@@ -171,13 +172,13 @@ class Environments:
         return cls(flat, run.problem.task, batch.x[order], batch.y[order], flat.weights())
 
     def risks(self, theta: Tensor) -> Tensor:
-        """R_e(θ) (E,)."""
-        play = self.network.player({"weights": theta, "buffers": self.network.buffers()})
-        prediction = as_outputs(play(self.x.flatten(0, 1))).prediction
+        """Compute the risks R_e(θ) (E,)."""
+        model = self.network.bind({"weights": theta, "buffers": self.network.buffers()})
+        prediction = as_outputs(model(self.x.flatten(0, 1))).prediction
         return self.task.losses(prediction.unflatten(0, self.y.shape), self.y).mean(1)
 
     def agreement(self) -> dict[str, float]:
-        """Of each parameter tensor, the mean over its elements of |Σ_e sign ∂R_e/∂θ| / E: 1 where all agree."""
+        """Compute for each parameter tensor the mean over elements of |Σ_e sign ∂R_e/∂θ| / E: 1 where all agree."""
         leaf = self.theta.clone().requires_grad_()
         signs = torch.stack([torch.autograd.grad(risk, leaf, retain_graph=True)[0].sign() for risk in self.risks(leaf)])
         each = signs.mean(0).abs().split(self.network.sizes)
@@ -185,7 +186,7 @@ class Environments:
 
 
 class Consistency(BaseModel):
-    """Of one run.
+    """Consistency of one run.
 
     Args:
         epsilon: ε.
@@ -204,14 +205,14 @@ class Consistency(BaseModel):
 
     @property
     def score(self) -> float:
-        """The consistency score."""
+        """Consistency score: minus the largest gap."""
         return -max(largest(self.sampling), largest(self.path))
 
 
 def largest(gaps: list[list[float]]) -> float:
-    """The largest of the gaps, but for A = B."""
-    found = np.array(gaps)
-    return float(found[~np.eye(len(found), dtype=bool)].max())
+    """Return the largest of the gaps, but for A = B."""
+    matrix = np.array(gaps)
+    return float(matrix[~np.eye(len(matrix), dtype=bool)].max())
 
 
 def consistency(
@@ -223,7 +224,7 @@ def consistency(
     examples: int = 256,
     on_progress: OnProgress = int,
 ) -> Consistency:
-    """How consistent a run's minimum is across its training environments.
+    """Measure how consistent a run's minimum is across its training environments.
 
     Args:
         epsilon: how much an environment's risk may differ from that at the minimum.
@@ -231,7 +232,7 @@ def consistency(
         directions: of rays, at random.
         steps: of a path.
         examples: of each environment, at most.
-        tell: called with the number of rays and paths that are done.
+        on_progress: called with the number of rays and paths that are done.
 
     Raises:
         UserError: the run had fewer than two environments.
@@ -253,7 +254,7 @@ def consistency(
 
 
 def plane(risks: Risks, first: Tensor, second: Tensor, third: Tensor, *, points: int = 41) -> "Plane":
-    """Risks on the plane through three points (P,), of which the first two are marked.
+    """Compute risks on the plane through three points (P,).
 
     Coordinates are lengths: the first point is the origin, the second on the first axis.
     """
@@ -269,7 +270,7 @@ def plane(risks: Risks, first: Tensor, second: Tensor, third: Tensor, *, points:
 
 
 class Plane(NamedTuple):
-    """Risks of environments on a plane: x (X,), y (Y,), risks (E, Y, X), and where the three points are."""
+    """Risks of environments on a plane: x (X,), y (Y,), risks (E, Y, X), and the coordinates of the three points."""
 
     x: NDArray[np.floating]
     y: NDArray[np.floating]

@@ -36,18 +36,18 @@ from invbench.training.build import RestoredRun
 from invbench.training.curve_columns import learned_columns
 
 DENSE = 1000
-"""Of so few weights all eigenvalues are computed, as where an estimate would need no fewer products."""
+"""Number of weights up to which all eigenvalues are computed, as where an estimate would need no fewer products."""
 ROWS = 512
-"""Examples whose graph is in memory at a time."""
+"""Number of examples whose graph is in memory at a time."""
 TOLERANCE = 1e-4
-"""Relative, of the eigenvalues."""
+"""Relative tolerance of the eigenvalues."""
 FAINT = 1e-7
-"""A Lanczos vector that is so much smaller than the mean eigenvalue is rounding: the space is exhausted."""
+"""Norm of a Lanczos vector, relative to the first diagonal entry, below which the space is exhausted."""
 Vector = NDArray[np.floating]
 
 
 class Bulk(BaseModel):
-    """What a random vector tells of all but the largest eigenvalues: Ritz values, with weights that add up to 1."""
+    """Estimate of all but the largest eigenvalues from a random vector: Ritz values, with weights that add up to 1."""
 
     values: list[float]
     weights: list[float]
@@ -73,12 +73,12 @@ class Spectrum(BaseModel):
     widths: dict[str, float]
 
     def effective_dimension(self, alpha: float) -> tuple[float, float]:
-        """N_eff(α), for α > 0, and the standard error of its estimate: 0 where all eigenvalues are known."""
+        """Compute N_eff(α), for α > 0, and the standard error of its estimate: 0 where all eigenvalues are known."""
         known = float(_share(self.eigenvalues, alpha).sum())
         if not self.bulk:
             return known, 0.0
         others = self.weights - len(self.eigenvalues)
-        each = [others * np.dot(one.weights, _share(one.values, alpha)) for one in self.bulk]
+        each = [others * np.dot(bulk.weights, _share(bulk.values, alpha)) for bulk in self.bulk]
         error = np.std(each, ddof=1) / len(each) ** 0.5 if len(each) > 1 else float("nan")
         return known + float(np.mean(each)), float(error)
 
@@ -96,14 +96,14 @@ def spectrum(
     examples: int | None = None,
     on_progress: OnProgress = int,
 ) -> Spectrum:
-    """The spectrum of a run's Hessian on its training split.
+    """Compute the spectrum of a run's Hessian on its training split.
 
     Args:
         run: on any device.
         top: how many of the largest eigenvalues.
         steps: of the Lanczos process from each of the random vectors.
         examples: the first so many of the split in a random order; None takes all.
-        tell: called with the number of products with the Hessian that are done.
+        on_progress: called with the number of products with the Hessian that are done.
 
     Raises:
         RunFailed: the eigenvalues do not converge.
@@ -114,19 +114,19 @@ def spectrum(
     hessian = Hessian(network, x, split.y, run.problem.task, on_progress)
     rng = np.random.default_rng(stream(seed, "analysis", "spectrum"))
     widths = learned_columns(learned_parameters(run.model), None)
-    found = Spectrum(weights=hessian.size, examples=len(x), risk=hessian.risk, eigenvalues=[], bulk=[], widths=widths)
+    result = Spectrum(weights=hessian.size, examples=len(x), risk=hessian.risk, eigenvalues=[], bulk=[], widths=widths)
     if hessian.size <= max(DENSE, top + steps * vectors):
         dense = np.stack([hessian.product(row) for row in np.eye(hessian.size)])
-        found.eigenvalues = eigvalsh((dense + dense.T) / 2)[::-1].tolist()
-        return found
+        result.eigenvalues = eigvalsh((dense + dense.T) / 2)[::-1].tolist()
+        return result
     values, basis = _largest(hessian, top, rng)
-    found.eigenvalues = values.tolist()
-    found.bulk = [_lanczos(hessian.product, rng.standard_normal(hessian.size), basis, steps) for _ in range(vectors)]
-    return found
+    result.eigenvalues = values.tolist()
+    result.bulk = [_lanczos(hessian.product, rng.standard_normal(hessian.size), basis, steps) for _ in range(vectors)]
+    return result
 
 
 def some_rows(split: Split, examples: int | None, seed: int) -> Split:
-    """The first examples of the split in a random order, or all."""
+    """Return the first examples of the split in a random order, or all."""
     if examples is None or examples >= len(split):
         return split
     order = np.random.default_rng(stream(seed, "analysis", "examples")).permutation(len(split))
@@ -134,7 +134,7 @@ def some_rows(split: Split, examples: int | None, seed: int) -> Split:
 
 
 def held_still(model: nn.Module, split: Split, seed: int) -> tuple[nn.Module, Tensor]:
-    """The network within random transformations of its input, and the inputs (n, ...) under one draw of each."""
+    """Return the network without random transformations of its input, and the inputs (n, ...) under one draw."""
     x = split.x
     with torch.no_grad(), torch_stream(stream(seed, "analysis", "augmentation"), x.device):
         while isinstance(model, Averaged):
@@ -150,7 +150,7 @@ class Hessian:
     Args:
         network: in evaluation mode.
         x, y: examples (n, ...), (n,).
-        tell: called with the number of products that are done.
+        on_progress: called with the number of products that are done.
     """
 
     def __init__(self, network: nn.Module, x: Tensor, y: Tensor, task: Task, on_progress: OnProgress) -> None:
@@ -162,7 +162,7 @@ class Hessian:
             self.risk = task.losses(outputs_of(network, x).prediction, y).mean().item()
 
     def product(self, vector: Vector) -> Vector:
-        """H v, for v (P,)."""
+        """Compute H v, for v (P,)."""
         flat = torch.from_numpy(np.asarray(vector)).to(self.weights[0])
         tangents = [part.view_as(value) for part, value in zip(flat.split(self.sizes), self.weights, strict=True)]
         total = torch.zeros_like(flat, dtype=torch.float64)
@@ -179,21 +179,21 @@ class Hessian:
 
 
 def _largest(hessian: Hessian, top: int, rng: np.random.Generator) -> tuple[Vector, Vector]:
-    """The largest eigenvalues, descending (top,), and their vectors (P, top)."""
+    """Compute the largest eigenvalues, descending (top,), and their vectors (P, top)."""
     operator = LinearOperator((hessian.size,) * 2, matvec=hessian.product, dtype=np.float64)
     try:
         values, vectors = eigsh(
             operator, top, which="LA", tol=TOLERANCE, v0=rng.standard_normal(hessian.size), ncv=2 * top + 20
         )
     except ArpackNoConvergence as error:
-        found = len(error.eigenvalues)
-        raise RunFailed("error", f"only {found} of {top} eigenvalues converged; ask for fewer with --top") from None
+        converged = len(error.eigenvalues)
+        raise RunFailed("error", f"only {converged} of {top} eigenvalues converged; ask for fewer with --top") from None
     order = np.argsort(values)[::-1]
     return values[order], vectors[:, order]
 
 
 def _lanczos(product: Callable[[Vector], Vector], start: Vector, without: Vector, steps: int) -> Bulk:
-    """The Lanczos process orthogonal to the columns of `without` (P, k), every vector orthogonalised twice."""
+    """Run the Lanczos process orthogonal to the columns of `without` (P, k), every vector orthogonalised twice."""
 
     def cleaned(vector: Vector) -> Vector:
         for _ in range(2):

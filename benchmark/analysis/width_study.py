@@ -1,6 +1,6 @@
-"""Risk and its slope over the width of a learned distribution: what draws Augerino's widths where they end.
+"""Risk and its slope over the width of a learned distribution: why Augerino's widths end where they do.
 
-One raw number ρ of a trained run goes through a range while all else stays; a batch sees the same random numbers at
+One raw number ρ of a trained run goes through a range while all else is fixed; a batch gets the same random numbers at
 every ρ. Batches are those of the run's first epoch, inputs are transformed as in training, the network is otherwise in
 evaluation mode (arXiv 2010.11882, section 5; the authors' `Mario_rotation_width` has 25 batches and 20 values).
 """
@@ -23,7 +23,7 @@ from invbench.training.gradients import Objective
 from invbench.training.sampling import BatchLoader, Sampler
 
 COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
-"""And the task's primary metric. Slopes are derivatives by the raw number."""
+"""Columns of the table, besides the task's primary metric. Slopes are derivatives by the raw number."""
 
 
 def width_study(
@@ -33,11 +33,11 @@ def width_study(
     batches: int = 25,
     on_progress: OnProgress = int,
 ) -> pd.DataFrame:
-    """A row for every batch and value of one generator's raw number.
+    """Make a table with a row for every batch and value of one generator's raw number.
 
     Args:
         raws: the values; None takes 20 from -5 to 5.
-        tell: called with the number of rows that are done.
+        on_progress: called with the number of rows that are done.
 
     Raises:
         UserError: the run has learned no width of that generator, has a critic, or penalises gradients.
@@ -49,10 +49,10 @@ def width_study(
     objective = Objective(run.cell.method, task, run.model, "joint")
     sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)
     state = run.cell.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
-    feed, rows = BatchLoader(sampler), []
+    loader, rows = BatchLoader(sampler), []
     with _transforming(run):
         for number in range(batches):
-            batch = feed.batch(number)
+            batch = loader.batch(number)
             for value in np.linspace(-5, 5, 20) if raws is None else raws:
                 raw = learned.raw.detach().clone()
                 raw[index] = value
@@ -64,33 +64,33 @@ def width_study(
                 score = task.scores(outputs.prediction, batch.y)[task.primary].mean()
                 slopes = [_slope(part, raw, index) for part in (risk, risk + penalty)]
                 width = learned.function(raw)[index]
-                found = (width, risk, slopes[0], risk + penalty, slopes[1], score)
-                rows.append([number, value, *(one.item() for one in found)])
+                values = (width, risk, slopes[0], risk + penalty, slopes[1], score)
+                rows.append([number, value, *(tensor.item() for tensor in values)])
                 on_progress(len(rows))
     return pd.DataFrame(rows, columns=[*COLUMNS, task.primary])
 
 
 def learned_width(run: RestoredRun, generator: str) -> float:
-    """The width that the run ended with."""
+    """Return the width that the run ended with."""
     _, part = _learned(run, generator)
     width: float = part()[part.names.index(generator)].item()
     return width
 
 
 def _learned(run: RestoredRun, generator: str) -> tuple[str, LearnedScalars]:
-    """The parameter that holds the generator's raw number, by its name."""
+    """Return the vector that has the generator's raw number, with the name of its parameter."""
     widths = {name: part for name, part in learned_parameters(run.model).items() if part.what == "width"}
-    known = [one for part in widths.values() for one in part.names]
+    known = [known_name for part in widths.values() for known_name in part.names]
     for name, part in widths.items():
         if generator in part.names:
             return name, part
-    why = f"no width of '{generator}'{did_you_mean(generator, known)}" if known else "no widths; augerino does"
-    raise UserError(f"{run.cell.title} has learned {why}")
+    lacking = f"no width of '{generator}'{did_you_mean(generator, known)}" if known else "no widths; augerino does"
+    raise UserError(f"{run.cell.title} has learned {lacking}")
 
 
 @contextmanager
 def _transforming(run: RestoredRun) -> Iterator[None]:
-    """Inputs are transformed as often as in training."""
+    """Transform inputs as often as in training, within this block."""
     averaged = [part for part in run.model.modules() if isinstance(part, Averaged)]
     for part in averaged:
         part.training = True  # of itself, not of the network within
@@ -101,6 +101,6 @@ def _transforming(run: RestoredRun) -> Iterator[None]:
 
 
 def _slope(value: Tensor, raw: Tensor, index: int) -> Tensor:
-    """The derivative by one raw number."""
-    (found,) = torch.autograd.grad(value, raw, retain_graph=True, materialize_grads=True)
-    return found[index]
+    """Compute the derivative by one raw number."""
+    (gradient,) = torch.autograd.grad(value, raw, retain_graph=True, materialize_grads=True)
+    return gradient[index]

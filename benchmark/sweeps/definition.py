@@ -49,15 +49,15 @@ from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch,
 FULL = "full"
 ALL = "*"
 MOST_FILES = 1000
-"""Of a folder that are looked at for one of nearly the name that was given."""
+"""Maximum number of files of a folder that are compared with a name that was not found."""
 Names = str | tuple[str, ...]
 Seeds = str | int | tuple[int, ...]
 Results = Callable[[str], Mapping[str, float] | None]
-"""Metrics of a run by its id; none where it failed, None where it is not over."""
+"""Function from a run's id to its metrics; empty where it failed, None where it is not over."""
 
 
 class SweepCells(Settings):
-    """One item of a sweep: every method with every dataset, with every combination of the grid."""
+    """Item of a sweep: every method with every dataset, with every combination of the grid."""
 
     method: Names = setting(..., "a method, or several")
     dataset: Names = setting(..., "a dataset, or several")
@@ -74,7 +74,12 @@ class SweepCells(Settings):
         return self
 
     def cells(self, common: dict[str, Any], tier: "Tier", judge: "JudgeOf") -> "Iterator[Setup]":
-        """What is run by now. `common` is what the whole sweep sets."""
+        """Yield the setups that are known by now.
+
+        Args:
+            common: settings of the whole sweep.
+            judge: scores the trials of a search.
+        """
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
             for name in _possible(dataset) if method == ALL else [method]:
                 for values in itertools.product(*self.grid.values()):
@@ -84,7 +89,7 @@ class SweepCells(Settings):
                         yield setup.also(trial).also(tier.set)
 
     def size(self, tier: "Tier") -> int:
-        """How many there are at most, each for every seed."""
+        """Return the maximum number of setups, each of which is run with every seed."""
         methods, datasets = _names(self.method), _names(self.dataset)
         all_of_them = methods.count(ALL)
         cells = (len(methods) - all_of_them) * len(datasets)
@@ -106,7 +111,7 @@ class SweepCells(Settings):
 
 
 class Setup(NamedTuple):
-    """A run but for its seed."""
+    """Method, dataset and settings of runs that differ in the seed only."""
 
     method: str
     dataset: str
@@ -114,20 +119,20 @@ class Setup(NamedTuple):
     protocol: Protocol = "last"
 
     def also(self, settings: dict[str, Any]) -> "Setup":
-        """With these settings, which win."""
+        """Return the setup with these settings added; they win."""
         return self._replace(settings=self.settings | settings)
 
     def cell(self, seed: int) -> Cell:
-        """The run of a seed, checked."""
+        """Resolve the run with a seed, everything checked."""
         return resolve(self.method, self.dataset, seed, self.settings, protocol=self.protocol)
 
 
 JudgeOf = Callable[[Setup, "Tier", str], Judge]
-"""What tells how the trials of a search were, by a metric."""
+"""Function that makes the judge of a search's trials, by a metric."""
 
 
 class Tier(Settings):
-    """A size of a sweep: what differs from the whole."""
+    """Size of a sweep: what differs from the whole."""
 
     seeds: Seeds | None = setting(None, "other seeds")
     set: dict[str, Any] = setting({}, "settings that win over those of the cells")
@@ -135,7 +140,7 @@ class Tier(Settings):
 
 
 class Sweep(Settings):
-    """A validated sweep file."""
+    """Validated sweep file."""
 
     seeds: Seeds = setting(0, "such as 0-4, or a list")
     set: dict[str, Any] = setting({}, "settings of all cells by dotted name")
@@ -160,7 +165,7 @@ class Sweep(Settings):
 
     @classmethod
     def read(cls, name: str) -> Self:
-        """The sweep of a file, or the one that is known by this name.
+        """Read the sweep of a file, or the one of the package with this name.
 
         Raises:
             UserError: there is none, or something in it is wrong.
@@ -178,9 +183,11 @@ class Sweep(Settings):
         return cls.parse(data, source=source)
 
     def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
-        """Every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
+        """List every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
 
-        Of a search that is led by results, the trials that the given ones lead to.
+        Args:
+            tier: size of the sweep.
+            results: of earlier runs, which decide the trials of a search that is guided by results.
         """
         chosen = self._tier(tier)
         seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
@@ -205,7 +212,7 @@ class Sweep(Settings):
         return kept
 
     def _check_rules(self, runs: Iterable[Cell]) -> None:
-        """Raises UserError for a rule with a name that no run has, or a method or data set that there is not."""
+        """Raise UserError for a rule with a name that no run has, or with an unknown method or dataset."""
         named = {name for rule in (*self.include, *self.exclude) for name in rule}
         known = {name for run in runs for name in _facts(run)} if named else set()
         for name in sorted(named - known):
@@ -219,7 +226,7 @@ class Sweep(Settings):
                         raise UserError(f"a rule names the {kind} '{brief(value)}'{hint}")
 
     def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
-        """Those that the rules keep."""
+        """Select the runs that the rules keep."""
         return [
             run for run in runs if (not self.include or _meets(run, self.include)) and not _meets(run, self.exclude)
         ]
@@ -231,7 +238,7 @@ class Sweep(Settings):
 
 
 def _sweep_files(folder: Path) -> list[str]:
-    """Files of a folder that may be sweeps; none where it cannot be read."""
+    """List the files of a folder that may be sweeps; none where it cannot be read."""
     with suppress(OSError, ValueError):
         return [
             str(path) for path in itertools.islice(folder.iterdir(), MOST_FILES) if path.suffix in (".yaml", ".yml")
@@ -240,7 +247,7 @@ def _sweep_files(folder: Path) -> list[str]:
 
 
 def parse_seeds(seeds: Seeds) -> list[int]:
-    """`0-4`, `0,2,7` and mixtures, a number or a list, without repetition. Raises UserError for anything else."""
+    """Parse `0-4`, `0,2,7` and mixtures, a number or a list, without repetition. Raises UserError for anything else."""
     if isinstance(seeds, int):
         return [seeds]
     if not isinstance(seeds, str):
@@ -260,24 +267,28 @@ def parse_seeds(seeds: Seeds) -> list[int]:
 
 
 def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float | None:
-    """The mean of a metric; NaN where a run failed, or there is none. Raises UserError for a metric that no run has."""
-    known = [found for found in results if found is not None]
-    for found in known:
-        if found and metric not in found:
-            raise UserError(f"optuna's metric '{metric}' is none of the runs'{did_you_mean(metric, found)}")
+    """Average a metric over runs; None while some are not over, NaN where one failed.
+
+    Raises:
+        UserError: a finished run has no such metric.
+    """
+    known = [metrics for metrics in results if metrics is not None]
+    for metrics in known:
+        if metrics and metric not in metrics:
+            raise UserError(f"optuna's metric '{metric}' is none of the runs'{did_you_mean(metric, metrics)}")
     if len(known) < len(results):
         return None
-    values = [found.get(metric, math.nan) for found in known]
+    values = [metrics.get(metric, math.nan) for metrics in known]
     return sum(values) / len(values) if values else math.nan
 
 
 def _facts(run: Cell) -> dict[str, Any]:
-    """What a rule can name."""
+    """Return the names and values that a rule can name."""
     return {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
 
 
 def _meets(run: Cell, rules: Sequence[dict[str, Any]]) -> bool:
-    """Whether a run meets one of the rules."""
+    """Tell whether a run meets one of the rules."""
     if not rules:
         return False
     facts = _facts(run)
@@ -293,6 +304,6 @@ def _values(value: Any) -> Sequence[Any]:
 
 
 def _possible(dataset: str) -> list[str]:
-    """Every method that the dataset provides for, as it can be run alone."""
+    """List every method that the dataset provides for, as it can be run alone."""
     provided = DATASETS.traits(dataset)
     return [with_penalty(name) for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is there already, what the file says now, and what that will cost."""
+"""The folder of a sweep: its runs' statuses, its summary, its changes, and its estimated cost."""
 
 import difflib
 import json
@@ -23,7 +23,7 @@ from invbench.system.provenance import sources_hash
 
 
 class Rerun(StrEnum):
-    """Which runs of a sweep are carried out."""
+    """Choice of which runs of a sweep are carried out."""
 
     missing = "missing"
     failed = "failed"
@@ -37,40 +37,40 @@ OPEN: Mapping[Rerun, tuple[Status, ...]] = {
     Rerun.stale: ("queued", "lost", "running", "stale"),
     Rerun.all: ("queued", "lost", "running", "failed", "stale", "done"),
 }
-"""Statuses that each choice takes up. A running one belongs to another process, which may yet die."""
+"""Statuses of the runs that each choice carries out. A running one belongs to another process, which may yet die."""
 
 
 MOST_VALUES = 6
-"""Of a setting that a summary lists."""
+"""Maximum number of values of a setting that a summary lists."""
 MOST_COMPARED, MOST_LINES = 5000, 40
-"""How many lines of a sweep are compared with what it was, and how many changes are shown."""
+"""Maximum number of lines of a sweep that are compared with its earlier version, and of changes that are shown."""
 MOST_ENTRIES, MOST_SIBLINGS, MOST_RUNS = 10_000, 30, 50
-"""How many entries of the folder that a sweep's is in, how many of the folders there, and how many runs of each are
-looked at for what runs take."""
+"""Maximum number of entries of the parent folder, of folders there, and of runs of each that are read for the costs of
+runs."""
 
 
 def statuses(cells: Iterable[Cell], out: Path) -> dict[str, Status]:
-    """By id of the run."""
+    """Return the status of each run, by id."""
     return {cell.spec.run_id: RunFolder(out / cell.spec.run_id).status(sources_hash(*cell.classes)) for cell in cells}
 
 
 def metrics_of(out: Path) -> Results:
-    """What is known of the runs of a folder."""
+    """Return a function from the id of a run in a folder to its metrics; see `Results`."""
 
-    def found(run_id: str) -> Mapping[str, float] | None:
+    def metrics(run_id: str) -> Mapping[str, float] | None:
         record = RunFolder(out / run_id).read_record()
         return None if record is None else record.metrics
 
-    return found
+    return metrics
 
 
-def chosen(cells: Sequence[Cell], found: Mapping[str, Status], rerun: Rerun) -> list[Cell]:
-    """The runs that `--rerun` asks for."""
-    return [cell for cell in cells if found[cell.spec.run_id] in OPEN[rerun]]
+def chosen(cells: Sequence[Cell], status_of: Mapping[str, Status], rerun: Rerun) -> list[Cell]:
+    """Select the runs that `--rerun` asks for."""
+    return [cell for cell in cells if status_of[cell.spec.run_id] in OPEN[rerun]]
 
 
 def reopen(cells: Iterable[Cell], out: Path) -> None:
-    """Put records and checkpoints aside, so that the runs begin anew."""
+    """Rename records and remove checkpoints, so that the runs start over."""
     for cell in cells:
         folder = RunFolder(out / cell.spec.run_id)
         if folder.path.exists():
@@ -81,18 +81,19 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
 
 
 def told_apart(cells: Iterable[Cell]) -> dict[str, str]:
-    """By id of the run, the settings in which runs of its method and dataset differ, seeds aside."""
-    found = {}
+    """Describe, by id of the run, the settings in which runs of its method and dataset differ besides the seed."""
+    texts = {}
     for members in _groups(cells).values():
         flat = list(map(_settings, members))
         differing = _differing(flat)
-        for cell, one in zip(members, flat, strict=True):
-            found[cell.spec.run_id] = "  ".join(f"{name}={_short(one[name])}" for name in differing if name in one)
-    return found
+        for cell, settings in zip(members, flat, strict=True):
+            parts = (f"{name}={_short(settings[name])}" for name in differing if name in settings)
+            texts[cell.spec.run_id] = "  ".join(parts)
+    return texts
 
 
 def shared(cells: Iterable[Cell]) -> Iterator[str]:
-    """A line for each method and dataset: the settings in which all its runs agree."""
+    """Describe, a line for each method and dataset, the settings in which all its runs agree."""
     for (method, dataset), members in _groups(cells).items():
         flat = list(map(_settings, members))
         differing = _differing(flat)
@@ -101,12 +102,12 @@ def shared(cells: Iterable[Cell]) -> Iterator[str]:
 
 
 def summary(cells: Sequence[Cell]) -> Iterator[str]:
-    """How many runs there are of what, and the ranges of what `told_apart` tells."""
+    """Describe how many runs there are of what, and the ranges of the settings in which they differ."""
     groups = _groups(cells)
     methods, datasets = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
     seeds = {cell.spec.seed for cell in cells}
     flat = [list(map(_settings, members)) for members in groups.values()]
-    trials = [len({json.dumps(one, sort_keys=True) for one in members}) for members in flat]
+    trials = [len({json.dumps(settings, sort_keys=True) for settings in members}) for members in flat]
     numbers = {"method": len(methods), "dataset": len(datasets), "trial": max(trials), "seed": len(seeds)}
     product = len(cells) == math.prod(numbers.values())
     parts = [f"{number} {name}{'s' * (number > 1)}" for name, number in numbers.items()]
@@ -117,13 +118,13 @@ def summary(cells: Sequence[Cell]) -> Iterator[str]:
     values: dict[str, list[Any]] = {}
     for members in flat:
         for name in _differing(members):
-            values.setdefault(name, []).extend(one[name] for one in members if name in one)
-    yield from (f"  {name}: {_range(found)}" for name, found in values.items())
+            values.setdefault(name, []).extend(settings[name] for settings in members if name in settings)
+    yield from (f"  {name}: {_range(choices)}" for name, choices in values.items())
     yield f"  seeds: {ranges(sorted(seeds))}"
 
 
 def _groups(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
-    """By method and dataset."""
+    """Group runs by method and dataset."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.spec.method, cell.spec.dataset), []).append(cell)
@@ -135,13 +136,13 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of settings in which runs differ."""
-    names = dict.fromkeys(name for one in flat for name in one)
-    return [name for name in names if any(one.get(name, ...) != flat[0].get(name, ...) for one in flat)]
+    """List the settings in which runs differ."""
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    return [name for name in names if any(settings.get(name, ...) != flat[0].get(name, ...) for settings in flat)]
 
 
 def _range(values: Sequence[Any]) -> str:
-    """Values, or from where to where they go where they are many."""
+    """Format values: all of them, or the smallest and the largest where they are many."""
     texts = list(dict.fromkeys(map(_short, values)))
     if len(texts) <= MOST_VALUES:
         return ", ".join(texts)
@@ -156,7 +157,7 @@ def _short(value: Any) -> str:
 
 
 def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) -> list[str]:
-    """Write the sweep into its folder. Returns lines that say how it differs from the one that is there.
+    """Write the sweep into its folder. Returns lines that say how it differs from the one that was there.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -189,14 +190,14 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
 
 
 def _as_data(sweep: Sweep) -> dict[str, Any]:
-    """Without `fuse` where it is off, as in folders that know no such thing."""
+    """Dump the sweep as JSON data, without `fuse` where it is off, as in folders of older versions."""
     return sweep.model_dump(mode="json", exclude={"fuse"} if sweep.fuse == "off" else set())
 
 
 class CostEstimator:
-    """Seconds that runs will take, by what earlier ones of the same method and dataset took for a step.
+    """Estimator of the seconds of runs, by the step time of earlier ones of the same method and dataset.
 
-    Those are the runs of the folder; where it has none yet, some of the folders beside it.
+    Earlier ones are the runs of the folder; where it has none yet, some of the folders beside it.
     """
 
     def __init__(self, out: Path) -> None:
@@ -205,17 +206,17 @@ class CostEstimator:
             self.known.setdefault((record.spec.method, record.spec.dataset), []).append(record)
 
     def seconds(self, cell: Cell) -> float | None:
-        """Of one run; None where nothing like it has been run."""
+        """Estimate the seconds of one run; None where nothing like it has been run."""
         like = self.known.get((cell.spec.method, cell.spec.dataset))
         if not like:
             return None
-        record = max(like, key=lambda one: (_shared(one, cell), one.finished))
+        record = max(like, key=lambda earlier: (_shared(earlier, cell), earlier.finished))
         steps = cell.trainer.total_steps(record.engine["steps_per_epoch"])
         return record.cost["wall_seconds"] * float(steps) / max(int(record.engine["steps"]), 1)
 
 
 def _usable(folders: Iterable[RunFolder]) -> Iterator[Record]:
-    """Of these runs the records that tell what a step takes; they may be anybody's."""
+    """Yield the records of finished runs, which give the step time; files may be damaged."""
     for folder in folders:
         with suppress(Unreadable):
             record = folder.load_record()
@@ -224,7 +225,7 @@ def _usable(folders: Iterable[RunFolder]) -> Iterator[Record]:
 
 
 def _beside(out: Path) -> Iterator[RunFolder]:
-    """Some runs in the folders beside one, those that changed last first. Nothing deeper is looked at."""
+    """Yield some runs in the folders beside this one, last changed first, without descending deeper."""
     siblings = sorted(_folders(out.absolute().parent, MOST_ENTRIES), key=_changed, reverse=True)
     for sibling in siblings[:MOST_SIBLINGS]:
         folder = RunFolder(sibling)
@@ -233,7 +234,7 @@ def _beside(out: Path) -> Iterator[RunFolder]:
 
 
 def _folders(path: Path, most: int) -> list[Path]:
-    """Folders in a folder, of so many entries at most; none where it cannot be read."""
+    """List the folders among the first `most` entries of a folder; none where it cannot be read."""
     try:
         with os.scandir(path) as entries:
             return [Path(entry) for entry in islice(entries, most) if entry.is_dir(follow_symlinks=False)]
@@ -249,6 +250,6 @@ def _changed(path: Path) -> float:
 
 
 def _shared(record: Record, cell: Cell) -> int:
-    """How many settings a record's run shares with another."""
+    """Count the settings that a record's run shares with another."""
     theirs, ours = record.spec.flat(), cell.spec.flat()
     return sum(theirs.get(name) == value for name, value in ours.items())

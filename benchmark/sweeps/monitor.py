@@ -28,7 +28,7 @@ FINAL = ("done", "failed", "interrupted")
 
 @dataclass
 class Running:
-    """A run in a slot, or several that are trained together."""
+    """Run in a slot, or several that are trained together."""
 
     run_ids: list[str]
     step: int = 0
@@ -37,23 +37,23 @@ class Running:
 
 
 class SweepMonitor:
-    """Counts what happens to the runs of a sweep and shows it.
+    """Monitor that counts the outcomes of the runs of a sweep and shows its progress.
 
     Args:
         titles: of the runs that are to be carried out, by id; more may come.
         stop: set when the sweep should end: running ones keep their checkpoint, no other begins; urgent where they
             should not.
-        done: runs of the sweep that need nothing.
+        done: number of runs of the sweep that were done before.
         quiet: show nothing.
     """
 
     def __init__(self, titles: Mapping[str, str], stop: StopRequest, done: int = 0, quiet: bool = False) -> None:
         self.titles, self.stop, self.before = dict(titles), stop, done
         self.outcomes: dict[str, Outcome] = {}
-        self.places: dict[str, Running | None] = {}  # by place, in the order in which they were first used
+        self.slots: dict[str, Running | None] = {}  # by name of the slot, in the order in which they were first used
         self.failures: list[str] = []
         self.seconds: list[float] = []  # of runs that are done
-        self.full: str | None = None  # what a full disk said
+        self.full: str | None = None  # message of a full disk
         self.began = time.monotonic()
         self.console = error_console(quiet)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
@@ -76,7 +76,7 @@ class SweepMonitor:
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new should begin."""
+        """Whether no more runs should begin."""
         return self.stop.is_set() or self.full is not None
 
     def check(self) -> None:
@@ -86,40 +86,40 @@ class SweepMonitor:
 
     @property
     def counts(self) -> Counter[str]:
-        """Runs by status: done, failed, interrupted; `left` are the others."""
+        """Number of runs by status: done, failed, interrupted; `left` are the others."""
         counted = Counter(outcome.status for outcome in self.outcomes.values() if outcome.status in FINAL)
         return counted + Counter(done=self.before, left=len(self.titles) - counted.total())
 
-    def started(self, run_ids: Sequence[str], place: str) -> None:
-        """A run begins, or several together."""
-        self.places[place] = Running(list(run_ids))
-        self._line(run_ids[0], f"{_more(run_ids)}begins on {place}")
+    def started(self, run_ids: Sequence[str], slot: str) -> None:
+        """Record that a run begins, or several together."""
+        self.slots[slot] = Running(list(run_ids))
+        self._line(run_ids[0], f"{_more(run_ids)}begins on {slot}")
 
     def knows(self, run_id: str) -> bool:
-        """Whether the run is shown in a slot."""
-        return any(running is not None and run_id in running.run_ids for running in self.places.values())
+        """Tell whether the run is shown in a slot."""
+        return any(running is not None and run_id in running.run_ids for running in self.slots.values())
 
     def progress(self, run_id: str, step: int, total: int) -> None:
-        """How far a run is."""
-        for running in self.places.values():
+        """Record the step of a run."""
+        for running in self.slots.values():
             if running is not None and run_id in running.run_ids and total:
                 running.step, running.total = step, total
                 running.pace.at(step)
 
     def retried(self, run_id: str, outcome: "Outcome") -> None:
-        """A run failed and will be tried again."""
+        """Record that a run failed and will be tried again."""
         self._leave(run_id)
         self._line(run_id, f"{outcome.kind}: {outcome.message}; it will be tried again")
 
     def parted(self, run_ids: Sequence[str], outcome: "Outcome") -> None:
-        """Runs that were to be trained together will be tried otherwise."""
+        """Record that runs which were to be trained together will be tried otherwise."""
         for run_id in run_ids:
             self._leave(run_id)
         why = f"{outcome.kind}: {outcome.message}" if outcome.kind else outcome.message
         self._line(run_ids[0], f"{_more(run_ids)}will not be trained like this together: {why}")
 
     def ended(self, run_id: str, outcome: "Outcome") -> None:
-        """An attempt at a run is over."""
+        """Record the outcome of an attempt at a run."""
         self._leave(run_id)
         self.outcomes[run_id] = outcome
         if outcome.status == "held":
@@ -136,7 +136,7 @@ class SweepMonitor:
         self._line(run_id, f"{text}{after}  [{', '.join(self._counted())}]")
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Redraw what is shown."""
         if self.notebook:
             self.notebook.show(self.picture())
         elif self.live and time.monotonic() - self.drawn >= REFRESH_SECONDS:
@@ -144,25 +144,25 @@ class SweepMonitor:
             self.live.update(self.picture(), refresh=True)
 
     def picture(self) -> RenderableType:
-        """The table of slots, the counts, and the last errors."""
+        """Draw the table of slots, the counts, and the last errors."""
         table = Table(box=None, padding=(0, 1))
         for name in ("slot", "run", "progress", "step", "time left"):
             table.add_column(name, justify="right" if name in ("step", "time left") else "left", no_wrap=True)
-        for place, running in self.places.items():
+        for slot, running in self.slots.items():
             if running is None:
-                table.add_row(plain_text(place), Text("idle", style="dim"))
+                table.add_row(plain_text(slot), Text("idle", style="dim"))
                 continue
             bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=20)
             step = f"{running.step}/{running.total}" if running.total else "preparing"
             title = f"{self.titles[running.run_ids[0]]} {_more(running.run_ids)}".strip()
-            table.add_row(plain_text(place), plain_text(title), bar, step, _left(running))
+            table.add_row(plain_text(slot), plain_text(title), bar, step, _left(running))
         errors = [
             Text(f"  {visible(text)}", style="red", overflow="ellipsis", no_wrap=True) for text in self._last_failures()
         ]
         return Group(table, Text(self._summary(), style="bold"), *errors)
 
     def _counted(self) -> list[str]:
-        """How many runs there are of each status, and the time that they will take."""
+        """Describe the number of runs of each status, and the time that is left."""
         counts, finished = self.counts, len(self.outcomes)
         parts = [f"{counts['done']} done", f"{counts['failed']} failed", f"{counts['left']} left"]
         if finished and counts["left"] and not self.draining:
@@ -179,11 +179,11 @@ class SweepMonitor:
         return list(dict.fromkeys(self.failures))[-SHOWN_ERRORS:]
 
     def _leave(self, run_id: str) -> None:
-        for place, running in self.places.items():
+        for slot, running in self.slots.items():
             if running is not None and run_id in running.run_ids:
                 running.run_ids.remove(run_id)
                 if not running.run_ids:
-                    self.places[place] = None
+                    self.slots[slot] = None
 
     def _line(self, run_id: str, text: str) -> None:
         if not self.live and not self.notebook:

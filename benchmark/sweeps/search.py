@@ -1,4 +1,4 @@
-"""Search over settings: values from each setting's own documented range, at random or led by earlier results."""
+"""Search over settings: values from each setting's documented range, at random or guided by earlier results."""
 
 import hashlib
 import math
@@ -25,20 +25,20 @@ from invbench.errors import UserError, did_you_mean
 from invbench.runs.resolve import Cell
 
 MOST_RUNS = 100_000
-"""Of a sweep: checking so many takes minutes and some GB, and each of them will have a folder."""
+"""Maximum number of runs of a sweep: checking so many takes minutes and some GB, and each gets a folder."""
 HALF_A_DECADE = 10**0.5
 DIGITS = 4
-"""Of a drawn number: as many as a dry run shows."""
+"""Number of significant digits of a drawn number, as many as a dry run shows."""
 SEARCHED = ("method.", "trainer.")
-"""Sections that are searched where nothing else is said; datasets and networks are part of the question."""
+"""Sections that are searched by default; datasets and networks are part of the question."""
 Ranges = Mapping[str, tuple[DrawnRange, bool]]
-"""Dotted name -> its range, and whether its values are whole numbers."""
+"""Range of each setting by dotted name, and whether its values are whole numbers."""
 Judge = Callable[[dict[str, Any]], float | None]
-"""What came of a trial's settings: NaN where it failed, None while that is not known."""
+"""Function from a trial's settings to its score: NaN where it failed, None while that is not known."""
 
 
 class RandomSearch(Settings):
-    """A number of trials over some settings."""
+    """Random search: a number of trials over some settings."""
 
     trials: int = setting(..., "how many settings are tried", ge=1, le=MOST_RUNS)
     settings: tuple[str, ...] = setting((), "dotted names; by default all of method and trainer that have a range")
@@ -60,7 +60,7 @@ class OptunaSearch(RandomSearch):
 
 
 def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
-    """The settings of each trial.
+    """Yield the settings of each trial.
 
     A draw depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
     the others, and methods with one range share a trial's value.
@@ -74,7 +74,7 @@ def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
 
 
 def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[dict[str, Any]]:
-    """The settings of each trial that can be suggested by now, those with results first.
+    """Yield the settings of each trial that can be suggested by now, those with results first.
 
     There is no database: the search is told all earlier results again, in the order of the trials, and with the same
     results it makes the same suggestions. So it continues wherever it was left, and results may come in any order.
@@ -84,14 +84,14 @@ def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[di
     """
     optuna = _optuna()
     ranges = _searched(cell, search)
-    spaces = {name: _space(optuna.distributions, *found) for name, found in ranges.items()}
+    spaces = {name: _space(optuna.distributions, *search_range) for name, search_range in ranges.items()}
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=search.at_once > 1)
     study = optuna.create_study(direction=search.direction, sampler=sampler)
     for first in range(0, search.trials, search.at_once):
         trials = [study.ask(spaces) for _ in range(first, min(first + search.at_once, search.trials))]
         settings = [{name: _short(value, *ranges[name]) for name, value in trial.params.items()} for trial in trials]
         yield from settings
-        values = [value for one in settings if (value := judge(one)) is not None]
+        values = [value for trial_settings in settings if (value := judge(trial_settings)) is not None]
         if len(values) < len(trials):
             return
         for trial, value in zip(trials, values, strict=True):
@@ -102,7 +102,7 @@ def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[di
 
 
 def _searched(cell: Cell, search: RandomSearch) -> Ranges:
-    """The settings of a search, with their ranges."""
+    """Return the ranges of the settings of a search."""
     ranges = search_ranges(cell)
     names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED))
     for name in names:
@@ -112,12 +112,12 @@ def _searched(cell: Cell, search: RandomSearch) -> Ranges:
 
 
 def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
-    """Of all settings that have one, and whether their values are whole numbers."""
+    """Return the ranges of all settings that have one, and whether their values are whole numbers."""
     parts: dict[str, BaseModel] = {"trainer": cell.trainer, "dataset": cell.dataset}
     if cell.backbone is not None:
         parts["backbone"] = cell.backbone
-    own = cell.method.parts
-    parts |= {"method" if len(own) == 1 else f"method.{name}": part for name, part in own.items()}
+    methods = cell.method.parts
+    parts |= {"method" if len(methods) == 1 else f"method.{name}": part for name, part in methods.items()}
     return {
         f"{section}.{name}": (info.search, field.annotation is int)
         for section, part in parts.items()
@@ -127,19 +127,19 @@ def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
 
 
 def _drawn(search: SearchRange, name: str, cell: Cell) -> DrawnRange:
-    """The range for this cell. One that depends on a setting is widened to hold the cell's own value well inside."""
+    """Return the range for this cell. One that depends on a setting is widened to hold the cell's value well inside."""
     if isinstance(search, ShareOfSteps):
         return search.of(_steps(cell))
     if not isinstance(search, Depending):
         return search
     values = cell.spec.flat()
-    own, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
-    low, high = min(known.low, own / HALF_A_DECADE), max(known.high, own * HALF_A_DECADE)
+    value, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
+    low, high = min(known.low, value / HALF_A_DECADE), max(known.high, value * HALF_A_DECADE)
     return LogUniform(max(low, LEAST), min(high, LARGEST))
 
 
 def _steps(cell: Cell) -> int:
-    """Length of a run. What an epoch has in steps only the data tell."""
+    """Return the number of steps of a run; where it is given in epochs, the data are loaded for that."""
     if cell.trainer.steps is not None:
         return cell.trainer.steps
     from invbench.training.build import load_problem
@@ -165,14 +165,14 @@ def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:
 
 
 def _short(value: Any, search: DrawnRange, whole: bool) -> Any:
-    """A drawn value without digits that nobody would type, within its range."""
+    """Round a drawn value to few digits, within its range."""
     if whole or isinstance(search, Choice):
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), search.low), search.high)
 
 
 def _space(distributions: Any, search: DrawnRange, whole: bool) -> Any:
-    """The range in Optuna's words."""
+    """Turn a range into Optuna's distribution."""
     if isinstance(search, Choice):
         return distributions.CategoricalDistribution(search.values)
     log = isinstance(search, LogUniform)

@@ -1,9 +1,9 @@
-"""Training of critics: mutual-information estimators and adversaries, on training batches of their own.
+"""Training of critics: mutual-information estimators and adversaries, on separate training batches.
 
-Ahead of a step of the first player a critic makes its updates, each from a fresh batch of the training split that goes
-through the network as it stands, without a trace: random draws come from a stream of their own, and running means of
-batch normalisation stay as they were. So a penalty of weight zero leaves the first player's run as it is, bit for bit.
-Its parameters, buffers and moments are part of the method's state, and with it of checkpoints.
+Ahead of a step of the model a critic makes its updates. Each takes a fresh batch of the training split through the
+network as it is, and leaves the network unchanged: random draws come from a separate stream, and running means of
+batch normalisation are restored. So a penalty of weight zero leaves the model's run as it is, bit for bit. The critic's
+parameters, buffers and moments are part of the method's state, and with it of checkpoints.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +26,13 @@ from invbench.training.sampling import BatchLoader, Sampler
 
 Augment = Callable[[Batch], Batch]
 MOST_ROWS = 10_000
-"""Examples of a split on which a critic's loss is measured."""
+"""Maximum number of examples of a split on which a critic's loss is measured."""
 CRITIC = ("critic", "critic_updates", "critic_loss")
-"""What the engine keeps of a critic in its method's state: tensors, number of updates, the last loss."""
+"""Names in the method's state of what the engine keeps of a critic: tensors, number of updates, the last loss."""
 
 
 def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Critic]:
-    """The critics of a run by part of the method, on the model's device; most runs have none."""
+    """Make the critics of a run by part of the method, on the model's device; most runs have none."""
     if not cell.method.has_critic:
         return {}
     x, training = problem.splits["train"].x, model.training
@@ -47,11 +47,11 @@ def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Cr
 
 
 def with_critics(state: State, critics: Mapping[str, Critic]) -> State:
-    """The method's first state with what belongs to fresh critics in it."""
-    return state | {name: state[name] | _first(critic) for name, critic in critics.items()}
+    """Add the state of fresh critics to the method's first state."""
+    return state | {name: state[name] | _initial_state(critic) for name, critic in critics.items()}
 
 
-def _first(critic: Critic) -> State:
+def _initial_state(critic: Critic) -> State:
     network = FlatModule(critic.network)
     weights = network.weights()
     tensors = {
@@ -68,10 +68,10 @@ def _optimizer(critic: Critic) -> Optimizer:
 
 
 class CriticTrainer:
-    """The critics of a run as they learn.
+    """Critics of a run, and their updates.
 
     Args:
-        objective: of the first player.
+        objective: of the model.
         augment: the dataset's random change of training inputs.
     """
 
@@ -80,39 +80,39 @@ class CriticTrainer:
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
         samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
-        self.feeds = {name: BatchLoader(sampler) for name, sampler in samplers.items()}
+        self.loaders = {name: BatchLoader(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
 
-    def ahead(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
-        """The state after the updates that the critics make ahead of the step with this index."""
+    def update_before(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
+        """Make the updates of the critics ahead of the step with this index. Returns the new state."""
         for name in self.critics:
-            numbers = self.numbers(name, step)
-            if numbers:
-                state = self._updates(name, parameters, state, step, numbers)
+            counts = self.update_counts(name, step)
+            if counts:
+                state = self._updates(name, parameters, state, step, counts)
         return state
 
-    def numbers(self, name: str, step: int) -> range:
-        """Of the updates, counted from 0, that a critic makes ahead of the step with this index."""
+    def update_counts(self, name: str, step: int) -> range:
+        """Return the indices, from 0, of the updates that a critic makes ahead of the step with this index."""
         critic = self.critics[name]
         more = 0 if critic.simultaneous else critic.steps
-        first = self.had(critic, step)
+        first = self.updates_before(critic, step)
         return range(first, first + critic.warm_up * (step == critic.first_step) + more * (step >= critic.first_step))
 
-    def beside(self, parameters: Mapping[str, Tensor], batch: Batch, state: State, step: int) -> State:
-        """What simultaneous critics become in a step, by part, to be put in place when it is done."""
-        answers: State = {}
+    def update_beside(self, parameters: Mapping[str, Tensor], batch: Batch, state: State, step: int) -> State:
+        """Make the updates of simultaneous critics in a step. Returns their states by part, for the end of the step."""
+        updated: State = {}
         for name, critic in self.critics.items():
             if critic.simultaneous and step >= critic.first_step:
                 noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
                 with timed_phase("critic"), noise:
                     outputs = self._outputs(parameters, batch)
-                    after = self.update(name, outputs, batch, state, self.had(critic, step))[name]
-                    answers[name] = {part: after[part] for part in CRITIC}
-        return answers
+                    after = self.update(name, outputs, batch, state, self.updates_before(critic, step))[name]
+                    updated[name] = {part: after[part] for part in CRITIC}
+        return updated
 
     @torch.no_grad()
     def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, float]:
-        """critic_loss of the outputs (N, ...) of a split, by part where there are several critics."""
+        """Compute critic_loss on the outputs (N, ...) of a split, by part where there are several critics."""
         if not self.critics:
             return {}
         order = np.random.default_rng(0).permutation(len(split))
@@ -122,68 +122,68 @@ class CriticTrainer:
         nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
         batch = Batch(chosen.x[:, None], chosen.y[:, None], env, nuisance)
         single = outputs.map(lambda part: part[rows][:, None])
-        found = {}
-        for name, player in self.objective.critic_functions(state).items():
+        losses = {}
+        for name, critic in self.objective.critic_functions(state).items():
             part = self.objective.method.critic_part(name)
             key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
-            found[key] = part.critic_loss(player, single, batch, state[name])[0].item()
-        return found
+            losses[key] = part.critic_loss(critic, single, batch, state[name])[0].item()
+        return losses
 
     def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
-        """One update of a part's critic, its `count`-th from 0."""
+        """Make one update of a part's critic, its `count`-th from 0. Returns the new state of all parts."""
         weights = state[name]["critic"]["weights"].detach().requires_grad_()
         loss, after = self._loss(name, weights, self.objective, outputs, batch, state[name])
         with torch.no_grad():
-            return self._moved(name, torch.autograd.grad(loss, weights)[0], loss, after, state, count)
+            return self._updated(name, torch.autograd.grad(loss, weights)[0], loss, after, state, count)
 
     def pure_update(
         self, name: str, objective: Objective, outputs: Outputs, batch: Batch, state: State, count: Tensor
     ) -> State:
-        """The same as a pure function of tensors, with the settings of this objective's method."""
+        """Make one update as a pure function of tensors, with the settings of this objective's method."""
 
         def loss_of(weights: Tensor) -> tuple[Tensor, tuple[Tensor, State]]:
             loss, after = self._loss(name, weights, objective, outputs, batch, state[name])
             return loss, (loss, after)
 
         gradient, (loss, after) = grad(loss_of, has_aux=True)(state[name]["critic"]["weights"])
-        return self._moved(name, gradient, loss, after, state, count)
+        return self._updated(name, gradient, loss, after, state, count)
 
     def _loss(
-        self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, own: State
+        self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, state: State
     ) -> tuple[Tensor, State]:
-        player = objective.critics[name].player(own["critic"] | {"weights": weights})
-        return objective.method.critic_part(name).critic_loss(player, outputs, batch, own)
+        critic = objective.critics[name].bind(state["critic"] | {"weights": weights})
+        return objective.method.critic_part(name).critic_loss(critic, outputs, batch, state)
 
-    def _moved(
+    def _updated(
         self, name: str, gradient: Tensor, loss: Tensor, after: State, state: State, count: int | Tensor
     ) -> State:
         tensors, rate = state[name]["critic"], self.critics[name].trainer.learning_rate
         weights = {"weights": tensors["weights"]}
         new, moments = self.optimizers[name].step(weights, {"weights": gradient}, tensors["optimizer"], count, rate)
-        told = {"critic_updates": state[name]["critic_updates"] + 1, "critic_loss": loss}
-        return state | {name: detached(after | told | {"critic": tensors | new | {"optimizer": moments}})}
+        facts = {"critic_updates": state[name]["critic_updates"] + 1, "critic_loss": loss}
+        return state | {name: detached(after | facts | {"critic": tensors | new | {"optimizer": moments}})}
 
-    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, numbers: range) -> State:
+    def _updates(self, name: str, parameters: Mapping[str, Tensor], state: State, step: int, counts: range) -> State:
         device = next(iter(parameters.values())).device
         with timed_phase("critic"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
-            for number in numbers:
-                batch = self.augment(self.feeds[name].batch(number))
-                state = self.update(name, self._outputs(parameters, batch), batch, state, number)
+            for count in counts:
+                batch = self.augment(self.loaders[name].batch(count))
+                state = self.update(name, self._outputs(parameters, batch), batch, state, count)
         return state
 
     @property
-    def all_learn(self) -> int:
-        """The first step from which on all critics learn, and none has its warm-up."""
+    def all_active_from(self) -> int:
+        """First step from which on all critics learn, and none is in its warm-up."""
         return max((critic.first_step + 1 for critic in self.critics.values()), default=0)
 
     @staticmethod
-    def had(critic: Critic, step: int) -> int:
-        """How many updates a critic has had ahead of a step."""
+    def updates_before(critic: Critic, step: int) -> int:
+        """Return how many updates a critic has had ahead of a step."""
         begun = step - critic.first_step
         return begun * (1 if critic.simultaneous else critic.steps) + critic.warm_up * (begun > 0)
 
     @torch.no_grad()
     def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
-        """The network's outputs in training mode, its buffers left alone."""
+        """Compute the network's outputs in training mode, without changing its buffers."""
         buffers = {name: value.clone() for name, value in self.objective.model.named_buffers()}
         return self.objective.batch_outputs({**parameters, **buffers}, batch)

@@ -1,4 +1,4 @@
-"""What a run's curves hold beside the metrics: the last step's parts, what is learned, the method's state."""
+"""Columns of a run's curves beside the metrics: the last step's parts, learned numbers, the method's state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from invbench.runs.curves import Row
 from invbench.training.gradients import Step
 
 SECONDS = "training_seconds"
-"""Column of the time that the steps so far have taken; no two runs have the same."""
+"""Name of the column of the time that the steps so far have taken, which differs between repetitions."""
 
 
 def learned_columns(learned: Mapping[str, LearnedScalars], step: Step | None) -> Row:
-    """What the model has learned besides the weights, and the step's gradients of it."""
+    """Return the numbers that the model has learned besides the weights, and the step's gradients of them."""
     row: Row = {}
     for name, part in learned.items():
         row |= part.columns(None if step is None else step.gradients[name])
@@ -26,7 +26,7 @@ def learned_columns(learned: Mapping[str, LearnedScalars], step: Step | None) ->
 
 
 def step_columns(step: Step, env: Tensor) -> Row:
-    """risk.<environment>, penalty (with its weight) and gradient_norm of one step."""
+    """Return risk.<environment>, penalty (with its weight) and gradient_norm of one step."""
     norm = torch.stack([gradient.norm() for gradient in step.gradients.values()]).norm()
     row = {"penalty": step.penalty.item(), "gradient_norm": norm.item()}
     if len(env) <= ENVIRONMENTS:
@@ -36,17 +36,20 @@ def step_columns(step: Step, env: Tensor) -> Row:
 
 
 def state_columns(state: State) -> Row:
-    """The numbers in a method's state."""
+    """Return the numbers in a method's state."""
     return {f"state.{name}": value.item() for name, value in scalars(sole(state)).items()}
 
 
 SHOWN = 64
-"""As many elements of a state's tensors as the curves show."""
+"""Maximum number of elements of a state's tensors that the curves show."""
 
 
 def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the curves show of a state, by dotted name: its numbers without the step counters, and its tensors element
-    by element where they are `SHOWN` or fewer in all. Critics are not shown."""
+    """Select what the curves show of a state, by dotted name.
+
+    That is its numbers without the step counters, and its tensors element by element where they are `SHOWN` or fewer in
+    all. Critics are not shown.
+    """
     flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
     leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
     tensors = {name: value for name, value in leaves.items() if value.ndim}

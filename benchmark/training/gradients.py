@@ -32,14 +32,14 @@ from invbench.training.flat_module import FlatModule
 from invbench.training.phases import timed_phase
 
 CHUNK_BYTES = 64 * 2**20
-"""How much memory the gradients of environments that are mapped together may take."""
+"""Maximum number of bytes of the gradients of environments that are mapped together."""
 
 
 class Step(NamedTuple):
-    """One step's result: the gradient per parameter, the objective, the method's new state, the objective's parts.
+    """Result of one step: the gradient per parameter, the objective, the method's new state, the objective's parts.
 
-    objective and penalty are 0-dimensional; risks (E,), in the order of the batch. buffers: the network's afterwards,
-    where the step does not change them in place.
+    objective and penalty are 0-dimensional; risks (E,) are in the order of the batch. buffers: the network's after the
+    step, where it does not change them in place.
     """
 
     gradients: Gradients
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 
 
 class Moments:
-    """Running sums over environments of what the method's rule needs."""
+    """Running sums over environments of the moments that the method's rule needs."""
 
     def __init__(self, method: Composition) -> None:
         self.rule = method.rule[1]
@@ -75,7 +75,7 @@ class Moments:
     def combine(
         self, method: Composition, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
-        """Apply the method's rule."""
+        """Apply the method's rule to the means of the moments."""
         with timed_phase("gradient rule"):
             if self.keep_all:
                 return method.combine({k: torch.cat(v) for k, v in self.kept.items()}, penalty_grad, env, state)
@@ -85,13 +85,13 @@ class Moments:
 
 @dataclass(frozen=True)
 class Objective:
-    """What one run minimises.
+    """Objective that one run minimises, and its gradient.
 
     Args:
         model: the network; its parameters are passed to every call.
         autocast: compute the network's forward pass in bfloat16.
-        critics: the networks of second players, by part of the method; their tensors come with the state.
-        buffers: in the place of the network's own.
+        critics: the networks of critics, by part of the method; their tensors come with the state.
+        buffers: tensors in place of the network's buffers.
     """
 
     method: Composition
@@ -103,38 +103,38 @@ class Objective:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
-        """The network on inputs (N, ...): outputs (N, ...)."""
+        """Apply the network to inputs (N, ...): outputs (N, ...)."""
         with timed_phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
             return value.map(lambda part: part.to(x.dtype))
 
     def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets) -> Tensor:
-        """R_e of one environment's examples x (B, ...), y (B,)."""
+        """Compute the risk of one environment's examples x (B, ...), y (B,)."""
         outputs = self.outputs(parameters, x)
         with timed_phase("objective"):
             return self._losses(outputs.prediction, y).mean()
 
     def _losses(self, prediction: Tensor, y: Tensor | PairedTargets) -> Tensor:
-        """The loss of each example (...); of two targets, their weighted sum."""
+        """Compute the loss of each example (...); with two targets, the weighted sum of both losses."""
         if isinstance(y, PairedTargets):
             first, second = self.task.losses(prediction, y.first), self.task.losses(prediction, y.second)
             return y.share * first + (1 - y.share) * second
         return self.task.losses(prediction, y)
 
     def _loss_gradients(self, prediction: Tensor, y: Tensor | PairedTargets) -> Tensor:
-        """Derivative of each of these losses by its prediction (..., outputs)."""
+        """Compute the derivative of each loss by its prediction (..., outputs)."""
         if isinstance(y, PairedTargets):
             first, second = (self.task.loss_gradients(prediction, target) for target in (y.first, y.second))
             return y.share[..., None] * first + (1 - y.share[..., None]) * second
         return self.task.loss_gradients(prediction, y)
 
     def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
-        """Outputs (E, B, ...) from one pass over all environments' examples."""
+        """Compute outputs (E, B, ...) in one pass over all environments' examples."""
         flat = self.outputs(parameters, batch.x.flatten(0, 1))
         return flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
 
     def joint(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> tuple[Tensor, Outputs]:
-        """Risks (E,) and outputs (E, B, ...) from such a pass."""
+        """Compute risks (E,) and outputs (E, B, ...) in one pass over all environments' examples."""
         outputs = self.batch_outputs(parameters, batch)
         with timed_phase("objective"):
             if self.method.transforms_features:
@@ -144,12 +144,12 @@ class Objective:
             return self._losses(outputs.prediction, batch.y).mean(1), outputs
 
     def _transformed(self, parameters: Mapping[str, Tensor], outputs: Outputs, batch: Batch, state: State) -> Outputs:
-        """The outputs with the representation as the method changes it, and the predictions that follow from it."""
+        """Replace the representation by what the method makes of it, and the predictions by those that follow."""
         name, layer = head_of(self.model)
-        own = {k.removeprefix(f"{name}."): v for k, v in parameters.items() if k.startswith(f"{name}.")}
+        head_parameters = {k.removeprefix(f"{name}."): v for k, v in parameters.items() if k.startswith(f"{name}.")}
 
         def head(features: Tensor) -> Tensor:
-            prediction: Tensor = functional_call(layer, own, (features,))
+            prediction: Tensor = functional_call(layer, head_parameters, (features,))
             return prediction
 
         if outputs.representation is None:  # head_of has found a network that gives one
@@ -162,41 +162,41 @@ class Objective:
         )
 
     def with_copies(self) -> "Objective":
-        """The same with copies of its buffers, which passes in training may change."""
+        """Return the objective with copies of its buffers, which passes in training may change."""
         return replace(self, buffers={name: value.clone() for name, value in self.buffers.items()})
 
     def critic_functions(self, state: State) -> dict[str, CriticFn]:
-        """The critics with the tensors that the state holds."""
-        return {name: network.player(state[name]["critic"]) for name, network in self.critics.items()}
+        """Return the critics as functions, with the tensors that the state holds."""
+        return {name: network.bind(state[name]["critic"]) for name, network in self.critics.items()}
 
     def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        """The gradient of one step. With strategy vmap this is a pure function of its tensors."""
+        """Compute the gradient of one step. With strategy vmap this is a pure function of its tensors."""
         batch = self.method.mix(batch, state)
         if self.strategy == "joint":
             return self._joint_step(parameters, batch, state)
         return self._separate_step(parameters, batch, state)
 
     def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        """The same step, whatever the strategy, as a pure function of tensors that can be mapped over runs."""
+        """Compute the gradient of one step as a pure function of tensors that can be mapped over runs."""
         batch = self.method.mix(batch, state)
         if self.method.needs_each_gradient:
             return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
 
         def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State, Mapping[str, Tensor]]]:
-            own = self.with_copies()
-            risks, outputs = own.joint(theta, batch, state)
+            objective = self.with_copies()
+            risks, outputs = objective.joint(theta, batch, state)
             risk, after = self.method.risk(risks, batch.env, state)
-            penalty, after = own._penalty(theta, risks, outputs, batch, after)
-            return (risk, penalty), (risks, after, own.buffers)
+            penalty, after = objective._penalty(theta, risks, outputs, batch, after)
+            return (risk, penalty), (risks, after, objective.buffers)
 
-        found: Any = vjp(terms, _values(parameters), has_aux=True)
-        (risk, penalty), pull, (risks, after, buffers) = found
-        one, nothing = torch.ones_like(risk), torch.zeros_like(risk)
+        result: Any = vjp(terms, _values(parameters), has_aux=True)
+        (risk, penalty), pullback, (risks, after, buffers) = result
+        one, zero = torch.ones_like(risk), torch.zeros_like(risk)
         if not self.method.replaces_gradient:
-            return Step(pull((one, one))[0], risk + penalty, after, risks, penalty, buffers)
+            return Step(pullback((one, one))[0], risk + penalty, after, risks, penalty, buffers)
         moments = Moments(self.method)
-        moments.add({name: g[None] for name, g in pull((one, nothing))[0].items()})
-        penalty_grad = pull((nothing, one))[0] if self.method.has_penalty else _zeros(parameters)
+        moments.add({name: g[None] for name, g in pullback((one, zero))[0].items()})
+        penalty_grad = pullback((zero, one))[0] if self.method.has_penalty else _zeros(parameters)
         gradients, after = moments.combine(self.method, penalty_grad, batch.env, after)
         return Step(gradients, risk + penalty, after, risks, penalty, buffers)
 
@@ -212,26 +212,27 @@ class Objective:
         objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
         if not self.method.replaces_gradient:
             with timed_phase("backward"):
-                found = torch.autograd.grad(risk + penalty, leaves, allow_unused=True)
-            gradients = _zero_where_unused(found, parameters)
+                grads = torch.autograd.grad(risk + penalty, leaves, allow_unused=True)
+            gradients = _zero_where_unused(grads, parameters)
             return Step(gradients, objective, detached(state), *parts)
         penalty_grad = _zeros(parameters)
         if penalty.requires_grad:
             with timed_phase("backward"):
-                found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
-            penalty_grad = _zero_where_unused(found, parameters)
+                grads = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+            penalty_grad = _zero_where_unused(grads, parameters)
         moments = Moments(self.method)
         for value, weight in self._weighted(risk, risks):
             with timed_phase("backward"):
-                found = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
-            moments.add({name: g[None] for name, g in _zero_where_unused(found, parameters).items()})
+                grads = torch.autograd.grad(value, leaves, weight, retain_graph=True, allow_unused=True)
+            moments.add({name: g[None] for name, g in _zero_where_unused(grads, parameters).items()})
         gradients, state = moments.combine(self.method, penalty_grad, batch.env, detached(state))
         return Step(gradients, objective, state, *parts)
 
     def _weighted(self, risk: Tensor, risks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What to differentiate for the rule, with weights: ∇risk = Σ_e w_e ∇R_e, and it is fed with E w_e ∇R_e.
+        """Yield what to differentiate for the rule, with weights.
 
-        The mean of these is ∇risk, which is all that a rule needs that looks at the mean only (w_e = 1/E for ERM).
+        With ∇risk = Σ_e w_e ∇R_e the rule gets E w_e ∇R_e of each environment. Their mean is ∇risk, so a rule that
+        needs the mean only gets that alone (w_e = 1/E for ERM).
         """
         if not self.method.needs_each_gradient:
             yield risk, torch.ones_like(risk)
@@ -246,11 +247,11 @@ class Objective:
             with timed_phase("backward"):
                 penalty_grad, weights, coupled, penalty, state = self._coupled_terms(_values(parameters), batch, state)
         size = 1 if self.strategy == "loop" else _chunk(parameters, environments)
-        one = self._autograd if self.strategy == "loop" else self._mapped
+        gradients_of = self._autograd if self.strategy == "loop" else self._mapped
         moments, risks = Moments(self.method), []
         for start in range(0, environments, size):
             with timed_phase("backward"):
-                gradients, values = one(
+                gradients, values = gradients_of(
                     parameters, batch.x[start : start + size], rows_of(batch.y, slice(start, start + size))
                 )
             if weights is not None:
@@ -264,7 +265,11 @@ class Objective:
     def _coupled_terms(
         self, parameters: dict[str, Tensor], batch: Batch, state: State
     ) -> tuple[Gradients, Tensor, Tensor, Tensor, State]:
-        """What needs all environments: penalty's gradient, weights E ∂risk/∂R_e (E,), objective, penalty, new state."""
+        """Compute what couples environments.
+
+        Returns:
+            The penalty's gradient, weights E ∂risk/∂R_e (E,), objective, penalty, new state.
+        """
 
         def penalty(theta: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, State]]:
             risks, outputs = self.joint(theta, batch, state)
@@ -278,7 +283,7 @@ class Objective:
     def _penalty(
         self, theta: dict[str, Tensor], risks: Tensor, outputs: Outputs, batch: Batch, state: State
     ) -> tuple[Tensor, State]:
-        """All penalties, those on gradients too, for functional transforms."""
+        """Sum all penalties, those on gradients too, for functional transforms."""
         with timed_phase("objective"):
             value, state = self.method.penalty(risks, outputs, batch, state, self.critic_functions(state))
         if self.method.has_gradient_penalty:
@@ -290,22 +295,22 @@ class Objective:
     def _mapped(
         self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets
     ) -> tuple[Gradients, Tensor]:
-        """Gradients (E', *param) and risks (E',) by vmap."""
+        """Compute gradients (E', *param) and risks (E',) by vmap."""
         each = vmap(grad_and_value(self.risk), in_dims=(None, 0, 0), randomness="different")
         return each(_values(parameters), x, y)
 
     def _autograd(
         self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets
     ) -> tuple[Gradients, Tensor]:
-        """The same for one environment, from a graph of its own."""
+        """Compute gradients (1, *param) and risk (1,) of one environment, from a separate graph."""
         risk = self.risk(parameters, x[0], rows_of(y, 0))
-        found = torch.autograd.grad(risk, list(parameters.values()), allow_unused=True)
-        gradients = _zero_where_unused(found, parameters)
+        grads = torch.autograd.grad(risk, list(parameters.values()), allow_unused=True)
+        gradients = _zero_where_unused(grads, parameters)
         return {name: g[None] for name, g in gradients.items()}, risk.detach()[None]
 
 
 def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfig) -> Strategy:
-    """The strategy that `auto` stands for, or the given one.
+    """Return the strategy that `auto` stands for, or the given one.
 
     Raises:
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
@@ -330,7 +335,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The last linear layer of a network, with its name.
+    """Return the last linear layer of a network, with its name.
 
     Raises:
         UserError: the network does not end in one.
@@ -345,12 +350,12 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def rows_of(y: Tensor | PairedTargets, index: int | slice) -> Any:
-    """The targets of some environments."""
+    """Return the targets of some environments."""
     return y.rows(index) if isinstance(y, PairedTargets) else y[index]
 
 
 def detached(state: State) -> State:
-    """The state cut off from the graph of the step that made it."""
+    """Detach the state from the graph of the step that made it."""
     return map_leaves(Tensor.detach, state)
 
 
@@ -360,7 +365,7 @@ def _chunk(parameters: Mapping[str, Tensor], environments: int) -> int:
 
 
 def _values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters without autograd's bookkeeping, which functional transforms do for themselves."""
+    """Detach the parameters, since functional transforms differentiate by themselves."""
     return {name: value.detach() for name, value in parameters.items()}
 
 
@@ -368,17 +373,17 @@ def _zeros(parameters: Mapping[str, Tensor]) -> Gradients:
     return {name: torch.zeros_like(value, requires_grad=False) for name, value in parameters.items()}
 
 
-def _zero_where_unused(found: tuple[Tensor | None, ...], parameters: Mapping[str, Tensor]) -> Gradients:
-    """A parameter that the objective does not touch has gradient zero."""
-    pairs = zip(parameters.items(), found, strict=True)
+def _zero_where_unused(grads: tuple[Tensor | None, ...], parameters: Mapping[str, Tensor]) -> Gradients:
+    """Name the gradients; a parameter that the objective does not depend on has gradient zero."""
+    pairs = zip(parameters.items(), grads, strict=True)
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
 
 
 def _differentiable(risks: Tensor, parameters: Mapping[str, Tensor]) -> Gradients:
-    """The gradient (E, *param) of each risk (E,), itself part of the graph."""
+    """Compute the gradient (E, *param) of each risk (E,), itself part of the graph."""
     leaves = list(parameters.values())
     each = [torch.autograd.grad(risk, leaves, create_graph=True, allow_unused=True) for risk in risks]
-    rows = [_zero_where_unused(found, parameters) for found in each]
+    rows = [_zero_where_unused(grads, parameters) for grads in each]
     return {name: torch.stack([row[name] for row in rows]) for name in parameters}
 
 

@@ -1,4 +1,4 @@
-"""Whether a penalty could act as its settings say; a run of which it could not must say so."""
+"""Checks whether a run's penalty could act as its settings say."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from invbench.runs.spec import LATE_STARTS
 
 
 def never_reached(method: Composition, total: int) -> list[str]:
-    """Of each setting that is as long as a run of so many steps, so that what comes after it never does: a line."""
+    """Describe, a line each, the settings that last at least as long as a run of so many steps."""
     parts = method.parts
     prefixes = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
     return [line for prefix, part in prefixes.items() for line in _late(part, total, prefix)]
@@ -17,7 +17,7 @@ def never_reached(method: Composition, total: int) -> list[str]:
 def why_inactive(
     method: Composition, total: int, rows: Sequence[Mapping[str, float]], idle_parts: Callable[[], list[str]]
 ) -> str:
-    """Why the penalty of a run that is over never acted with its weight, in one line; empty where that is not so.
+    """Return, in one line, why the penalty of a finished run never acted with its weight; empty where it did.
 
     Args:
         total: steps of the run.
@@ -40,17 +40,17 @@ def why_inactive(
 
 
 def _weights(part: Method) -> list[float]:
-    """Of a method's penalties, those that count later too."""
+    """List the weights of a method's penalties, those of early steps too."""
     return [getattr(part, name) for name in ("weight", "bottleneck_weight", "weight_before") if hasattr(part, name)]
 
 
 def _starts(part: Method) -> list[str]:
-    """Which of these settings a method has."""
+    """List the settings of a method that delay a weight."""
     return [name for name, (weight, _) in LATE_STARTS.items() if hasattr(part, name) and hasattr(part, weight)]
 
 
 def _late(part: Method, total: int, prefix: str = "") -> list[str]:
-    """Of each that is as long as a run of so many steps and should change a weight then: a line."""
+    """Describe, a line each, the delays that last as long as a run of so many steps and should change a weight then."""
     lines = []
     for name in _starts(part):
         weight, earlier = LATE_STARTS[name]
@@ -63,7 +63,7 @@ def _late(part: Method, total: int, prefix: str = "") -> list[str]:
 
 
 def _has_weight_before(part: Method) -> bool:
-    """Whether the penalty acts in steps that may be measured by none, ahead of its weight."""
+    """Tell whether the penalty acts ahead of its weight, in steps that may not be measured."""
     return bool(getattr(part, "anneal_steps", 0) and getattr(part, "weight_before", 0))
 
 

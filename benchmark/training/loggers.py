@@ -1,4 +1,4 @@
-"""Where else a run's curves can go, row by row. One small interface; no method knows of it.
+"""Loggers, to which a run's curves go row by row.
 
 Every run keeps its curves in `curves.parquet` whatever else is asked for. Further ones, all in the run's folder:
 
@@ -28,7 +28,7 @@ Row = Mapping[str, float]
 
 
 class Logger(ABC):
-    """What a run tells of itself.
+    """Destination of a run's curves.
 
     Args:
         folder: the run's.
@@ -40,15 +40,15 @@ class Logger(ABC):
 
     @abstractmethod
     def row(self, row: Row) -> None:
-        """One row of the curves; `step` and `epoch` are among its columns."""
+        """Log one row of the curves; `step` and `epoch` are among its columns."""
 
     @abstractmethod
     def close(self) -> None:
-        """The run is over, finished or not."""
+        """Close the logger when the run stops, finished or not."""
 
 
 class CSV(Logger):
-    """A table of all rows, written when the run stops."""
+    """Table of all rows, written when the run stops."""
 
     def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
         self.folder, self.rows = folder, list(rows)
@@ -101,7 +101,7 @@ class WandB(Logger):
 
 
 class MLflow(Logger):
-    """An MLflow run with the settings as parameters."""
+    """MLflow run with the settings as parameters."""
 
     def __init__(self, folder: RunFolder, spec: RunSpec, rows: Sequence[Row]) -> None:
         mlflow = _package("mlflow", "mlflow")
@@ -127,7 +127,7 @@ PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow"
 
 
 class Loggers:
-    """All that were asked for.
+    """All loggers of a run.
 
     Raises:
         UserError: a name is unknown, or its package is not installed.
@@ -143,16 +143,16 @@ class Loggers:
         self.open: list[Logger] = []
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Open them all."""
+        """Open all loggers."""
         self.open = [LOGGERS[name](self.folder, self.spec, rows) for name in self.names]
 
     def row(self, row: Row) -> None:
-        """Hand the row to each."""
+        """Log a row with every logger."""
         for logger in self.open:
             logger.row(row)
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all loggers."""
         for logger in self.open:
             logger.close()
         self.open = []

@@ -35,17 +35,17 @@ from invbench.training.sampling import BatchLoader, Sampler, check_sizes
 from invbench.training.sufficient_statistics import training_examples
 
 LEARNED_ROWS = 200
-"""How often what a method learns besides the weights is written into the curves."""
+"""Number of rows of the curves for what a method learns besides the weights."""
 EVALUATIONS = 10
-"""How often a run is measured when nothing else is asked for."""
+"""Number of evaluations of a run when nothing else is asked for."""
 CHECKPOINT_SHARE = 0.02
-"""Most of the time that checkpoints may take."""
+"""Maximum share of the time that checkpoints may take."""
 PARTS = ("training", "evaluation", "checkpoint", "invariance")
-"""What the time of a run is spent on: its steps, and what is done between and after them."""
+"""Parts that the time of a run is spent on: its steps, and what is done between and after them."""
 
 
 class TrainingLoop:
-    """One run's training, from a fresh model to the last evaluation.
+    """Training of one run, from a fresh model to the last evaluation.
 
     Args:
         cell: what to train.
@@ -105,7 +105,7 @@ class TrainingLoop:
 
     @property
     def cost(self) -> dict[str, float]:
-        """Seconds until now, earlier attempts included: of all, of each part, of the mean step."""
+        """Seconds until now, earlier attempts included: in all, of each part, of the mean step."""
         seconds = self.stopwatch.read()
         return {
             "wall_seconds": sum(seconds.values()),
@@ -114,8 +114,10 @@ class TrainingLoop:
         }
 
     def run(self, report: Report) -> dict[str, float]:
-        """Train to the end, from the checkpoint where there is one. Returns the metrics of every split, and what was
-        learned besides the weights.
+        """Train to the end, from the checkpoint where there is one.
+
+        Returns:
+            The metrics of every split, and what was learned besides the weights.
 
         Raises:
             RunFailed: kind `diverged`, when the objective or a metric is not finite.
@@ -128,12 +130,12 @@ class TrainingLoop:
                 return self.finish(report)
 
     def noise(self) -> AbstractContextManager[None]:
-        """The stream from which training draws beside its order, from its beginning."""
+        """Seed torch's generators in a block by the stream for random draws in training, from its beginning."""
         return torch_stream(stream(self.cell.spec.seed, "noise"), self.device)
 
     @property
     def checkpoint_step(self) -> int:
-        """The step at which the run would go on."""
+        """Step to resume from; 0 without a usable checkpoint."""
         try:
             kept = self._kept()
         except Unusable:
@@ -141,7 +143,7 @@ class TrainingLoop:
         return kept[1].step if kept else 0
 
     def begin(self, report: Report) -> None:
-        """Take up the checkpoint, and the curves so far."""
+        """Load the checkpoint and the curves so far, warn of settings that never act, and open the loggers."""
         try:
             self._resume(report)
         except Unusable as reason:
@@ -151,15 +153,15 @@ class TrainingLoop:
         self.loggers.begin(self.rows)
 
     def watch(self, report: Report) -> None:
-        """Measure on the way."""
+        """Evaluate between steps, and report the metrics."""
         report.evaluated(self.done, self.measure(self.eval_splits))
 
     def stop(self) -> None:
-        """Raise Interrupted; the checkpoint must be written."""
+        """Raise Interrupted; the checkpoint must have been written."""
         raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
 
     def finish(self, report: Report) -> dict[str, float]:
-        """The last evaluation, of every split, and the last checkpoint."""
+        """Evaluate every split and write the last checkpoint. Returns the metrics."""
         splits = tuple(self.problem.splits)
         if self.rows and not self.loss_steps:  # resumed after the last measurement
             return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
@@ -174,7 +176,7 @@ class TrainingLoop:
         return self.done == self.total or self._below_accuracy(self.done)
 
     def _train(self, report: Report) -> None:
-        """All steps that are left, with evaluations and checkpoints between them."""
+        """Make all remaining steps, with evaluations and checkpoints between them."""
         self.model.train()
         saved, pause = time.perf_counter(), self.checkpoint_seconds
         with stop_requests() as stop, self.stopwatch.during("training"):
@@ -194,7 +196,7 @@ class TrainingLoop:
                     self.stop()
 
     def _below_accuracy(self, done: int) -> bool:
-        """Whether the run ends early: by the accuracy, in evaluation mode, on the batch of the last step."""
+        """Tell whether the run ends early, by the accuracy in evaluation mode on the batch of the last step."""
         bound, task = self.cell.trainer.stop_below, self.problem.task
         if bound is None or done < max(1, self.cell.trainer.stop_after):
             return False
@@ -210,17 +212,17 @@ class TrainingLoop:
         return self._stops[1]
 
     def steps(self) -> Iterator[None]:
-        """Make the steps that are left, one for each turn of a loop."""
-        feed = BatchLoader(self.sampler)
+        """Make the remaining steps, one for each iteration."""
+        loader = BatchLoader(self.sampler)
         while not self.over:
             with timed_phase("data"):
-                examples, env = feed.indices(self.done)
+                examples, env = loader.indices(self.done)
             self.step(examples, env)
             yield
 
     @property
     def updates(self) -> int:
-        """How many steps the optimiser has made since it began afresh."""
+        """Number of steps since the optimiser's last restart."""
         return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
 
     def load_state(
@@ -231,22 +233,22 @@ class TrainingLoop:
         optimizer_state: OptimizerState,
         method_state: State,
     ) -> None:
-        """Take over what the run is after so many steps."""
+        """Set the state of the run after so many steps."""
         self._set(parameters)
         for name, value in self.model.named_buffers():
             value.copy_(buffers[name])
         self.done, self.optimizer_state, self.method_state = done, optimizer_state, method_state
 
     def step(self, examples: Tensor, env: Tensor) -> None:
-        """One step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
+        """Make one step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
         method = self.cell.method
         with timed_phase("data"):
             batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
         updates = self.updates
-        self.method_state = self.critics.ahead(self.parameters, self.method_state, self.done)
-        answers = self.critics.beside(self.parameters, batch, self.method_state, self.done)
+        self.method_state = self.critics.update_before(self.parameters, self.method_state, self.done)
+        critic_states = self.critics.update_beside(self.parameters, batch, self.method_state, self.done)
         if not method.one_per_environment:
             self._update(batch, updates)
         else:
@@ -255,12 +257,12 @@ class TrainingLoop:
                 self._update(batch.environments(slice(e, e + 1)), updates * len(env) + e)
             self._set({name: method.finish_step(before[name], value) for name, value in self.parameters.items()})
         self.method_state = method.advance(
-            {name: own | answers.get(name, {}) for name, own in self.method_state.items()}
+            {name: part_state | critic_states.get(name, {}) for name, part_state in self.method_state.items()}
         )
         self.done += 1
 
     def _update(self, batch: Batch, count: int) -> None:
-        """One update, the optimiser's `count`-th from 0."""
+        """Make one update, the optimiser's `count`-th from 0."""
         trainer = self.cell.trainer
         scale = self.cell.method.scale(self.method_state)
         step = self.objective.step(self.parameters, batch, self.method_state)
@@ -297,13 +299,13 @@ class TrainingLoop:
         return metrics
 
     def _add_row(self, measured: Row) -> None:
-        """A row of the curves, with what the method has learned besides the weights."""
+        """Add a row to the curves, with what the method has learned besides the weights."""
         when: Row = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
         self.rows.append(when | learned_columns(self.learned, self.last) | measured)
         self.loggers.row(self.rows[-1])
 
     def save(self) -> float:
-        """Curves first, then the checkpoint: rows that the checkpoint does not know are dropped on resuming.
+        """Write the curves, then the checkpoint: rows behind the checkpoint are dropped on resuming.
 
         Returns the seconds that it took.
         """
@@ -325,7 +327,7 @@ class TrainingLoop:
         return time.perf_counter() - began
 
     def _state(self) -> Tree:
-        """All tensors that the run goes on from."""
+        """Collect all tensors that the run resumes from."""
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer_state,
@@ -335,7 +337,7 @@ class TrainingLoop:
         }
 
     def _kept(self) -> tuple[Tree, Position, list[Row]] | None:
-        """State, position and curves to go on from; None where there are none.
+        """Load the state, position and curves to resume from; None where there are none.
 
         Raises:
             Unusable: they are damaged, of other code or other data, or not this run's.
@@ -357,7 +359,7 @@ class TrainingLoop:
         return state, position, rows
 
     def _resume(self, report: Report) -> None:
-        """Take up the checkpoint, unless there is none. Raises Unusable as `_kept` does; then nothing has changed."""
+        """Resume from the checkpoint, if any. Raises Unusable as `_kept` does; then nothing has changed."""
         kept = self._kept()
         if kept is None:
             return
@@ -372,13 +374,13 @@ class TrainingLoop:
         report.say(f"continuing at step {self.done}/{self.total}")
 
     def _augmented(self, batch: Batch) -> Batch:
-        """The batch with the dataset's random change of training inputs, where it has one."""
+        """Apply the dataset's random change of training inputs, if any."""
         if self.problem.augment is None:
             return batch
         return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
 
     def idle_parts(self) -> list[str]:
-        """The parts of the method whose penalty autograd cannot follow back to the parameters, on one batch."""
+        """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch."""
         method, state = self.cell.method, self.method_state
         examples, env = self.sampler.epoch(0)
         batch = self.sampler.batch(examples[0], env[0])
@@ -396,7 +398,7 @@ class TrainingLoop:
         return idle
 
     def best_validation(self, metrics: Mapping[str, float]) -> BestStep | None:
-        """The first step with the best validation score, and those of the metrics that were measured there."""
+        """Return the first step with the best validation score, and the metrics that were measured there."""
         task = self.problem.task
         criterion = f"validation_{task.primary}"
         sign = 1 if task.higher_is_better else -1
@@ -407,15 +409,15 @@ class TrainingLoop:
         return BestStep(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
 
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
-        """All metrics; what the predictions tell about a nuisance only at the end, and not on what was trained."""
+        """Compute all metrics; dependence on a nuisance only at the end, and not on the training split."""
 
         def further(outputs: Outputs, split: Split) -> dict[str, float]:
-            found = self.critics.losses(outputs, split, self.method_state)
+            more = self.critics.losses(outputs, split, self.method_state)
             if last and split.nuisance is not None and split is not self.problem.splits["train"]:
                 from invbench.evaluation.dependence import dependence_metrics  # its packages take a second to import
 
-                found |= dependence_metrics(outputs, self.problem.task, split)
-            return found
+                more |= dependence_metrics(outputs, self.problem.task, split)
+            return more
 
         return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
 

@@ -17,12 +17,12 @@ from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 
 OptimizerState = dict[str, dict[str, Tensor]]
-"""For every parameter name, its moments by name."""
+"""Moments by name, for every parameter name."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One update rule with its settings.
+    """Update rule with its settings.
 
     Args:
         trainer: the settings of the run.
@@ -38,7 +38,7 @@ class Optimizer:
     def of(
         cls, trainer: TrainerConfig, names: Iterable[str], learned: Mapping[str, float | None] | None = None
     ) -> "Optimizer":
-        """Resolve the patterns of `weight_decay_of`; one that matches no parameter's name is an error.
+        """Make the optimiser of these settings. Raises UserError where a pattern of `weight_decay_of` matches no name.
 
         Args:
             names: of all parameters.
@@ -56,7 +56,7 @@ class Optimizer:
         )
 
     def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
-        """Zero moments."""
+        """Return zero moments."""
         moments = ("first", "second") if self.trainer.optimizer == "adam" else ("velocity",)
         return {name: {m: torch.zeros_like(value) for m in moments} for name, value in parameters.items()}
 
@@ -69,7 +69,7 @@ class Optimizer:
         rate: float | Tensor,
         scale: Tensor | float = 1.0,
     ) -> tuple[dict[str, Tensor], OptimizerState]:
-        """One update.
+        """Compute the parameters and the state after one update.
 
         Args:
             count: index of this update, from 0.
@@ -98,7 +98,10 @@ class Optimizer:
     def _adam(
         self, g: Tensor, state: dict[str, Tensor], count: int | Tensor, rate: float | Tensor
     ) -> tuple[float | Tensor, Tensor, dict[str, Tensor]]:
-        """Kingma & Ba (2015), algorithm 1. The step size carries the first moment's bias correction."""
+        """Compute step size, direction and moments of Adam: Kingma & Ba (2015), algorithm 1.
+
+        The step size carries the first moment's bias correction.
+        """
         beta1, beta2 = self.trainer.betas
         m = torch.lerp(state["first"], g, 1 - beta1)
         v = beta2 * state["second"] + (1 - beta2) * g * g
@@ -108,7 +111,7 @@ class Optimizer:
     def _sgd(
         self, g: Tensor, state: dict[str, Tensor], count: int | Tensor, rate: float | Tensor
     ) -> tuple[float | Tensor, Tensor, dict[str, Tensor]]:
-        """Heavy-ball momentum without dampening, optionally in Nesterov's form."""
+        """Compute step size, direction and velocity of SGD: heavy-ball momentum without dampening, or Nesterov's."""
         velocity = self.trainer.momentum * state["velocity"] + g
         direction = g + self.trainer.momentum * velocity if self.trainer.nesterov else velocity
         return rate, direction, {"velocity": velocity}

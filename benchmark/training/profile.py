@@ -1,4 +1,4 @@
-"""Where the time of a run goes, from some of its steps, made when all second players learn: `bench run --profile`.
+"""Profiles of runs, from some of their steps while all critics learn: `bench run --profile`.
 
 The steps are made in a folder that is thrown away, so the run itself, done or not, stays as it is.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its beginning and end
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints when it begins and ends
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -25,14 +25,14 @@ from invbench.training.runner import Options, build_training, examples_to_measur
 from invbench.training.threads import suitable_threads
 
 WARM_UP, TRACED = 3, 3
-"""Steps ahead of the timed ones, and after them."""
+"""Number of steps ahead of the timed ones, and of traced steps after them."""
 MOST_STEPS, ENOUGH_SECONDS = 100, 3.0
-"""Steps are timed until there are so many, or they have taken so long."""
+"""Number of steps, and seconds, after which no more steps are timed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A part of a run: mean seconds of a call, and calls in the whole run."""
+    """Cost of a part of a run: mean seconds of a call, and calls in the whole run."""
 
     name: str
     seconds: float
@@ -46,7 +46,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found, from so many timed steps; trace: for https://ui.perfetto.dev or chrome://tracing."""
+    """Costs measured from a number of timed steps, and the path of a trace for https://ui.perfetto.dev."""
 
     steps: int
     costs: list[Cost]
@@ -67,7 +67,7 @@ def profile_cell(cell: Cell, options: Options) -> Profile:
         training = build_training(cell, load_problem(cell), RunFolder(Path(folder)), device, "", options)
         torch.set_num_threads(options.threads or suitable_threads(training))
         steps, spare = training.steps(), max(0, training.total - TRACED)
-        training.done = min(training.critics.all_learn, spare)
+        training.done = min(training.critics.all_active_from, spare)
 
         def step() -> None:
             next(steps, None)
@@ -78,14 +78,14 @@ def profile_cell(cell: Cell, options: Options) -> Profile:
                 step()
             training.measure(training.eval_splits)
             costs, count = _steps(training, step, min(MOST_STEPS, spare - training.done))
-            costs.append(_watching(training))
+            costs.append(_evaluation(training))
             _trace(training, step, trace)
             costs.append(Cost("last evaluation", timed(lambda: _last(training), device), 1))
     return Profile(count, costs, trace)
 
 
 def _steps(training: TrainingLoop, step: Callable[[], None], most: int) -> tuple[list[Cost], int]:
-    """What the phases of a step cost, in their order, and of how many steps that is the mean."""
+    """Measure the mean cost of each phase of a step. Returns also the number of timed steps."""
     phases, count, seconds = Phases(training.device), 0, 0.0
     with phases.watch():
         while count < most and seconds < ENOUGH_SECONDS and not training.over:
@@ -98,14 +98,14 @@ def _steps(training: TrainingLoop, step: Callable[[], None], most: int) -> tuple
     return [Cost(name, spent / count, training.total) for name, spent in each.items()], count
 
 
-def _watching(training: TrainingLoop) -> Cost:
-    """What it costs to measure the run on its way."""
+def _evaluation(training: TrainingLoop) -> Cost:
+    """Measure the cost of an evaluation between steps."""
     seconds = timed(lambda: training.measure(training.eval_splits), training.device)
     return Cost("evaluation", seconds, max(0, training.total - 1) // training.eval_every)
 
 
 def _last(training: TrainingLoop) -> None:
-    """What a run does when it is trained."""
+    """Evaluate as a run does at its end."""
     training.measure(tuple(training.problem.splits), last=True)
     if training.cell.trainer.measure_invariance != "off":
         examples = examples_to_measure(training, training.total)
@@ -113,14 +113,14 @@ def _last(training: TrainingLoop) -> None:
 
 
 def _trace(training: TrainingLoop, step: Callable[[], None], path: Path) -> None:
-    """A few steps and an evaluation as torch's profiler sees them, with the phases' names."""
+    """Write torch's trace of a few steps and an evaluation, with the phases' names."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if training.device.type == "cuda" else [])]
     unhurried = Phases(None, named=True)  # of a GPU one wants to see what overlaps
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         with unhurried.watch():
             for _ in range(TRACED):
                 with record_function("step"):
                     step()
         with record_function("evaluation"):
             training.measure(training.eval_splits)
-    found.export_chrome_trace(str(path))
+    profiler.export_chrome_trace(str(path))

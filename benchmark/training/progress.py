@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from invbench.runs.lease import Lease
 
 LONG_SECONDS = 3600.0
-"""A run that takes longer says so once its first steps have been timed."""
+"""Seconds of a run from which on its estimated duration is reported once."""
 
 
 class Pace:
-    """How long a run still takes, by the steps since it was first looked at; what came before them is left out."""
+    """Pace of a run, from the steps since the first report; time before that is left out."""
 
     def __init__(self) -> None:
         self.first: tuple[float, int] | None = None
         self.last = (0.0, 0)
 
     def at(self, step: int) -> None:
-        """So many steps are finished now."""
+        """Record that so many steps are finished now."""
         self.last = (time.monotonic(), step)
         self.first = self.first or self.last
 
     @property
     def seconds(self) -> float:
-        """The seconds between the first step and the last one that were reported."""
+        """Seconds between the first step and the last one that were reported."""
         return self.last[0] - self.first[0] if self.first else 0.0
 
     def left(self, total: int) -> float | None:
-        """Seconds to the last of `total` steps, as of now; None where no step has been timed."""
+        """Estimate the seconds to the last of `total` steps; None where no step has been timed."""
         if self.first is None or self.last[1] <= self.first[1]:
             return None
         each = self.seconds / (self.last[1] - self.first[1])
@@ -46,25 +46,25 @@ class Pace:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file without waiting: of a pipe that nobody reads it would be for ever."""
+    """Open a file without blocking, as a pipe that nobody reads would."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
 
 
 class Report:
-    """Where a run tells how far it is.
+    """Reports of a run's progress, to a terminal or a notebook and to the run's log.
 
     Args:
         title: the run in a few words.
         total: steps of the whole run.
         log: file that gets every line with the time.
         quiet: write to the log file only.
-        claim: of the run; it shows others how far the run is, and tells when another process has taken it over.
+        lease: of the run; it gets the step, and raises once another process has taken the run over.
     """
 
-    def __init__(self, title: str, total: int, log: Path, quiet: bool = False, claim: "Lease | None" = None) -> None:
-        self.claim = claim
-        if claim is not None:
-            claim.total = total
+    def __init__(self, title: str, total: int, log: Path, quiet: bool = False, lease: "Lease | None" = None) -> None:
+        self.lease = lease
+        if lease is not None:
+            lease.total = total
         self.title, self.total, self.log = title, total, log
         self.console = error_console(quiet)
         self.last, self.pace, self.estimated = time.monotonic(), Pace(), False
@@ -92,10 +92,10 @@ class Report:
                 self.bar.stop()
 
     def step(self, step: int) -> None:
-        """`step` steps are finished. Costs next to nothing. Raises Interrupted where the run is no longer ours."""
-        if self.claim is not None:
-            self.claim.step = step
-            self.claim.check()
+        """Report that `step` steps are finished. Raises Interrupted where another process has taken the run over."""
+        if self.lease is not None:
+            self.lease.step = step
+            self.lease.check()
         self.pace.at(step)
         if not self.estimated and self.pace.seconds > LINE_SECONDS:
             self._estimate()
@@ -106,7 +106,7 @@ class Report:
             self.say(self._reached(step))
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The run was measured."""
+        """Report an evaluation."""
         note = "  ".join(f"{name} {metrics[name]:.4g}" for name in headlines(metrics))
         if self.bar:
             self.bar.update(self.task, completed=step, note=visible(note))
@@ -116,13 +116,13 @@ class Report:
             self.say(f"{self._reached(step)}  {note}")
 
     def say(self, text: str) -> None:
-        """One line, now."""
+        """Write one line to the log and the terminal."""
         self.last = time.monotonic()
         self._write(text)
         self.console.print(plain_text(f"{self.title}  {text}"), soft_wrap=True)
 
     def _draw(self, now: bool = False) -> None:
-        """In a notebook; on a terminal the bar draws itself."""
+        """Draw the bar in a notebook; on a terminal it draws itself."""
         if self.bar and self.notebook:
             self.notebook.show(self.bar.get_renderable(), now)
 
@@ -131,7 +131,7 @@ class Report:
         return f"step {step}/{self.total}" + (f", about {duration(left)} to go" if left and step < self.total else "")
 
     def _estimate(self) -> None:
-        """Say it where the run will take long; once, when its first steps have been timed."""
+        """Report, once, the estimated duration of a run that will take long."""
         left = self.pace.left(self.total)
         if left is not None:
             self.estimated = True

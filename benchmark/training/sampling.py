@@ -1,4 +1,4 @@
-"""Which examples make up each step: environment-major index tensors, a pure function of the order stream."""
+"""Batches: environment-major index tensors of each step, a pure function of the order stream."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,11 +31,11 @@ class Sampler:
     per_step: int
     batches: int  # of each environment in an epoch
     seed: int
-    order: tuple[str, ...] = ()  # of whom; the first player's order has no name
+    order: tuple[str, ...] = ()  # name of the order stream; empty for the model's
 
     @classmethod
     def of(cls, split: Split, trainer: TrainerConfig, seed: int, *order: str) -> "Sampler":
-        """Check sizes. Raises UserError when a batch is larger than an environment or a step than their number."""
+        """Make a sampler. Raises UserError when a batch is larger than an environment or a step than their number."""
         env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
         counts = torch.bincount(env)
         smallest, environments = int(counts.min()), len(counts)
@@ -62,16 +62,16 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Groups of environments times batches of each."""
+        """Number of steps of an epoch: groups of environments times batches of each."""
         return self.batches * (self.environments // self.per_step)
 
     @property
     def whole(self) -> bool:
-        """Whether every step takes every example, so that all steps' batches are one."""
+        """Whether every step takes every example, so that all steps have the same batch."""
         return self.per_step * self.batch_size == len(self.members)
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Indices of one epoch: examples (steps, E, B) and environments (steps, E), on the split's device."""
+        """Return the indices of an epoch: examples (steps, E, B), environments (steps, E), on the split's device."""
         if self.whole:
             return self._everything
         rng = np.random.default_rng(stream(self.seed, "order", *self.order, number))
@@ -87,19 +87,19 @@ class Sampler:
         return examples.reshape(*shape, self.batch_size).to(device), env.reshape(shape).to(device)
 
     def batch(self, examples: Tensor, env: Tensor) -> Batch:
-        """The tensors behind one step's indices (E, B) and (E,)."""
+        """Gather the tensors of one step from its indices (E, B) and (E,)."""
         return self._all if self.whole else self._gathered(examples, env)
 
     @cached_property
     def _everything(self) -> tuple[Tensor, Tensor]:
-        """The indices of an epoch of one step with all examples in the order of the split."""
+        """Indices of an epoch of one step with all examples in the order of the split."""
         device = self.split.x.device
         examples = self.members.reshape(1, self.per_step, self.batch_size).to(device)
         return examples, torch.arange(self.per_step, device=device)[None]
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
-        """How many examples every environment has."""
+        """Number of examples of every environment."""
         sizes: NDArray[np.int64] = torch.diff(self.starts, append=torch.tensor([len(self.members)])).numpy()
         return sizes
 
@@ -113,7 +113,7 @@ class Sampler:
         return Batch(rows_of(self.split.x, examples), rows_of(self.split.y, examples), env, nuisance)
 
     def _shuffled(self, rng: np.random.Generator) -> Tensor:
-        """`members` with each environment's examples in a new random order."""
+        """Return `members` with each environment's examples in a new random order."""
         keys = rng.random(len(self.members))
         sizes = self._sizes
         if (sizes == sizes[0]).all():  # sorting each apart is sooner done
@@ -124,27 +124,27 @@ class Sampler:
 
 
 def rows_of(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]` for integers (...), about twice as fast."""
+    """Compute `values[index]` for integers (...), about twice as fast."""
     rows: Tensor = values.index_select(0, index.flatten()).unflatten(0, index.shape)
     return rows
 
 
 class BatchLoader:
-    """The batches of a run by the number of their step, counted from 0; an epoch's order is made once."""
+    """Batches of a run by the index of their step; an epoch's order is made once."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler, self.number = sampler, -1
         self.epoch: tuple[Tensor, Tensor]  # the one of this number
 
     def indices(self, step: int) -> tuple[Tensor, Tensor]:
-        """Examples (E, B) and environments (E,) of a step."""
+        """Return the examples (E, B) and environments (E,) of a step."""
         number, i = divmod(step, self.sampler.steps_per_epoch)
         if number != self.number:
             self.epoch, self.number = self.sampler.epoch(number), number
         return self.epoch[0][i], self.epoch[1][i]
 
     def batch(self, step: int) -> Batch:
-        """The tensors behind them."""
+        """Return the batch of a step."""
         return self.sampler.batch(*self.indices(step))
 
 

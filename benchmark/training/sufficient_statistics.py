@@ -22,11 +22,11 @@ from invbench.core.task import Regression
 from invbench.core.trainer import TrainerConfig
 
 LINEAR = {FeaturesAndHead, nn.Sequential, nn.Linear, nn.Flatten, nn.Identity}
-"""Modules of which only linear functions can be made."""
+"""Modules whose compositions are linear functions."""
 
 
 def training_examples(problem: Problem, method: Composition, model: nn.Module, trainer: TrainerConfig) -> Split:
-    """The training split, condensed where that is exact, allowed and shorter."""
+    """Return the training split, condensed where that is exact, allowed and shorter."""
     train = problem.splits["train"]
     if not (
         trainer.condense and method.uses_moments_only and _is_quadratic(problem, model) and _is_whole(train, trainer)
@@ -37,7 +37,7 @@ def training_examples(problem: Problem, method: Composition, model: nn.Module, t
 
 
 def condensed(split: Split) -> Split:
-    """k + 1 examples per environment with the environment's moments; k is the rank bound of its covariance."""
+    """Make k + 1 examples per environment with the environment's moments; k bounds the rank of its covariance."""
     joined = torch.cat([split.x.flatten(1), split.y[:, None]], 1).double()
     env = torch.zeros(len(split), dtype=torch.int64, device=joined.device) if split.env is None else split.env
     parts = [_rows(joined[env == e]) for e in range(int(env.max()) + 1)]
@@ -48,7 +48,7 @@ def condensed(split: Split) -> Split:
 
 
 def _rows(examples: Tensor) -> Tensor:
-    """Examples (N, D) -> (k + 1, D) with the same mean and covariance."""
+    """Condense examples (N, D) to (k + 1, D) with the same mean and covariance."""
     from scipy.linalg import helmert  # half a second, that only linear problems need
 
     mean = examples.mean(0)
@@ -65,7 +65,7 @@ def _is_quadratic(problem: Problem, model: nn.Module) -> bool:
 
 
 def _is_whole(train: Split, trainer: TrainerConfig) -> bool:
-    """Whether every step takes every example, and no nuisance beside them."""
+    """Tell whether every step takes every example, and the split has no nuisance."""
     counts = torch.bincount(train.env) if train.env is not None else torch.tensor([len(train)])
     same = bool((counts == counts[0]).all())
     all_examples = trainer.batch_size in (None, int(counts[0]))

@@ -1,4 +1,4 @@
-"""How many threads a run is worth."""
+"""Number of threads of a run."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 WORTH_THREADS = 2**27
-"""Multiplications in the forward passes of a step, below which more threads cost more than they do."""
+"""Number of multiplications in the forward passes of a step from which on several threads pay."""
 
 
 def suitable_threads(training: "TrainingLoop") -> int:
-    """How many threads a run's steps are worth, at most as many as torch would take: by its size, not by the load.
+    """Choose the number of threads of a run by its size, not by the machine's load; at most what torch would take.
 
     The same run must give the same numbers whatever else the machine does, and sums depend on the threads.
     """
@@ -27,7 +27,7 @@ def suitable_threads(training: "TrainingLoop") -> int:
 
 
 def _multiplications(model: "nn.Module", x: "Tensor") -> int:
-    """In the matrices and convolutions of a forward pass from one example (1, ...)."""
+    """Count the multiplications in matrices and convolutions of a forward pass from one example (1, ...)."""
     import torch
     from torch import Tensor, nn
 

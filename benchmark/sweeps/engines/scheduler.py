@@ -1,4 +1,4 @@
-"""What a sweep on one machine does next: pure functions of what is known and of the time, without process or clock."""
+"""Scheduling of a sweep on one machine: pure functions of the known state and the time, without process or clock."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,43 +10,43 @@ CPU = "cpu"
 
 
 class Slot(NamedTuple):
-    """Place for one run at a time; several may share a device."""
+    """Slot for one run at a time; several may share a device."""
 
     number: int
     device: str = CPU
 
 
 class RunningJob(NamedTuple):
-    """What a slot works on."""
+    """Job that a slot works on."""
 
     job: Job
     since: float
-    """When its time began to count."""
+    """Time from which its duration counts."""
     stepped: bool = False
-    """It has made a step, so that one can see how much memory it takes."""
+    """Whether it has made a step, from which on its memory is known."""
     stopping: bool = False
 
 
 class Limits(NamedTuple):
-    """What limits a sweep."""
+    """Limits of a sweep."""
 
     timeout: float | None = None
-    """Seconds for one attempt at a run; those that are trained together have all of theirs."""
+    """Maximum seconds of one attempt at a run; runs that are trained together have the sum of theirs."""
     memory_floor: float = 0.0
-    """Bytes that must be free on a device that works already before another run begins there."""
+    """Minimum number of free bytes on a busy device before another run begins there."""
     settle: float = 20.0
-    """Longest time that a run on a GPU is waited for to make its first step before it gets company."""
+    """Maximum seconds to wait for a GPU's run to make its first step before another one begins there."""
 
 
 class Start(NamedTuple):
-    """Begin a run in a slot."""
+    """Action: begin a job in a slot."""
 
     slot: Slot
     job: Job
 
 
 class Stop(NamedTuple):
-    """Let a slot's run keep its checkpoint and end: it has had its time."""
+    """Action: let a slot's job write its checkpoint and end, since its time is over."""
 
     slot: Slot
 
@@ -60,7 +60,7 @@ def decide(
     now: float,
     draining: bool = False,
 ) -> list[Start | Stop]:
-    """Everything that should happen now.
+    """Decide which jobs begin and which stop now.
 
     Args:
         slots: with consecutive numbers.
@@ -111,7 +111,7 @@ def _room(
     rules: Limits,
     now: float,
 ) -> bool:
-    """Whether a device that works already takes one more."""
+    """Tell whether a busy device takes one more job."""
     if free_memory.get(device, float("inf")) < rules.memory_floor:
         return False
     mates = [busy[slot.number] for slot in slots if slot.device == device and slot.number in busy]

@@ -9,25 +9,25 @@ from invbench.training.sampling import BatchLoader, rows_of
 
 
 class StackedBatchLoader:
-    """Batches (runs, E, B, ...) by the number of their step, of the feeds of runs with equal shapes."""
+    """Batches (runs, E, B, ...) by the index of their step, from the loaders of runs with equal shapes."""
 
-    def __init__(self, feeds: Sequence[BatchLoader]) -> None:
-        self.feeds, self.whole = feeds, feeds[0].sampler.whole
+    def __init__(self, loaders: Sequence[BatchLoader]) -> None:
+        self.loaders, self.whole = loaders, loaders[0].sampler.whole
         self.all: Tensors = {}  # the batch, where all steps have the same
-        splits = [feed.sampler.split for feed in feeds]
+        splits = [loader.sampler.split for loader in loaders]
         each = [split.tensors() for split in splits]
-        self.same = all(all(torch.equal(value, each[0][name]) for name, value in one.items()) for one in each)
+        self.same = all(all(torch.equal(value, each[0][name]) for name, value in tensors.items()) for tensors in each)
         self.tensors: Tensors = (
-            each[0] if self.same else {name: torch.cat([one[name] for one in each]) for name in each[0]}
+            each[0] if self.same else {name: torch.cat([tensors[name] for tensors in each]) for name in each[0]}
         )
         first = torch.arange(len(splits), device=splits[0].x.device) * len(splits[0])
         self.first = 0 if self.same else first[:, None, None]  # row of each run
 
     def batch(self, step: int) -> Tensors:
-        """The fields of a `Batch`."""
+        """Return the fields of the step's `Batch`, with an axis of runs in front."""
         if self.all:
             return self.all
-        indices = [feed.indices(step) for feed in self.feeds]
+        indices = [loader.indices(step) for loader in self.loaders]
         examples, env = (torch.stack(parts) for parts in zip(*indices, strict=True))
         names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
         batch = {name: rows_of(self.tensors[name], examples + self.first) for name in names} | {"env": env}

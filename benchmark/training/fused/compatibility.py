@@ -1,4 +1,4 @@
-"""Which runs cannot be trained together."""
+"""Checks of whether runs can be trained together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from invbench.training.loop import TrainingLoop
 
 
 def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
-    """Raise CannotFuse where the runs cannot be one."""
+    """Raise CannotFuse where the runs cannot be trained together."""
     first = trainings[0]
     reason = fuse_obstacle(first.cell)
     if reason:
@@ -30,12 +30,12 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
     coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
     if coupled and first.cell.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
-    if any(_form(training) != _form(first) for training in trainings):
+    if any(_sizes(training) != _sizes(first) for training in trainings):
         raise CannotFuse("their data or networks have different sizes")
 
 
-def _form(training: TrainingLoop) -> Any:
-    """What must be equal: sizes of the data, of the network, of a step and of the run."""
+def _sizes(training: TrainingLoop) -> Any:
+    """Return the sizes that must be equal: of the data, of the network, of a step and of the run."""
     sampler = training.sampler
     data = {name: (value.shape, value.dtype) for name, value in sampler.split.tensors().items()}
     tensors = {**training.model.state_dict(), **flatten(training.method_state)}

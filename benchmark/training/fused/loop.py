@@ -1,7 +1,7 @@
-"""Runs that differ in seed and in numbers only, trained together: one step moves them all.
+"""Joint training of runs that differ in seed and in numbers only: one step updates them all.
 
 A run's step is a pure function of tensors: `Objective.pure_step`, the optimiser, the updates of critics. It is mapped
-over runs by `torch.func.vmap`, and what one call of that amounts to is written down and repeated
+over runs by `torch.func.vmap`, and the operations of one such call are recorded and repeated
 (`invbench.training.fused.program`).
 
 Every run keeps its own data, order, settings, curves and checkpoints. Its numbers differ by rounding from those that it
@@ -28,25 +28,25 @@ from invbench.system.stopwatch import Stopwatch
 from invbench.training.critic_training import CRITIC
 from invbench.training.fused.batches import StackedBatchLoader
 from invbench.training.fused.compatibility import check_can_fuse
-from invbench.training.fused.program import After, Program, RunStep, Tensors
+from invbench.training.fused.program import Program, RunStep, StepResult, Tensors
 from invbench.training.gradients import Objective, Step
 from invbench.training.loop import CHECKPOINT_SHARE, TrainingLoop
 from invbench.training.optimizers import Optimizer
 from invbench.training.progress import Report
 from invbench.training.sampling import BatchLoader
 
-TELL_SECONDS = 0.2
-"""How often the runs' claims and logs hear how far they are."""
-LEVEL = "/"
-"""Between the levels of a number's name; parameters have dots in theirs."""
-Ended = dict[str, float] | RunFailed | Interrupted
-"""A run's metrics, or what stopped it."""
+REPORT_SECONDS = 0.2
+"""Seconds between reports of progress to the runs' leases and logs."""
+PATH_SEPARATOR = "/"
+"""Separator of the levels of a number's name; names of parameters have dots."""
+Result = dict[str, float] | RunFailed | Interrupted
+"""Metrics of a run, or the error that stopped it."""
 Act = Callable[[int, TrainingLoop, Report], object]
-"""Something that is done for one run, by its place."""
+"""Action on one run, called with its index."""
 
 
 class FusedTraining:
-    """The training of several runs as one.
+    """Training of several runs as one.
 
     Args:
         trainings: of runs with one `fusion_key`, at the same step.
@@ -59,15 +59,17 @@ class FusedTraining:
         check_can_fuse(trainings)
         self.trainings, self.first = list(trainings), trainings[0]
         self.left = dict(enumerate(trainings))
-        self.feed = StackedBatchLoader([BatchLoader(training.sampler) for training in trainings])
-        feeds = [training.critics.feeds for training in trainings]
-        self.critic_feeds = {name: StackedBatchLoader([own[name] for own in feeds]) for name in feeds[0]}
+        self.loader = StackedBatchLoader([BatchLoader(training.sampler) for training in trainings])
+        critic_loaders = [training.critics.loaders for training in trainings]
+        self.critic_loaders = {
+            name: StackedBatchLoader([loaders[name] for loaders in critic_loaders]) for name in critic_loaders[0]
+        }
         self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}
         self.stack_runs()
 
     def stack_runs(self) -> None:
-        """Take up what the runs are: parameters, moments, states."""
+        """Stack the runs' present state: parameters, moments, states."""
         self.done, self.loss_steps = self.first.done, self.first.loss_steps
         runs = [
             {
@@ -80,36 +82,36 @@ class FusedTraining:
             }
             for training in self.trainings
         ]
-        self.leaves, self.form = tree_flatten(_stack(runs))
-        self.told: Callable[[], Tree] = dict  # the last step's parts
+        self.leaves, self.treedef = tree_flatten(_stack(runs))
+        self.aux: Callable[[], Tree] = dict  # the last step's parts
         self.clock = Clock(self.trainings)
 
     def unstack_runs(self) -> None:
-        """Give every run what it has become."""
-        runs, parts = tree_unflatten(self.leaves, self.form), self.told()
+        """Write the stacked state back to every run."""
+        runs, aux = tree_unflatten(self.leaves, self.treedef), self.aux()
         for r, training in self.left.items():
-            own = _row(runs, r)
-            training.load_state(self.done, own["parameters"], own["buffers"], own["moments"], own["state"])
-            training.loss, training.loss_steps = own["loss"], self.loss_steps
-            if parts:
-                told = _row(parts, r)
-                training.last_env = told.pop("env")
-                training.last = Step(state={}, **told)
-        self.clock.tell(self.left.values())
+            run = _row(runs, r)
+            training.load_state(self.done, run["parameters"], run["buffers"], run["moments"], run["state"])
+            training.loss, training.loss_steps = run["loss"], self.loss_steps
+            if aux:
+                parts = _row(aux, r)
+                training.last_env = parts.pop("env")
+                training.last = Step(state={}, **parts)
+        self.clock.share(self.left.values())
 
-    def run(self, reports: Sequence[Report], ended: Callable[[int, Ended], None]) -> None:
-        """Train all to the end, from their checkpoints where there are some.
+    def run(self, reports: Sequence[Report], ended: Callable[[int, Result], None]) -> None:
+        """Train all runs to the end, from their checkpoints where there are some.
 
         Args:
             reports: of the runs.
-            ended: called with the place of each run that is over, and its metrics or what stopped it.
+            ended: called with the index of each run that is over, and its metrics or what stopped it.
 
         Raises:
             CannotFuse: they cannot be trained together; nothing has happened.
         """
 
         def each(act: Act) -> None:
-            """Do something for every run that is left; one that it stops is dropped."""
+            """Act on every remaining run; one that raises is dropped."""
             for r, training in list(self.left.items()):
                 try:
                     act(r, training, reports[r])
@@ -130,14 +132,14 @@ class FusedTraining:
             each(lambda r, training, report: ended(r, _finish(training, report)))
 
     def _train(self, each: Callable[[Act], None]) -> None:
-        """All steps that are left, with evaluations and checkpoints between them."""
-        first, told, saved = self.first, 0.0, time.perf_counter()
+        """Make all remaining steps, with evaluations and checkpoints between them."""
+        first, reported, saved = self.first, 0.0, time.perf_counter()
         pause = first.checkpoint_seconds
         with stop_requests() as stop, self.clock.stopwatch.during("training"):
             while self.done < first.total and self.left:
                 self.step()
-                if time.perf_counter() - told >= TELL_SECONDS:
-                    told = time.perf_counter()
+                if time.perf_counter() - reported >= REPORT_SECONDS:
+                    reported = time.perf_counter()
                     each(lambda r, training, report: report.step(self.done))
                 if self.done < first.total and self.done % first.eval_every == 0:
                     self._pause(each, lambda r, training, report: training.watch(report))
@@ -150,66 +152,68 @@ class FusedTraining:
         self.unstack_runs()
 
     def _pause(self, each: Callable[[Act], None], act: Act) -> float:
-        """Do something for every run with what it has become. Returns the seconds that it took."""
+        """Act on every run with its present state. Returns the seconds that it took."""
         began = time.perf_counter()
         with self.clock.stopwatch.during("pause"):
             self.unstack_runs()
             each(act)
             losses = [training.loss for training in self.trainings]
-            self.leaves = tree_leaves(tree_unflatten(self.leaves, self.form) | {"loss": torch.stack(losses)})
+            self.leaves = tree_leaves(tree_unflatten(self.leaves, self.treedef) | {"loss": torch.stack(losses)})
             self.loss_steps = next((training.loss_steps for training in self.left.values()), 0)
         return time.perf_counter() - began
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of all runs."""
-        self.leaves, self.told = self.stepped(self._restarted(), self.done)
+        """Make one step of all runs."""
+        self.leaves, self.aux = self.advance(self._restarted(), self.done)
         self.done += 1
         self.loss_steps += 1
 
     @torch.no_grad()
-    def stepped(self, leaves: list[Tensor], done: int) -> "After":
-        """The runs after the step with this index, with the updates of critics ahead of it, and the step's parts."""
-        players = self.first.critics
-        for name, feed in self.critic_feeds.items():
-            for number in players.numbers(name, done):
-                leaves, _ = self._call(partial(self._critic_update, name), leaves, feed.batch(number), count=number)
+    def advance(self, leaves: list[Tensor], done: int) -> "StepResult":
+        """Compute the runs after the step with this index, critics' updates ahead of it included, and its parts."""
+        critics = self.first.critics
+        for name, loader in self.critic_loaders.items():
+            for count in critics.update_counts(name, done):
+                leaves, _ = self._call(partial(self._critic_update, name), leaves, loader.batch(count), count=count)
         factor = self.first.cell.trainer.rate_factor(done, self.first.sampler.steps_per_epoch)
-        beside = [name for name, one in players.critics.items() if one.simultaneous and done >= one.first_step]
-        counts = {name: players.had(players.critics[name], done) for name in beside}
-        return self._call(self._step, leaves, self.feed.batch(done), factor=factor, **counts)
+        simultaneous = [
+            name for name, critic in critics.critics.items() if critic.simultaneous and done >= critic.first_step
+        ]
+        counts = {name: critics.updates_before(critics.critics[name], done) for name in simultaneous}
+        return self._call(self._step, leaves, self.loader.batch(done), factor=factor, **counts)
 
     def _restarted(self) -> list[Tensor]:
-        """The runs, without the moments of those whose optimiser starts afresh ahead of this step."""
+        """Zero the moments of the runs whose optimiser restarts ahead of this step. Returns all runs."""
         rows = [r for r, training in enumerate(self.trainings) if self.done in training.cell.method.restarts]
         if rows:
-            runs = tree_unflatten(self.leaves, self.form)
+            runs = tree_unflatten(self.leaves, self.treedef)
             for value in tree_leaves((runs["moments"], runs["count"])):
                 value[rows] = 0
         return self.leaves
 
-    def _call(self, step: "RunStep", leaves: list[Tensor], batch: Tensors, **shared: float) -> "After":
-        """The runs after a step, and what it tells beside; it is traced when it is made for the first time."""
+    def _call(self, step: "RunStep", leaves: list[Tensor], batch: Tensors, **shared: float) -> "StepResult":
+        """Compute the runs after a step, and its parts; the step is traced when it is made for the first time."""
         values = {name: _scalar(value) for name, value in shared.items()}
         key = "/".join(shared) + str(getattr(step, "args", ""))
         if key in self.programs:
             return self.programs[key](leaves, batch, values)
-        program = Program(step, tree_unflatten(leaves, self.form), self.settings, batch, values)
-        after, told = program(leaves, batch, values)
+        program = Program(step, tree_unflatten(leaves, self.treedef), self.settings, batch, values)
+        after, aux = program(leaves, batch, values)
         if all(new.shape == old.shape for new, old in zip(after, leaves, strict=True)):
             self.programs[key] = program  # states may get their size in the first step
-        return after, told
+        return after, aux
 
     def _step(self, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
-        """One step of one run; as `TrainingLoop.step`."""
+        """Make one step of one run, as `TrainingLoop.step` does."""
         objective, optimizer = self._with(settings, run["buffers"])
         theta, state, batch = run["parameters"], run["state"], Batch(**tensors)
-        method, rate, players = objective.method, optimizer.trainer.learning_rate, self.first.critics
-        answers: State = {}
+        method, rate, critics = objective.method, optimizer.trainer.learning_rate, self.first.critics
+        critic_states: State = {}
         for name in shared.keys() - {"factor"}:
             outputs = objective.with_copies().batch_outputs(theta, batch)
-            after = players.pure_update(name, objective, outputs, batch, state, shared[name])[name]
-            answers[name] = {part: after[part] for part in CRITIC}
+            after = critics.pure_update(name, objective, outputs, batch, state, shared[name])[name]
+            critic_states[name] = {part: after[part] for part in CRITIC}
         step = objective.pure_step(theta, batch, state)
         new, moments = optimizer.step(
             theta, step.gradients, run["moments"], run["count"], rate * shared["factor"], method.scale(state)
@@ -218,18 +222,18 @@ class FusedTraining:
             "parameters": new,
             "buffers": dict(step.buffers) or run["buffers"],
             "moments": moments,
-            "state": method.advance({name: own | answers.get(name, {}) for name, own in step.state.items()}),
+            "state": method.advance({name: part | critic_states.get(name, {}) for name, part in step.state.items()}),
             "loss": run["loss"] + step.objective.double(),
             "count": run["count"] + 1,
         }
-        told = step._asdict() | {"env": batch.env}
-        del told["state"], told["buffers"]
-        return after, told
+        aux = step._asdict() | {"env": batch.env}
+        del aux["state"], aux["buffers"]
+        return after, aux
 
     def _critic_update(
         self, name: str, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors
     ) -> tuple[Tree, Tree]:
-        """One update of a critic of one run; as `CriticTrainer.ahead` makes it."""
+        """Make one update of a critic of one run, as `CriticTrainer.update_before` does."""
         objective, _ = self._with(settings, run["buffers"])
         batch = Batch(**tensors)
         outputs = objective.with_copies().batch_outputs(run["parameters"], batch)
@@ -237,52 +241,53 @@ class FusedTraining:
         return run | {"state": state}, {}
 
     def _with(self, settings: Tensors, buffers: Tensors) -> tuple[Objective, Optimizer]:
-        """Objective and optimiser of the first run with the numbers of one."""
-        own = unflatten(settings, LEVEL)
+        """Return objective and optimiser of the first run with the numbers of another."""
+        numbers = unflatten(settings, PATH_SEPARATOR)
         first = self.first.objective
         objective = replace(
             first,
-            method=first.method.with_settings(own.get("method", {})),
-            task=replace(first.task, **own.get("task", {})),  # type: ignore[type-var]
+            method=first.method.with_settings(numbers.get("method", {})),
+            task=replace(first.task, **numbers.get("task", {})),  # type: ignore[type-var]
             buffers=buffers,
         )
         optimizer = self.first.optimizer
-        trainer = optimizer.trainer.model_copy(update=own.get("trainer", {}))
-        return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **own.get("decays", {})})
+        trainer = optimizer.trainer.model_copy(update=numbers.get("trainer", {}))
+        return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **numbers.get("decays", {})})
 
 
 class Clock:
-    """The time of the steps of runs that are trained together: each has an equal share of it."""
+    """Time of the steps of runs that are trained together, of which each run has an equal share."""
 
     def __init__(self, trainings: Sequence[TrainingLoop]) -> None:
         self.before = {id(training): training.stopwatch.seconds["training"] for training in trainings}
         self.stopwatch, self.runs = Stopwatch(trainings[0].device), len(trainings)
 
-    def tell(self, trainings: Iterable[TrainingLoop]) -> None:
-        """Set the runs' times by it."""
+    def share(self, trainings: Iterable[TrainingLoop]) -> None:
+        """Set the runs' times to their shares."""
         share = self.stopwatch.read().get("training", 0.0) / self.runs
         for training in trainings:
             training.stopwatch.seconds["training"] = self.before[id(training)] + share
 
 
 def _numbers(training: TrainingLoop) -> dict[str, float]:
-    """Every number of a run that may be another one's in the same group, by where it belongs."""
-    found: dict[str, float] = {}
+    """Collect the numbers in which runs of one group may differ, by path."""
+    numbers: dict[str, float] = {}
     for part, settings in training.cell.method.parts.items():
-        found |= {f"method/{part}/{name}": getattr(settings, name) for name in type(settings).fusable()}
-    found |= {f"trainer/{name}": getattr(training.cell.trainer, name) for name in TrainerConfig.fusable()}
-    found |= {f"decays/{name}": value for name, value in training.optimizer.decays.items() if isinstance(value, float)}
+        numbers |= {f"method/{part}/{name}": getattr(settings, name) for name in type(settings).fusable()}
+    numbers |= {f"trainer/{name}": getattr(training.cell.trainer, name) for name in TrainerConfig.fusable()}
+    decays = training.optimizer.decays
+    numbers |= {f"decays/{name}": value for name, value in decays.items() if isinstance(value, float)}
     task = training.problem.task
     constants = {field.name: getattr(task, field.name) for field in fields(task)}  # type: ignore[arg-type]
-    return found | {f"task/{name}": value for name, value in constants.items() if isinstance(value, float)}
+    return numbers | {f"task/{name}": value for name, value in constants.items() if isinstance(value, float)}
 
 
 def _differing(each: Sequence[dict[str, float]], device: torch.device) -> Tensors:
-    """The numbers that are not the same in all runs (runs,)."""
+    """Stack the numbers that are not the same in all runs (runs,)."""
     first = each[0]
-    names = [name for name in first if any(one[name] != first[name] for one in each)]
+    names = [name for name in first if any(numbers[name] != first[name] for numbers in each)]
     kinds = {name: torch.int64 if isinstance(first[name], int) else torch.float64 for name in names}
-    return {name: torch.tensor([one[name] for one in each], dtype=kinds[name], device=device) for name in names}
+    return {name: torch.tensor([numbers[name] for numbers in each], dtype=kinds[name], device=device) for name in names}
 
 
 @lru_cache
@@ -291,13 +296,13 @@ def _scalar(value: float) -> Tensor:
 
 
 def _stack(trees: Sequence[Tree]) -> Tree:
-    """Equal trees of tensors, with an axis of runs in front."""
+    """Stack equal trees of tensors, with an axis of runs in front."""
     stacked: Tree = tree_map(lambda *leaves: torch.stack(leaves), *trees)
     return stacked
 
 
 def _save(training: TrainingLoop) -> None:
-    """Keep a checkpoint: with the generator's state, from which nothing has been drawn."""
+    """Write a checkpoint, with the generator's state at the beginning of its stream."""
     with training.noise():
         training.save()
 
@@ -308,5 +313,5 @@ def _finish(training: TrainingLoop, report: Report) -> dict[str, float]:
 
 
 def _row(stacked: Tree, r: int) -> Tree:
-    """What belongs to one of the runs."""
+    """Return one of the stacked runs."""
     return map_leaves(lambda value: value[r].clone(), stacked)

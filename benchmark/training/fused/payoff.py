@@ -1,4 +1,4 @@
-"""Whether runs are faster together on this machine: measured once, and remembered in the cache folder."""
+"""Payoff of training runs together on this machine, measured once and remembered in the cache folder."""
 
 import copy
 import hashlib
@@ -19,12 +19,12 @@ from invbench.training.fused.loop import FusedTraining
 from invbench.training.loop import TrainingLoop
 
 GAIN = 1.2
-"""Runs are trained together where that is so many times faster than one after another."""
+"""Minimum speed-up for which runs are trained together."""
 CALLS = 5
 
 
 def check_that_it_pays(fused: FusedTraining) -> None:
-    """Raise CannotFuse where the runs are done sooner one after another."""
+    """Raise CannotFuse where the runs are faster one after another."""
     memory, runs = _memory(), len(fused.trainings)
     key = _key(fused.first.cell, fused.first.device, runs)
     gain = memory.get(key)
@@ -35,7 +35,7 @@ def check_that_it_pays(fused: FusedTraining) -> None:
 
 
 def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
-    """Raise CannotFuse where so many runs like this one are known to be done sooner one after another."""
+    """Raise CannotFuse where so many runs like this one are known to be faster one after another."""
     gain = _memory().get(_key(cell, device, runs))
     if gain is not None:
         _check(gain, runs)
@@ -47,17 +47,17 @@ def _check(gain: float, runs: int) -> None:
 
 
 def _gain(fused: FusedTraining) -> float:
-    """How many times longer the runs take one after another, from a few steps; what the runs are is not changed."""
+    """Measure on a few steps how many times longer the runs take one after another; the runs are not changed."""
     training, runs = fused.first, len(fused.trainings)
-    step = training.critics.all_learn
-    tracing = timed(lambda: fused.stepped(fused.leaves, step), training.device)
-    together = min(timed(lambda: fused.stepped(fused.leaves, step), training.device) for _ in range(CALLS))
+    step = training.critics.all_active_from
+    tracing = timed(lambda: fused.advance(fused.leaves, step), training.device)
+    together = min(timed(lambda: fused.advance(fused.leaves, step), training.device) for _ in range(CALLS))
     alone = _alone(training, step)
     return runs * training.total * alone / (tracing + training.total * together)
 
 
 def _alone(training: TrainingLoop, step: int) -> float:
-    """Seconds of a step of one run."""
+    """Measure the seconds of a step of one run."""
     model = copy.deepcopy(training.model)
     twin = TrainingLoop(training.cell, training.problem, model, training.folder, training.origin, 0)
     twin.done = step
@@ -85,24 +85,24 @@ def _memory() -> "Memory":
 
 
 class Memory:
-    """Numbers and words in a file. One that cannot be read is empty, one that cannot be written forgets."""
+    """Store of numbers and text in a file. One that cannot be read is empty; one that cannot be written is not kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def get(self, key: str) -> Any:
-        """What is under a key, or None."""
+        """Return the value of a key, or None."""
         return self._read().get(key)
 
     def put(self, key: str, value: float | str) -> None:
-        """Remember something."""
+        """Store the value of a key."""
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self._read() | {key: value}, indent=1))
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}

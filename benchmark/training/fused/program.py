@@ -1,7 +1,7 @@
-"""A function of tensors, written down as the operations that one call of it makes, to be repeated without the call.
+"""Programs: the operations that one call of a function of tensors makes, recorded and repeated without the call.
 
-What torch.func's transforms amount to is a sequence of plain tensor operations, the same whatever the tensors hold. For
-small tensors most of the time goes into finding it out anew in every call.
+torch.func's transforms result in a sequence of plain tensor operations, which does not depend on the tensors' values.
+For small tensors most of the time goes into deriving that sequence again in every call.
 """
 
 import operator
@@ -29,12 +29,12 @@ FUNCTIONS = (
     "zeros_like",
 )
 METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
-"""Operations for which torch has a function, or tensors a method, with the same arguments: a call costs half."""
+"""Names of operations that torch has as a function, or tensors as a method, with the same arguments: half the cost."""
 Flat = Callable[..., Sequence[Tensor]]
 
 
 def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
-    """The operations of one call, as a function of tensors with the same shapes.
+    """Record the operations of one call, as a function of tensors with the same shapes.
 
     Raises:
         CannotFuse: random numbers are drawn, which would be the same in every call.
@@ -58,7 +58,7 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
 
 
 def _quick(operation: OpOverload) -> Callable[..., Any]:
-    """The same operation, called with less ado."""
+    """Return the same operation with less overhead in a call."""
     name = operation._schema.name.partition("::")[2]
     if name in FUNCTIONS:
         return getattr(torch, name)  # type: ignore[no-any-return]
@@ -66,7 +66,7 @@ def _quick(operation: OpOverload) -> Callable[..., Any]:
 
 
 def _order(graph: Graph, product: Node) -> None:
-    """Multiply by a copy in which rows are together: up to twice as fast where rows are short, as in narrow layers."""
+    """Multiply by a contiguous copy: up to twice as fast where rows are short, as in narrow layers."""
     left, right = product.args
     with graph.inserting_before(product):
         copy = graph.call_function(aten.clone.default, (right,), {"memory_format": torch.contiguous_format})
@@ -74,7 +74,7 @@ def _order(graph: Graph, product: Node) -> None:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operation below torch.func's transforms, where tensors are plain ones."""
+    """Mode that records every operation below torch.func's transforms, where tensors are plain ones."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """torch would import its compiler, two seconds, only to keep it off this class."""
+        """Keep torch from importing its compiler, which takes two seconds, only to exclude this class."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -107,7 +107,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def node(self, tensor: Tensor) -> Node:
-        """What makes a tensor; one that no operation made is a constant."""
+        """Return the node that makes a tensor; one that no recorded operation made is a constant."""
         if id(tensor) not in self.nodes:
             name = f"constant_{len(self.kept)}"
             self.root.register_buffer(name, tensor)
@@ -123,26 +123,26 @@ class Recorder(TorchDispatchMode):
 
 
 def _is_same(result: Tensor, argument: Any) -> bool:
-    """Whether an operation only gave another name to its argument, such as a view with the same shape."""
+    """Tell whether the result of an operation is its argument under another name, such as a view of the same shape."""
     if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
         return False
-    place = (Tensor.data_ptr, Tensor.size, Tensor.stride)
-    return result is not argument and all(of(result) == of(argument) for of in place) and bool(result.numel())
+    layout = (Tensor.data_ptr, Tensor.size, Tensor.stride)
+    return result is not argument and all(of(result) == of(argument) for of in layout) and bool(result.numel())
 
 
 Tensors = dict[str, Tensor]
 
 
 RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
-"""From a run, its settings, its batch and what all runs share, to the run afterwards and what is told beside."""
+"""Function from a run, its settings, its batch and what all runs share, to the run after the step and its parts."""
 
 
-After = tuple[list[Tensor], Callable[[], Tree]]
-"""The runs' tensors after a step, and what is told beside, once somebody asks."""
+StepResult = tuple[list[Tensor], Callable[[], Tree]]
+"""Tensors of the runs after a step, and a function that returns the step's parts."""
 
 
 class Program:
-    """A step of one run, mapped over runs, as the list of operations that it amounts to.
+    """Step of one run, mapped over runs, as a recorded list of operations.
 
     Args:
         step: of one run.
@@ -150,23 +150,23 @@ class Program:
         shared: what is the same for all.
 
     Raises:
-        CannotFuse: it does something that cannot be mapped or repeated.
+        CannotFuse: the step does something that cannot be mapped or repeated.
     """
 
     def __init__(self, step: RunStep, runs: Tree, settings: Tensors, batch: Tensors, shared: Tensors) -> None:
-        leaves, form = tree_flatten((runs, settings, batch, shared))
+        leaves, treedef = tree_flatten((runs, settings, batch, shared))
         self.kept = len(tree_leaves(runs))
         self.settings = list(settings.values())
 
-        def one(*arguments: Any) -> tuple[Tree, Tree]:
-            after, told = step(*arguments)
-            return _laid_out_like(arguments[0], after), told
+        def one_run(*arguments: Any) -> tuple[Tree, Tree]:
+            after, aux = step(*arguments)
+            return _match_structure(arguments[0], after), aux
 
         def flat(*tensors: Tensor) -> list[Tensor]:
-            arguments = tree_unflatten(list(tensors), form)
-            after, told = vmap(one, in_dims=(0, 0, 0, None), randomness="different")(*arguments)
-            rest, self.told = tree_flatten(told)
-            return [*tree_leaves(after), *rest]
+            arguments = tree_unflatten(list(tensors), treedef)
+            after, aux = vmap(one_run, in_dims=(0, 0, 0, None), randomness="different")(*arguments)
+            aux_leaves, self.aux_treedef = tree_flatten(aux)
+            return [*tree_leaves(after), *aux_leaves]
 
         try:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # of slow mapping, which is done once
@@ -176,17 +176,17 @@ class Program:
                 raise
             raise CannotFuse(f"a step of these runs cannot be mapped: {str(error).partition(chr(10))[0]}") from error
 
-    def __call__(self, leaves: list[Tensor], batch: Tensors, shared: Tensors) -> After:
-        """The runs' tensors afterwards, and what is told."""
-        found = list(self.operations(*leaves, *self.settings, *batch.values(), *shared.values()))
-        return found[: self.kept], partial(tree_unflatten, found[self.kept :], self.told)
+    def __call__(self, leaves: list[Tensor], batch: Tensors, shared: Tensors) -> StepResult:
+        """Compute the runs' tensors after the step, and its parts."""
+        results = list(self.operations(*leaves, *self.settings, *batch.values(), *shared.values()))
+        return results[: self.kept], partial(tree_unflatten, results[self.kept :], self.aux_treedef)
 
 
-def _laid_out_like(before: Tree, after: Tree) -> Tree:
-    """The tree in the order and the types of the one before. Raises CannotFuse where it is another tree."""
+def _match_structure(before: Tree, after: Tree) -> Tree:
+    """Put the tree into the order and types of the one before. Raises CannotFuse where its names differ."""
     if before.keys() != after.keys():
         raise CannotFuse(f"a step changes what a run consists of: {', '.join(before.keys() ^ after.keys())}")
     return {
-        name: _laid_out_like(old, after[name]) if isinstance(old, dict) else after[name].to(old.dtype)
+        name: _match_structure(old, after[name]) if isinstance(old, dict) else after[name].to(old.dtype)
         for name, old in before.items()
     }
