@@ -212,6 +212,8 @@ class Composition:
         for name, part in self.parts.items():
             if overrides(part, "build"):
                 return f"{name} makes or changes the network itself"
+            if isinstance(part, BatchMixing):
+                return f"{name} changes batches, which may draw numbers"
             if isinstance(part, UpdateSchedule):
                 how = (
                     "visits the environments one after another"
