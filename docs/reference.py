@@ -119,7 +119,7 @@ def draw(name: str, path: Path) -> None:
 def available(name: str) -> bool:
     """Whether a dataset can be drawn here."""
     needed = DATASETS.literal(name, "release", "")
-    return not needed or bool(release(needed).found())
+    return not needed or bool(release(needed).locate())
 
 
 def backbones() -> str:

@@ -286,7 +286,7 @@ def test_a_claimed_run_is_left_alone(out: Path) -> None:
     cell = small_cell("erm", "spirals")
     folder = RunFolder(out / cell.spec.run_id)
     folder.create(cell.spec)
-    with folder.claimed(), pytest.raises(UserError, match=f"worked on by process {os.getpid()} on"):
+    with folder.hold(), pytest.raises(UserError, match=f"worked on by process {os.getpid()} on"):
         run_cell(cell, Options(out=out))
     assert folder.spec.exists(), "the loser must not tidy up the winner's folder"
     assert run_cell(cell, Options(out=out)).status == "done"

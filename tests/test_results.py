@@ -135,7 +135,7 @@ def test_who_was_stopped_is_interrupted_and_who_died_is_lost(tmp_path: Path, spe
     folder = RunFolder(tmp_path / spec.run_id)
     folder.create(spec)
     assert invbench.load_results(tmp_path)["status"].tolist() == ["queued"]
-    with folder.claimed():
+    with folder.hold():
         folder.checkpoint.touch()
         assert invbench.load_results(tmp_path)["status"].tolist() == ["running"]
         claim = folder.claim.read_text()

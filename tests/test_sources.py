@@ -299,7 +299,7 @@ def test_folders_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_cifar(tmp_path / "cache/cifar-10-batches-bin", batches=5)
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
     cifar = release("cifar10")
-    assert {path.parent for path in cifar.found().values()} == {tmp_path / "data/cifar-10-batches-bin"}
+    assert {path.parent for path in cifar.locate().values()} == {tmp_path / "data/cifar-10-batches-bin"}
     assert cifar.state == "here without 4 of 6 files"
     monkeypatch.delenv("INVBENCH_DATA")
     assert cifar.state == "here"

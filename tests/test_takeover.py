@@ -147,7 +147,7 @@ from pathlib import Path
 import torch
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import RunFolder
-with RunFolder(Path(sys.argv[1])).claimed() as folder:
+with RunFolder(Path(sys.argv[1])).hold() as folder:
     while True:
         Checkpoint({"a": torch.zeros(2**24)}, {}).save(folder.replacing(folder.checkpoint))
 """
@@ -161,7 +161,7 @@ def test_half_a_checkpoint_is_removed_by_who_comes_next(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert len(list(tmp_path.glob(".*"))) > 1, "killed in the middle of a write"
-    with RunFolder(tmp_path).claimed():
+    with RunFolder(tmp_path).hold():
         assert [path.name for path in tmp_path.glob(".*")] == [LOCK]
 
 
@@ -184,7 +184,7 @@ def test_who_lost_the_run_at_once_removes_nothing(tmp_path: Path, monkeypatch: p
         confirm(claim)
 
     monkeypatch.setattr(Lease, "confirm", taken)
-    with pytest.raises(Interrupted), RunFolder(tmp_path).claimed():
+    with pytest.raises(Interrupted), RunFolder(tmp_path).hold():
         pass
     assert file.exists()
 
@@ -206,10 +206,10 @@ def test_a_claim_without_content_keeps_nobody_away(
         monkeypatch.setattr("os.link", refused)
     with monkeypatch.context() as interrupted:
         interrupted.setattr(Owner, "model_dump_json", interrupt)
-        with pytest.raises(KeyboardInterrupt), folder.claimed():
+        with pytest.raises(KeyboardInterrupt), folder.hold():
             pass
     assert list(tmp_path.iterdir()) == []
-    with folder.claimed(), pytest.raises(RunHeld), folder.claimed():
+    with folder.hold(), pytest.raises(RunHeld), folder.hold():
         pass
 
 
@@ -217,14 +217,14 @@ def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: py
     """Later there may be no room for another file; where there is none now, nothing is claimed."""
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    with folder.claimed():
+    with folder.hold():
         assert (folder.path / LOCK).exists()
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FileLock, "acquire", full)
-    with pytest.raises(RunFailed, match="No space left on device; make room"), folder.claimed():
+    with pytest.raises(RunFailed, match="No space left on device; make room"), folder.hold():
         pass
     assert list(folder.path.iterdir()) == []
 
@@ -232,7 +232,7 @@ def test_a_claim_has_its_lock_from_the_beginning(tmp_path: Path, monkeypatch: py
 def test_a_removed_folder_is_not_made_anew_by_its_holder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    with folder.claimed() as held:
+    with folder.hold() as held:
         held.discard()
     assert list(tmp_path.iterdir()) == []
 

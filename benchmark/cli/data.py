@@ -28,7 +28,7 @@ def list_data() -> None:
             echo(f"{name}: always available; {cls.licence}; {cls.citation}")
             continue
         files = release(needed)
-        here = files.found()
+        here = files.locate()
         where = f" in {next(iter(here.values())).parent}" if here else f"; get it with: bench data fetch {name}"
         source = f"from {files.downloads[0].urls[0]}" if files.downloads else "bring your own"
         echo(f"{name}: {files.state}{where}; {files.size} {source}; licence: {files.licence}; {files.citation}")
@@ -50,14 +50,14 @@ def fetch(
     failed = []
     for release in releases:
         try:
-            if all(file.path in release.found() for file in release.files) or not get(release):
+            if all(file.path in release.locate() for file in release.files) or not get(release):
                 echo(f"{release.name}: all files are here already")
                 continue
         except UserError as error:
             failed.append(str(error))
             continue
         echo(f"{release.name}: fetched into {cache_folder()}")
-        if release.found(data_folders()[:-1]):
+        if release.locate(data_folders()[:-1]):
             echo(f"{release.name}: but {DATA_VARIABLE} has a part of it and comes first; unset it to use the whole")
     if failed:
         raise UserError("; ".join(failed))
@@ -75,7 +75,7 @@ def verify(
     """
     bad = 0
     for release in _releases(name):
-        found = release.found()
+        found = release.locate()
         if not found:
             echo(f"{release.name}: not here")
         for path, text, right in _compared(release) if found else ():
@@ -109,7 +109,7 @@ def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     from invbench.datafiles.checksums import MAX_UNPACKED, digest, sha256
     from invbench.datafiles.download import kept_sums
 
-    kept, found = kept_sums(release), release.found()
+    kept, found = kept_sums(release), release.locate()
     for file in (file for file in release.files if file.path in found):
         path = found[file.path]
         algorithm, _, published = release.published_hash(file).partition(":")

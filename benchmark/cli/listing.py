@@ -258,7 +258,7 @@ def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
     yield f"licence: {needed.licence}"
     yield f"citation: {needed.citation}" + (f"; {dataset.citation}" if dataset.citation else "")
     yield from (f"source: {url}" for download in needed.downloads for url in download.urls[:1])
-    if not needed.found():
+    if not needed.locate():
         yield f"get it: bench data fetch {name}"
 
 

@@ -328,7 +328,7 @@ class Dataset(Settings):
 
     def files(self) -> tuple[Path, ...]:
         """What these settings read of this machine, which could be other than it was; empty where nothing is there."""
-        return tuple(release(self.release).found().values()) if self.release else ()
+        return tuple(release(self.release).locate().values()) if self.release else ()
 
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:

@@ -44,7 +44,7 @@ def required(release: Release) -> dict[str, Path]:
     Raises:
         UserError: they are not here and cannot be fetched; the message tells the three ways to get them.
     """
-    paths = release.found()
+    paths = release.locate()
     if paths:
         return paths
     try:
@@ -55,7 +55,7 @@ def required(release: Release) -> dict[str, Path]:
             f"Three ways: set {DATA_VARIABLE} to a folder that has {release.files[0].path}{_others(release)}; "
             f"put the same into the cache, {cache_folder()}; or connect to the network and repeat the command"
         ) from None
-    return release.found()
+    return release.locate()
 
 
 def fetch(release: Release) -> bool:

@@ -86,7 +86,7 @@ class Release:
             return f"sha256:{file.sha256}"
         return next((download.hash for download in self.downloads if download.path == file.path), "")
 
-    def found(self, folders: list[Path] | None = None) -> dict[str, Path]:
+    def locate(self, folders: list[Path] | None = None) -> dict[str, Path]:
         """Return the files in the first folder that has all needed ones, by paths in the release; empty if none has.
 
         Files of two folders are never mixed: one may hold a part of what the other holds whole.
@@ -100,7 +100,7 @@ class Release:
     @property
     def state(self) -> str:
         """Describe in a few words what of the release is on this machine."""
-        here = self.found()
+        here = self.locate()
         if not here:
             return "not here"
         missing = [file.path for file in self.files if file.path not in here]

@@ -184,7 +184,7 @@ class RunFolder:
         return True
 
     @contextmanager
-    def claimed(self) -> "Iterator[RunFolder]":
+    def hold(self) -> "Iterator[RunFolder]":
         """Hold the lease of the run for this process; yields the folder with that lease.
 
         Raises:

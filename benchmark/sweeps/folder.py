@@ -74,7 +74,7 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
     for cell in cells:
         folder = RunFolder(out / cell.spec.run_id)
         if folder.path.exists():
-            with folder.claimed() as held:
+            with folder.hold() as held:
                 held.set_aside()
                 with held.writing():
                     held.checkpoint.unlink(missing_ok=True)

@@ -282,7 +282,7 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
     code = code_version(*cell.classes)
     folder = RunFolder(options.out / cell.spec.run_id)
     new = folder.create(cell.spec)
-    with folder.claimed() as held:
+    with folder.hold() as held:
         record = held.read_record()
         if record is not None and record.spec != cell.spec:  # somebody has put another run's there
             record = None

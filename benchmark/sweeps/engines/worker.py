@@ -137,7 +137,7 @@ def _leave_failure(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> None:
     """Write the record of a run whose process could not; one that it has written stays."""
     with suppress(OSError, UserError, RunFailed, Interrupted):
         folder.create(spec)
-        with folder.claimed() as held:
+        with folder.hold() as held:
             if held.read_record() is None:
                 held.set_aside()  # what is there cannot be understood
                 held.write_record(Record.of_failure(spec, outcome.kind, outcome.message))
