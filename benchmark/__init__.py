@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Any
 from invbench.system.threads import wait_passively
 
 if TYPE_CHECKING:
-    from invbench.core.data import Batch, Problem, Split
-    from invbench.core.method import Method, Outputs
+    from invbench.core.backbone import Backbone
+    from invbench.core.data import Batch, Dataset, Problem, Split
+    from invbench.core.method import Gradients, Method, Outputs, State
+    from invbench.core.metric import Metric, register_metric
     from invbench.core.registry import register_backbone, register_dataset, register_method
-    from invbench.core.settings import setting
+    from invbench.core.settings import Choice, LogUniform, Uniform, setting
     from invbench.errors import RunFailed, UserError
     from invbench.results.comparison import compare
     from invbench.results.load import load_curves, load_results
@@ -47,13 +49,21 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Backbone",
     "Batch",
+    "Choice",
+    "Dataset",
+    "Gradients",
+    "LogUniform",
     "Method",
+    "Metric",
     "Outputs",
     "Problem",
     "Record",
     "RunFailed",
     "Split",
+    "State",
+    "Uniform",
     "UserError",
     "__version__",
     "compare",
@@ -64,6 +74,7 @@ __all__ = [
     "register_backbone",
     "register_dataset",
     "register_method",
+    "register_metric",
     "run",
     "setting",
     "sweep",
@@ -73,10 +84,12 @@ __all__ = [
 wait_passively()
 
 _HOMES = {
-    "core.data": ("Batch", "Problem", "Split"),
-    "core.method": ("Method", "Outputs"),
+    "core.backbone": ("Backbone",),
+    "core.data": ("Batch", "Dataset", "Problem", "Split"),
+    "core.method": ("Gradients", "Method", "Outputs", "State"),
+    "core.metric": ("Metric", "register_metric"),
     "core.registry": ("register_backbone", "register_dataset", "register_method"),
-    "core.settings": ("setting",),
+    "core.settings": ("Choice", "LogUniform", "Uniform", "setting"),
     "errors": ("RunFailed", "UserError"),
     "results.comparison": ("compare",),
     "results.load": ("load_curves", "load_results"),

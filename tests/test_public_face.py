@@ -29,7 +29,8 @@ from invbench.training.runner import Options, run_cell
 FACE = (
     "run", "sweep", "load_results", "load_curves", "table", "compare", "load_run", "load_problem", "Method", "setting",
     "register_method", "register_dataset", "register_backbone", "Problem", "Split", "Batch", "Outputs", "UserError",
-    "RunFailed", "Record", "__version__",
+    "RunFailed", "Record", "__version__", "Backbone", "Choice", "Dataset", "Gradients", "LogUniform", "Metric", "State",
+    "Uniform", "register_metric",
 )  # fmt: skip
 EXAMPLES = ("invbench", "run", "sweep", "load_results", "load_curves", "compare", "load_run", "load_problem")
 """What has a doctest; the example of the package itself shows the rest."""
