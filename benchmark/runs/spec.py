@@ -11,7 +11,7 @@ from invbench.errors import UserError, brief
 from invbench.pytree import flatten, sole
 
 Protocol = Literal["last", "best_validation", "leave_one_env_out", "oracle"]
-"""How the settings came about: `last`, not by results; otherwise by this selection, among runs with other seeds."""
+"""Choice of the settings: `last`, not by results; otherwise by this selection, among runs with other seeds."""
 MAX_SEED = 2**32 - 1
 
 
@@ -25,7 +25,7 @@ class RunSpec(BaseModel):
     dataset: str
     dataset_settings: dict[str, Any]
     backbone: str
-    """Empty where the method brings its own network."""
+    """Name of the backbone; empty where the method makes the network."""
     backbone_settings: dict[str, Any]
     trainer: dict[str, Any]
     seed: int = Field(ge=0, le=MAX_SEED)

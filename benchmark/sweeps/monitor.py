@@ -136,7 +136,7 @@ class SweepMonitor:
         self._line(run_id, f"{text}{after}  [{', '.join(self._counted())}]")
 
     def tick(self) -> None:
-        """Redraw what is shown."""
+        """Redraw what is shown, at most every `REFRESH_SECONDS`."""
         if self.notebook:
             self.notebook.show(self.picture())
         elif self.live and time.monotonic() - self.drawn >= REFRESH_SECONDS:

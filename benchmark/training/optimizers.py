@@ -56,7 +56,7 @@ class Optimizer:
         )
 
     def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
-        """Return zero moments."""
+        """Return zero moments for every parameter."""
         moments = ("first", "second") if self.trainer.optimizer == "adam" else ("velocity",)
         return {name: {m: torch.zeros_like(value) for m in moments} for name, value in parameters.items()}
 

@@ -40,7 +40,7 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Seconds in the whole run."""
+        """Seconds that the part takes in the whole run."""
         return self.seconds * self.calls
 
 

@@ -95,7 +95,7 @@ class Memory:
         return self._read().get(key)
 
     def put(self, key: str, value: float | str) -> None:
-        """Store the value of a key."""
+        """Store the value of a key in the file."""
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self._read() | {key: value}, indent=1))
