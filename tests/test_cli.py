@@ -15,14 +15,12 @@ from conftest import Bench
 from matplotlib.figure import Figure
 
 from invbench.cli import entry, main
-from invbench.cli.completion import SELECTIONS
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
 from invbench.errors import UserError
 from invbench.reporting.drawing import save
-from invbench.results.selection import Select
+from invbench.runs.commands import parse_seeds
 from invbench.runs.config import parse_assignments
 from invbench.runs.resolve import resolve, with_penalty
-from invbench.sweeps.definition import parse_seeds
 
 TINY = [part for name, value in SMALL["spirals"].items() for part in ("--set", f"{name}={value}")]
 TINY += ["--set", "trainer.steps=6"]
@@ -509,10 +507,6 @@ def test_completion_of_conditions(bench: Bench, tmp_path: Path) -> None:
     assert offered("plot curves mine --where dataset = s", tmp_path) == ["spirals"]
     assert offered("table mine --where trainer.epochs =", tmp_path) == ["null"]
     assert offered("table --where datas", tmp_path) == []
-
-
-def test_completion_knows_the_selections() -> None:
-    assert list(SELECTIONS) == list(Select)
 
 
 @pytest.mark.parametrize("none", ["null", "~", " null ", ""])

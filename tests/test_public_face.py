@@ -16,9 +16,7 @@ from conftest import Bench
 import invbench
 from invbench import choices
 from invbench.core.registry import METHODS
-from invbench.results import formats, selection
 from invbench.runs.resolve import Cell
-from invbench.sweeps import folder
 from invbench.sweeps.engines import ENGINES, make_engine
 from invbench.sweeps.engines.local import LocalEngine
 from invbench.sweeps.engines.ray import RayEngine
@@ -167,12 +165,6 @@ def test_a_new_engine_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert set(runs["status"]) == {"done"}
     with pytest.raises(invbench.UserError, match="--workers is for --engine local"):
         invbench.sweep(file, out=tmp_path / "runs", engine="here", workers=1)
-
-
-def test_choices_have_the_members_that_modules_know() -> None:
-    assert selection.Select is choices.Select
-    assert list(map(str, folder.Rerun)) == list(choices.Rerun)
-    assert list(map(str, formats.Format)) == list(choices.Format)
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,7 @@ def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
 def test_a_heat_map_of_ranks() -> None:
     ax = result_figures.ranks(invbench.table(means(THREE))).axes[0]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["best", "middle", "worst"]
-    np.testing.assert_allclose(
-        ax.images[0].get_array(), [[1, 1, 1, 1], [2, 3, 2, 7 / 3], [3, 2, 3, 8 / 3]], rtol=1e-6
-    )
+    np.testing.assert_allclose(ax.images[0].get_array(), [[1, 1, 1, 1], [2, 3, 2, 7 / 3], [3, 2, 3, 8 / 3]], rtol=1e-6)
 
 
 def test_a_critical_difference_diagram() -> None:

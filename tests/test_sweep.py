@@ -18,10 +18,11 @@ from invbench.core.registry import METHODS
 from invbench.core.settings import LogUniform
 from invbench.errors import UserError
 from invbench.results.load import load_results
+from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names
 from invbench.runs.resolve import Cell, resolve
 from invbench.sweeps import execute as sweeping
-from invbench.sweeps.definition import Sweep, Tier, parse_seeds
+from invbench.sweeps.definition import Sweep, Tier
 from invbench.sweeps.engines.local import LocalResources
 from invbench.sweeps.monitor import duration
 from invbench.sweeps.search import Judge, OptunaSearch, _draw, optuna_trials

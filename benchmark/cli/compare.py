@@ -45,7 +45,7 @@ def compare(
     if form is Format.csv:
         echo(csv(found), nl=False)
     else:
-        echo(formats.written(laid_out(found), remarks(before, after, found), formats.Format(form)))
+        echo(formats.written(laid_out(found), remarks(before, after, found), form))
 
 
 def _runs(name: str, results: list[Path]) -> "pd.DataFrame":

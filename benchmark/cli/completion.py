@@ -23,8 +23,6 @@ from invbench.runs.config import SECTIONS, sweep_names
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-SELECTIONS = ("last", "best_validation", "leave_one_env_out", "oracle")
-"""The members of `invbench.results.selection.Select`, which takes seconds to import."""
 MOST_VALUES = 100
 """Of a column of results."""
 Values = Callable[[], list[str]]
@@ -61,16 +59,6 @@ def claims() -> list[str]:
     from invbench.published.claims import sources
 
     return [*sources(), *(claim for source in sources().values() for claim in source.claims)]
-
-
-def selections() -> list[str]:
-    """What `--select` accepts."""
-    return list(SELECTIONS)
-
-
-def choosing_selections() -> list[str]:
-    """What `--select` accepts where one setting must be chosen."""
-    return list(SELECTIONS[1:])
 
 
 def settings(context: typer.Context, incomplete: str) -> list[str]:

@@ -62,9 +62,10 @@ def run(
     ] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
+    from invbench.runs.commands import parse_seeds
     from invbench.runs.config import parse_assignments
     from invbench.runs.resolve import resolve
-    from invbench.training.runner import Options, parse_seeds, run_cells
+    from invbench.training.runner import Options, run_cells
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")

@@ -88,14 +88,14 @@ def table(
     if as_json:
         echo(_json(found))
         return
-    style = formats.Style.of(formats.Format(form), digits, percent)
+    style = formats.Style.of(form, digits, percent)
     remarks = [*formats.notes(found, omitted(runs), style), *completeness(runs)]
     if form is Format.csv:
         echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
         layout = formats.laid_out(found, _names(rows), _names(columns), style)
-        echo(formats.written(replace(layout, label=label), remarks, formats.Format(form)))
+        echo(formats.written(replace(layout, label=label), remarks, form))
 
 
 def _against_published(runs: "pd.DataFrame", form: Format, as_json: bool) -> str:
@@ -106,7 +106,7 @@ def _against_published(runs: "pd.DataFrame", form: Format, as_json: bool) -> str
     found = against_published(runs)
     if as_json:
         return _json(found)
-    return csv(found) if form is Format.csv else formats.written(*verdicts(found), formats.Format(form))
+    return csv(found) if form is Format.csv else formats.written(*verdicts(found), form)
 
 
 def _json(found: "pd.DataFrame") -> str:

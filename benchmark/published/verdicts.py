@@ -12,7 +12,8 @@ from invbench.published.claims import Claim, Number, sources
 from invbench.results.columns import SECTIONS, missing
 from invbench.results.formats import Entry, Layout
 from invbench.results.table import table
-from invbench.sweeps.definition import Sweep, SweepCells, parse_seeds
+from invbench.runs.commands import parse_seeds
+from invbench.sweeps.definition import Sweep, SweepCells
 
 IMMATERIAL = ("trainer.evaluate_every", "trainer.evaluate_splits", "trainer.condense", "trainer.strategy")
 """Settings that change what is watched, or how it is computed, and no number but by rounding."""

@@ -113,9 +113,7 @@ def planes(found: Plane, names: Sequence[str]) -> Figure:
         raise UserError(f"risks from {found.risks.min():.3g} to {found.risks.max():.3g} on the plane cannot be drawn")
     levels = np.geomspace(low, high, LEVELS)
     for ax, (title, risks) in zip(axes, panels.items(), strict=True):
-        drawn = ax.contourf(
-            found.x, found.y, risks.clip(low), levels=levels, norm=LogNorm(low, high), cmap="viridis"
-        )
+        drawn = ax.contourf(found.x, found.y, risks.clip(low), levels=levels, norm=LogNorm(low, high), cmap="viridis")
         for (x, y), name, marker in zip(found.points, names, "osD", strict=True):
             ax.plot(x, y, marker, color="white", markeredgecolor="black", markersize=6, label=name, linestyle="")
         ax.set_title(title, fontsize=9)

@@ -58,9 +58,7 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
                 values = [np.asarray(curve.loc[steps], float) for curve in known]
                 band(ax, np.asarray(steps), values, *looks[row])
         if len(ax.lines) and name == rows["metric"].iloc[0] and not math.isnan(rows["constant"].iloc[0]):
-            ax.axhline(
-                rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction"
-            )
+            ax.axhline(rows["constant"].iloc[0], color=GREY, linestyle=":", linewidth=1.2, label="constant prediction")
         ax.set_title(display_dataset(dataset), fontsize=10)
         ax.set_xlabel("step", fontsize=9)
         ax.set_ylabel(display_metric(name), fontsize=9)
@@ -138,9 +136,7 @@ def critical(found: pd.DataFrame) -> Figure:
         ax.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
         shown_name = display_method(str(name))
         text = f"{shown_name}  {rank:.2f}" if left else f"{rank:.2f}  {shown_name}"
-        ax.text(
-            end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9
-        )
+        ax.text(end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9)
     return figure
 
 

@@ -5,15 +5,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from invbench.choices import Format as Format  # also for those who import it from here
+from invbench.choices import Select
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import SECTIONS, as_text, problem_of, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
-from invbench.results.selection import Select
 from invbench.results.statistics import ROUNDING, critical_difference, friedman, is_share, ranks
 from invbench.terminal import visible
 
@@ -32,16 +32,6 @@ CHOSEN_BY = {
     Select.leave_one_env_out: "environments left out of training, each in turn",
     Select.oracle: "what is shown (oracle): an upper bound, not a result",
 }
-
-
-class Format(StrEnum):
-    """How a table is written."""
-
-    text = "text"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
-    html = "html"
 
 
 class Entry(NamedTuple):

@@ -1,16 +1,21 @@
 """Commands that repeat a run."""
 
+import itertools
 import json
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from invbench.errors import UserError
+from invbench.errors import UserError, brief
 from invbench.runs.resolve import resolve
-from invbench.runs.spec import RunSpec
+from invbench.runs.spec import MAX_SEED, RunSpec
 from invbench.strict_yaml import parse_yaml
+
+MOST_SEEDS = 100_000
+"""That one text may name."""
 
 
 def assignments_of(spec: RunSpec) -> dict[str, Any]:
@@ -36,6 +41,33 @@ def command_of(spec: RunSpec, seeds: Sequence[int]) -> str:
     parts = [f"bench run --method {shlex.quote(spec.method)} --dataset {shlex.quote(spec.dataset)} {numbers}"]
     parts += [f"--set {shlex.quote(f'{name}={_typed(value)}')}" for name, value in assignments_of(spec).items()]
     return " ".join(parts)
+
+
+def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
+    """`0-4`, `0,2,7` and mixtures, a number or a list, without repetition.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+
+    Raises:
+        UserError: the text is something else, or they are too many.
+    """
+    if isinstance(seeds, int):
+        return [seeds]
+    if not isinstance(seeds, str):
+        return list(dict.fromkeys(seeds))
+    spans = []
+    for part in seeds.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match and last < first:
+            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
+        if not first <= last <= MAX_SEED:
+            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
+        spans.append(range(first, last + 1))
+    if (count := sum(map(len, spans))) > MOST_SEEDS:
+        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_SEEDS:,}")
+    return list(dict.fromkeys(itertools.chain(*spans)))
 
 
 def ranges(seeds: Sequence[int]) -> str:

@@ -28,7 +28,6 @@ tiers:
 import itertools
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,9 +39,10 @@ from pydantic import field_validator, model_validator
 from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, brief, did_you_mean
+from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names, sweep_text
 from invbench.runs.resolve import Cell, resolve, with_penalty
-from invbench.runs.spec import MAX_SEED, Fuse, Protocol
+from invbench.runs.spec import Fuse, Protocol
 from invbench.strict_yaml import parse_yaml, read_yaml
 from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
 
@@ -244,26 +244,6 @@ def _sweep_files(folder: Path) -> list[str]:
             str(path) for path in itertools.islice(folder.iterdir(), MOST_FILES) if path.suffix in (".yaml", ".yml")
         ]
     return []
-
-
-def parse_seeds(seeds: Seeds) -> list[int]:
-    """Parse `0-4`, `0,2,7` and mixtures, a number or a list, without repetition. Raises UserError for anything else."""
-    if isinstance(seeds, int):
-        return [seeds]
-    if not isinstance(seeds, str):
-        return list(dict.fromkeys(seeds))
-    ranges = []
-    for part in seeds.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if match and last < first:
-            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
-        if not first <= last <= MAX_SEED:
-            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
-        ranges.append(range(first, last + 1))
-    if (count := sum(map(len, ranges))) > MOST_RUNS:
-        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_RUNS:,}")
-    return list(dict.fromkeys(itertools.chain(*ranges)))
 
 
 def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Self
 
 import pandas as pd
 
-from invbench import choices
+from invbench.choices import EngineName, Rerun
 from invbench.console import announce, somebody_looks
 from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
@@ -18,7 +18,6 @@ from invbench.sweeps.definition import FULL, Sweep
 from invbench.sweeps.engines import Engine, make_engine
 from invbench.sweeps.folder import (
     CostEstimator,
-    Rerun,
     announce_changes,
     chosen,
     metrics_of,
@@ -60,7 +59,7 @@ class SweepRequest:
         Raises:
             UserError: there is no such sweep or choice, or something in the sweep is wrong.
         """
-        again = Rerun(choices.Rerun.of(rerun))
+        again = Rerun.of(rerun)
         folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
         return cls(Sweep.read(name), folder, tier, again, quiet, None if fuse is None else parse_fuse(fuse))
 
@@ -79,10 +78,10 @@ def sweep(
     *,
     tier: str = FULL,
     out: str | Path | None = None,
-    rerun: choices.Rerun | str = choices.Rerun.missing,
+    rerun: Rerun | str = Rerun.missing,
     fuse: Fuse | str | None = None,
     progress: bool | None = None,
-    engine: choices.EngineName | str = choices.EngineName.local,
+    engine: EngineName | str = EngineName.local,
     threads: int | None = None,
     gpus: str | int | None = None,
     jobs_per_gpu: int | None = None,

@@ -7,29 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from invbench.choices import Rerun
 from invbench.files import write_text
 from invbench.runs.commands import ranges
 from invbench.runs.record import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
 from invbench.runs.resolve import Cell
 from invbench.sweeps.definition import Results, Sweep
 from invbench.system.provenance import sources_hash
-
-
-class Rerun(StrEnum):
-    """Choice of which runs of a sweep are carried out."""
-
-    missing = "missing"
-    failed = "failed"
-    stale = "stale"
-    all = "all"
-
 
 OPEN: Mapping[Rerun, tuple[Status, ...]] = {
     Rerun.missing: ("queued", "lost", "running"),

@@ -7,10 +7,10 @@ import pandas as pd
 from invbench.errors import UserError
 from invbench.results.selection import Select
 from invbench.results.table import table
-from invbench.runs.commands import assignments_of, ranges
+from invbench.runs.commands import assignments_of, parse_seeds, ranges
 from invbench.runs.record import RunFolder
 from invbench.runs.spec import RunSpec
-from invbench.sweeps.definition import Sweep, SweepCells, parse_seeds
+from invbench.sweeps.definition import Sweep, SweepCells
 
 
 def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds: str | None = None) -> Sweep:

@@ -1,8 +1,6 @@
 """Run one cell: claim its folder, make the data, train, leave a record."""
 
-import itertools
 import os
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,13 +13,14 @@ import torch
 
 from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
-from invbench.errors import Interrupted, RunFailed, RunHeld, UserError, brief
+from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
 from invbench.files import FULL_DISK
+from invbench.runs.commands import parse_seeds
 from invbench.runs.curves import write_rows
 from invbench.runs.record import Record, RunFolder, now, unwritable
 from invbench.runs.resolve import Cell, resolve
-from invbench.runs.spec import MAX_SEED, Fuse
+from invbench.runs.spec import Fuse
 from invbench.system.device import choose_device, forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import code_version, describe
 from invbench.system.threads import threads_put_back
@@ -37,8 +36,6 @@ SILENT_SECONDS = 10
 """As long a measurement says nothing."""
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 """A run's record, or what stopped it."""
-MOST_SEEDS = 100_000
-"""Of one call."""
 RESULTS = "results"
 """Folder of the runs when nothing else is asked for."""
 
@@ -64,31 +61,6 @@ class Options:
     loggers: tuple[str, ...] = ()
     fuse: Fuse = "off"
     threads: int | None = None
-
-
-def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
-    """`0-4`, `0,2,7` and mixtures, or a list, without repetition.
-
-    >>> parse_seeds("0-2,7")
-    [0, 1, 2, 7]
-
-    Raises:
-        UserError: the text is something else, or they are too many.
-    """
-    if not isinstance(seeds, str):
-        return list(dict.fromkeys(seeds))
-    ranges = []
-    for part in seeds.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if match and last < first:
-            raise UserError(f"seeds {brief(seeds)}: {part.strip()} runs backwards; write {last}-{first}")
-        if not first <= last <= MAX_SEED:
-            raise UserError(f"seeds {brief(seeds)}: write ranges and numbers up to {MAX_SEED}, such as 0-4 or 0,2,7")
-        ranges.append(range(first, last + 1))
-    if (count := sum(map(len, ranges))) > MOST_SEEDS:
-        raise UserError(f"seeds {brief(seeds)}: they are {count:,}, and can be {MOST_SEEDS:,}")
-    return list(dict.fromkeys(itertools.chain(*ranges)))
 
 
 @overload
