@@ -13,7 +13,15 @@ from typer.main import get_command
 
 from invbench.cli import app
 from invbench.cli.listing import provenance, trained_together
-from invbench.core.method import class_overrides
+from invbench.core.hooks import (
+    BatchMixing,
+    FeatureTransform,
+    GradientPenalty,
+    ScaledObjective,
+    UpdateSchedule,
+    WithCritic,
+)
+from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
@@ -27,10 +35,16 @@ from invbench.training.build import load_problem
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = {
     "the model": ("build",),
-    "the objective": ("risk", "penalty", "critic_penalty", "gradient_penalty", "scale"),
+    "the objective": ("risk", "penalty"),
     "the gradient": ("moments", "combine_moments", "combine"),
-    "the order of updates": ("interpolate", "turn"),
 }
+MIXINS: dict[str, tuple[type[Method], ...]] = {
+    "the objective": (WithCritic, GradientPenalty, ScaledObjective),
+    "the batch": (BatchMixing,),
+    "the representation": (FeatureTransform,),
+    "the order of updates": (UpdateSchedule,),
+}
+"""What a method changes, by the hooks that it overrides and by the mixins that it derives from."""
 EXAMPLES = (
     "why_erm_fails",
     "or_against_and",
@@ -247,8 +261,10 @@ def settings(section: str, cls: type[Settings]) -> str:
 
 def changes(name: str) -> str:
     """Which of the three things, or which others, a method changes."""
-    found = [what for what, hooks in HOOKS.items() if class_overrides(METHODS.load(name), *hooks)]
-    return " and ".join(found) or "nothing"
+    method = METHODS.load(name)
+    hooks = [what for what, names in HOOKS.items() if class_overrides(method, *names)]
+    mixins = [what for what, kinds in MIXINS.items() if issubclass(method, kinds)]
+    return " and ".join(dict.fromkeys(hooks + mixins)) or "nothing"
 
 
 def docstring(folder: str, name: str) -> str:

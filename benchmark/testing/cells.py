@@ -36,7 +36,8 @@ PLAIN = {"vector": "mlp", "image": "mlp", "point_cloud": "deep_sets"}
 
 
 def small_settings(method: str, dataset: str) -> dict[str, Any]:
-    """The settings by dotted name that make a cell quick: the dataset's, then the method's."""
+    """The settings by dotted name that make a cell quick: the dataset's, then the method's, of `a+b` those of b."""
+    method = method.rpartition("+")[2]
     settings = dict(DATASETS.literal(dataset, "small", {})) | dict(METHODS.literal(method, "small", {}))
     for requirement, more in DATASETS.literal(dataset, "small_when", {}).items():
         if requirement in METHODS.traits(method):
@@ -47,8 +48,9 @@ def small_settings(method: str, dataset: str) -> dict[str, Any]:
 
 def small_cell(method: str, dataset: str, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Cell:
     """A cell that trains in about a second; `settings`, by dotted name, win over those that make it quick."""
-    whole, own = (method, method.rpartition("+")[2]) if "+" in method else (with_penalty(method), method)
-    return resolve(whole, dataset, seed, {"trainer.steps": STEPS} | small_settings(own, dataset) | dict(settings or {}))
+    whole = method if "+" in method else with_penalty(method)
+    quick = {"trainer.steps": STEPS} | small_settings(method, dataset)
+    return resolve(whole, dataset, seed, quick | dict(settings or {}))
 
 
 def without_coupling(cell: Cell) -> Cell:

@@ -21,9 +21,9 @@ CELLS = [
     ("erm", "spirals"),
     ("erm", "cifar10"),  # random crops and flips in training
     ("augerino", "mario_iggy"),  # random copies, parameters that are no weights
-    ("adareg", "spirals"),  # state of every parameter, and a part that was not typed
+    ("irmv1+adareg", "spirals"),  # state of every parameter
     ("pcgrad", "spirals"),  # random numbers in the rule
-    ("mutual_information", "mi_toy"),  # a second player, caught in the middle of its many updates
+    ("mutual_information", "mi_toy"),  # a critic, caught in the middle of its many updates
 ]
 """Some kinds of state; the contract test resumes every method, without a kill."""
 

@@ -40,7 +40,7 @@ def test_the_metrics_of_claims_exist(name: str, claim: Claim, tmp_path: Any) -> 
     same = [own for own in needed if own.set.get("dataset.example") == claim.set.get("dataset.example")]
     example = {key: value for key, value in claim.set.items() if key == "dataset.example"}
     for method in {own.method for own in same} - {"icp", "steerable"}:
-        settings = {"trainer.steps": 12} | small_settings(method.rpartition("+")[2], claim.dataset) | example
+        settings = {"trainer.steps": 12} | small_settings(method, claim.dataset) | example
         record = run_cell(resolve(method, claim.dataset, 0, settings), Options(out=tmp_path))
         wanted = {number.metric for own in same if own.method == method for number in own.numbers}
         assert wanted <= set(record.metrics)

@@ -30,7 +30,7 @@ from invbench.sweeps.folder import announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.training.runner import Options, run_cell
 
-GOLDEN = Path(__file__).parent / "golden" / "selection.jsonl"
+GOLDEN = Path(__file__).parent.parent / "golden" / "selection.jsonl"
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
 
 

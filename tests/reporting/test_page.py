@@ -164,7 +164,13 @@ def test_folders_of_this_machine_stay_out(tmp_path: Path, results: Path, monkeyp
     monkeypatch.chdir(out.parent)
     for paths in ([out], [Path("results")], sorted(path for path in out.iterdir() if path.is_dir())):
         text = all_texts(report(paths))
-        for hidden in (tmp_path, Path(__file__).parent, Path(invbench.__path__[0]), Path(sys.prefix), "/home/ann"):
+        for hidden in (
+            tmp_path,
+            Path(__file__).parent.parent,
+            Path(invbench.__path__[0]),
+            Path(sys.prefix),
+            "/home/ann",
+        ):
             assert str(hidden) not in text
         assert "dataset.table=…/table.parquet" in text
         assert "cannot write to …/run" in text
