@@ -176,7 +176,7 @@ def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def sweeps() -> str:
     """The format of a sweep's file, and the package's own."""
-    first, _, rest = docstring("benchmark", "sweep_file").partition("\n")
+    first, _, rest = docstring("benchmark/sweeps", "definition").partition("\n")
     parts = [f"# Sweep files\n\n{first}\n\n```text\n{rest.strip()}\n```\n", SWEEPS]
     return "\n".join([*parts, *(f"## {name}\n\n```yaml\n{sweep_text(name).strip()}\n```\n" for name in sweep_names())])
 
