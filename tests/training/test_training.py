@@ -115,7 +115,7 @@ def test_adaptive_weights_find_the_invariant_solution(tmp_path: Path) -> None:
     short = {"trainer.steps": 10_000}
     fixed = quickly(resolve("irmv1", "irm_regression", 100, short), tmp_path)
     assert (fixed["null_solution"], fixed["invariant_solution"]) == (1, 0)
-    adaptive = quickly(resolve("adareg", "irm_regression", 100, short), tmp_path)
+    adaptive = quickly(resolve("irmv1+adareg", "irm_regression", 100, short), tmp_path)
     assert (adaptive["null_solution"], adaptive["invariant_solution"]) == (0, 1)
     assert adaptive["test_mean_squared_error"] == pytest.approx(1.13, abs=0.15)
 
