@@ -14,7 +14,7 @@ from invbench.choices import Select
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import SECTIONS, as_text, problem_of, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
-from invbench.results.statistics import ROUNDING, critical_difference, friedman, is_share, ranks
+from invbench.results.statistics import ROUNDING, critical_difference, friedman, is_share, is_share_of_cost, ranks
 from invbench.terminal import visible
 
 LATEX = str.maketrans(
@@ -203,7 +203,7 @@ def _shares(found: pd.DataFrame, style: Style) -> list[str]:
     shares = [
         place
         for place, metric, fused in zip(_places(found, style), found["metric"], found["fused"], strict=True)
-        if metric.startswith("cost.") and fused > 1
+        if is_share_of_cost(metric, fused)
     ]
     return [f"shares of runs that were trained together, not compared with others: {_together(shares)}"] * bool(shares)
 

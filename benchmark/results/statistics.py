@@ -13,6 +13,8 @@ from invbench.core.metric import SHARE, metric_of, parse_column
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
 """Confidence of intervals, and 1 minus the level of tests."""
+COST = "cost."
+"""Beginning of the names of what a run has cost."""
 ROUNDING = 1e-9
 """Numbers that are relatively this near are equal: the order of a sum tells them apart."""
 
@@ -22,6 +24,11 @@ def is_share(metric: str) -> bool:
     given as it is."""
     column = parse_column(metric)
     return metric_of(column.metric).unit == SHARE and not column.bin
+
+
+def is_share_of_cost(metric: str, fused: int) -> bool:
+    """Tell whether numbers are equal shares of what one training of several runs together has cost."""
+    return metric.startswith(COST) and fused > 1
 
 
 def half_width(values: pd.Series) -> float:

@@ -12,12 +12,10 @@ from invbench.core.metric import metric_of, parse_column
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import as_text, keys_of, missing, problem_of
 from invbench.results.selection import Select, at_best_validation, select_settings, shown
-from invbench.results.statistics import LEVEL, against_best, all_best, half_width
+from invbench.results.statistics import COST, LEVEL, against_best, all_best, half_width, is_share_of_cost
 
 PRIMARY = ("primary", "higher_is_better")
 """What a record says of its data: the metric that the task is judged by, and which way."""
-COST = "cost."
-"""Begins the names of what a run has cost."""
 
 
 class TableOfMeans(pd.DataFrame):
@@ -57,14 +55,13 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
         UserError: no finished run, or none with that metric (the message lists those that exist); the same dataset and
             seed had different data; no such selection, or the runs lack what it needs.
     """
-    if select not in list(Select):
-        raise UserError(f"no selection '{select}'{did_you_mean(select, list(Select))}")
+    selection = Select.of(select)
     runs, left_out = shown(each_once(results))
     done = runs[runs["status"] == "done"] if len(runs) else runs
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in omitted(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
-    if select == Select.best_validation:
+    if selection is Select.best_validation:
         runs = at_best_validation(runs)
     if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
         raise UserError(f"no run has the metric '{metric}'{did_you_mean(metric, _metrics(done))}")
@@ -75,8 +72,8 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     keys = keys_of(runs)
     found = pd.DataFrame(groups).sort_values(keys, key=_order, ignore_index=True)
     found = found.assign(selection=select, candidates=1, equal_candidates=1)
-    if select != Select.last:
-        found = select_settings(found, Select(select), runs, left_out)
+    if selection is not Select.last:
+        found = select_settings(found, selection, runs, left_out)
     found = _compared(found.drop(columns="members"), keys)
     return TableOfMeans(found.drop(columns=[name for name in keys[2:] if not _differs(found, name)]))
 
@@ -174,10 +171,12 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         done = members[finished[members]]
         name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
         done = done[~np.isnan(numbers.get(name, unknown)[done])]
-        if name.startswith(COST):
-            done = _alone(numbers, done)
         if not len(done):
             continue
+        timed, fused = _timed(numbers, done)
+        if name.startswith(COST):
+            done = timed
+        seconds = pd.Series(numbers.get("cost.seconds_per_step", unknown)[timed]).dropna()
         primary = [columns[f"data.{own}"][done[0]] for own in PRIMARY if f"data.{own}" in columns]
         values = pd.Series(numbers[name][done], index=[columns["seed"][i] for i in done] if "seed" in columns else None)
         yield {key: columns[key][done[0]] for key in keys} | {
@@ -186,13 +185,14 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
             "n": len(values),
             "runs": len(members),
             "mean": float(values.mean()),
-            "half_width": math.nan if is_share_of_cost(name, _fused(numbers, done)) else half_width(values),
+            "half_width": math.nan if is_share_of_cost(name, fused) else half_width(values),
             "higher_is_better": higher_is_better(name, *primary),
             "settings_chosen_by": columns["protocol"][done[0]],
             "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
             "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
-            **_seconds(numbers, done),
-            "fused": _fused(numbers, done),
+            "seconds_per_step": float(seconds.mean()),
+            "seconds_per_step_half_width": half_width(seconds) if fused == 1 else math.nan,
+            "fused": fused,
             "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
             "seeds": values.to_dict(),
             "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
@@ -208,30 +208,13 @@ def _order(column: pd.Series) -> pd.Series:
     return column.map(lambda value: "" if missing(value) else str(value))
 
 
-def _seconds(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> dict[str, float]:
-    """The time of a step, of runs that were trained alone; of all, without an interval, if none was: each has an equal
-    share of one time."""
-    unknown = np.full(len(numbers["seed"]) if "seed" in numbers else max(done) + 1, math.nan)
-    seconds = pd.Series(numbers.get("cost.seconds_per_step", unknown)[_alone(numbers, done)]).dropna()
-    interval = half_width(seconds) if _fused(numbers, done) == 1 else math.nan
-    return {"seconds_per_step": float(seconds.mean()), "seconds_per_step_half_width": interval}
-
-
-def _alone(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those of the runs that were trained alone, if there are any; else all of them."""
-    alone = done[numbers["fused"][done] == 1] if "fused" in numbers else done
-    return alone if len(alone) else done
-
-
-def _fused(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> int:
-    """How many runs were trained together with these, 1 where some were alone."""
-    counts = numbers["fused"][_alone(numbers, done)] if "fused" in numbers and len(done) else np.ones(1)
-    return int(np.nanmax(counts)) if not np.isnan(counts).all() else 1
-
-
-def is_share_of_cost(metric: str, fused: int) -> bool:
-    """Whether the numbers are equal shares of what one run of several together has cost."""
-    return metric.startswith(COST) and fused > 1
+def _timed(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Choose the runs whose times count: those trained alone, if there are any, and 1; else all, and how many were
+    trained together, of whose time each has an equal share."""
+    counts = numbers["fused"][done] if "fused" in numbers else np.ones(len(done))
+    if (counts == 1).any() or np.isnan(counts).all():
+        return (done[counts == 1] if (counts == 1).any() else done), 1
+    return done, int(np.nanmax(counts))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -248,6 +248,8 @@ def fuse_obstacle(cell: Cell) -> str:
     for name in ("compile", "autocast"):
         if getattr(cell.trainer, name):
             return f"trainer.{name} is on"
+    if cell.trainer.stop_below is not None:
+        return "trainer.stop_below may end a run before its last step"
     if cell.trainer.strategy == "loop":
         return "trainer.strategy is loop"
     return cell.method.fuse_obstacle

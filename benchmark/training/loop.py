@@ -12,7 +12,8 @@ from invbench.components.learned import learned_parameters
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import WithCritic
 from invbench.core.method import Outputs, State, overrides
-from invbench.errors import Interrupted, RunFailed, Unusable
+from invbench.core.task import Regression
+from invbench.errors import Interrupted, RunFailed, Unusable, UserError
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
@@ -74,7 +75,10 @@ class TrainingLoop:
         self.examples = training_examples(problem, cell.method, model, trainer)
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
+        self.loader = BatchLoader(self.sampler)
         check_sizes(cell.method, self.sampler)
+        if trainer.stop_below is not None and isinstance(problem.task, Regression):
+            raise UserError("trainer.stop_below is an accuracy, and this dataset is a regression; leave it out")
         self.eval_splits = watched_splits(problem, trainer.evaluate_splits)
         strategy = choose_strategy(cell.method, model, trainer)
         critics = find_critics(cell, problem, model)
@@ -201,8 +205,7 @@ class TrainingLoop:
         if bound is None or done < max(1, self.cell.trainer.stop_after):
             return False
         if self._stops[0] != done:
-            examples, env = BatchLoader(self.sampler).indices(done - 1)
-            batch = self.sampler.batch(examples, env)
+            batch = self.loader.batch(done - 1)
             self.model.eval()
             with torch.no_grad(), torch.random.fork_rng():
                 predictions = self.objective.batch_outputs(self.parameters, batch).prediction
@@ -213,10 +216,9 @@ class TrainingLoop:
 
     def steps(self) -> Iterator[None]:
         """Make the remaining steps, one for each iteration."""
-        loader = BatchLoader(self.sampler)
         while not self.over:
             with timed_phase("data"):
-                examples, env = loader.indices(self.done)
+                examples, env = self.loader.indices(self.done)
             self.step(examples, env)
             yield
 

@@ -8,6 +8,7 @@ from cells import load, risks_of, small_cell
 
 from invbench.errors import UserError
 from invbench.runs.record import RunFolder
+from invbench.runs.resolve import fuse_obstacle
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
 from invbench.training.runner import Options, run_cell
@@ -58,5 +59,10 @@ def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
     assert again == record
     never = small_cell("irm_games", "colored_digits", trainer__stop_below=0.0, trainer__stop_after=4, trainer__steps=12)
     assert run_cell(never, Options(out=tmp_path)).engine["steps"] == 12
+    assert fuse_obstacle(small_cell("erm", "spirals", trainer__stop_below=0.5)) == (
+        "trainer.stop_below may end a run before its last step"
+    )
+    with pytest.raises(UserError, match="trainer.stop_below is an accuracy, and this dataset is a regression"):
+        run_cell(small_cell("erm", "irm_regression", trainer__stop_below=0.5), Options(out=tmp_path))
     with pytest.raises(UserError, match="setting 'method.stop_below' is trainer.stop_below now"):
         small_cell("irm_games", "colored_digits", method__stop_below=0.6)
