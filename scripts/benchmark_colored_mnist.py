@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from invbench.core.data import Problem, Split
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device, timed
 from invbench.training.build import build_model, load_problem
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def main(
@@ -45,21 +45,21 @@ def main(
         os.environ["INVBENCH_DATA"] = folder
         write_digits(Path(folder), digits)
         settings = {"trainer.batch_size": batch_size, "trainer.evaluate_every": 50}
-        cells = [resolve("irmv1", "colored_mnist", seed, settings) for seed in range(rounds + 1)]
-        for cell in cells:
-            problem = load_problem(cell)
-            found["plain"].append(timed(partial(plain, cell, problem, place), place))
-            found["invbench"].append(timed(partial(run_cell, cell, Options(device, Path(folder) / "results")), place))
+        configs = [resolve("irmv1", "colored_mnist", seed, settings) for seed in range(rounds + 1)]
+        for config in configs:
+            problem = load_problem(config)
+            found["plain"].append(timed(partial(plain, config, problem, place), place))
+            found["invbench"].append(timed(partial(run_one, config, Options(device, Path(folder) / "results")), place))
     ratio = statistics.median(a / b for a, b in zip(found["plain"][1:], found["invbench"][1:], strict=True))
     seconds = {name: statistics.median(times[1:]) for name, times in found.items()}  # the first is to warm up
     print(f"batches of 2 x {batch_size}, {digits} digits, {rounds} rounds, {torch.get_num_threads()} threads, {device}")
     print(f"plain loop {seconds['plain']:.1f} s, invbench {seconds['invbench']:.1f} s, ratio {ratio:.1f}")
 
 
-def plain(cell: Cell, problem: Problem, device: torch.device) -> float:
+def plain(config: RunConfig, problem: Problem, device: torch.device) -> float:
     """The run as a plain loop; returns the last accuracy."""
-    model = build_model(cell, problem).to(device)
-    trainer, settings = cell.trainer, cell.spec.method_settings["irmv1"]
+    model = build_model(config, problem).to(device)
+    trainer, settings = config.trainer, config.spec.method_settings["irmv1"]
     adam = torch.optim.Adam(model.parameters(), lr=trainer.learning_rate, weight_decay=trainer.weight_decay)
     train = problem.splits["train"]
     env = torch.zeros(len(train)) if train.env is None else train.env

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.runs.spec import Fuse
 from invbench.sweeps.engines.worker import carry_out
 from invbench.sweeps.jobs import MOST
@@ -76,8 +76,8 @@ def main(
         case = CASES[name]
         totals = {"alone": 0.0, "processes": 0.0, "together": 0.0}
         for method in case.methods:
-            cells = [resolve(method, case.dataset, seed, case.settings) for seed in range(case.seeds)]
-            for way, seconds in measured(case, cells, device).items():
+            configs = [resolve(method, case.dataset, seed, case.settings) for seed in range(case.seeds)]
+            for way, seconds in measured(case, configs, device).items():
                 totals[way] += seconds
         against = totals["processes"] or totals["alone"]
         runs = case.seeds * len(case.methods)
@@ -86,29 +86,32 @@ def main(
         print(f"{name:<20} {runs:>5} {totals['alone']:13.1f} {processes} {totals['together']:11.1f} {ratio:6.1f}")
 
 
-def measured(case: Case, cells: Sequence[Cell], device: str) -> dict[str, float]:
+def measured(case: Case, configs: Sequence[RunConfig], device: str) -> dict[str, float]:
     """Seconds of every way for all runs of a method."""
-    few, scale = cells[: case.timed], len(cells) / case.timed
+    few, scale = configs[: case.timed], len(configs) / case.timed
     short = [
         resolve(
-            cell.spec.method, case.dataset, cell.spec.seed, case.settings | {"trainer.steps": 2, "trainer.epochs": None}
+            config.spec.method,
+            case.dataset,
+            config.spec.seed,
+            case.settings | {"trainer.steps": 2, "trainer.epochs": None},
         )
-        for cell in few[:2]
+        for config in few[:2]
     ]
     for fuse in ("off", 2):
         in_process(short, device, fuse)
     found = {
         "alone": scale * in_process(few, device, "off"),
-        "together": in_process(cells, device, MOST * 2),
+        "together": in_process(configs, device, MOST * 2),
     }
     if case.processes:
-        found["processes"] = scale * timed(lambda folder: [process(case, cell, device, folder) for cell in few])
+        found["processes"] = scale * timed(lambda folder: [process(case, config, device, folder) for config in few])
     return found
 
 
-def in_process(cells: Sequence[Cell], device: str, fuse: Fuse) -> float:
+def in_process(configs: Sequence[RunConfig], device: str, fuse: Fuse) -> float:
     """Seconds of the runs in this process, together or one after another."""
-    specs = [cell.spec.model_dump() for cell in cells]
+    specs = [config.spec.model_dump() for config in configs]
     groups = [[spec] for spec in specs] if fuse == "off" else [specs]
 
     def go(folder: Path) -> None:
@@ -120,11 +123,11 @@ def in_process(cells: Sequence[Cell], device: str, fuse: Fuse) -> float:
     return timed(go)
 
 
-def process(case: Case, cell: Cell, device: str, folder: Path) -> None:
+def process(case: Case, config: RunConfig, device: str, folder: Path) -> None:
     """One run in a process of its own."""
     settings = case.settings | case.rows
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    verb = ["run", "-m", cell.spec.method, "-d", case.dataset, "--seed", str(cell.spec.seed), "--device", device]
+    verb = ["run", "-m", config.spec.method, "-d", case.dataset, "--seed", str(config.spec.seed), "--device", device]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", COMMAND, *verb, *sets, "--out", str(folder)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -22,7 +22,7 @@ from torch import Tensor
 from invbench.core.data import Problem, Split
 from invbench.core.task import Classification
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device, timed
 from invbench.system.provenance import describe
 from invbench.system.workarounds import keep_freed_memory
@@ -44,27 +44,27 @@ def photographs(environments: bool) -> Problem:
     return Problem({"train": split, "test": split}, Classification(10), "image", "synthetic")
 
 
-def problem_of(cell: Cell, device: torch.device) -> Problem:
+def problem_of(config: RunConfig, device: torch.device) -> Problem:
     """The data of a cell."""
-    if cell.spec.dataset == "cifar10":
-        return photographs(cell.trainer.environments_per_step is not None).to(device, torch.float32)
-    return load_problem(cell).to(device, torch.float32)
+    if config.spec.dataset == "cifar10":
+        return photographs(config.trainer.environments_per_step is not None).to(device, torch.float32)
+    return load_problem(config).to(device, torch.float32)
 
 
-def engine_step(cell: Cell, device: torch.device) -> Step:
+def engine_step(config: RunConfig, device: torch.device) -> Step:
     """One training step by the engine, from the indices of a batch to updated parameters."""
-    problem = problem_of(cell, device)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).to(device), RunFolder(Path()), "", 0)
+    problem = problem_of(config, device)
+    training = TrainingLoop(config, problem, build_model(config, problem).to(device), RunFolder(Path()), "", 0)
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)
 
 
-def reference_step(cell: Cell, device: torch.device) -> Step:
+def reference_step(config: RunConfig, device: torch.device) -> Step:
     """The published algorithm as published: E backward passes through one graph, then the mask, then torch's Adam."""
-    problem = problem_of(cell, device)
-    model = build_model(cell, problem).to(device)
+    problem = problem_of(config, device)
+    model = build_model(config, problem).to(device)
     leaves = list(model.parameters())
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
+    sampler = Sampler.of(problem.splits["train"], config.trainer, 0)
     examples, env = (part[0] for part in sampler.epoch(0))
     adam = torch.optim.Adam(leaves, lr=1e-2, weight_decay=1e-3)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import typer
 
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.seeding import stream
 from invbench.system.device import choose_device, timed
 from invbench.system.provenance import describe
@@ -34,20 +34,20 @@ OBJECTIVES = ("vrex", "mm_rex", "group_dro", "sd", "ib_erm", "ib_irm", "coral", 
 CALLS = 3
 
 
-def engine_step(cell: Cell, device: torch.device) -> Step:
+def engine_step(config: RunConfig, device: torch.device) -> Step:
     """One training step by the engine, from the indices of a batch to updated parameters."""
-    dtype = getattr(torch, cell.trainer.dtype)
-    problem = cell.dataset.load(stream(0, "data")).to(device, dtype)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).to(device, dtype), RunFolder(Path()), "", 0)
+    dtype = getattr(torch, config.trainer.dtype)
+    problem = config.dataset.load(stream(0, "data")).to(device, dtype)
+    training = TrainingLoop(config, problem, build_model(config, problem).to(device, dtype), RunFolder(Path()), "", 0)
     examples, env = (part[0] for part in training.sampler.epoch(0))
     return lambda: training.step(examples, env)
 
 
-def reference_step(cell: Cell, device: torch.device) -> Step:
+def reference_step(config: RunConfig, device: torch.device) -> Step:
     """IRMv1 by double backward passes, then torch's Adam."""
-    problem = cell.dataset.load(stream(0, "data")).to(device, torch.float32)
-    model = build_model(cell, problem).to(device)
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, 0)
+    problem = config.dataset.load(stream(0, "data")).to(device, torch.float32)
+    model = build_model(config, problem).to(device)
+    sampler = Sampler.of(problem.splits["train"], config.trainer, 0)
     examples, env = (part[0] for part in sampler.epoch(0))
     adam = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
 

@@ -18,7 +18,7 @@ from invbench import load_results, table
 from invbench.reporting.page import report
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 SETTINGS = {
     "dataset.examples": 50,
@@ -51,7 +51,7 @@ def main(runs: Annotated[int, typer.Option(min=1)] = 10_000) -> None:
 
 def make(out: Path, runs: int) -> None:
     """Folders as runs leave them, five seeds of each setting."""
-    first = run_cell(resolve("vrex", "spirals", 0, SETTINGS), Options(out=out / "first"))
+    first = run_one(resolve("vrex", "spirals", 0, SETTINGS), Options(out=out / "first"))
     source = RunFolder(out / "first" / first.run_id)
     for number in range(runs):
         spec = first.spec.model_copy(

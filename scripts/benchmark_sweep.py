@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest
@@ -40,11 +40,11 @@ SETTINGS = {
 
 def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int, typer.Option(min=1)] = 2) -> None:
     """Time both, and print the ratio."""
-    cells = [resolve("and_mask", "spirals", seed, SETTINGS) for seed in range(runs)]
+    configs = [resolve("and_mask", "spirals", seed, SETTINGS) for seed in range(runs)]
     with tempfile.TemporaryDirectory() as folder:
-        first, within_first = sweep(cells[:workers], Path(folder) / "first", workers)
-        warm, within = sweep(cells, Path(folder) / "warm", workers)
-        cold = processes(cells, Path(folder) / "cold", workers)
+        first, within_first = sweep(configs[:workers], Path(folder) / "first", workers)
+        warm, within = sweep(configs, Path(folder) / "warm", workers)
+        cold = processes(configs, Path(folder) / "cold", workers)
     # Of all runs but as many as it takes to start every worker.
     overhead = ((warm - first) * workers - (within - within_first)) / (runs - workers)
     print(f"{runs} runs, {workers} at a time")
@@ -54,30 +54,30 @@ def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int
     print(f"inside a run {within / runs:.3f} s; besides {overhead:.3f} s a run, once the workers have started")
 
 
-def sweep(cells: list[Cell], out: Path, workers: int) -> tuple[float, float]:
+def sweep(configs: list[RunConfig], out: Path, workers: int) -> tuple[float, float]:
     """Seconds of the whole, and the sum of the runs' own."""
     began = time.perf_counter()
-    watch = SweepMonitor({cell.spec.run_id: cell.title for cell in cells}, StopRequest(), quiet=True)
-    LocalEngine(LocalResources(workers=workers).slots()).run(cells, Options(out=out), watch)
+    watch = SweepMonitor({config.spec.run_id: config.title for config in configs}, StopRequest(), quiet=True)
+    LocalEngine(LocalResources(workers=workers).slots()).run(configs, Options(out=out), watch)
     seconds = time.perf_counter() - began
-    if watch.counts["done"] != len(cells):
+    if watch.counts["done"] != len(configs):
         raise SystemExit(f"only {watch.counts['done']} runs were done: {watch.failures[:1]}")
     return seconds, sum(watch.seconds)
 
 
-def processes(cells: list[Cell], out: Path, workers: int) -> float:
+def processes(configs: list[RunConfig], out: Path, workers: int) -> float:
     """Seconds of one process for each run."""
     sets = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def one(cell: Cell) -> None:
-        verb = ["run", "-m", "and_mask", "-d", "spirals", "--seed", str(cell.spec.seed), *sets, "--out", str(out)]
+    def one(config: RunConfig) -> None:
+        verb = ["run", "-m", "and_mask", "-d", "spirals", "--seed", str(config.spec.seed), *sets, "--out", str(out)]
         command = [sys.executable, "-c", COMMAND, *verb]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     began = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, cells))
+        list(pool.map(one, configs))
     return time.perf_counter() - began
 
 

@@ -21,7 +21,7 @@ import typer
 
 from invbench.errors import Interrupted, RunFailed, UserError
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.definition import FULL, Sweep
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 from invbench.sweeps.execute import SweepRequest, carry_out_sweep
@@ -61,7 +61,7 @@ def main(
         failed = True  # the table has them, too
     except (UserError, Interrupted) as error:
         raise SystemExit(f"error: {error}") from None
-    table = pd.DataFrame([row_of(cell, out) for cell in plan.runs(tier)])
+    table = pd.DataFrame([row_of(config, out) for config in plan.runs(tier)])
     print(table.to_string(index=False, float_format="{:.1f}".format))
     if failed:
         raise SystemExit(1)
@@ -77,9 +77,9 @@ def chosen(plan: Sweep, task: Task, group: Group, seed: int) -> Sweep:
     return plan.model_copy(update={"seeds": seed, "cells": (plan.cells[0].model_copy(update={"grid": grid}),)})
 
 
-def row_of(cell: Cell, out: Path) -> dict[str, Any]:
+def row_of(config: RunConfig, out: Path) -> dict[str, Any]:
     """A run of the table; one that failed has only its kind."""
-    spec, record = cell.spec, RunFolder(out / cell.spec.run_id).read_record()
+    spec, record = config.spec, RunFolder(out / config.spec.run_id).read_record()
     row: dict[str, Any] = {
         "task": spec.dataset_settings["target"],
         "group": spec.backbone_settings["group"],

@@ -16,13 +16,13 @@ from conftest import Bench
 import invbench
 from invbench import choices
 from invbench.core.registry import METHODS
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines import ENGINES, make_engine
 from invbench.sweeps.engines.local import LocalEngine
 from invbench.sweeps.engines.ray import RayEngine
 from invbench.sweeps.engines.slurm import SlurmEngine
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 FACE = (
     "run", "sweep", "load_results", "load_curves", "table", "compare", "load_run", "load_problem", "Method", "setting",
@@ -153,9 +153,9 @@ def test_a_new_engine_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     class Here:
         """Runs in this process."""
 
-        def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
-            for cell in cells:
-                run_cell(cell, options)
+        def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
+            for config in configs:
+                run_one(config, options)
 
     monkeypatch.setitem(ENGINES, "here", Here)
     file = tmp_path / "small.yaml"

@@ -158,14 +158,14 @@ class Environments:
         Raises:
             UserError: the run had fewer than two environments.
         """
-        split, seed = run.problem.splits["train"], run.cell.spec.seed
+        split, seed = run.problem.splits["train"], run.config.spec.seed
         if split.env is None or int(split.env.max()) < 1:
-            raise UserError(f"{run.cell.title} has no training environments to compare")
+            raise UserError(f"{run.config.title} has no training environments to compare")
         split = split.rows(split.env < MOST_ENVIRONMENTS)
         smallest = int(torch.bincount(split.env).min())  # type: ignore[arg-type]
         sizes = {"batch_size": min(examples, smallest), "environments_per_step": None}
         network, x = held_still(run.model, split, seed)
-        sampler = Sampler.of(replace(split, x=x), run.cell.trainer.model_copy(update=sizes), seed)
+        sampler = Sampler.of(replace(split, x=x), run.config.trainer.model_copy(update=sizes), seed)
         batch = BatchLoader(sampler).batch(0)
         order = batch.env.argsort()
         flat = FlatModule(network)
@@ -239,7 +239,7 @@ def consistency(
     """
     environments = Environments.of(run, examples)
     theta, length = environments.theta, reach * float(environments.theta.norm())
-    rng = np.random.default_rng(stream(run.cell.spec.seed, "analysis", "consistency"))
+    rng = np.random.default_rng(stream(run.config.spec.seed, "analysis", "consistency"))
     rays = torch.from_numpy(rng.standard_normal((directions, len(theta)))).to(theta)
     return Consistency(
         epsilon=epsilon,

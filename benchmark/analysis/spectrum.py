@@ -108,7 +108,7 @@ def spectrum(
     Raises:
         RunFailed: the eigenvalues do not converge.
     """
-    seed = run.cell.spec.seed
+    seed = run.config.spec.seed
     split = some_rows(run.problem.splits["train"], examples, seed)
     network, x = held_still(run.model, split, seed)
     hessian = Hessian(network, x, split.y, run.problem.task, on_progress)

@@ -43,12 +43,12 @@ def width_study(
         UserError: the run has learned no width of that generator, has a critic, or penalises gradients.
     """
     name, learned = _learned(run, generator)
-    if run.cell.method.has_critic or run.cell.method.has_gradient_penalty:
-        raise UserError(f"{run.cell.title} has a critic or a penalty on gradients, which this does not count")
+    if run.config.method.has_critic or run.config.method.has_gradient_penalty:
+        raise UserError(f"{run.config.title} has a critic or a penalty on gradients, which this does not count")
     index, task = learned.names.index(generator), run.problem.task
-    objective = Objective(run.cell.method, task, run.model, "joint")
-    sampler = Sampler.of(run.problem.splits["train"], run.cell.trainer, run.cell.spec.seed)
-    state = run.cell.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
+    objective = Objective(run.config.method, task, run.model, "joint")
+    sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
+    state = run.config.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
     loader, rows = BatchLoader(sampler), []
     with _transforming(run):
         for number in range(batches):
@@ -57,10 +57,10 @@ def width_study(
                 raw = learned.raw.detach().clone()
                 raw[index] = value
                 theta = {name: raw.requires_grad_()}
-                with torch_stream(stream(run.cell.spec.seed, "analysis", "widths", number), raw.device):
+                with torch_stream(stream(run.config.spec.seed, "analysis", "widths", number), raw.device):
                     risks, outputs = objective.joint(theta, batch, state)
-                risk, _ = run.cell.method.risk(risks, batch.env, state)
-                penalty, _ = run.cell.method.penalty(risks, outputs, batch, state, {})
+                risk, _ = run.config.method.risk(risks, batch.env, state)
+                penalty, _ = run.config.method.penalty(risks, outputs, batch, state, {})
                 score = task.scores(outputs.prediction, batch.y)[task.primary].mean()
                 slopes = [_slope(part, raw, index) for part in (risk, risk + penalty)]
                 width = learned.function(raw)[index]
@@ -85,7 +85,7 @@ def _learned(run: RestoredRun, generator: str) -> tuple[str, LearnedScalars]:
         if generator in part.names:
             return name, part
     lacking = f"no width of '{generator}'{did_you_mean(generator, known)}" if known else "no widths; augerino does"
-    raise UserError(f"{run.cell.title} has learned {lacking}")
+    raise UserError(f"{run.config.title} has learned {lacking}")
 
 
 @contextmanager

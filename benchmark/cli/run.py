@@ -1,4 +1,4 @@
-"""`bench run`: one cell, one seed or several."""
+"""`bench run`: a method on a dataset, with one seed or several."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from invbench.runs.record import Record
-    from invbench.runs.resolve import Cell
+    from invbench.runs.resolve import RunConfig
     from invbench.training.runner import Options
 
 
@@ -65,7 +65,7 @@ def run(
     from invbench.runs.commands import parse_seeds
     from invbench.runs.config import parse_assignments
     from invbench.runs.resolve import resolve
-    from invbench.training.runner import Options, run_cells
+    from invbench.training.runner import Options, run_each
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")
@@ -73,17 +73,17 @@ def run(
         raise UserError(QUIET_AND_VERBOSE)
     assignments = parse_assignments(set_ or [])
     numbers = [seed or 0] if seeds is None else parse_seeds(seeds)
-    cells = [resolve(method, dataset, number, assignments) for number in numbers]
+    configs = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
     if verbose:
-        echo("\n".join(_described(cells, out)), err=True)
+        echo("\n".join(_described(configs, out)), err=True)
     if profile:
-        if len(cells) > 1 or as_json or logger:
+        if len(configs) > 1 or as_json or logger:
             raise UserError("--profile takes one seed, and neither --json nor --logger")
-        _profile(cells[0], options)
+        _profile(configs[0], options)
         return
     with in_lines(verbose):
-        records, failure = run_cells(cells, options)
+        records, failure = run_each(configs, options)
     if as_json:
         echo("[" + ",\n".join(map(json_of, records)) + "]")
     else:
@@ -92,23 +92,23 @@ def run(
         raise failure
 
 
-def _described(cells: "list[Cell]", out: Path) -> "Iterator[str]":
+def _described(configs: "list[RunConfig]", out: Path) -> "Iterator[str]":
     """All settings, and the folder of each seed."""
-    yield f"{cells[0].spec.method} on {cells[0].spec.dataset}"
-    settings = {"backbone.name": cells[0].spec.backbone} | cells[0].spec.flat()
+    yield f"{configs[0].spec.method} on {configs[0].spec.dataset}"
+    settings = {"backbone.name": configs[0].spec.backbone} | configs[0].spec.flat()
     yield from (f"  {name} = {json.dumps(value)}" for name, value in settings.items())
-    yield from (f"  seed {cell.spec.seed}: {out / cell.spec.run_id}" for cell in cells)
+    yield from (f"  seed {config.spec.seed}: {out / config.spec.run_id}" for config in configs)
 
 
-def _profile(cell: "Cell", options: "Options") -> None:
+def _profile(config: "RunConfig", options: "Options") -> None:
     """Time some steps, and show a row per part of the run."""
     from rich.console import Console
     from rich.table import Table
 
     from invbench.console import announce, plain_text
-    from invbench.training.profile import profile_cell
+    from invbench.training.profile import profile_run
 
-    found = profile_cell(cell, options)
+    found = profile_run(config, options)
     whole = sum(cost.total for cost in found.costs) or 1.0
     view = Table("part")
     for name in ("ms", "times", "seconds", "share"):
@@ -116,7 +116,7 @@ def _profile(cell: "Cell", options: "Options") -> None:
     for cost in found.costs:
         numbers = f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
         view.add_row(plain_text(cost.name), *numbers)
-    echo(f"{cell.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones")
+    echo(f"{config.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones")
     Console().print(view)
     announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {found.trace}")
 

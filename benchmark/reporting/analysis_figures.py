@@ -89,7 +89,7 @@ def landscape(ends: Sequence[tuple[str, RestoredRun]], examples: int) -> Figure:
         raise UserError("a plane through two runs needs networks of one shape")
     points = {label: theta for (label, _), theta in zip(ends, found, strict=True)} | {"beginning": _beginning(run)}
     if len(points) < MARKED:
-        draw = torch.Generator().manual_seed(run.cell.spec.seed)
+        draw = torch.Generator().manual_seed(run.config.spec.seed)
         away = torch.randn(len(found[0]), generator=draw).to(found[0])
         points["somewhere"] = found[0] + away / away.norm() * (points["beginning"] - found[0]).norm()
     first, second, third = points.values()
@@ -99,7 +99,7 @@ def landscape(ends: Sequence[tuple[str, RestoredRun]], examples: int) -> Figure:
 def _beginning(run: RestoredRun) -> Tensor:
     """The weights with which the run began."""
     split = run.problem.splits["train"].rows(slice(1))
-    return FlatModule(held_still(model_on(split.x.device, run.cell, run.problem), split, 0)[0]).weights()
+    return FlatModule(held_still(model_on(split.x.device, run.config, run.problem), split, 0)[0]).weights()
 
 
 def planes(found: Plane, names: Sequence[str]) -> Figure:

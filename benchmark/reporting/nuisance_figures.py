@@ -118,7 +118,7 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
     nuisance = problem.splits["test"].nuisance
     if not isinstance(problem.task, BinaryClassification) or nuisance is None or not nuisance.is_floating_point():
         raise UserError("densities of the score need runs on a dataset with two classes and a real nuisance")
-    groups = groups_of([run.cell.spec for run in runs])
+    groups = groups_of([run.config.spec for run in runs])
     figure = Figure(figsize=(0.4 + 1.7 * PANEL * len(groups), 1.6 * PANEL), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     styles = styles_of(f"nuisance {value:g}" for value in at)
@@ -137,7 +137,7 @@ def _density(run: RestoredRun, value: float) -> tuple[NDArray[np.float64], NDArr
     """Histogram of the score of the examples with this nuisance, the first where there are several."""
     split = run.problem.splits["test"]
     if split.nuisance is None:
-        raise UserError(f"the test split of {run.cell.spec.dataset} has no nuisance")
+        raise UserError(f"the test split of {run.config.spec.dataset} has no nuisance")
     nuisance = split.nuisance.reshape(len(split), -1)[:, 0]
     near = (nuisance - value).abs() < NEAR * nuisance.std()
     if int(near.sum()) < FEWEST:

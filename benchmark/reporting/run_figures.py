@@ -134,14 +134,14 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
     """
     runs = revived(paths)
     problem = runs[0].problem
-    if problem.kind != "image" or len({run.cell.spec.dataset for run in runs}) > 1:
+    if problem.kind != "image" or len({run.config.spec.dataset for run in runs}) > 1:
         raise UserError("a prediction against the angle needs runs on one dataset of images")
     split = problem.splits["test"]
     if not 0 <= example < len(split):
         raise UserError(f"--example {example}: there are test examples 0 to {len(split) - 1}")
     angles = torch.linspace(-torch.pi, torch.pi, ANGLES, dtype=split.x.dtype)
     turned = _turned(problem, split.x[example], angles)
-    specs = [run.cell.spec for run in runs]
+    specs = [run.config.spec for run in runs]
     groups = groups_of(specs)
     looks = looks_of((specs[members[0]].method, label) for (label, _), members in groups.items())
     figure = Figure(figsize=(3.4 * PANEL, 1.7 * PANEL), layout="constrained")

@@ -21,8 +21,8 @@ from invbench.runs.spec import Protocol, RunSpec, _checked_seed
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The typed objects behind a specification."""
+class RunConfig:
+    """A run ready to be carried out: its specification, with the typed objects that it stands for."""
 
     spec: RunSpec
     method: Composition
@@ -49,7 +49,7 @@ def resolve(
     assignments: Mapping[str, Any] | None = None,
     layers: Iterable[Layer] = (),
     protocol: Protocol = "last",
-) -> Cell:
+) -> RunConfig:
     """Look up the names, merge the sources of settings, check everything.
 
     Args:
@@ -84,7 +84,7 @@ def resolve(
     return _check(classes, dataset, dataset_class, merged, _checked_seed(seed), protocol)
 
 
-def from_spec(spec: RunSpec) -> Cell:
+def from_spec(spec: RunSpec) -> RunConfig:
     """Rebuild the typed objects of a stored specification."""
     classes = _method_classes(spec.method)
     merged: Layer = {
@@ -103,7 +103,7 @@ def _check(
     merged: Layer,
     seed: int,
     protocol: Protocol,
-) -> Cell:
+) -> RunConfig:
     unknown = set(merged["method"]) - set(classes)
     if unknown:
         raise UserError(f"settings for method '{unknown.pop()}', which is not part of this run")
@@ -129,7 +129,7 @@ def _check(
         seed=seed,
         protocol=protocol,
     )
-    return Cell(spec, composition, data, backbone, trainer)
+    return RunConfig(spec, composition, data, backbone, trainer)
 
 
 def _backbone(settings: Layer, dataset: str, data: Dataset) -> tuple[str, Backbone]:
@@ -229,11 +229,11 @@ def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:
     return {}
 
 
-def fusion_key(cell: Cell) -> str:
+def fusion_key(config: RunConfig) -> str:
     """Return a key that is equal for runs that may be trained together: all but the seed and fusable values."""
-    spec = cell.spec.model_dump(exclude={"seed"})
-    spec["method_settings"] = {name: _shape(part) for name, part in cell.method.parts.items()}
-    spec["trainer"] = _shape(cell.trainer)
+    spec = config.spec.model_dump(exclude={"seed"})
+    spec["method_settings"] = {name: _shape(part) for name, part in config.method.parts.items()}
+    spec["trainer"] = _shape(config.trainer)
     return json.dumps(spec, sort_keys=True)
 
 
@@ -243,13 +243,13 @@ def _shape(settings: Settings) -> dict[str, Any]:
     return {name: value == 0 if name in fusable else value for name, value in settings.canonical().items()}
 
 
-def fuse_obstacle(cell: Cell) -> str:
+def fuse_obstacle(config: RunConfig) -> str:
     """Return why a run's settings keep it from being trained together with others; empty where nothing does."""
     for name in ("compile", "autocast"):
-        if getattr(cell.trainer, name):
+        if getattr(config.trainer, name):
             return f"trainer.{name} is on"
-    if cell.trainer.stop_below is not None:
+    if config.trainer.stop_below is not None:
         return "trainer.stop_below may end a run before its last step"
-    if cell.trainer.strategy == "loop":
+    if config.trainer.strategy == "loop":
         return "trainer.strategy is loop"
-    return cell.method.fuse_obstacle
+    return config.method.fuse_obstacle

@@ -41,7 +41,7 @@ from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names, sweep_text
-from invbench.runs.resolve import Cell, resolve, with_penalty
+from invbench.runs.resolve import RunConfig, resolve, with_penalty
 from invbench.runs.spec import Fuse, Protocol
 from invbench.strict_yaml import parse_yaml, read_yaml
 from invbench.sweeps.search import MOST_RUNS, Judge, OptunaSearch, RandomSearch, optuna_trials, random_trials
@@ -102,10 +102,10 @@ class SweepCells(Settings):
     def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:
         fewer = {} if tier.trials is None else {"trials": tier.trials}
         if self.random:
-            yield from random_trials(setup.cell(0), self.random.model_copy(update=fewer))
+            yield from random_trials(setup.config(0), self.random.model_copy(update=fewer))
         elif self.optuna:
             search = self.optuna.model_copy(update=fewer)
-            yield from optuna_trials(setup.cell(0), search, judge(setup, tier, search.metric))
+            yield from optuna_trials(setup.config(0), search, judge(setup, tier, search.metric))
         else:
             yield {}
 
@@ -122,7 +122,7 @@ class Setup(NamedTuple):
         """Return the setup with these settings added; they win."""
         return self._replace(settings=self.settings | settings)
 
-    def cell(self, seed: int) -> Cell:
+    def config(self, seed: int) -> RunConfig:
         """Resolve the run with a seed, everything checked."""
         return resolve(self.method, self.dataset, seed, self.settings, protocol=self.protocol)
 
@@ -182,7 +182,7 @@ class Sweep(Settings):
             raise UserError(f"{source}: it must be a table with 'cells' and 'seeds'")
         return cls.parse(data, source=source)
 
-    def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[Cell]:
+    def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[RunConfig]:
         """List every run once, checked, seed by seed, so that an interrupted sweep has complete comparisons first.
 
         Args:
@@ -198,20 +198,20 @@ class Sweep(Settings):
 
         def judge_of(setup: Setup, tier: Tier, metric: str) -> Judge:
             def judge(trial: dict[str, Any]) -> float | None:
-                cells = [setup.also(trial).also(tier.set).cell(seed) for seed in seeds]
-                return _judged([results(cell.spec.run_id) for cell in self._kept(cells)], metric)
+                configs = [setup.also(trial).also(tier.set).config(seed) for seed in seeds]
+                return _judged([results(config.spec.run_id) for config in self._kept(configs)], metric)
 
             return judge
 
         each = [setup for cells in self.cells for setup in cells.cells(self.set, chosen, judge_of)]
-        runs = {run.spec.run_id: run for seed in seeds for run in (setup.cell(seed) for setup in each)}
+        runs = {run.spec.run_id: run for seed in seeds for run in (setup.config(seed) for setup in each)}
         self._check_rules(runs.values())
         kept = self._kept(runs.values())
         if not kept:
             raise UserError("include and exclude leave no run of the sweep; --dry-run without them shows all")
         return kept
 
-    def _check_rules(self, runs: Iterable[Cell]) -> None:
+    def _check_rules(self, runs: Iterable[RunConfig]) -> None:
         """Raise UserError for a rule with a name that no run has, or with an unknown method or dataset."""
         named = {name for rule in (*self.include, *self.exclude) for name in rule}
         known = {name for run in runs for name in _facts(run)} if named else set()
@@ -225,7 +225,7 @@ class Sweep(Settings):
                         hint = did_you_mean(value, known, registry.aliases)
                         raise UserError(f"a rule names the {kind} '{brief(value)}'{hint}")
 
-    def _kept(self, runs: Iterable[Cell]) -> list[Cell]:
+    def _kept(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
         """Select the runs that the rules keep."""
         return [
             run for run in runs if (not self.include or _meets(run, self.include)) and not _meets(run, self.exclude)
@@ -262,12 +262,12 @@ def _judged(results: Sequence[Mapping[str, float] | None], metric: str) -> float
     return sum(values) / len(values) if values else math.nan
 
 
-def _facts(run: Cell) -> dict[str, Any]:
+def _facts(run: RunConfig) -> dict[str, Any]:
     """Return the names and values that a rule can name."""
     return {"method": run.spec.method, "dataset": run.spec.dataset, "seed": run.spec.seed} | run.spec.flat()
 
 
-def _meets(run: Cell, rules: Sequence[dict[str, Any]]) -> bool:
+def _meets(run: RunConfig, rules: Sequence[dict[str, Any]]) -> bool:
     """Tell whether a run meets one of the rules."""
     if not rules:
         return False

@@ -12,7 +12,7 @@ from invbench.choices import EngineName, Rerun
 from invbench.console import announce, somebody_looks
 from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import Fuse, parse_fuse
 from invbench.sweeps.definition import FULL, Sweep
 from invbench.sweeps.engines import Engine, make_engine
@@ -63,7 +63,7 @@ class SweepRequest:
         folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
         return cls(Sweep.read(name), folder, tier, again, quiet, None if fuse is None else parse_fuse(fuse))
 
-    def runs(self) -> list[Cell]:
+    def runs(self) -> list[RunConfig]:
         """Of the sweep; where results lead a search, as far as those in the folder lead."""
         return self.sweep.runs(self.tier, metrics_of(self.out))
 
@@ -152,33 +152,33 @@ def carry_out_sweep(request: SweepRequest, engine: Engine) -> None:
         RunFailed: all runs are over, and some have failed.
         Interrupted: Ctrl-C, or a full disk; the same command continues.
     """
-    cells, out = request.runs(), request.out
-    for line in announce_changes(request.sweep, request.tier, cells, out):
+    configs, out = request.runs(), request.out
+    for line in announce_changes(request.sweep, request.tier, configs, out):
         request.say(line)
-    todo = chosen(cells, statuses(cells, out), request.rerun)
+    todo = chosen(configs, statuses(configs, out), request.rerun)
     if request.rerun is Rerun.all:
         reopen(todo, out)
     with (
         stop_requests(signals=2) as stop,
-        SweepMonitor({}, stop, done=len(cells) - len(todo), quiet=request.quiet) as watch,
+        SweepMonitor({}, stop, done=len(configs) - len(todo), quiet=request.quiet) as watch,
     ):
         while todo and not watch.draining:
-            watch.titles |= {cell.spec.run_id: cell.title for cell in todo}
+            watch.titles |= {config.spec.run_id: config.title for config in todo}
             fuse = request.sweep.fuse if request.fuse is None else request.fuse
             engine.run(todo, Options(out=out, quiet=True, fuse=fuse), watch)
-            cells = request.runs()
-            left = chosen(cells, statuses(cells, out), request.rerun)
-            todo = [cell for cell in left if cell.spec.run_id not in watch.titles]
-    _conclude(request, cells, watch)
+            configs = request.runs()
+            left = chosen(configs, statuses(configs, out), request.rerun)
+            todo = [config for config in left if config.spec.run_id not in watch.titles]
+    _conclude(request, configs, watch)
 
 
-def _conclude(request: SweepRequest, cells: Sequence[Cell], watch: SweepMonitor) -> None:
+def _conclude(request: SweepRequest, configs: Sequence[RunConfig], watch: SweepMonitor) -> None:
     """Say how it ended; raise where not all is done."""
     out = request.out
-    found = statuses(cells, out)
+    found = statuses(configs, out)
     counts = {kind: sum(status == kind for status in found.values()) for kind in ("done", "stale", "failed", "newer")}
-    left = len(cells) - sum(counts.values())
-    parts = [f"{counts['done']} of {len(cells)} runs done"]
+    left = len(configs) - sum(counts.values())
+    parts = [f"{counts['done']} of {len(configs)} runs done"]
     parts += [f"{counts['failed']} failed (--rerun failed)"] if counts["failed"] else []
     parts += [f"{counts['stale']} made by other code (--rerun stale)"] if counts["stale"] else []
     parts += [f"{counts['newer']} made by a newer invbench, which are left alone"] if counts["newer"] else []
@@ -193,27 +193,27 @@ def _conclude(request: SweepRequest, cells: Sequence[Cell], watch: SweepMonitor)
     if counts["failed"] or left:
         kind = next((one.kind for one in watch.outcomes.values() if one.status == "failed"), "failed")
         raise RunFailed(
-            kind, f"{counts['failed'] + left} of {len(cells)} runs are not done; their folders in {out} say why"
+            kind, f"{counts['failed'] + left} of {len(configs)} runs are not done; their folders in {out} say why"
         )
 
 
 def dry_run(request: SweepRequest, workers: int) -> list[str]:
     """Every run with its status and settings that others do not share, and what the ones that are left will cost."""
-    cells, out = request.runs(), request.out
-    settings = told_apart(cells)
-    found, costs = statuses(cells, out), CostEstimator(out)
-    todo = {cell.spec.run_id for cell in chosen(cells, found, request.rerun)}
-    width = max(len(cell.title) for cell in cells)
+    configs, out = request.runs(), request.out
+    settings = told_apart(configs)
+    found, costs = statuses(configs, out), CostEstimator(out)
+    todo = {config.spec.run_id for config in chosen(configs, found, request.rerun)}
+    width = max(len(config.title) for config in configs)
     lines, known, unknown = [], 0.0, 0
-    for cell in cells:
-        status, run_id = found[cell.spec.run_id], cell.spec.run_id
-        line = f"{run_id}  {'to do' if run_id in todo else '-':5}  {status:7}  {cell.title:{width}}"
+    for config in configs:
+        status, run_id = found[config.spec.run_id], config.spec.run_id
+        line = f"{run_id}  {'to do' if run_id in todo else '-':5}  {status:7}  {config.title:{width}}"
         if run_id in todo:
-            seconds = costs.seconds(cell)
+            seconds = costs.seconds(config)
             known, unknown = known + (seconds or 0), unknown + (seconds is None)
             line += f"  {'about ' + duration(seconds) if seconds is not None else 'no record like it'}"
         lines.append(f"{line}  {settings[run_id]}".rstrip())
-    total = f"{len(todo)} of {len(cells)} runs are left"
+    total = f"{len(todo)} of {len(configs)} runs are left"
     if known:
         total += f": about {duration(known / workers)}, {workers} at a time"
     if unknown:

@@ -17,7 +17,7 @@ from invbench.choices import Rerun
 from invbench.files import write_text
 from invbench.runs.commands import ranges
 from invbench.runs.record import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.definition import Results, Sweep
 from invbench.system.provenance import sources_hash
 
@@ -39,9 +39,12 @@ MOST_ENTRIES, MOST_SIBLINGS, MOST_RUNS = 10_000, 30, 50
 runs."""
 
 
-def statuses(cells: Iterable[Cell], out: Path) -> dict[str, Status]:
+def statuses(configs: Iterable[RunConfig], out: Path) -> dict[str, Status]:
     """Return the status of each run, by id."""
-    return {cell.spec.run_id: RunFolder(out / cell.spec.run_id).status(sources_hash(*cell.classes)) for cell in cells}
+    return {
+        config.spec.run_id: RunFolder(out / config.spec.run_id).status(sources_hash(*config.classes))
+        for config in configs
+    }
 
 
 def metrics_of(out: Path) -> Results:
@@ -54,15 +57,15 @@ def metrics_of(out: Path) -> Results:
     return metrics
 
 
-def chosen(cells: Sequence[Cell], status_of: Mapping[str, Status], rerun: Rerun) -> list[Cell]:
+def chosen(configs: Sequence[RunConfig], status_of: Mapping[str, Status], rerun: Rerun) -> list[RunConfig]:
     """Select the runs that `--rerun` asks for."""
-    return [cell for cell in cells if status_of[cell.spec.run_id] in OPEN[rerun]]
+    return [config for config in configs if status_of[config.spec.run_id] in OPEN[rerun]]
 
 
-def reopen(cells: Iterable[Cell], out: Path) -> None:
+def reopen(configs: Iterable[RunConfig], out: Path) -> None:
     """Rename records and remove checkpoints, so that the runs start over."""
-    for cell in cells:
-        folder = RunFolder(out / cell.spec.run_id)
+    for config in configs:
+        folder = RunFolder(out / config.spec.run_id)
         if folder.path.exists():
             with folder.hold() as held:
                 held.set_aside()
@@ -70,39 +73,39 @@ def reopen(cells: Iterable[Cell], out: Path) -> None:
                     held.checkpoint.unlink(missing_ok=True)
 
 
-def told_apart(cells: Iterable[Cell]) -> dict[str, str]:
+def told_apart(configs: Iterable[RunConfig]) -> dict[str, str]:
     """Describe, by id of the run, the settings in which runs of its method and dataset differ besides the seed."""
     texts = {}
-    for members in _groups(cells).values():
+    for members in _groups(configs).values():
         flat = list(map(_settings, members))
         differing = _differing(flat)
-        for cell, settings in zip(members, flat, strict=True):
+        for config, settings in zip(members, flat, strict=True):
             parts = (f"{name}={_short(settings[name])}" for name in differing if name in settings)
-            texts[cell.spec.run_id] = "  ".join(parts)
+            texts[config.spec.run_id] = "  ".join(parts)
     return texts
 
 
-def shared(cells: Iterable[Cell]) -> Iterator[str]:
+def shared(configs: Iterable[RunConfig]) -> Iterator[str]:
     """Describe, a line for each method and dataset, the settings in which all its runs agree."""
-    for (method, dataset), members in _groups(cells).items():
+    for (method, dataset), members in _groups(configs).items():
         flat = list(map(_settings, members))
         differing = _differing(flat)
         texts = (f"{name}={_short(value)}" for name, value in flat[0].items() if name not in differing)
         yield f"{method} on {dataset}: {'  '.join(texts)}"
 
 
-def summary(cells: Sequence[Cell]) -> Iterator[str]:
+def summary(configs: Sequence[RunConfig]) -> Iterator[str]:
     """Describe how many runs there are of what, and the ranges of the settings in which they differ."""
-    groups = _groups(cells)
+    groups = _groups(configs)
     methods, datasets = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
-    seeds = {cell.spec.seed for cell in cells}
+    seeds = {config.spec.seed for config in configs}
     flat = [list(map(_settings, members)) for members in groups.values()]
     trials = [len({json.dumps(settings, sort_keys=True) for settings in members}) for members in flat]
     numbers = {"method": len(methods), "dataset": len(datasets), "trial": max(trials), "seed": len(seeds)}
-    product = len(cells) == math.prod(numbers.values())
+    product = len(configs) == math.prod(numbers.values())
     parts = [f"{number} {name}{'s' * (number > 1)}" for name, number in numbers.items()]
     listed = " × ".join(parts) if product else f"some of {', '.join(parts)}"
-    yield f"{len(cells)} runs: {listed}"
+    yield f"{len(configs)} runs: {listed}"
     yield f"  methods: {', '.join(methods)}"
     yield f"  datasets: {', '.join(datasets)}"
     values: dict[str, list[Any]] = {}
@@ -113,16 +116,16 @@ def summary(cells: Sequence[Cell]) -> Iterator[str]:
     yield f"  seeds: {ranges(sorted(seeds))}"
 
 
-def _groups(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
+def _groups(configs: Iterable[RunConfig]) -> dict[tuple[str, str], list[RunConfig]]:
     """Group runs by method and dataset."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.spec.method, cell.spec.dataset), []).append(cell)
+    groups: dict[tuple[str, str], list[RunConfig]] = {}
+    for config in configs:
+        groups.setdefault((config.spec.method, config.spec.dataset), []).append(config)
     return groups
 
 
-def _settings(cell: Cell) -> dict[str, Any]:
-    return {"backbone.name": cell.spec.backbone} | cell.spec.flat()
+def _settings(config: RunConfig) -> dict[str, Any]:
+    return {"backbone.name": config.spec.backbone} | config.spec.flat()
 
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,7 +149,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) -> list[str]:
+def announce_changes(sweep: Sweep, tier: str, configs: Sequence[RunConfig], out: Path) -> list[str]:
     """Write the sweep into its folder. Returns lines that say how it differs from the one that was there.
 
     Raises:
@@ -162,7 +165,7 @@ def announce_changes(sweep: Sweep, tier: str, cells: Sequence[Cell], out: Path) 
             write_text(path, text)
     except OSError as error:
         raise unwritable(out, error) from None
-    wanted = {cell.spec.run_id for cell in cells}
+    wanted = {config.spec.run_id for config in configs}
     others = [folder for folder in run_folders(out) if folder.path.name not in wanted]
     lines = []
     if before is not None and before != text:
@@ -195,13 +198,13 @@ class CostEstimator:
         for record in list(_usable(run_folders(out))) or _usable(_beside(out)):
             self.known.setdefault((record.spec.method, record.spec.dataset), []).append(record)
 
-    def seconds(self, cell: Cell) -> float | None:
+    def seconds(self, config: RunConfig) -> float | None:
         """Estimate the seconds of one run; None where nothing like it has been run."""
-        like = self.known.get((cell.spec.method, cell.spec.dataset))
+        like = self.known.get((config.spec.method, config.spec.dataset))
         if not like:
             return None
-        record = max(like, key=lambda earlier: (_shared(earlier, cell), earlier.finished))
-        steps = cell.trainer.total_steps(record.engine["steps_per_epoch"])
+        record = max(like, key=lambda earlier: (_shared(earlier, config), earlier.finished))
+        steps = config.trainer.total_steps(record.engine["steps_per_epoch"])
         return record.cost["wall_seconds"] * float(steps) / max(int(record.engine["steps"]), 1)
 
 
@@ -239,7 +242,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _shared(record: Record, cell: Cell) -> int:
+def _shared(record: Record, config: RunConfig) -> int:
     """Count the settings that a record's run shares with another."""
-    theirs, ours = record.spec.flat(), cell.spec.flat()
+    theirs, ours = record.spec.flat(), config.spec.flat()
     return sum(theirs.get(name) == value for name, value in ours.items())

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from invbench.runs.resolve import Cell, fuse_obstacle, fusion_key
+from invbench.runs.resolve import RunConfig, fuse_obstacle, fusion_key
 from invbench.runs.spec import Fuse
 
 RETRIES = {"killed": 3, "oom": 1, "input_output": 1}
@@ -56,16 +56,16 @@ MOST = 64
 """Maximum number of runs that are trained together by default."""
 
 
-def jobs_of(cells: Iterable[Cell], fuse: Fuse, slots: int) -> list[Job]:
+def jobs_of(configs: Iterable[RunConfig], fuse: Fuse, slots: int) -> list[Job]:
     """Arrange runs as jobs, each of one run or of several that are trained together.
 
     Args:
         slots: number of jobs that can be done at a time; with `auto` none of them is left idle.
     """
     groups: dict[str, list[str]] = {}
-    for cell in cells:
-        alone = fuse in ("off", 1) or fuse_obstacle(cell)
-        groups.setdefault(cell.spec.run_id if alone else fusion_key(cell), []).append(cell.spec.run_id)
+    for config in configs:
+        alone = fuse in ("off", 1) or fuse_obstacle(config)
+        groups.setdefault(config.spec.run_id if alone else fusion_key(config), []).append(config.spec.run_id)
     most = fuse if isinstance(fuse, int) else MOST
     groups_of_ids = [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
     if fuse == "auto":

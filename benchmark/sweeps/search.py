@@ -22,7 +22,7 @@ from invbench.core.settings import (
     setting,
 )
 from invbench.errors import UserError, did_you_mean
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 
 MOST_RUNS = 100_000
 """Maximum number of runs of a sweep: checking so many takes minutes and some GB, and each gets a folder."""
@@ -59,7 +59,7 @@ class OptunaSearch(RandomSearch):
         return metric
 
 
-def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
+def random_trials(config: RunConfig, search: RandomSearch) -> Iterator[dict[str, Any]]:
     """Yield the settings of each trial.
 
     A draw depends on the setting's name and the trial's number only: another setting, or another trial, moves none of
@@ -68,12 +68,12 @@ def random_trials(cell: Cell, search: RandomSearch) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: a setting that does not exist or has no range.
     """
-    ranges = _searched(cell, search)
+    ranges = _searched(config, search)
     for trial in range(search.trials):
         yield {name: _draw(*ranges[name], name, trial) for name in ranges}
 
 
-def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[dict[str, Any]]:
+def optuna_trials(config: RunConfig, search: OptunaSearch, judge: Judge) -> Iterator[dict[str, Any]]:
     """Yield the settings of each trial that can be suggested by now, those with results first.
 
     There is no database: the search is told all earlier results again, in the order of the trials, and with the same
@@ -83,7 +83,7 @@ def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[di
         UserError: a setting that does not exist or has no range; Optuna is not installed.
     """
     optuna = _optuna()
-    ranges = _searched(cell, search)
+    ranges = _searched(config, search)
     spaces = {name: _space(optuna.distributions, *search_range) for name, search_range in ranges.items()}
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=search.at_once > 1)
     study = optuna.create_study(direction=search.direction, sampler=sampler)
@@ -101,22 +101,22 @@ def optuna_trials(cell: Cell, search: OptunaSearch, judge: Judge) -> Iterator[di
                 study.tell(trial, value)
 
 
-def _searched(cell: Cell, search: RandomSearch) -> Ranges:
+def _searched(config: RunConfig, search: RandomSearch) -> Ranges:
     """Return the ranges of the settings of a search."""
-    ranges = search_ranges(cell)
+    ranges = search_ranges(config)
     names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED))
     for name in names:
         if name not in ranges:
             raise UserError(f"search over '{name}', which has no search range{did_you_mean(name, ranges)}")
-    return {name: (_drawn(ranges[name][0], name, cell), ranges[name][1]) for name in names}
+    return {name: (_drawn(ranges[name][0], name, config), ranges[name][1]) for name in names}
 
 
-def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
+def search_ranges(config: RunConfig) -> Mapping[str, tuple[SearchRange, bool]]:
     """Return the ranges of all settings that have one, and whether their values are whole numbers."""
-    parts: dict[str, BaseModel] = {"trainer": cell.trainer, "dataset": cell.dataset}
-    if cell.backbone is not None:
-        parts["backbone"] = cell.backbone
-    methods = cell.method.parts
+    parts: dict[str, BaseModel] = {"trainer": config.trainer, "dataset": config.dataset}
+    if config.backbone is not None:
+        parts["backbone"] = config.backbone
+    methods = config.method.parts
     parts |= {"method" if len(methods) == 1 else f"method.{name}": part for name, part in methods.items()}
     return {
         f"{section}.{name}": (info.search, field.annotation is int)
@@ -126,27 +126,27 @@ def search_ranges(cell: Cell) -> Mapping[str, tuple[SearchRange, bool]]:
     }
 
 
-def _drawn(search: SearchRange, name: str, cell: Cell) -> DrawnRange:
-    """Return the range for this cell. One that depends on a setting is widened to hold the cell's value well inside."""
+def _drawn(search: SearchRange, name: str, config: RunConfig) -> DrawnRange:
+    """Return the range for this run. One that depends on a setting is widened to hold the run's value well inside."""
     if isinstance(search, ShareOfSteps):
-        return search.of(_steps(cell))
+        return search.of(_steps(config))
     if not isinstance(search, Depending):
         return search
-    values = cell.spec.flat()
+    values = config.spec.flat()
     value, known = values[name], search.ranges[values[f"{name.rpartition('.')[0]}.{search.setting}"]]
     low, high = min(known.low, value / HALF_A_DECADE), max(known.high, value * HALF_A_DECADE)
     return LogUniform(max(low, LEAST), min(high, LARGEST))
 
 
-def _steps(cell: Cell) -> int:
+def _steps(config: RunConfig) -> int:
     """Return the number of steps of a run; where it is given in epochs, the data are loaded for that."""
-    if cell.trainer.steps is not None:
-        return cell.trainer.steps
+    if config.trainer.steps is not None:
+        return config.trainer.steps
     from invbench.training.build import load_problem
     from invbench.training.sampling import Sampler
 
-    train = load_problem(cell).splits["train"]
-    return cell.trainer.total_steps(Sampler.of(train, cell.trainer, cell.spec.seed).steps_per_epoch)
+    train = load_problem(config).splits["train"]
+    return config.trainer.total_steps(Sampler.of(train, config.trainer, config.spec.seed).steps_per_epoch)
 
 
 def _draw(search: DrawnRange, whole: bool, name: str, trial: int) -> Any:

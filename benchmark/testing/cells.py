@@ -18,7 +18,7 @@ from invbench.core.trainer import Strategy
 from invbench.pytree import flatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, resolve, with_penalty
+from invbench.runs.resolve import RunConfig, resolve, with_penalty
 from invbench.seeding import stream
 from invbench.training.build import build_model, load_problem, model_on
 from invbench.training.critic_training import find_critics, with_critics
@@ -46,66 +46,68 @@ def small_settings(method: str, dataset: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not (has_network and name.startswith("backbone."))}
 
 
-def small_cell(method: str, dataset: str, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Cell:
+def small_config(method: str, dataset: str, seed: int = 0, settings: Mapping[str, Any] | None = None) -> RunConfig:
     """A cell that trains in about a second; `settings`, by dotted name, win over those that make it quick."""
     whole = method if "+" in method else with_penalty(method)
     quick = {"trainer.steps": STEPS} | small_settings(method, dataset)
     return resolve(whole, dataset, seed, quick | dict(settings or {}))
 
 
-def without_coupling(cell: Cell) -> Cell:
+def without_coupling(config: RunConfig) -> RunConfig:
     """The cell on a network that treats each row by itself, and drawing nothing, so that all strategies agree."""
-    method = cell.spec.method.rpartition("+")[2]
+    method = config.spec.method.rpartition("+")[2]
     still: dict[str, Any] = {}
     for provided, settings in METHODS.literal(method, "deterministic", {}).items():
-        if provided in cell.dataset.provides:
+        if provided in config.dataset.provides:
             still |= settings
-    network = {f"backbone.{name}": value for name, value in cell.spec.backbone_settings.items()}
-    if _couples_rows(cell):
-        network = {"backbone.name": PLAIN[load_problem(cell).kind], "backbone.width": 8}
+    network = {f"backbone.{name}": value for name, value in config.spec.backbone_settings.items()}
+    if _couples_rows(config):
+        network = {"backbone.name": PLAIN[load_problem(config).kind], "backbone.width": 8}
     elif not still:
-        return cell
+        return config
     else:
-        network |= {"backbone.name": cell.spec.backbone} if cell.backbone else {}
+        network |= {"backbone.name": config.spec.backbone} if config.backbone else {}
     sizes = ("steps", "batch_size", "environments_per_step")
-    trainer = {f"trainer.{name}": value for name, value in cell.spec.trainer.items() if name in sizes}
-    data = {f"dataset.{name}": value for name, value in cell.spec.dataset_settings.items()}
+    trainer = {f"trainer.{name}": value for name, value in config.spec.trainer.items() if name in sizes}
+    data = {f"dataset.{name}": value for name, value in config.spec.dataset_settings.items()}
     small = dict(METHODS.literal(method, "small", {}))
-    return resolve(cell.spec.method, cell.spec.dataset, cell.spec.seed, trainer | data | network | small | still)
+    return resolve(config.spec.method, config.spec.dataset, config.spec.seed, trainer | data | network | small | still)
 
 
-def _couples_rows(cell: Cell) -> bool:
+def _couples_rows(config: RunConfig) -> bool:
     """Whether the cell's backbone has layers that normalise over a batch, or drop at random."""
-    if cell.backbone is None:
+    if config.backbone is None:
         return False
     with torch.random.fork_rng(devices=()):
-        network = cell.backbone.build(load_problem(cell))
+        network = config.backbone.build(load_problem(config))
     return any(isinstance(module, _BatchNorm | _DropoutNd) for module in network.modules())
 
 
-def load(cell: Cell, dtype: torch.dtype = torch.float32) -> Problem:
+def load(config: RunConfig, dtype: torch.dtype = torch.float32) -> Problem:
     """The cell's problem on the CPU, as its dataset makes it."""
-    return cell.dataset.load(stream(cell.spec.seed, "data")).to(torch.device("cpu"), dtype)
+    return config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), dtype)
 
 
 def objective_of(
-    cell: Cell, strategy: Strategy, dtype: torch.dtype = torch.float64, method: Composition | None = None
+    config: RunConfig, strategy: Strategy, dtype: torch.dtype = torch.float64, method: Composition | None = None
 ) -> tuple[Objective, dict[str, Tensor], Batch, State]:
     """The engine's gradient function of a cell with its first parameters, batch and state."""
-    problem = load(cell, dtype)
-    model = build_model(cell, problem).to(dtype)
-    method = method or cell.method
+    problem = load(config, dtype)
+    model = build_model(config, problem).to(dtype)
+    method = method or config.method
     parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
+    sampler = Sampler.of(problem.splits["train"], config.trainer, config.spec.seed)
     examples, env = sampler.epoch(0)
-    critics = find_critics(cell, problem, model)
+    critics = find_critics(config, problem, model)
     state = with_critics(method.initial_state(parameters, sampler.environments), critics)
     networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
     objective = Objective(method, problem.task, model, strategy, critics=networks)
     return objective, parameters, sampler.batch(examples[0], env[0]), state
 
 
-def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None = None, origin: str = "") -> None:
+def run_until(
+    config: RunConfig, folder: RunFolder, step: int, loggers: Loggers | None = None, origin: str = ""
+) -> None:
     """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
 
     class Stop(Exception):
@@ -116,8 +118,8 @@ def run_until(cell: Cell, folder: RunFolder, step: int, loggers: Loggers | None 
             if number > step:
                 raise Stop
 
-    problem = load(cell, getattr(torch, cell.trainer.dtype))
-    training = TrainingLoop(cell, problem, model_on(torch.device("cpu"), cell, problem), folder, origin, 0, loggers)
+    problem = load(config, getattr(torch, config.trainer.dtype))
+    training = TrainingLoop(config, problem, model_on(torch.device("cpu"), config, problem), folder, origin, 0, loggers)
     with suppress(Stop), Until("", step, folder.log, quiet=True) as report:
         training.run(report)
 

@@ -14,7 +14,7 @@ from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
 from invbench.core.third_party import one_line
 from invbench.errors import UserError
 from invbench.testing.backbone_checks import BACKBONE_CHECKS
-from invbench.testing.cells import load, small_cell
+from invbench.testing.cells import load, small_config
 from invbench.testing.dataset_checks import DATASET_CHECKS
 from invbench.testing.method_checks import METHOD_CHECKS
 from invbench.training.sampling import Sampler
@@ -113,9 +113,9 @@ def datasets_for(method: str) -> list[str]:
 
 
 def _enough_examples(method: str, dataset: str) -> bool:
-    cell = small_cell(method, dataset)
-    least = cell.method.min_examples
-    return least == 1 or Sampler.of(load(cell).splits["train"], cell.trainer, 0).batch_size >= least
+    config = small_config(method, dataset)
+    least = config.method.min_examples
+    return least == 1 or Sampler.of(load(config).splits["train"], config.trainer, 0).batch_size >= least
 
 
 @contextmanager
@@ -142,12 +142,12 @@ def registered(registry: Registry, subject: type[Any] | str) -> Iterator[str]:
 
 def _on(run: Callable[[Any], None], dataset: str) -> Callable[[str], None]:
     """A check of a cell as one of a method's name."""
-    return lambda name: run(small_cell(name, dataset))
+    return lambda name: run(small_config(name, dataset))
 
 
 def _with_erm(run: Callable[[Any], None]) -> Callable[[str], None]:
     """A check of a cell as one of a dataset's name."""
-    return lambda name: run(small_cell("erm", name))
+    return lambda name: run(small_config("erm", name))
 
 
 def _named(

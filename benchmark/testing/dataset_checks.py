@@ -7,18 +7,18 @@ import torch
 
 from invbench.core.data import Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Regression
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing.cells import load
 from invbench.testing.method_checks import require, trains
 
-DatasetCheck = Callable[[Cell], None]
+DatasetCheck = Callable[[RunConfig], None]
 """Given ERM on the dataset. Raises AssertionError."""
 
 
-def provides_what_it_says(cell: Cell) -> None:
+def provides_what_it_says(config: RunConfig) -> None:
     """The capabilities with the cell's settings are those of the problem, and all of them are in `provides`."""
-    provides, problem = set(cell.dataset.capabilities()), load(cell)
+    provides, problem = set(config.dataset.capabilities()), load(config)
     train = problem.splits["train"]
     task = "regression" if isinstance(problem.task, Regression) else "classification"
     facts = {problem.kind: True, task: True, "environments": train.env is not None}
@@ -28,29 +28,29 @@ def provides_what_it_says(cell: Cell) -> None:
     kinds = {"vector", "image", "point_cloud", "classification", "regression", "environments", "nuisance"}
     absent = sorted(name for name in provides & kinds if not facts.get(name))
     require(not absent, f"`capabilities` names {', '.join(absent)}, which the data do not have")
-    unknown = sorted(provides - set(cell.dataset.provides))
+    unknown = sorted(provides - set(config.dataset.provides))
     require(not unknown, f"`capabilities` names {', '.join(unknown)}, which `provides` does not")
 
 
-def optional_settings_turn_on(cell: Cell) -> None:
+def optional_settings_turn_on(config: RunConfig) -> None:
     """With the settings that `optional` names the dataset provides what is off by default."""
-    for name, settings in cell.dataset.optional.items():
-        data = type(cell.dataset).parse(cell.dataset.canonical() | dict(settings), "dataset")
+    for name, settings in config.dataset.optional.items():
+        data = type(config.dataset).parse(config.dataset.canonical() | dict(settings), "dataset")
         require(name in data.capabilities(), f"`optional` says how to turn {name} on, but that does not provide it")
 
 
-def loading_is_pure(cell: Cell) -> None:
+def loading_is_pure(config: RunConfig) -> None:
     """Equal seeds give equal tensors, the same object twice and an equal one; torch's generator is not used."""
-    seed, data, generator = stream(0, "data"), cell.dataset, torch.get_rng_state()
+    seed, data, generator = stream(0, "data"), config.dataset, torch.get_rng_state()
     first = data.load(seed).fingerprint
     require(data.load(seed).fingerprint == first, "`load` gives other tensors when it is called again with one seed")
     require(copy.deepcopy(data).load(stream(0, "data")).fingerprint == first, "equal seeds give other tensors")
     require(torch.equal(torch.get_rng_state(), generator), "`load` draws from torch's generator, not from its seed")
 
 
-def splits_are_sound(cell: Cell) -> None:
+def splits_are_sound(config: RunConfig) -> None:
     """Every split has examples, finite numbers, and labels and environments in range."""
-    problem = load(cell)
+    problem = load(config)
     for name, split in problem.splits.items():
         require(len(split) > 0, f"split {name} is empty")
         for part, value in split.tensors().items():

@@ -19,7 +19,7 @@ from invbench.core.method import Method, Outputs, State, as_outputs, class_overr
 from invbench.core.settings import setting
 from invbench.core.trainer import Strategy
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, from_spec
+from invbench.runs.resolve import RunConfig, from_spec
 from invbench.testing.cells import assert_same_training, load, objective_of, run_until, without_coupling
 from invbench.training.build import build_model
 from invbench.training.critic_training import find_critics, with_critics
@@ -42,7 +42,7 @@ class MethodCheck:
         everywhere: it is checked on every dataset, else on one.
     """
 
-    run: Callable[[Cell], None]
+    run: Callable[[RunConfig], None]
     applies: Callable[[type[Method]], bool]
     everywhere: bool = True
 
@@ -58,18 +58,18 @@ def require(condition: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-def fusable_settings_are_numbers(cell: Cell) -> None:
+def fusable_settings_are_numbers(config: RunConfig) -> None:
     """The default of each fusable setting is an int or a float, which can be stacked."""
-    cls = type(list(cell.method.parts.values())[-1])
+    cls = type(list(config.method.parts.values())[-1])
     wrong = [name for name in cls.fusable() if type(cls.model_fields[name].get_default()) not in (int, float)]
     require(not wrong, f"setting {', '.join(wrong)} is fusable, but its default is no number")
 
 
-def trains(cell: Cell) -> None:
+def trains(config: RunConfig) -> None:
     """Steps of one epoch with a high learning rate are finite and move the parameters."""
-    problem = load(cell)
+    problem = load(config)
     with TemporaryDirectory() as folder:
-        training = TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(Path(folder)), "", 0)
+        training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(Path(folder)), "", 0)
         before = {name: value.detach().clone() for name, value in training.parameters.items()}
         for number, (examples, env) in enumerate(zip(*(part[:2] for part in training.sampler.epoch(0)), strict=True)):
             training.step(examples, env)
@@ -80,9 +80,9 @@ def trains(cell: Cell) -> None:
     require(moved, "no parameter moves")
 
 
-def hooks_are_pure(cell: Cell) -> None:
+def hooks_are_pure(config: RunConfig) -> None:
     """The same arguments give the same step, and are afterwards what they were."""
-    objective, parameters, batch, state = objective_of(without_coupling(cell), "joint")
+    objective, parameters, batch, state = objective_of(without_coupling(config), "joint")
     kept = copy.deepcopy((dict(parameters), batch, state))
     first, second = (_step(objective, parameters, batch, state) for _ in range(2))
     changed = not _equal((parameters, batch, state), kept)
@@ -90,9 +90,9 @@ def hooks_are_pure(cell: Cell) -> None:
     require(_equal(first, second), "the same parameters, batch and state give another step the second time")
 
 
-def order_of_environments_does_not_matter(cell: Cell) -> None:
+def order_of_environments_does_not_matter(config: RunConfig) -> None:
     """Two environments that change places in a batch leave the gradient as it is, to rounding."""
-    objective, parameters, batch, state = objective_of(without_coupling(cell), "joint")
+    objective, parameters, batch, state = objective_of(without_coupling(config), "joint")
     if len(batch.x) < 2:
         return
     order = torch.tensor([1, 0, *range(2, len(batch.x))])
@@ -102,33 +102,33 @@ def order_of_environments_does_not_matter(cell: Cell) -> None:
     _require_close(first, second, 1e-10, "when two environments change places")
 
 
-def strategies_agree(cell: Cell) -> None:
+def strategies_agree(config: RunConfig) -> None:
     """Strategies joint, loop and vmap give one gradient and one objective, to rounding."""
-    cell = without_coupling(cell)
+    config = without_coupling(config)
     names: tuple[Strategy, ...] = ("joint", "loop", "vmap")
-    first, *others = (_step(*objective_of(cell, strategy)) for strategy in names)
+    first, *others = (_step(*objective_of(config, strategy)) for strategy in names)
     for name, other in zip(names[1:], others, strict=True):
         _require_close(first.gradients, other.gradients, 1e-10, f"between trainer.strategy=joint and {name}")
         same = torch.allclose(other.objective, first.objective, atol=1e-10)
         require(same, f"the objective differs between trainer.strategy=joint and {name}")
 
 
-def whole_runs_can_be_mapped(cell: Cell) -> None:
+def whole_runs_can_be_mapped(config: RunConfig) -> None:
     """vmap over runs that differ in seed and in every fusable setting equals a loop over them, step after step.
 
     Two steps, so that state that came out of a mapped step goes into one.
     """
-    cells = [without_coupling(from_spec(cell.spec.model_copy(update={"seed": seed}))) for seed in range(RUNS)]
-    settings = {name: _spread(part) for name, part in cells[0].method.parts.items()}
-    problems = [load(one, torch.float64) for one in cells]
-    models = [build_model(one, problem).double() for one, problem in zip(cells, problems, strict=True)]
-    batches = [_batches(one, problem) for one, problem in zip(cells, problems, strict=True)]
-    critics = [find_critics(*run) for run in zip(cells, problems, models, strict=True)]
+    configs = [without_coupling(from_spec(config.spec.model_copy(update={"seed": seed}))) for seed in range(RUNS)]
+    settings = {name: _spread(part) for name, part in configs[0].method.parts.items()}
+    problems = [load(one, torch.float64) for one in configs]
+    models = [build_model(one, problem).double() for one, problem in zip(configs, problems, strict=True)]
+    batches = [_batches(one, problem) for one, problem in zip(configs, problems, strict=True)]
+    critics = [find_critics(*run) for run in zip(configs, problems, models, strict=True)]
     networks = {name: FlatModule(critic.network) for name, critic in critics[0].items()}
     seconds = [with_critics({name: {} for name in each}, each) for each in critics]
 
     def two_steps(values: dict[str, Tensors], theta: Tensors, data: list[Batch], second: State) -> Step:
-        composition = cells[0].method.with_settings(values)
+        composition = configs[0].method.with_settings(values)
         objective = Objective(composition, problems[0].task, models[0], "vmap", critics=networks)
         first = composition.initial_state(theta, len(data[0].x))
         state = {name: part | second.get(name, {}) for name, part in first.items()}
@@ -154,49 +154,49 @@ def whole_runs_can_be_mapped(cell: Cell) -> None:
         require(same, "the objective or the state differs between a run alone and among others")
 
 
-def resumes_to_the_bit(cell: Cell) -> None:
+def resumes_to_the_bit(config: RunConfig) -> None:
     """A run that stops between two evaluations and is taken up ends as one that does not, to the last bit."""
-    trainer = cell.spec.trainer | {"steps": 6, "evaluate_every": 3}
-    cell = from_spec(cell.spec.model_copy(update={"trainer": trainer}))
+    trainer = config.spec.trainer | {"steps": 6, "evaluate_every": 3}
+    config = from_spec(config.spec.model_copy(update={"trainer": trainer}))
     with TemporaryDirectory() as folder:
         whole, parted = (RunFolder(Path(folder, name)) for name in ("whole", "parted"))
         for run in (whole, parted):
             run.path.mkdir()
-        run_until(cell, whole, 6)
-        run_until(cell, parted, 4)
-        run_until(cell, parted, 6)
+        run_until(config, whole, 6)
+        run_until(config, parted, 4)
+        run_until(config, parted, 6)
         try:
             assert_same_training(whole, parted)
         except AssertionError as error:
             raise AssertionError(f"a run that is taken up ends otherwise: {error}") from None
 
 
-def rule_adds_penalty(cell: Cell) -> None:
+def rule_adds_penalty(config: RunConfig) -> None:
     """A further penalty moves the step. Else `irmv1+rule` is the rule alone."""
-    cell = without_coupling(cell)
-    further = Composition({**cell.method.parts, "further": _MeanSquare()})
-    unmoved = _close(*(_gradients(cell, method) for method in (cell.method, further)))
+    config = without_coupling(config)
+    further = Composition({**config.method.parts, "further": _MeanSquare()})
+    unmoved = _close(*(_gradients(config, method) for method in (config.method, further)))
     require(not unmoved, "the rule drops the penalty's gradient")
 
 
-def penalty_heeds_its_weight(cell: Cell) -> None:
+def penalty_heeds_its_weight(config: RunConfig) -> None:
     """A step with three times the weight is another one."""
-    cell = without_coupling(cell)
-    name, part = list(cell.method.parts.items())[-1]
+    config = without_coupling(config)
+    name, part = list(config.method.parts.items())[-1]
     course = {field: 0 for field in ("anneal_steps", "pretrain_steps") if field in type(part).model_fields}
     weight: float = part.weight  # type: ignore[attr-defined]
-    tried = [cell.method.with_settings({name: course | {"weight": factor * weight}}) for factor in (1, 3)]
-    require(not _close(*(_gradients(cell, method) for method in tried)), "the step is the same with another weight")
+    tried = [config.method.with_settings({name: course | {"weight": factor * weight}}) for factor in (1, 3)]
+    require(not _close(*(_gradients(config, method) for method in tried)), "the step is the same with another weight")
 
 
-def model_reports_what_is_learned(cell: Cell) -> None:
+def model_reports_what_is_learned(config: RunConfig) -> None:
     """A model that wraps another one tells what that has learned. Else it is in no curve, and no penalty sees it."""
-    name, part = list(cell.method.parts.items())[-1]
-    if cell.backbone is None:
+    name, part = list(config.method.parts.items())[-1]
+    if config.backbone is None:
         raise AssertionError("there is no network to wrap")
-    problem = load(cell)
+    problem = load(config)
     torch.manual_seed(0)
-    model = part.build(_Learning(cell.backbone.build(problem)), problem)
+    model = part.build(_Learning(config.backbone.build(problem)), problem)
     x = problem.splits["test"].x[:4]
     for training in (True, False):
         learned = as_outputs(model.train(training)(x)).learned
@@ -260,8 +260,8 @@ def _step(objective: Objective, parameters: Tensors, batch: Batch, state: State)
         return objective.step(parameters, batch, state)
 
 
-def _gradients(cell: Cell, method: Composition) -> Tensors:
-    return _step(*objective_of(cell, "joint", method=method)).gradients
+def _gradients(config: RunConfig, method: Composition) -> Tensors:
+    return _step(*objective_of(config, "joint", method=method)).gradients
 
 
 def _spread(part: Method) -> Tensors:
@@ -276,8 +276,8 @@ def _spread(part: Method) -> Tensors:
     return values
 
 
-def _batches(cell: Cell, problem: Problem) -> list[Batch]:
-    sampler = Sampler.of(problem.splits["train"], cell.trainer, cell.spec.seed)
+def _batches(config: RunConfig, problem: Problem) -> list[Batch]:
+    sampler = Sampler.of(problem.splits["train"], config.trainer, config.spec.seed)
     epochs = [sampler.epoch(number) for number in range(2)]
     return [sampler.batch(examples[0], env[0]) for examples, env in epochs]
 

@@ -14,7 +14,7 @@ from invbench.core.data import Problem
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint, check_fit
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, from_spec, resolve
+from invbench.runs.resolve import RunConfig, from_spec, resolve
 from invbench.seeding import stream, torch_stream
 from invbench.system.device import choose_device, out_of_memory
 from invbench.system.workarounds import keep_freed_memory
@@ -25,14 +25,14 @@ _kept: "OrderedDict[str, Problem]" = OrderedDict()
 
 
 @overload
-def load_problem(dataset: Cell) -> Problem: ...
+def load_problem(dataset: RunConfig) -> Problem: ...
 
 
 @overload
 def load_problem(dataset: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Problem: ...
 
 
-def load_problem(dataset: str | Cell, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Problem:
+def load_problem(dataset: str | RunConfig, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Problem:
     """Make the data of a run, on the CPU, without the environment that it leaves out, with a validation set.
 
     Their tensors must not be changed: runs of this process that have the same data share them.
@@ -43,7 +43,7 @@ def load_problem(dataset: str | Cell, *, seed: int = 0, settings: Mapping[str, A
     (2, ['test', 'train', 'validation'])
 
     Args:
-        dataset: a registered name; or the cell of a run, which has its seed and settings.
+        dataset: a registered name; or the configuration of a run, which has its seed and settings.
         seed: decides the data, as it does those of a run.
         settings: `{"dataset.environments": 4}`; they win over the recipe.
 
@@ -51,34 +51,34 @@ def load_problem(dataset: str | Cell, *, seed: int = 0, settings: Mapping[str, A
         UserError: no such data set or setting, or its files are not there.
         RunFailed: the data do not fit into memory.
     """
-    cell = dataset if isinstance(dataset, Cell) else resolve("erm", dataset, seed, settings)
-    key = _key(cell)
+    config = dataset if isinstance(dataset, RunConfig) else resolve("erm", dataset, seed, settings)
+    key = _key(config)
     if key not in _kept:
-        _kept[key] = _made(cell)
+        _kept[key] = _made(config)
     _kept.move_to_end(key)
     while len(_kept) > 1 and sum(_bytes(problem) for problem in _kept.values()) > KEPT_BYTES:
         _kept.popitem(last=False)
     return _kept[key]
 
 
-def _made(cell: Cell) -> Problem:
+def _made(config: RunConfig) -> Problem:
     try:
-        problem = cell.dataset.load(stream(cell.spec.seed, "data"))
+        problem = config.dataset.load(stream(config.spec.seed, "data"))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise RunFailed("oom", f"{cell.title} failed (oom): its data do not fit into memory: {error}") from None
-    number = cell.trainer.held_out_environment
+        raise RunFailed("oom", f"{config.title} failed (oom): its data do not fit into memory: {error}") from None
+    number = config.trainer.held_out_environment
     rest = problem if number is None else problem.without_environment(number)
-    return rest.with_validation(cell.dataset.validation_share, stream(cell.spec.seed, "data", "validation"))
+    return rest.with_validation(config.dataset.validation_share, stream(config.spec.seed, "data", "validation"))
 
 
-def _key(cell: Cell) -> str:
+def _key(config: RunConfig) -> str:
     """Equal where the data are: dataset, settings, seed, what is left out, and the files as they are now."""
-    files = [(str(path), *_stamp(path)) for path in cell.dataset.files()]
-    settings = cell.spec.dataset_settings
-    dataset = [cell.spec.dataset, id(type(cell.dataset))]  # a class may be registered anew
-    facts = [dataset, settings, cell.spec.seed, cell.trainer.held_out_environment, files]
+    files = [(str(path), *_stamp(path)) for path in config.dataset.files()]
+    settings = config.spec.dataset_settings
+    dataset = [config.spec.dataset, id(type(config.dataset))]  # a class may be registered anew
+    facts = [dataset, settings, config.spec.seed, config.trainer.held_out_environment, files]
     return json.dumps(facts, sort_keys=True)
 
 
@@ -98,7 +98,7 @@ def _bytes(problem: Problem) -> int:
 class RestoredRun(NamedTuple):
     """What a run trained: the model with its last weights, in evaluation mode, and its problem on the same device."""
 
-    cell: Cell
+    config: RunConfig
     problem: Problem
     model: nn.Module
 
@@ -110,7 +110,7 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
     >>> record = invbench.run("erm", "spirals", settings=settings, out="trained")
     >>> run = invbench.load_run(f"trained/{record.run_id}")
-    >>> run.cell.title, run.model.training
+    >>> run.config.title, run.model.training
     ('erm/spirals seed 0', False)
 
     Args:
@@ -129,13 +129,13 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     record = folder.load_record()
     if record is None or checkpoint is None or record.status != "done":
         raise UserError(f"{path} holds no finished run with its checkpoint; the command that made it finishes it")
-    cell = from_spec(record.spec)
-    problem = load_problem(cell)
+    config = from_spec(record.spec)
+    problem = load_problem(config)
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
-    dtype = getattr(torch, cell.trainer.dtype)
+    dtype = getattr(torch, config.trainer.dtype)
     place = choose_device(device)
-    model = model_on(place, cell, problem)
+    model = model_on(place, config, problem)
     try:
         check_fit({"model": model.state_dict()}, checkpoint.tensors)
     except Unusable:
@@ -143,20 +143,20 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     model.load_state_dict(checkpoint.tensors["model"])
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise UserError(f"the weights of {path} are not all finite; run it again")
-    return RestoredRun(cell, problem.to(place, dtype), model.eval())
+    return RestoredRun(config, problem.to(place, dtype), model.eval())
 
 
-def model_on(device: torch.device, cell: Cell, problem: Problem) -> torch.nn.Module:
+def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:
     """The network of a run, freshly initialised, where and as it is trained."""
     keep_freed_memory()
-    model = build_model(cell, problem).to(device, getattr(torch, cell.trainer.dtype))
+    model = build_model(config, problem).to(device, getattr(torch, config.trainer.dtype))
     if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
         model = convert_conv2d_weight_memory_format(model, torch.channels_last)
     return model
 
 
-def build_model(cell: Cell, problem: Problem) -> torch.nn.Module:
+def build_model(config: RunConfig, problem: Problem) -> torch.nn.Module:
     """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
-    with torch_stream(stream(cell.spec.seed, "init")):
-        backbone = cell.backbone.build(problem) if cell.backbone else torch.nn.Identity()
-    return cell.method.build(backbone, problem, cell.spec.seed)
+    with torch_stream(stream(config.spec.seed, "init")):
+        backbone = config.backbone.build(problem) if config.backbone else torch.nn.Identity()
+    return config.method.build(backbone, problem, config.spec.seed)

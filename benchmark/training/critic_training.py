@@ -16,7 +16,7 @@ from torch.func import grad
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import Critic
 from invbench.core.method import Outputs, State, as_outputs
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, detached
@@ -31,16 +31,16 @@ CRITIC = ("critic", "critic_updates", "critic_loss")
 """Names in the method's state of what the engine keeps of a critic: tensors, number of updates, the last loss."""
 
 
-def find_critics(cell: Cell, problem: Problem, model: nn.Module) -> dict[str, Critic]:
+def find_critics(config: RunConfig, problem: Problem, model: nn.Module) -> dict[str, Critic]:
     """Make the critics of a run by part of the method, on the model's device; most runs have none."""
-    if not cell.method.has_critic:
+    if not config.method.has_critic:
         return {}
     x, training = problem.splits["train"].x, model.training
     model.eval()
-    with torch.no_grad(), torch_stream(stream(cell.spec.seed, "init", "critic"), x.device):
+    with torch.no_grad(), torch_stream(stream(config.spec.seed, "init", "critic"), x.device):
         outputs = as_outputs(model(x[:2])).map(lambda part: part[None])
     model.train(training)
-    critics = cell.method.critics(problem, outputs, cell.spec.seed)
+    critics = config.method.critics(problem, outputs, config.spec.seed)
     for critic in critics.values():
         critic.network.to(x.device, outputs.prediction.dtype)
     return critics
@@ -76,10 +76,10 @@ class CriticTrainer:
     """
 
     def __init__(
-        self, critics: Mapping[str, Critic], objective: Objective, cell: Cell, examples: Split, augment: Augment
+        self, critics: Mapping[str, Critic], objective: Objective, config: RunConfig, examples: Split, augment: Augment
     ) -> None:
-        self.critics, self.objective, self.augment, self.seed = critics, objective, augment, cell.spec.seed
-        samplers = {name: Sampler.of(examples, cell.trainer, self.seed, "critic", name) for name in critics}
+        self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
+        samplers = {name: Sampler.of(examples, config.trainer, self.seed, "critic", name) for name in critics}
         self.loaders = {name: BatchLoader(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
 

@@ -19,7 +19,7 @@ from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
 from invbench.runs.curves import Row, digest, read_rows, write_rows
 from invbench.runs.record import BestStep, RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
@@ -49,7 +49,7 @@ class TrainingLoop:
     """Training of one run, from a fresh model to the last evaluation.
 
     Args:
-        cell: what to train.
+        config: what to train.
         problem: the data, on the device that trains.
         model: freshly built, on the same device; it is changed in place.
         folder: where curves and checkpoints go.
@@ -60,7 +60,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        cell: Cell,
+        config: RunConfig,
         problem: Problem,
         model: nn.Module,
         folder: RunFolder,
@@ -68,23 +68,23 @@ class TrainingLoop:
         checkpoint_seconds: float,
         loggers: Loggers | None = None,
     ) -> None:
-        trainer = cell.trainer
-        self.cell, self.problem, self.model, self.folder, self.origin = cell, problem, model, folder, origin
+        trainer = config.trainer
+        self.config, self.problem, self.model, self.folder, self.origin = config, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
-        self.loggers = loggers or Loggers((), folder, cell.spec)
-        self.examples = training_examples(problem, cell.method, model, trainer)
+        self.loggers = loggers or Loggers((), folder, config.spec)
+        self.examples = training_examples(problem, config.method, model, trainer)
         self.device = self.examples.x.device
-        self.sampler = Sampler.of(self.examples, trainer, cell.spec.seed)
+        self.sampler = Sampler.of(self.examples, trainer, config.spec.seed)
         self.loader = BatchLoader(self.sampler)
-        check_sizes(cell.method, self.sampler)
+        check_sizes(config.method, self.sampler)
         if trainer.stop_below is not None and isinstance(problem.task, Regression):
             raise UserError("trainer.stop_below is an accuracy, and this dataset is a regression; leave it out")
         self.eval_splits = watched_splits(problem, trainer.evaluate_splits)
-        strategy = choose_strategy(cell.method, model, trainer)
-        critics = find_critics(cell, problem, model)
+        strategy = choose_strategy(config.method, model, trainer)
+        critics = find_critics(config, problem, model)
         networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
-        self.objective = Objective(cell.method, problem.task, model, strategy, trainer.autocast, networks)
-        self.critics = CriticTrainer(critics, self.objective, cell, self.examples, self._augmented)
+        self.objective = Objective(config.method, problem.task, model, strategy, trainer.autocast, networks)
+        self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
         self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
@@ -96,7 +96,7 @@ class TrainingLoop:
 
         self.done = 0  # finished steps
         self.optimizer_state = self.optimizer.initial_state(self.parameters)
-        fresh = cell.method.initial_state(self.parameters, self.sampler.environments)
+        fresh = config.method.initial_state(self.parameters, self.sampler.environments)
         self.method_state = with_critics(fresh, critics)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
         self.loss_steps = 0
@@ -135,7 +135,7 @@ class TrainingLoop:
 
     def noise(self) -> AbstractContextManager[None]:
         """Seed torch's generators in a block by the stream for random draws in training, from its beginning."""
-        return torch_stream(stream(self.cell.spec.seed, "noise"), self.device)
+        return torch_stream(stream(self.config.spec.seed, "noise"), self.device)
 
     @property
     def checkpoint_step(self) -> int:
@@ -152,7 +152,7 @@ class TrainingLoop:
             self._resume(report)
         except Unusable as reason:
             report.say(f"{reason}; starting afresh")
-        for line in never_reached(self.cell.method, self.total):
+        for line in never_reached(self.config.method, self.total):
             report.say(f"warning: {line}")
         self.loggers.begin(self.rows)
 
@@ -201,8 +201,8 @@ class TrainingLoop:
 
     def _below_accuracy(self, done: int) -> bool:
         """Tell whether the run ends early, by the accuracy in evaluation mode on the batch of the last step."""
-        bound, task = self.cell.trainer.stop_below, self.problem.task
-        if bound is None or done < max(1, self.cell.trainer.stop_after):
+        bound, task = self.config.trainer.stop_below, self.problem.task
+        if bound is None or done < max(1, self.config.trainer.stop_after):
             return False
         if self._stops[0] != done:
             batch = self.loader.batch(done - 1)
@@ -225,7 +225,7 @@ class TrainingLoop:
     @property
     def updates(self) -> int:
         """Number of steps since the optimiser's last restart."""
-        return self.done - max((step for step in self.cell.method.restarts if step <= self.done), default=0)
+        return self.done - max((step for step in self.config.method.restarts if step <= self.done), default=0)
 
     def load_state(
         self,
@@ -243,7 +243,7 @@ class TrainingLoop:
 
     def step(self, examples: Tensor, env: Tensor) -> None:
         """Make one step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
-        method = self.cell.method
+        method = self.config.method
         with timed_phase("data"):
             batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
@@ -265,11 +265,11 @@ class TrainingLoop:
 
     def _update(self, batch: Batch, count: int) -> None:
         """Make one update, the optimiser's `count`-th from 0."""
-        trainer = self.cell.trainer
-        scale = self.cell.method.scale(self.method_state)
+        trainer = self.config.trainer
+        scale = self.config.method.scale(self.method_state)
         step = self.objective.step(self.parameters, batch, self.method_state)
         learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
-        update = self.cell.method.update(self.parameters, count)
+        update = self.config.method.update(self.parameters, count)
         with timed_phase("optimiser"), torch.no_grad():
             for multiple in sorted(set(update.rates.values())):
                 moving = {name: self.parameters[name] for name, rate in update.rates.items() if rate == multiple}
@@ -317,7 +317,7 @@ class TrainingLoop:
             with self.folder.replacing(self.folder.curves) as temporary:
                 write_rows(self.rows, temporary)
             position = Position(
-                run_id=self.cell.spec.run_id,
+                run_id=self.config.spec.run_id,
                 origin=self.origin,
                 step=self.done,
                 loss_steps=self.loss_steps,
@@ -348,7 +348,7 @@ class TrainingLoop:
         if checkpoint is None:
             return None
         position = Position.of(checkpoint)
-        if (position.run_id, position.origin) != (self.cell.spec.run_id, self.origin):
+        if (position.run_id, position.origin) != (self.config.spec.run_id, self.origin):
             raise Unusable("the checkpoint was made by other code or from other data")
         if position.step > self.total:
             raise Unusable(f"the checkpoint is of step {position.step}, beyond the end")
@@ -383,7 +383,7 @@ class TrainingLoop:
 
     def idle_parts(self) -> list[str]:
         """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch."""
-        method, state = self.cell.method, self.method_state
+        method, state = self.config.method, self.method_state
         examples, env = self.sampler.epoch(0)
         batch = self.sampler.batch(examples[0], env[0])
         self.model.eval()  # batch normalisation must not learn from this pass
@@ -421,7 +421,7 @@ class TrainingLoop:
                 more |= dependence_metrics(outputs, self.problem.task, split)
             return more
 
-        return evaluate(self.model, self.problem, splits, self.cell.spec.seed, self.done, further)
+        return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, further)
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from invbench.evaluation.invariance import measure
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.system.device import choose_device, timed
 from invbench.system.threads import threads_put_back
 from invbench.training.build import load_problem
@@ -53,18 +53,18 @@ class Profile:
     trace: Path
 
 
-def profile_cell(cell: Cell, options: Options) -> Profile:
+def profile_run(config: RunConfig, options: Options) -> Profile:
     """Time some steps and evaluations of a run, and write a trace of a few more.
 
     Raises:
         UserError: the run cannot be begun.
         RunFailed: it diverges at once.
     """
-    trace = options.out / f"{cell.spec.run_id}.trace.json.gz"
+    trace = options.out / f"{config.spec.run_id}.trace.json.gz"
     trace.parent.mkdir(parents=True, exist_ok=True)
     device = choose_device(options.device)
     with threads_put_back(), tempfile.TemporaryDirectory() as folder:
-        training = build_training(cell, load_problem(cell), RunFolder(Path(folder)), device, "", options)
+        training = build_training(config, load_problem(config), RunFolder(Path(folder)), device, "", options)
         torch.set_num_threads(options.threads or suitable_threads(training))
         steps, spare = training.steps(), max(0, training.total - TRACED)
         training.done = min(training.critics.all_active_from, spare)
@@ -107,9 +107,9 @@ def _evaluation(training: TrainingLoop) -> Cost:
 def _last(training: TrainingLoop) -> None:
     """Evaluate as a run does at its end."""
     training.measure(tuple(training.problem.splits), last=True)
-    if training.cell.trainer.measure_invariance != "off":
+    if training.config.trainer.measure_invariance != "off":
         examples = examples_to_measure(training, training.total)
-        measure(training.model, training.problem, training.cell.spec.seed, training.done, examples)
+        measure(training.model, training.problem, training.config.spec.seed, training.done, examples)
 
 
 def _trace(training: TrainingLoop, step: Callable[[], None], path: Path) -> None:

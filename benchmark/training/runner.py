@@ -1,4 +1,4 @@
-"""Run one cell: claim its folder, make the data, train, leave a record."""
+"""Carry out runs: hold the folder, make the data, train, write the record."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from invbench.files import FULL_DISK
 from invbench.runs.commands import parse_seeds
 from invbench.runs.curves import write_rows
 from invbench.runs.record import Record, RunFolder, now, unwritable
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.runs.spec import Fuse
 from invbench.system.device import choose_device, forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import code_version, describe
@@ -143,44 +143,44 @@ def run(
     shown = somebody_looks() if progress is None else progress
     options = Options(device, Path(out), checkpoint_seconds, not shown, tuple(loggers), threads=threads)
     if seeds is None:
-        return run_cell(resolve(method, dataset, seed, settings), options)
-    records, failure = run_cells([resolve(method, dataset, one, settings) for one in parse_seeds(seeds)], options)
+        return run_one(resolve(method, dataset, seed, settings), options)
+    records, failure = run_each([resolve(method, dataset, one, settings) for one in parse_seeds(seeds)], options)
     if failure:
         raise failure
     return records
 
 
-def run_cell(cell: Cell, options: Options) -> Record:
+def run_one(config: RunConfig, options: Options) -> Record:
     """Carry out one run, or return its record where this code has finished it already.
 
     A run that failed, or was made by other code or from other data, is run again; its record is kept as
     `record.previous.json`.
     """
-    with threads_put_back(), _opened(cell, options) as opened:
+    with threads_put_back(), _opened(config, options) as opened:
         return opened if isinstance(opened, Record) else opened.carry_out()
 
 
-def run_cells(cells: Sequence[Cell], options: Options) -> tuple[list[Record], RunFailed | None]:
+def run_each(configs: Sequence[RunConfig], options: Options) -> tuple[list[Record], RunFailed | None]:
     """Carry out every run, whether the ones before it failed or not.
 
     Returns:
         The records, those of failures among them, and what to raise where there are any.
     """
     records, failures = [], []
-    for cell in cells:
+    for config in configs:
         try:
-            records.append(run_cell(cell, options))
+            records.append(run_one(config, options))
         except RunFailed as failure:
             failures.append(failure)
-            record = RunFolder(options.out / cell.spec.run_id).read_record()
+            record = RunFolder(options.out / config.spec.run_id).read_record()
             records += [record] if record else []
     if not failures:
         return records, None
-    more = f" ({len(failures)} of {len(cells)} runs failed)" if len(cells) > 1 else ""
+    more = f" ({len(failures)} of {len(configs)} runs failed)" if len(configs) > 1 else ""
     return records, RunFailed(failures[0].kind, f"{failures[0]}{more}")
 
 
-def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell, Ended], None]) -> None:
+def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable[[RunConfig, Ended], None]) -> None:
     """Carry out runs that differ in seed and numbers only, as one; each leaves what it would leave alone.
 
     Args:
@@ -194,17 +194,17 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
     from invbench.training.fused.payoff import check_memory  # these take a while to import
 
     if options.fuse == "auto":
-        check_memory(cells[0], choose_device(options.device), len(cells))
+        check_memory(configs[0], choose_device(options.device), len(configs))
     with threads_put_back(), ExitStack() as stack:
         attempts: list[_Attempt] = []
-        for cell in cells:
+        for config in configs:
             try:
-                found = stack.enter_context(_opened(cell, options))
+                found = stack.enter_context(_opened(config, options))
             except (RunHeld, UserError) as stopped:
-                ended(cell, stopped)
+                ended(config, stopped)
                 continue
             if isinstance(found, Record):
-                ended(cell, found)
+                ended(config, found)
                 continue
             attempts.append(found)
             check_can_fuse([attempts[0].training, found.training])  # as soon as possible: data take memory
@@ -215,7 +215,7 @@ def run_together(cells: Sequence[Cell], options: Options, ended: Callable[[Cell,
             _carry_out(group, ended)
 
 
-def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], None]) -> None:
+def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[RunConfig, Ended], None]) -> None:
     """Runs that go on at the same step."""
     from invbench.training.fused.loop import FusedTraining
     from invbench.training.fused.payoff import check_that_it_pays
@@ -229,20 +229,20 @@ def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[Cell, Ended], No
         def finish_run(number: int, result: Metrics | RunFailed | Interrupted) -> None:
             attempt, report = attempts[number], reports[number]
             if isinstance(result, Interrupted):
-                ended(attempt.cell, result)
+                ended(attempt.config, result)
                 return
             try:
                 if isinstance(result, RunFailed):
                     raise result
-                ended(attempt.cell, attempt.conclude(result, report, len(attempts)))
+                ended(attempt.config, attempt.conclude(result, report, len(attempts)))
             except (OSError, RuntimeError, RunFailed) as error:
-                ended(attempt.cell, attempt.failed(error, report))
+                ended(attempt.config, attempt.failed(error, report))
 
         fused.run(reports, finish_run)
 
 
 @contextmanager
-def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
+def _opened(config: RunConfig, options: Options) -> "Iterator[Record | _Attempt]":
     """The run in this process's hands: its record where it is done, or an attempt at it.
 
     Raises:
@@ -251,34 +251,34 @@ def _opened(cell: Cell, options: Options) -> "Iterator[Record | _Attempt]":
     device = choose_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    code = code_version(*cell.classes)
-    folder = RunFolder(options.out / cell.spec.run_id)
-    new = folder.create(cell.spec)
+    code = code_version(*config.classes)
+    folder = RunFolder(options.out / config.spec.run_id)
+    new = folder.create(config.spec)
     with folder.hold() as held:
         record = held.read_record()
-        if record is not None and record.spec != cell.spec:  # somebody has put another run's there
+        if record is not None and record.spec != config.spec:  # somebody has put another run's there
             record = None
         problem = None
         try:
             if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
-                problem = _other_data(cell, record)
+                problem = _other_data(config, record)
                 if problem is None:
                     if not options.quiet:
-                        announce(f"{cell.title}  is done already: {folder.path}")
+                        announce(f"{config.title}  is done already: {folder.path}")
                     yield record
                     return
-            yield _Attempt(cell, problem or load_problem(cell), held, device, code, options)
+            yield _Attempt(config, problem or load_problem(config), held, device, code, options)
         except UserError:
             if new:
                 held.discard()
             raise
 
 
-def _other_data(cell: Cell, record: Record) -> Problem | None:
+def _other_data(config: RunConfig, record: Record) -> Problem | None:
     """The run's problem, where there are files that make it another one than the record's."""
-    if not cell.dataset.files():
+    if not config.dataset.files():
         return None
-    problem = load_problem(cell)
+    problem = load_problem(config)
     return None if problem.fingerprint == record.data["fingerprint"] else problem
 
 
@@ -287,18 +287,18 @@ class _Attempt:
 
     def __init__(
         self,
-        cell: Cell,
+        config: RunConfig,
         problem: Problem,
         folder: RunFolder,
         device: torch.device,
         code: dict[str, Any],
         options: Options,
     ) -> None:
-        self.cell, self.folder, self.device, self.code, self.options = cell, folder, device, code, options
+        self.config, self.folder, self.device, self.code, self.options = config, folder, device, code, options
         self.started = now()
         self.data = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
-        self.training = build_training(cell, problem, folder, device, origin, options)
+        self.training = build_training(config, problem, folder, device, origin, options)
         if options.threads is None:
             torch.set_num_threads(suitable_threads(self.training))
 
@@ -323,13 +323,13 @@ class _Attempt:
         except OSError as error:
             raise unwritable(self.folder.path, error) from None
         forget_peak_memory(self.device)
-        return Report(self.cell.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
+        return Report(self.config.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
         invariance = self._invariance(report)
         training = self.training
-        method, total = training.cell.method, training.total
+        method, total = training.config.method, training.total
         inactive = why_inactive(method, total, training.rows, training.idle_parts)
         if inactive and not never_reached(method, total):  # which was said at the beginning
             report.say(f"warning: {inactive}")
@@ -350,11 +350,11 @@ class _Attempt:
             with suppress(OSError):
                 trace = "".join(traceback.format_exception(error))
                 self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
-        return RunFailed(kind, f"{self.cell.title} failed ({kind}): {error}; details in {self.folder.path}")
+        return RunFailed(kind, f"{self.config.title} failed ({kind}): {error}; details in {self.folder.path}")
 
     def _invariance(self, report: Report) -> dict[str, Any]:
         training, total = self.training, transformations(self.training.problem)
-        if self.cell.trainer.measure_invariance == "off":
+        if self.config.trainer.measure_invariance == "off":
             return {}
         if total:
             report.say("measuring invariance")
@@ -366,7 +366,7 @@ class _Attempt:
 
         with training.stopwatch.during("invariance"):
             examples = examples_to_measure(training, training.done)
-            return measure(training.model, training.problem, self.cell.spec.seed, training.done, examples, advanced)
+            return measure(training.model, training.problem, self.config.spec.seed, training.done, examples, advanced)
 
     def _write(
         self,
@@ -381,12 +381,12 @@ class _Attempt:
     ) -> Record:
         training = self.training
         record = Record(
-            run_id=self.cell.spec.run_id,
+            run_id=self.config.spec.run_id,
             status=status,
             kind=kind,
             message=message,
             traceback=trace,
-            spec=self.cell.spec,
+            spec=self.config.spec,
             metrics=metrics,
             best_validation=training.best_validation(metrics) if status == "done" else None,
             invariance=invariance,
@@ -411,15 +411,15 @@ class _Attempt:
 
 
 def build_training(
-    cell: Cell, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
+    config: RunConfig, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
 ) -> TrainingLoop:
     """A run's training on a device, at its beginning; origin: as of `TrainingLoop`."""
-    model = model_on(device, cell, problem)
+    model = model_on(device, config, problem)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
-    loggers = Loggers(options.loggers, folder, cell.spec)
-    data = problem.to(device, getattr(torch, cell.trainer.dtype))
-    return TrainingLoop(cell, data, model, folder, origin, options.checkpoint_seconds, loggers)
+    loggers = Loggers(options.loggers, folder, config.spec)
+    data = problem.to(device, getattr(torch, config.trainer.dtype))
+    return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
 
 
 def kind_of(error: Exception) -> str:
@@ -438,7 +438,7 @@ def examples_to_measure(training: TrainingLoop, steps: int) -> int:
 
     It goes by numbers of passes, not by the clock: the same run measures the same examples everywhere.
     """
-    setting, sampler = training.cell.trainer.measure_invariance, training.sampler
+    setting, sampler = training.config.trainer.measure_invariance, training.sampler
     if isinstance(setting, int):
         return setting
     trained = steps * sampler.per_step * sampler.batch_size

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from conftest import Bench
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from invbench.analysis.consistency import (
 )
 from invbench.errors import UserError
 from invbench.training.build import RestoredRun, load_run
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 EPSILON = 0.01
 AWAY = torch.tensor([0.6, 0.8], dtype=torch.float64)
@@ -94,9 +94,9 @@ def test_the_plane_goes_through_its_points() -> None:
 
 
 def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
-    cell = small_cell(method, dataset, 0, **settings)
-    run_cell(cell, Options("cpu", out))
-    return load_run(out / cell.spec.run_id)
+    config = small_config(method, dataset, 0, **settings)
+    run_one(config, Options("cpu", out))
+    return load_run(out / config.spec.run_id)
 
 
 def test_of_a_run(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from conftest import Bench
 from torch import nn
 from torch.func import functional_call, grad, jacrev
@@ -15,16 +15,16 @@ from invbench.analysis.spectrum import Bulk, Hessian, Spectrum, held_still, some
 from invbench.core.task import Regression
 from invbench.evaluation.metrics import outputs_of
 from invbench.training.build import RestoredRun, load_run
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
     """A small run in double precision."""
-    cell = small_cell(method, dataset, 0, trainer__dtype="float64", **settings)
-    run_cell(cell, Options("cpu", out))
-    return load_run(out / cell.spec.run_id)
+    config = small_config(method, dataset, 0, trainer__dtype="float64", **settings)
+    run_one(config, Options("cpu", out))
+    return load_run(out / config.spec.run_id)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def spirals(tmp_path_factory: pytest.TempPathFactory) -> RestoredRun:
 
 def dense(run: RestoredRun, examples: int | None = None) -> np.ndarray:
     """The same Hessian by torch's own derivatives."""
-    seed = run.cell.spec.seed
+    seed = run.config.spec.seed
     split = some_rows(run.problem.splits["train"], examples, seed)
     network, x = held_still(run.model, split, seed)
     weights = dict(network.named_parameters())

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import small_cell
+from cells import small_config
 from conftest import Bench
 
 from invbench.analysis.width_study import learned_width, width_study
 from invbench.errors import UserError
 from invbench.runs.resolve import resolve
 from invbench.training.build import RestoredRun, load_run
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 RAWS = [-5.0, -1.0, 0.0, 1.0, 3.0]
 
@@ -25,9 +25,9 @@ def mario(tmp_path_factory: pytest.TempPathFactory) -> RestoredRun:
 
 
 def run_of(out: Path, method: str, dataset: str = "mario_iggy", **settings: object) -> RestoredRun:
-    cell = small_cell(method, dataset, 0, trainer__dtype="float64", **settings)
-    run_cell(cell, Options("cpu", out))
-    return load_run(out / cell.spec.run_id)
+    config = small_config(method, dataset, 0, trainer__dtype="float64", **settings)
+    run_one(config, Options("cpu", out))
+    return load_run(out / config.spec.run_id)
 
 
 def test_slopes_are_those_of_the_curves(mario: RestoredRun) -> None:
@@ -69,22 +69,22 @@ def test_what_has_no_such_width(mario: RestoredRun, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no width of 'rotatoin'.*rotation"):
         width_study(mario, "rotatoin")
     small = {"backbone.width": 2, "trainer.epochs": None, "trainer.steps": 1, "trainer.batch_size": 8}
-    cell = resolve("augerino+iga", "digits", 0, small)
-    run_cell(cell, Options("cpu", tmp_path))
+    config = resolve("augerino+iga", "digits", 0, small)
+    run_one(config, Options("cpu", tmp_path))
     with pytest.raises(UserError, match="a penalty on gradients, which this does not count"):
-        width_study(load_run(tmp_path / cell.spec.run_id))
+        width_study(load_run(tmp_path / config.spec.run_id))
     with pytest.raises(UserError, match="no widths; augerino does"):
         width_study(run_of(tmp_path, "erm", trainer__steps=1))
 
 
 def test_the_command(bench: Bench, tmp_path: Path) -> None:
-    cell = small_cell("augerino", "digits", 0, trainer__steps=2)
-    run_cell(cell, Options("cpu", tmp_path / "results"))
+    config = small_config("augerino", "digits", 0, trainer__steps=2)
+    run_one(config, Options("cpu", tmp_path / "results"))
     command = ["analyze", "widths", "results", "--points", "3", "--batches", "2", "--out", "widths.png"]
     status, table, said = bench(*command)
     assert status == 0, said
-    run = load_run(tmp_path / "results" / cell.spec.run_id)
+    run = load_run(tmp_path / "results" / config.spec.run_id)
     assert f"{learned_width(run, 'rotation'):.3g}" in table
-    kept = pd.read_csv(tmp_path / "results" / cell.spec.run_id / "widths.csv")
+    kept = pd.read_csv(tmp_path / "results" / config.spec.run_id / "widths.csv")
     assert np.unique(kept["raw"]) == pytest.approx([-5, 0, 5])
     assert (tmp_path / "widths.png").stat().st_size > 10_000

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import load, small_cell
+from cells import load, small_config
 from torch import Tensor, nn
 
 from invbench.components.affine import random_motion
@@ -76,7 +76,7 @@ def test_the_logits_of_resnet9_are_an_eighth() -> None:
 
 @pytest.fixture
 def molecules(standins: object) -> Problem:
-    return load(small_cell("erm", "qm9"), torch.float64)
+    return load(small_config("erm", "qm9"), torch.float64)
 
 
 def trained_a_little(name: str, problem: Problem, **settings: Any) -> nn.Module:

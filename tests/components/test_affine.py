@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 import torch.nn.functional as F
-from cells import load, small_cell
+from cells import load, small_config
 from hypothesis import given, settings
 
 from invbench.components.affine import (
@@ -26,12 +26,12 @@ from invbench.core.data import Problem
 
 @pytest.fixture
 def image_problem() -> Problem:
-    return load(small_cell("erm", "digits"), torch.float64)
+    return load(small_config("erm", "digits"), torch.float64)
 
 
 @pytest.fixture
 def point_problem(standins: object) -> Problem:
-    return load(small_cell("erm", "qm9"), torch.float64)
+    return load(small_config("erm", "qm9"), torch.float64)
 
 
 @settings(max_examples=30)

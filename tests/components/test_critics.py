@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cells import curves_of, load, objective_of, small_cell
+from cells import curves_of, load, objective_of, small_config
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from invbench.errors import UserError
 from invbench.methods.adversary import Categories, MixtureDensity
 from invbench.methods.mutual_information import MutualInformation, hsic
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
@@ -54,9 +54,9 @@ def gaussians(rho: float, count: int, seed: int) -> Split:
 
 def training_on(train: Split, tmp_path: Path, method: str = "mutual_information", **settings: Any) -> TrainingLoop:
     """A run on these examples whose network hands the input on."""
-    cell = small_cell(method, "mi_toy", **{k.replace(".", "__"): v for k, v in CRITIC.items()} | settings)
+    config = small_config(method, "mi_toy", **{k.replace(".", "__"): v for k, v in CRITIC.items()} | settings)
     problem = Problem({"train": train, "test": train}, BinaryClassification(), "vector", "synthetic")
-    return TrainingLoop(cell, problem, Score(), RunFolder(tmp_path), "", 0)
+    return TrainingLoop(config, problem, Score(), RunFolder(tmp_path), "", 0)
 
 
 def whole(split: Split) -> tuple[Outputs, Batch]:
@@ -183,8 +183,8 @@ def test_hsic_is_the_distance_between_joint_and_product() -> None:
     ],
 )
 def test_penalty_gradients_against_finite_differences(method: str, settings: dict[str, Any]) -> None:
-    cell = small_cell(method, "mi_toy", backbone__activation="tanh", **settings)
-    objective, parameters, batch, state = objective_of(cell, "joint")
+    config = small_config(method, "mi_toy", backbone__activation="tanh", **settings)
+    objective, parameters, batch, state = objective_of(config, "joint")
     names = sorted(parameters)
     direction = {name: torch.randn_like(parameters[name]) for name in names}
 
@@ -263,11 +263,11 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
     network = {"backbone__batch_norm": True, "backbone__dropout": 0.3}
     curves, parameters = [], []
     for name, own in (("erm", {}), (method, {"method__weight": 0.0, **settings})):
-        cell = small_cell(name, "mi_toy", backbone__depth=2, **network, **own)
-        problem = load(cell)
+        config = small_config(name, "mi_toy", backbone__depth=2, **network, **own)
+        problem = load(config)
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
-        training = TrainingLoop(cell, problem, build_model(cell, problem), folder, "", 0)
+        training = TrainingLoop(config, problem, build_model(config, problem), folder, "", 0)
         with Report("", training.total, folder.log, quiet=True) as report:
             training.run(report)
         parameters.append(training.model.state_dict())
@@ -337,7 +337,7 @@ def test_mistakes_are_one_clear_line(
     method: str, dataset: str, settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        started(small_cell(method, dataset, **settings), tmp_path)
+        started(small_config(method, dataset, **settings), tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -351,7 +351,7 @@ def test_mistakes_are_one_clear_line(
     ],
 )
 def test_other_forms_run(method: str, dataset: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    training = started(small_cell(method, dataset, **settings), tmp_path)
+    training = started(small_config(method, dataset, **settings), tmp_path)
     examples, env = training.sampler.epoch(0)
     before = training.method_state[method]["critic"]["weights"].clone()
     for step in range(4):  # the first two are the network's alone
@@ -360,16 +360,16 @@ def test_other_forms_run(method: str, dataset: str, settings: dict[str, Any], tm
     assert not torch.equal(before, training.method_state[method]["critic"]["weights"])
 
 
-def started(cell: Cell, folder: Path) -> TrainingLoop:
+def started(config: RunConfig, folder: Path) -> TrainingLoop:
     """A run before its first step."""
-    problem = load(cell)
-    return TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(folder), "", 0)
+    problem = load(config)
+    return TrainingLoop(config, problem, build_model(config, problem), RunFolder(folder), "", 0)
 
 
 def test_a_critic_waits_and_warms_up(tmp_path: Path) -> None:
     """No updates and no penalty in the first steps, then the warm-up, then so many a step; λ rises."""
     given = {"pretrain_steps": 2, "critic_warm_up": 5, "critic_steps": 3, "warm_up": 2, "weight": 1.0}
-    training = started(small_cell("adversary", "mi_toy", **{f"method__{k}": v for k, v in given.items()}), tmp_path)
+    training = started(small_config("adversary", "mi_toy", **{f"method__{k}": v for k, v in given.items()}), tmp_path)
     examples, env = training.sampler.epoch(0)
     updates, penalties = [], []
     for step in range(4):

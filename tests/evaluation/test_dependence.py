@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
@@ -16,7 +16,7 @@ from invbench.core.data import Split
 from invbench.core.method import Outputs
 from invbench.core.task import BinaryClassification, Classification
 from invbench.evaluation.dependence import dependence_metrics, distance_correlation, mutual_information, sculpting
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def correlated(rho: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,7 @@ def test_many_classes_and_no_nuisance() -> None:
 
 def test_records_have_them_and_curves_do_not(tmp_path: Path) -> None:
     """They are measured once, at the end, and not on the training examples."""
-    record = run_cell(small_cell("erm", "mi_toy"), Options(out=tmp_path))
+    record = run_one(small_config("erm", "mi_toy"), Options(out=tmp_path))
     assert {"test_mutual_information", "validation_roc_auc", "test_accuracy_bin4"} <= set(record.metrics)
     assert not any(name.startswith("train_mutual") for name in record.metrics)
     curves = pd.read_parquet(next(tmp_path.glob("*/curves.parquet")))

@@ -6,14 +6,14 @@ from statistics import fmean
 import pandas as pd
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 
 from invbench.core.backbone import FeaturesAndHead
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Regression, Task
 from invbench.evaluation.metrics import coefficient_metrics, coefficients, headlines, split_metrics
 from invbench.results.load import load_results
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def test_environments_one_by_one_and_the_worst() -> None:
@@ -64,8 +64,8 @@ def test_coefficients_and_the_two_solutions() -> None:
 
 def test_curves_of_a_linear_problem(tmp_path: Path) -> None:
     """Risks, penalty, gradient norm, coefficients, and the state of an adaptive rule, element by element."""
-    cell = small_cell("adareg", "irm_regression", trainer__steps=6, trainer__evaluate_every=2)
-    run_cell(cell, Options(out=tmp_path))
+    config = small_config("adareg", "irm_regression", trainer__steps=6, trainer__evaluate_every=2)
+    run_one(config, Options(out=tmp_path))
     curves = pd.read_parquet(next(tmp_path.rglob("curves.parquet")))
     assert list(curves["step"]) == [2, 4, 6]
     expected = {"risk.0", "risk.1", "penalty", "gradient_norm", "coefficient.0", "coefficient.1"}
@@ -81,8 +81,10 @@ def test_curves_of_a_linear_problem(tmp_path: Path) -> None:
 
 def test_risks_have_the_numbers_of_their_environments(tmp_path: Path) -> None:
     """Steps go through the environments in random order."""
-    cell = small_cell("erm", "spirals", trainer__steps=4, trainer__evaluate_every=1, trainer__environments_per_step=2)
-    run_cell(cell, Options(out=tmp_path))
+    config = small_config(
+        "erm", "spirals", trainer__steps=4, trainer__evaluate_every=1, trainer__environments_per_step=2
+    )
+    run_one(config, Options(out=tmp_path))
     risks = pd.read_parquet(next(tmp_path.rglob("curves.parquet"))).filter(like="risk.")
     assert set(risks.columns) == {f"risk.{e}" for e in range(4)}
     assert (risks.notna().sum(axis=1) == 2).all()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cells import load, small_cell, small_settings
+from cells import load, small_config, small_settings
 from torch import Tensor, nn
 
 import invbench
@@ -24,7 +24,7 @@ from invbench.runs.resolve import resolve
 from invbench.training import runner
 from invbench.training.build import build_model, load_run
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, examples_to_measure, run, run_cell
+from invbench.training.runner import Options, examples_to_measure, run, run_one
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -38,7 +38,7 @@ class TotalInk(nn.Module):
 
 
 def digits() -> Problem:
-    return load(small_cell("erm", "digits"), torch.float64)
+    return load(small_config("erm", "digits"), torch.float64)
 
 
 def test_a_profile_is_zero_in_the_middle_and_where_the_model_is_invariant() -> None:
@@ -60,7 +60,7 @@ def test_a_profile_is_zero_in_the_middle_and_where_the_model_is_invariant() -> N
 
 def test_the_mean_change_against_a_loop() -> None:
     problem = digits()
-    model = build_model(small_cell("erm", "digits"), problem).double().eval()
+    model = build_model(small_config("erm", "digits"), problem).double().eval()
     found = measure(model, problem, 0, 0)
     x = problem.splits["test"].x
     x = x[torch.linspace(0, len(x) - 1, 128).long()]
@@ -75,15 +75,15 @@ def test_the_mean_change_against_a_loop() -> None:
 
 def test_a_random_model_is_compared_with_itself() -> None:
     """Under the same random numbers: what is left at magnitude 0 is nothing."""
-    cell = small_cell("augerino", "digits")
-    problem = load(cell, torch.float64)
-    profile = measure(build_model(cell, problem).double(), problem, 0, 0)["generators"]["rotation"]
+    config = small_config("augerino", "digits")
+    problem = load(config, torch.float64)
+    profile = measure(build_model(config, problem).double(), problem, 0, 0)["generators"]["rotation"]
     assert profile["changes"][POINTS // 2] == pytest.approx(0, abs=1e-9)
     assert profile["changes"][0] > 1e-6
 
 
 def test_molecules_under_rigid_motions() -> None:
-    invariant, other = (small_cell("erm", "qm9", backbone__name=name) for name in ("egnn", "point_resnet"))
+    invariant, other = (small_config("erm", "qm9", backbone__name=name) for name in ("egnn", "point_resnet"))
     problem = load(invariant, torch.float64)
     found = measure(build_model(invariant, problem).double(), problem, 0, 0)
     assert set(found["generators"]) == set(generators(problem))
@@ -215,18 +215,18 @@ def test_measuring_costs_a_tenth_of_the_training_at_most(
     settings: dict[str, int], examples: int, tmp_path: Path
 ) -> None:
     """By numbers of passes: 8 examples at least, the test set at most, or as many as somebody says."""
-    record = run_cell(small_cell("erm", "digits", **settings), Options(out=tmp_path))
+    record = run_one(small_config("erm", "digits", **settings), Options(out=tmp_path))
     assert record.invariance["examples"] == examples
 
 
 def test_long_runs_measure_as_many_as_they_always_did() -> None:
-    cell = resolve("erm", "digits")
-    training = TrainingLoop(cell, load(cell), build_model(cell, load(cell)), RunFolder(Path()), "", 0)
+    config = resolve("erm", "digits")
+    training = TrainingLoop(config, load(config), build_model(config, load(config)), RunFolder(Path()), "", 0)
     assert examples_to_measure(training, training.total) == EXAMPLES
 
 
 def test_nothing_is_measured_where_it_is_off(tmp_path: Path) -> None:
-    record = run_cell(small_cell("erm", "digits", trainer__measure_invariance="off"), Options(out=tmp_path))
+    record = run_one(small_config("erm", "digits", trainer__measure_invariance="off"), Options(out=tmp_path))
     assert record.invariance == {}
     with pytest.raises(UserError, match="measure_invariance is auto, off, or a number of examples from 1"):
         resolve("erm", "digits", 0, {"trainer.measure_invariance": 0})
@@ -234,7 +234,7 @@ def test_nothing_is_measured_where_it_is_off(tmp_path: Path) -> None:
 
 def test_a_long_measurement_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "SILENT_SECONDS", 0)
-    record = run_cell(small_cell("erm", "digits"), Options(out=tmp_path))
+    record = run_one(small_config("erm", "digits"), Options(out=tmp_path))
     lines = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8").splitlines()
     total = 6 * POINTS + 5
     assert [line for line in lines if line.endswith(f"measuring invariance: {total} of {total} transformations")]

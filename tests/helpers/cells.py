@@ -10,7 +10,7 @@ from invbench.core.data import Batch, Problem
 from invbench.core.method import Gradients, Method, Outputs, State
 from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import setting
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.testing import cells
 from invbench.testing.cells import (
     assert_same_training,
@@ -38,9 +38,9 @@ ONE_EXAMPLE = ("and_mask_regression", "cifar10")
 """Data with a single example in every environment."""
 
 
-def small_cell(method: str, dataset: str, seed: int = 0, **settings: Any) -> Cell:
+def small_config(method: str, dataset: str, seed: int = 0, **settings: Any) -> RunConfig:
     """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
-    return cells.small_cell(method, dataset, seed, {name.replace("__", "."): v for name, v in settings.items()})
+    return cells.small_config(method, dataset, seed, {name.replace("__", "."): v for name, v in settings.items()})
 
 
 def possible_cells() -> list[tuple[str, str]]:

@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from invbench.results.load import INDEX
 from invbench.runs.config import parse_assignments
 from invbench.runs.lease import Owner
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.provenance import sources_hash
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 Damage = Callable[[Path], None]
 """What is done to the folder of a run."""
@@ -37,12 +37,12 @@ MOST_VERBS = 3
 """That meet one damage: the first that may, and others that are drawn once and for all."""
 
 
-def cell(method: str, seed: int) -> Cell:
+def config(method: str, seed: int) -> RunConfig:
     """Of one of the runs."""
     return resolve(method, "spirals", seed, parse_assignments(TEXTS))
 
 
-VICTIM = cell("vrex", 0).spec.run_id
+VICTIM = config("vrex", 0).spec.run_id
 QUICK = ["--steps", "3", "--vectors", "1", "--top", "1", "--device", "cpu"]
 VERBS: dict[str, list[str]] = {
     "table": ["table"],
@@ -70,7 +70,7 @@ def runs() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for method in ("erm", "vrex"):
         for seed in (0, 1):
-            run_cell(cell(method, seed), Options(device="cpu", out=folder / "results"))
+            run_one(config(method, seed), Options(device="cpu", out=folder / "results"))
     return folder / "results"
 
 

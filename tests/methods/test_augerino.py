@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import load, objective_of, small_cell
+from cells import load, objective_of, small_config
 from torch import Tensor, nn
 
 from invbench.components.affine import generators
@@ -21,7 +21,7 @@ from invbench.methods.augerino import Augerino
 from invbench.methods.augerino_color import RandomColor
 from invbench.results.load import load_curves
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
 from invbench.training.optimizers import Optimizer
@@ -30,12 +30,12 @@ from invbench.training.runner import run
 pytestmark = pytest.mark.usefixtures("standins")
 
 
-def model_of(method: str, dataset: str, **settings: Any) -> tuple[Cell, Problem, Averaged]:
-    cell = small_cell(method, dataset, **settings)
-    problem = load(cell, torch.float64)
-    model = build_model(cell, problem).double()
+def model_of(method: str, dataset: str, **settings: Any) -> tuple[RunConfig, Problem, Averaged]:
+    config = small_config(method, dataset, **settings)
+    problem = load(config, torch.float64)
+    model = build_model(config, problem).double()
     assert isinstance(model, Averaged)
-    return cell, problem, model
+    return config, problem, model
 
 
 @pytest.mark.parametrize("dataset", ["mario_iggy", "digits", "qm9"])
@@ -246,9 +246,9 @@ def test_curves_hold_widths_and_their_gradients(tmp_path: Any) -> None:
 
 def test_the_gradient_in_the_curves_is_the_objectives(tmp_path: Any) -> None:
     """With every transformation switched off it is the regulariser's alone."""
-    cell = small_cell("augerino", "digits", method__train_copies=0, method__regularisation=0.5)
-    problem = load(cell)
-    training = TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+    config = small_config("augerino", "digits", method__train_copies=0, method__regularisation=0.5)
+    problem = load(config)
+    training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
     (part,) = training.learned.values()
     w, sigma = part().detach(), part.raw.detach().sigmoid()
     training.step(*(index[0] for index in training.sampler.epoch(0)))
@@ -257,8 +257,8 @@ def test_the_gradient_in_the_curves_is_the_objectives(tmp_path: Any) -> None:
 
 
 def test_augmentation_composes_with_a_gradient_rule() -> None:
-    cell = resolve("augerino+and_mask", "digits", 0, {"backbone.name": "mlp", "backbone.width": 8})
-    objective, parameters, batch, state = objective_of(cell, "vmap")
+    config = resolve("augerino+and_mask", "digits", 0, {"backbone.name": "mlp", "backbone.width": 8})
+    objective, parameters, batch, state = objective_of(config, "vmap")
     step = objective.step(parameters, batch, state)
     assert len(batch.x) == 4
     assert all(torch.isfinite(gradient).all() for gradient in step.gradients.values())

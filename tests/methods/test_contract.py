@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cells import SMALL, possible_cells, small_cell
+from cells import SMALL, possible_cells, small_config
 
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
 from invbench.testing.dataset_checks import DATASET_CHECKS, provides_what_it_says
@@ -79,14 +79,14 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("check", "method", "dataset"), list(cases()))
 def test_a_method_keeps_the_contract(check: MethodCheck, method: str, dataset: str) -> None:
     settings = {"trainer__strategy": "joint", "trainer__learning_rate": 1e-2} if check.run is trains else {}
-    check.run(small_cell(method, dataset, **settings))
+    check.run(small_config(method, dataset, **settings))
 
 
 @pytest.mark.parametrize(("method", "dataset", "settings"), VARIANTS)
 def test_other_forms_of_the_datasets(method: str, dataset: str, settings: dict[str, Any]) -> None:
-    cell = small_cell(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2, **settings)
-    provides_what_it_says(cell)
-    trains(cell)
+    config = small_config(method, dataset, trainer__strategy="joint", trainer__learning_rate=1e-2, **settings)
+    provides_what_it_says(config)
+    trains(config)
 
 
 @pytest.mark.parametrize("dataset", DATASETS.entries())
@@ -94,23 +94,23 @@ def test_what_is_switched_on_is_provided(dataset: str) -> None:
     """For each method, with the settings that the engine finds."""
     different = {}
     for method in [name for name, data in CELLS if data == dataset]:
-        cell = small_cell(method, dataset)
-        assert not unmet(METHODS.traits(method), cell.dataset.capabilities())
-        different[repr(cell.dataset)] = cell
-    for cell in different.values():
-        provides_what_it_says(cell)
+        config = small_config(method, dataset)
+        assert not unmet(METHODS.traits(method), config.dataset.capabilities())
+        different[repr(config.dataset)] = config
+    for config in different.values():
+        provides_what_it_says(config)
 
 
 @pytest.mark.parametrize("check", DATASET_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("dataset", DATASETS.entries())
-def test_a_dataset_keeps_the_contract(check: Callable[[Cell], None], dataset: str) -> None:
-    check(small_cell("erm", dataset))
+def test_a_dataset_keeps_the_contract(check: Callable[[RunConfig], None], dataset: str) -> None:
+    check(small_config("erm", dataset))
 
 
 @pytest.mark.parametrize("dataset", DATASETS.entries())
 def test_another_seed_gives_other_data(dataset: str) -> None:
     """Or the same on purpose."""
-    data = small_cell("erm", dataset).dataset
+    data = small_config("erm", dataset).dataset
     first, second = (data.load(stream(seed, "data")).fingerprint for seed in (0, 1))
     assert (first == second) == (dataset in SAME_FOR_EVERY_SEED)
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import load, risks_of, small_cell
+from cells import load, risks_of, small_config
 
 from invbench.errors import UserError
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import fuse_obstacle
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from invbench.training.runner import Options, run_cell
 )
 def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path: Path) -> None:
     """Each follows the risk of its own environment by an Adam of its own; the others stand still."""
-    cell = small_cell(
+    config = small_config(
         "irm_games",
         "colored_digits",
         method__variant=variant,
@@ -28,12 +28,12 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
         trainer__dtype="float64",
         trainer__weight_decay=0.0,
     )
-    problem = load(cell, torch.float64)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
-    model = build_model(cell, problem).double()
+    problem = load(config, torch.float64)
+    training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
+    model = build_model(config, problem).double()
     names = dict(model.named_parameters())
     players = {prefix: [p for name, p in names.items() if name.startswith(prefix)] for prefix in set(moves)}
-    rate = cell.trainer.learning_rate
+    rate = config.trainer.learning_rate
     adams = {
         name: torch.optim.Adam(of, rate * (0.1 if name == "representation" else 1)) for name, of in players.items()
     }
@@ -52,17 +52,19 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
 
 def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
     """After the warm start and not before; the record tells how many steps there were."""
-    low = small_cell("irm_games", "colored_digits", trainer__stop_below=1.1, trainer__stop_after=4, trainer__steps=12)
-    record = run_cell(low, Options(out=tmp_path))
+    low = small_config("irm_games", "colored_digits", trainer__stop_below=1.1, trainer__stop_after=4, trainer__steps=12)
+    record = run_one(low, Options(out=tmp_path))
     assert record.engine["steps"] == 4
-    again = run_cell(low, Options(out=tmp_path))
+    again = run_one(low, Options(out=tmp_path))
     assert again == record
-    never = small_cell("irm_games", "colored_digits", trainer__stop_below=0.0, trainer__stop_after=4, trainer__steps=12)
-    assert run_cell(never, Options(out=tmp_path)).engine["steps"] == 12
-    assert fuse_obstacle(small_cell("erm", "spirals", trainer__stop_below=0.5)) == (
+    never = small_config(
+        "irm_games", "colored_digits", trainer__stop_below=0.0, trainer__stop_after=4, trainer__steps=12
+    )
+    assert run_one(never, Options(out=tmp_path)).engine["steps"] == 12
+    assert fuse_obstacle(small_config("erm", "spirals", trainer__stop_below=0.5)) == (
         "trainer.stop_below may end a run before its last step"
     )
     with pytest.raises(UserError, match="trainer.stop_below is an accuracy, and this dataset is a regression"):
-        run_cell(small_cell("erm", "irm_regression", trainer__stop_below=0.5), Options(out=tmp_path))
+        run_one(small_config("erm", "irm_regression", trainer__stop_below=0.5), Options(out=tmp_path))
     with pytest.raises(UserError, match="setting 'method.stop_below' is trainer.stop_below now"):
-        small_cell("irm_games", "colored_digits", method__stop_below=0.6)
+        small_config("irm_games", "colored_digits", method__stop_below=0.6)

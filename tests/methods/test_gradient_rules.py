@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cells import load, small_cell
+from cells import load, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +28,7 @@ from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 STEPS, SIZE = 6, 4
 
@@ -192,11 +192,11 @@ def test_pcgrad_takes_out_what_two_environments_contradict(order: str) -> None:
 
 def test_fish_is_a_walk_and_a_part_of_the_way(tmp_path: Path) -> None:
     """Against torch's Adam, whose moments are kept from step to step."""
-    cell = small_cell("fish", "spirals", trainer__dtype="float64", method__rate=0.3, trainer__weight_decay=0.0)
-    problem = load(cell, torch.float64)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
-    model = build_model(cell, problem).double()
-    adam = torch.optim.Adam(model.parameters(), lr=cell.trainer.learning_rate)
+    config = small_config("fish", "spirals", trainer__dtype="float64", method__rate=0.3, trainer__weight_decay=0.0)
+    problem = load(config, torch.float64)
+    training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
+    model = build_model(config, problem).double()
+    adam = torch.optim.Adam(model.parameters(), lr=config.trainer.learning_rate)
     for number in range(2):
         examples, env = (part[number] for part in training.sampler.epoch(0))
         batch = training.sampler.batch(examples, env)
@@ -257,29 +257,29 @@ def test_strict_and_normalised_as_in_the_unit_tests() -> None:
 @pytest.mark.parametrize("method", [m for m in METHODS.entries() if "environments" in METHODS.traits(m)])
 def test_one_environment_is_a_clear_error(method: str, tmp_path: Path) -> None:
     dataset = "chain_sem" if "regression" in METHODS.traits(method) else "spirals"
-    cell = small_cell(method, dataset, trainer__environments_per_step=1)
+    config = small_config(method, dataset, trainer__environments_per_step=1)
     with pytest.raises(UserError, match="compares environments, but a step has only 1 of the data's"):
-        run_cell(cell, Options(out=tmp_path))
+        run_one(config, Options(out=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_one_environment_under_a_temporal_mask(tmp_path: Path) -> None:
-    cell = small_cell("and_mask", "spirals", trainer__environments_per_step=1, method__temporal_memory=0.9)
-    assert run_cell(cell, Options(out=tmp_path)).status == "done"
+    config = small_config("and_mask", "spirals", trainer__environments_per_step=1, method__temporal_memory=0.9)
+    assert run_one(config, Options(out=tmp_path)).status == "done"
 
 
 def test_too_few_examples_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs at least 2 examples of an environment in a step, not 1"):
-        run_cell(small_cell("coral", "spirals", trainer__batch_size=1), Options(out=tmp_path))
+        run_one(small_config("coral", "spirals", trainer__batch_size=1), Options(out=tmp_path))
 
 
 def test_the_optimiser_forgets_where_the_weight_changes(tmp_path: Path) -> None:
     """Until the restart and from it on, steps are those of a fresh Adam each."""
     values = {"method__anneal_steps": 2, "method__weight": 3.0, "trainer__dtype": "float64"}
-    cell = small_cell("vrex", "spirals", **values, trainer__weight_decay=0.01, trainer__learning_rate=0.01)
-    problem = load(cell, torch.float64)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
-    model = build_model(cell, problem).double()
+    config = small_config("vrex", "spirals", **values, trainer__weight_decay=0.01, trainer__learning_rate=0.01)
+    problem = load(config, torch.float64)
+    training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
+    model = build_model(config, problem).double()
     for number in range(3):
         if number in (0, 2):
             adam = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.01)
@@ -299,12 +299,12 @@ def test_the_optimiser_forgets_where_the_weight_changes(tmp_path: Path) -> None:
 def test_the_scale_multiplies_the_weight_decay_too(tmp_path: Path) -> None:
     """As in the IRM paper's code, where the l2 term is divided by λ with everything else."""
     values = {"method__anneal_steps": 0, "method__weight": 50.0, "method__convention": "rescaled"}
-    cell = small_cell(
+    config = small_config(
         "vrex", "spirals", **values, trainer__dtype="float64", trainer__optimizer="sgd", trainer__weight_decay=0.1
     )
-    problem = load(cell, torch.float64)
-    training = TrainingLoop(cell, problem, build_model(cell, problem).double(), RunFolder(tmp_path), "", 0)
-    model = build_model(cell, problem).double()
+    problem = load(config, torch.float64)
+    training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
+    model = build_model(config, problem).double()
     examples, env = (part[0] for part in training.sampler.epoch(0))
     batch = training.sampler.batch(examples, env)
     risks = torch.stack(
@@ -313,14 +313,14 @@ def test_the_scale_multiplies_the_weight_decay_too(tmp_path: Path) -> None:
     l2 = 0.05 * sum(p.square().sum() for p in model.parameters())
     ((risks.mean() + 50 * risks.var(correction=0) + l2) / 50).backward()
     training.step(examples, env)
-    rate = cell.trainer.learning_rate
+    rate = config.trainer.learning_rate
     for ours, theirs in zip(training.parameters.values(), model.parameters(), strict=True):
         assert theirs.grad is not None
         assert torch.allclose(ours, theirs - rate * theirs.grad, atol=1e-12)
 
 
 def test_composed_penalty_and_rule_are_both_there() -> None:
-    cell = resolve("irmv1+and_mask", "spirals", 0, {"method.weight": 2.0, "method.threshold": 0.5})
-    assert isinstance(cell.method.parts["irmv1"], IRMv1)
-    assert cell.method.rule[0] == "and_mask"
-    assert cell.method.has_penalty
+    config = resolve("irmv1+and_mask", "spirals", 0, {"method.weight": 2.0, "method.threshold": 0.5})
+    assert isinstance(config.method.parts["irmv1"], IRMv1)
+    assert config.method.rule[0] == "and_mask"
+    assert config.method.has_penalty

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cells import small_cell
+from cells import small_config
 from scipy import stats
 
 from invbench.errors import UserError
 from invbench.methods.icp import ICP, p_value
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def test_the_causes_are_found() -> None:
@@ -39,7 +39,7 @@ def test_p_value() -> None:
 
 @pytest.mark.parametrize("dataset", ["chain_sem", "irm_regression", "linear_unit_tests"])
 def test_a_run_has_metrics_and_no_steps(dataset: str, tmp_path: Path) -> None:
-    record = run_cell(small_cell("icp", dataset), Options(out=tmp_path))
+    record = run_one(small_config("icp", dataset), Options(out=tmp_path))
     assert record.engine["steps"] == 0
     assert record.engine["parameters"] == 0
     assert "test_mean_squared_error" in record.metrics
@@ -47,13 +47,13 @@ def test_a_run_has_metrics_and_no_steps(dataset: str, tmp_path: Path) -> None:
 
 def test_the_published_pattern(tmp_path: Path) -> None:
     """Homoskedastic: causes found. Heteroskedastic, where residuals of causes do change: not found."""
-    good = run_cell(small_cell("icp", "chain_sem", dataset__examples=1000), Options(out=tmp_path)).metrics
+    good = run_one(small_config("icp", "chain_sem", dataset__examples=1000), Options(out=tmp_path)).metrics
     assert good["coefficient_error_causal"] < 0.01
     assert good["coefficient_error_noncausal"] < 0.01
-    bad = small_cell("icp", "chain_sem", dataset__examples=1000, dataset__setup="feu")
-    assert run_cell(bad, Options(out=tmp_path)).metrics["coefficient_error_causal"] == pytest.approx(1)
+    bad = small_config("icp", "chain_sem", dataset__examples=1000, dataset__setup="feu")
+    assert run_one(bad, Options(out=tmp_path)).metrics["coefficient_error_causal"] == pytest.approx(1)
 
 
 def test_too_many_inputs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at most 16, not 20"):
-        run_cell(small_cell("icp", "chain_sem", dataset__dimensions=10), Options(out=tmp_path))
+        run_one(small_config("icp", "chain_sem", dataset__dimensions=10), Options(out=tmp_path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from cells import small_cell
+from cells import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -133,7 +133,7 @@ def test_rsc_trains_body_and_head_through_the_mask() -> None:
     task = Classification(outputs=CLASSES)
     batch, model, method = batch_of(6, task), network(7, CLASSES), Composition({"rsc": RSC()})
     parameters = dict(model.named_parameters())
-    assert choose_strategy(method, model, small_cell("erm", "spirals").trainer) == "joint"
+    assert choose_strategy(method, model, small_config("erm", "spirals").trainer) == "joint"
     step = Objective(method, task, model, "joint").step(parameters, batch, method.initial_state(parameters, E))
     phi = model.features(batch.x.flatten(0, 1))
     y = batch.y.flatten()
@@ -154,8 +154,8 @@ def test_what_does_not_go_together() -> None:
     with pytest.raises(UserError, match="mixup gives each example two targets, and adversary needs one"):
         Composition({"mixup": Mixup(), "adversary": METHODS.load("adversary")()})
     with pytest.raises(UserError, match="needs a network with one linear head"):
-        choose_strategy(Composition({"rsc": RSC()}), nn.Linear(2, 2), small_cell("erm", "spirals").trainer)
+        choose_strategy(Composition({"rsc": RSC()}), nn.Linear(2, 2), small_config("erm", "spirals").trainer)
     with pytest.raises(UserError, match="use trainer.strategy=joint"):
-        cell = small_cell("rsc", "spirals", trainer__strategy="vmap")
-        choose_strategy(cell.method, network(0, 1), cell.trainer)
+        config = small_config("rsc", "spirals", trainer__strategy="vmap")
+        choose_strategy(config.method, network(0, 1), config.trainer)
     Composition({"mixup": Mixup(), "erm": ERM()})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import load, small_cell
+from cells import load, small_config
 from torch import Tensor, nn
 
 from invbench.core.data import Problem, Split
@@ -46,8 +46,10 @@ def problem_of(size: int, channels: int = 1) -> Problem:
 
 
 def network(problem: Problem, settings: dict[str, Any], width: float = 0.1) -> nn.Module:
-    cell = resolve("steerable", "digits", 0, {f"method.{k}": v for k, v in settings.items()} | {"method.width": width})
-    model = build_model(cell, problem)
+    config = resolve(
+        "steerable", "digits", 0, {f"method.{k}": v for k, v in settings.items()} | {"method.width": width}
+    )
+    model = build_model(config, problem)
     with torch.no_grad():  # as after some training: batch statistics, and biases that are not zero
         for _ in range(3):
             model(problem.splits["train"].x)
@@ -206,17 +208,17 @@ def test_blur_pooling_keeps_constants_and_symmetry() -> None:
 
 
 def test_only_the_joint_strategy_trains_it() -> None:
-    cell = small_cell("steerable", "digits")
-    model = build_model(cell, load(cell))
-    assert choose_strategy(cell.method, model, cell.trainer) == "joint"
-    looped = small_cell("steerable", "digits", trainer__strategy="loop")
+    config = small_config("steerable", "digits")
+    model = build_model(config, load(config))
+    assert choose_strategy(config.method, model, config.trainer) == "joint"
+    looped = small_config("steerable", "digits", trainer__strategy="loop")
     with pytest.raises(UserError, match="batch normalisation couples"):
         choose_strategy(looped.method, model, looped.trainer)
 
 
 def test_it_brings_its_own_network() -> None:
-    cell = resolve("steerable", "digits")
-    assert (cell.spec.backbone, cell.spec.backbone_settings, cell.backbone) == ("", {}, None)
+    config = resolve("steerable", "digits")
+    assert (config.spec.backbone, config.spec.backbone_settings, config.backbone) == ("", {}, None)
     with pytest.raises(UserError, match="steerable brings its own network"):
         resolve("steerable", "digits", 0, {"backbone.width": 3})
     with pytest.raises(UserError, match=r"steerable makes a network of its own, .* steerable\+augerino"):

@@ -9,7 +9,7 @@ import pytest
 from invbench.published.claims import sources
 from invbench.published.verdicts import sweep_of
 from invbench.runs.config import sweep_names
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]
@@ -325,38 +325,38 @@ SETTINGS += [
 ]
 
 
-def facts(cell: Cell) -> Facts:
+def facts(config: RunConfig) -> Facts:
     """What a pattern can name."""
-    names = {"method": cell.spec.method, "dataset": cell.spec.dataset, "backbone": cell.spec.backbone}
-    return names | cell.spec.flat()
+    names = {"method": config.spec.method, "dataset": config.spec.dataset, "backbone": config.spec.backbone}
+    return names | config.spec.flat()
 
 
-def cells() -> Iterator[tuple[str, Facts]]:
+def configs() -> Iterator[tuple[str, Facts]]:
     """Every setting of the sweeps in their full size, and of the claims."""
     sweeps = {name: Sweep.read(name) for name in sweep_names() if name not in OURS}
     sweeps |= {name: sweep_of(claim) for source in sources().values() for name, claim in source.claims.items()}
     for name, sweep in sweeps.items():
-        for cell in sweep.runs():
-            yield name, facts(cell)
+        for config in sweep.runs():
+            yield name, facts(config)
 
 
-def meets(cell: Facts, pattern: Facts) -> bool:
-    return all(cell.get(name, ...) == value for name, value in pattern.items())
+def meets(config: Facts, pattern: Facts) -> bool:
+    return all(config.get(name, ...) == value for name, value in pattern.items())
 
 
 def test_sweeps_and_claims_run_what_their_sources_say() -> None:
-    every = list(cells())
+    every = list(configs())
     wrong = {
-        f"{name}, {cell['method']} on {cell['dataset']}: {setting} is {cell.get(setting)}, not {value}"
-        for (name, cell), (pattern, expected) in itertools.product(every, SETTINGS)
-        if meets(cell, pattern)
+        f"{name}, {config['method']} on {config['dataset']}: {setting} is {config.get(setting)}, not {value}"
+        for (name, config), (pattern, expected) in itertools.product(every, SETTINGS)
+        if meets(config, pattern)
         for setting, value in expected.items()
-        if cell.get(setting, ...) != value
+        if config.get(setting, ...) != value
     }
     assert not wrong
-    unused = [pattern for pattern, _ in SETTINGS if not any(meets(cell, pattern) for _, cell in every)]
+    unused = [pattern for pattern, _ in SETTINGS if not any(meets(config, pattern) for _, config in every)]
     assert not unused, "patterns that no sweep and no claim has"
-    unchecked = {name for name, cell in every if not any(meets(cell, pattern) for pattern, _ in SETTINGS)}
+    unchecked = {name for name, config in every if not any(meets(config, pattern) for pattern, _ in SETTINGS)}
     assert not unchecked, "sweeps and claims of which nothing is stated here"
 
 

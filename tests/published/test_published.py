@@ -11,7 +11,7 @@ from invbench.errors import UserError
 from invbench.published.claims import Claim, Number, Source, claims_of, sources
 from invbench.published.verdicts import against_published, sweep_of, verdicts
 from invbench.runs.resolve import resolve
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 CLAIMS = {name: claim for source in sources().values() for name, claim in source.claims.items()}
 PROBLEMS = {
@@ -28,8 +28,8 @@ def test_names_are_unique() -> None:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_claim_can_be_run(name: str) -> None:
-    cells = sweep_of(CLAIMS[name]).runs()
-    assert {cell.spec.dataset for cell in cells} == {CLAIMS[name].dataset}
+    configs = sweep_of(CLAIMS[name]).runs()
+    assert {config.spec.dataset for config in configs} == {CLAIMS[name].dataset}
 
 
 @pytest.mark.usefixtures("standins")
@@ -41,7 +41,7 @@ def test_the_metrics_of_claims_exist(name: str, claim: Claim, tmp_path: Any) -> 
     example = {key: value for key, value in claim.set.items() if key == "dataset.example"}
     for method in {own.method for own in same} - {"icp", "steerable"}:
         settings = {"trainer.steps": 12} | small_settings(method, claim.dataset) | example
-        record = run_cell(resolve(method, claim.dataset, 0, settings), Options(out=tmp_path))
+        record = run_one(resolve(method, claim.dataset, 0, settings), Options(out=tmp_path))
         wanted = {number.metric for own in same if own.method == method for number in own.numbers}
         assert wanted <= set(record.metrics)
 
@@ -49,8 +49,8 @@ def test_the_metrics_of_claims_exist(name: str, claim: Claim, tmp_path: Any) -> 
 def rows_of(claim: Claim, **columns: object) -> pd.DataFrame:
     """Results as `load_results` has them, of all runs of a claim."""
     rows = []
-    for cell in sweep_of(claim).runs():
-        spec = cell.spec
+    for config in sweep_of(claim).runs():
+        spec = config.spec
         names = {name: getattr(spec, name) for name in ("method", "dataset", "backbone", "seed", "protocol")}
         rows.append(names | spec.flat() | {"run_id": spec.run_id, "status": "done", "cost.wall_seconds": 2.0})
     return pd.DataFrame(rows).assign(**{"cost.seconds_per_step": 0.1} | columns)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from matplotlib.image import imread
 
 from invbench.cli import main
@@ -16,7 +16,7 @@ from invbench.seeding import stream
 @pytest.mark.usefixtures("standins")
 @pytest.mark.parametrize("dataset", DATASETS.entries())
 def test_every_dataset_can_be_drawn(dataset: str, tmp_path: Path) -> None:
-    problem = small_cell("erm", dataset).dataset.load(stream(0, "data"))
+    problem = small_config("erm", dataset).dataset.load(stream(0, "data"))
     state = torch.get_rng_state()
     contact_sheet(problem, dataset, tmp_path / "sheet.png")
     assert torch.equal(torch.get_rng_state(), state)

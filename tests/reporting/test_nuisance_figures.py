@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from cells import small_cell
+from cells import small_config
 
 from invbench.errors import UserError
 from invbench.reporting.nuisance_figures import densities, tradeoff
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +15,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods, one of them with two weights and two seeds."""
     out = tmp_path_factory.mktemp("results")
     large = {"dataset__test_examples": 8000, "trainer__steps": 3}
-    cells = [small_cell("erm", "mi_toy", **large)]
-    cells += [
-        small_cell("adversary", "mi_toy", seed, method__weight=w, **large) for w in (10.0, 1.0) for seed in (0, 1)
+    configs = [small_config("erm", "mi_toy", **large)]
+    configs += [
+        small_config("adversary", "mi_toy", seed, method__weight=w, **large) for w in (10.0, 1.0) for seed in (0, 1)
     ]
-    for cell in cells:
-        run_cell(cell, Options(out=out))
+    for config in configs:
+        run_one(config, Options(out=out))
     return out
 
 

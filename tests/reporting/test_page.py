@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench.errors import UserError
@@ -26,7 +26,7 @@ from invbench.reporting.serving import Server
 from invbench.runs.record import Record, RunFolder
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,8 +44,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     for method in ("erm", "and_mask"):
         for seed in (0, 1):
-            run_cell(small_cell(method, "spirals", seed), Options(out=out))
-    spec = small_cell("vrex", "spirals").spec
+            run_one(small_config(method, "spirals", seed), Options(out=out))
+    spec = small_config("vrex", "spirals").spec
     folder = RunFolder(out / spec.run_id)
     folder.create(spec)
     folder.write_record(Record.of_failure(spec, "oom", NASTY))
@@ -160,7 +160,7 @@ def test_folders_of_this_machine_stay_out(tmp_path: Path, results: Path, monkeyp
     with pytest.raises(UserError) as caught:
         RunFolder(Path("/dev/null/some/run")).create(spec)
     folder = failed(out, spec, UserError(f"{caught.value}, {out}").with_traceback(caught.tb))
-    failed(out, small_cell("coral", "spirals").spec, UserError(f"{folder.log} is full"))
+    failed(out, small_config("coral", "spirals").spec, UserError(f"{folder.log} is full"))
     monkeypatch.chdir(out.parent)
     for paths in ([out], [Path("results")], sorted(path for path in out.iterdir() if path.is_dir())):
         text = all_texts(report(paths))
@@ -186,7 +186,7 @@ def test_names_that_command_or_hide(tmp_path: Path, results: Path) -> None:
     out = tmp_path / "results"
     shutil.copytree(results, out)
     for seed, name in enumerate(("__proto__", "%zz", "constructor")):
-        folder = failed(out, small_cell("vrex", "spirals", seed).spec, ValueError("\x1b[2J\u202e\0 and \n more"))
+        folder = failed(out, small_config("vrex", "spirals", seed).spec, ValueError("\x1b[2J\u202e\0 and \n more"))
         folder.path.rename(out / name)
     for path in out.glob("*/record.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def test_bad_input(tmp_path: Path, results: Path) -> None:
 
 
 def test_no_run_is_finished(tmp_path: Path) -> None:
-    spec = small_cell("erm", "spirals").spec
+    spec = small_config("erm", "spirals").spec
     RunFolder(tmp_path / spec.run_id).create(spec)
     page = report([tmp_path])
     assert "1 runs: 1 queued" in page

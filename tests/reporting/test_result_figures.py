@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench.errors import UserError
@@ -13,7 +13,7 @@ from invbench.reporting import result_figures
 from invbench.reporting.style import labels_of
 from invbench.results.load import finished
 from invbench.results.statistics import critical_difference
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def means(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
@@ -35,7 +35,7 @@ THREE = {"best": [0.9, 0.9, 0.9], "middle": [0.8, 0.7, 0.8], "worst": [0.1, 0.75
 
 def test_curves_are_means_over_seeds_with_their_range(tmp_path: Path) -> None:
     for seed in (0, 1):
-        run_cell(small_cell("erm", "spirals", seed), Options(out=tmp_path))
+        run_one(small_config("erm", "spirals", seed), Options(out=tmp_path))
     runs = invbench.load_results(tmp_path)
     (ax,) = result_figures.curves(invbench.table(runs), runs).axes
     curves = invbench.load_curves(tmp_path).pivot_table(index="step", columns="seed", values="test_accuracy")

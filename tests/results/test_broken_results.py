@@ -15,7 +15,7 @@ import pytest
 import torch
 from cells import SMALL
 from conftest import Bench
-from fuzz_results import VICTIM, cell, edited, put, replaced_by_folder, runs, unfinished, whole, written
+from fuzz_results import VICTIM, config, edited, put, replaced_by_folder, runs, unfinished, whole, written
 from fuzz_results import Damage as Change
 from safetensors.torch import load_file, save_file
 
@@ -37,7 +37,7 @@ from invbench.sweeps.definition import Sweep, SweepCells
 from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.training.build import load_run
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 LEFT_OUT = "left out: "
 
@@ -200,7 +200,7 @@ def test_a_broken_specification(out: Path, victim: RunFolder, text: str | bytes)
 
 
 def test_a_specification_is_what_was_written(tmp_path: Path) -> None:
-    spec = cell("vrex", 3).spec
+    spec = config("vrex", 3).spec
     odd = spec.model_copy(
         update={"trainer": spec.trainer | {"a": "1e-3", "b": "yes", "c": [1.5, None, "é\n"], "d": {}}}
     )
@@ -264,7 +264,7 @@ def test_names_that_no_run_has(out: Path, victim: RunFolder) -> None:
 
 
 def test_messages_of_any_bytes_can_be_written(tmp_path: Path) -> None:
-    record = Record.of_failure(cell("erm", 0).spec, "input_output", "no file \udcff\udcfe")
+    record = Record.of_failure(config("erm", 0).spec, "input_output", "no file \udcff\udcfe")
     RunFolder(tmp_path).write_record(record)
     assert RunFolder(tmp_path).read_record() == record
     assert record.message == r"no file \udcff\udcfe"
@@ -274,7 +274,7 @@ def test_the_run_itself_refuses_a_newer_record(out: Path, victim: RunFolder) -> 
     put("schema_version", value=3)(victim.path)
     before = victim.record.read_bytes()
     with pytest.raises(Newer, match="update invbench"):
-        run_cell(cell("vrex", 0), Options(device="cpu", out=out))
+        run_one(config("vrex", 0), Options(device="cpu", out=out))
     assert victim.status() == "newer"
     assert victim.record.read_bytes() == before
 
@@ -445,7 +445,7 @@ def test_metrics_that_are_no_numbers(out: Path) -> None:
 
 def test_metrics_that_no_run_has_together(out: Path, victim: RunFolder) -> None:
     put("metrics", "one", value=1.0)(victim.path)
-    put("metrics", "another", value=1.0)(out / cell("erm", 0).spec.run_id)
+    put("metrics", "another", value=1.0)(out / config("erm", 0).spec.run_id)
     with pytest.raises(UserError, match="no run has both metrics, one and another"):
         nuisance_figures.tradeoff([out], "one", "another")
 
@@ -535,11 +535,11 @@ SWEEP = Sweep(seeds="0-1", cells=(SweepCells(method="erm", dataset="spirals"),))
 
 
 def test_what_a_sweep_costs_is_known_from_its_folder(out: Path, victim: RunFolder) -> None:
-    wanted = cell("vrex", 7)
+    wanted = config("vrex", 7)
     assert CostEstimator(out).seconds(wanted) is not None
     put("schema_version", value=3)(victim.path)
     assert CostEstimator(out).seconds(wanted) is not None, "there is another run like it"
-    put("engine", value={})(out / cell("vrex", 1).spec.run_id)
+    put("engine", value={})(out / config("vrex", 1).spec.run_id)
     assert CostEstimator(out).seconds(wanted) is None
 
 
@@ -562,11 +562,11 @@ def test_or_from_some_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(RunFolder, "load_record", counted)
     for out in (tmp_path / "new", Path(os.path.relpath(tmp_path / "new"))):
-        assert CostEstimator(out).seconds(cell("vrex", 7)) is not None
+        assert CostEstimator(out).seconds(config("vrex", 7)) is not None
     (tmp_path / "new").mkdir()
-    assert CostEstimator(tmp_path / "new").seconds(cell("vrex", 7)) is not None
+    assert CostEstimator(tmp_path / "new").seconds(config("vrex", 7)) is not None
     assert len(read) <= 3 * (50 + 4)
-    assert CostEstimator(tmp_path / "none" / "new").seconds(cell("vrex", 7)) is None
+    assert CostEstimator(tmp_path / "none" / "new").seconds(config("vrex", 7)) is None
 
 
 def test_a_sweep_beside_runs_of_others(out: Path, victim: RunFolder) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import scipy.stats
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench.errors import UserError
 from invbench.results.comparison import compare, laid_out, remarks
 from invbench.results.formats import Format, written
 from invbench.results.load import load_made_by
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
@@ -98,14 +98,14 @@ def test_it_is_written() -> None:
 
 def test_what_two_codes_made_in_one_folder(tmp_path: Path) -> None:
     """A run that is repeated with other code keeps the record before."""
-    cell = small_cell("erm", "spirals")
-    record = run_cell(cell, Options(out=tmp_path))
+    config = small_config("erm", "spirals")
+    record = run_one(config, Options(out=tmp_path))
     path = tmp_path / record.run_id / "record.json"
     older = json.loads(path.read_text())
     older["code"] |= {"sources": "0123456789abcdef", "git_commit": "fedcba9876543210"}
     older["metrics"]["test_accuracy"] += 0.5
     path.write_text(json.dumps(older))
-    run_cell(cell, Options(out=tmp_path))
+    run_one(config, Options(out=tmp_path))
     before, by_commit = load_made_by(tmp_path, "0123456"), load_made_by(tmp_path, "fedcba9")
     pd.testing.assert_frame_equal(before, by_commit)
     found = compare(before, load_made_by(tmp_path, str(record.code["sources"])))

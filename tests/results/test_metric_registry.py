@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench.core import metric as registry
@@ -28,7 +28,7 @@ from invbench.reporting.page import _is_learned
 from invbench.results.display_names import display_metric
 from invbench.results.statistics import is_share
 from invbench.results.table import higher_is_better
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 Answers = tuple[bool | None, bool, Headline, str]
 """Whether higher is better, whether it is a share, where it is a headline, and what a paper calls it."""
@@ -146,7 +146,7 @@ def test_what_is_known_of_other_columns(column: str) -> None:
 def test_every_metric_of_a_run_is_known(method: str, dataset: str, tmp_path: Path) -> None:
     """By an entry, and by the answers above; what was learned besides the weights has neither."""
     settings = {"trainer.steps": 2, "trainer.measure_invariance": 8} | CELLS[method, dataset]
-    record = run_cell(small_cell(method, dataset, **settings), Options(out=tmp_path))
+    record = run_one(small_config(method, dataset, **settings), Options(out=tmp_path))
     names = [name for name in record.metrics if not _is_learned(name)]
     assert names
     for name in names:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench.core.data import Problem, Split
@@ -28,7 +28,7 @@ from invbench.runs.resolve import resolve
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.folder import announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "selection.jsonl"
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
@@ -131,7 +131,7 @@ def test_what_is_measured_at_the_end_only_is_said_to_be(golden: Path) -> None:
 
 def test_the_best_step_of_a_run(tmp_path: Path) -> None:
     """The first of the best rows of the curves, and only what was measured there."""
-    record = run_cell(small_cell("erm", "spirals", 1), Options(out=tmp_path))
+    record = run_one(small_config("erm", "spirals", 1), Options(out=tmp_path))
     curves = invbench.load_curves(tmp_path)
     row = curves.loc[curves["validation_accuracy"].idxmax()]
     assert record.best_validation is not None
@@ -162,26 +162,28 @@ def test_an_environment_left_out() -> None:
 
 def test_leaving_one_out_of_data_without_environments() -> None:
     with pytest.raises(UserError, match="have no environments"):
-        run_cell(resolve("erm", "mi_toy", assignments={"trainer.held_out_environment": 0}), Options())
+        run_one(resolve("erm", "mi_toy", assignments={"trainer.held_out_environment": 0}), Options())
 
 
 def test_selected_settings_run_again_with_fresh_seeds(golden: Path, tmp_path: Path) -> None:
     runs = invbench.load_results(golden)
     sweep = sweep_of_best(runs, None, "oracle")
-    cells = sweep.runs()
-    assert sorted((cell.spec.method, cell.spec.seed) for cell in cells) == [
+    configs = sweep.runs()
+    assert sorted((config.spec.method, config.spec.seed) for config in configs) == [
         ("erm", 2), ("erm", 3), ("irmv1", 2), ("irmv1", 3),
     ]  # fmt: skip
-    for cell in cells:
-        assert cell.spec.protocol == "oracle"
-        assert cell.spec.trainer["learning_rate"] == expected(Select.oracle)[cell.spec.method][0]
-        run_cell(cell, Options(out=tmp_path))
+    for config in configs:
+        assert config.spec.protocol == "oracle"
+        assert config.spec.trainer["learning_rate"] == expected(Select.oracle)[config.spec.method][0]
+        run_one(config, Options(out=tmp_path))
     found = invbench.table(invbench.load_results([golden, tmp_path]))
     assert found["protocol"].value_counts().to_dict() == {"last": 4, "oracle": 2}, "never averaged with the others"
     file = tmp_path / "again.yaml"
-    announce_changes(sweep, "full", cells, tmp_path)
+    announce_changes(sweep, "full", configs, tmp_path)
     file.write_text((tmp_path / "sweep.yaml").read_text())
-    assert [cell.spec for cell in Sweep.read(str(file)).runs()] == [cell.spec for cell in cells], "a sweep like any"
+    assert [config.spec for config in Sweep.read(str(file)).runs()] == [config.spec for config in configs], (
+        "a sweep like any"
+    )
     with pytest.raises(UserError, match=r"seeds 1 were used to select .* take others, such as 2-4"):
         sweep_of_best(runs, None, "oracle", "1-3")
     with pytest.raises(UserError, match="--select last selects nothing"):

@@ -9,26 +9,26 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cells import assert_same_training, run_until, small_cell
+from cells import assert_same_training, run_until, small_config
 from torch import Tensor
 
 from invbench.errors import Unusable, UserError
 from invbench.pytree import Tree, flatten, unflatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem, load_run
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
-CELL = small_cell("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
+CELL = small_config("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
 STEP = 10
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("undisturbed")
-    run_cell(CELL, Options("cpu", out))
+    run_one(CELL, Options("cpu", out))
     return RunFolder(out / CELL.spec.run_id)
 
 
@@ -38,16 +38,16 @@ def stopped(tmp_path: Path) -> RunFolder:
     return stop(CELL, tmp_path)
 
 
-def stop(cell: Cell, out: Path) -> RunFolder:
-    folder = RunFolder(out / cell.spec.run_id)
-    folder.create(cell.spec)
-    run_until(cell, folder, STEP, origin=f"{sources_hash(*cell.classes)}-{load_problem(cell).fingerprint}")
+def stop(config: RunConfig, out: Path) -> RunFolder:
+    folder = RunFolder(out / config.spec.run_id)
+    folder.create(config.spec)
+    run_until(config, folder, STEP, origin=f"{sources_hash(*config.classes)}-{load_problem(config).fingerprint}")
     return folder
 
 
 def go_on(folder: RunFolder) -> tuple[Record, str]:
     """The run to its end, and its log."""
-    record = run_cell(CELL, Options("cpu", folder.path.parent))
+    record = run_one(CELL, Options("cpu", folder.path.parent))
     return record, folder.log.read_text()
 
 
@@ -84,7 +84,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_is_not_analysed(undisturbed: R
     folder.path.mkdir()
     for path in undisturbed.path.iterdir():
         (folder.path / path.name).write_bytes(path.read_bytes())
-    assert load_run(folder.path).cell.spec == CELL.spec
+    assert load_run(folder.path).config.spec == CELL.spec
     content = bytearray(folder.checkpoint.read_bytes())
     content[-1] ^= 64
     folder.checkpoint.write_bytes(content)
@@ -181,11 +181,11 @@ def test_a_checkpoint_without_a_checksum_is_an_older_versions(tmp_path: Path) ->
 
 def test_a_method_that_trains_nothing_can_be_killed_before_its_record(tmp_path: Path) -> None:
     """Its optimiser has no moments, of which a file knows nothing."""
-    cell = small_cell("icp", "irm_regression")
-    first = run_cell(cell, Options("cpu", tmp_path))
-    folder = RunFolder(tmp_path / cell.spec.run_id)
+    config = small_config("icp", "irm_regression")
+    first = run_one(config, Options("cpu", tmp_path))
+    folder = RunFolder(tmp_path / config.spec.run_id)
     folder.record.unlink()
-    assert run_cell(cell, Options("cpu", tmp_path)).metrics == first.metrics
+    assert run_one(config, Options("cpu", tmp_path)).metrics == first.metrics
     assert "afresh" not in folder.log.read_text()
 
 

@@ -15,17 +15,17 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from cells import SMALL, small_cell
+from cells import SMALL, small_config
 from faulty import CODE, Place
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld
 from invbench.runs.lease import read_lease
 from invbench.runs.record import Record, RunFolder, load_record, run_folders
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.signals import stop_requests
 from invbench.training import runner
-from invbench.training.runner import Ended, Options, run, run_cell, run_together
+from invbench.training.runner import Ended, Options, run, run_one, run_together
 
 SIZES = {"trainer.steps": 12, "trainer.batch_size": 10, "backbone.width": 4, "dataset.standardise": False}
 
@@ -57,41 +57,41 @@ def test_a_finished_record_outlives_any_number_of_failures(tmp_path: Path, monke
 
 
 def test_a_record_that_cannot_be_understood_is_kept_too(tmp_path: Path) -> None:
-    cell = small_cell("erm", "spirals")
-    run_cell(cell, Options("cpu", tmp_path))
-    folder = RunFolder(tmp_path / cell.spec.run_id)
+    config = small_config("erm", "spirals")
+    run_one(config, Options("cpu", tmp_path))
+    folder = RunFolder(tmp_path / config.spec.run_id)
     for text in ("{", "not a record"):
         folder.record.write_text(text)
-        run_cell(cell, Options("cpu", tmp_path))
+        run_one(config, Options("cpu", tmp_path))
     assert sorted(path.read_text() for path in folder.previous.values()) == ["not a record", "{"]
 
 
 def test_the_record_of_another_run_is_not_this_one_s(tmp_path: Path) -> None:
-    first, second = (small_cell("erm", "spirals", trainer__steps=steps) for steps in (5, 6))
-    run_cell(second, Options("cpu", tmp_path))
+    first, second = (small_config("erm", "spirals", trainer__steps=steps) for steps in (5, 6))
+    run_one(second, Options("cpu", tmp_path))
     folder = RunFolder(tmp_path / first.spec.run_id)
     folder.create(first.spec)
     folder.record.write_bytes(RunFolder(tmp_path / second.spec.run_id).record.read_bytes())
-    record = run_cell(first, Options("cpu", tmp_path))
+    record = run_one(first, Options("cpu", tmp_path))
     assert (record.run_id, record.engine["steps"]) == (first.spec.run_id, 5)
     assert folder.read_record() == record
 
 
 def test_pipes_under_the_names_of_a_run_are_not_waited_for(tmp_path: Path) -> None:
-    cell = small_cell("erm", "spirals")
-    folder = RunFolder(tmp_path / cell.spec.run_id)
-    folder.create(cell.spec)
+    config = small_config("erm", "spirals")
+    folder = RunFolder(tmp_path / config.spec.run_id)
+    folder.create(config.spec)
     os.mkfifo(folder.checkpoint)
-    assert run_cell(cell, Options("cpu", tmp_path)).status == "done"
+    assert run_one(config, Options("cpu", tmp_path)).status == "done"
     assert "the checkpoint is no file; starting afresh" in folder.log.read_text()
     folder.record.unlink()
     folder.log.unlink()
     os.mkfifo(folder.log)
     with pytest.raises(RunFailed, match="No such device"):
-        run_cell(cell, Options("cpu", tmp_path))
+        run_one(config, Options("cpu", tmp_path))
     os.mkfifo(folder.claim)
     with pytest.raises(RunHeld):
-        run_cell(cell, Options("cpu", tmp_path))
+        run_one(config, Options("cpu", tmp_path))
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -102,18 +102,18 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(FileLock, "acquire", refused)
-    assert run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path)).status == "done"
+    assert run_one(small_config("erm", "spirals"), Options("cpu", tmp_path)).status == "done"
 
 
 def test_a_failure_is_recorded_whatever_else_cannot_be_written(tmp_path: Path) -> None:
     """Where the log and the curves are folders, for one."""
-    cell = small_cell("erm", "spirals", trainer__learning_rate=1e30)
-    folder = RunFolder(tmp_path / cell.spec.run_id)
-    folder.create(cell.spec)
+    config = small_config("erm", "spirals", trainer__learning_rate=1e30)
+    folder = RunFolder(tmp_path / config.spec.run_id)
+    folder.create(config.spec)
     folder.log.mkdir()
     folder.curves.mkdir()
     with pytest.raises(RunFailed):
-        run_cell(cell, Options("cpu", tmp_path))
+        run_one(config, Options("cpu", tmp_path))
     record = folder.read_record()
     assert record is not None
     assert record.status == "failed"
@@ -235,7 +235,7 @@ def test_what_is_not_a_step_is_not_in_the_time_of_a_step(tmp_path: Path, monkeyp
         return measure(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "measure", slow)
-    record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
+    record = run_one(small_config("erm", "spirals"), Options("cpu", tmp_path))
     cost = record.cost
     assert cost["invariance_seconds"] >= 1.0
     assert cost["seconds_per_step"] * record.engine["steps"] == pytest.approx(cost["training_seconds"])
@@ -254,11 +254,11 @@ def test_runs_that_are_trained_together_do_not_pay_for_each_other(
     monkeypatch.setattr(runner, "measure", slow)
     records: list[Record] = []
 
-    def keep(cell: Cell, ended: Ended) -> None:
+    def keep(config: RunConfig, ended: Ended) -> None:
         assert isinstance(ended, Record)
         records.append(ended)
 
-    run_together([small_cell("erm", "spirals", seed) for seed in range(3)], Options("cpu", tmp_path, fuse=8), keep)
+    run_together([small_config("erm", "spirals", seed) for seed in range(3)], Options("cpu", tmp_path, fuse=8), keep)
     assert [1.0 <= record.cost["invariance_seconds"] < 2.0 for record in records] == [True] * 3
     walls = [record.cost["wall_seconds"] for record in records]
     assert max(walls) - min(walls) < 0.9, "the last one would pay for two others"
@@ -271,8 +271,8 @@ def test_runs_that_are_trained_together_do_not_pay_for_each_other(
 
 def test_a_lost_run_leaves_no_record_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong after another process has taken the run over is none of the run's failures."""
-    cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 4})
-    folder = RunFolder(tmp_path / cell.spec.run_id)
+    config = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 4})
+    folder = RunFolder(tmp_path / config.spec.run_id)
 
     def taken(*arguments: object) -> dict[str, object]:
         other = json.loads(folder.claim.read_text()) | {"token": "another", "machine": "far"}
@@ -281,6 +281,6 @@ def test_a_lost_run_leaves_no_record_of_a_failure(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(runner, "measure", taken)
     with pytest.raises(Interrupted, match="another process has taken over"):
-        run_cell(cell, Options("cpu", tmp_path))
+        run_one(config, Options("cpu", tmp_path))
     assert not folder.record.exists()
     assert read_lease(folder.claim).holder.token == "another"  # type: ignore[union-attr]  # noqa: S105

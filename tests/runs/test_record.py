@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 
 import invbench
 from invbench import files
@@ -20,7 +20,7 @@ from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.lease import Owner
 from invbench.runs.record import SCHEMA, Record, RunFolder
 from invbench.system.device import forget_peak_memory, peak_memory
-from invbench.training.runner import Options, run, run_cell
+from invbench.training.runner import Options, run, run_one
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_run_becomes_a_row(out: Path) -> None:
-    record = run_cell(small_cell("and_mask", "spirals", 3), Options(out=out))
+    record = run_one(small_config("and_mask", "spirals", 3), Options(out=out))
     folder = RunFolder(out / record.run_id)
     assert {path.name for path in folder.path.iterdir()} == {
         "spec.yaml", "curves.parquet", "checkpoint.safetensors", "log.txt", "record.json",
@@ -63,12 +63,12 @@ def test_the_peak_of_memory_is_the_run_s_own() -> None:
 
 
 def test_the_same_run_again_is_not_repeated(out: Path) -> None:
-    first = run_cell(small_cell("erm", "spirals"), Options(out=out))
-    assert run_cell(small_cell("erm", "spirals"), Options(out=out)) == first
+    first = run_one(small_config("erm", "spirals"), Options(out=out))
+    assert run_one(small_config("erm", "spirals"), Options(out=out)) == first
 
 
 def test_a_record_of_an_older_version_is_migrated(out: Path) -> None:
-    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    record = run_one(small_config("erm", "spirals"), Options(out=out))
     folder = RunFolder(out / record.run_id)
     older = json.loads(folder.record.read_text()) | {"schema_version": 1}
     del older["best_validation"]
@@ -78,12 +78,12 @@ def test_a_record_of_an_older_version_is_migrated(out: Path) -> None:
 
 
 def test_a_record_of_a_newer_version_is_not_taken_for_none(out: Path) -> None:
-    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    record = run_one(small_config("erm", "spirals"), Options(out=out))
     folder = RunFolder(out / record.run_id)
     newer = json.dumps(json.loads(folder.record.read_text()) | {"schema_version": SCHEMA + 1, "what": "is new"})
     folder.record.write_text(newer)
     with pytest.raises(UserError, match=r"written by a newer invbench \(records of version 3; this one knows up to 2"):
-        run_cell(small_cell("erm", "spirals"), Options(out=out))
+        run_one(small_config("erm", "spirals"), Options(out=out))
     row = invbench.load_results(out).iloc[0]
     assert (row["status"], row["method"], row["seed"]) == ("unreadable", "erm", 0)
     assert "written by a newer invbench" in row["message"]
@@ -92,20 +92,20 @@ def test_a_record_of_a_newer_version_is_not_taken_for_none(out: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"schema_version": 1}', '{"schema_version": "x"}'])
 def test_a_damaged_record_is_none(out: Path, text: str) -> None:
-    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    record = run_one(small_config("erm", "spirals"), Options(out=out))
     folder = RunFolder(out / record.run_id)
     folder.record.write_text(text)
     assert folder.read_record() is None
 
 
 def test_a_record_of_other_code_is_made_anew_and_kept(out: Path) -> None:
-    first = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    first = run_one(small_config("erm", "spirals"), Options(out=out))
     folder = RunFolder(out / first.run_id)
     data = json.loads(folder.record.read_text())
     data["code"]["sources"] = "older"
     folder.record.write_text(json.dumps(data))
     assert folder.status("newer") == "stale"
-    again = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    again = run_one(small_config("erm", "spirals"), Options(out=out))
     assert again.metrics == first.metrics
     assert again.code["sources"] == first.code["sources"]
     assert json.loads((folder.path / "record.previous.json").read_text())["code"]["sources"] == "older"
@@ -160,11 +160,11 @@ def test_python_api(out: Path) -> None:
 
 
 def test_divergence_is_a_failed_run(out: Path) -> None:
-    cell = small_cell("erm", "spirals", trainer__learning_rate=1e30, trainer__optimizer="sgd", trainer__steps=60)
+    config = small_config("erm", "spirals", trainer__learning_rate=1e30, trainer__optimizer="sgd", trainer__steps=60)
     with pytest.raises(RunFailed, match="diverged") as error:
-        run_cell(cell, Options(out=out))
+        run_one(config, Options(out=out))
     assert error.value.kind == "diverged"
-    folder = RunFolder(out / cell.spec.run_id)
+    folder = RunFolder(out / config.spec.run_id)
     record = folder.read_record()
     assert record is not None
     assert (record.status, record.kind, record.metrics) == ("failed", "diverged", {})
@@ -181,27 +181,27 @@ def test_an_exception_is_a_failed_run_with_its_traceback(out: Path, monkeypatch:
         raise ZeroDivisionError("inside the step")
 
     monkeypatch.setattr("invbench.training.loop.TrainingLoop.step", broken)
-    cell = small_cell("erm", "spirals")
+    config = small_config("erm", "spirals")
     with pytest.raises(RunFailed, match="inside the step"):
-        run_cell(cell, Options(out=out))
-    record = RunFolder(out / cell.spec.run_id).read_record()
+        run_one(config, Options(out=out))
+    record = RunFolder(out / config.spec.run_id).read_record()
     assert record is not None
     assert (record.kind, "ZeroDivisionError" in (record.traceback or "")) == ("error", True)
     monkeypatch.undo()
-    assert run_cell(cell, Options(out=out)).status == "done", "a failed run may be tried again"
+    assert run_one(config, Options(out=out)).status == "done", "a failed run may be tried again"
 
 
 def test_a_mistake_leaves_nothing(out: Path) -> None:
     with pytest.raises(UserError, match="batch_size is 999"):
-        run_cell(small_cell("erm", "spirals", trainer__batch_size=999), Options(out=out))
+        run_one(small_config("erm", "spirals", trainer__batch_size=999), Options(out=out))
     with pytest.raises(UserError, match="no split 'tset'; there are train, validation, test"):
-        run_cell(small_cell("erm", "spirals", trainer__evaluate_splits=["tset"]), Options(out=out))
+        run_one(small_config("erm", "spirals", trainer__evaluate_splits=["tset"]), Options(out=out))
     assert list(out.iterdir()) == []
 
 
 def test_chosen_splits_are_watched_and_the_last_step_measures_all(out: Path) -> None:
-    record = run_cell(
-        small_cell("erm", "spirals", trainer__evaluate_splits=["validation"], trainer__evaluate_every=5),
+    record = run_one(
+        small_config("erm", "spirals", trainer__evaluate_splits=["validation"], trainer__evaluate_every=5),
         Options(out=out),
     )
     curves = invbench.load_curves(out)
@@ -214,7 +214,7 @@ def test_chosen_splits_are_watched_and_the_last_step_measures_all(out: Path) -> 
 def test_looking_more_often_changes_nothing(out: Path) -> None:
     """Evaluation draws nothing from the streams of training."""
     records = [
-        run_cell(small_cell("erm", "digits", trainer__evaluate_every=every), Options(out=out)) for every in (1, 12)
+        run_one(small_config("erm", "digits", trainer__evaluate_every=every), Options(out=out)) for every in (1, 12)
     ]
     assert records[0].metrics == records[1].metrics
 
@@ -222,8 +222,8 @@ def test_looking_more_often_changes_nothing(out: Path) -> None:
 def test_methods_of_one_seed_share_data_initialisation_and_order(out: Path) -> None:
     """With threshold 0 the mask is ERM: the same data, weights and batches must give the same run."""
     settings = {"method__threshold": 0.0, "trainer__dtype": "float64"}
-    mask = run_cell(small_cell("and_mask", "spirals", **settings), Options(out=out))
-    erm = run_cell(small_cell("erm", "spirals", trainer__dtype="float64"), Options(out=out))
+    mask = run_one(small_config("and_mask", "spirals", **settings), Options(out=out))
+    erm = run_one(small_config("erm", "spirals", trainer__dtype="float64"), Options(out=out))
     assert mask.data["fingerprint"] == erm.data["fingerprint"]
     assert mask.metrics["train_loss"] == pytest.approx(erm.metrics["train_loss"], rel=1e-9)
 
@@ -251,13 +251,13 @@ def test_a_folder_that_cannot_be_synced_does_no_harm(tmp_path: Path, monkeypatch
         sync(path)
 
     monkeypatch.setattr(files, "_sync", odd)
-    record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
+    record = run_one(small_config("erm", "spirals"), Options("cpu", tmp_path))
     assert RunFolder(tmp_path / record.run_id).read_record() == record
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 64, b"\x00" * 7, b"null", b"[]"])
 def test_damaged_files_are_never_taken_for_results(out: Path, damage: bytes) -> None:
-    record = run_cell(small_cell("erm", "spirals"), Options(out=out))
+    record = run_one(small_config("erm", "spirals"), Options(out=out))
     folder = RunFolder(out / record.run_id)
     folder.record.write_bytes(damage)
     folder.checkpoint.write_bytes(damage)
@@ -266,14 +266,14 @@ def test_damaged_files_are_never_taken_for_results(out: Path, damage: bytes) -> 
         Checkpoint.load(folder.checkpoint)
     assert folder.status() == "lost"
     assert invbench.load_results(out).iloc[0]["status"] == "unreadable"
-    assert run_cell(small_cell("erm", "spirals"), Options(out=out)).metrics == record.metrics
+    assert run_one(small_config("erm", "spirals"), Options(out=out)).metrics == record.metrics
 
 
 def test_statuses(out: Path) -> None:
-    cell = small_cell("erm", "spirals")
-    folder = RunFolder(out / cell.spec.run_id)
-    assert folder.create(cell.spec) is True
-    assert folder.create(cell.spec) is False
+    config = small_config("erm", "spirals")
+    folder = RunFolder(out / config.spec.run_id)
+    assert folder.create(config.spec) is True
+    assert folder.create(config.spec) is False
     assert folder.status() == "queued"
     here = Owner.this_process()
     write_text(folder.claim, here.model_dump_json())
@@ -283,13 +283,13 @@ def test_statuses(out: Path) -> None:
 
 
 def test_a_claimed_run_is_left_alone(out: Path) -> None:
-    cell = small_cell("erm", "spirals")
-    folder = RunFolder(out / cell.spec.run_id)
-    folder.create(cell.spec)
+    config = small_config("erm", "spirals")
+    folder = RunFolder(out / config.spec.run_id)
+    folder.create(config.spec)
     with folder.hold(), pytest.raises(UserError, match=f"worked on by process {os.getpid()} on"):
-        run_cell(cell, Options(out=out))
+        run_one(config, Options(out=out))
     assert folder.spec.exists(), "the loser must not tidy up the winner's folder"
-    assert run_cell(cell, Options(out=out)).status == "done"
+    assert run_one(config, Options(out=out)).status == "done"
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from invbench.runs.lease import LOCK, Lease, Owner, read_lease
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
 MACHINE = """
@@ -27,7 +27,7 @@ import os, sys, time, types
 from pathlib import Path
 from invbench.runs import lease as claims
 from invbench.errors import Interrupted, RunHeld
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 from invbench.runs.resolve import resolve
 
 name, skew, pause, out = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
@@ -37,9 +37,9 @@ claims.time = types.SimpleNamespace(time=lambda: time.time() + skew, monotonic=t
 if pause:  # a disk so slow that one can stop the process in the middle of a save
     sync = os.fsync
     os.fsync = lambda handle: (time.sleep(pause), sync(handle))
-cell = resolve("erm", "spirals", 0, SETTINGS)
+config = resolve("erm", "spirals", 0, SETTINGS)
 try:
-    print(run_cell(cell, Options("cpu", out, checkpoint_seconds=0)).status)
+    print(run_one(config, Options("cpu", out, checkpoint_seconds=0)).status)
 except (Interrupted, RunHeld) as stopped:
     print(type(stopped).__name__)
 """
@@ -99,8 +99,8 @@ def test_a_holder_that_slept_leaves_what_others_have_finished(
 @pytest.mark.parametrize("skew", [3600.0, -3600.0])
 def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, skew: float) -> None:
     holder = start(tmp_path, "first", pause=0.05, steps=100_000)
-    cell = resolve("erm", "spirals", 0, SETTINGS | {"trainer.steps": 100_000})
-    folder = RunFolder(tmp_path / cell.spec.run_id)
+    config = resolve("erm", "spirals", 0, SETTINGS | {"trainer.steps": 100_000})
+    folder = RunFolder(tmp_path / config.spec.run_id)
     try:
         while not folder.checkpoint.exists() and holder.poll() is None:
             time.sleep(0.01)
@@ -243,20 +243,20 @@ def test_a_folder_in_which_others_have_finished_is_not_removed(tmp_path: Path, m
     frame = pd.DataFrame({"_label": [0, 1] * 30, "mass": range(60), "a": range(60)})
     frame.to_csv(path, index=False)
     sizes = {"trainer.steps": 3, "trainer.batch_size": 10, "backbone.width": 4}
-    cell = resolve("erm", "tabular_nuisance", 0, sizes | {"dataset.table": str(path), "dataset.nuisance": ["mass"]})
+    config = resolve("erm", "tabular_nuisance", 0, sizes | {"dataset.table": str(path), "dataset.nuisance": ["mass"]})
     create = RunFolder.create
 
     def slow(folder: RunFolder, spec: RunSpec) -> bool:
         new = create(folder, spec)
         monkeypatch.setattr(RunFolder, "create", create)
-        run_cell(cell, Options("cpu", out))
+        run_one(config, Options("cpu", out))
         path.write_text("_label\n")
         return new
 
     monkeypatch.setattr(RunFolder, "create", slow)
     with pytest.raises(UserError, match="column"):
-        run_cell(cell, Options("cpu", out))
-    record = RunFolder(out / cell.spec.run_id).read_record()
+        run_one(config, Options("cpu", out))
+    record = RunFolder(out / config.spec.run_id).read_record()
     assert record is not None
     assert record.status == "done"
 

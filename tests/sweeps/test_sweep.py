@@ -20,7 +20,7 @@ from invbench.errors import UserError
 from invbench.results.load import load_results
 from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps import execute as sweeping
 from invbench.sweeps.definition import Sweep, Tier
 from invbench.sweeps.engines.local import LocalResources
@@ -156,7 +156,7 @@ LED: dict[str, Any] = {
 }
 
 
-def told(known: dict[str, float], **more: Any) -> list[Cell]:
+def told(known: dict[str, float], **more: Any) -> list[RunConfig]:
     """The runs of a search, given results by id."""
     return sweep(cells=[LED], **more).runs(results=lambda run_id: {"m": known[run_id]} if run_id in known else None)
 
@@ -179,8 +179,8 @@ def test_results_lead_a_search() -> None:
 def test_trials_get_better(direction: str, best: float) -> None:
     """From the tenth on they are not random any more."""
     search = OptunaSearch.model_validate(LED["optuna"] | {"trials": 40, "direction": direction})
-    cell = resolve("and_mask", "spirals")
-    trials = optuna_trials(cell, search, lambda trial: abs(math.log10(trial[RATE]) + 3.5))
+    config = resolve("and_mask", "spirals")
+    trials = optuna_trials(config, search, lambda trial: abs(math.log10(trial[RATE]) + 3.5))
     logs = [math.log10(trial[RATE]) for trial in trials]
     far = [abs(log - best) for log in logs]
     assert sum(far[-10:]) < 0.5 * sum(far[:10])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cells import assert_same_training, small_cell, without_coupling
+from cells import assert_same_training, small_config, without_coupling
 from conftest import Bench
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from invbench.errors import CannotFuse, Interrupted, RunFailed, UserError
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.curves import read_curves
 from invbench.runs.record import Record, RunFolder, run_folders
-from invbench.runs.resolve import Cell, fusion_key, resolve
+from invbench.runs.resolve import RunConfig, fusion_key, resolve
 from invbench.runs.spec import parse_fuse
 from invbench.sweeps.engines.worker import carry_out, settle_outcomes
 from invbench.sweeps.jobs import Job, Outcome, jobs_of
@@ -40,7 +40,7 @@ from invbench.training.fused.loop import FusedTraining
 from invbench.training.fused.payoff import Memory, check_memory, check_that_it_pays
 from invbench.training.fused.program import traced
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Ended, Options, run_cell, run_together
+from invbench.training.runner import Ended, Options, run_one, run_together
 
 SEEDS = 3
 CELLS = [
@@ -58,7 +58,7 @@ FALLBACK |= {"oracle": "irm_regression", "irm_games": "colored_digits", "icp": "
 """Where a method has nothing to say on spirals."""
 
 
-def spread(method: str, dataset: str, **settings: Any) -> list[Cell]:
+def spread(method: str, dataset: str, **settings: Any) -> list[RunConfig]:
     """Runs that differ in the seed, the learning rate and every fusable setting of the method."""
     cls: type[Method] = METHODS.load(method)
     found = []
@@ -66,15 +66,17 @@ def spread(method: str, dataset: str, **settings: Any) -> list[Cell]:
         values = {name: cls.model_fields[name].get_default() for name in cls.fusable()}
         own = {f"method__{name}": type(value)(value * (1 - 0.25 * seed)) for name, value in values.items()}
         rate = {"trainer__learning_rate": 1e-3 * (1 + seed)}
-        cell = small_cell(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | own | settings))
-        found.append(without_coupling(cell))
+        config = small_config(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | own | settings))
+        found.append(without_coupling(config))
     return found
 
 
-def together(cells: Sequence[Cell], out: Path, fuse: Any = SEEDS) -> dict[int, Ended]:
+def together(configs: Sequence[RunConfig], out: Path, fuse: Any = SEEDS) -> dict[int, Ended]:
     """What came of each run, by seed."""
     found: dict[int, Ended] = {}
-    run_together(cells, Options("cpu", out, 0, fuse=fuse), lambda cell, ended: found.update({cell.spec.seed: ended}))
+    run_together(
+        configs, Options("cpu", out, 0, fuse=fuse), lambda config, ended: found.update({config.spec.seed: ended})
+    )
     return found
 
 
@@ -105,20 +107,20 @@ def test_the_same_as_alone(method: str, dataset: str, tmp_path: Path) -> None:
     """To 1e-5 in double precision, for every method that can; one that cannot says why."""
     dataset = FALLBACK.get(method, dataset) if dataset == "spirals" else dataset
     if not METHODS.literal(method, "trains", True) or METHODS.literal(method, "replaces_model", False):
-        cells = [small_cell(method, dataset, seed) for seed in range(SEEDS)]
+        configs = [small_config(method, dataset, seed) for seed in range(SEEDS)]
     else:
-        cells = spread(method, dataset, trainer__dtype="float64")
-    assert len({fusion_key(cell) for cell in cells}) == 1
-    if cells[0].method.fuse_obstacle:
+        configs = spread(method, dataset, trainer__dtype="float64")
+    assert len({fusion_key(config) for config in configs}) == 1
+    if configs[0].method.fuse_obstacle:
         with pytest.raises(CannotFuse, match=method):
-            together(cells, tmp_path / "together")
+            together(configs, tmp_path / "together")
         return
-    ended = together(cells, tmp_path / "together")
-    for cell in cells:
-        record, run_id = ended[cell.spec.seed], cell.spec.run_id
+    ended = together(configs, tmp_path / "together")
+    for config in configs:
+        record, run_id = ended[config.spec.seed], config.spec.run_id
         assert isinstance(record, Record)
         assert record.engine["fused"] == SEEDS
-        alone = run_cell(cell, Options("cpu", tmp_path / "alone"))
+        alone = run_one(config, Options("cpu", tmp_path / "alone"))
         assert {**record.engine, "fused": 0} == {**alone.engine, "strategy": record.engine["strategy"], "fused": 0}
         assert_close(RunFolder(tmp_path / "alone" / run_id), RunFolder(tmp_path / "together" / run_id), 1e-5)
 
@@ -134,12 +136,12 @@ def test_the_same_as_alone(method: str, dataset: str, tmp_path: Path) -> None:
 )
 def test_running_means_are_each_runs_own(method: str, dataset: str, network: dict[str, Any], tmp_path: Path) -> None:
     """Batch normalisation, of small convolutional networks too: as alone, in evaluation and in the last checkpoint."""
-    cells = spread(method, dataset, trainer__dtype="float64", **network)
-    ended = together(cells, tmp_path / "together")
-    for cell in cells:
-        assert isinstance(ended[cell.spec.seed], Record)
-        run_cell(cell, Options("cpu", tmp_path / "alone"))
-        folders = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("alone", "together")]
+    configs = spread(method, dataset, trainer__dtype="float64", **network)
+    ended = together(configs, tmp_path / "together")
+    for config in configs:
+        assert isinstance(ended[config.spec.seed], Record)
+        run_one(config, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / config.spec.run_id) for name in ("alone", "together")]
         assert_close(*folders, 1e-5)
         alone, fused_ = (Checkpoint.load(folder.checkpoint) for folder in folders)
         assert alone is not None
@@ -149,68 +151,68 @@ def test_running_means_are_each_runs_own(method: str, dataset: str, network: dic
 
 @pytest.mark.parametrize("method", ["erm", "and_mask", "irmv1", "mutual_information"])
 def test_nearly_the_same_in_single_precision(method: str, tmp_path: Path) -> None:
-    cells = spread(method, "mi_toy" if method == "mutual_information" else "spirals")
-    together(cells, tmp_path / "together")
-    for cell in cells:
-        run_cell(cell, Options("cpu", tmp_path / "alone"))
-        folders = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("alone", "together")]
+    configs = spread(method, "mi_toy" if method == "mutual_information" else "spirals")
+    together(configs, tmp_path / "together")
+    for config in configs:
+        run_one(config, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / config.spec.run_id) for name in ("alone", "together")]
         assert_close(*folders, 1e-2)
 
 
 def test_annealing_steps_and_zero_weights(tmp_path: Path) -> None:
     """Weights that jump at other steps, and with them the optimiser's new start."""
-    cells = [
-        small_cell(
+    configs = [
+        small_config(
             "irmv1", "spirals", seed, trainer__dtype="float64", method__anneal_steps=4 + seed, method__weight=9.0
         )
         for seed in range(SEEDS)
     ]
-    together(cells, tmp_path / "together")
-    for cell in cells:
-        run_cell(cell, Options("cpu", tmp_path / "alone"))
-        folders = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("alone", "together")]
+    together(configs, tmp_path / "together")
+    for config in configs:
+        run_one(config, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / config.spec.run_id) for name in ("alone", "together")]
         assert_close(*folders, 1e-5)
-    never = small_cell("irmv1", "spirals", 0, method__anneal_steps=0)
-    assert fusion_key(never) != fusion_key(cells[0]), "without annealing it is another program"
+    never = small_config("irmv1", "spirals", 0, method__anneal_steps=0)
+    assert fusion_key(never) != fusion_key(configs[0]), "without annealing it is another program"
 
 
 def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     rates = [1e-3, 1e18, 2e-3]
-    cells = [small_cell("erm", "linear_unit_tests", seed, trainer__optimizer="sgd", trainer__learning_rate=rate,
+    configs = [small_config("erm", "linear_unit_tests", seed, trainer__optimizer="sgd", trainer__learning_rate=rate,
                         trainer__evaluate_every=2) for seed, rate in enumerate(rates)]  # fmt: skip
     good = [
-        cells[0],
-        small_cell("erm", "linear_unit_tests", 1, trainer__optimizer="sgd", trainer__evaluate_every=2),
-        cells[2],
+        configs[0],
+        small_config("erm", "linear_unit_tests", 1, trainer__optimizer="sgd", trainer__evaluate_every=2),
+        configs[2],
     ]
-    ended = together(cells, tmp_path / "with")
+    ended = together(configs, tmp_path / "with")
     failure = ended[1]
     assert isinstance(failure, RunFailed)
     assert failure.kind == "diverged"
-    record = RunFolder(tmp_path / "with" / cells[1].spec.run_id).read_record()
+    record = RunFolder(tmp_path / "with" / configs[1].spec.run_id).read_record()
     assert record is not None
     assert (record.status, record.kind) == ("failed", "diverged")
     together(good, tmp_path / "without")
-    for cell in (cells[0], cells[2]):
-        assert_same_training(*(RunFolder(tmp_path / name / cell.spec.run_id) for name in ("with", "without")))
+    for config in (configs[0], configs[2]):
+        assert_same_training(*(RunFolder(tmp_path / name / config.spec.run_id) for name in ("with", "without")))
 
 
 def test_interrupted_runs_go_on(tmp_path: Path) -> None:
     """Together and alone: SIGTERM keeps every run's checkpoint, and the end is that of an undisturbed group."""
-    cells = spread("adareg", "spirals", trainer__steps=80, trainer__dtype="float64", trainer__evaluate_every=40)
-    folders = [RunFolder(tmp_path / "parted" / cell.spec.run_id) for cell in cells]
+    configs = spread("adareg", "spirals", trainer__steps=80, trainer__dtype="float64", trainer__evaluate_every=40)
+    folders = [RunFolder(tmp_path / "parted" / config.spec.run_id) for config in configs]
     thread = threading.Thread(target=terminate_after, args=(folders[0], 5))
     thread.start()
-    ended = together(cells, tmp_path / "parted")
+    ended = together(configs, tmp_path / "parted")
     thread.join()
     assert all(isinstance(one, Interrupted) for one in ended.values())
     steps = {reached(folder) for folder in folders}
     assert len(steps) == 1, "all of one step"
     assert 5 <= steps.pop() < 80
-    assert all(isinstance(one, Record) for one in together(cells, tmp_path / "parted").values())
-    together(cells, tmp_path / "whole")
-    for cell in cells:
-        assert_same_training(*(RunFolder(tmp_path / name / cell.spec.run_id) for name in ("parted", "whole")))
+    assert all(isinstance(one, Record) for one in together(configs, tmp_path / "parted").values())
+    together(configs, tmp_path / "whole")
+    for config in configs:
+        assert_same_training(*(RunFolder(tmp_path / name / config.spec.run_id) for name in ("parted", "whole")))
 
 
 def terminate_after(folder: RunFolder, steps: int) -> None:
@@ -225,20 +227,20 @@ def terminate_after(folder: RunFolder, steps: int) -> None:
 
 def test_a_part_of_the_group_is_further(tmp_path: Path) -> None:
     """A run that was carried on alone meanwhile, and one that is done already."""
-    cells = spread("erm", "spirals", trainer__dtype="float64")
-    run_cell(cells[0], Options("cpu", tmp_path))
-    mark = RunFolder(tmp_path / cells[0].spec.run_id).record.stat().st_mtime_ns
-    ended = together(cells, tmp_path)
+    configs = spread("erm", "spirals", trainer__dtype="float64")
+    run_one(configs[0], Options("cpu", tmp_path))
+    mark = RunFolder(tmp_path / configs[0].spec.run_id).record.stat().st_mtime_ns
+    ended = together(configs, tmp_path)
     assert [record.engine.get("fused") for record in ended.values() if isinstance(record, Record)] == [None, 2, 2]
-    assert RunFolder(tmp_path / cells[0].spec.run_id).record.stat().st_mtime_ns == mark
+    assert RunFolder(tmp_path / configs[0].spec.run_id).record.stat().st_mtime_ns == mark
 
 
 def test_a_run_that_was_killed_before_its_record_is_carried_out_once(tmp_path: Path) -> None:
-    cells = spread("erm", "spirals", trainer__dtype="float64")[:2]
-    before = run_cell(cells[0], Options("cpu", tmp_path))
-    RunFolder(tmp_path / cells[0].spec.run_id).record.unlink()
+    configs = spread("erm", "spirals", trainer__dtype="float64")[:2]
+    before = run_one(configs[0], Options("cpu", tmp_path))
+    RunFolder(tmp_path / configs[0].spec.run_id).record.unlink()
     ended: list[tuple[int, Ended]] = []
-    run_together(cells, Options("cpu", tmp_path, fuse=2), lambda cell, end: ended.append((cell.spec.seed, end)))
+    run_together(configs, Options("cpu", tmp_path, fuse=2), lambda config, end: ended.append((config.spec.seed, end)))
     assert sorted(seed for seed, _ in ended) == [0, 1]
     again = dict(ended)[0]
     assert isinstance(again, Record)
@@ -247,15 +249,15 @@ def test_a_run_that_was_killed_before_its_record_is_carried_out_once(tmp_path: P
 
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """A real kill in the middle of the critics' updates; what follows is what follows in an undisturbed group."""
-    cells = spread("mutual_information", "mi_toy", trainer__steps=40, method__critic_steps=5)
-    specs = [cell.spec.model_dump() for cell in cells]
+    configs = spread("mutual_information", "mi_toy", trainer__steps=40, method__critic_steps=5)
+    specs = [config.spec.model_dump() for config in configs]
     code = f"""
 from pathlib import Path
 from invbench.sweeps.engines.worker import carry_out
 from invbench.training.runner import Options
 carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=3))
 """
-    folders = [RunFolder(tmp_path / "killed" / cell.spec.run_id) for cell in cells]
+    folders = [RunFolder(tmp_path / "killed" / config.spec.run_id) for config in configs]
     process = subprocess.Popen([sys.executable, "-c", code])
     until = time.monotonic() + 120
     while time.monotonic() < until and reached(folders[2]) < 5:
@@ -267,8 +269,8 @@ carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=
     assert {outcome.status for each in outcomes for outcome in each} == {"done"}
     assert fused_with(tmp_path / "whole") == [3, 3, 3]
     parts = fused_with(tmp_path / "killed")
-    for cell in cells:
-        both = [RunFolder(tmp_path / name / cell.spec.run_id) for name in ("killed", "whole")]
+    for config in configs:
+        both = [RunFolder(tmp_path / name / config.spec.run_id) for name in ("killed", "whole")]
         if parts == [3, 3, 3]:  # killed between two checkpoints of a step, they go on apart: equal but for rounding
             assert_same_training(*both)
         else:
@@ -287,28 +289,28 @@ def fused_with(out: Path) -> list[int]:
     return sorted(record.engine.get("fused", 1) for record in records if record is not None)
 
 
-def fused(cells: Sequence[Cell], tmp_path: Path) -> FusedTraining:
-    def training(cell: Cell, problem: Problem) -> TrainingLoop:
-        return TrainingLoop(cell, problem, build_model(cell, problem), RunFolder(tmp_path), "", 0)
+def fused(configs: Sequence[RunConfig], tmp_path: Path) -> FusedTraining:
+    def training(config: RunConfig, problem: Problem) -> TrainingLoop:
+        return TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
 
-    return FusedTraining([training(cell, load_problem(cell)) for cell in cells])
+    return FusedTraining([training(config, load_problem(config)) for config in configs])
 
 
 def test_what_cannot_be_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotFuse, match="batch normalisation"):
-        fused([small_cell("and_mask", "spirals", seed, backbone__batch_norm=True) for seed in range(2)], tmp_path)
+        fused([small_config("and_mask", "spirals", seed, backbone__batch_norm=True) for seed in range(2)], tmp_path)
     with pytest.raises(CannotFuse, match="differ in more"):
-        fused([small_cell("erm", "spirals"), small_cell("irmv1", "spirals")], tmp_path)
-    sizes = [small_cell("erm", "linear_unit_tests", dataset__examples=count) for count in (40, 50)]
+        fused([small_config("erm", "spirals"), small_config("irmv1", "spirals")], tmp_path)
+    sizes = [small_config("erm", "linear_unit_tests", dataset__examples=count) for count in (40, 50)]
     with pytest.raises(CannotFuse, match="differ in more"):
         fused(sizes, tmp_path)
     with pytest.raises(CannotFuse, match="random numbers"):
-        fused([small_cell("pcgrad", "spirals", seed, method__order="random") for seed in range(2)], tmp_path).step()
+        fused([small_config("pcgrad", "spirals", seed, method__order="random") for seed in range(2)], tmp_path).step()
 
 
 def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = spread("erm", "spirals")
-    group = fused(cells, tmp_path)
+    configs = spread("erm", "spirals")
+    group = fused(configs, tmp_path)
     before = [leaf.clone() for leaf in group.leaves]
     monkeypatch.setattr("invbench.training.fused.payoff.GAIN", 0.0)
     check_that_it_pays(group)
@@ -318,9 +320,11 @@ def test_where_it_does_not_pay_they_go_one_by_one(tmp_path: Path, monkeypatch: p
     assert gain > 0
     monkeypatch.setattr("invbench.training.fused.payoff.GAIN", gain + 1)
     with pytest.raises(CannotFuse, match="of the time that they take one by one"):
-        check_memory(cells[0], torch.device("cpu"), SEEDS)
-    check_memory(cells[0], torch.device("cpu"), SEEDS + 1)  # of so many nothing is known
-    outcomes = carry_out([cell.spec.model_dump() for cell in cells], Options("cpu", tmp_path / "out", fuse="auto"))
+        check_memory(configs[0], torch.device("cpu"), SEEDS)
+    check_memory(configs[0], torch.device("cpu"), SEEDS + 1)  # of so many nothing is known
+    outcomes = carry_out(
+        [config.spec.model_dump() for config in configs], Options("cpu", tmp_path / "out", fuse="auto")
+    )
     assert {outcome.status for outcome in outcomes} == {"apart"}
     assert not (tmp_path / "out").exists(), "known before anything is loaded"
 
@@ -345,13 +349,13 @@ def test_a_memory_that_is_damaged_or_cannot_be_written(tmp_path: Path) -> None:
 
 def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
     """Killed or out of memory: in halves. An error: one by one. Runs that ended meanwhile are not tried again."""
-    cells = {cell.spec.run_id: cell for cell in (small_cell("erm", "spirals", seed) for seed in range(4))}
-    a, b, c, d = cells
+    configs = {config.spec.run_id: config for config in (small_config("erm", "spirals", seed) for seed in range(4))}
+    a, b, c, d = configs
     job = Job(a, others=(b, c, d))
 
     def following(*outcomes: Outcome) -> list[tuple[str, ...]]:
-        watch = SweepMonitor({run_id: run_id for run_id in cells}, StopRequest(), quiet=True)
-        return [one.run_ids for one in settle_outcomes(job, outcomes, cells, tmp_path, watch)]
+        watch = SweepMonitor({run_id: run_id for run_id in configs}, StopRequest(), quiet=True)
+        return [one.run_ids for one in settle_outcomes(job, outcomes, configs, tmp_path, watch)]
 
     assert following(*[Outcome("failed", "killed")] * 4) == [(a, b), (c, d)]
     assert following(Outcome("done"), *[Outcome("apart", "oom")] * 3) == [(b, c), (d,)]
@@ -363,18 +367,18 @@ def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.one_of(st.integers(1, 9), st.just("auto")), st.integers(1, 8))
 def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, places: int) -> None:
     names = {"a": ("erm", {}), "b": ("irmv1", {}), "c": ("fish", {})}
-    cells = [CACHED[kind, seed] for seed, kind in enumerate(kinds) if names[kind]]
-    jobs = jobs_of(cells, fuse, places)
-    assert sorted(run_id for job in jobs for run_id in job.run_ids) == sorted(cell.spec.run_id for cell in cells)
-    by_id = {cell.spec.run_id: cell for cell in cells}
+    configs = [CACHED[kind, seed] for seed, kind in enumerate(kinds) if names[kind]]
+    jobs = jobs_of(configs, fuse, places)
+    assert sorted(run_id for job in jobs for run_id in job.run_ids) == sorted(config.spec.run_id for config in configs)
+    by_id = {config.spec.run_id: config for config in configs}
     for job in jobs:
         assert len({fusion_key(by_id[run_id]) for run_id in job.run_ids}) == 1
         assert len(job.run_ids) == 1 or not by_id[job.run_id].method.fuse_obstacle
         assert fuse == "auto" or len(job.run_ids) <= fuse
     if fuse == "auto":
-        assert len(jobs) >= min(places, len(cells))
+        assert len(jobs) >= min(places, len(configs))
     if fuse == 1:
-        assert len(jobs) == len(cells)
+        assert len(jobs) == len(configs)
 
 
 CACHED = {
@@ -386,10 +390,10 @@ CACHED = {
 
 def test_the_command(bench: Bench, tmp_path: Path) -> None:
     """--fuse wins over the file; methods that cannot are carried out all the same; the table does not care."""
-    values = {f"dataset.{k}": v for k, v in small_cell("erm", "spirals").spec.dataset_settings.items()}
+    values = {f"dataset.{k}": v for k, v in small_config("erm", "spirals").spec.dataset_settings.items()}
     values |= {"trainer.steps": 4, "trainer.batch_size": 16, "backbone.width": 8}
-    cells = [{"method": ["erm", "fish"], "dataset": "spirals", "set": values}]
-    Path("mine.yaml").write_text(json.dumps({"seeds": "0-3", "fuse": "off", "cells": cells}))
+    configs = [{"method": ["erm", "fish"], "dataset": "spirals", "set": values}]
+    Path("mine.yaml").write_text(json.dumps({"seeds": "0-3", "fuse": "off", "cells": configs}))
     status, _, said = bench("sweep", "mine.yaml", "--out", "out", "--fuse", "2", "--workers", "1")
     assert status == 0, said
     assert "and 1 more begins on worker 0" in said

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cells import MedianGradient, NormPenalty, SpreadPenalty, WorstRisk, objective_of, small_cell
+from cells import MedianGradient, NormPenalty, SpreadPenalty, WorstRisk, objective_of, small_config
 from torch import Tensor
 from torch.func import functional_call
 
@@ -84,8 +84,8 @@ def test_strategies_agree_with_the_naive_one(
     strategy: Strategy, name: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     method = Composition(COMPOSITIONS[name])
-    cell = small_cell("erm", "spirals")
-    objective, parameters, batch, state = objective_of(cell, strategy, dtype, method)
+    config = small_config("erm", "spirals")
+    objective, parameters, batch, state = objective_of(config, strategy, dtype, method)
     expected, value, after = naive(objective, parameters, batch, state)
     gradients, found, new, *_ = objective.step(parameters, batch, state)
     scale = max(g.abs().max().item() for g in expected.values())
@@ -105,7 +105,7 @@ def test_strategies_agree_with_the_naive_one(
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_chunks_of_environments_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, parameters, batch, state = objective_of(small_cell("and_mask", "spirals"), "vmap")
+    objective, parameters, batch, state = objective_of(small_config("and_mask", "spirals"), "vmap")
     whole = objective.step(parameters, batch, state)
     monkeypatch.setattr("invbench.training.gradients._chunk", lambda parameters, environments: chunk)
     parts = objective.step(parameters, batch, state)
@@ -132,8 +132,8 @@ def test_a_parameter_that_nothing_touches_gets_zero() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x[:, :18])  # type: ignore[no-any-return]
 
-    cell = small_cell("erm", "spirals", dataset__signature_dimensions=16)
-    objective, _, batch, _ = objective_of(cell, "joint", torch.float32)
+    config = small_config("erm", "spirals", dataset__signature_dimensions=16)
+    objective, _, batch, _ = objective_of(config, "joint", torch.float32)
     model = Idle()
     parameters = dict(model.named_parameters())
     for parts in ({"erm": ERM()}, {"and_mask": ANDMask()}):
@@ -145,7 +145,7 @@ def test_a_parameter_that_nothing_touches_gets_zero() -> None:
 
 
 def test_auto_chooses_by_rule_and_network() -> None:
-    plain, mask = small_cell("erm", "spirals"), small_cell("and_mask", "spirals")
+    plain, mask = small_config("erm", "spirals"), small_config("and_mask", "spirals")
     linear, coupled = torch.nn.Linear(2, 1), torch.nn.Sequential(torch.nn.BatchNorm1d(2))
     assert choose_strategy(plain.method, linear, plain.trainer) == "joint"
     assert choose_strategy(mask.method, linear, mask.trainer) == "vmap"
@@ -154,15 +154,15 @@ def test_auto_chooses_by_rule_and_network() -> None:
 
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_batch_normalisation_needs_the_joint_graph(strategy: str) -> None:
-    cell = small_cell("and_mask", "spirals", trainer__strategy=strategy, backbone__batch_norm=True)
+    config = small_config("and_mask", "spirals", trainer__strategy=strategy, backbone__batch_norm=True)
     with pytest.raises(UserError, match="use trainer.strategy=joint or a backbone without batch normalisation"):
-        choose_strategy(cell.method, torch.nn.BatchNorm1d(3), cell.trainer)
+        choose_strategy(config.method, torch.nn.BatchNorm1d(3), config.trainer)
 
 
 def test_batch_normalisation_sees_all_environments_together() -> None:
     """The running mean after one joint step is that of the pooled batch, as in the authors' code."""
-    cell = small_cell("and_mask", "spirals", backbone__batch_norm=True)
-    objective, parameters, batch, state = objective_of(cell, "joint")
+    config = small_config("and_mask", "spirals", backbone__batch_norm=True)
+    objective, parameters, batch, state = objective_of(config, "joint")
     objective.step(parameters, batch, state)
     linear, norm = objective.model.features[1], objective.model.features[2]
     pooled = linear(batch.x.flatten(0, 1)).mean(0)
@@ -170,7 +170,7 @@ def test_batch_normalisation_sees_all_environments_together() -> None:
 
 
 def test_bfloat16_forward_keeps_full_precision_gradients() -> None:
-    objective, parameters, batch, state = objective_of(small_cell("erm", "spirals"), "joint", torch.float32)
+    objective, parameters, batch, state = objective_of(small_config("erm", "spirals"), "joint", torch.float32)
     exact = objective.step(parameters, batch, state)
     rounded = Objective(objective.method, objective.task, objective.model, "joint", autocast=True)
     found = rounded.step(parameters, batch, state)

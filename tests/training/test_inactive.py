@@ -11,7 +11,7 @@ from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 LATE = "method.{} is {}, and the run has 4 steps, so method.{} never takes effect"
 BEFORE = "; the penalty has method.{} ({}) throughout"
@@ -57,8 +57,8 @@ BEFORE = "; the penalty has method.{} ({}) throughout"
 def test_penalties(method: str, dataset: str, settings: dict[str, Any], reason: str, tmp_path: Path) -> None:
     given = {name.replace("__", "."): value for name, value in settings.items()}
     small = small_settings(method.partition("+")[0], dataset)
-    cell = resolve(method, dataset, 0, small | {"trainer.steps": 4, "trainer.evaluate_every": 2} | given)
-    record = run_cell(cell, Options(out=tmp_path))
+    config = resolve(method, dataset, 0, small | {"trainer.steps": 4, "trainer.evaluate_every": 2} | given)
+    record = run_one(config, Options(out=tmp_path))
     assert record.engine.get("inactive", "") == reason
     log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
     late = method == "ib_irm"  # whose terms are each said, and which is inactive where neither acts
@@ -69,7 +69,7 @@ def test_penalties(method: str, dataset: str, settings: dict[str, Any], reason: 
 def test_a_part_whose_penalty_acts_is_not_inactive_beside_one_that_starts_late(tmp_path: Path) -> None:
     late = {"method.vrex.anneal_steps": 9, "method.vrex.weight_before": 0.0}
     small = small_settings("erm", "spirals") | {"trainer.steps": 4}
-    record = run_cell(resolve("vrex+coral", "spirals", 0, small | late), Options(out=tmp_path))
+    record = run_one(resolve("vrex+coral", "spirals", 0, small | late), Options(out=tmp_path))
     assert record.engine.get("inactive", "") == ""
     log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
     assert "so method.vrex.weight never takes effect\n" in log
@@ -79,7 +79,7 @@ def test_each_term_that_starts_late_is_said(tmp_path: Path) -> None:
     """Also beside one whose two weights are the same, which acts."""
     late = {"method.weight": 1.0, "method.anneal_steps": 9, "method.bottleneck_anneal_steps": 9}
     small = small_settings("ib_irm", "spirals") | {"trainer.steps": 1}
-    record = run_cell(resolve("ib_irm", "spirals", 0, small | late), Options(out=tmp_path))
+    record = run_one(resolve("ib_irm", "spirals", 0, small | late), Options(out=tmp_path))
     assert record.engine.get("inactive", "") == ""
     log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
     assert "9, and the run has 1 step, so method.bottleneck_weight never takes effect" in log
@@ -88,11 +88,11 @@ def test_each_term_that_starts_late_is_said(tmp_path: Path) -> None:
 
 def test_what_was_measured_before_a_run_was_resumed_counts(tmp_path: Path) -> None:
     small = small_settings("vrex", "spirals") | {"trainer.steps": 4, "trainer.evaluate_every": 2}
-    cell = resolve("vrex", "spirals", 0, small | {"method.weight": 0.0, "method.anneal_steps": 0})
-    folder = RunFolder(tmp_path / cell.spec.run_id)
+    config = resolve("vrex", "spirals", 0, small | {"method.weight": 0.0, "method.anneal_steps": 0})
+    folder = RunFolder(tmp_path / config.spec.run_id)
     folder.path.mkdir()
-    run_until(cell, folder, 2, origin=f"{sources_hash(*cell.classes)}-{load_problem(cell).fingerprint}")
-    record = run_cell(cell, Options(out=tmp_path))
+    run_until(config, folder, 2, origin=f"{sources_hash(*config.classes)}-{load_problem(config).fingerprint}")
+    record = run_one(config, Options(out=tmp_path))
     assert record.engine["inactive"] == "the penalty was 0 in each of the 2 steps that were measured"
     assert "continuing at step 2/4" in RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
 
@@ -110,8 +110,8 @@ def test_the_best_step_in_validation_may_come_before_the_penalty_acts(
     method: str, dataset: str, settings: dict[str, Any], setting: str, tmp_path: Path
 ) -> None:
     given = small_settings(method, dataset) | {"trainer.steps": 6, "trainer.evaluate_every": 1}
-    cell = resolve(method, dataset, 0, given | {f"method.{name}": value for name, value in settings.items()})
-    record = run_cell(cell, Options(out=tmp_path))
+    config = resolve(method, dataset, 0, given | {f"method.{name}": value for name, value in settings.items()})
+    record = run_one(config, Options(out=tmp_path))
     assert record.best_validation is not None
     (why,) = invbench.table(invbench.load_results(tmp_path), select="best_validation")["inactive"]
     early = f"the best step in validation comes before method.{setting} is over, so the penalty did not have its weight"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cells import ONE_EXAMPLE, small_cell, small_settings
+from cells import ONE_EXAMPLE, small_config, small_settings
 
 import invbench
 from invbench.core.data import Problem, Split
@@ -19,17 +19,17 @@ from invbench.runs.resolve import resolve
 from invbench.seeding import stream
 from invbench.training import build as loading
 from invbench.training.build import load_problem
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 
 def test_runs_that_agree_in_their_data_share_them() -> None:
-    first = load_problem(small_cell("erm", "spirals"))
-    assert load_problem(small_cell("and_mask", "spirals", trainer__steps=3)) is first
-    assert load_problem(small_cell("erm", "spirals", 1)) is not first
-    assert load_problem(small_cell("erm", "spirals", dataset__examples=64)) is not first
-    held_out = load_problem(small_cell("erm", "spirals", trainer__held_out_environment=1))
+    first = load_problem(small_config("erm", "spirals"))
+    assert load_problem(small_config("and_mask", "spirals", trainer__steps=3)) is first
+    assert load_problem(small_config("erm", "spirals", 1)) is not first
+    assert load_problem(small_config("erm", "spirals", dataset__examples=64)) is not first
+    held_out = load_problem(small_config("erm", "spirals", trainer__held_out_environment=1))
     assert held_out.environments == first.environments - 1
-    assert load_problem(small_cell("erm", "spirals")) is first
+    assert load_problem(small_config("erm", "spirals")) is first
 
 
 def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
@@ -40,21 +40,21 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
         np.savez(sprites, **{name: draw.random((3, 32, 32), dtype=np.float32) for name in ("mario", "iggy")})
 
     settings = {"dataset.sprites": str(sprites), "dataset.train_examples": 8, "dataset.test_examples": 4}
-    cell = resolve("erm", "mario_iggy", 0, settings)
+    config = resolve("erm", "mario_iggy", 0, settings)
     written()
-    first = load_problem(cell)
-    assert load_problem(cell) is first
+    first = load_problem(config)
+    assert load_problem(config) is first
     written()
-    assert load_problem(cell).fingerprint != first.fingerprint
+    assert load_problem(config).fingerprint != first.fingerprint
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "KEPT_BYTES", 0)
-    first = load_problem(small_cell("erm", "spirals"))
-    assert load_problem(small_cell("erm", "spirals")) is first, "the last one stays"
-    load_problem(small_cell("erm", "spirals", 1))
+    first = load_problem(small_config("erm", "spirals"))
+    assert load_problem(small_config("erm", "spirals")) is first, "the last one stays"
+    load_problem(small_config("erm", "spirals", 1))
     assert len(loading._kept) == 1
-    assert load_problem(small_cell("erm", "spirals")) is not first
+    assert load_problem(small_config("erm", "spirals")) is not first
 
 
 def numbered(*sizes: int) -> Problem:
@@ -97,20 +97,20 @@ def test_data_with_a_validation_set_or_too_few_examples_stay_as_they_are() -> No
     problem = numbered(1, 4)
     assert problem.with_validation(0.2, np.random.SeedSequence(0)) is problem
     assert numbered(10).with_validation(0.0, np.random.SeedSequence(0)).splits.keys() == {"train", "test"}
-    spirals = small_cell("erm", "spirals")
+    spirals = small_config("erm", "spirals")
     assert load_problem(spirals).fingerprint == spirals.dataset.load(loading.stream(0, "data")).fingerprint
 
 
 def test_validation_is_always_there(tmp_path: Path) -> None:
     """So that settings can be chosen by it; without, the refusal says why there is none."""
     settings = {"trainer.steps": 2, "backbone.width": 4}
-    record = run_cell(resolve("erm", "colored_digits", 0, settings), Options(out=tmp_path / "with"))
+    record = run_one(resolve("erm", "colored_digits", 0, settings), Options(out=tmp_path / "with"))
     assert record.data["examples"] == {"train": 1120, "validation": 280, "test": 397}
     assert record.best_validation is not None
     found = invbench.table(invbench.load_results(tmp_path / "with"), select="best_validation")
     assert found["at"].tolist() == ["best_validation"]
     without = resolve("erm", "colored_digits", 0, settings | {"dataset.validation_share": 0})
-    run_cell(without, Options(out=tmp_path / "without"))
+    run_one(without, Options(out=tmp_path / "without"))
     with pytest.raises(
         UserError, match="colored_digits was made without a validation set, by dataset.validation_share"
     ):
@@ -141,16 +141,16 @@ def test_of_an_environment_that_is_left_out_nothing_is_in_training_or_validation
     assert whole.environments > 1
     refused = "validation" in whole.splits and whole.splits["validation"].env is None
     for number in range(min(whole.environments, 4)):
-        cell = resolve("erm", dataset, 0, small | {"trainer.held_out_environment": number})
+        config = resolve("erm", dataset, 0, small | {"trainer.held_out_environment": number})
         if refused:
             with pytest.raises(UserError, match="validation split of these data does not tell which of its examples"):
-                load_problem(cell)
+                load_problem(config)
             continue
-        left, before = load_problem(cell), rows_of(whole)
+        left, before = load_problem(config), rows_of(whole)
         kept = Counter({(env - (env > number), x): n for (env, x), n in before.items() if env != number})
         assert rows_of(left) == kept
         assert len(left.splits["held_out"]) == int((whole.splits["train"].env == number).sum())
-        assert "validation" in left.splits or not cell.dataset.validation_share or dataset in ONE_EXAMPLE
+        assert "validation" in left.splits or not config.dataset.validation_share or dataset in ONE_EXAMPLE
 
 
 def rows_of(problem: Problem) -> Counter[tuple[int, bytes]]:
@@ -172,8 +172,8 @@ def test_the_validation_set_of_a_chain_is_of_the_environment_of_its_scale(scale:
 
 
 def test_of_what_an_environment_is_left_out_none_is_in_validation() -> None:
-    cell = small_cell("erm", "colored_digits", trainer__held_out_environment=1)
-    splits = load_problem(cell).splits
+    config = small_config("erm", "colored_digits", trainer__held_out_environment=1)
+    splits = load_problem(config).splits
     assert {name: len(split) for name, split in splits.items()} == {
         "train": 560, "validation": 140, "test": 397, "held_out": 700,
     }  # fmt: skip

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from cells import run_until, small_cell
+from cells import run_until, small_config
 
 from invbench.errors import UserError
 from invbench.runs.record import RunFolder
 from invbench.training.loggers import LOGGERS, Loggers
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
-CELL = small_cell("and_mask", "digits", trainer__steps=6, trainer__evaluate_every=2)
+CELL = small_config("and_mask", "digits", trainer__steps=6, trainer__evaluate_every=2)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_csv(tmp_path: Path, folder: Path) -> None:
-    run_cell(CELL, Options(out=tmp_path, loggers=("csv",)))
+    run_one(CELL, Options(out=tmp_path, loggers=("csv",)))
     found = pd.read_csv(folder / "curves.csv")
     pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "curves.parquet"), check_dtype=False)
 
@@ -42,7 +42,7 @@ def test_a_run_that_is_taken_up_goes_on(tmp_path: Path) -> None:
 
 def test_tensorboard(tmp_path: Path, folder: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run_cell(CELL, Options(out=tmp_path, loggers=("tensorboard",)))
+    run_one(CELL, Options(out=tmp_path, loggers=("tensorboard",)))
     events = accumulator.EventAccumulator(str(folder / "tensorboard")).Reload()
     curves = pd.read_parquet(folder / "curves.parquet")
     scalars = events.Scalars("test_accuracy")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from conftest import Bench
 
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.system import stopwatch
 from invbench.training.phases import PHASES, Phases, timed_phase
-from invbench.training.profile import TRACED, Profile, profile_cell
-from invbench.training.runner import Options, run_cell
+from invbench.training.profile import TRACED, Profile, profile_run
+from invbench.training.runner import Options, run_one
 
 STEP = {"data", "forward", "objective", "backward", "optimiser", "other"}
 SECOND = {"critic"}
@@ -21,8 +21,8 @@ RULE = {"gradient rule"}
 EVALUATION = ["evaluation", "last evaluation"]
 
 
-def profiled(cell: Cell, out: Path) -> Profile:
-    return profile_cell(cell, Options("cpu", out))
+def profiled(config: RunConfig, out: Path) -> Profile:
+    return profile_run(config, Options("cpu", out))
 
 
 def test_a_phase_does_not_count_what_is_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +65,8 @@ def test_after_an_error_nobody_watches() -> None:
 )
 def test_the_parts_of_a_step(method: str, dataset: str, strategy: str, parts: set[str], tmp_path: Path) -> None:
     """All those that a step has, in their order, and the whole run's calls of them."""
-    cell = small_cell(method, dataset, 0, trainer__strategy=strategy, trainer__steps=20, trainer__evaluate_every=5)
-    found = profiled(cell, tmp_path)
+    config = small_config(method, dataset, 0, trainer__strategy=strategy, trainer__steps=20, trainer__evaluate_every=5)
+    found = profiled(config, tmp_path)
     names = [cost.name for cost in found.costs]
     assert names == [*(name for name in (*PHASES, "other") if name in parts), *EVALUATION]
     assert [cost.calls for cost in found.costs] == [20] * len(parts) + [3, 1]
@@ -79,25 +79,25 @@ def test_the_parts_of_a_step(method: str, dataset: str, strategy: str, parts: se
 
 @pytest.mark.parametrize(("steps", "timed"), [(1, 0), (3, 0), (5, 1)])
 def test_the_shortest_runs(steps: int, timed: int, tmp_path: Path) -> None:
-    found = profiled(small_cell("and_mask", "spirals", 0, trainer__steps=steps), tmp_path)
+    found = profiled(small_config("and_mask", "spirals", 0, trainer__steps=steps), tmp_path)
     assert found.steps == timed
     assert [cost.name for cost in found.costs][-2:] == EVALUATION
 
 
 def test_a_method_without_training_has_its_evaluation_only(tmp_path: Path) -> None:
-    assert [cost.name for cost in profiled(small_cell("icp", "irm_regression", 0), tmp_path).costs] == EVALUATION
+    assert [cost.name for cost in profiled(small_config("icp", "irm_regression", 0), tmp_path).costs] == EVALUATION
 
 
 def test_the_run_is_left_alone(bench: Bench, tmp_path: Path) -> None:
     """A profile ahead of a run, and one of a run that is done: the same numbers, and the record is not touched."""
-    cell = small_cell("irmv1", "spirals", 0)
-    plain = run_cell(cell, Options("cpu", tmp_path / "plain"))
-    found = profiled(cell, tmp_path / "out")
+    config = small_config("irmv1", "spirals", 0)
+    plain = run_one(config, Options("cpu", tmp_path / "plain"))
+    found = profiled(config, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == [found.trace]
-    assert run_cell(cell, Options("cpu", tmp_path / "out")).metrics == plain.metrics
-    record = tmp_path / "out" / cell.spec.run_id / "record.json"
+    assert run_one(config, Options("cpu", tmp_path / "out")).metrics == plain.metrics
+    record = tmp_path / "out" / config.spec.run_id / "record.json"
     before = record.read_bytes()
-    profiled(cell, tmp_path / "out")
+    profiled(config, tmp_path / "out")
     assert record.read_bytes() == before
 
 

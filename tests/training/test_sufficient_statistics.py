@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invbench.core.data import Split
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.training.build import build_model
 from invbench.training.gradients import Objective
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 from invbench.training.sampling import Sampler
 from invbench.training.sufficient_statistics import condensed, training_examples
 
@@ -37,25 +37,25 @@ def test_moments_are_kept(seed: int, environments: int, inputs: int, examples: i
         assert torch.allclose(found.T @ found / len(found), whole.T @ whole / len(whole), atol=1e-8)
 
 
-def step_on(cell: Cell, whole: bool) -> Any:
+def step_on(config: RunConfig, whole: bool) -> Any:
     """One step from all examples, or from those that training takes."""
-    problem = cell.dataset.load(stream(cell.spec.seed, "data")).to(torch.device("cpu"), torch.float64)
-    model = build_model(cell, problem).double()
-    examples = problem.splits["train"] if whole else training_examples(problem, cell.method, model, cell.trainer)
-    sampler = Sampler.of(examples, cell.trainer, 0)
+    problem = config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), torch.float64)
+    model = build_model(config, problem).double()
+    examples = problem.splits["train"] if whole else training_examples(problem, config.method, model, config.trainer)
+    sampler = Sampler.of(examples, config.trainer, 0)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    state = cell.method.initial_state(parameters, sampler.environments)
+    state = config.method.initial_state(parameters, sampler.environments)
     index, env = (part[0] for part in sampler.epoch(0))
-    objective = Objective(cell.method, problem.task, model, "joint")
+    objective = Objective(config.method, problem.task, model, "joint")
     return objective.step(parameters, sampler.batch(index, env), state), len(examples)
 
 
 @pytest.mark.parametrize("dataset", LINEAR)
 @pytest.mark.parametrize("method", EXACT)
 def test_steps_are_those_of_all_rows(method: str, dataset: str) -> None:
-    cell = small_cell(method, dataset, dataset__examples=500)
-    full, rows = step_on(cell, whole=True)
-    short, few = step_on(cell, whole=False)
+    config = small_config(method, dataset, dataset__examples=500)
+    full, rows = step_on(config, whole=True)
+    short, few = step_on(config, whole=False)
     assert few < rows / 10
     assert torch.allclose(full.objective, short.objective, rtol=1e-10)
     for name, gradient in full.gradients.items():
@@ -64,8 +64,8 @@ def test_steps_are_those_of_all_rows(method: str, dataset: str) -> None:
 
 @pytest.mark.parametrize("classifier", ["scale_and_offset", "head", "split"])
 def test_every_classifier_of_irm(classifier: str) -> None:
-    cell = small_cell("irmv1", "linear_unit_tests", dataset__examples=500, method__classifier=classifier)
-    full, short = step_on(cell, whole=True)[0], step_on(cell, whole=False)[0]
+    config = small_config("irmv1", "linear_unit_tests", dataset__examples=500, method__classifier=classifier)
+    full, short = step_on(config, whole=True)[0], step_on(config, whole=False)[0]
     assert torch.allclose(full.penalty, short.penalty, rtol=1e-9)
 
 
@@ -85,16 +85,16 @@ def test_every_classifier_of_irm(classifier: str) -> None:
 )
 def test_where_it_is_not_exact_all_examples_are_taken(method: str, dataset: str, values: dict[str, Any]) -> None:
     more = {} if dataset == "and_mask_regression" else {"dataset__examples": 500}
-    cell = small_cell(method, dataset, **more, **values)
-    problem = cell.dataset.load(stream(0, "data"))
-    train = training_examples(problem, cell.method, build_model(cell, problem), cell.trainer)
+    config = small_config(method, dataset, **more, **values)
+    problem = config.dataset.load(stream(0, "data"))
+    train = training_examples(problem, config.method, build_model(config, problem), config.trainer)
     assert train is problem.splits["train"]
 
 
 def test_the_record_says_so_and_the_run_is_the_same(tmp_path: Path) -> None:
-    short = small_cell("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300)
-    full = small_cell("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300, trainer__condense=False)
-    first, second = (run_cell(cell, Options(out=tmp_path)) for cell in (short, full))
+    short = small_config("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300)
+    full = small_config("irmv1", "chain_sem", trainer__steps=50, dataset__examples=300, trainer__condense=False)
+    first, second = (run_one(config, Options(out=tmp_path)) for config in (short, full))
     assert (first.engine["condensed"], second.engine["condensed"]) == (True, False)
     for name, value in first.metrics.items():
         assert value == pytest.approx(second.metrics[name], rel=1e-8), name

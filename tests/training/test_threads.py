@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import small_cell
+from cells import small_config
 from conftest import Bench
 
 from invbench.runs.record import run_folders
 from invbench.system import threads
 from invbench.system.threads import wait_passively
 from invbench.training import threads as run_threads
-from invbench.training.runner import Options, run_cell
+from invbench.training.runner import Options, run_one
 
 SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
 
@@ -35,7 +35,7 @@ def test_a_run_takes_what_its_size_is_worth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int, expected: int
 ) -> None:
     monkeypatch.setattr(run_threads, "WORTH_THREADS", worth)
-    record = run_cell(small_cell("erm", "spirals"), Options("cpu", tmp_path))
+    record = run_one(small_config("erm", "spirals"), Options("cpu", tmp_path))
     assert record.machine["threads"] == expected
     assert torch.get_num_threads() == 3, "put back"
 
@@ -53,10 +53,10 @@ def test_what_is_asked_for_is_taken(tmp_path: Path, bench: Bench) -> None:
 @pytest.mark.parametrize("method", ["augerino", "erm"])
 def test_counting_moves_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Neither random numbers nor running means."""
-    cell = small_cell(method, "mario_iggy")
-    given = run_cell(cell, Options("cpu", tmp_path / "given", threads=1))
+    config = small_config(method, "mario_iggy")
+    given = run_one(config, Options("cpu", tmp_path / "given", threads=1))
     monkeypatch.setattr(run_threads, "WORTH_THREADS", 2**60)
-    chosen = run_cell(cell, Options("cpu", tmp_path / "chosen"))
+    chosen = run_one(config, Options("cpu", tmp_path / "chosen"))
     assert chosen.metrics == given.metrics
 
 

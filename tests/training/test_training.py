@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import load, small_cell
+from cells import load, small_config
 
 from invbench.runs.record import Record
-from invbench.runs.resolve import Cell, resolve
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.training.build import build_model
-from invbench.training.runner import Ended, Options, run_cell, run_together
+from invbench.training.runner import Ended, Options, run_one, run_together
 
 
-def metrics(cell: Cell, out: Path) -> dict[str, float]:
-    return run_cell(cell, Options(out=out)).metrics
+def metrics(config: RunConfig, out: Path) -> dict[str, float]:
+    return run_one(config, Options(out=out)).metrics
 
 
-def quickly(cell: Cell, out: Path) -> dict[str, float]:
+def quickly(config: RunConfig, out: Path) -> dict[str, float]:
     """As one of a group that are trained together, which saves most of a small step."""
     found: list[Ended] = []
-    run_together([cell], Options(out=out, fuse=1), lambda _, ended: found.append(ended))
+    run_together([config], Options(out=out, fuse=1), lambda _, ended: found.append(ended))
     (record,) = found
     assert isinstance(record, Record)
     return record.metrics
@@ -27,15 +27,15 @@ def quickly(cell: Cell, out: Path) -> dict[str, float]:
 
 def test_the_small_cnn_is_the_papers() -> None:
     """1,628,810 parameters at width 128 on 28x28 digits of one channel."""
-    cell = resolve("erm", "digits", 0, {"backbone.width": 128})
-    model = build_model(cell, load(cell))
+    config = resolve("erm", "digits", 0, {"backbone.width": 128})
+    model = build_model(config, load(config))
     assert sum(p.numel() for p in model.parameters()) == 1_628_810
 
 
 def test_the_mlp_is_the_papers() -> None:
     """136,705 parameters for 16 signature dimensions; biases 0.01, weights Kaiming-normal."""
-    cell = resolve("and_mask", "spirals")
-    model = build_model(cell, load(cell))
+    config = resolve("and_mask", "spirals")
+    model = build_model(config, load(config))
     assert sum(p.numel() for p in model.parameters()) == 136_705
     weight, bias = model.features[3].weight, model.features[3].bias
     assert torch.equal(bias, torch.full_like(bias, 0.01))
@@ -44,16 +44,20 @@ def test_the_mlp_is_the_papers() -> None:
 
 def test_initial_weights_depend_on_the_seed_only() -> None:
     first, other_method, other_seed = (
-        build_model(cell, load(cell)).head.weight
-        for cell in (small_cell("erm", "spirals"), small_cell("and_mask", "spirals"), small_cell("erm", "spirals", 1))
+        build_model(config, load(config)).head.weight
+        for config in (
+            small_config("erm", "spirals"),
+            small_config("and_mask", "spirals"),
+            small_config("erm", "spirals", 1),
+        )
     )
     assert torch.equal(first, other_method)
     assert not torch.equal(first, other_seed)
 
 
 def test_double_precision(tmp_path: Path) -> None:
-    single = metrics(small_cell("erm", "spirals"), tmp_path)
-    double = metrics(small_cell("erm", "spirals", trainer__dtype="float64"), tmp_path)
+    single = metrics(small_config("erm", "spirals"), tmp_path)
+    double = metrics(small_config("erm", "spirals", trainer__dtype="float64"), tmp_path)
     assert single["train_loss"] != double["train_loss"]
     assert single["train_loss"] == pytest.approx(double["train_loss"], rel=1e-4)
 
@@ -62,13 +66,13 @@ def test_a_run_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    metrics(small_cell("erm", "digits"), tmp_path)
+    metrics(small_config("erm", "digits"), tmp_path)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_autocast_trains(tmp_path: Path) -> None:
-    exact = metrics(small_cell("erm", "spirals"), tmp_path)
-    rounded = metrics(small_cell("erm", "spirals", trainer__autocast=True), tmp_path)
+    exact = metrics(small_config("erm", "spirals"), tmp_path)
+    rounded = metrics(small_config("erm", "spirals", trainer__autocast=True), tmp_path)
     assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.1)
 
 
@@ -76,8 +80,8 @@ def test_autocast_trains(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own, on start-up
 def test_compiled_equals_eager(tmp_path: Path) -> None:
     settings = {"trainer__steps": 3, "trainer__dtype": "float64"}
-    eager = metrics(small_cell("erm", "spirals", **settings), tmp_path)
-    compiled = metrics(small_cell("erm", "spirals", **settings, trainer__compile=True), tmp_path)
+    eager = metrics(small_config("erm", "spirals", **settings), tmp_path)
+    compiled = metrics(small_config("erm", "spirals", **settings, trainer__compile=True), tmp_path)
     assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-9)
 
 

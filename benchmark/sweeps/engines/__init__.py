@@ -13,7 +13,7 @@ from invbench.errors import UserError, brief, did_you_mean
 from invbench.system.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from invbench.runs.resolve import Cell
+    from invbench.runs.resolve import RunConfig
     from invbench.sweeps.monitor import SweepMonitor
     from invbench.training.runner import Options
 
@@ -32,7 +32,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 class Engine(Protocol):
     """Where runs are carried out."""
 
-    def run(self, cells: "Sequence[Cell]", options: "Options", watch: "SweepMonitor") -> None:
+    def run(self, configs: "Sequence[RunConfig]", options: "Options", watch: "SweepMonitor") -> None:
         """Carry out the runs, tell the watch, and begin none while it drains."""
 
 

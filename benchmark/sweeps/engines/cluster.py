@@ -6,7 +6,7 @@ from typing import Protocol
 
 from invbench.runs.lease import read_lease
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.worker import settle_outcomes
 from invbench.sweeps.jobs import Job, Outcome, jobs_of
 from invbench.sweeps.monitor import SweepMonitor
@@ -25,20 +25,20 @@ class Handle(Protocol):
         """Let it keep its checkpoint and end."""
 
 
-Submit = Callable[[Sequence[Sequence[Cell]]], Sequence[Handle]]
+Submit = Callable[[Sequence[Sequence[RunConfig]]], Sequence[Handle]]
 """Hand jobs to the cluster, each of one run or of several together, a handle for each job."""
 
 
 def carry_out_elsewhere(
-    cells: Sequence[Cell], options: Options, watch: SweepMonitor, submit: Submit, places: int
+    configs: Sequence[RunConfig], options: Options, watch: SweepMonitor, submit: Submit, places: int
 ) -> None:
     """Submit all runs, follow them to their end, and submit those again that deserve it.
 
     Args:
         places: jobs that can be done at a time.
     """
-    by_id = {cell.spec.run_id: cell for cell in cells}
-    waiting = jobs_of(cells, options.fuse, places)
+    by_id = {config.spec.run_id: config for config in configs}
+    waiting = jobs_of(configs, options.fuse, places)
     working: dict[str, tuple[Job, Handle]] = {}
     stopped = False
     while working or (waiting and not watch.draining):

@@ -24,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from invbench.errors import UserError
 from invbench.runs.lease import Owner, read_lease
 from invbench.runs.record import RunFolder
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
 from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
 from invbench.sweeps.jobs import Outcome, jobs_of, later
@@ -54,7 +54,7 @@ class WorkerProcess:
     killed_at: float | None = None
     """When a run that was asked to stop has had its grace."""
 
-    def take(self, cells: Sequence[Cell], options: Options) -> "Future[list[Outcome]]":
+    def take(self, configs: Sequence[RunConfig], options: Options) -> "Future[list[Outcome]]":
         """Begin a run, or several together."""
         if self.pool is not None and not self.pool.active:  # its process was killed while it had nothing to do
             self.replace()
@@ -65,7 +65,9 @@ class WorkerProcess:
             setup = (device, os.getpid(), self.number)
             self.pool = ProcessPool(1, context=context, initializer=prepare, initargs=setup)
         with _without_ctrl_c():
-            self.future = self.pool.schedule(carry_out, args=([cell.spec.model_dump() for cell in cells], options))
+            self.future = self.pool.schedule(
+                carry_out, args=([config.spec.model_dump() for config in configs], options)
+            )
         self.killed_at = None
         return self.future
 
@@ -106,10 +108,10 @@ class LocalEngine:
     rules: Limits = field(default_factory=Limits)
     threads: int = 1
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
+    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         options = replace(options, threads=self.threads)
-        work = _Work(self, {cell.spec.run_id: cell for cell in cells}, options, watch)
+        work = _Work(self, {config.spec.run_id: config for config in configs}, options, watch)
         try:
             work.until_done()
         finally:
@@ -119,10 +121,12 @@ class LocalEngine:
 class _Work:
     """One call of `LocalEngine.run`."""
 
-    def __init__(self, engine: LocalEngine, cells: Mapping[str, Cell], options: Options, watch: SweepMonitor) -> None:
-        self.engine, self.cells, self.options, self.watch = engine, cells, options, watch
+    def __init__(
+        self, engine: LocalEngine, configs: Mapping[str, RunConfig], options: Options, watch: SweepMonitor
+    ) -> None:
+        self.engine, self.configs, self.options, self.watch = engine, configs, options, watch
         self.hands = [WorkerProcess(slot) for slot in engine.slots]
-        self.waiting = jobs_of(cells.values(), options.fuse, len(engine.slots))
+        self.waiting = jobs_of(configs.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, RunningJob] = {}
         self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()
         self.stopped = False  # all running ones have been asked to stop
@@ -166,7 +170,7 @@ class _Work:
             return
         self.busy[number] = RunningJob(job, now + START_SECONDS)
         self.watch.started(job.run_ids, _place(start.slot))
-        future = self.hands[number].take([self.cells[run_id] for run_id in job.run_ids], self.options)
+        future = self.hands[number].take([self.configs[run_id] for run_id in job.run_ids], self.options)
         future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
 
     def _take_answers(self) -> None:
@@ -182,7 +186,7 @@ class _Work:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
         if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
             self.hands[number].replace()
-        following = settle_outcomes(busy.job, outcomes, self.cells, self.options.out, self.watch)
+        following = settle_outcomes(busy.job, outcomes, self.configs, self.options.out, self.watch)
         # Those that failed come first, those in other hands last.
         held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
         self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]

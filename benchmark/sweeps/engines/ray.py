@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from invbench.errors import UserError
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
 from invbench.sweeps.engines.worker import carry_out
 from invbench.sweeps.jobs import Outcome
@@ -32,7 +32,7 @@ class RayEngine:
     gpus: float | None = None
     threads: int = 1
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
+    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         ray = _ray()
         try:
@@ -44,15 +44,15 @@ class RayEngine:
             task = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=0)(carry_out)
             shared = replace(options, out=options.out.absolute(), threads=self.threads)
 
-            def submit(jobs: Sequence[Sequence[Cell]]) -> list[Handle]:
-                specs = [[cell.spec.model_dump() for cell in job] for job in jobs]
+            def submit(jobs: Sequence[Sequence[RunConfig]]) -> list[Handle]:
+                specs = [[config.spec.model_dump() for config in job] for job in jobs]
                 return [
                     Task(ray, task.options(name=job[0].title).remote(spec, shared), len(job))
                     for job, spec in zip(jobs, specs, strict=True)
                 ]
 
             places = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
-            carry_out_elsewhere(cells, options, watch, submit, max(1, int(places)))
+            carry_out_elsewhere(configs, options, watch, submit, max(1, int(places)))
         finally:
             ray.shutdown()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.runs.resolve import Cell
+from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
 from invbench.sweeps.engines.worker import carry_out
@@ -52,27 +52,27 @@ class SlurmEngine:
     at_once: int = 100
     parameters: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, cells: Sequence[Cell], options: Options, watch: SweepMonitor) -> None:
+    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
         shared = replace(options, out=options.out.absolute(), threads=self.threads)
         jobs = Jobs(shared.out / "slurm")
         executor, most = self._executor(jobs.folder), _most_in_an_array()
 
-        def submit(chosen: Sequence[Sequence[Cell]]) -> list[Handle]:
-            left = [[cell for cell in group if not jobs.queued(cell.spec.run_id)] for group in chosen]
+        def submit(chosen: Sequence[Sequence[RunConfig]]) -> list[Handle]:
+            left = [[config for config in group if not jobs.queued(config.spec.run_id)] for group in chosen]
             new = [group for group in left if group]
-            for cell in (cell for group in new for cell in group):
-                jobs.answer_file(cell.spec.run_id).unlink(missing_ok=True)  # an earlier job's
+            for config in (config for group in new for config in group):
+                jobs.answer_file(config.spec.run_id).unlink(missing_ok=True)  # an earlier job's
             work = SlurmRun(shared, jobs.folder)
             arrays = [new[first : first + most] for first in range(0, len(new), most)]
             for array in arrays:
                 executor.update_parameters(slurm_array_parallelism=max(1, self.at_once // len(arrays)))
-                made = executor.map_array(work, [[cell.spec.model_dump() for cell in group] for group in array])
+                made = executor.map_array(work, [[config.spec.model_dump() for config in group] for group in array])
                 pairs = zip(array, made, strict=True)
-                jobs.add({cell.spec.run_id: str(job.job_id) for group, job in pairs for cell in group})
-            return [SlurmJob([cell.spec.run_id for cell in group], jobs) for group in chosen]
+                jobs.add({config.spec.run_id: str(job.job_id) for group, job in pairs for config in group})
+            return [SlurmJob([config.spec.run_id for config in group], jobs) for group in chosen]
 
-        carry_out_elsewhere(cells, shared, watch, submit, self.at_once)
+        carry_out_elsewhere(configs, shared, watch, submit, self.at_once)
 
     def _executor(self, folder: Path) -> Any:
         try:

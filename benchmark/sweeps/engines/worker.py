@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from invbench.errors import CannotFuse, Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.record import Record, RunFolder
-from invbench.runs.resolve import Cell, from_spec
+from invbench.runs.resolve import RunConfig, from_spec
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.jobs import Job, Outcome, again, later, parted
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options, kind_of, run_cell, run_together
+from invbench.training.runner import Options, kind_of, run_one, run_together
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -37,7 +37,7 @@ def carry_out(specs: Sequence[dict[str, Any]], options: Options) -> list[Outcome
 
 def _alone(spec: RunSpec, options: Options) -> Outcome:
     try:
-        return _outcome(run_cell(from_spec(spec), options))
+        return _outcome(run_one(from_spec(spec), options))
     except (KeyboardInterrupt, Interrupted, RunFailed, UserError) as stopped:
         return _outcome(stopped)
 
@@ -46,8 +46,8 @@ def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     rest = Outcome("apart")
     try:
-        cells = [from_spec(spec) for spec in specs]
-        run_together(cells, options, lambda cell, result: found.update({cell.spec.run_id: _outcome(result)}))
+        configs = [from_spec(spec) for spec in specs]
+        run_together(configs, options, lambda config, result: found.update({config.spec.run_id: _outcome(result)}))
     except (KeyboardInterrupt, Interrupted) as stopped:
         rest = _outcome(stopped)
     except (CannotFuse, UserError) as reason:
@@ -94,7 +94,7 @@ def _follow(parent: int) -> None:
 
 
 def settle_outcomes(
-    job: Job, outcomes: Sequence[Outcome], cells: Mapping[str, Cell], out: Path, watch: SweepMonitor
+    job: Job, outcomes: Sequence[Outcome], configs: Mapping[str, RunConfig], out: Path, watch: SweepMonitor
 ) -> list[Job]:
     """Tell the watch how an attempt at the runs of a job ended. Returns the jobs for those that deserve another one."""
     following = []
@@ -106,7 +106,7 @@ def settle_outcomes(
             apart.append((run_id, outcome))
             continue
         alone = job._replace(run_id=run_id, others=())
-        again = _settle_outcome(alone, outcome, cells[run_id].spec, RunFolder(out / run_id), watch)
+        again = _settle_outcome(alone, outcome, configs[run_id].spec, RunFolder(out / run_id), watch)
         following += [again] if again else []
     if apart:
         run_ids, (_, reason) = [run_id for run_id, _ in apart], apart[0]

@@ -14,10 +14,10 @@ from invbench.training.loop import TrainingLoop
 def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
     """Raise CannotFuse where the runs cannot be trained together."""
     first = trainings[0]
-    reason = fuse_obstacle(first.cell)
+    reason = fuse_obstacle(first.config)
     if reason:
         raise CannotFuse(reason)
-    if len({fusion_key(training.cell) for training in trainings}) > 1:
+    if len({fusion_key(training.config) for training in trainings}) > 1:
         raise CannotFuse("they differ in more than the seed and fusable settings")
     if not first.total:
         raise CannotFuse("there is nothing to train")
@@ -25,10 +25,10 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("training inputs are changed at random")
     if first.learned:
         raise CannotFuse("the model learns numbers besides its weights")
-    if first.cell.method.transforms_features and first.cell.method.needs_each_gradient:
+    if first.config.method.transforms_features and first.config.method.needs_each_gradient:
         raise CannotFuse("representations are changed by the examples of all environments")
     coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
-    if coupled and first.cell.method.needs_each_gradient:
+    if coupled and first.config.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
     if any(_sizes(training) != _sizes(first) for training in trainings):
         raise CannotFuse("their data or networks have different sizes")

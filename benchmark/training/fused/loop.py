@@ -176,7 +176,7 @@ class FusedTraining:
         for name, loader in self.critic_loaders.items():
             for count in critics.update_counts(name, done):
                 leaves, _ = self._call(partial(self._critic_update, name), leaves, loader.batch(count), count=count)
-        factor = self.first.cell.trainer.rate_factor(done, self.first.sampler.steps_per_epoch)
+        factor = self.first.config.trainer.rate_factor(done, self.first.sampler.steps_per_epoch)
         simultaneous = [
             name for name, critic in critics.critics.items() if critic.simultaneous and done >= critic.first_step
         ]
@@ -185,7 +185,7 @@ class FusedTraining:
 
     def _restarted(self) -> list[Tensor]:
         """Zero the moments of the runs whose optimiser restarts ahead of this step. Returns all runs."""
-        rows = [r for r, training in enumerate(self.trainings) if self.done in training.cell.method.restarts]
+        rows = [r for r, training in enumerate(self.trainings) if self.done in training.config.method.restarts]
         if rows:
             runs = tree_unflatten(self.leaves, self.treedef)
             for value in tree_leaves((runs["moments"], runs["count"])):
@@ -272,9 +272,9 @@ class Clock:
 def _numbers(training: TrainingLoop) -> dict[str, float]:
     """Collect the numbers in which runs of one group may differ, by path."""
     numbers: dict[str, float] = {}
-    for part, settings in training.cell.method.parts.items():
+    for part, settings in training.config.method.parts.items():
         numbers |= {f"method/{part}/{name}": getattr(settings, name) for name in type(settings).fusable()}
-    numbers |= {f"trainer/{name}": getattr(training.cell.trainer, name) for name in TrainerConfig.fusable()}
+    numbers |= {f"trainer/{name}": getattr(training.config.trainer, name) for name in TrainerConfig.fusable()}
     decays = training.optimizer.decays
     numbers |= {f"decays/{name}": value for name, value in decays.items() if isinstance(value, float)}
     task = training.problem.task

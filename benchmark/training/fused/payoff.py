@@ -12,7 +12,7 @@ import torch
 from invbench.datafiles.release import cache_folder
 from invbench.errors import CannotFuse
 from invbench.files import write_text
-from invbench.runs.resolve import Cell, fusion_key
+from invbench.runs.resolve import RunConfig, fusion_key
 from invbench.system.device import timed
 from invbench.system.provenance import describe, sources_hash
 from invbench.training.fused.loop import FusedTraining
@@ -26,7 +26,7 @@ CALLS = 5
 def check_that_it_pays(fused: FusedTraining) -> None:
     """Raise CannotFuse where the runs are faster one after another."""
     memory, runs = _memory(), len(fused.trainings)
-    key = _key(fused.first.cell, fused.first.device, runs)
+    key = _key(fused.first.config, fused.first.device, runs)
     gain = memory.get(key)
     if gain is None:
         gain = _gain(fused)
@@ -34,9 +34,9 @@ def check_that_it_pays(fused: FusedTraining) -> None:
     _check(gain, runs)
 
 
-def check_memory(cell: Cell, device: torch.device, runs: int) -> None:
+def check_memory(config: RunConfig, device: torch.device, runs: int) -> None:
     """Raise CannotFuse where so many runs like this one are known to be faster one after another."""
-    gain = _memory().get(_key(cell, device, runs))
+    gain = _memory().get(_key(config, device, runs))
     if gain is not None:
         _check(gain, runs)
 
@@ -59,7 +59,7 @@ def _gain(fused: FusedTraining) -> float:
 def _alone(training: TrainingLoop, step: int) -> float:
     """Measure the seconds of a step of one run."""
     model = copy.deepcopy(training.model)
-    twin = TrainingLoop(training.cell, training.problem, model, training.folder, training.origin, 0)
+    twin = TrainingLoop(training.config, training.problem, model, training.folder, training.origin, 0)
     twin.done = step
     examples, env = (part[0] for part in twin.sampler.epoch(0))
     model.train()
@@ -67,14 +67,14 @@ def _alone(training: TrainingLoop, step: int) -> float:
         return min(timed(lambda: twin.step(examples, env), twin.device) for _ in range(CALLS))
 
 
-def _key(cell: Cell, device: torch.device, runs: int) -> str:
+def _key(config: RunConfig, device: torch.device, runs: int) -> str:
     machine = describe(device)
     facts = [
-        fusion_key(cell),
+        fusion_key(config),
         runs,
         torch.get_num_threads(),
         {name: machine.get(name) for name in ("cpu", "device", "gpu")},
-        sources_hash(*cell.classes),
+        sources_hash(*config.classes),
         torch.__version__,
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
