@@ -75,10 +75,10 @@ def verify(
     """
     bad = 0
     for release in _releases(name):
-        found = release.locate()
-        if not found:
+        paths = release.locate()
+        if not paths:
             echo(f"{release.name}: not here")
-        for path, text, right in _compared(release) if found else ():
+        for path, text, right in _compared(release) if paths else ():
             echo(f"{release.name}: {path} {text}")
             bad += not right
     if bad:
@@ -109,9 +109,9 @@ def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
     from invbench.datafiles.checksums import MAX_UNPACKED, digest, sha256
     from invbench.datafiles.download import kept_sums
 
-    kept, found = kept_sums(release), release.locate()
-    for file in (file for file in release.files if file.path in found):
-        path = found[file.path]
+    kept, paths = kept_sums(release), release.locate()
+    for file in (file for file in release.files if file.path in paths):
+        path = paths[file.path]
         algorithm, _, published = release.published_hash(file).partition(":")
         try:
             sum_ = digest(path, algorithm or "sha256", max(file.size or 0, MAX_UNPACKED))

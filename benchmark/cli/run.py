@@ -108,17 +108,17 @@ def _profile(config: "RunConfig", options: "Options") -> None:
     from invbench.console import announce, plain_text
     from invbench.training.profile import profile_run
 
-    found = profile_run(config, options)
-    whole = sum(cost.total for cost in found.costs) or 1.0
+    profile = profile_run(config, options)
+    whole = sum(cost.total for cost in profile.costs) or 1.0
     view = Table("part")
     for name in ("ms", "times", "seconds", "share"):
         view.add_column(name, justify="right")
-    for cost in found.costs:
+    for cost in profile.costs:
         numbers = f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
         view.add_row(plain_text(cost.name), *numbers)
-    echo(f"{config.title}: {whole:.3g} s, if all steps are like {found.steps} timed ones")
+    echo(f"{config.title}: {whole:.3g} s, if all steps are like {profile.steps} timed ones")
     Console().print(view)
-    announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {found.trace}")
+    announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {profile.trace}")
 
 
 def _show(records: "list[Record]", out: Path) -> None:

@@ -15,7 +15,7 @@ from invbench.runs.spec import MAX_SEED, RunSpec
 from invbench.strict_yaml import parse_yaml
 
 MOST_SEEDS = 100_000
-"""That one text may name."""
+"""Maximum number of seeds that one text may name."""
 
 
 def assignments_of(spec: RunSpec) -> dict[str, Any]:

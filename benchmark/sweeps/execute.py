@@ -175,8 +175,8 @@ def carry_out_sweep(request: SweepRequest, engine: Engine) -> None:
 def _conclude(request: SweepRequest, configs: Sequence[RunConfig], watch: SweepMonitor) -> None:
     """Say how it ended; raise where not all is done."""
     out = request.out
-    found = statuses(configs, out)
-    counts = {kind: sum(status == kind for status in found.values()) for kind in ("done", "stale", "failed", "newer")}
+    status_of = statuses(configs, out)
+    counts = {kind: list(status_of.values()).count(kind) for kind in ("done", "stale", "failed", "newer")}
     left = len(configs) - sum(counts.values())
     parts = [f"{counts['done']} of {len(configs)} runs done"]
     parts += [f"{counts['failed']} failed (--rerun failed)"] if counts["failed"] else []
@@ -201,12 +201,12 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
     """Every run with its status and settings that others do not share, and what the ones that are left will cost."""
     configs, out = request.runs(), request.out
     settings = told_apart(configs)
-    found, costs = statuses(configs, out), CostEstimator(out)
-    todo = {config.spec.run_id for config in chosen(configs, found, request.rerun)}
+    status_of, costs = statuses(configs, out), CostEstimator(out)
+    todo = {config.spec.run_id for config in chosen(configs, status_of, request.rerun)}
     width = max(len(config.title) for config in configs)
     lines, known, unknown = [], 0.0, 0
     for config in configs:
-        status, run_id = found[config.spec.run_id], config.spec.run_id
+        status, run_id = status_of[config.spec.run_id], config.spec.run_id
         line = f"{run_id}  {'to do' if run_id in todo else '-':5}  {status:7}  {config.title:{width}}"
         if run_id in todo:
             seconds = costs.seconds(config)

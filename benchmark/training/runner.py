@@ -199,15 +199,15 @@ def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable
         attempts: list[_Attempt] = []
         for config in configs:
             try:
-                found = stack.enter_context(_opened(config, options))
+                opened = stack.enter_context(_opened(config, options))
             except (RunHeld, UserError) as stopped:
                 ended(config, stopped)
                 continue
-            if isinstance(found, Record):
-                ended(config, found)
+            if isinstance(opened, Record):
+                ended(config, opened)
                 continue
-            attempts.append(found)
-            check_can_fuse([attempts[0].training, found.training])  # as soon as possible: data take memory
+            attempts.append(opened)
+            check_can_fuse([attempts[0].training, opened.training])  # as soon as possible: data take memory
         groups: dict[int, list[_Attempt]] = {}
         for attempt in attempts:
             groups.setdefault(attempt.training.checkpoint_step, []).append(attempt)

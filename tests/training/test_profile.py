@@ -66,12 +66,12 @@ def test_after_an_error_nobody_watches() -> None:
 def test_the_parts_of_a_step(method: str, dataset: str, strategy: str, parts: set[str], tmp_path: Path) -> None:
     """All those that a step has, in their order, and the whole run's calls of them."""
     config = small_config(method, dataset, 0, trainer__strategy=strategy, trainer__steps=20, trainer__evaluate_every=5)
-    found = profiled(config, tmp_path)
-    names = [cost.name for cost in found.costs]
+    profile = profiled(config, tmp_path)
+    names = [cost.name for cost in profile.costs]
     assert names == [*(name for name in (*PHASES, "other") if name in parts), *EVALUATION]
-    assert [cost.calls for cost in found.costs] == [20] * len(parts) + [3, 1]
-    assert all(cost.seconds > 0 for cost in found.costs)
-    traced = json.loads(gzip.decompress(found.trace.read_bytes()))["traceEvents"]
+    assert [cost.calls for cost in profile.costs] == [20] * len(parts) + [3, 1]
+    assert all(cost.seconds > 0 for cost in profile.costs)
+    traced = json.loads(gzip.decompress(profile.trace.read_bytes()))["traceEvents"]
     steps = [event for event in traced if event.get("name") == "step" and event.get("cat") == "user_annotation"]
     assert len(steps) == TRACED
     assert parts - {"other"} <= {event.get("name") for event in traced}
@@ -79,9 +79,9 @@ def test_the_parts_of_a_step(method: str, dataset: str, strategy: str, parts: se
 
 @pytest.mark.parametrize(("steps", "timed"), [(1, 0), (3, 0), (5, 1)])
 def test_the_shortest_runs(steps: int, timed: int, tmp_path: Path) -> None:
-    found = profiled(small_config("and_mask", "spirals", 0, trainer__steps=steps), tmp_path)
-    assert found.steps == timed
-    assert [cost.name for cost in found.costs][-2:] == EVALUATION
+    profile = profiled(small_config("and_mask", "spirals", 0, trainer__steps=steps), tmp_path)
+    assert profile.steps == timed
+    assert [cost.name for cost in profile.costs][-2:] == EVALUATION
 
 
 def test_a_method_without_training_has_its_evaluation_only(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_the_run_is_left_alone(bench: Bench, tmp_path: Path) -> None:
     """A profile ahead of a run, and one of a run that is done: the same numbers, and the record is not touched."""
     config = small_config("irmv1", "spirals", 0)
     plain = run_one(config, Options("cpu", tmp_path / "plain"))
-    found = profiled(config, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == [found.trace]
+    profile = profiled(config, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [profile.trace]
     assert run_one(config, Options("cpu", tmp_path / "out")).metrics == plain.metrics
     record = tmp_path / "out" / config.spec.run_id / "record.json"
     before = record.read_bytes()
