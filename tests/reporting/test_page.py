@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from cells import small_config
@@ -378,7 +379,7 @@ def one_run(opened: "Page") -> None:
     assert dialog.locator("polyline").count() >= 2
     opened.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
-    opened.wait_for_function("location.hash === ''")
+    opened.wait_for_url(lambda url: not urlsplit(url).fragment)
 
 
 def failure(opened: "Page") -> None:
