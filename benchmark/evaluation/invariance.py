@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators, random_motion
 from invbench.core.data import Problem
+from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
 
@@ -65,9 +66,7 @@ def measure(
         return {}
     split = problem.splits["test"]
     rows = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.x.device).long()
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         probe = _Probe(model, problem, split.x[rows], seed, step, advanced)
         found: dict[str, Any] = {"examples": len(rows), "generators": _profiles(probe)}
         if problem.kind == "point_cloud":
@@ -75,7 +74,6 @@ def measure(
         elif probe.x.shape[-1] == probe.x.shape[-2]:
             found |= _exact(probe, "quarter_turns", [partial(torch.rot90, k=k, dims=(-2, -1)) for k in (1, 2, 3)])
             found |= _exact(probe, "reflection", [partial(torch.flip, dims=(-1,))])
-    model.train(training)
     return found
 
 

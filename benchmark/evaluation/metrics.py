@@ -11,6 +11,7 @@ from invbench.core.method import Outputs, as_outputs
 from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
 from invbench.errors import UserError
+from invbench.evaluation.eval_mode import eval_mode
 from invbench.seeding import stream, torch_stream
 
 ENVIRONMENTS = 32
@@ -35,9 +36,7 @@ def evaluate(
     looks does not change what is trained.
     """
     device = problem.splits["train"].x.device
-    training = model.training
-    model.eval()
-    with torch.no_grad(), torch_stream(stream(seed, "evaluation", step), device):
+    with eval_mode(model), torch.no_grad(), torch_stream(stream(seed, "evaluation", step), device):
         metrics = {
             f"{name}_{metric}": value
             for name in splits
@@ -45,7 +44,6 @@ def evaluate(
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
-    model.train(training)
     return metrics
 
 

@@ -16,6 +16,7 @@ from torch.func import grad
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import Critic
 from invbench.core.method import Outputs, State, as_outputs
+from invbench.evaluation.eval_mode import eval_mode
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.training.flat_module import FlatModule
@@ -35,11 +36,9 @@ def find_critics(config: RunConfig, problem: Problem, model: nn.Module) -> dict[
     """Make the critics of a run by part of the method, on the model's device; most runs have none."""
     if not config.method.has_critic:
         return {}
-    x, training = problem.splits["train"].x, model.training
-    model.eval()
-    with torch.no_grad(), torch_stream(stream(config.spec.seed, "init", "critic"), x.device):
+    x = problem.splits["train"].x
+    with eval_mode(model), torch.no_grad(), torch_stream(stream(config.spec.seed, "init", "critic"), x.device):
         outputs = as_outputs(model(x[:2])).map(lambda part: part[None])
-    model.train(training)
     critics = config.method.critics(problem, outputs, config.spec.seed)
     for critic in critics.values():
         critic.network.to(x.device, outputs.prediction.dtype)

@@ -1,6 +1,6 @@
 """Columns of a run's curves beside the metrics: the last step's parts, learned numbers, the method's state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from invbench.components.learned import LearnedScalars
 from invbench.core.method import State
+from invbench.core.task import Task
 from invbench.evaluation.metrics import ENVIRONMENTS
 from invbench.pytree import flatten, sole
 from invbench.runs.curves import Row
+from invbench.runs.record import BestStep
 from invbench.training.gradients import Step
 
 SECONDS = "training_seconds"
@@ -38,6 +40,17 @@ def step_columns(step: Step, env: Tensor) -> Row:
 def state_columns(state: State) -> Row:
     """Return the numbers in a method's state."""
     return {f"state.{name}": value.item() for name, value in scalars(sole(state)).items()}
+
+
+def best_validation(rows: Sequence[Row], task: Task, metrics: Iterable[str]) -> BestStep | None:
+    """Return the first step with the best validation score, and those of the metrics that were measured there."""
+    criterion = f"validation_{task.primary}"
+    sign = 1 if task.higher_is_better else -1
+    measured = [row for row in rows if criterion in row]
+    if not measured:
+        return None
+    best = max(measured, key=lambda row: sign * row[criterion])
+    return BestStep(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
 
 
 SHOWN = 64

@@ -2,9 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from invbench.core.composition import Composition
-from invbench.core.method import Method
+from invbench.core.data import Batch
+from invbench.core.hooks import WithCritic
+from invbench.core.method import Method, State, overrides
+from invbench.evaluation.eval_mode import eval_mode
 from invbench.runs.spec import LATE_STARTS
+from invbench.training.gradients import Objective
 
 
 def never_reached(method: Composition, total: int) -> list[str]:
@@ -37,6 +44,20 @@ def why_inactive(
         whose = "the penalty" if len(idle) == len(weighted) else f"the penalty of {' and '.join(idle)}"
         return f"{whose} does not depend on what is trained, so it moves nothing"
     return ""
+
+
+def idle_parts(objective: Objective, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> list[str]:
+    """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch."""
+    # Batch normalisation must not learn from this pass.
+    with eval_mode(objective.model), torch.random.fork_rng():
+        risks, outputs = objective.joint(parameters, batch, state)
+        return [
+            name
+            for name, part in objective.method.parts.items()
+            if overrides(part, "penalty")
+            and not isinstance(part, WithCritic)
+            and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
+        ]
 
 
 def _weights(part: Method) -> list[float]:

@@ -10,26 +10,27 @@ from torch import Tensor, nn
 
 from invbench.components.learned import learned_parameters
 from invbench.core.data import Batch, Problem, Split
-from invbench.core.hooks import WithCritic
-from invbench.core.method import Outputs, State, overrides
+from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
+from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
 from invbench.runs.curves import Row, digest, read_rows, write_rows
-from invbench.runs.record import BestStep, RunFolder
+from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
+from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, choose_strategy
 from invbench.training.inactive import never_reached
 from invbench.training.loggers import Loggers
-from invbench.training.optimizers import Optimizer, OptimizerState
+from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
 from invbench.training.sampling import BatchLoader, Sampler, check_sizes
@@ -39,8 +40,6 @@ LEARNED_ROWS = 200
 """Number of rows of the curves for what a method learns besides the weights."""
 EVALUATIONS = 10
 """Number of evaluations of a run when nothing else is asked for."""
-CHECKPOINT_SHARE = 0.02
-"""Maximum share of the time that checkpoints may take."""
 PARTS = ("training", "evaluation", "checkpoint", "invariance")
 """Parts that the time of a run is spent on: its steps, and what is done between and after them."""
 
@@ -182,7 +181,7 @@ class TrainingLoop:
     def _train(self, report: Report) -> None:
         """Make all remaining steps, with evaluations and checkpoints between them."""
         self.model.train()
-        saved, pause = time.perf_counter(), self.checkpoint_seconds
+        checkpoints = CheckpointSchedule(self.checkpoint_seconds)
         with stop_requests() as stop, self.stopwatch.during("training"):
             for _ in self.steps():
                 report.step(self.done)
@@ -192,10 +191,8 @@ class TrainingLoop:
                     self.watch(report)
                 elif self.learned and self.done % self.learned_every == 0:
                     self._add_row({})
-                if stop.is_set() or time.perf_counter() - saved >= pause:
-                    took = self.save()
-                    saved = time.perf_counter()
-                    pause = max(self.checkpoint_seconds, took / CHECKPOINT_SHARE) if self.checkpoint_seconds else 0
+                if stop.is_set() or checkpoints.due:
+                    checkpoints.saved(self.save())
                 if stop.is_set():
                     self.stop()
 
@@ -206,10 +203,8 @@ class TrainingLoop:
             return False
         if self._stops[0] != done:
             batch = self.loader.batch(done - 1)
-            self.model.eval()
-            with torch.no_grad(), torch.random.fork_rng():
+            with eval_mode(self.model), torch.no_grad(), torch.random.fork_rng():
                 predictions = self.objective.batch_outputs(self.parameters, batch).prediction
-            self.model.train()
             accuracy = task.scores(predictions, batch.y)["accuracy"].mean().item()
             self._stops = done, accuracy < bound
         return self._stops[1]
@@ -217,35 +212,40 @@ class TrainingLoop:
     def steps(self) -> Iterator[None]:
         """Make the remaining steps, one for each iteration."""
         while not self.over:
-            with timed_phase("data"):
-                examples, env = self.loader.indices(self.done)
-            self.step(examples, env)
+            self.step(self.next_batch())
             yield
+
+    def next_batch(self) -> Batch:
+        """Return the batch of the next step, augmented."""
+        with timed_phase("data"):
+            return self._augmented(self.loader.batch(self.done))
 
     @property
     def updates(self) -> int:
         """Number of steps since the optimiser's last restart."""
         return self.done - max((step for step in self.config.method.restarts if step <= self.done), default=0)
 
-    def load_state(
-        self,
-        done: int,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        optimizer_state: OptimizerState,
-        method_state: State,
-    ) -> None:
-        """Set the state of the run after so many steps."""
-        self._set(parameters)
-        for name, value in self.model.named_buffers():
-            value.copy_(buffers[name])
-        self.done, self.optimizer_state, self.method_state = done, optimizer_state, method_state
+    def state(self) -> Tree:
+        """Collect the tensors that steps change, without copying them."""
+        return {
+            "parameters": {name: value.detach() for name, value in self.parameters.items()},
+            "buffers": dict(self.model.named_buffers()),
+            "optimizer": self.optimizer_state,
+            "method": self.method_state,
+            "loss": self.loss,
+        }
 
-    def step(self, examples: Tensor, env: Tensor) -> None:
-        """Make one step from the examples (E, B) of the environments (E,): one update, or one for each environment."""
+    def load_state(self, done: int, loss_steps: int, state: Tree) -> None:
+        """Set what `state` collects, the number of steps made, and how many of them the summed loss is of."""
+        self._set(state["parameters"])
+        for name, value in self.model.named_buffers():
+            value.copy_(state["buffers"][name])
+        self.optimizer_state, self.method_state, self.loss = state["optimizer"], state["method"], state["loss"]
+        self.done, self.loss_steps = done, loss_steps
+
+    def step(self, batch: Batch) -> None:
+        """Make one step from a batch of E environments: one update, or one for each environment."""
         method = self.config.method
-        with timed_phase("data"):
-            batch = self._augmented(self.sampler.batch(examples, env))
         if self.done in method.restarts:
             self.optimizer_state = self.optimizer.initial_state(self.parameters)
         updates = self.updates
@@ -255,8 +255,9 @@ class TrainingLoop:
             self._update(batch, updates)
         else:
             before = {name: value.detach().clone() for name, value in self.parameters.items()}
-            for e in range(len(env)):
-                self._update(batch.environments(slice(e, e + 1)), updates * len(env) + e)
+            environments = len(batch.env)
+            for e in range(environments):
+                self._update(batch.environments(slice(e, e + 1)), updates * environments + e)
             self._set({name: method.finish_step(before[name], value) for name, value in self.parameters.items()})
         self.method_state = method.advance(
             {name: part_state | critic_states.get(name, {}) for name, part_state in self.method_state.items()}
@@ -380,35 +381,6 @@ class TrainingLoop:
         if self.problem.augment is None:
             return batch
         return batch._replace(x=self.problem.augment(batch.x.flatten(0, 1)).unflatten(0, batch.x.shape[:2]))
-
-    def idle_parts(self) -> list[str]:
-        """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch."""
-        method, state = self.config.method, self.method_state
-        examples, env = self.sampler.epoch(0)
-        batch = self.sampler.batch(examples[0], env[0])
-        self.model.eval()  # batch normalisation must not learn from this pass
-        with torch.random.fork_rng():
-            risks, outputs = self.objective.joint(self.parameters, batch, state)
-            idle = [
-                name
-                for name, part in method.parts.items()
-                if overrides(part, "penalty")
-                and not isinstance(part, WithCritic)
-                and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
-            ]
-        self.model.train()
-        return idle
-
-    def best_validation(self, metrics: Mapping[str, float]) -> BestStep | None:
-        """Return the first step with the best validation score, and the metrics that were measured there."""
-        task = self.problem.task
-        criterion = f"validation_{task.primary}"
-        sign = 1 if task.higher_is_better else -1
-        rows = [row for row in self.rows if criterion in row]
-        if not rows:
-            return None
-        best = max(rows, key=lambda row: sign * row[criterion])
-        return BestStep(step=int(best["step"]), metrics={name: best[name] for name in metrics if name in best})
 
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
         """Compute all metrics; dependence on a nuisance only at the end, and not on the training split."""

@@ -25,7 +25,8 @@ from invbench.system.device import choose_device, forget_peak_memory, out_of_mem
 from invbench.system.provenance import code_version, describe
 from invbench.system.threads import threads_put_back
 from invbench.training.build import load_problem, model_on
-from invbench.training.inactive import never_reached, why_inactive
+from invbench.training.curve_columns import best_validation
+from invbench.training.inactive import idle_parts, never_reached, why_inactive
 from invbench.training.loggers import Loggers
 from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
@@ -330,7 +331,7 @@ class _Attempt:
         invariance = self._invariance(report)
         training = self.training
         method, total = training.config.method, training.total
-        inactive = why_inactive(method, total, training.rows, training.idle_parts)
+        inactive = why_inactive(method, total, training.rows, lambda: _idle_parts(training))
         if inactive and not never_reached(method, total):  # which was said at the beginning
             report.say(f"warning: {inactive}")
         return self._write("done", metrics, invariance, fused, inactive)
@@ -388,7 +389,9 @@ class _Attempt:
             traceback=trace,
             spec=self.config.spec,
             metrics=metrics,
-            best_validation=training.best_validation(metrics) if status == "done" else None,
+            best_validation=best_validation(training.rows, training.problem.task, metrics)
+            if status == "done"
+            else None,
             invariance=invariance,
             data=self.data,
             engine={
@@ -420,6 +423,12 @@ def build_training(
     loggers = Loggers(options.loggers, folder, config.spec)
     data = problem.to(device, getattr(torch, config.trainer.dtype))
     return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
+
+
+def _idle_parts(training: TrainingLoop) -> list[str]:
+    """List the parts of a trained run's method whose penalty moves nothing, judged on the first batch."""
+    batch = training.loader.batch(0)
+    return idle_parts(training.objective, training.parameters, batch, training.method_state)
 
 
 def kind_of(error: Exception) -> str:

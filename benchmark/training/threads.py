@@ -31,6 +31,8 @@ def _multiplications(model: "nn.Module", x: "Tensor") -> int:
     import torch
     from torch import Tensor, nn
 
+    from invbench.evaluation.eval_mode import eval_mode
+
     counts = []
 
     def count(module: nn.Linear | nn.Conv1d | nn.Conv2d, inputs: object, output: Tensor) -> None:
@@ -38,10 +40,8 @@ def _multiplications(model: "nn.Module", x: "Tensor") -> int:
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    trains = model.training
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        model.eval()(x)
-    model.train(trains)
+    with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model(x)
     for hook in hooks:
         hook.remove()
     return sum(counts)

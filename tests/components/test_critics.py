@@ -352,10 +352,9 @@ def test_mistakes_are_one_clear_line(
 )
 def test_other_forms_run(method: str, dataset: str, settings: dict[str, Any], tmp_path: Path) -> None:
     training = started(small_config(method, dataset, **settings), tmp_path)
-    examples, env = training.sampler.epoch(0)
     before = training.method_state[method]["critic"]["weights"].clone()
-    for step in range(4):  # the first two are the network's alone
-        training.step(examples[step], env[step])
+    for _ in range(4):  # the first two are the network's alone
+        training.step(training.next_batch())
     assert torch.isfinite(training.loss)
     assert not torch.equal(before, training.method_state[method]["critic"]["weights"])
 
@@ -370,10 +369,9 @@ def test_a_critic_waits_and_warms_up(tmp_path: Path) -> None:
     """No updates and no penalty in the first steps, then the warm-up, then so many a step; λ rises."""
     given = {"pretrain_steps": 2, "critic_warm_up": 5, "critic_steps": 3, "warm_up": 2, "weight": 1.0}
     training = started(small_config("adversary", "mi_toy", **{f"method__{k}": v for k, v in given.items()}), tmp_path)
-    examples, env = training.sampler.epoch(0)
     updates, penalties = [], []
-    for step in range(4):
-        training.step(examples[step], env[step])
+    for _ in range(4):
+        training.step(training.next_batch())
         updates.append(int(training.method_state["adversary"]["critic_updates"]))
         assert training.last is not None
         penalties.append(training.last.penalty.item())

@@ -25,12 +25,13 @@ from invbench.errors import CannotFuse, Interrupted, RunFailed
 from invbench.pytree import Tree, map_leaves, unflatten
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
+from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CRITIC
 from invbench.training.fused.batches import StackedBatchLoader
 from invbench.training.fused.compatibility import check_can_fuse
 from invbench.training.fused.program import Program, RunStep, StepResult, Tensors
 from invbench.training.gradients import Objective, Step
-from invbench.training.loop import CHECKPOINT_SHARE, TrainingLoop
+from invbench.training.loop import TrainingLoop
 from invbench.training.optimizers import Optimizer
 from invbench.training.progress import Report
 from invbench.training.sampling import BatchLoader
@@ -71,17 +72,8 @@ class FusedTraining:
     def stack_runs(self) -> None:
         """Stack the runs' present state: parameters, moments, states."""
         self.done, self.loss_steps = self.first.done, self.first.loss_steps
-        runs = [
-            {
-                "parameters": {name: value.detach() for name, value in training.parameters.items()},
-                "buffers": dict(training.model.named_buffers()),
-                "moments": training.optimizer_state,
-                "state": training.method_state,
-                "loss": training.loss,
-                "count": torch.tensor(float(training.updates), dtype=torch.float64, device=training.device),
-            }
-            for training in self.trainings
-        ]
+        float64 = partial(torch.tensor, dtype=torch.float64, device=self.first.device)
+        runs = [training.state() | {"updates": float64(training.updates)} for training in self.trainings]
         self.leaves, self.treedef = tree_flatten(_stack(runs))
         self.aux: Callable[[], Tree] = dict  # the last step's parts
         self.clock = Clock(self.trainings)
@@ -91,8 +83,7 @@ class FusedTraining:
         runs, aux = tree_unflatten(self.leaves, self.treedef), self.aux()
         for r, training in self.left.items():
             run = _row(runs, r)
-            training.load_state(self.done, run["parameters"], run["buffers"], run["moments"], run["state"])
-            training.loss, training.loss_steps = run["loss"], self.loss_steps
+            training.load_state(self.done, self.loss_steps, run)
             if aux:
                 parts = _row(aux, r)
                 training.last_env = parts.pop("env")
@@ -133,8 +124,7 @@ class FusedTraining:
 
     def _train(self, each: Callable[[Act], None]) -> None:
         """Make all remaining steps, with evaluations and checkpoints between them."""
-        first, reported, saved = self.first, 0.0, time.perf_counter()
-        pause = first.checkpoint_seconds
+        first, reported, checkpoints = self.first, 0.0, CheckpointSchedule(self.first.checkpoint_seconds)
         with stop_requests() as stop, self.clock.stopwatch.during("training"):
             while self.done < first.total and self.left:
                 self.step()
@@ -143,10 +133,8 @@ class FusedTraining:
                     each(lambda r, training, report: report.step(self.done))
                 if self.done < first.total and self.done % first.eval_every == 0:
                     self._pause(each, lambda r, training, report: training.watch(report))
-                if stop.is_set() or time.perf_counter() - saved >= pause:
-                    took = self._pause(each, lambda r, training, report: _save(training))
-                    saved = time.perf_counter()
-                    pause = max(first.checkpoint_seconds, took / CHECKPOINT_SHARE) if first.checkpoint_seconds else 0
+                if stop.is_set() or checkpoints.due:
+                    checkpoints.saved(self._pause(each, lambda r, training, report: _save(training)))
                 if stop.is_set():
                     each(lambda r, training, report: training.stop())
         self.unstack_runs()
@@ -188,7 +176,7 @@ class FusedTraining:
         rows = [r for r, training in enumerate(self.trainings) if self.done in training.config.method.restarts]
         if rows:
             runs = tree_unflatten(self.leaves, self.treedef)
-            for value in tree_leaves((runs["moments"], runs["count"])):
+            for value in tree_leaves((runs["optimizer"], runs["updates"])):
                 value[rows] = 0
         return self.leaves
 
@@ -207,7 +195,7 @@ class FusedTraining:
     def _step(self, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
         """Make one step of one run, as `TrainingLoop.step` does."""
         objective, optimizer = self._with(settings, run["buffers"])
-        theta, state, batch = run["parameters"], run["state"], Batch(**tensors)
+        theta, state, batch = run["parameters"], run["method"], Batch(**tensors)
         method, rate, critics = objective.method, optimizer.trainer.learning_rate, self.first.critics
         critic_states: State = {}
         for name in shared.keys() - {"factor"}:
@@ -216,15 +204,15 @@ class FusedTraining:
             critic_states[name] = {part: after[part] for part in CRITIC}
         step = objective.pure_step(theta, batch, state)
         new, moments = optimizer.step(
-            theta, step.gradients, run["moments"], run["count"], rate * shared["factor"], method.scale(state)
+            theta, step.gradients, run["optimizer"], run["updates"], rate * shared["factor"], method.scale(state)
         )
         after = {
             "parameters": new,
             "buffers": dict(step.buffers) or run["buffers"],
-            "moments": moments,
-            "state": method.advance({name: part | critic_states.get(name, {}) for name, part in step.state.items()}),
+            "optimizer": moments,
+            "method": method.advance({name: part | critic_states.get(name, {}) for name, part in step.state.items()}),
             "loss": run["loss"] + step.objective.double(),
-            "count": run["count"] + 1,
+            "updates": run["updates"] + 1,
         }
         aux = step._asdict() | {"env": batch.env}
         del aux["state"], aux["buffers"]
@@ -237,8 +225,8 @@ class FusedTraining:
         objective, _ = self._with(settings, run["buffers"])
         batch = Batch(**tensors)
         outputs = objective.with_copies().batch_outputs(run["parameters"], batch)
-        state = self.first.critics.pure_update(name, objective, outputs, batch, run["state"], shared["count"])
-        return run | {"state": state}, {}
+        state = self.first.critics.pure_update(name, objective, outputs, batch, run["method"], shared["count"])
+        return run | {"method": state}, {}
 
     def _with(self, settings: Tensors, buffers: Tensors) -> tuple[Objective, Optimizer]:
         """Return objective and optimiser of the first run with the numbers of another."""

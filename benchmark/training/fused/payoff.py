@@ -61,10 +61,9 @@ def _alone(training: TrainingLoop, step: int) -> float:
     model = copy.deepcopy(training.model)
     twin = TrainingLoop(training.config, training.problem, model, training.folder, training.origin, 0)
     twin.done = step
-    examples, env = (part[0] for part in twin.sampler.epoch(0))
     model.train()
     with twin.noise():
-        return min(timed(lambda: twin.step(examples, env), twin.device) for _ in range(CALLS))
+        return min(timed(lambda: twin.step(twin.next_batch()), twin.device) for _ in range(CALLS))
 
 
 def _key(config: RunConfig, device: torch.device, runs: int) -> str:
