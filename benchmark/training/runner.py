@@ -381,6 +381,7 @@ class _Attempt:
         trace: str | None = None,
     ) -> Record:
         training = self.training
+        best = best_validation(training.rows, training.problem.task, metrics) if status == "done" else None
         record = Record(
             run_id=self.config.spec.run_id,
             status=status,
@@ -389,9 +390,7 @@ class _Attempt:
             traceback=trace,
             spec=self.config.spec,
             metrics=metrics,
-            best_validation=best_validation(training.rows, training.problem.task, metrics)
-            if status == "done"
-            else None,
+            best_validation=best,
             invariance=invariance,
             data=self.data,
             engine={

@@ -1,24 +1,20 @@
 """Number of threads of a run."""
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from invbench.training.loop import TrainingLoop
-
+from invbench.evaluation.eval_mode import eval_mode
+from invbench.training.loop import TrainingLoop
 
 WORTH_THREADS = 2**27
 """Number of multiplications in the forward passes of a step from which on several threads pay."""
 
 
-def suitable_threads(training: "TrainingLoop") -> int:
+def suitable_threads(training: TrainingLoop) -> int:
     """Choose the number of threads of a run by its size, not by the machine's load; at most what torch would take.
 
     The same run must give the same numbers whatever else the machine does, and sums depend on the threads.
     """
-    import torch
-
     most = torch.get_num_threads()
     if most == 1 or training.device.type != "cpu":
         return 1
@@ -26,13 +22,8 @@ def suitable_threads(training: "TrainingLoop") -> int:
     return most if examples * _multiplications(training.model, training.examples.x[:1]) >= WORTH_THREADS else 1
 
 
-def _multiplications(model: "nn.Module", x: "Tensor") -> int:
+def _multiplications(model: nn.Module, x: Tensor) -> int:
     """Count the multiplications in matrices and convolutions of a forward pass from one example (1, ...)."""
-    import torch
-    from torch import Tensor, nn
-
-    from invbench.evaluation.eval_mode import eval_mode
-
     counts = []
 
     def count(module: nn.Linear | nn.Conv1d | nn.Conv2d, inputs: object, output: Tensor) -> None:
