@@ -12,6 +12,7 @@ from invbench.choices import EngineName, Rerun
 from invbench.console import announce, somebody_looks
 from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
+from invbench.runs.options import RESULTS, Options
 from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import Fuse, parse_fuse
 from invbench.sweeps.definition import FULL, Sweep
@@ -27,7 +28,6 @@ from invbench.sweeps.folder import (
 )
 from invbench.sweeps.monitor import SweepMonitor, duration
 from invbench.system.signals import stop_requests
-from invbench.training.runner import RESULTS, Options
 
 
 @dataclass(frozen=True)

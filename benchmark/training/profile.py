@@ -14,14 +14,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from invbench.evaluation.invariance import measure
+from invbench.runs.options import Options
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import choose_device, timed
 from invbench.system.threads import threads_put_back
+from invbench.training.attempt import build_training, examples_to_measure
 from invbench.training.build import load_problem
 from invbench.training.loop import TrainingLoop
 from invbench.training.phases import PHASES, Phases
-from invbench.training.runner import Options, build_training, examples_to_measure
 from invbench.training.threads import suitable_threads
 
 WARM_UP, TRACED = 3, 3

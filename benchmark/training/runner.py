@@ -1,67 +1,28 @@
 """Carry out runs: hold the folder, make the data, train, write the record."""
 
-import os
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 
 from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
-from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
-from invbench.files import FULL_DISK
 from invbench.runs.commands import parse_seeds
-from invbench.runs.curves import write_rows
-from invbench.runs.record import Record, RunFolder, now, unwritable
+from invbench.runs.options import RESULTS
+from invbench.runs.options import Options as Options
+from invbench.runs.record import Record, RunFolder
 from invbench.runs.resolve import RunConfig, resolve
-from invbench.runs.spec import Fuse
-from invbench.system.device import choose_device, forget_peak_memory, out_of_memory, peak_memory
-from invbench.system.provenance import code_version, describe
+from invbench.system.device import choose_device
+from invbench.system.provenance import code_version
 from invbench.system.threads import threads_put_back
-from invbench.training.build import load_problem, model_on
-from invbench.training.curve_columns import best_validation
-from invbench.training.inactive import idle_parts, never_reached, why_inactive
-from invbench.training.loggers import Loggers
-from invbench.training.loop import TrainingLoop
-from invbench.training.progress import Report
-from invbench.training.threads import suitable_threads
+from invbench.training.attempt import Attempt, Metrics
+from invbench.training.build import load_problem
 
-Metrics = dict[str, float]
-SILENT_SECONDS = 10
-"""As long a measurement says nothing."""
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
-"""A run's record, or what stopped it."""
-RESULTS = "results"
-"""Folder of the runs when nothing else is asked for."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out; none of it is part of what the run is.
-
-    Args:
-        device: auto, cpu, cuda or cuda:i.
-        out: folder that gets a folder for each run.
-        checkpoint_seconds: time between checkpoints; 0 makes one after every step.
-        quiet: no progress on stderr; the run's log.txt has it all the same.
-        loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
-        fuse: whether runs of a sweep are trained together; `invbench.runs.spec.Fuse`.
-        threads: of torch on the CPU; None takes what suits the size of the run.
-    """
-
-    device: str = "auto"
-    out: Path = Path(RESULTS)
-    checkpoint_seconds: float = 10.0
-    quiet: bool = True
-    loggers: tuple[str, ...] = ()
-    fuse: Fuse = "off"
-    threads: int | None = None
+"""Record of a run, or the error that stopped it."""
 
 
 @overload
@@ -129,9 +90,9 @@ def run(
         settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
         device: auto, cpu, cuda or cuda:i.
         out: folder that gets a folder for each run.
-        threads: of torch on the CPU; None takes what suits the size of the run.
+        threads: number of threads of torch on the CPU; None chooses it by the size of the run.
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
-        loggers: where else the curves go: csv, tensorboard, wandb, mlflow.
+        loggers: further destinations of the curves: csv, tensorboard, wandb, mlflow.
         checkpoint_seconds: time between checkpoints; 0 makes one after every step.
 
     Raises:
@@ -182,11 +143,11 @@ def run_each(configs: Sequence[RunConfig], options: Options) -> tuple[list[Recor
 
 
 def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable[[RunConfig, Ended], None]) -> None:
-    """Carry out runs that differ in seed and numbers only, as one; each leaves what it would leave alone.
+    """Train runs that differ in seed and numbers only as one; each leaves the files that it would leave alone.
 
     Args:
-        options: with `fuse="auto"` it is asked first whether that is faster.
-        ended: called with every run that is over, and its record or what stopped it.
+        options: with `fuse="auto"` the runs are trained together only where that is faster.
+        ended: called with every run that is over, and its record or the error that stopped it.
 
     Raises:
         CannotFuse: the runs that have not ended should be carried out one by one.
@@ -197,7 +158,7 @@ def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable
     if options.fuse == "auto":
         check_memory(configs[0], choose_device(options.device), len(configs))
     with threads_put_back(), ExitStack() as stack:
-        attempts: list[_Attempt] = []
+        attempts: list[Attempt] = []
         for config in configs:
             try:
                 opened = stack.enter_context(_opened(config, options))
@@ -209,15 +170,15 @@ def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable
                 continue
             attempts.append(opened)
             check_can_fuse([attempts[0].training, opened.training])  # as soon as possible: data take memory
-        groups: dict[int, list[_Attempt]] = {}
+        groups: dict[int, list[Attempt]] = {}
         for attempt in attempts:
             groups.setdefault(attempt.training.checkpoint_step, []).append(attempt)
         for group in groups.values():
             _carry_out(group, ended)
 
 
-def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[RunConfig, Ended], None]) -> None:
-    """Runs that go on at the same step."""
+def _carry_out(attempts: Sequence[Attempt], ended: Callable[[RunConfig, Ended], None]) -> None:
+    """Train runs together that continue at the same step."""
     from invbench.training.fused.loop import FusedTraining
     from invbench.training.fused.payoff import check_that_it_pays
 
@@ -243,11 +204,12 @@ def _carry_out(attempts: "Sequence[_Attempt]", ended: Callable[[RunConfig, Ended
 
 
 @contextmanager
-def _opened(config: RunConfig, options: Options) -> "Iterator[Record | _Attempt]":
-    """The run in this process's hands: its record where it is done, or an attempt at it.
+def _opened(config: RunConfig, options: Options) -> Iterator[Record | Attempt]:
+    """Hold a run's folder within the block. Yields the record where the run is done, else an attempt at it.
 
     Raises:
-        RunHeld, UserError: it cannot be had, or cannot be run; then a new folder is removed.
+        RunHeld: another process has the run.
+        UserError: it cannot be run; a folder that was made for it is removed.
     """
     device = choose_device(options.device)
     if options.threads is not None:
@@ -257,7 +219,7 @@ def _opened(config: RunConfig, options: Options) -> "Iterator[Record | _Attempt]
     new = folder.create(config.spec)
     with folder.hold() as held:
         record = held.read_record()
-        if record is not None and record.spec != config.spec:  # somebody has put another run's there
+        if record is not None and record.spec != config.spec:  # the record of another run was put there
             record = None
         problem = None
         try:
@@ -268,7 +230,7 @@ def _opened(config: RunConfig, options: Options) -> "Iterator[Record | _Attempt]
                         announce(f"{config.title}  is done already: {folder.path}")
                     yield record
                     return
-            yield _Attempt(config, problem or load_problem(config), held, device, code, options)
+            yield Attempt(config, problem or load_problem(config), held, device, code, options)
         except UserError:
             if new:
                 held.discard()
@@ -276,179 +238,8 @@ def _opened(config: RunConfig, options: Options) -> "Iterator[Record | _Attempt]
 
 
 def _other_data(config: RunConfig, record: Record) -> Problem | None:
-    """The run's problem, where there are files that make it another one than the record's."""
+    """Load the run's data if they are not those of the record, because a file has changed; None if they are."""
     if not config.dataset.files():
         return None
     problem = load_problem(config)
     return None if problem.fingerprint == record.data["fingerprint"] else problem
-
-
-class _Attempt:
-    """One try at a run whose folder this process holds."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        problem: Problem,
-        folder: RunFolder,
-        device: torch.device,
-        code: dict[str, Any],
-        options: Options,
-    ) -> None:
-        self.config, self.folder, self.device, self.code, self.options = config, folder, device, code, options
-        self.started = now()
-        self.data = problem.provenance
-        origin = f"{code['sources']}-{problem.fingerprint}"
-        self.training = build_training(config, problem, folder, device, origin, options)
-        if options.threads is None:
-            torch.set_num_threads(suitable_threads(self.training))
-
-    def carry_out(self) -> Record:
-        """Train and write the record of success or failure. Raises RunFailed after the latter."""
-        with self.begin() as report:
-            try:
-                return self.conclude(self.training.run(report), report)
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                raise self.failed(error, report) from error
-
-    def begin(self) -> Report:
-        """Make the folder ready; returns where the run tells how far it is.
-
-        Raises:
-            UserError, RunFailed: the folder cannot be written to.
-        """
-        try:
-            self.folder.set_aside()
-        except OSError as error:
-            raise unwritable(self.folder.path, error) from None
-        forget_peak_memory(self.device)
-        return Report(self.config.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
-
-    def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
-        """Write the record of a run that is trained; fused: with how many others, itself included, if at all."""
-        invariance = self._invariance(report)
-        training = self.training
-        method, total = training.config.method, training.total
-        inactive = why_inactive(method, total, training.rows, lambda: _idle_parts(training))
-        if inactive and not never_reached(method, total):  # which was said at the beginning
-            report.say(f"warning: {inactive}")
-        return self._write("done", metrics, invariance, fused, inactive)
-
-    def failed(self, error: Exception, report: Report) -> RunFailed:
-        """Write the record of a failure; returns what to tell of it.
-
-        A full disk is no result: the run stays open, and goes on once there is room.
-        """
-        kind = kind_of(error)
-        # Whatever cannot be written must not keep the rest from being so.
-        with suppress(OSError), self.folder.replacing(self.folder.curves) as temporary:
-            write_rows(self.training.rows, temporary)
-        with suppress(OSError):
-            report.say(f"failed: {kind}: {error}")
-        if kind != "disk_full":
-            with suppress(OSError):
-                trace = "".join(traceback.format_exception(error))
-                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
-        return RunFailed(kind, f"{self.config.title} failed ({kind}): {error}; details in {self.folder.path}")
-
-    def _invariance(self, report: Report) -> dict[str, Any]:
-        training, total = self.training, transformations(self.training.problem)
-        if self.config.trainer.measure_invariance == "off":
-            return {}
-        if total:
-            report.say("measuring invariance")
-
-        def advanced(count: int) -> None:
-            report.step(training.done)
-            if time.monotonic() - report.last > SILENT_SECONDS:
-                report.say(f"measuring invariance: {count} of {total} transformations")
-
-        with training.stopwatch.during("invariance"):
-            examples = examples_to_measure(training, training.done)
-            return measure(training.model, training.problem, self.config.spec.seed, training.done, examples, advanced)
-
-    def _write(
-        self,
-        status: Literal["done", "failed"],
-        metrics: Metrics,
-        invariance: dict[str, Any],
-        fused: int = 0,
-        inactive: str = "",
-        kind: str | None = None,
-        message: str | None = None,
-        trace: str | None = None,
-    ) -> Record:
-        training = self.training
-        best = best_validation(training.rows, training.problem.task, metrics) if status == "done" else None
-        record = Record(
-            run_id=self.config.spec.run_id,
-            status=status,
-            kind=kind,
-            message=message,
-            traceback=trace,
-            spec=self.config.spec,
-            metrics=metrics,
-            best_validation=best,
-            invariance=invariance,
-            data=self.data,
-            engine={
-                "strategy": training.objective.strategy,
-                "steps": training.done,
-                "steps_per_epoch": training.sampler.steps_per_epoch,
-                "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-                "condensed": training.examples is not training.problem.splits["train"],
-                **({"fused": fused} if fused else {}),
-                **({"inactive": inactive} if inactive else {}),
-            },
-            cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
-            code=self.code,
-            machine=describe(self.device),
-            started=self.started,
-            finished=now(),
-        )
-        self.folder.write_record(record)
-        return record
-
-
-def build_training(
-    config: RunConfig, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
-) -> TrainingLoop:
-    """A run's training on a device, at its beginning; origin: as of `TrainingLoop`."""
-    model = model_on(device, config, problem)
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-    loggers = Loggers(options.loggers, folder, config.spec)
-    data = problem.to(device, getattr(torch, config.trainer.dtype))
-    return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
-
-
-def _idle_parts(training: TrainingLoop) -> list[str]:
-    """List the parts of a trained run's method whose penalty moves nothing, judged on the first batch."""
-    batch = training.loader.batch(0)
-    return idle_parts(training.objective, training.parameters, batch, training.method_state)
-
-
-def kind_of(error: Exception) -> str:
-    """Of a failure, in one word; see `invbench.sweeps.jobs.Outcome`."""
-    if isinstance(error, RunFailed):
-        return error.kind
-    if out_of_memory(error):
-        return "oom"
-    if any(os.strerror(number) in str(error) for number in FULL_DISK):  # safetensors' errors have no number
-        return "disk_full"
-    return "input_output" if isinstance(error, OSError) else "error"
-
-
-def examples_to_measure(training: TrainingLoop, steps: int) -> int:
-    """How many examples a run of so many steps measures, by its settings.
-
-    It goes by numbers of passes, not by the clock: the same run measures the same examples everywhere.
-    """
-    setting, sampler = training.config.trainer.measure_invariance, training.sampler
-    if isinstance(setting, int):
-        return setting
-    trained = steps * sampler.per_step * sampler.batch_size
-    times = max(1, transformations(training.problem))
-    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))

@@ -19,12 +19,14 @@ from invbench.core.data import Problem
 from invbench.errors import UserError
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, measure
 from invbench.reporting import run_figures as figures
+from invbench.runs.options import Options
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
-from invbench.training import runner
+from invbench.training import attempt
+from invbench.training.attempt import examples_to_measure
 from invbench.training.build import build_model, load_run
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, examples_to_measure, run, run_one
+from invbench.training.runner import run, run_one
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -233,7 +235,7 @@ def test_nothing_is_measured_where_it_is_off(tmp_path: Path) -> None:
 
 
 def test_a_long_measurement_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "SILENT_SECONDS", 0)
+    monkeypatch.setattr(attempt, "SILENT_SECONDS", 0)
     record = run_one(small_config("erm", "digits"), Options(out=tmp_path))
     lines = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8").splitlines()
     total = 6 * POINTS + 5

@@ -24,7 +24,7 @@ from invbench.runs.lease import read_lease
 from invbench.runs.record import Record, RunFolder, load_record, run_folders
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.signals import stop_requests
-from invbench.training import runner
+from invbench.training import attempt
 from invbench.training.runner import Ended, Options, run, run_one, run_together
 
 SIZES = {"trainer.steps": 12, "trainer.batch_size": 10, "backbone.width": 4, "dataset.standardise": False}
@@ -44,7 +44,7 @@ def test_a_finished_record_outlives_any_number_of_failures(tmp_path: Path, monke
     first = again()
     frame.assign(a=frame.a * 2).to_csv(path, index=False)
     with monkeypatch.context() as accident:
-        accident.setattr(runner, "measure", lambda *arguments: 1 / 0)
+        accident.setattr(attempt, "measure", lambda *arguments: 1 / 0)
         for _ in range(3):
             with pytest.raises(RunFailed, match="division by zero"):
                 again()
@@ -228,13 +228,13 @@ def test_ctrl_c_twice_at_any_moment_ends_a_sweep(place: Place, seed: int) -> Non
 
 
 def test_what_is_not_a_step_is_not_in_the_time_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = runner.measure
+    measure = attempt.measure
 
     def slow(*arguments: object) -> dict[str, object]:
         time.sleep(1.0)
         return measure(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "measure", slow)
+    monkeypatch.setattr(attempt, "measure", slow)
     record = run_one(small_config("erm", "spirals"), Options("cpu", tmp_path))
     cost = record.cost
     assert cost["invariance_seconds"] >= 1.0
@@ -251,7 +251,7 @@ def test_runs_that_are_trained_together_do_not_pay_for_each_other(
         time.sleep(1.0)
         return {}
 
-    monkeypatch.setattr(runner, "measure", slow)
+    monkeypatch.setattr(attempt, "measure", slow)
     records: list[Record] = []
 
     def keep(config: RunConfig, ended: Ended) -> None:
@@ -279,7 +279,7 @@ def test_a_lost_run_leaves_no_record_of_a_failure(tmp_path: Path, monkeypatch: p
         folder.claim.write_text(json.dumps(other))
         raise ValueError("too late")
 
-    monkeypatch.setattr(runner, "measure", taken)
+    monkeypatch.setattr(attempt, "measure", taken)
     with pytest.raises(Interrupted, match="another process has taken over"):
         run_one(config, Options("cpu", tmp_path))
     assert not folder.record.exists()

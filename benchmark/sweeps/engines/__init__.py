@@ -13,9 +13,9 @@ from invbench.errors import UserError, brief, did_you_mean
 from invbench.system.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
+    from invbench.runs.options import Options
     from invbench.runs.resolve import RunConfig
     from invbench.sweeps.monitor import SweepMonitor
-    from invbench.training.runner import Options
 
 GIBIBYTE = 2**30
 LONGEST = 366 * 86400

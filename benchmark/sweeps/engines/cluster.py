@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from invbench.runs.lease import read_lease
+from invbench.runs.options import Options
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.worker import settle_outcomes
 from invbench.sweeps.jobs import Job, Outcome, jobs_of
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options
 
 POLL_SECONDS = 1.0
 

@@ -23,6 +23,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from invbench.errors import UserError
 from invbench.runs.lease import Owner, read_lease
+from invbench.runs.options import Options
 from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
@@ -30,7 +31,6 @@ from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
 from invbench.sweeps.jobs import Outcome, jobs_of, later
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
-from invbench.training.runner import Options
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from invbench.errors import UserError
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
 from invbench.sweeps.engines.worker import carry_out
 from invbench.sweeps.jobs import Outcome
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from typing import Any
 
 from invbench.errors import UserError
 from invbench.files import write_text
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.engines.cluster import Handle, carry_out_elsewhere
 from invbench.sweeps.engines.worker import carry_out
 from invbench.sweeps.jobs import Outcome
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options
 
 ASK_SECONDS = 5.0
 """Time between two calls of squeue."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invbench.errors import CannotFuse, Interrupted, RunFailed, RunHeld, UserError
+from invbench.runs.options import Options
 from invbench.runs.record import Record, RunFolder
 from invbench.runs.resolve import RunConfig, from_spec
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.jobs import Job, Outcome, again, later, parted
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options, kind_of, run_one, run_together
+from invbench.training.attempt import kind_of
+from invbench.training.runner import run_one, run_together
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized

@@ -1,0 +1,224 @@
+"""An attempt at one run: its training, and the record of its success or failure."""
+
+import os
+import time
+import traceback
+from contextlib import suppress
+from typing import Any, Literal
+
+import torch
+
+from invbench.core.data import Problem
+from invbench.errors import Interrupted, RunFailed
+from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
+from invbench.files import FULL_DISK
+from invbench.runs.curves import write_rows
+from invbench.runs.options import Options
+from invbench.runs.record import Record, RunFolder, now, unwritable
+from invbench.runs.resolve import RunConfig
+from invbench.system.device import forget_peak_memory, out_of_memory, peak_memory
+from invbench.system.provenance import describe
+from invbench.training.build import model_on
+from invbench.training.curve_columns import best_validation
+from invbench.training.inactive import idle_parts, never_reached, why_inactive
+from invbench.training.loggers import Loggers
+from invbench.training.loop import TrainingLoop
+from invbench.training.progress import Report
+from invbench.training.threads import suitable_threads
+
+Metrics = dict[str, float]
+SILENT_SECONDS = 10
+"""Seconds for which the measurement of invariance may report nothing."""
+
+
+class Attempt:
+    """Attempt at a run whose folder this process holds.
+
+    Args:
+        config: the run.
+        problem: its data.
+        folder: its folder, with this process's lease.
+        device: where it is trained.
+        code: the version of the code, for the record.
+        options: how it is carried out.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        problem: Problem,
+        folder: RunFolder,
+        device: torch.device,
+        code: dict[str, Any],
+        options: Options,
+    ) -> None:
+        self.config, self.folder, self.device, self.code, self.options = config, folder, device, code, options
+        self.started = now()
+        self.data = problem.provenance
+        origin = f"{code['sources']}-{problem.fingerprint}"
+        self.training = build_training(config, problem, folder, device, origin, options)
+        if options.threads is None:
+            torch.set_num_threads(suitable_threads(self.training))
+
+    def carry_out(self) -> Record:
+        """Train, and write the record.
+
+        Raises:
+            RunFailed: it failed; the record of the failure is written.
+            Interrupted: it was stopped; the checkpoint is written.
+        """
+        with self.begin() as report:
+            try:
+                return self.conclude(self.training.run(report), report)
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                raise self.failed(error, report) from error
+
+    def begin(self) -> Report:
+        """Set an earlier record aside. Returns the report of the run's progress.
+
+        Raises:
+            UserError, RunFailed: the folder cannot be written to.
+        """
+        try:
+            self.folder.set_aside()
+        except OSError as error:
+            raise unwritable(self.folder.path, error) from None
+        forget_peak_memory(self.device)
+        return Report(self.config.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
+
+    def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
+        """Write the record of a run whose training is over.
+
+        Args:
+            metrics: of its last step.
+            report: of its progress.
+            fused: number of runs that were trained together, this one included; 0 where it was trained alone.
+        """
+        invariance = self._invariance(report)
+        training = self.training
+        method, total = training.config.method, training.total
+        inactive = why_inactive(method, total, training.rows, lambda: _idle_parts(training))
+        if inactive and not never_reached(method, total):  # which was said at the beginning
+            report.say(f"warning: {inactive}")
+        return self._write("done", metrics, invariance, fused, inactive)
+
+    def failed(self, error: Exception, report: Report) -> RunFailed:
+        """Write the record of a failure. Returns the error to raise.
+
+        A full disk leaves no record: the run stays open, and continues once there is room.
+        """
+        kind = kind_of(error)
+        # Whatever cannot be written must not keep the rest from being so.
+        with suppress(OSError), self.folder.replacing(self.folder.curves) as temporary:
+            write_rows(self.training.rows, temporary)
+        with suppress(OSError):
+            report.say(f"failed: {kind}: {error}")
+        if kind != "disk_full":
+            with suppress(OSError):
+                trace = "".join(traceback.format_exception(error))
+                self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
+        return RunFailed(kind, f"{self.config.title} failed ({kind}): {error}; details in {self.folder.path}")
+
+    def _invariance(self, report: Report) -> dict[str, Any]:
+        """Measure how much transformations of the inputs change the predictions; empty where that is off."""
+        training, total = self.training, transformations(self.training.problem)
+        if self.config.trainer.measure_invariance == "off":
+            return {}
+        if total:
+            report.say("measuring invariance")
+
+        def advanced(count: int) -> None:
+            report.step(training.done)
+            if time.monotonic() - report.last > SILENT_SECONDS:
+                report.say(f"measuring invariance: {count} of {total} transformations")
+
+        with training.stopwatch.during("invariance"):
+            examples = examples_to_measure(training, training.done)
+            return measure(training.model, training.problem, self.config.spec.seed, training.done, examples, advanced)
+
+    def _write(
+        self,
+        status: Literal["done", "failed"],
+        metrics: Metrics,
+        invariance: dict[str, Any],
+        fused: int = 0,
+        inactive: str = "",
+        kind: str | None = None,
+        message: str | None = None,
+        trace: str | None = None,
+    ) -> Record:
+        """Write the record of this attempt."""
+        training = self.training
+        best = best_validation(training.rows, training.problem.task, metrics) if status == "done" else None
+        record = Record(
+            run_id=self.config.spec.run_id,
+            status=status,
+            kind=kind,
+            message=message,
+            traceback=trace,
+            spec=self.config.spec,
+            metrics=metrics,
+            best_validation=best,
+            invariance=invariance,
+            data=self.data,
+            engine={
+                "strategy": training.objective.strategy,
+                "steps": training.done,
+                "steps_per_epoch": training.sampler.steps_per_epoch,
+                "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+                "condensed": training.examples is not training.problem.splits["train"],
+                **({"fused": fused} if fused else {}),
+                **({"inactive": inactive} if inactive else {}),
+            },
+            cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
+            code=self.code,
+            machine=describe(self.device),
+            started=self.started,
+            finished=now(),
+        )
+        self.folder.write_record(record)
+        return record
+
+
+def build_training(
+    config: RunConfig, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
+) -> TrainingLoop:
+    """Build the training of a run on a device, at its beginning; for `origin` see `TrainingLoop`."""
+    model = model_on(device, config, problem)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+    loggers = Loggers(options.loggers, folder, config.spec)
+    data = problem.to(device, getattr(torch, config.trainer.dtype))
+    return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
+
+
+def _idle_parts(training: TrainingLoop) -> list[str]:
+    """List the parts of a trained run's method whose penalty moves nothing, judged on the first batch."""
+    batch = training.loader.batch(0)
+    return idle_parts(training.objective, training.parameters, batch, training.method_state)
+
+
+def kind_of(error: Exception) -> str:
+    """Return the kind of a failure, in one word; see `invbench.sweeps.jobs.Outcome`."""
+    if isinstance(error, RunFailed):
+        return error.kind
+    if out_of_memory(error):
+        return "oom"
+    if any(os.strerror(number) in str(error) for number in FULL_DISK):  # safetensors' errors have no number
+        return "disk_full"
+    return "input_output" if isinstance(error, OSError) else "error"
+
+
+def examples_to_measure(training: TrainingLoop, steps: int) -> int:
+    """Return the number of examples on which a run of so many steps measures invariance.
+
+    It depends on numbers of forward passes, not on the clock: the same run measures the same examples on any machine.
+    """
+    setting, sampler = training.config.trainer.measure_invariance, training.sampler
+    if isinstance(setting, int):
+        return setting
+    trained = steps * sampler.per_step * sampler.batch_size
+    times = max(1, transformations(training.problem))
+    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))
