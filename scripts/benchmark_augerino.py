@@ -25,7 +25,7 @@ from invbench.components.augmentation import RandomAffine
 from invbench.core.data import Problem, Split
 from invbench.core.task import Classification
 from invbench.methods.augerino import Augerino
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.system.device import choose_device, timed
 from invbench.system.provenance import describe

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from invbench.core.data import Problem, Split
 from invbench.core.task import Classification
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device, timed
 from invbench.system.provenance import describe

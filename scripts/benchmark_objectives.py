@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.seeding import stream
 from invbench.system.device import choose_device, timed

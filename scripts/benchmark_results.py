@@ -16,7 +16,7 @@ import yaml
 
 from invbench import load_results, table
 from invbench.reporting.page import report
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.training.runner import Options, run_one
 

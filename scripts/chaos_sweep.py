@@ -22,7 +22,7 @@ import pandas as pd
 import psutil
 import typer
 
-from invbench.runs.record import RunFolder, run_folders
+from invbench.runs.folder import RunFolder, run_folders
 from invbench.training.curve_columns import SECONDS
 
 COMMAND = "from invbench.cli import main; main()"

@@ -20,7 +20,7 @@ import pandas as pd
 import typer
 
 from invbench.errors import Interrupted, RunFailed, UserError
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.definition import FULL, Sweep
 from invbench.sweeps.engines.local import LocalEngine, LocalResources

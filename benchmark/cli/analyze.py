@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from invbench.analysis.consistency import Consistency
     from invbench.analysis.spectrum import Spectrum
-    from invbench.runs.record import RunFolder
+    from invbench.runs.folder import RunFolder
 
 analyze_app = typer.Typer(name="analyze", help="What finished runs have become: curvature, widths, consistency.")
 

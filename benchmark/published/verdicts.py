@@ -1,4 +1,4 @@
-"""Published numbers beside ours, with a verdict."""
+"""Compare published numbers with ours."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
@@ -10,29 +10,29 @@ import pandas as pd
 from invbench.errors import UserError
 from invbench.published.claims import Claim, Number, sources
 from invbench.results.columns import SECTIONS, missing
-from invbench.results.formats import Entry, Layout
+from invbench.results.layout import Entry, Layout
 from invbench.results.table import table
 from invbench.runs.commands import parse_seeds
 from invbench.sweeps.definition import Sweep, SweepCells
 
 IMMATERIAL = ("trainer.evaluate_every", "trainer.evaluate_splits", "trainer.condense", "trainer.strategy")
-"""Settings that change what is watched, or how it is computed, and no number but by rounding."""
+"""Settings that change which metrics are watched, or how a step is computed; results differ by rounding at most."""
 NAMES = ("method", "dataset", "backbone", "protocol")
-TOLD = 3
-"""As many differing settings as a verdict tells."""
+LISTED = 3
+"""Largest number of differing settings that a verdict lists."""
 
 Facts = dict[str, str]
-"""What a run is but for its seed, and for what does not matter."""
+"""Settings of a run as text, without the seed and without IMMATERIAL ones."""
 
 
 def sweep_of(claim: Claim) -> Sweep:
-    """All runs of a claim."""
+    """Return the sweep of all runs of a claim."""
     cells = SweepCells(method=claim.method, dataset=claim.dataset, set=claim.set, grid=claim.grid)
     return Sweep(seeds=claim.seeds, cells=(cells,))
 
 
 def against_published(results: pd.DataFrame, only: Iterable[str] | None = None) -> pd.DataFrame:
-    """Every published number beside ours.
+    """Compare every published number with ours, a row each.
 
     Columns: claim, what, method, dataset, metric, published (text), ours (the statistic over the claim's seeds, NaN
     where they are not all done), half_width (of the mean), n (of its seeds that are done), seeds (how many it needs),
@@ -57,49 +57,50 @@ def against_published(results: pd.DataFrame, only: Iterable[str] | None = None) 
 
 
 def _rows(name: str, claim: Claim, source: str, results: pd.DataFrame) -> Iterable[dict[str, Any]]:
-    wanted = _settings(claim)
+    """Yield a row for each number of a claim."""
+    claimed = _settings(claim)
     seeds = parse_seeds(claim.seeds)
-    near = _finished(results, claim, wanted[0])
-    facts = [_facts_of_row(row) for row in near.to_dict("records")]
-    found = _runs_of(near, facts, wanted, seeds)
-    n = int((found["seed"].value_counts() == len(wanted)).sum()) if len(found) else 0
-    elsewhere = "" if len(found) or not facts else _nearest(facts, wanted)
+    candidates = _finished(results, claim, claimed[0])
+    facts = [_facts_of_row(row) for row in candidates.to_dict("records")]
+    runs = _runs_of(candidates, facts, claimed, seeds)
+    n = int((runs["seed"].value_counts() == len(claimed)).sum()) if len(runs) else 0
+    difference = "" if len(runs) or not facts else _nearest(facts, claimed)
     for number in claim.numbers:
         row = {
             "claim": name, "what": claim.what, "method": claim.method, "dataset": claim.dataset,
             "metric": number.metric if number.statistic == "mean" else f"{number.metric} ({number.statistic})",
-            "published": number.shown, "ours": math.nan, "half_width": math.nan, "n": n, "seeds": len(seeds),
-            "verdict": "different protocol" if elsewhere else "not yet run", "why": elsewhere,
-            "seconds": found["cost.wall_seconds"].mean() if len(found) else math.nan,
+            "published": number.text, "ours": math.nan, "half_width": math.nan, "n": n, "seeds": len(seeds),
+            "verdict": "different protocol" if difference else "not yet run", "why": difference,
+            "seconds": runs["cost.wall_seconds"].mean() if len(runs) else math.nan,
             "source": source, "note": claim.note,
         }  # fmt: skip
-        yield row | (_judged(number, claim, found) if n == len(seeds) else {})
+        yield row | (_verdict(number, claim, runs) if n == len(seeds) else {})
 
 
-def _runs_of(near: pd.DataFrame, facts: list[Facts], wanted: list[Facts], seeds: list[int]) -> pd.DataFrame:
-    """The claim's runs, one of each settings and seed, without the settings that do not matter."""
-    if not len(near):
-        return near
-    found = near.assign(_settings=[wanted.index(own) if own in wanted else -1 for own in facts])
-    found = found[(found["_settings"] >= 0) & found["seed"].isin(seeds)]
-    kept = found.drop_duplicates(["_settings", "seed"], keep="last")
+def _runs_of(candidates: pd.DataFrame, facts: list[Facts], claimed: list[Facts], seeds: list[int]) -> pd.DataFrame:
+    """Return the claim's runs, one of each settings and seed, without the columns of IMMATERIAL settings."""
+    if not len(candidates):
+        return candidates
+    runs = candidates.assign(_settings=[claimed.index(run) if run in claimed else -1 for run in facts])
+    runs = runs[(runs["_settings"] >= 0) & runs["seed"].isin(seeds)]
+    kept = runs.drop_duplicates(["_settings", "seed"], keep="last")
     return kept.drop(columns=["_settings", *(name for name in IMMATERIAL if name in kept)])
 
 
-def _judged(number: Number, claim: Claim, found: pd.DataFrame) -> dict[str, Any]:
-    """Ours, its interval, and the verdict; why there is none where the runs lack what it needs."""
+def _verdict(number: Number, claim: Claim, runs: pd.DataFrame) -> dict[str, Any]:
+    """Return our number, its interval and the verdict; or why there is none where the runs lack what it needs."""
     try:
-        shown = table(found, number.metric, claim.select).iloc[0]
+        row = table(runs, number.metric, claim.select).iloc[0]
     except UserError as error:
         return {"verdict": "different protocol", "why": str(error)}
-    ours = float(pd.Series(shown["seeds"]).agg(number.statistic))
-    half_width = shown["half_width"] if number.statistic == "mean" else math.nan
+    ours = float(pd.Series(row["seeds"]).agg(number.statistic))
+    half_width = row["half_width"] if number.statistic == "mean" else math.nan
     verdict = "reproduced" if number.agrees(ours) else "not reproduced"
     return {"ours": ours, "half_width": half_width, "verdict": verdict if claim.verified else "recalled"}
 
 
 def _finished(results: pd.DataFrame, claim: Claim, like: Facts) -> pd.DataFrame:
-    """Finished runs of the claim's method and dataset."""
+    """Return the finished runs of the claim's method and dataset."""
     if not len(results):
         return results
     alike = (results["method"] == like["method"]) & (results["dataset"] == claim.dataset)
@@ -107,52 +108,52 @@ def _finished(results: pd.DataFrame, claim: Claim, like: Facts) -> pd.DataFrame:
 
 
 def _settings(claim: Claim) -> list[Facts]:
-    """What its runs have in common whatever their seed, for each value of the grid."""
+    """Return what the claim's runs have in common whatever their seed, for each point of the grid."""
     specs = [cell.spec for cell in sweep_of(claim).model_copy(update={"seeds": 0}).runs()]
     return [_facts({name: getattr(spec, name) for name in NAMES} | spec.flat()) for spec in specs]
 
 
 def _facts(values: Mapping[str, Any]) -> Facts:
-    """What two runs must share, as text; what is missing is left out, and a number is a number."""
-    found = {}
+    """Return what two runs must share as text, without missing values; 1 and 1.0 are the same number."""
+    facts = {}
     for name, value in values.items():
         if name not in IMMATERIAL and not missing(value):
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
-            found[name] = repr(float(value)) if number else str(value)
-    return found
+            facts[name] = repr(float(value)) if number else str(value)
+    return facts
 
 
 def _facts_of_row(row: Mapping[Hashable, Any]) -> Facts:
-    """Of a row of results. Published numbers are of whole data sets."""
+    """Return the facts of a row of results, with that its data are a part: published numbers are of whole data sets."""
     settings = {str(name): value for name, value in row.items() if str(name).startswith(SECTIONS)}
     partial = {"data": "a part"} if row.get("data.variant") == "partial" else {}
     return _facts({name: row[name] for name in NAMES} | settings | partial)
 
 
-def _nearest(facts: Iterable[Facts], wanted: Iterable[Facts]) -> str:
-    """In what the run that is most like one of the claim's differs from it."""
+def _nearest(facts: Iterable[Facts], claimed: Iterable[Facts]) -> str:
+    """List the differences between the run that is most like one of the claim's and that one."""
     differences = [
         [
-            f"{name} {own.get(name, 'unset')} instead of {one.get(name, 'unset')}"
-            for name in sorted({*own, *one})
-            if own.get(name) != one.get(name)
+            f"{name} {run.get(name, 'unset')} instead of {claim.get(name, 'unset')}"
+            for name in sorted({*run, *claim})
+            if run.get(name) != claim.get(name)
         ]
-        for own in facts
-        for one in wanted
+        for run in facts
+        for claim in claimed
     ]
     nearest = min(differences, key=len) or ["other seeds"]
-    more = f" and {len(nearest) - TOLD} more" if len(nearest) > TOLD else ""
-    return ", ".join(nearest[:TOLD]) + more
+    more = f" and {len(nearest) - LISTED} more" if len(nearest) > LISTED else ""
+    return ", ".join(nearest[:LISTED]) + more
 
 
-def verdicts(found: pd.DataFrame) -> tuple[Layout, list[str]]:
-    """The table for people, without the numbers that nothing is known of, and what they must know of it.
+def verdicts(numbers: pd.DataFrame) -> tuple[Layout, list[str]]:
+    """Lay the table of published numbers out for people, without those that have no run, and add remarks.
 
     Args:
-        found: as `against_published` returns it.
+        numbers: as `against_published` returns it.
     """
-    said = [f"{count} {verdict}" for verdict, count in found["verdict"].value_counts().items()]
-    known = found[(found["verdict"] != "not yet run") | (found["n"] > 0)]
+    counts = [f"{count} {verdict}" for verdict, count in numbers["verdict"].value_counts().items()]
+    known = numbers[(numbers["verdict"] != "not yet run") | (numbers["n"] > 0)]
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in known.iterrows():
         spread = "" if pd.isna(row["half_width"]) else f" ± {row['half_width']:.2g}"
@@ -160,7 +161,7 @@ def verdicts(found: pd.DataFrame) -> tuple[Layout, list[str]]:
         verdict = f"{row['verdict']}: {row['why']}" if row["why"] else row["verdict"]
         rows.append(([row["claim"], row["metric"], row["published"], ours, f"{row['n']}/{row['seeds']}", verdict], []))
     remarks = [
-        f"{', '.join(said)}; `bench ls published` lists all, `bench reproduce` runs them",
+        f"{', '.join(counts)}; `bench ls published` lists all, `bench reproduce` runs them",
         "published: value ± standard deviation; ours: mean ± 95 % t-interval, or median; seeds done and needed",
     ]
     noted = known[known["note"] != ""].groupby("note", sort=False)["claim"].unique()

@@ -26,13 +26,14 @@ from invbench.reporting import run_figures as figures
 from invbench.reporting.drawing import drawn
 from invbench.reporting.portable import without_folders
 from invbench.results.columns import differing
-from invbench.results.formats import PAPER, laid_out, notes
+from invbench.results.layout import PAPER, laid_out, notes
 from invbench.results.load import load_results, meeting, unclear
 from invbench.results.selection import Select
 from invbench.results.table import completeness, omitted, table
 from invbench.runs.commands import command_of
 from invbench.runs.curves import read_curves
-from invbench.runs.record import Record, RunFolder, Unreadable, now
+from invbench.runs.folder import RunFolder
+from invbench.runs.record import Record, Unreadable, now
 from invbench.runs.record_parts import PREFIXES
 from invbench.runs.spec import RunSpec
 from invbench.terminal import visible_lines

@@ -14,10 +14,10 @@ from invbench.errors import UserError
 from invbench.reporting.style import LINES, PANEL, Look, Style, band, finish, labels_of, looks_of, within_range
 from invbench.results.columns import SECTIONS, as_text, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
-from invbench.results.formats import PAPER, rank_table
+from invbench.results.layout import PAPER, rank_table
 from invbench.results.load import curves_of
 from invbench.results.statistics import critical_difference
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 
 KINDS_OF = {
     "--metric": ("curves", "ranks", "critical", "cost", "sensitivity"),

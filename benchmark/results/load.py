@@ -1,4 +1,4 @@
-"""Records as pandas tables."""
+"""Load records and curves as pandas tables."""
 
 import hashlib
 import warnings
@@ -16,38 +16,39 @@ from invbench.errors import UserError, brief, did_you_mean
 from invbench.files import replacing
 from invbench.results.columns import as_text
 from invbench.runs.curves import read_curves
-from invbench.runs.record import Record, RunFolder, Unreadable, load_record, run_folders
+from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.record import Record, Unreadable, load_record
 from invbench.runs.spec import RunSpec
 from invbench.system.provenance import sources_hash
 from invbench.terminal import visible
 
 DATA = ("metric", "primary", "higher_is_better", "variant", "fingerprint", "environments")
-"""What a row tells of the data."""
+"""Entries of a record's data that are columns."""
 IDENTITY = ("method", "dataset", "backbone", "seed", "protocol")
 INDEX = "index.parquet"
-"""In a folder of many runs: the rows of its finished ones, for a fast reading. It can be deleted at any time."""
+"""File in a folder of many runs with the rows of the finished ones, for fast loading; it may be deleted any time."""
 INDEXED = 100
-"""Rows that must be missing from an index before it is written anew."""
+"""Rows that an index must lack before it is written anew."""
 MOST_INDEXED = 2**29
-"""Bytes of an index, taken apart; a larger one is not read."""
+"""Largest uncompressed size in bytes of an index that is read."""
 COLUMNS = pa.schema({"path": pa.string(), "mark": pa.string(), "row": pa.binary()})
-"""Of an index."""
+"""Columns of an index."""
 UNREADABLE = "unreadable"
-"""Status in tables of a run whose files are there and cannot be understood."""
+"""Status of a run whose files cannot be understood; only tables have it."""
 INTERRUPTED = "interrupted"
-"""Status in tables of a run that was stopped, by Ctrl-C or for want of room, and has kept its checkpoint."""
+"""Status of a run that was stopped, by Ctrl-C or a full disk, and can go on; only tables have it."""
 NAMED = 5
-"""As many such runs are named in warnings."""
+"""Largest number of unreadable runs that warnings name."""
 LISTED = 20
-"""As many values of a column are listed in a message."""
+"""Largest number of values of a column that a message lists."""
 
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """One row per run found at or below the given folders, finished or not.
+    """Load every run at or below the given folders, finished or not, as a row each.
 
     A run whose record or specification cannot be understood has the status `unreadable`, and the reason as its message;
-    where other runs are finished, a warning says so too. One that was stopped and can go on is `interrupted`, one whose
-    process died is `lost`.
+    where other runs are finished, a warning says so too. A run that was stopped and can go on is `interrupted`, one
+    whose process died is `lost`.
 
     Columns, text unless something else is said: run_id, status, kind (of a failure), message, method, dataset,
     backbone, seed (Int64), protocol; each setting by its dotted name, e.g. `method.threshold` (of its own type); each
@@ -80,7 +81,7 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 
 def meeting(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """The runs that meet all conditions.
+    """Return the runs that meet all conditions.
 
     Args:
         runs: as `load_results` returns it.
@@ -110,7 +111,7 @@ def meeting(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def _alike(text: str, value: str) -> bool:
-    """Whether a value is the one that was asked for, as text or as a number."""
+    """Tell whether a value, as text, equals the one of a condition, as text, number or boolean."""
     if text == value:
         return True
     try:
@@ -120,9 +121,12 @@ def _alike(text: str, value: str) -> bool:
 
 
 def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.DataFrame:
-    """The runs that some code made, as `load_results` has them; also by the records before the present ones.
+    """Load the runs that a version of the code made, as `load_results` does.
+
+    Of a run that was repeated with other code, the previous record counts too.
 
     Args:
+        paths: folders with runs.
         code: first digits of a git commit, or of the hash of the sources that is in every record.
     """
     rows: list[dict[str, Any]] = []
@@ -131,7 +135,7 @@ def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.Data
         for path in (folder.record, *folder.previous.values()):
             record = _record(path, unreadable)
             made_by = [] if record is None else [str(record.code.get(name)) for name in ("git_commit", "sources")]
-            if record is not None and any(one.startswith(code) for one in made_by):
+            if record is not None and any(version.startswith(code) for version in made_by):
                 rows.append(_row_of_record(record) | _named(folder))
                 break
     warn_left_out(unreadable)
@@ -139,7 +143,7 @@ def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.Data
 
 
 def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Every measurement of every run, one row each, with the run's run_id, method, dataset and seed in front.
+    """Load every measurement of every run as a row each, with the run's run_id, method, dataset and seed in front.
 
     Columns: step, epoch; the metrics; objective, its mean since the last row; of the last step `risk.<environment>`,
     penalty (with its weight) and gradient_norm; training_seconds, that the steps have taken so far;
@@ -167,8 +171,8 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         if curves is None:
             unreadable.append(unclear(folder))
             continue
-        for place, name in enumerate(("method", "dataset", "seed")):
-            curves.insert(place, name, getattr(spec, name))
+        for position, name in enumerate(("method", "dataset", "seed")):
+            curves.insert(position, name, getattr(spec, name))
         curves.insert(0, "run_id", visible(folder.path.name))
         tables.append(curves)
     warn_left_out(unreadable)
@@ -176,10 +180,10 @@ def load_curves(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 
 def finished(paths: Iterable[str | Path]) -> list[tuple[RunFolder, Record]]:
-    """Every run at or below the paths that is done; warnings name records that cannot be understood.
+    """Return every finished run at or below the paths; warnings name records that cannot be understood.
 
     Raises:
-        UserError: there is none.
+        UserError: no run is finished, or a folder does not exist.
     """
     unreadable: list[str] = []
     records = [(folder, record) for folder in folders(paths) if (record := _record(folder.record, unreadable))]
@@ -192,7 +196,7 @@ def finished(paths: Iterable[str | Path]) -> list[tuple[RunFolder, Record]]:
 
 
 def curves_of(runs: Sequence[RunFolder]) -> list[pd.DataFrame | None]:
-    """The curves of each run, None where there are none; warnings name files that cannot be understood."""
+    """Read the curves of each run, None where there are none; warnings name files that cannot be understood."""
     tables = [read_curves(folder.curves) for folder in runs]
     pairs = zip(runs, tables, strict=True)
     warn_left_out([unclear(folder) for folder, curves in pairs if curves is None and folder.curves.exists()])
@@ -200,12 +204,12 @@ def curves_of(runs: Sequence[RunFolder]) -> list[pd.DataFrame | None]:
 
 
 def unclear(folder: RunFolder) -> str:
-    """What to tell of a run's curves that cannot be read."""
+    """Say in words that a run's curves cannot be read."""
     return f"{folder.curves} cannot be understood"
 
 
 def warn_left_out(reasons: Sequence[str]) -> None:
-    """Say what is left out, and why: the first ones, and how many more."""
+    """Warn of runs that are left out: give the first reasons, and the number of further ones."""
     for reason in reasons[:NAMED]:
         warnings.warn(f"left out: {visible(reason)}", stacklevel=2)
     if len(reasons) > NAMED:
@@ -213,11 +217,12 @@ def warn_left_out(reasons: Sequence[str]) -> None:
 
 
 def folders(paths: str | Path | Iterable[str | Path]) -> list[RunFolder]:
-    """Every run at or below the paths. Raises UserError for a folder that does not exist."""
+    """Return every run at or below the paths. Raises UserError for a folder that does not exist."""
     return [folder for path in _existing(paths) for folder in run_folders(path)]
 
 
 def _existing(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Return one or several paths as a list. Raises UserError for a folder that does not exist."""
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     for path in listed:
         if not Path(path).is_dir():
@@ -226,7 +231,7 @@ def _existing(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _record(path: Path, unreadable: list[str]) -> Record | None:
-    """The record in a file; why it cannot be understood goes into the list."""
+    """Read the record in a file; where it cannot be understood, append the reason to the list."""
     try:
         return load_record(path)
     except Unreadable as error:
@@ -235,7 +240,7 @@ def _record(path: Path, unreadable: list[str]) -> Record | None:
 
 
 def _rows(root: Path) -> Iterator[dict[str, Any]]:
-    """Of all runs below a folder; those whose record is the one that the index knows are taken from there."""
+    """Yield a row for each run below a folder, from its index where that knows the run's present record."""
     known = _read_index(root)
     new: dict[str, tuple[str, bytes]] = {}
     kept: dict[str, tuple[str, bytes]] = {}
@@ -254,6 +259,7 @@ def _rows(root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
+    """Read the row of a run from its own files."""
     try:
         if visible(folder.path.name) != folder.path.name:
             raise Unreadable(f"{folder.path} is no name that a run has")
@@ -264,40 +270,43 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 
 
 def _open_status(folder: RunFolder) -> str:
-    """Of a run without a record. One that gave its claim up was stopped and can go on; one that died left it behind."""
+    """Return the status of a run without a record; one that was stopped, unlike one that died, gave its lease up."""
     status = folder.status()
-    return INTERRUPTED if status == "lost" and not folder.claim.exists() else status
+    return INTERRUPTED if status == "lost" and not folder.lease_file.exists() else status
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table. A path need not be UTF-8, and text of pandas must be."""
-    paths = [row["path"] for row in rows]
-    found = pd.DataFrame([row | {"path": ""} for row in rows])
+    """Make a table of rows."""
+    paths = [row["path"] for row in rows]  # objects, since they need not be UTF-8, as texts of pandas must be
+    table = pd.DataFrame([row | {"path": ""} for row in rows])
     if rows:
-        integers = [name for name in ("seed", "fused") if name in found]
-        found[integers] = found[integers].astype("Int64")
-        found["path"] = pd.Series(paths, dtype=object)
-    return found
+        integers = [name for name in ("seed", "fused") if name in table]
+        table[integers] = table[integers].astype("Int64")
+        table["path"] = pd.Series(paths, dtype=object)
+    return table
 
 
 def _named(folder: RunFolder) -> dict[str, str]:
+    """Return the columns that depend on where a run lies."""
     return {"run_id": visible(folder.path.name), "path": str(folder.path)}
 
 
 def _mark(folder: RunFolder) -> str:
-    """What changes when the record does; empty where there is none."""
+    """Return a text that changes whenever the record does; empty where there is no record."""
     try:
-        found = folder.record.stat()
+        status = folder.record.stat()
     except OSError:
         return ""
-    return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+    return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
 
 
 def _read_index(root: Path) -> dict[str, tuple[str, bytes]]:
-    """Mark and row, as JSON, of each run by its path below the folder; nothing where it is not as it was written, or
-    another code wrote it."""
+    """Read the mark and the row, as JSON, of each run in an index, by its path below the folder.
+
+    Empty where there is no index, or where it is damaged, too large, or was written by other code.
+    """
     path = root / INDEX
-    if not path.is_file():  # of a folder, all files in it would be read
+    if not path.is_file():  # of a folder of this name, pyarrow would read all files
         return {}
     try:
         with pq.ParquetFile(path) as file:
@@ -314,27 +323,30 @@ def _read_index(root: Path) -> dict[str, tuple[str, bytes]]:
 
 
 def _checksum(columns: Sequence[Sequence[Any]]) -> bytes:
-    """Of an index's columns, and of the code that made them."""
+    """Hash the columns of an index and the sources of the code that made them."""
     return hashlib.sha256(to_json([sources_hash(), *columns])).hexdigest().encode()
 
 
 def _write_index(root: Path, rows: dict[str, tuple[str, bytes]]) -> None:
+    """Write marks and rows as the index of a folder, where that can be written."""
     columns = [list(rows), *map(list, zip(*rows.values(), strict=True))]
     table = pa.table(columns, schema=COLUMNS.with_metadata({"checksum": _checksum(columns)}))
     try:
         with replacing(root / INDEX) as temporary:
             pq.write_table(table, temporary, compression="zstd")
     except OSError:
-        return  # somebody else's folder: it is read without an index
+        return  # a folder without write permission is read without an index
 
 
 def _row_of_spec(spec: RunSpec | None, status: str) -> dict[str, Any]:
+    """Make the row of a run without a record."""
     row = {"run_id": None, "status": status, "kind": None, "message": None}
     row |= {name: getattr(spec, name, None) for name in IDENTITY}
     return row if spec is None else row | spec.flat()
 
 
 def _row_of_record(record: Record) -> dict[str, Any]:
+    """Make the row of a run with a record."""
     row = _row_of_spec(record.spec, record.status) | {"kind": record.kind, "message": record.message}
     row |= record.metrics
     if (best := record.best_validation) is not None:
@@ -351,6 +363,7 @@ def _row_of_record(record: Record) -> dict[str, Any]:
 
 
 def _invariance(measured: dict[str, Any]) -> dict[str, float]:
+    """Return the columns of an invariance profile: mean changes by generator, and exact ones."""
     profiles = measured.get("generators", {})
     means = {name: float(np.mean(profile["changes"])) for name, profile in profiles.items()}
     exact = {name: value for name, value in measured.items() if isinstance(value, float)}

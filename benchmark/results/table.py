@@ -1,7 +1,7 @@
-"""Tables of means: which runs may be averaged, how sure the means are, which of them can be told from the best."""
+"""Make tables of means: average runs, give intervals, and compare methods with the best one."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,27 +11,29 @@ from numpy.typing import NDArray
 from invbench.core.metric import metric_of, parse_column
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import as_text, keys_of, missing, problem_of
-from invbench.results.selection import Select, at_best_validation, select_settings, shown
+from invbench.results.selection import Select, at_best_validation, select_settings, split_left_out
 from invbench.results.statistics import COST, LEVEL, against_best, all_best, half_width, is_share_of_cost
 
 PRIMARY = ("primary", "higher_is_better")
-"""What a record says of its data: the metric that the task is judged by, and which way."""
+"""Entries of a record's data: the metric by which the task is judged, and its direction."""
 
 
 class TableOfMeans(pd.DataFrame):
-    """What `table` returns: a DataFrame that a notebook shows as `bench table` lays it out; parts of it are plain."""
+    """The DataFrame that `table` returns; a notebook shows it as `bench table` does, but shows parts of it as usual."""
 
     def _repr_html_(self) -> str:
-        from invbench.results.formats import PAPER, Format, laid_out, notes, written
+        """Show the table in a notebook."""
+        from invbench.results.formats import Format, written
+        from invbench.results.layout import PAPER, laid_out, notes
 
         try:
             return written(laid_out(self, style=PAPER), notes(self, {}, PAPER), Format.html)
-        except Exception:  # somebody has changed the rows or columns: then it is a table like any other
+        except Exception:  # its rows or columns were changed, so it is shown as any DataFrame
             return pd.DataFrame(self).to_html()
 
 
 def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> TableOfMeans:
-    """One row per method, problem and settings: the metric's mean over seeds with its 95 % t-interval.
+    """Average a metric over seeds: a row per method, problem and settings, with its 95 % t-interval.
 
     Only finished runs count. Runs that differ in any setting, in protocol or in the data's variant are never averaged;
     in which of these the rows of one dataset differ are columns. On each problem methods are compared with the best by
@@ -56,7 +58,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
             seed had different data; no such selection, or the runs lack what it needs.
     """
     selection = Select.of(select)
-    runs, left_out = shown(each_once(results))
+    runs, left_out = split_left_out(each_once(results))
     done = runs[runs["status"] == "done"] if len(runs) else runs
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in omitted(results).items())
@@ -70,21 +72,21 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     if not groups:
         raise UserError(f"no finished run has the metric of its task; there are {', '.join(_metrics(done))}")
     keys = keys_of(runs)
-    found = pd.DataFrame(groups).sort_values(keys, key=_order, ignore_index=True)
-    found = found.assign(selection=select, candidates=1, equal_candidates=1)
+    means = pd.DataFrame(groups).sort_values(keys, key=_sort_keys, ignore_index=True)
+    means = means.assign(selection=select, candidates=1, equal_candidates=1)
     if selection is not Select.last:
-        found = select_settings(found, selection, runs, left_out)
-    found = _compared(found.drop(columns="members"), keys)
-    return TableOfMeans(found.drop(columns=[name for name in keys[2:] if not _differs(found, name)]))
+        means = select_settings(means, selection, runs, left_out)
+    means = _compared(means.drop(columns="members"), keys)
+    return TableOfMeans(means.drop(columns=[name for name in keys[2:] if not _differs(means, name)]))
 
 
 def higher_is_better(metric: str, primary: Any = None, primary_higher_is_better: Any = None) -> bool | None:
-    """Whether a metric grows with quality; None where neither its record nor `invbench.core.metric` knows.
+    """Tell whether a high metric is good; None where neither the record nor `invbench.core.metric` knows.
 
     Args:
         metric: a column, such as `test_accuracy_worst`.
-        primary: the metric that the task is judged by, without its split, as the record says it; or what is missing.
-        primary_higher_is_better: whether that one does.
+        primary: the metric by which the task is judged, without its split, as in the record; None or NaN if unknown.
+        primary_higher_is_better: whether a high primary metric is good.
     """
     known = isinstance(primary, str) and not missing(primary_higher_is_better)
     name = parse_column(metric, primary if known else "").metric
@@ -92,11 +94,10 @@ def higher_is_better(metric: str, primary: Any = None, primary_higher_is_better:
 
 
 def omitted(results: pd.DataFrame) -> dict[str, int]:
-    """How many runs are in no mean: of each status other than done, failed ones by kind; and with an environment left
-    out."""
+    """Count the runs that are in no mean: by status, failed ones by kind, and those that left an environment out."""
     if not len(results):
         return {}
-    results, left_out = shown(each_once(results))
+    results, left_out = split_left_out(each_once(results))
     without = {"with an environment left out of training": len(left_out)} if len(left_out) else {}
     others = results[results["status"] != "done"]
     kinds = others["kind"] if "kind" in others else pd.Series(None, index=others.index)
@@ -109,7 +110,7 @@ def omitted(results: pd.DataFrame) -> dict[str, int]:
 
 
 def completeness(results: pd.DataFrame) -> list[str]:
-    """How many runs are done, failed and not finished, as a sweep says it at its end; nothing where all are done."""
+    """Say in at most one line how many runs are done, failed and not finished; in none where all are done."""
     status = each_once(results)["status"]
     counts = {name: int((status == name).sum()) for name in ("done", "failed", "unreadable")}
     parts = [f"{counts.pop('done')} of {len(status)} runs done"]
@@ -119,7 +120,7 @@ def completeness(results: pd.DataFrame) -> list[str]:
 
 
 def each_once(results: pd.DataFrame) -> pd.DataFrame:
-    """A run that is in several folders counts once: a finished one, and of these the last."""
+    """Keep one row of a run that is in several folders: a finished one, and of these the last."""
     if not len(results) or "run_id" not in results:
         return results
     order = pd.DataFrame(
@@ -131,13 +132,13 @@ def each_once(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_same_data(done: pd.DataFrame) -> None:
-    """Raises UserError where one problem and seed had data with different fingerprints."""
+    """Raise UserError where runs with one problem and seed had data with different fingerprints."""
     if "data.fingerprint" not in done:
         return
     problem = [*problem_of(done), "seed"]
     text = as_text(done, problem)
-    for _, index in text.groupby(problem, sort=False).groups.items():
-        group = done.loc[index].drop_duplicates("data.fingerprint")
+    for _, indices in text.groupby(problem, sort=False).groups.items():
+        group = done.loc[indices].drop_duplicates("data.fingerprint")
         if len(group) > 1:
             first, second = group.iloc[0], group.iloc[1]
             raise UserError(
@@ -147,17 +148,10 @@ def _check_same_data(done: pd.DataFrame) -> None:
 
 
 def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
-    """A row for each group of runs that differ in their seeds only."""
+    """Yield a row for each group of runs that differ in their seeds only."""
     keys = keys_of(runs)
-    text = as_text(runs, keys)
-    if "data.variant" in keys:  # runs that are not finished know none; they count with those that are
-        others = keys[:-1]
-        known = text["data.variant"].where(text["data.variant"] != "")
-        text["data.variant"] = (
-            known.groupby([text[name] for name in others]).transform("first").fillna("").where(known.isna(), known)
-        )
+    text = _with_variants(as_text(runs, keys))
     finished = (runs["status"] == "done").to_numpy()
-    inactive = "inactive" in runs
     facts = ("seed", "run_id", "data.metric", "inactive", *(f"data.{name}" for name in PRIMARY))
     columns = {name: runs[name].tolist() for name in (*keys, *facts) if name in runs}
     numbers = {
@@ -166,51 +160,85 @@ def _groups(runs: pd.DataFrame, metric: str | None) -> Iterable[dict[str, Any]]:
         if pd.api.types.is_numeric_dtype(runs[name])
     }
     unknown = np.full(len(runs), math.nan)
-    for places in text.groupby(keys, sort=False).indices.values():
-        members = _of_each_seed(np.asarray(places), finished, columns.get("seed"))
+    for positions in text.groupby(keys, sort=False).indices.values():
+        members = _of_each_seed(np.asarray(positions), finished, columns.get("seed"))
         done = members[finished[members]]
         name = metric or (str(columns["data.metric"][done[0]]) if len(done) else "")
         done = done[~np.isnan(numbers.get(name, unknown)[done])]
-        if not len(done):
-            continue
-        timed, fused = _timed(numbers, done)
-        if name.startswith(COST):
-            done = timed
-        seconds = pd.Series(numbers.get("cost.seconds_per_step", unknown)[timed]).dropna()
-        primary = [columns[f"data.{own}"][done[0]] for own in PRIMARY if f"data.{own}" in columns]
-        values = pd.Series(numbers[name][done], index=[columns["seed"][i] for i in done] if "seed" in columns else None)
-        yield {key: columns[key][done[0]] for key in keys} | {
-            "metric": name,
-            "at": "last",
-            "n": len(values),
-            "runs": len(members),
-            "mean": float(values.mean()),
-            "half_width": math.nan if is_share_of_cost(name, fused) else half_width(values),
-            "higher_is_better": higher_is_better(name, *primary),
-            "settings_chosen_by": columns["protocol"][done[0]],
-            "constant": _mean(numbers.get(f"data.constant.{name}", unknown)[done]),
-            "inactive": next((why for i in done if not missing(why := columns["inactive"][i])), "") if inactive else "",
-            "seconds_per_step": float(seconds.mean()),
-            "seconds_per_step_half_width": half_width(seconds) if fused == 1 else math.nan,
-            "fused": fused,
-            "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[done].max()),
-            "seeds": values.to_dict(),
-            "run_ids": [columns["run_id"][i] for i in done] if "run_id" in columns else [],
-            "members": done,
-        }
+        if len(done):
+            yield _row(keys, name, len(members), done, columns, numbers)
 
 
-def _order(column: pd.Series) -> pd.Series:
-    """What rows are sorted by: numbers as such, anything else as text."""
+def _with_variants(text: pd.DataFrame) -> pd.DataFrame:
+    """Give unfinished runs, which do not know the variant of their data, that of a finished run like them."""
+    if "data.variant" not in text:
+        return text
+    known = text["data.variant"].where(text["data.variant"] != "")
+    alike = known.groupby([text[name] for name in text if name != "data.variant"])
+    return text.assign(**{"data.variant": alike.transform("first").fillna("").where(known.isna(), known)})
+
+
+def _row(
+    keys: Sequence[str],
+    metric: str,
+    count: int,
+    done: NDArray[np.intp],
+    columns: Mapping[str, Sequence[Any]],
+    numbers: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Average the metric over the finished runs of a group.
+
+    Args:
+        keys: columns in which the runs agree; the row begins with them.
+        metric: a column of `numbers`.
+        count: how many runs the group has, finished or not.
+        done: positions of the finished ones.
+        columns: text columns of all runs.
+        numbers: numeric columns of all runs; NaN is a missing number.
+    """
+    timed, fused = _timed(numbers, done)
+    counted = timed if metric.startswith(COST) else done
+    unknown = np.full(int(done.max()) + 1, math.nan)
+    seconds = pd.Series(numbers.get("cost.seconds_per_step", unknown)[timed]).dropna()
+    primary = [columns[f"data.{name}"][counted[0]] for name in PRIMARY if f"data.{name}" in columns]
+    seeds = [columns["seed"][i] for i in counted] if "seed" in columns else None
+    values = pd.Series(numbers[metric][counted], index=seeds)
+    reasons = [columns["inactive"][i] for i in counted] if "inactive" in columns else []
+    return {key: columns[key][counted[0]] for key in keys} | {
+        "metric": metric,
+        "at": "last",
+        "n": len(values),
+        "runs": count,
+        "mean": float(values.mean()),
+        "half_width": math.nan if is_share_of_cost(metric, fused) else half_width(values),
+        "higher_is_better": higher_is_better(metric, *primary),
+        "settings_chosen_by": columns["protocol"][counted[0]],
+        "constant": _mean(numbers.get(f"data.constant.{metric}", unknown)[counted]),
+        "inactive": next((reason for reason in reasons if not missing(reason)), ""),
+        "seconds_per_step": float(seconds.mean()),
+        "seconds_per_step_half_width": half_width(seconds) if fused == 1 else math.nan,
+        "fused": fused,
+        "peak_memory_bytes": float(numbers.get("cost.peak_memory_bytes", unknown)[counted].max()),
+        "seeds": values.to_dict(),
+        "run_ids": [columns["run_id"][i] for i in counted] if "run_id" in columns else [],
+        "members": counted,
+    }
+
+
+def _sort_keys(column: pd.Series) -> pd.Series:
+    """Return what rows are sorted by: numbers as such, anything else as text."""
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().equals(column.notna()):
         return numbers.astype(float)
     return column.map(lambda value: "" if missing(value) else str(value))
 
 
-def _timed(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
-    """Choose the runs whose times count: those trained alone, if there are any, and 1; else all, and how many were
-    trained together, of whose time each has an equal share."""
+def _timed(numbers: Mapping[str, NDArray[np.float64]], done: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Return the runs whose times count, and how many runs share one time.
+
+    These are the runs that were trained alone, and 1, if there are any; else all runs, and the number of runs that were
+    trained together, of whose time each has an equal share.
+    """
     counts = numbers["fused"][done] if "fused" in numbers else np.ones(len(done))
     if (counts == 1).any() or np.isnan(counts).all():
         return (done[counts == 1] if (counts == 1).any() else done), 1
@@ -218,52 +246,53 @@ def _timed(numbers: dict[str, NDArray[np.float64]], done: NDArray[np.intp]) -> t
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Of the numbers that there are; NaN where there is none."""
+    """Return the mean of the numbers that are not NaN; NaN where there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _of_each_seed(
-    places: NDArray[np.intp], finished: NDArray[np.bool_], seeds: Sequence[Any] | None
+    members: NDArray[np.intp], finished: NDArray[np.bool_], seeds: Sequence[Any] | None
 ) -> NDArray[np.intp]:
-    """One of the runs of each seed, a finished one where there is: what else there is are copies of its folder."""
+    """Return one run of each seed, a finished one if there is one: further runs are copies of its folder."""
     if seeds is None:
-        return places
-    of_seed = {seeds[place]: place for place in sorted(places, key=finished.__getitem__)}
+        return members
+    of_seed = {seeds[member]: member for member in sorted(members, key=finished.__getitem__)}
     return np.array([of_seed[seed] for seed in sorted(of_seed, key=_seed_order)])
 
 
 def _seed_order(seed: Any) -> tuple[bool, int]:
+    """Return what seeds are sorted by; a missing one is last."""
     return (True, 0) if missing(seed) else (False, int(seed))
 
 
-def _compared(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """With `best`, `p_value` and `tied`, among the rows of each problem."""
-    seeds = {place: pd.Series(own) for place, own in found["seeds"].items()}
+def _compared(means: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Add `best`, `p_value` and `tied`, which compare the rows of each problem."""
+    seeds = {index: pd.Series(values) for index, values in means["seeds"].items()}
     best, p_values = set(), dict.fromkeys(seeds, math.nan)
     problem = [*problem_of(keys), "metric"]
-    for _, index in as_text(found, problem).groupby(problem, sort=False).groups.items():
-        own = [place for place in index if not is_share_of_cost(found["metric"][place], found["fused"][place])]
-        higher = found["higher_is_better"][own[0]] if own else None
-        if higher is not None and len(own) > 1:
-            values = {place: seeds[place] for place in own}
+    for _, indices in as_text(means, problem).groupby(problem, sort=False).groups.items():
+        group = [index for index in indices if not is_share_of_cost(means["metric"][index], means["fused"][index])]
+        higher = means["higher_is_better"][group[0]] if group else None
+        if higher is not None and len(group) > 1:
+            values = {index: seeds[index] for index in group}
             best |= all_best(values, higher)
             p_values |= against_best(values, higher)
-    found = found.assign(best=[place in best for place in seeds], p_value=list(p_values.values()))
-    return found.assign(tied=(found["p_value"] > 1 - LEVEL) & ~found["best"])
+    means = means.assign(best=[index in best for index in seeds], p_value=list(p_values.values()))
+    return means.assign(tied=(means["p_value"] > 1 - LEVEL) & ~means["best"])
 
 
 def _metrics(results: pd.DataFrame) -> list[str]:
+    """Return the columns of metrics that a message lists: without those of single environments, which are many."""
     numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
     known = [name for name in numeric if name != "seed" and "." not in name]
-    return [name for name in known if not parse_column(name).environment.startswith("env")] or known  # too many to list
+    return [name for name in known if not parse_column(name).environment.startswith("env")] or known
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:
-    """Whether rows of one dataset differ in a setting.
+    """Tell whether rows of one dataset differ in a setting.
 
-    Those that do not have it differ from those that do where they ought to have it too: for another method or backbone
-    it means nothing.
+    A row without the setting differs from a row with it only where both have the method or backbone that owns it.
     """
     section = name.partition(".")[0]
     owners = ["dataset", *(owner for owner in ("method", "backbone") if owner == section)]

@@ -37,7 +37,7 @@ class Checkpoint:
         """Write the checkpoint atomically, with a checksum: a kill leaves the previous file or this one.
 
         Args:
-            replacing: gives the name to write to; see `invbench.runs.record.RunFolder.replacing`.
+            replacing: gives the name to write to; see `invbench.runs.folder.RunFolder.replacing`.
         """
         flat = {name: value.detach().contiguous().cpu() for name, value in flatten(self.tensors, SEPARATOR).items()}
         header = {"facts": json.dumps(self.facts), "sha256": checksum(flat, self.facts)}

@@ -16,7 +16,8 @@ import yaml
 from invbench.choices import Rerun
 from invbench.files import write_text
 from invbench.runs.commands import ranges
-from invbench.runs.record import Record, RunFolder, Status, Unreadable, file_content, run_folders, unwritable
+from invbench.runs.folder import RunFolder, Status, run_folders, unwritable
+from invbench.runs.record import Record, Unreadable, file_content
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.definition import Results, Sweep
 from invbench.system.provenance import sources_hash

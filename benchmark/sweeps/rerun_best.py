@@ -8,40 +8,43 @@ from invbench.errors import UserError
 from invbench.results.selection import Select
 from invbench.results.table import table
 from invbench.runs.commands import assignments_of, parse_seeds, ranges
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.definition import Sweep, SweepCells
 
 
 def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds: str | None = None) -> Sweep:
-    """The settings that a selection chooses, a cell each, labelled by it, with fresh seeds.
+    """Return a sweep of the settings that a selection chooses, a cell each, with fresh seeds.
+
+    The protocol of its runs is the name of the selection.
 
     Args:
         results: as `load_results` returns it.
-        metric: what the oracle goes by; any metric of the runs for other selections.
+        metric: the metric by which the oracle selects; for other selections any metric of the runs.
         select: best_validation, leave_one_env_out or oracle.
-        seeds: such as 10-14; by default as many as the chosen settings had, from the first that no run has.
+        seeds: such as 10-14; by default as many as the chosen settings had, above all seeds of the runs.
 
     Raises:
-        UserError: nothing can be selected, or a seed was used for it.
+        UserError: nothing can be selected, or a seed was used for the selection.
     """
     if select == Select.last:
         raise UserError("--select last selects nothing; give best_validation, leave_one_env_out or oracle")
-    found = table(results, metric, select)
+    means = table(results, metric, select)
     used = {int(seed) for seed in results["seed"].dropna()}
     first = max(used) + 1
-    wanted = parse_seeds(f"{first}-{first + int(found['n'].max()) - 1}" if seeds is None else seeds)
-    if common := sorted(used & set(wanted)):
+    fresh = parse_seeds(f"{first}-{first + int(means['n'].max()) - 1}" if seeds is None else seeds)
+    if common := sorted(used & set(fresh)):
         raise UserError(
             f"seeds {ranges(common)} were used to select the settings, so they prove nothing; take others, such as "
-            f"{first}-{first + len(wanted) - 1}"
+            f"{first}-{first + len(fresh) - 1}"
         )
     paths = dict(zip(results["run_id"], results["path"], strict=True))
-    records = [RunFolder(Path(paths[own[0]])).load_record() for own in found["run_ids"]]
+    records = [RunFolder(Path(paths[run_ids[0]])).load_record() for run_ids in means["run_ids"]]
     cells = [_cell(record.spec, Select(select)) for record in records if record is not None]
-    return Sweep(seeds=tuple(wanted), cells=tuple(cells))
+    return Sweep(seeds=tuple(fresh), cells=tuple(cells))
 
 
 def _cell(spec: RunSpec, select: Select) -> SweepCells:
+    """Return the cell that repeats a run under the protocol of the selection."""
     settings = assignments_of(spec.model_copy(update={"protocol": select.value}))
     return SweepCells(method=spec.method, dataset=spec.dataset, set=settings, protocol=select.value)

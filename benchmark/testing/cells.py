@@ -17,7 +17,7 @@ from invbench.core.registry import DATASETS, METHODS
 from invbench.core.trainer import Strategy
 from invbench.pytree import flatten
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, resolve, with_penalty
 from invbench.seeding import stream
 from invbench.training.build import build_model, load_problem, model_on

@@ -18,7 +18,7 @@ from invbench.core.hooks import BatchMixing, FeatureTransform
 from invbench.core.method import Method, Outputs, State, as_outputs, class_overrides
 from invbench.core.settings import setting
 from invbench.core.trainer import Strategy
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec
 from invbench.testing.cells import assert_same_training, load, objective_of, run_until, without_coupling
 from invbench.training.build import build_model

@@ -13,8 +13,9 @@ from invbench.errors import Interrupted, RunFailed
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
 from invbench.files import FULL_DISK
 from invbench.runs.curves import write_rows
+from invbench.runs.folder import RunFolder, unwritable
 from invbench.runs.options import Options
-from invbench.runs.record import Record, RunFolder, now, unwritable
+from invbench.runs.record import Record, now
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import describe
@@ -86,7 +87,7 @@ class Attempt:
         except OSError as error:
             raise unwritable(self.folder.path, error) from None
         forget_peak_memory(self.device)
-        return Report(self.config.title, self.training.total, self.folder.log, self.options.quiet, self.folder.holder)
+        return Report(self.config.title, self.training.total, self.folder.log, self.options.quiet, self.folder.lease)
 
     def conclude(self, metrics: Metrics, report: Report, fused: int = 0) -> Record:
         """Write the record of a run whose training is over.

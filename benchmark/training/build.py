@@ -13,7 +13,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from invbench.core.data import Problem
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint, check_fit
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec, resolve
 from invbench.seeding import stream, torch_stream
 from invbench.system.device import choose_device, out_of_memory

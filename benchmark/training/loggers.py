@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from invbench.errors import UserError, did_you_mean
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.spec import RunSpec
 from invbench.spreadsheet import csv
 

@@ -18,7 +18,7 @@ from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
 from invbench.runs.curves import Row, digest, read_rows, write_rows
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests

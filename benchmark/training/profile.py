@@ -14,8 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from invbench.evaluation.invariance import measure
+from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
-from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import choose_device, timed
 from invbench.system.threads import threads_put_back

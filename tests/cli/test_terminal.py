@@ -20,7 +20,7 @@ from invbench.cli import main
 from invbench.cli.listing import _print
 from invbench.cli.run import _table
 from invbench.console import announce, counting
-from invbench.runs.record import run_folders
+from invbench.runs.folder import run_folders
 from invbench.sweeps.jobs import Outcome
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest

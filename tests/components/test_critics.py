@@ -19,7 +19,7 @@ from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
 from invbench.methods.adversary import Categories, MixtureDensity
 from invbench.methods.mutual_information import MutualInformation, hsic
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop

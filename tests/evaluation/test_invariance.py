@@ -19,8 +19,8 @@ from invbench.core.data import Problem
 from invbench.errors import UserError
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, measure
 from invbench.reporting import run_figures as figures
+from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
-from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.training import attempt
 from invbench.training.attempt import examples_to_measure

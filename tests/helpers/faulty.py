@@ -10,8 +10,8 @@ from pathlib import Path
 from cells import SMALL
 
 from invbench.results.load import load_results
+from invbench.runs.folder import run_folders
 from invbench.runs.lease import read_lease
-from invbench.runs.record import run_folders
 
 FAULTY = """
 import os, resource, signal, time
@@ -119,7 +119,7 @@ class Place:
         """Until so many runs at once have made a step."""
         until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < until:
-            seen = [read_lease(folder.claim) for folder in run_folders(self.out)]
+            seen = [read_lease(folder.lease_file) for folder in run_folders(self.out)]
             holders = [one.holder for one in seen if one is not None and one.holder is not None]
             if sum(holder.lives and holder.step > 0 for holder in holders) >= runs:
                 return

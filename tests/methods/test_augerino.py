@@ -20,7 +20,7 @@ from invbench.errors import UserError
 from invbench.methods.augerino import Augerino
 from invbench.methods.augerino_color import RandomColor
 from invbench.results.load import load_curves
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop

@@ -7,7 +7,7 @@ import torch
 from cells import load, risks_of, small_config
 
 from invbench.errors import UserError
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import fuse_obstacle
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop

@@ -24,7 +24,7 @@ from invbench.methods.pcgrad import PCGrad, projected
 from invbench.methods.sand_mask import SANDMask
 from invbench.methods.simple_adareg import SimpleAdaReg
 from invbench.methods.soft_adareg import SoftAdaReg
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop

@@ -24,7 +24,8 @@ import invbench
 from invbench.errors import UserError
 from invbench.reporting.page import DETAILED, report, write_report
 from invbench.reporting.serving import Server
-from invbench.runs.record import Record, RunFolder
+from invbench.runs.folder import RunFolder
+from invbench.runs.record import Record
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
 from invbench.training.runner import Options, run_one

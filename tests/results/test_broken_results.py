@@ -28,11 +28,12 @@ from invbench.reporting import nuisance_figures, result_figures
 from invbench.reporting import run_figures as figures
 from invbench.reporting.page import report
 from invbench.results.comparison import compare
-from invbench.results.formats import laid_out
+from invbench.results.layout import laid_out
 from invbench.results.load import INDEX, finished, load_made_by
 from invbench.results.table import omitted
 from invbench.runs.curves import read_curves
-from invbench.runs.record import Newer, Record, RunFolder, Unreadable, run_folders
+from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.record import Newer, Record, Unreadable
 from invbench.sweeps.definition import Sweep, SweepCells
 from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best

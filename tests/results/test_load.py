@@ -15,7 +15,8 @@ import invbench
 from invbench.errors import UserError
 from invbench.results.load import INDEX, INDEXED, meeting
 from invbench.results.table import completeness, omitted
-from invbench.runs.record import Record, RunFolder, run_folders
+from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.record import Record
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
 
@@ -138,9 +139,9 @@ def test_who_was_stopped_is_interrupted_and_who_died_is_lost(tmp_path: Path, spe
     with folder.hold():
         folder.checkpoint.touch()
         assert invbench.load_results(tmp_path)["status"].tolist() == ["running"]
-        claim = folder.claim.read_text()
+        claim = folder.lease_file.read_text()
     assert invbench.load_results(tmp_path)["status"].tolist() == ["interrupted"]
-    folder.claim.write_text(claim.replace(f'"pid":{os.getpid()}', '"pid":2147483647'))
+    folder.lease_file.write_text(claim.replace(f'"pid":{os.getpid()}', '"pid":2147483647'))
     assert invbench.load_results(tmp_path)["status"].tolist() == ["lost"]
 
 

@@ -19,11 +19,12 @@ import invbench
 from invbench.core.data import Problem, Split
 from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
-from invbench.results.formats import notes
+from invbench.results.layout import notes
 from invbench.results.selection import Select
 from invbench.results.table import omitted
 from invbench.runs.commands import assignments_of, command_of, ranges
-from invbench.runs.record import Record, RunFolder
+from invbench.runs.folder import RunFolder
+from invbench.runs.record import Record
 from invbench.runs.resolve import resolve
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.folder import announce_changes

@@ -16,7 +16,8 @@ from invbench.core.method import Method
 from invbench.core.registry import DATASETS, METHODS, register_method
 from invbench.errors import UserError
 from invbench.results.display_names import display_dataset, display_method, display_metric
-from invbench.results.formats import PAPER, Format, Style, laid_out, notes, written
+from invbench.results.formats import Format, written
+from invbench.results.layout import PAPER, Style, laid_out, notes
 from invbench.results.selection import Select
 from invbench.results.table import completeness, higher_is_better, omitted
 from invbench.spreadsheet import csv

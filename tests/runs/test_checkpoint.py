@@ -15,7 +15,8 @@ from torch import Tensor
 from invbench.errors import Unusable, UserError
 from invbench.pytree import Tree, flatten, unflatten
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.record import Record, RunFolder
+from invbench.runs.folder import RunFolder
+from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem, load_run

@@ -20,8 +20,9 @@ from faulty import CODE, Place
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld
+from invbench.runs.folder import RunFolder, run_folders
 from invbench.runs.lease import read_lease
-from invbench.runs.record import Record, RunFolder, load_record, run_folders
+from invbench.runs.record import Record, load_record
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.signals import stop_requests
 from invbench.training import attempt
@@ -89,7 +90,7 @@ def test_pipes_under_the_names_of_a_run_are_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(folder.log)
     with pytest.raises(RunFailed, match="No such device"):
         run_one(config, Options("cpu", tmp_path))
-    os.mkfifo(folder.claim)
+    os.mkfifo(folder.lease_file)
     with pytest.raises(RunHeld):
         run_one(config, Options("cpu", tmp_path))
 
@@ -173,7 +174,7 @@ def test_a_sweep_leaves_a_person_s_run_alone(place: Place) -> None:
         assert sweep.returncode in (1, 130), said
         assert person.poll() is None
         (folder,) = run_folders(place.out)
-        seen = read_lease(folder.claim)
+        seen = read_lease(folder.lease_file)
         assert seen is not None
         assert seen.holder is not None
         assert seen.holder.pid == person.pid
@@ -275,12 +276,12 @@ def test_a_lost_run_leaves_no_record_of_a_failure(tmp_path: Path, monkeypatch: p
     folder = RunFolder(tmp_path / config.spec.run_id)
 
     def taken(*arguments: object) -> dict[str, object]:
-        other = json.loads(folder.claim.read_text()) | {"token": "another", "machine": "far"}
-        folder.claim.write_text(json.dumps(other))
+        other = json.loads(folder.lease_file.read_text()) | {"token": "another", "machine": "far"}
+        folder.lease_file.write_text(json.dumps(other))
         raise ValueError("too late")
 
     monkeypatch.setattr(attempt, "measure", taken)
     with pytest.raises(Interrupted, match="another process has taken over"):
         run_one(config, Options("cpu", tmp_path))
     assert not folder.record.exists()
-    assert read_lease(folder.claim).holder.token == "another"  # type: ignore[union-attr]  # noqa: S105
+    assert read_lease(folder.lease_file).holder.token == "another"  # type: ignore[union-attr]  # noqa: S105

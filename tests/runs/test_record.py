@@ -17,8 +17,9 @@ from invbench import files
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.files import replacing, write_text
 from invbench.runs.checkpoint import Checkpoint
+from invbench.runs.folder import RunFolder
 from invbench.runs.lease import Owner
-from invbench.runs.record import SCHEMA, Record, RunFolder
+from invbench.runs.record import SCHEMA, Record
 from invbench.system.device import forget_peak_memory, peak_memory
 from invbench.training.runner import Options, run, run_one
 
@@ -276,9 +277,9 @@ def test_statuses(out: Path) -> None:
     assert folder.create(config.spec) is False
     assert folder.status() == "queued"
     here = Owner.this_process()
-    write_text(folder.claim, here.model_dump_json())
+    write_text(folder.lease_file, here.model_dump_json())
     assert folder.status() == "running"
-    write_text(folder.claim, here.model_copy(update={"pid": 2**22 + 1}).model_dump_json())
+    write_text(folder.lease_file, here.model_copy(update={"pid": 2**22 + 1}).model_dump_json())
     assert folder.status() == "lost"
 
 

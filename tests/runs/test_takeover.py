@@ -15,8 +15,8 @@ from cells import SMALL
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.runs.folder import RunFolder
 from invbench.runs.lease import LOCK, Lease, Owner, read_lease
-from invbench.runs.record import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
 from invbench.training.runner import Options, run_one
@@ -116,7 +116,7 @@ def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, ske
 
 def step_of(folder: RunFolder) -> int:
     """What the claim says, once it can be read."""
-    seen = read_lease(folder.claim)
+    seen = read_lease(folder.lease_file)
     assert seen is not None
     assert seen.holder is not None
     assert seen.holder.machine == "first"
@@ -129,7 +129,7 @@ def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFold
         process = start(tmp_path, "same", pause=0.02)
         until = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < until:
-            seen = read_lease(folder.claim)
+            seen = read_lease(folder.lease_file)
             if seen and seen.holder and seen.holder.pid == process.pid and any(folder.path.glob(".c*.?*")):
                 assert seen.holder.generation == generation
                 break
@@ -138,7 +138,7 @@ def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFold
         process.communicate()
     assert (folder.path / LOCK).exists(), "killed in the middle of a write"
     assert ended(start(tmp_path, "same")) == "done"
-    assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".") or path == folder.claim]
+    assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".") or path == folder.lease_file]
 
 
 SAVING = """
@@ -146,7 +146,7 @@ import sys
 from pathlib import Path
 import torch
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).hold() as folder:
     while True:
         Checkpoint({"a": torch.zeros(2**24)}, {}).save(folder.replacing(folder.checkpoint))

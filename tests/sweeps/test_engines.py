@@ -16,7 +16,7 @@ from conftest import Bench
 from faulty import Place
 from slurm_cluster import slurm_cluster, why_not
 
-from invbench.runs.record import run_folders
+from invbench.runs.folder import run_folders
 
 NO_RAY = "" if find_spec("ray") else "the extra ray is not installed"
 NO_SLURM = why_not() if find_spec("submitit") else "the extra slurm is not installed"

@@ -12,7 +12,7 @@ import pytest
 from cells import SMALL
 from faulty import Place
 
-from invbench.runs.record import RunFolder, run_folders
+from invbench.runs.folder import RunFolder, run_folders
 from invbench.runs.resolve import resolve
 from invbench.sweeps.engines.local import WorkerProcess, outcomes_of
 from invbench.sweeps.engines.scheduler import Slot
@@ -144,7 +144,7 @@ def test_ctrl_c_once_and_twice(place: Place, undisturbed: Metrics) -> None:
     assert "the same command continues" in said
     assert place.kinds() == {"slow": ["interrupted"] * 2}, "running ones have their checkpoints, no other has begun"
     hanging = place.start(place.file(["hang"], seeds="0-3", name="hanging.yaml"))
-    while not any(RunFolder(path).claim.exists() for path in place.out.glob("*")):
+    while not any(RunFolder(path).lease_file.exists() for path in place.out.glob("*")):
         time.sleep(0.05)
     children = psutil.Process(hanging.pid).children(recursive=True)
     for _ in range(2):

@@ -27,7 +27,8 @@ from invbench.core.registry import METHODS
 from invbench.errors import CannotFuse, Interrupted, RunFailed, UserError
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.curves import read_curves
-from invbench.runs.record import Record, RunFolder, run_folders
+from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, fusion_key, resolve
 from invbench.runs.spec import parse_fuse
 from invbench.sweeps.engines.worker import carry_out, settle_outcomes

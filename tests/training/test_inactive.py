@@ -7,7 +7,7 @@ import pytest
 from cells import run_until, small_settings
 
 import invbench
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem

@@ -12,7 +12,7 @@ import pytest
 from cells import run_until, small_config
 
 from invbench.errors import UserError
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.training.loggers import LOGGERS, Loggers
 from invbench.training.runner import Options, run_one
 

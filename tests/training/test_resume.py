@@ -12,7 +12,7 @@ import pytest
 from cells import assert_same_training, small_settings
 
 from invbench.runs.checkpoint import Checkpoint
-from invbench.runs.record import RunFolder
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.strict_yaml import parse_yaml
 

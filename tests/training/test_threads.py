@@ -11,7 +11,7 @@ import torch
 from cells import small_config
 from conftest import Bench
 
-from invbench.runs.record import run_folders
+from invbench.runs.folder import run_folders
 from invbench.system import threads
 from invbench.system.threads import wait_passively
 from invbench.training import threads as run_threads

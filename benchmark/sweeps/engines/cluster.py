@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from invbench.runs.folder import RunFolder
 from invbench.runs.lease import read_lease
 from invbench.runs.options import Options
-from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.worker import settle_outcomes
 from invbench.sweeps.jobs import Job, Outcome, jobs_of
@@ -67,7 +67,7 @@ def carry_out_elsewhere(
 
 def _look(folder: RunFolder, job: Job, watch: SweepMonitor) -> None:
     """What the claim of the job's first run tells: where it is, and how far."""
-    seen = read_lease(folder.claim)
+    seen = read_lease(folder.lease_file)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
         place = f"{seen.holder.host}, process {seen.holder.pid}"
         if not watch.knows(folder.path.name):

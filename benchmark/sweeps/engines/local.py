@@ -22,9 +22,9 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from invbench.errors import UserError
+from invbench.runs.folder import RunFolder
 from invbench.runs.lease import Owner, read_lease
 from invbench.runs.options import Options
-from invbench.runs.record import RunFolder
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
 from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
@@ -214,7 +214,7 @@ class _Work:
 
     def _look_at_progress(self) -> None:
         for number, busy in self.busy.items():
-            seen = read_lease(self._folder(busy.job.run_id).claim)
+            seen = read_lease(self._folder(busy.job.run_id).lease_file)
             if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
                 self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
                 since = min(busy.since, time.monotonic())

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invbench.errors import CannotFuse, Interrupted, RunFailed, RunHeld, UserError
+from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
-from invbench.runs.record import Record, RunFolder
+from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, from_spec
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.jobs import Job, Outcome, again, later, parted
