@@ -74,7 +74,8 @@ def table(
         raise UserError("--digits and --percent are for tables of means to read; csv and JSON have all digits")
     if vs_published and (metric or rows or columns or select is not Select.last):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
-    from invbench.results import formats
+    from invbench.results.formats import written
+    from invbench.results.layout import Style, laid_out, notes
     from invbench.results.load import load_results, meeting
     from invbench.results.table import completeness, omitted
     from invbench.results.table import table as make
@@ -88,25 +89,25 @@ def table(
     if as_json:
         echo(_json(found))
         return
-    style = formats.Style.of(form, digits, percent)
-    remarks = [*formats.notes(found, omitted(runs), style), *completeness(runs)]
+    style = Style.of(form, digits, percent)
+    remarks = [*notes(found, omitted(runs), style), *completeness(runs)]
     if form is Format.csv:
         echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
-        layout = formats.laid_out(found, _names(rows), _names(columns), style)
-        echo(formats.written(replace(layout, label=label), remarks, form))
+        layout = laid_out(found, _names(rows), _names(columns), style)
+        echo(written(replace(layout, label=label), remarks, form))
 
 
 def _against_published(runs: "pd.DataFrame", form: Format, as_json: bool) -> str:
     from invbench.published.verdicts import against_published, verdicts
-    from invbench.results import formats
+    from invbench.results.formats import written
     from invbench.spreadsheet import csv
 
     found = against_published(runs)
     if as_json:
         return _json(found)
-    return csv(found) if form is Format.csv else formats.written(*verdicts(found), form)
+    return csv(found) if form is Format.csv else written(*verdicts(found), form)
 
 
 def _json(found: "pd.DataFrame") -> str:

@@ -1,9 +1,9 @@
-"""How much predictions tell about a nuisance, measured without any critic, on data that trained nothing.
+"""Measure how much predictions tell about a nuisance, without a critic, on data that no model was trained on.
 
-Mutual information is in nats, by the distances to nearest neighbours: Kraskov, Stögbauer, Grassberger (2004), estimator
-1, for real nuisances, and Ross (2014) for categories; as in scikit-learn, but for vectors too, and not cut off at zero.
-Real numbers are standardised first; of a vector of more than 3 numbers its 3 principal components are taken, since
-neighbours are far in many dimensions.
+Mutual information is in nats, from distances to nearest neighbours: Kraskov, Stögbauer, Grassberger (2004), estimator
+1, for real nuisances, and Ross (2014) for categories. It is that of scikit-learn, but takes vectors too and is not cut
+off at zero. Real numbers are standardised first. Vectors of more than 3 numbers are reduced to their 3 principal
+components, since neighbours are far in many dimensions.
 """
 
 from collections.abc import Iterator
@@ -25,18 +25,19 @@ Array = NDArray[np.float64]
 NEIGHBOURS = 5
 MOST_COMPONENTS = 3
 SAMPLE = 2000
-"""Examples that take part in what compares all pairs."""
+"""Largest number of examples of which all pairs are compared."""
 TOP = 0.05
-"""Part of the background with the highest scores that passes a cut."""
+"""Share of the background that passes a cut: that with the highest scores."""
 SIGNAL_EFFICIENCY = 0.5
 HISTOGRAM_BINS = 32
 NUISANCE_BINS = 5
-"""Quantile bins of a real nuisance in which the task's score is measured apart."""
+"""Number of quantile bins of a real nuisance; the primary metric is measured in each."""
 MOST_CATEGORIES = 32
+"""Largest number of categories of a nuisance in each of which the primary metric is measured."""
 
 
 def dependence_metrics(outputs: Outputs, task: Task, split: Split) -> dict[str, float]:
-    """Metrics of one split; {} where it has no nuisance.
+    """Measure the dependence of predictions on the nuisances of a split; {} where it has none.
 
     mutual_information, distance_correlation: between score and nuisance; the score is the logit, the prediction, or all
         logits. With representation_ in front: between representation and nuisance.
@@ -66,27 +67,35 @@ def dependence_metrics(outputs: Outputs, task: Task, split: Split) -> dict[str, 
 
 
 def _columns(nuisance: Tensor) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Every nuisance (N,) with what its metrics' names end in."""
+    """Yield every nuisance (N,), with the end of its metrics' names in front."""
     table = nuisance.reshape(len(nuisance), -1).cpu().numpy()
     for i in range(table.shape[1]):
         yield ("" if table.shape[1] == 1 else f"_{i}"), table[:, i]
 
 
 def _dependences(outputs: Outputs, nuisance: NDArray[np.generic]) -> dict[str, float]:
+    """Measure the dependence of score and representation on a nuisance (N,)."""
     rows = np.random.default_rng(0).permutation(len(nuisance))[:SAMPLE]
     parts = {"": outputs.prediction, "representation_": outputs.representation}
-    found = {}
+    metrics = {}
     for prefix, part in parts.items():
         if part is not None:
             values = part.flatten(1).double().cpu().numpy()[rows]
-            found[f"{prefix}mutual_information"] = mutual_information(values, nuisance[rows])
-            found[f"{prefix}distance_correlation"] = distance_correlation(values, nuisance[rows])
-    return found
+            metrics[f"{prefix}mutual_information"] = mutual_information(values, nuisance[rows])
+            metrics[f"{prefix}distance_correlation"] = distance_correlation(values, nuisance[rows])
+    return metrics
 
 
 def mutual_information(values: Array, nuisance: NDArray[np.generic], neighbours: int = NEIGHBOURS) -> float:
-    """Between vectors (N, D) and a nuisance (N,), real or of integers, in nats; around 0, also below, where there is
-    none."""
+    """Estimate the mutual information in nats between vectors (N, D) and a nuisance (N,).
+
+    The estimate is around 0, also below, where there is none.
+
+    Args:
+        values: the vectors (N, D).
+        nuisance: real numbers, or integers as categories.
+        neighbours: number of nearest neighbours.
+    """
     values = standardised(principal_components(values))
     if np.issubdtype(nuisance.dtype, np.floating):
         return _with_real(values, standardised(nuisance[:, None].astype(np.float64)), neighbours)
@@ -94,14 +103,16 @@ def mutual_information(values: Array, nuisance: NDArray[np.generic], neighbours:
 
 
 def _with_real(values: Array, nuisance: Array, neighbours: int) -> float:
+    """Estimate mutual information with a real nuisance (N, 1): Kraskov et al. (2004), estimator 1."""
     joint = np.hstack([values, nuisance])
     distances, _ = cKDTree(joint).query(joint, neighbours + 1, p=np.inf)
     radii = np.nextafter(distances[:, -1], 0)
-    counts = [_within(part, part, radii) for part in (values, nuisance)]  # themselves included
+    counts = [_within(part, part, radii) for part in (values, nuisance)]  # each counts itself
     return float(digamma(len(values)) + digamma(neighbours) - sum(digamma(count).mean() for count in counts))
 
 
 def _with_category(values: Array, nuisance: NDArray[np.generic], neighbours: int) -> float:
+    """Estimate mutual information with categories (N,): Ross (2014)."""
     total, used = 0.0, 0
     groups = [values[nuisance == category] for category in np.unique(nuisance)]
     groups = [group for group in groups if len(group) > 1]
@@ -116,19 +127,20 @@ def _with_category(values: Array, nuisance: NDArray[np.generic], neighbours: int
 
 
 def _within(points: Array, centres: Array, radii: Array) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = cKDTree(points).query_ball_point(centres, radii, p=np.inf, return_length=True)
-    return found
+    """Count the points within a radius of each centre, in the maximum norm."""
+    counts: NDArray[np.int64] = cKDTree(points).query_ball_point(centres, radii, p=np.inf, return_length=True)
+    return counts
 
 
 def standardised(columns: Array) -> Array:
-    """(N, D) with mean 0 and deviation 1, and a trace of fixed noise, since equal numbers have no nearest neighbour."""
+    """Scale columns (N, D) to mean 0 and deviation 1, and add fixed noise of 1e-10, which tells equal numbers apart."""
     deviation = columns.std(0)
     scaled: Array = (columns - columns.mean(0)) / np.where(deviation > 0, deviation, 1)
     return scaled + 1e-10 * np.random.default_rng(0).normal(size=columns.shape)
 
 
 def principal_components(columns: Array) -> Array:
-    """The first 3 of them (N, 3), or the columns themselves where they are no more."""
+    """Return the first 3 principal components (N, 3); columns (N, D) as they are where D is at most 3."""
     if columns.shape[1] <= MOST_COMPONENTS:
         return columns
     centred = columns - columns.mean(0)
@@ -138,7 +150,10 @@ def principal_components(columns: Array) -> Array:
 
 
 def distance_correlation(values: Array, nuisance: NDArray[np.generic]) -> float:
-    """Between vectors (N, D) and a nuisance (N,), 0 to 1; categories are 0 or 1 apart (Székely et al., 2007)."""
+    """Measure the distance correlation, 0 to 1, between vectors (N, D) and a nuisance (N,); Székely et al. (2007).
+
+    Different categories are at distance 1.
+    """
     real = np.issubdtype(nuisance.dtype, np.floating)
     nuisance_distances = pdist(nuisance[:, None].astype(np.float64), "euclidean" if real else "hamming")
     a, b = (_centred(squareform(distances)) for distances in (pdist(values), nuisance_distances))
@@ -147,12 +162,13 @@ def distance_correlation(values: Array, nuisance: NDArray[np.generic]) -> float:
 
 
 def _centred(distances: Array) -> Array:
+    """Subtract the means of rows and columns from distances (N, N)."""
     centred: Array = distances - distances.mean(0) - distances.mean(1)[:, None] + distances.mean()
     return centred
 
 
 def sculpting(score: Array, nuisance: Array) -> dict[str, float]:
-    """How far a cut on the score (N,) changes the distribution of background's nuisance (N,)."""
+    """Measure how far a cut on the score (N,) changes the distribution of the background's nuisance (N,)."""
     passes = score >= np.quantile(score, 1 - TOP)
     if passes.all():  # one score for all: no cut changes anything
         return {"energy_distance": 0.0, "jensen_shannon": 0.0}
@@ -165,6 +181,7 @@ def sculpting(score: Array, nuisance: Array) -> dict[str, float]:
 
 
 def _separation(score: Array, y: NDArray[np.generic]) -> dict[str, float]:
+    """Measure how well the score (N,) separates signal from background; {} where one of them is missing."""
     signal, background = score[y == 1], score[y == 0]
     if not (len(signal) and len(background)):
         return {}
@@ -176,7 +193,7 @@ def _separation(score: Array, y: NDArray[np.generic]) -> dict[str, float]:
 
 
 def _bins(nuisance: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Rows of each bin."""
+    """Yield the number and the rows of each bin of a nuisance (N,); none for too many categories."""
     if np.issubdtype(nuisance.dtype, np.floating):
         real = nuisance.astype(np.float64)
         index = np.searchsorted(np.quantile(real, np.linspace(0, 1, NUISANCE_BINS + 1)[1:-1]), real)

@@ -1,9 +1,9 @@
-"""Invariance measured, not assumed: how far predictions move when inputs are transformed."""
+"""Measure how far predictions change when inputs are transformed."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +14,23 @@ from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
 
-if TYPE_CHECKING:
-    pass
-
 EXAMPLES, FEWEST = 128, 8
-"""Test examples that are transformed where nobody says how many: in long runs, and in short ones at least."""
+"""Default number of test examples that are transformed: in long runs, and the least in short ones."""
 SHARE = 0.1
-"""Most that measuring may cost of what training costs, where nobody says how many examples."""
+"""Largest cost of the measurement as a share of the training's, for the default number of examples."""
 STEP_COST = 3
-"""Forward passes that a training step takes as long as."""
+"""Cost of a training step in forward passes."""
 POINTS = 13
-"""Magnitudes of each generator, from minus to plus its reach; the middle one is 0."""
+"""Number of magnitudes of each generator, from minus to plus its reach; the middle one is 0."""
 REACH = {"rotation": math.pi, "translation": 2.0}
 DEFORMATION = {"image": 0.5, "point_cloud": 0.2}
-"""Reach of shears, stretches and scale."""
+"""Largest magnitude of shears, stretches and scalings, by kind of input."""
 MOTIONS = 8
-"""Random rigid motions of each point cloud."""
+"""Number of random rigid motions of each point cloud."""
 
 
 def transformations(problem: Problem) -> int:
-    """How often `measure` predicts each example; never, if it is a vector."""
+    """Count how often `measure` predicts each example; 0 for vectors."""
     if problem.kind == "vector":
         return 0
     profile = POINTS * len(generators(problem))
@@ -49,13 +46,16 @@ def measure(
     examples: int = EXAMPLES,
     advanced: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Any]:
-    """How far the model's predictions on test examples change, in the units of `Task.change`; {} for vectors.
+    """Measure how far predictions on transformed test examples change, in units of `Task.change`; {} for vectors.
 
     A model that is random in evaluation draws the same numbers for an input and for its transformations.
 
     Args:
-        examples: of the test set at most, evenly spread over it.
-        advanced: told how many transformations of all are done, after each.
+        model: predicts inputs (N, ...); it is in evaluation mode meanwhile.
+        problem: what it was trained on.
+        seed, step: of the random numbers.
+        examples: largest number of test examples, evenly spread over the test set.
+        advanced: called after each transformation with the number of those done.
 
     Returns:
         `generators`: for each its `magnitudes` and the mean `changes`. Square images: `quarter_turns` and `reflection`,
@@ -68,17 +68,17 @@ def measure(
     rows = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.x.device).long()
     with eval_mode(model), torch.no_grad():
         probe = _Probe(model, problem, split.x[rows], seed, step, advanced)
-        found: dict[str, Any] = {"examples": len(rows), "generators": _profiles(probe)}
+        profile: dict[str, Any] = {"examples": len(rows), "generators": _profiles(probe)}
         if problem.kind == "point_cloud":
-            found["rigid_motions"] = _rigid_motions(probe)
+            profile["rigid_motions"] = _rigid_motions(probe)
         elif probe.x.shape[-1] == probe.x.shape[-2]:
-            found |= _exact(probe, "quarter_turns", [partial(torch.rot90, k=k, dims=(-2, -1)) for k in (1, 2, 3)])
-            found |= _exact(probe, "reflection", [partial(torch.flip, dims=(-1,))])
-    return found
+            profile |= _exact(probe, "quarter_turns", [partial(torch.rot90, k=k, dims=(-2, -1)) for k in (1, 2, 3)])
+            profile |= _exact(probe, "reflection", [partial(torch.flip, dims=(-1,))])
+    return profile
 
 
 class _Probe:
-    """A model, some inputs x (N, ...), and its predictions on them."""
+    """A model, inputs x (N, ...), and the predictions on them as they are."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class _Probe:
         self.before = self.predict(x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Predictions (N, outputs) with the same random numbers at every call."""
+        """Predict (N, outputs) with the same random numbers at every call."""
         seed, step = self.stream
         with torch_stream(stream(seed, "evaluation", step), x.device):
             prediction = outputs_of(self.model, x).prediction
@@ -103,11 +103,12 @@ class _Probe:
         return prediction
 
     def change(self, x: Tensor) -> Tensor:
-        """Mean change of the prediction, a 0-dimensional tensor."""
+        """Return the mean change of the prediction on transformed inputs, a 0-dimensional tensor."""
         return self.problem.task.change(self.before, self.predict(x)).mean()
 
 
 def _profiles(probe: _Probe) -> dict[str, dict[str, list[float]]]:
+    """Measure the mean changes over the magnitudes of each generator."""
     act, profiles = action(probe.problem), {}
     for name in generators(probe.problem):
         reach = REACH.get(name.partition("_")[0], DEFORMATION[probe.problem.kind])
@@ -119,6 +120,7 @@ def _profiles(probe: _Probe) -> dict[str, dict[str, list[float]]]:
 
 
 def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]]) -> dict[str, float]:
+    """Measure the mean change, and the largest difference of any output, under transformations without resampling."""
     after = [probe.predict(element(probe.x)) for element in elements]
     changes = torch.stack([probe.problem.task.change(probe.before, prediction).mean() for prediction in after])
     largest = torch.stack([(prediction - probe.before).abs().max() for prediction in after]).max()
@@ -126,6 +128,7 @@ def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]])
 
 
 def _rigid_motions(probe: _Probe) -> float:
+    """Measure the mean change under random rigid motions."""
     seed, step = probe.stream
     with torch_stream(stream(seed, "evaluation", step), probe.x.device):
         moved = [random_motion(probe.x) for _ in range(MOTIONS)]

@@ -1,18 +1,18 @@
-"""Numbers that others have published.
+"""Published numbers, as files.
 
 A file in `configs/published/` is one source:
 
 source: Arjovsky et al., arXiv 1907.02893
 claims:
   irm_colored_mnist:                   its name, for `bench reproduce`
-    what: IRM on coloured MNIST        in a reader's words
+    what: IRM on coloured MNIST        the claim in words
     method: irmv1
     dataset: colored_mnist
     set: {}                            settings by dotted name, where they are not the recipe's
     grid: {}                           several values of a setting, of which `select` chooses
     select: last
     seeds: 0-9                         all must be done before there is a verdict
-    verified: true                     false: recalled by somebody; it is shown and never judged
+    verified: true                     false: nobody read it in the source; it is shown and gets no verdict
     note: settings were searched on the test environment
     numbers:
       - {metric: test_accuracy, value: 0.669, spread: 0.0254, tolerance: 0.02}
@@ -31,7 +31,7 @@ from invbench.strict_yaml import parse_yaml
 
 
 class Number(Settings):
-    """One published number: a value with what is near enough to it, or a range."""
+    """One published number: a value with a tolerance, or a range."""
 
     metric: str = setting(..., "of ours, such as test_accuracy")
     statistic: Literal["mean", "median"] = setting("mean", "over the seeds")
@@ -42,6 +42,7 @@ class Number(Settings):
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
+        """Check that there is either a value with a tolerance or a range."""
         if (self.value is None) == (self.range is None):
             raise ValueError("give either a value or a range")
         if (self.value is None) != (self.tolerance is None):
@@ -50,21 +51,21 @@ class Number(Settings):
 
     @property
     def shown(self) -> str:
-        """As a reader wants it."""
+        """Return the number as text: the range, or the value ± standard deviation."""
         if self.range is not None:
             return f"{self.range[0]:.4g} to {self.range[1]:.4g}"
         spread = "" if self.spread is None else f" ± {self.spread:.2g}"
         return f"{self.value:.4g}{spread}"
 
     def agrees(self, ours: float) -> bool:
-        """Whether a number of ours is near enough."""
+        """Tell whether a number of ours is within the range, or within the tolerance of the value."""
         if self.range is not None:
             return self.range[0] <= ours <= self.range[1]
         return self.value is not None and self.tolerance is not None and abs(ours - self.value) <= self.tolerance
 
 
 class Claim(Settings):
-    """Numbers from the same runs."""
+    """Published numbers from the same runs, and these runs."""
 
     what: str = setting(..., "the claim in a reader's words")
     method: str = setting(..., "a method, or several joined by +")
@@ -79,13 +80,14 @@ class Claim(Settings):
 
     @model_validator(mode="after")
     def _chosen(self) -> Self:
+        """Check that a grid comes with a selection."""
         if self.grid and self.select == "last":
             raise ValueError("a grid needs a select other than last")
         return self
 
 
 class Source(Settings):
-    """A validated file."""
+    """A validated file of one source."""
 
     source: str = setting(..., "whose numbers these are, and where they stand")
     claims: dict[str, Claim] = setting(..., "by name", min_length=1)
@@ -93,16 +95,17 @@ class Source(Settings):
 
 @cache
 def sources() -> dict[str, Source]:
-    """Every file of the package, by its name."""
+    """Return the sources of all files in `configs/published/`, by name."""
     folder = files("invbench.configs") / "published"
     texts = {path.name.removesuffix(".yaml"): path.read_text("utf-8") for path in folder.iterdir()}
     return {name: Source.parse(parse_yaml(texts[name], name), f"published/{name}.yaml") for name in sorted(texts)}
 
 
 def claims_of(name: str) -> dict[str, Claim]:
-    """A claim, or all those of a source, by their names. Raises UserError where there is neither."""
-    every = {claim: own for source in sources().values() for claim, own in source.claims.items()}
-    found = sources()[name].claims if name in sources() else {name: every[name]} if name in every else {}
-    if not found:
-        raise UserError(f"no published claim or source '{name}'{did_you_mean(name, [*every, *sources()])}")
-    return found
+    """Return a claim, or all claims of a source, by name. Raises UserError where there is neither."""
+    if name in sources():
+        return sources()[name].claims
+    claims = {key: claim for source in sources().values() for key, claim in source.claims.items()}
+    if name not in claims:
+        raise UserError(f"no published claim or source '{name}'{did_you_mean(name, [*claims, *sources()])}")
+    return {name: claims[name]}

@@ -69,7 +69,7 @@ def _rows(name: str, claim: Claim, source: str, results: pd.DataFrame) -> Iterab
         row = {
             "claim": name, "what": claim.what, "method": claim.method, "dataset": claim.dataset,
             "metric": number.metric if number.statistic == "mean" else f"{number.metric} ({number.statistic})",
-            "published": number.text, "ours": math.nan, "half_width": math.nan, "n": n, "seeds": len(seeds),
+            "published": number.shown, "ours": math.nan, "half_width": math.nan, "n": n, "seeds": len(seeds),
             "verdict": "different protocol" if difference else "not yet run", "why": difference,
             "seconds": runs["cost.wall_seconds"].mean() if len(runs) else math.nan,
             "source": source, "note": claim.note,

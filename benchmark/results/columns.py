@@ -1,4 +1,4 @@
-"""Which columns of a table of runs say what a run is, and which runs are alike."""
+"""Name the columns of a table of runs that say what a run is, and tell which runs are alike."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,47 +8,47 @@ import pandas as pd
 
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
 PROBLEM = ("dataset.", "data.variant")
-"""Besides the dataset's name, what makes it another problem; only on one problem are methods compared."""
+"""Beginnings of the columns that, besides the dataset's name, make another problem; methods are compared on one."""
 HELD_OUT = "trainer.held_out_environment"
-"""The setting of runs that exist for choosing settings, not for being shown."""
+"""The setting of runs that leave an environment out; they serve to select settings and are in no mean."""
 
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
-    """Columns in which runs must agree to be averaged."""
+    """Return the columns in which runs must agree to be averaged."""
     settings = [str(name) for name in runs.columns if str(name).startswith(SECTIONS)]
     variant = ["data.variant"] if "data.variant" in runs else []
     return ["method", "dataset", "backbone", "protocol", *settings, *variant]
 
 
 def problem_of(columns: Iterable[object]) -> list[str]:
-    """Columns in which rows must agree to be compared."""
+    """Return the columns in which rows must agree to be compared."""
     return ["dataset", *(name for name in map(str, columns) if name.startswith(PROBLEM))]
 
 
 def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Columns as text, so that lists and gaps can be grouped by; only what is missing is empty."""
+    """Return columns as text, by which pandas can group lists and gaps too; only a missing value is empty."""
     return pd.DataFrame({name: list(map(_text, rows[name])) for name in names}, index=rows.index)
 
 
 def _text(value: Any) -> str:
-    """A whole number has no point: in a column with gaps, pandas makes floats of all."""
+    """Write a value as text; a whole number has no point, since pandas makes floats of a column with gaps."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.0f}"
     return "" if missing(value) else str(value) or "''"
 
 
 def joined(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """One text for each row, equal where the columns are."""
+    """Join the columns into one text for each row; texts are equal where all columns are."""
     return pd.Series(["\n".join(texts) for texts in as_text(rows, names).to_numpy()], index=rows.index, dtype=object)
 
 
 def settings_of(rows: pd.DataFrame) -> list[str]:
-    """Columns of settings, protocol and backbone."""
+    """Return the columns of settings, protocol and backbone."""
     return [name for name in map(str, rows) if name.startswith(SECTIONS) or name in ("backbone", "protocol")]
 
 
 def differing(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Of each row the settings in which the rows of its method and dataset differ; those that are missing left out."""
+    """Return for each row the settings, if not missing, in which the rows of its method and dataset differ."""
     names = settings_of(rows)
     if not names:
         return [{} for _ in range(len(rows))]
@@ -59,5 +59,5 @@ def differing(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def missing(value: Any) -> bool:
-    """Whether a row has nothing there."""
+    """Tell whether a value is missing: None, NA or NaN."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

@@ -1,6 +1,6 @@
-"""What methods, datasets and metrics are called in a paper; programs and the command line know registered names.
+"""Names of methods, datasets and metrics for papers; programs and the command line use registered names.
 
-A method's or dataset's class says its own: `display_name: ClassVar[str] = "Worst-case risk"`.
+The class of a method or dataset gives its name: `display_name: ClassVar[str] = "Worst-case risk"`.
 """
 
 from invbench.core.metric import metric_of, parse_column
@@ -8,31 +8,31 @@ from invbench.core.registry import DATASETS, METHODS, Registry
 from invbench.errors import UserError
 
 ENDINGS = {"average": "average over environments", "worst": "worst environment"}
-"""Of metrics that sum environments up."""
+"""Words for the ends of metrics that summarise environments."""
 
 
 def display_method(name: str) -> str:
-    """What a method is called in a paper, or each part of a composition."""
+    """Return the name of a method for papers; the parts of a composition are joined by +."""
     return " + ".join(_displayed(METHODS, part) for part in name.split("+"))
 
 
 def display_dataset(name: str) -> str:
-    """What a dataset is called in a paper."""
+    """Return the name of a dataset for papers."""
     return _displayed(DATASETS, name)
 
 
 def display_metric(name: str) -> str:
-    """A metric, such as `test accuracy (worst environment)`."""
+    """Return the name of a metric in words, such as `test accuracy (worst environment)`."""
     column = parse_column(name)
     split = column.split.replace("test_out", "test-out").replace("_", " ")
     words = (split, metric_of(column.metric).words, column.nuisance, column.bin)
-    shown = column.source.replace("_", " ").replace(".", ": ") + " ".join(filter(None, words))
+    text = column.source.replace("_", " ").replace(".", ": ") + " ".join(filter(None, words))
     environment = column.environment.replace("env", "environment ", 1)
-    return f"{shown} ({ENDINGS.get(environment, environment)})" if environment else shown
+    return f"{text} ({ENDINGS.get(environment, environment)})" if environment else text
 
 
 def _displayed(registry: Registry, name: str) -> str:
-    """What the class says; results may be of a method that is not installed here, which has no other name."""
+    """Return the display name of a class; its registered name where it has none, or is not installed here."""
     try:
         return str(registry.literal(name, "display_name", "")) or name
     except UserError:

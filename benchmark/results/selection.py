@@ -1,4 +1,4 @@
-"""How the step and the settings that a table shows are chosen: pure functions of records, which train nothing."""
+"""Select the step and the settings that a table shows, from records alone: nothing is trained."""
 
 import re
 import warnings
@@ -14,20 +14,23 @@ from invbench.results.statistics import all_best, best_of
 from invbench.runs.spec import LATE_STARTS
 
 BEST = "best_validation."
+"""Beginning of the columns of the step that was best on the validation set."""
 LATE_START = re.compile(rf"method(\..+)?\.({'|'.join(LATE_STARTS)})")
+"""Settings of the step at which a penalty gets its weight."""
 MOST_LISTED = 20
-"""Environments that a message lists."""
+"""Largest number of environments that a message lists."""
 
 
 class Criterion(NamedTuple):
-    """What settings are chosen by: of each candidate, by its place in the table, a number per run."""
+    """Scores by which settings are selected."""
 
     values: dict[Any, pd.Series]
+    """A score per run of each candidate, by its index in the table of means."""
     higher_is_better: bool
 
 
-def shown(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs that were trained on all environments, and those that left one out."""
+def split_left_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split runs into those that were trained on all environments and those that left one out."""
     if HELD_OUT not in runs:
         return runs, runs.iloc[:0]
     without = runs[HELD_OUT].notna()
@@ -35,7 +38,9 @@ def shown(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs with the metrics of the step that was best on the validation set, where they were measured then.
+    """Give finished runs the metrics of the step that was best on the validation set.
+
+    A metric that was not measured at that step keeps its value of the last one.
 
     Raises:
         UserError: a run has no such step.
@@ -51,18 +56,17 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
         )
     measured = [str(name).removeprefix(BEST) for name in runs if str(name).startswith(BEST)]
     there = [name for name in measured if name in runs]
-    shown_then = {name: runs[BEST + name].fillna(runs[name]) for name in there}
-    return runs.assign(inactive=_reasons(runs, steps), **shown_then)
+    at_best = {name: runs[BEST + name].fillna(runs[name]) for name in there}
+    return runs.assign(inactive=_reasons(runs, steps), **at_best)
 
 
 def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
-    """Why the penalty of each run had not acted by these steps, where it had not."""
+    """Tell for each run why its penalty had not acted by the given step; runs whose penalty had keep `inactive`."""
     reasons = runs["inactive"] if "inactive" in runs else pd.Series(None, index=runs.index, dtype=object)
     for column in (str(name) for name in runs if LATE_START.fullmatch(str(name))):
         section, _, name = column.rpartition(".")
-        weight, before = (
-            pd.to_numeric(_column(runs, f"{section}.{one}"), errors="coerce") for one in LATE_STARTS[name]
-        )
+        names = [f"{section}.{setting}" for setting in LATE_STARTS[name]]
+        weight, before = (pd.to_numeric(_column(runs, name), errors="coerce") for name in names)
         early = pd.to_numeric(runs[column], errors="coerce") >= steps
         early &= weight.notna() & (weight != before.fillna(0.0))
         why = f"the best step in validation comes before {column} is over, so the penalty did not have its weight"
@@ -71,12 +75,12 @@ def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
 
 
 def _column(runs: pd.DataFrame, name: str) -> pd.Series:
-    """A column, missing everywhere where there is none."""
+    """Return a column; all NaN where the table lacks it."""
     return runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
 
 
 def _no_best_step(run: pd.Series) -> str:
-    """Why a finished run has no step that was best in validation."""
+    """Tell why a finished run has no step that was best in validation."""
     if run.get("dataset.validation_share") == 0:
         return f"{run['dataset']} was made without a validation set, by dataset.validation_share=0"
     return (
@@ -85,13 +89,16 @@ def _no_best_step(run: pd.Series) -> str:
     )
 
 
-def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
-    """Of each method on each problem the row that the selection chooses, among those with the most seeds; of equal ones
-    the first in the table, whose order is that of the settings.
+def select_settings(means: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
+    """Select one row, that is one choice of settings, for each method on each problem.
+
+    Only rows with the largest number of seeds are candidates. Of equally good ones the first in the table is taken,
+    whose order is that of the settings.
 
     Args:
-        found: rows of means, with `members`, the places of their runs, and `higher_is_better`, of the metric.
-        runs: the runs that the rows are of.
+        means: rows of means, with `members`, the positions of their runs, and `higher_is_better` of the metric.
+        select: any but `last`.
+        runs: the runs of these rows.
         left_out: runs that left an environment out.
 
     Raises:
@@ -99,31 +106,32 @@ def select_settings(found: pd.DataFrame, select: Select, runs: pd.DataFrame, lef
     """
     kept = []
     family = ["method", *problem_of(keys_of(runs)), "metric"]
-    for _, index in as_text(found, family).groupby(family, sort=False).groups.items():
-        group = found.loc[index]
+    for _, indices in as_text(means, family).groupby(family, sort=False).groups.items():
+        group = means.loc[indices]
         criterion = _criterion(group, select, runs, left_out)
-        judged = group.loc[list(criterion.values)]
-        most = judged.index[judged["n"] == judged["n"].max()]
-        scores = {place: criterion.values[place] for place in most}
+        scored = group.loc[list(criterion.values)]
+        candidates = scored.index[scored["n"] == scored["n"].max()]
+        scores = {index: criterion.values[index] for index in candidates}
         best = best_of(scores, criterion.higher_is_better)
         equal = len(all_best(scores, criterion.higher_is_better))
         at = _at(group.loc[best], runs) if select is Select.best_validation else "last"
-        kept.append(found.loc[[best]].assign(candidates=len(group), equal_candidates=equal, at=at))
+        kept.append(means.loc[[best]].assign(candidates=len(group), equal_candidates=equal, at=at))
     return pd.concat(kept, ignore_index=True)
 
 
 def _at(row: pd.Series, runs: pd.DataFrame) -> str:
-    """The step that a row's numbers are of: what is measured at the last one only has no other."""
+    """Return the step of a row's numbers: `best_validation` where they were measured there, else `last`."""
     name = f"{BEST}{row['metric']}"
     return "best_validation" if name in runs and runs[name].iloc[row["members"]].notna().all() else "last"
 
 
 def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
+    """Return the scores by which a selection judges the rows of a group. Raises UserError where there are none."""
     if select is Select.leave_one_env_out:
         return _left_out_scores(group, runs, left_out)
     first = group.iloc[0]
     if select is Select.oracle:
-        members = [member for own in group["members"] for member in own]
+        members = [member for row_members in group["members"] for member in row_members]
         name = _of_oracle(str(first["metric"]), runs.iloc[members])
         higher = first["higher_is_better"]
         if higher is None:
@@ -133,27 +141,31 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
         name, higher = _primary(run, "validation")
         if name not in runs:
             raise UserError(f"run {run['run_id']} has no {name}, which its settings would be selected by")
-    return Criterion({place: runs[name].iloc[own["members"]] for place, own in group.iterrows()}, bool(higher))
+    return Criterion({index: runs[name].iloc[row["members"]] for index, row in group.iterrows()}, bool(higher))
 
 
 def _of_oracle(metric: str, runs: pd.DataFrame) -> str:
-    """What the oracle goes by: the part of the test data that is kept for it, where all runs have one."""
+    """Return the metric of the oracle: on the split `test_out`, which is kept for it, where all runs have one."""
     name = f"test_out_{metric.removeprefix('test_')}"
     there = metric.startswith("test_") and name in runs and bool(runs[name].notna().all())
     return name if there else metric
 
 
 def _primary(run: pd.Series, split: str) -> tuple[str, bool]:
-    """The score that a run's task is judged by, on a split, and whether it grows with quality."""
+    """Return the primary metric of a run's task on a split, and whether high is good."""
     if missing(run.get("data.primary")):
         raise UserError(f"run {run['run_id']} was made by an older version; `--rerun stale` makes it anew")
     return f"{split}_{run['data.primary']}", bool(run["data.higher_is_better"])
 
 
 def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
-    """Of each candidate its mean score on each environment when that was left out, over seeds that have all of them.
+    """Return the mean scores of each candidate on environments that were left out of training, each in turn.
 
-    Environments count alike, whatever was run of each. Candidates with the most such seeds are judged.
+    Means are over seeds that have all environments, so each environment counts alike. Only candidates with the largest
+    number of such seeds are judged.
+
+    Raises:
+        UserError: no candidate was run with each environment left out.
     """
     first = runs.iloc[group.iloc[0]["members"][0]]
     name, higher = _primary(first, "held_out")
@@ -164,36 +176,41 @@ def _left_out_scores(group: pd.DataFrame, runs: pd.DataFrame, left_out: pd.DataF
     known = examples.reindex(columns=["data.environments"])["data.environments"]
     counts = [0 if missing(count) else int(count) for count in known]
     tables = {
-        place: _by_environment(finished[alike == settings], name, count)
-        for place, settings, count in zip(group.index, joined(examples, keys), counts, strict=True)
+        index: _by_environment(finished[alike == settings], name, count)
+        for index, settings, count in zip(group.index, joined(examples, keys), counts, strict=True)
     }
     seeds = sorted({seed for scores in tables.values() for seed in scores.index}, key=str)
-    tables = {place: scores.reindex(index=seeds) for place, scores in tables.items()}
+    tables = {index: scores.reindex(index=seeds) for index, scores in tables.items()}
     gaps = [gap for gap in map(_gap, tables.values()) if gap]
     lacking = f"{len(gaps)} of {len(group)} settings lack runs, such as {gaps[0]}" if gaps else ""
-    complete = {place: scores.dropna() for place, scores in tables.items()}
-    most = max(map(len, complete.values()))
-    if not most:
-        count = counts[0]
-        raise UserError(
-            f"--select leave_one_env_out: of {first['method']} on {first['dataset']} no settings were run with each of "
-            f"its {count} environments left out; a sweep does it by "
-            f"grid: {{{HELD_OUT}: [null, {', '.join(map(str, range(min(count, MOST_LISTED))))}"
-            f"{', ...' if count > MOST_LISTED else ''}]}}{'; ' * bool(lacking)}{lacking}"
-        )
+    complete = {index: scores.dropna() for index, scores in tables.items()}
+    largest = max(map(len, complete.values()))
+    if not largest:
+        raise UserError(_no_complete_settings(first, counts[0], lacking))
     if lacking:
         warnings.warn(
             f"--select leave_one_env_out: of {first['method']} on {first['dataset']} {lacking}; of each the seeds "
             "count that have every environment, and only settings with the most of these are judged",
             stacklevel=2,
         )
-    judged = {place: scores for place, scores in complete.items() if len(scores) == most}
-    common = [seed for seed in seeds if all(seed in scores.index for scores in judged.values())]
-    return Criterion({place: scores.loc[common or scores.index].mean() for place, scores in judged.items()}, higher)
+    candidates = {index: scores for index, scores in complete.items() if len(scores) == largest}
+    common = [seed for seed in seeds if all(seed in scores.index for scores in candidates.values())]
+    values = {index: scores.loc[common or scores.index].mean() for index, scores in candidates.items()}
+    return Criterion(values, higher)
+
+
+def _no_complete_settings(run: pd.Series, count: int, lacking: str) -> str:
+    """Say that no settings were run with each environment left out, and which grid of a sweep does that."""
+    listed = ", ".join(map(str, range(min(count, MOST_LISTED)))) + (", ..." if count > MOST_LISTED else "")
+    return (
+        f"--select leave_one_env_out: of {run['method']} on {run['dataset']} no settings were run with each of "
+        f"its {count} environments left out; a sweep does it by grid: {{{HELD_OUT}: [null, {listed}]}}"
+        f"{'; ' * bool(lacking)}{lacking}"
+    )
 
 
 def _gap(scores: pd.DataFrame) -> str:
-    """The first run that is missing, in words; empty where none is."""
+    """Name the first missing run in words; empty where none is missing."""
     for seed, row in scores.iterrows():
         for environment, value in row.items():
             if missing(value):
@@ -202,14 +219,15 @@ def _gap(scores: pd.DataFrame) -> str:
 
 
 def _by_environment(runs: pd.DataFrame, name: str, count: int) -> pd.DataFrame:
-    """Scores of runs that left an environment out: a row a seed, a column an environment, NaN where there is no run."""
+    """Arrange scores of runs that left an environment out by seed (rows) and environment (columns); NaN: no run."""
     if name not in runs or not count:
         return pd.DataFrame(columns=[0])
     environment = pd.to_numeric(runs[HELD_OUT], errors="coerce")
     table = runs.assign(environment=environment).pivot_table(index="seed", columns="environment", values=name)
-    # A record may say any number of environments; one column more than there are runs is empty, and enough to see it.
+    # A record may claim any number of environments; one empty column more than there are runs shows that some lack.
     return table.reindex(columns=range(min(count, len(runs) + 1)))
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:
+    """Return the columns in which runs agree that leave out different environments."""
     return [name for name in keys_of(runs) if name not in (HELD_OUT, "data.variant")]

@@ -12,27 +12,32 @@ from invbench.core.metric import SHARE, metric_of, parse_column
 
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
-"""Confidence of intervals, and 1 minus the level of tests."""
+"""Confidence of intervals; tests have the level 1 - LEVEL."""
 COST = "cost."
-"""Beginning of the names of what a run has cost."""
+"""Beginning of the names of columns of costs."""
 ROUNDING = 1e-9
-"""Numbers that are relatively this near are equal: the order of a sum tells them apart."""
+"""Largest relative difference of numbers that count as equal: sums in another order differ by as much."""
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric, a column's name, is between 0 and 1 and may be given in per cent; in bins of a nuisance it is
-    given as it is."""
+    """Tell whether a metric is a share between 0 and 1, which may be given in per cent.
+
+    Metrics in bins of a nuisance are no shares.
+
+    Args:
+        metric: a column, such as `test_accuracy`.
+    """
     column = parse_column(metric)
     return metric_of(column.metric).unit == SHARE and not column.bin
 
 
 def is_share_of_cost(metric: str, fused: int) -> bool:
-    """Tell whether numbers are equal shares of what one training of several runs together has cost."""
+    """Tell whether a column holds equal shares of the cost of several runs that were trained together."""
     return metric.startswith(COST) and fused > 1
 
 
 def half_width(values: pd.Series) -> float:
-    """Half the width of the 95 % t-interval of the mean (ddof = 1); NaN for a single value."""
+    """Return half the width of the 95 % t-interval of the mean (ddof = 1); NaN for a single value."""
     n = len(values)
     if n < 2:
         return math.nan
@@ -40,7 +45,7 @@ def half_width(values: pd.Series) -> float:
 
 
 def paired_p_value(first: pd.Series, second: pd.Series) -> float:
-    """Two-sided paired t-test over what both have in their index, such as seeds. NaN for fewer than two."""
+    """Return the p-value of the two-sided paired t-test over the common index, such as seeds; NaN for fewer than 2."""
     common = first.index.intersection(second.index)
     differences = (first[common] - second[common]).to_numpy(dtype=float)
     if len(differences) < 2:
@@ -53,9 +58,10 @@ def paired_p_value(first: pd.Series, second: pd.Series) -> float:
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Adjusted for the number of tests (Holm 1979): rejecting those below α is wrong anywhere with at most α.
+    """Adjust p-values for the number of tests (Holm 1979).
 
-    NaN, a test that could not be made, counts as none.
+    The probability of any false rejection is at most α where tests with an adjusted p-value below α are rejected.
+    A p-value of NaN, of a test that could not be made, stays NaN and does not count.
     """
     known = sorted((name for name in p_values if not math.isnan(p_values[name])), key=lambda name: p_values[name])
     adjusted, largest = dict.fromkeys(p_values, math.nan), 0.0
@@ -66,45 +72,48 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def alike(scores: pd.Series) -> pd.Series:
-    """The numbers, those that differ from the next one by rounding only made equal."""
+    """Return the numbers, with those made equal that differ from the next one by rounding only."""
     order = scores.dropna().sort_values()
-    apart = order.diff() > ROUNDING * np.minimum(
-        order.abs(), order.shift().abs()
-    )  # of a number and infinity the number
+    smaller = np.minimum(order.abs(), order.shift().abs())  # so infinity differs from every number
+    apart = order.diff() > ROUNDING * smaller
     return order.groupby(apart.cumsum()).transform("first").reindex(scores.index)
 
 
 def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:
-    """The one with the best mean; of equal ones, those that differ by rounding only, the first."""
+    """Return the name of the values with the best mean; the first one of means that differ by rounding only."""
     best = all_best(values, higher_is_better)
     return next((name for name in values if name in best), next(iter(values)))
 
 
 def all_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> set[Name]:
-    """The names of all values with the best mean; means that differ by rounding only are equal."""
+    """Return the names of all values with the best mean; means that differ by rounding only are equal."""
     means = alike(pd.Series([float(scores.mean()) for scores in values.values()]))
     best = means.max() if higher_is_better else means.min()
     return {name for name, mean in zip(values, means, strict=True) if mean == best}
 
 
 def against_best(values: Mapping[Name, pd.Series], higher_is_better: bool) -> dict[Name, float]:
-    """Each one's p-value against the best, adjusted for their number; 1 for the best itself.
+    """Return the p-value of each name against the best one, adjusted by `holm`; 1 for the best itself.
 
     Args:
-        values: a number for each seed, the seeds as index.
+        values: for each name a number per seed, with the seeds as index.
+        higher_is_better: the direction of the numbers.
     """
     best = best_of(values, higher_is_better)
-    tests = {name: paired_p_value(values[best], own) for name, own in values.items() if name != best}
+    tests = {name: paired_p_value(values[best], scores) for name, scores in values.items() if name != best}
     return {best: 1.0} | holm(tests)
 
 
 def ranks(scores: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
-    """Of each method (column) on each dataset (row): 1 is the best, equal ones share the mean of their ranks."""
+    """Rank the methods (columns) on each dataset (row); 1 is the best, equal ones share the mean of their ranks."""
     return scores.apply(alike, axis=1).rank(axis=1, ascending=not higher_is_better)
 
 
 def friedman(scores: pd.DataFrame) -> float:
-    """p-value of: all methods (columns) rank alike on the datasets (rows). NaN below 3 methods or 2 datasets."""
+    """Return the p-value of the Friedman test that all methods (columns) rank alike on the datasets (rows).
+
+    NaN for fewer than 3 methods or 2 datasets, and where all scores of each dataset are equal.
+    """
     if scores.shape[1] < 3 or scores.shape[0] < 2 or scores.nunique(axis=1).max() == 1:
         return math.nan
     from scipy import stats
@@ -113,7 +122,7 @@ def friedman(scores: pd.DataFrame) -> float:
 
 
 def critical_difference(methods: int, datasets: int) -> float:
-    """Mean ranks that are further apart differ at 5 % (Nemenyi; Demšar 2006, equation 5)."""
+    """Return the distance of mean ranks beyond which methods differ at 5 % (Nemenyi; Demšar 2006, equation 5)."""
     from scipy import stats
 
     q = float(stats.studentized_range.ppf(LEVEL, methods, np.inf)) / math.sqrt(2)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from invbench.results.formats import Entry, Format, Layout, written
-from invbench.runs.record import RunFolder
+from invbench.results.formats import Format, written
+from invbench.results.layout import Entry, Layout
+from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import resolve
 from invbench.spreadsheet import csv
 from invbench.terminal import visible
