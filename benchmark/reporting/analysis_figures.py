@@ -1,4 +1,4 @@
-"""Figures of analyses: curvature, width studies, risks on a plane through minima."""
+"""Draw analyses: curvature, width studies, risks on a plane through minima."""
 
 from collections.abc import Sequence
 
@@ -16,30 +16,35 @@ from invbench.reporting.style import COLOURS, PANEL, band, finish, styles_of
 from invbench.training.build import RestoredRun, model_on
 from invbench.training.flat_module import FlatModule
 
-SHOWN = 3
-"""Environments with a panel of their own."""
+PANELS = 3
+"""Largest number of environments with a panel of their own."""
 LEVELS = 20
-MARKED = 3
-"""Points that make a plane."""
+CORNERS = 3
+"""Number of points that span a plane."""
 
 
-def spectra(found: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> Figure:
-    """Largest eigenvalues by rank, N_eff over α, and N_eff against the size of the learned widths."""
-    styles = styles_of(label for label, _ in found)
-    wide = any(_width(one) for _, one in found)
+def spectra(labelled: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> Figure:
+    """Draw the largest eigenvalues by rank, N_eff over α, and N_eff against the length of the learned widths.
+
+    Args:
+        labelled: labels and spectra.
+        alphas: values of α; N_eff is drawn over their range, and against widths at the middle one.
+    """
+    styles = styles_of(label for label, _ in labelled)
+    wide = any(_width(spectrum) for _, spectrum in labelled)
     figure = Figure(figsize=((5 if wide else 3.4) * PANEL, 1.6 * PANEL), layout="constrained")
     ranks, dimensions, *against = figure.subplots(1, 3 if wide else 2)
     grid = np.geomspace(min(alphas), max(alphas), 60)
     middle = float(np.sort(alphas)[len(alphas) // 2])
-    for label, one in found:
-        top = np.array(one.eigenvalues)
+    for label, spectrum in labelled:
+        top = np.array(spectrum.eigenvalues)
         ranks.plot(np.arange(1, len(top) + 1), top.clip(min=top[0] * 1e-6), **styles[label], label=label)
-        value, error = np.array([one.effective_dimension(alpha) for alpha in grid]).T
+        value, error = np.array([spectrum.effective_dimension(alpha) for alpha in grid]).T
         dimensions.plot(grid, value, **styles[label], label=label)
         dimensions.fill_between(grid, value - error, value + error, color=styles[label]["color"], alpha=0.14)
         for ax in against:
-            value, error = one.effective_dimension(middle)
-            ax.errorbar(_width(one), value, error, marker="o", color=styles[label]["color"], label=label)
+            value, error = spectrum.effective_dimension(middle)
+            ax.errorbar(_width(spectrum), value, error, marker="o", color=styles[label]["color"], label=label)
     ranks.set(yscale="log", xlabel="rank", ylabel="eigenvalue of the Hessian")
     dimensions.set(xscale="log", xlabel="α", ylabel="effective dimension N_eff(α)")
     for ax in against:
@@ -47,19 +52,20 @@ def spectra(found: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> F
     return finish(figure, [dimensions])
 
 
-def _width(found: Spectrum) -> float:
-    return float(np.linalg.norm([value for name, value in found.widths.items() if name.startswith("width.")]))
+def _width(spectrum: Spectrum) -> float:
+    """Return the length of the vector of learned widths."""
+    return float(np.linalg.norm([value for name, value in spectrum.widths.items() if name.startswith("width.")]))
 
 
-def width_curves(found: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
-    """Risk and objective, and their slopes, over one width: means over batches and their range; a row per run.
+def width_curves(studies: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
+    """Draw risk and objective, and their slopes, over one width: means over batches and their range; a row per run.
 
     Args:
-        found: label, `width_study`, and the width that was learned.
+        studies: label, table of `width_study`, and learned width of each run.
     """
-    figure = Figure(figsize=(3.6 * PANEL, 0.6 + 1.4 * PANEL * len(found)), layout="constrained")
-    axes = figure.subplots(len(found), 2, squeeze=False)
-    for (label, study, learned), row in zip(found, axes, strict=True):
+    figure = Figure(figsize=(3.6 * PANEL, 0.6 + 1.4 * PANEL * len(studies)), layout="constrained")
+    axes = figure.subplots(len(studies), 2, squeeze=False)
+    for (label, study, learned), row in zip(studies, axes, strict=True):
         for ax, suffix in zip(row, ("", "_slope"), strict=True):
             for name, colour in zip(("risk", "objective"), COLOURS, strict=False):
                 by_batch = study.pivot_table(index="batch", columns="width", values=name + suffix)
@@ -75,48 +81,57 @@ def width_curves(found: Sequence[tuple[str, pd.DataFrame, float]]) -> Figure:
 
 
 def landscape(ends: Sequence[tuple[str, RestoredRun]], examples: int) -> Figure:
-    """The mean risk and single environments' on the plane through the beginning and the end of one or two runs.
+    """Draw risks on the plane through the beginning and the end of one or two runs: their mean, and by environment.
 
     Args:
         ends: labels and runs. Of one run the third point of the plane is random.
+        examples: number of examples of each environment.
 
     Raises:
         UserError: the networks differ, or there are no environments.
     """
-    run, environments = ends[0][1], [Environments.of(one, examples) for _, one in ends]
-    found = [one.theta for one in environments]
-    if any(len(theta) != len(found[0]) for theta in found):
+    run, environments = ends[0][1], [Environments.of(end, examples) for _, end in ends]
+    thetas = [environment.theta for environment in environments]
+    if any(len(theta) != len(thetas[0]) for theta in thetas):
         raise UserError("a plane through two runs needs networks of one shape")
-    points = {label: theta for (label, _), theta in zip(ends, found, strict=True)} | {"beginning": _beginning(run)}
-    if len(points) < MARKED:
+    points = {label: theta for (label, _), theta in zip(ends, thetas, strict=True)} | {"beginning": _beginning(run)}
+    if len(points) < CORNERS:
         draw = torch.Generator().manual_seed(run.config.spec.seed)
-        away = torch.randn(len(found[0]), generator=draw).to(found[0])
-        points["somewhere"] = found[0] + away / away.norm() * (points["beginning"] - found[0]).norm()
+        away = torch.randn(len(thetas[0]), generator=draw).to(thetas[0])
+        points["somewhere"] = thetas[0] + away / away.norm() * (points["beginning"] - thetas[0]).norm()
     first, second, third = points.values()
     return planes(plane(environments[0].risks, first, second, third), list(points))
 
 
 def _beginning(run: RestoredRun) -> Tensor:
-    """The weights with which the run began."""
+    """Return the weights with which the run began."""
     split = run.problem.splits["train"].rows(slice(1))
     return FlatModule(held_still(model_on(split.x.device, run.config, run.problem), split, 0)[0]).weights()
 
 
-def planes(found: Plane, names: Sequence[str]) -> Figure:
-    """The mean risk and the first environments', with the three points; one scale of colours for all."""
-    panels = {"mean of all environments": found.risks.mean(0)}
-    panels |= {f"environment {e}": risks for e, risks in enumerate(found.risks[:SHOWN])}
+def planes(surface: Plane, names: Sequence[str]) -> Figure:
+    """Draw the mean risk and those of the first environments, with the three points, in one scale of colours.
+
+    Args:
+        surface: as `plane` returns it.
+        names: of its three points.
+    """
+    panels = {"mean of all environments": surface.risks.mean(0)}
+    panels |= {f"environment {e}": risks for e, risks in enumerate(surface.risks[:PANELS])}
     figure = Figure(figsize=(PANEL * 1.25 * len(panels), PANEL * 1.7), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True)
-    low, high = max(found.risks.min(), found.risks.max() * 1e-4), found.risks.max()
+    low, high = max(surface.risks.min(), surface.risks.max() * 1e-4), surface.risks.max()
     if not 0 < low < high < np.inf:
-        raise UserError(f"risks from {found.risks.min():.3g} to {found.risks.max():.3g} on the plane cannot be drawn")
+        raise UserError(
+            f"risks from {surface.risks.min():.3g} to {surface.risks.max():.3g} on the plane cannot be drawn"
+        )
     levels = np.geomspace(low, high, LEVELS)
     for ax, (title, risks) in zip(axes, panels.items(), strict=True):
-        drawn = ax.contourf(found.x, found.y, risks.clip(low), levels=levels, norm=LogNorm(low, high), cmap="viridis")
-        for (x, y), name, marker in zip(found.points, names, "osD", strict=True):
+        scale = LogNorm(low, high)
+        contours = ax.contourf(surface.x, surface.y, risks.clip(low), levels=levels, norm=scale, cmap="viridis")
+        for (x, y), name, marker in zip(surface.points, names, "osD", strict=True):
             ax.plot(x, y, marker, color="white", markeredgecolor="black", markersize=6, label=name, linestyle="")
         ax.set_title(title, fontsize=9)
         ax.set_aspect("equal")
-    figure.colorbar(drawn, ax=axes, label="risk", format="%.2g")
+    figure.colorbar(contours, ax=axes, label="risk", format="%.2g")
     return finish(figure, [axes[0]])

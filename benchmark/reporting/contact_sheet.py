@@ -1,4 +1,4 @@
-"""Contact sheets: a problem at a glance, images by class, molecules in space, tables as scatter, by environment."""
+"""Draw contact sheets of problems: images by class, molecules in space, vectors as scatter plots, by environment."""
 
 import textwrap
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from invbench.reporting.drawing import save
 from invbench.system.workarounds import torchvision
 
 GROUPS, COLUMNS, TILES, DOTS = 6, 10, 4, 1500
-"""Most rows of a sheet, its columns, images in a cell, dots in a panel."""
+"""Largest numbers of rows of a sheet, of its columns, of images in a cell, and of dots in a panel."""
 TITLE_LETTERS = 11
-"""Letters in an inch of the title."""
+"""Letters of the title that fit into an inch."""
 LABEL_COLOURS = ("#0072b2", "#d55e00")
 ELEMENTS = {1: ("#c8c8c8", 30), 6: ("#303030", 80), 7: ("#3050f8", 80), 8: ("#e02020", 80), 9: ("#40b040", 80)}
 """Colour and size of a dot by nuclear charge."""
 BOND, BOND_WITH_HYDROGEN = 1.75, 1.25
-"""Å; nearer atoms are joined by a line."""
+"""Largest distance in Å of atoms that are joined by a line."""
 
 
 def contact_sheet(problem: Problem, title: str, path: Path) -> None:
@@ -42,7 +42,7 @@ def contact_sheet(problem: Problem, title: str, path: Path) -> None:
 
 
 def _groups(problem: Problem) -> Iterator[tuple[str, Split]]:
-    """The training environments, as many as fit, then the other splits."""
+    """Yield the training environments, as many as fit, then the other splits."""
     train = problem.splits["train"]
     others = {name: split for name, split in problem.splits.items() if name != "train"}
     if train.env is None:
@@ -54,7 +54,7 @@ def _groups(problem: Problem) -> Iterator[tuple[str, Split]]:
 
 
 def _images(problem: Problem) -> Figure:
-    """Rows are groups; columns classes, or intervals of the target."""
+    """Draw images: rows are groups, columns are classes or intervals of the target."""
     groups = list(_groups(problem))
     columns = _columns(problem)
     figure = Figure(figsize=(1.2 + 1.25 * len(columns), 1.0 + 1.25 * len(groups)), layout="constrained")
@@ -73,12 +73,12 @@ def _images(problem: Problem) -> Figure:
 
 
 def _some(split: Split, count: int) -> Split:
-    """So many of its examples, always the same."""
+    """Return `count` examples of a split at random, always the same ones."""
     return split.rows(torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count])
 
 
 def _columns(problem: Problem) -> list[tuple[str, float, float]]:
-    """Name and range of the target of each column."""
+    """Return the name, and the range of the target, of each column."""
     if isinstance(problem.task, Regression):
         y = problem.splits["train"].y.double()
         edges = torch.quantile(y, torch.linspace(0, 1, COLUMNS + 1, dtype=torch.float64)).tolist()
@@ -90,14 +90,14 @@ def _columns(problem: Problem) -> list[tuple[str, float, float]]:
 
 
 def _range(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest pixel of each channel."""
+    """Return the least and the largest pixel of each channel (C, 1, 1)."""
     pixels = x[:DOTS].transpose(0, 1).flatten(1)
     low, high = pixels.amin(1), pixels.amax(1)
     return low[:, None, None], torch.where(high > low, high, low + 1)[:, None, None]
 
 
 def _tiled(images: Tensor) -> NDArray[np.float32]:
-    """Images (N, C, H, W) in [0, 1] side by side, as colours (H', W', 3); two channels are red and green."""
+    """Put images (N, C, H, W) in [0, 1] side by side, as colours (H', W', 3); two channels are red and green."""
     if images.shape[1] == 2:
         images = torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
     grid = torchvision().utils.make_grid(images.clamp(0, 1), nrow=2, padding=1, pad_value=1.0)
@@ -105,7 +105,7 @@ def _tiled(images: Tensor) -> NDArray[np.float32]:
 
 
 def _molecules(problem: Problem) -> Figure:
-    """Rows are groups; columns a few molecules of each."""
+    """Draw molecules: rows are groups, columns are a few molecules of each."""
     groups = list(_groups(problem))
     figure = Figure(figsize=(2.4 * TILES, 0.6 + 2.4 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), TILES, squeeze=False, subplot_kw={"projection": "3d"})
@@ -120,6 +120,7 @@ def _molecules(problem: Problem) -> Figure:
 
 
 def _molecule(ax: Axes3D, positions: NDArray[np.float32], charges: list[int]) -> None:
+    """Draw a molecule of atoms at positions (N, 3) in Å, with lines for bonds."""
     for i, first in enumerate(positions):
         for j in range(i):
             reach = BOND_WITH_HYDROGEN if 1 in (charges[i], charges[j]) else BOND
@@ -132,7 +133,7 @@ def _molecule(ax: Axes3D, positions: NDArray[np.float32], charges: list[int]) ->
 
 
 def _scatter(problem: Problem) -> Figure:
-    """Columns are groups; rows the first two inputs, the first and the last, and the nuisance."""
+    """Draw vectors: columns are groups, rows are the first two inputs, the first and the last, and the nuisance."""
     groups = list(_groups(problem))
     width = problem.input_shape[0]
     pairs = [(0, 1)] if width <= 2 else [(0, 1), (0, width - 1)]
@@ -149,6 +150,7 @@ def _scatter(problem: Problem) -> Figure:
 
 
 def _dots(ax: Axes, split: Split, first: int, second: int, problem: Problem) -> None:
+    """Draw one input against another, coloured by the target."""
     x, y = split.x[:, first], split.x[:, second]
     regression = isinstance(problem.task, Regression)
     colours = split.y.numpy() if regression else [LABEL_COLOURS[int(label) % 2] for label in split.y.tolist()]
@@ -164,13 +166,13 @@ def _dots(ax: Axes, split: Split, first: int, second: int, problem: Problem) -> 
 
 
 def _scale(problem: Problem) -> Normalize:
-    """One scale of colours for all panels, without the outermost hundredths of the targets."""
+    """Return one scale of colours for all panels, from the 1 % to the 99 % quantile of the targets."""
     low, high = np.quantile(problem.splits["train"].y.numpy(), (0.01, 0.99))
     return Normalize(low, high)
 
 
 def _histogram(ax: Axes, nuisance: Tensor, y: Tensor) -> None:
-    """A nuisance (N,) by class."""
+    """Draw histograms of a nuisance (N,) by class."""
     for label, colour in enumerate(LABEL_COLOURS):
         values = nuisance[y == label].numpy()
         if not len(values):

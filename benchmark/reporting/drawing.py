@@ -1,4 +1,4 @@
-"""Figures with names in them that are text and nothing else."""
+"""Make and save figures, with names shown as they are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ from invbench.terminal import visible_lines
 
 
 def drawn(make: Callable[[], Figure]) -> Figure:
-    """What `make` draws, with a dollar in a name as a dollar, not as the begin of a formula.
+    """Draw a figure whose texts are shown as they are: a dollar in a name begins no formula.
 
-    Formulas are left to the ticks of logarithmic axes, which are powers of ten.
+    Only the ticks of logarithmic axes are formulas: powers of ten.
     """
     with mpl.rc_context({"text.parse_math": False}):
         figure = make()
@@ -30,7 +30,7 @@ def drawn(make: Callable[[], Figure]) -> Figure:
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a picture in the format that its name ends in. Raises UserError where that is not possible."""
+    """Write a figure in the format that its name ends in. Raises UserError where it cannot be written."""
     try:
         with replacing(path) as temporary:
             figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=dpi)

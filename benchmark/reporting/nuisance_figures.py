@@ -1,4 +1,4 @@
-"""Figures of what predictions tell about a nuisance: the price of telling less, and the score at fixed nuisances."""
+"""Draw what predictions tell about a nuisance: performance against dependence, and the score at fixed nuisances."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,19 +24,25 @@ from invbench.runs.spec import RunSpec
 from invbench.training.build import RestoredRun
 
 BINS = 25
+"""Bins of a density."""
 FEWEST = 200
+"""Least number of examples of a density."""
 NEAR = 0.1
-"""How near to a value a nuisance counts as having it, in deviations."""
+"""Largest distance of a nuisance from a value that it counts as having, in standard deviations."""
 
 
 def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure:
-    """One metric against another, a point for each setting and a line for each method through its weights.
+    """Draw one metric against another, a point for each setting and a line for each method through its weights.
 
     Points are means over seeds with their standard deviations, which end where the metric does.
 
     Args:
-        performance: what is bought, such as `test_roc_auc`.
-        dependence: what it costs, such as `test_mutual_information`.
+        paths: folders with runs.
+        performance: the metric upwards, such as `test_roc_auc`.
+        dependence: the metric to the right, such as `test_mutual_information`.
+
+    Raises:
+        UserError: no finished run, or none has both metrics.
     """
     records = [record for _, record in finished(paths)]
     for name in (performance, dependence):
@@ -62,35 +68,37 @@ def tradeoff(paths: Sequence[Path], performance: str, dependence: str) -> Figure
 
 
 def _row(spec: RunSpec, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return the settings and the metrics of a run."""
     return {"method": spec.method, "dataset": spec.dataset, "backbone": spec.backbone, **spec.flat(), **metrics}
 
 
 def _lines(runs: pd.DataFrame) -> Iterable[tuple[str, str | None, pd.DataFrame]]:
-    """Label, the setting that varies along the line, and the runs: a line for each method and its other settings."""
-    for method, own in runs.groupby("method"):
-        settings = [str(name) for name in own.columns if str(name).startswith(SECTIONS) or name == "backbone"]
-        text = own[settings].map(str)
+    """Yield each line, of one method and its other settings: label, the setting that varies along it, and its runs."""
+    for method, group in runs.groupby("method"):
+        settings = [str(name) for name in group.columns if str(name).startswith(SECTIONS) or name == "backbone"]
+        text = group[settings].map(str)
         differing = [name for name in settings if text[name].nunique() > 1]
-        weights = [name for name in differing if name.rpartition(".")[2] == "weight" and _numeric(own[name])]
+        weights = [name for name in differing if name.rpartition(".")[2] == "weight" and _numeric(group[name])]
         along = next(iter(weights), None)
         rest = [name for name in differing if name != along]
         if not rest:
-            yield display_method(str(method)), along, own
+            yield display_method(str(method)), along, group
             continue
         for values, index in text.groupby(rest).groups.items():
             named = zip(rest, values if isinstance(values, tuple) else (values,), strict=True)
             label = ", ".join(f"{name}={value}" for name, value in named)
-            yield f"{display_method(str(method))}, {label}", along, own.loc[index]
+            yield f"{display_method(str(method))}, {label}", along, group.loc[index]
 
 
 def _numeric(values: pd.Series) -> bool:
-    """Whether each run has a number there."""
+    """Tell whether all values are numbers."""
     return bool(pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def _line(
     ax: Axes, runs: pd.DataFrame, along: str | None, metrics: tuple[str, str], style: dict[str, Any], label: str
 ) -> None:
+    """Draw one line: means and standard deviations over seeds, by the setting `along` where there is one."""
     names = list(metrics)
     weights = sorted(runs[along].astype(float).unique()) if along else [math.nan]
     groups = [runs.loc[runs[along] == weight, names] if along else runs[names] for weight in weights]
@@ -108,10 +116,14 @@ def _line(
 
 
 def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
-    """Densities of the score p(y = 1 | x) of all test examples whose nuisance is near each value, a panel per method.
+    """Draw densities of the score p(y = 1 | x) of test examples whose nuisance is near each value, a panel per method.
 
     Args:
-        at: values of the nuisance; one within a tenth of its deviation is near.
+        paths: folders with runs.
+        at: values of the nuisance; one within a tenth of its standard deviation is near.
+
+    Raises:
+        UserError: no finished run, no two classes, no real nuisance, or too few examples near a value.
     """
     runs = revived(paths)
     problem = runs[0].problem
@@ -134,7 +146,7 @@ def densities(paths: Sequence[Path], at: Sequence[float]) -> Figure:
 
 
 def _density(run: RestoredRun, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Histogram of the score of the examples with this nuisance, the first where there are several."""
+    """Return bin centres and density of the score of examples whose first nuisance is near the value."""
     split = run.problem.splits["test"]
     if split.nuisance is None:
         raise UserError(f"the test split of {run.config.spec.dataset} has no nuisance")

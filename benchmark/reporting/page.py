@@ -1,4 +1,4 @@
-"""One page about many runs: a self-contained HTML file that needs no network."""
+"""Write one page about many runs: a self-contained HTML file that needs no network."""
 
 import base64
 import io
@@ -39,26 +39,33 @@ from invbench.runs.spec import RunSpec
 from invbench.terminal import visible_lines
 
 DETAILED = 1000
-"""As many runs can be looked at one by one: those that failed, then the latest; as many rows have their command."""
+"""Largest number of runs with details, failed ones first, then the latest; and of rows with a command."""
 POINTS = 60
-"""Of a curve."""
+"""Largest number of points of a curve, roughly."""
 LINES, LOG_BYTES = 20, 16 * 1024
-"""Of a log's end, at most."""
+"""Largest numbers of lines and bytes of the end of a log."""
 
 DARK = """@media (prefers-color-scheme: dark) { svg { fill: #e4e7eb }
 [style*="stroke: #000000"] { stroke: #e4e7eb !important } path[style*="fill: #ffffff"] { fill: #14171b !important } }"""
-"""What is black and white in a figure, such as axes and a legend's ground, on a dark page; black is how SVG fills what
-says no colour."""
+"""Colours on a dark page of what is black and white in a figure: axes, the ground of a legend, and elements without a
+colour, which SVG fills with black."""
 
 Drawing = tuple[str, str, Callable[[], Figure]]
-"""Kind, caption, and what draws it."""
+"""Kind, caption, and the function that draws the figure."""
 Change = Callable[[str], str]
+"""A function from text to text."""
 
 
 def write_report(
     paths: Sequence[Path], out: Path, metric: str | None = None, select: str = "last", where: Sequence[str] = ()
 ) -> None:
-    """Make the page of the runs below the paths that meet all conditions (`invbench.results.load.meeting`).
+    """Write the page of the runs below the paths that meet all conditions.
+
+    Args:
+        paths: folders with runs.
+        out: the file.
+        metric, select: as in `invbench.table`.
+        where: conditions, as in `invbench.results.load.meeting`.
 
     Raises:
         UserError: there is no run, no such metric or selection, or the file cannot be written.
@@ -71,7 +78,7 @@ def write_report(
 
 
 def report(paths: Sequence[Path], metric: str | None = None, select: str = "last", where: Sequence[str] = ()) -> str:
-    """The page as text."""
+    """Return the page of runs as text; arguments and errors as in `write_report`."""
     results = load_results(paths)
     if not len(results):
         raise UserError(f"no run in {', '.join(map(str, paths))}; `bench run` or `bench sweep` makes some")
@@ -85,8 +92,8 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
     files = results["path"]
     results = results.map(lambda value: _in_texts(public, value)).assign(path=files)
     done = bool((results["status"] == "done").any())
-    found = table(results, metric, select) if done else pd.DataFrame()
-    every = table(results, metric) if done and select != Select.last else found
+    means = table(results, metric, select) if done else pd.DataFrame()
+    all_means = table(results, metric) if done and select != Select.last else means
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: _in_texts(public, value)
     )
@@ -96,10 +103,10 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
         counts=f"{len(results)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
         made=now(),
         version=version("invbench"),
-        layout=laid_out(found, style=PAPER) if done else None,
-        remarks=[*notes(found, omitted(results), PAPER), *completeness(results)] if done else [],
-        figures=_figures(paths, options, results, found, every, public) if done else [],
-        commands=_commands(found, results),
+        layout=laid_out(means, style=PAPER) if done else None,
+        remarks=[*notes(means, omitted(results), PAPER), *completeness(results)] if done else [],
+        figures=_figures(paths, options, results, means, all_means, public) if done else [],
+        commands=_commands(means, results),
         failures=_failures(results),
         left_out=_left_out(results),
         data=_data(results, metric, public),
@@ -107,13 +114,13 @@ def report(paths: Sequence[Path], metric: str | None = None, select: str = "last
 
 
 def published_text(paths: Sequence[Path]) -> Change:
-    """What makes of a text what the page says: no folder of this machine, and control characters as escapes."""
+    """Return a function that removes folders of this machine from texts and escapes control characters."""
     cut = without_folders(paths)
     return lambda text: visible_lines(cut(text))
 
 
 def _in_texts(change: Change, value: Any) -> Any:
-    """The value with all its texts changed, names too; markup stays."""
+    """Change all texts in a value, names too; markup stays."""
     if isinstance(value, str):
         return value if isinstance(value, Markup) else change(value)
     if isinstance(value, Mapping):
@@ -124,6 +131,7 @@ def _in_texts(change: Change, value: Any) -> Any:
 
 
 def _template() -> str:
+    """Read the template of the page."""
     return (files("invbench.reporting") / "page.html").read_text(encoding="utf-8")
 
 
@@ -131,30 +139,33 @@ def _figures(
     paths: Sequence[Path],
     options: Mapping[str, Sequence[str]],
     results: pd.DataFrame,
-    found: pd.DataFrame,
-    every: pd.DataFrame,
+    means: pd.DataFrame,
+    all_means: pd.DataFrame,
     public: Change,
 ) -> list[dict[str, str]]:
-    """Those that these runs have something for.
+    """Draw the figures for which these runs have data; each has a caption, a command and a picture.
 
     Args:
+        paths: folders of the page.
         options: --where, --metric and --select of the page, as far as they are given.
-        found: the table that is shown.
-        every: the table of all settings.
+        results: the runs.
+        means: the table that is shown.
+        all_means: the table of all settings.
+        public: changes a text to what the page may say.
     """
     drawings: list[Drawing] = [
-        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(found, results)),
-        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(found)),
-        ("critical", "Mean ranks, and which differ.", lambda: result_figures.critical(found)),
-        ("cost", "Performance against time and memory.", lambda: result_figures.cost(found)),
-        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(every)),
+        ("curves", "Learning curves: mean over seeds and their range.", lambda: result_figures.curves(means, results)),
+        ("ranks", "Ranks of methods on datasets.", lambda: result_figures.ranks(means)),
+        ("critical", "Mean ranks, and which differ.", lambda: result_figures.critical(means)),
+        ("cost", "Performance against time and memory.", lambda: result_figures.cost(means)),
+        ("sensitivity", "Performance against settings.", lambda: result_figures.sensitivity(all_means)),
     ]
     folders = [Path(path) for path in results["path"]] if options["--where"] else paths
     paths_of = dict(zip(results["run_id"], results["path"], strict=True))
-    shown_folders = [Path(paths_of[run_id]) for run_ids in found["run_ids"] for run_id in run_ids]
+    folders_of_means = [Path(paths_of[run_id]) for run_ids in means["run_ids"] for run_id in run_ids]
     if any(str(name).startswith("invariance.") for name in results):
         caption = "Change of the prediction under transformations of the input."
-        drawings.append(("profile", caption, lambda: figures.profile(shown_folders)))
+        drawings.append(("profile", caption, lambda: figures.profile(folders_of_means)))
     if any(_is_learned(str(name)) for name in results):
         drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
     pictures = []
@@ -181,16 +192,16 @@ def _figures(
 
 
 def _is_learned(column: str) -> bool:
-    """Whether a column, such as `width.rotation`, is a number that a method learned besides the weights."""
+    """Tell whether a column, such as `width.rotation`, is a number that a method learned besides the weights."""
     section, dot, _ = column.partition(".")
     return bool(dot) and section not in PREFIXES and find_metric(column) is None
 
 
-def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
-    """A title and the command of each row of the table."""
-    paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(found) else {}
+def _commands(means: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]]:
+    """Return a title and the command of each row of the table."""
+    paths = dict(zip(results["run_id"], results["path"], strict=True)) if len(means) else {}
     commands = []
-    for _, row in found.head(DETAILED).iterrows():
+    for _, row in means.head(DETAILED).iterrows():
         path, seeds = Path(paths[row["run_ids"][0]]), [int(seed) for seed in row["seeds"]]
         record = RunFolder(path).read_record()
         name, dataset, metric = (PAPER.name(column, row[column]) for column in ("method", "dataset", "metric"))
@@ -200,7 +211,7 @@ def _commands(found: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, str]
 
 
 def _command(spec: RunSpec | None, seeds: Sequence[int], out: Path) -> str:
-    """What to type for the same runs in the same folder."""
+    """Return the command that makes the same runs in the same folder, or why there is none."""
     if spec is None:
         return "its spec.yaml cannot be read"
     try:
@@ -210,16 +221,16 @@ def _command(spec: RunSpec | None, seeds: Sequence[int], out: Path) -> str:
 
 
 def _failures(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """Failed runs by kind, method and dataset, with what the first of each said."""
+    """Group failed runs by kind, method and dataset, with the message of the first of each."""
     failed = results[results["status"] == "failed"]
     groups = []
-    for (kind, method, dataset), own in failed.groupby(["kind", "method", "dataset"], dropna=False):
-        record = RunFolder(Path(own["path"].iloc[0])).read_record()
+    for (kind, method, dataset), group in failed.groupby(["kind", "method", "dataset"], dropna=False):
+        record = RunFolder(Path(group["path"].iloc[0])).read_record()
         groups.append(
             {
                 "kind": kind,
                 "title": f"{method} on {dataset}",
-                "count": f"{len(own)} runs" if len(own) > 1 else f"seed {own['seed'].iloc[0]}",
+                "count": f"{len(group)} runs" if len(group) > 1 else f"seed {group['seed'].iloc[0]}",
                 "message": record.message if record else "",
                 "traceback": record.traceback if record else None,
             }
@@ -228,44 +239,45 @@ def _failures(results: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _data(results: pd.DataFrame, metric: str | None, public: Change) -> Markup:
-    """What the list of runs is drawn from, as JSON that cannot end the script it stands in."""
-    judged = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
-    score = metric or (str(judged[0]) if len(judged) == 1 else "score")
+    """Return the data of the list of runs, as JSON that cannot end the script element around it."""
+    metrics = results.get("data.metric", pd.Series(dtype=object)).dropna().unique()
+    score = metric or (str(metrics[0]) if len(metrics) == 1 else "score")
     runs = []
     for row, differs in zip(results.to_dict("records"), differing(results), strict=True):
-        own = {"run": row["run_id"], **{name: row.get(name) for name in ("status", "method", "dataset")}}
-        own |= {
+        run = {"run": row["run_id"], **{name: row.get(name) for name in ("status", "method", "dataset")}}
+        run |= {
             "settings": ", ".join(f"{name}={value}" for name, value in differs.items()),
             "seed": row.get("seed"),
             score: row.get(metric or row.get("data.metric")),
         }
-        own |= {"seconds": row.get("cost.wall_seconds"), "finished": row.get("finished"), "path": row["path"]}
-        runs.append(own)
+        run |= {"seconds": row.get("cost.wall_seconds"), "finished": row.get("finished"), "path": row["path"]}
+        runs.append(run)
     columns = [name for name in (runs[0] if runs else {}) if name != "path"]
     details = {Path(path).name: _details(RunFolder(Path(path))) for path in _detailed(results)["path"]}
-    shown = _in_texts(public, {"columns": columns, "runs": runs, "details": details})
-    text = to_json(shown, inf_nan_mode="null", fallback=_plain)
+    data = _in_texts(public, {"columns": columns, "runs": runs, "details": details})
+    text = to_json(data, inf_nan_mode="null", fallback=_plain)
     return Markup(text.decode().replace("<", "\\u003c"))  # noqa: S704  JSON without a tag in it
 
 
 def _plain(value: Any) -> Any:
-    """pandas' missing values as none, numpy's numbers as Python's."""
+    """Turn pandas' missing values into None and numpy's numbers into Python's."""
     return value.item() if hasattr(value, "item") else None
 
 
 def _detailed(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs that can be looked at one by one."""
+    """Return the runs with details: failed ones first, then the latest."""
     order = results.assign(_failed=results["status"] == "failed", _when=results.get("finished", ""))
     return order.sort_values(["_failed", "_when"], ascending=False, na_position="last").head(DETAILED)
 
 
 def _left_out(results: pd.DataFrame) -> str:
+    """Say how many runs have no details."""
     more = len(results) - DETAILED
     return f"{more} runs are in the list without their details, so that this page stays small." if more > 0 else ""
 
 
 def _details(folder: RunFolder) -> dict[str, Any]:
-    """All that a reader may want of one run."""
+    """Return the details of one run: settings, metrics, curves, log, and what failed."""
     record, unreadable = None, None
     try:
         record = folder.load_record()
@@ -276,20 +288,22 @@ def _details(folder: RunFolder) -> dict[str, Any]:
     if rows is None and folder.curves.exists():
         unreadable = unreadable or unclear(folder)
     command = _command(spec, [spec.seed] if spec else [], folder.path.parent)
-    own: dict[str, Any] = {
+    details: dict[str, Any] = {
         "kind": None, "message": unreadable, "traceback": None, "metrics": {}, "data": {}, "machine": {},
         "settings": spec.flat() if spec else {}, "command": command,
         "curves": _curves(rows, record), "log": _log_tail(folder),
     }  # fmt: skip
     if record is not None:
-        own |= {"kind": record.kind, "message": record.message or unreadable, "traceback": record.traceback}
-        own |= {"metrics": record.metrics, "data": flatten(record.data)}
-        own["machine"] = flatten({"cost": record.cost, "engine": record.engine, **record.machine, "code": record.code})
-    return own
+        details |= {"kind": record.kind, "message": record.message or unreadable, "traceback": record.traceback}
+        details |= {"metrics": record.metrics, "data": flatten(record.data)}
+        details["machine"] = flatten(
+            {"cost": record.cost, "engine": record.engine, **record.machine, "code": record.code}
+        )
+    return details
 
 
 def _curves(rows: pd.DataFrame | None, record: Record | None) -> dict[str, Any]:
-    """The objective, and what the run is judged by on every split, at a few steps."""
+    """Return the objective, and the primary metric on all_means split, at a few steps."""
     primary = str(record.data.get("primary", "")) if record else ""
     columns = [] if rows is None else list(map(str, rows))
     names = [name for name in columns if name == "objective" or (primary and name.endswith(f"_{primary}"))]
@@ -301,8 +315,9 @@ def _curves(rows: pd.DataFrame | None, record: Record | None) -> dict[str, Any]:
 
 
 def _log_tail(folder: RunFolder) -> str:
+    """Return the last lines of a run's log; empty where it cannot be read."""
     try:
-        if not folder.log.is_file():  # a pipe would be waited for
+        if not folder.log.is_file():  # reading a pipe would block
             return ""
         with folder.log.open("rb") as file:
             file.seek(max(0, folder.log.stat().st_size - LOG_BYTES))

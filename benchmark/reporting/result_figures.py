@@ -1,4 +1,4 @@
-"""Figures of tables of runs: what was learned when, who is better where, at what cost, and how settings matter."""
+"""Draw tables of means: learning curves, ranks of methods, cost, and the effect of settings."""
 
 import math
 from collections.abc import Hashable, Iterator
@@ -23,30 +23,33 @@ KINDS_OF = {
     "--metric": ("curves", "ranks", "critical", "cost", "sensitivity"),
     "--select": ("curves", "ranks", "critical", "cost", "profile"),
 }
-"""Which figures understand an option of `bench plot`, where not all do."""
+"""Figures that an option of `bench plot` is for; options that are not listed are for all."""
 INK = "#202020"
-"""On light cells; not black, which is light on a dark page."""
+"""Colour of text on light cells; black would become light on a dark page."""
 MARKERS = "os^Dv"
-"""One for each of the lines that tell curves of one colour apart."""
+"""A marker for each of LINES, which tell curves of one colour apart."""
 WIDE = 20
-"""An axis is logarithmic if its largest value is so many times its least one."""
+"""Ratio of the largest to the least value above which an axis is logarithmic."""
 GREY = "#808080"
 DIGITS = 3
-"""Values that somebody wrote into a grid have at most so many significant digits; a search draws longer ones."""
+"""Largest number of significant digits of a value in a grid; a search draws values with more."""
 
 
-def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None) -> Figure:
-    """Learning curves: mean over seeds and their range, a panel per dataset, a line per method and settings.
+def curves(table: pd.DataFrame, results: pd.DataFrame, metric: str | None = None) -> Figure:
+    """Draw learning curves: mean over seeds and their range, a panel per dataset, a line per method and settings.
 
     Args:
-        found: as `table` returns it, from `results`; so in all functions here.
+        table: as `invbench.table` returns it, from `results`; so in all functions here.
         results: as `load_results` returns it.
         metric: a column of the runs' curves; the table's where it is None.
+
+    Raises:
+        UserError: no curve has the metric.
     """
     paths = dict(zip(results["run_id"], results["path"], strict=True))
-    panels = _panels(found)
+    panels = _panels(table)
     figure, axes = _grid(len(panels))
-    looks = _looks(found)
+    looks = _looks(table)
     run_ids = [run_id for rows in panels.values() for group in rows["run_ids"] for run_id in group]
     tables = dict(zip(run_ids, curves_of([RunFolder(Path(paths[run_id])) for run_id in run_ids]), strict=True))
     for (dataset, rows), ax in zip(panels.items(), axes, strict=False):
@@ -63,13 +66,13 @@ def curves(found: pd.DataFrame, results: pd.DataFrame, metric: str | None = None
         ax.set_xlabel("step", fontsize=9)
         ax.set_ylabel(display_metric(name), fontsize=9)
     if not any(ax.lines for ax in axes):
-        wanted = f"'{metric}'" if metric else "the metric of its task"
-        raise UserError(f"no curve has {wanted}; --metric names a column of curves.parquet, such as test_loss")
+        missing = f"'{metric}'" if metric else "the metric of its task"
+        raise UserError(f"no curve has {missing}; --metric names a column of curves.parquet, such as test_loss")
     return finish(figure, axes)
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    """So many panels, up to three in a row, four as a square."""
+    """Make a figure with `count` panels, up to three in a row, four as a square."""
     columns = 2 if count == 4 else min(3, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(0.6 + 1.6 * PANEL * columns, 0.6 + 1.4 * PANEL * rows), layout="constrained")
@@ -80,35 +83,37 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _curve(rows: pd.DataFrame | None, name: str) -> pd.Series:
-    """The finite numbers in one column of a run's curves by step, empty where there is none."""
+    """Return the finite numbers in one column of a run's curves by step; empty where there is none."""
     if rows is None or name not in rows:
         return pd.Series(dtype=float)
     curve: pd.Series = rows.drop_duplicates("step", keep="last").set_index("step", drop=False)[name]
     return curve.where(np.isfinite(curve.to_numpy(float))).dropna()
 
 
-def ranks(found: pd.DataFrame) -> Figure:
-    """Heat map of the ranks of methods (rows) on datasets (columns), 1 the best; the mean rank in the last column."""
-    ranked = _ranked(found)
+def ranks(table: pd.DataFrame) -> Figure:
+    """Draw a heat map of the ranks of methods (rows) on datasets (columns); 1 is the best, the last column the mean."""
+    ranked = _ranked(table)
     order = ranked.mean().sort_values().index
-    shown = ranked[order].T.assign(mean=ranked.mean())
-    figure = Figure(figsize=(2.2 + 0.85 * shown.shape[1], 1.4 + 0.36 * len(shown)), layout="constrained")
+    cells = ranked[order].T.assign(mean=ranked.mean())
+    figure = Figure(figsize=(2.2 + 0.85 * cells.shape[1], 1.4 + 0.36 * len(cells)), layout="constrained")
     ax = figure.subplots()
-    picture = ax.imshow(shown, cmap="cividis_r", vmin=1, vmax=len(shown), aspect="auto")
-    ax.set_xticks(range(shown.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
-    ax.set_yticks(range(len(shown)), list(map(display_method, order)), fontsize=9)
-    for (row, column), value in np.ndenumerate(shown.to_numpy()):
-        dark = value > (1 + len(shown)) / 2
+    picture = ax.imshow(cells, cmap="cividis_r", vmin=1, vmax=len(cells), aspect="auto")
+    ax.set_xticks(range(cells.shape[1]), [*ranked.index, "mean"], rotation=35, ha="right", fontsize=9)
+    ax.set_yticks(range(len(cells)), list(map(display_method, order)), fontsize=9)
+    for (row, column), value in np.ndenumerate(cells.to_numpy()):
+        dark = value > (1 + len(cells)) / 2
         ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9, color="w" if dark else INK)
-    ax.axvline(shown.shape[1] - 1.5, color="w", linewidth=3)
+    ax.axvline(cells.shape[1] - 1.5, color="w", linewidth=3)
     figure.colorbar(picture, label="rank (1 is the best)", shrink=0.8)
     return figure
 
 
-def critical(found: pd.DataFrame) -> Figure:
-    """Critical-difference diagram (Demšar 2006): mean ranks over the datasets; a bar joins methods that the Nemenyi
-    test cannot tell apart at 5 %."""
-    ranked = _ranked(found)
+def critical(table: pd.DataFrame) -> Figure:
+    """Draw a critical-difference diagram of mean ranks over the datasets (Demšar 2006).
+
+    A bar joins methods that the Nemenyi test cannot tell apart at 5 %.
+    """
+    ranked = _ranked(table)
     means = ranked.mean().sort_values()
     count = len(means)
     difference = critical_difference(count, len(ranked))
@@ -124,24 +129,29 @@ def critical(found: pd.DataFrame) -> Figure:
         ax.vlines(tick, 0, 0.2, color="k", linewidth=1)
         ax.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=9)
     ax.hlines(1.5, 1, min(1 + difference, count), color="k", linewidth=2)
-    shown = "" if difference <= count - 1 else ", off the scale"
-    ax.text(1, 1.6, f"critical difference {difference:.2f}{shown} ({len(ranked)} datasets)", va="bottom", fontsize=9)
+    remark = "" if difference <= count - 1 else ", off the scale"
+    ax.text(1, 1.6, f"critical difference {difference:.2f}{remark} ({len(ranked)} datasets)", va="bottom", fontsize=9)
     for level, (first, last) in enumerate(bars):
         ax.hlines(-0.4 - 0.45 * level, first - 0.04, last + 0.04, color="#0072b2", linewidth=4)
     base = -0.6 - 0.45 * len(bars)
-    for place_of, (name, rank) in enumerate(means.items()):
-        left = place_of < half
-        depth = base - 0.7 * (place_of if left else count - 1 - place_of)
+    for position, (name, rank) in enumerate(means.items()):
+        left = position < half
+        depth = base - 0.7 * (position if left else count - 1 - position)
         end = 1 - 0.1 * count if left else count + 0.1 * count
         ax.plot([rank, rank, end], [0, depth, depth], color="#606060", linewidth=0.8)
-        shown_name = display_method(str(name))
-        text = f"{shown_name}  {rank:.2f}" if left else f"{rank:.2f}  {shown_name}"
+        method = display_method(str(name))
+        text = f"{method}  {rank:.2f}" if left else f"{rank:.2f}  {method}"
         ax.text(end, depth, text + " " if left else " " + text, ha="right" if left else "left", va="center", fontsize=9)
     return figure
 
 
 def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[float, float]]:
-    """First and last mean rank of each largest group whose members are closer than the difference; sorted."""
+    """Yield first and last mean rank of each largest group whose members are closer than the difference.
+
+    Args:
+        means: mean ranks, sorted.
+        difference: the critical difference.
+    """
     reached = -1
     for first in range(len(means)):
         last = int(np.searchsorted(means, means[first] + difference, side="left")) - 1
@@ -150,14 +160,16 @@ def _cliques(means: NDArray[np.float64], difference: float) -> Iterator[tuple[fl
             reached = last
 
 
-def cost(found: pd.DataFrame) -> Figure:
-    """The metric against the time of a step, and against peak memory, a row per dataset, a point per method and
-    settings, with the 95 % t-intervals of both means. Hollow points: runs trained together, of which each has an equal
-    share of the time."""
-    panels = _panels(found)
+def cost(table: pd.DataFrame) -> Figure:
+    """Draw the metric against the time of a step and against peak memory, with 95 % t-intervals.
+
+    There is a row per dataset and a point per method and settings. Hollow points are of runs trained together, each of
+    which has an equal share of the time.
+    """
+    panels = _panels(table)
     figure = Figure(figsize=(3.6 * PANEL, 0.7 + 1.1 * PANEL * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
-    looks = _looks(found)
+    looks = _looks(table)
     for (dataset, rows), (left, right) in zip(panels.items(), axes, strict=True):
         for index, row in rows.iterrows():
             style, label, _ = looks[index]
@@ -174,25 +186,31 @@ def cost(found: pd.DataFrame) -> Figure:
             _from_zero(left)
         _from_zero(right)
         left.set_ylabel(f"{display_dataset(dataset)}\n{display_metric(rows['metric'].iloc[0])}", fontsize=9)
-    shares = "\nhollow: the share of a run that was trained together with others" if (found["fused"] > 1).any() else ""
+    shares = "\nhollow: the share of a run that was trained together with others" if (table["fused"] > 1).any() else ""
     axes[-1][0].set_xlabel(f"milliseconds per step{shares}", fontsize=9)
     axes[-1][1].set_xlabel("peak memory (MiB)", fontsize=9)
     return finish(figure, [left for left, _ in axes])
 
 
 def _from_zero(ax: Axes) -> None:
+    """Let the x axis begin at zero."""
     end = ax.dataLim.x1
     ax.set_xlim(0, 1.05 * end if 0 < end < math.inf else 1)
 
 
-def sensitivity(found: pd.DataFrame) -> Figure:
-    """The metric against each number that was varied, a panel per dataset and setting: every settings' mean, and, where
-    the values are those of a grid, a line per method through the best at each."""
-    varied = list(_varied(found))
+def sensitivity(table: pd.DataFrame) -> Figure:
+    """Draw the metric against each numeric setting that was varied, a panel per dataset and setting.
+
+    There is a point for each mean. Where the values are those of a grid, a line per method joins the best at each.
+
+    Raises:
+        UserError: no setting was varied.
+    """
+    varied = list(_varied(table))
     if not varied:
         raise UserError("no setting was run with several numbers; a sweep's grid or search does that")
     figure, axes = _grid(len(varied))
-    looks = looks_of((method, method) for method in map(str, found["method"]))  # as in figures of all methods
+    looks = looks_of((method, method) for method in map(str, table["method"]))  # as in figures of all methods
     for (dataset, name, rows), ax in zip(varied, axes, strict=False):
         for method, points in rows.groupby("method"):
             _sensitivity_of(ax, str(method), points, name, looks[str(method)].style)
@@ -206,6 +224,7 @@ def sensitivity(found: pd.DataFrame) -> Figure:
 
 
 def _sensitivity_of(ax: Axes, method: str, points: pd.DataFrame, name: str, style: Style) -> None:
+    """Draw the means of one method against one setting."""
     colour, marker = style["color"], MARKERS[LINES.index(style["linestyle"])]
     look = {"color": colour, "marker": marker, "markersize": 3}
     ax.errorbar(points[name], points["mean"], _spreads(points), elinewidth=0.6, linestyle="", **look)
@@ -218,9 +237,12 @@ def _sensitivity_of(ax: Axes, method: str, points: pd.DataFrame, name: str, styl
 
 
 def _of_a_grid(points: pd.DataFrame, name: str) -> bool:
-    """Whether one method's values of a setting are those of a grid: each comes with several values of another setting,
-    or no other setting differs and all are short numbers. A search draws all settings of a trial anew."""
-    others = [own for own in settings_of(points) if own != name]
+    """Tell whether one method's values of a setting are those of a grid, not of a search.
+
+    In a grid each value comes with several values of another setting; or no other setting differs, and all values are
+    short numbers. A search draws all settings of a trial anew.
+    """
+    others = [setting for setting in settings_of(points) if setting != name]
     alone = not any(as_text(points, others).nunique() > 1)
     if alone:
         return all(value == float(f"{value:.{DIGITS}g}") for value in points[name])
@@ -228,39 +250,40 @@ def _of_a_grid(points: pd.DataFrame, name: str) -> bool:
 
 
 def _spreads(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """Half the intervals of means, below and above (2, rows); those of shares end where shares do."""
+    """Return half the intervals of means, below and above (2, N); those of shares end at 0 and 1."""
     half = rows["half_width"].fillna(0.0).to_numpy(float)
     return within_range(str(rows["metric"].iloc[0]), rows["mean"].to_numpy(float), half)
 
 
-def _varied(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Dataset, setting and rows, for every number in which some method's rows differ."""
-    for dataset, rows in _panels(found).items():
-        for name in (str(column) for column in found if str(column).startswith(SECTIONS)):
+def _varied(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield dataset, setting and rows for every numeric setting in which some method's rows differ."""
+    for dataset, rows in _panels(table).items():
+        for name in (str(column) for column in table if str(column).startswith(SECTIONS)):
             numeric = rows[pd.to_numeric(rows[name], errors="coerce").notna() & ~rows[name].map(_is_bool)]
-            own = numeric.assign(**{name: numeric[name].astype(float)})
-            if len(own) and own.groupby("method")[name].nunique().max() > 1:
-                yield dataset, name, own
+            numeric = numeric.assign(**{name: numeric[name].astype(float)})
+            if len(numeric) and numeric.groupby("method")[name].nunique().max() > 1:
+                yield dataset, name, numeric
 
 
 def _is_bool(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
-def _panels(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(dataset): rows for dataset, rows in found.groupby("dataset")}
+def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each dataset."""
+    return {str(dataset): rows for dataset, rows in table.groupby("dataset")}
 
 
-def _looks(found: pd.DataFrame) -> dict[Hashable, Look]:
-    """How each row is drawn."""
-    labels = labels_of(found)
-    looks = looks_of(zip(map(str, found["method"]), labels, strict=True))
-    return dict(zip(found.index, map(looks.__getitem__, labels), strict=True))
+def _looks(table: pd.DataFrame) -> dict[Hashable, Look]:
+    """Choose the look of each row, by its index."""
+    labels = labels_of(table)
+    looks = looks_of(zip(map(str, table["method"]), labels, strict=True))
+    return dict(zip(table.index, map(looks.__getitem__, labels), strict=True))
 
 
-def _ranked(found: pd.DataFrame) -> pd.DataFrame:
-    """Ranks of methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
-    ranked = rank_table(found, PAPER)
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank methods (columns) on datasets (rows). Raises UserError where there are too few of either."""
+    ranked = rank_table(table, PAPER)
     if ranked is None:
         raise UserError(
             "ranks need one row per method and dataset, of metrics whose direction is known; --select chooses settings "

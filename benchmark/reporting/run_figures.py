@@ -1,4 +1,4 @@
-"""Figures of finished runs. One colour per method; bands are the range over seeds."""
+"""Draw finished runs: one colour per method, bands for the range over seeds."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ from invbench.results.load import curves_of, finished, warn_left_out
 from invbench.training.build import RestoredRun, load_run
 
 ANGLES = 73
-"""Of an image that is turned once round: every 5 degrees."""
+"""Number of angles at which an image is shown in a full turn: every 5 degrees."""
 
 
 def revived(paths: Iterable[Path]) -> list[RestoredRun]:
-    """Every run at or below the paths that is done, with its model; warnings name those that cannot be had.
+    """Load every finished run at or below the paths with its model; warnings name those that cannot be loaded.
 
     Raises:
-        UserError: there is none.
+        UserError: none is finished, or none can be loaded.
     """
     runs: list[RestoredRun] = []
     reasons: list[str] = []
@@ -45,7 +45,11 @@ def revived(paths: Iterable[Path]) -> list[RestoredRun]:
 
 
 def profile(paths: Sequence[Path]) -> Figure:
-    """Mean change of the prediction over the magnitude of each generator: a row per dataset, a panel per generator."""
+    """Draw mean changes of the prediction over the magnitude of generators: a row per dataset, a panel per generator.
+
+    Raises:
+        UserError: no finished run has an invariance profile.
+    """
     records = [record for _, record in finished(paths) if record.invariance]
     if not records:
         raise UserError("none of these runs has an invariance profile; images and point clouds have one")
@@ -61,7 +65,7 @@ def profile(paths: Sequence[Path]) -> Figure:
         measured = [records[i].invariance["generators"] for i in members]
         for name, ax in zip(measured[0], row, strict=False):
             magnitudes = measured[0][name]["magnitudes"]
-            alike = [own[name] for own in measured if own.get(name, {}).get("magnitudes") == magnitudes]
+            alike = [profiles[name] for profiles in measured if profiles.get(name, {}).get("magnitudes") == magnitudes]
             changes = [np.asarray(profile["changes"]) for profile in alike]
             band(ax, np.asarray(magnitudes), changes, *looks[label])
             ax.set_xlabel(name.replace("_", " "), fontsize=9)
@@ -73,10 +77,14 @@ def profile(paths: Sequence[Path]) -> Figure:
 
 
 def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
-    """What each run has learned besides the weights, over its steps: all numbers, and the interval of the rotation.
+    """Draw what runs learned besides the weights over their steps: all numbers, and the interval of the rotation.
 
     Args:
+        paths: folders with runs.
         marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
+
+    Raises:
+        UserError: no finished run has learned such numbers.
     """
     done = finished(paths)
     read = zip(done, curves_of([folder for folder, _ in done]), strict=True)
@@ -88,22 +96,22 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), 2, squeeze=False)
     for ((label, dataset), members), (left, right) in zip(groups.items(), axes, strict=True):
-        own = [runs[i][1] for i in members]
-        for name in _numbers(own[0]):
+        tables = [runs[i][1] for i in members]
+        for name in _numbers(tables[0]):
             what, _, generator = name.partition(".")
-            for number, curves in enumerate(curves for curves in own if name in curves):
-                shown = generator.replace("_", " ") if number == 0 else None
-                left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=shown)
+            for number, curves in enumerate(curves for curves in tables if name in curves):
+                text = generator.replace("_", " ") if number == 0 else None
+                left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=text)
             left.set_ylabel(f"{label} on {display_dataset(dataset)}\n{what}", fontsize=9)
         left.legend(fontsize=8)
-        _interval(right, own, marks)
+        _interval(right, tables, marks)
     for ax in axes[-1]:
         ax.set_xlabel("step", fontsize=9)
     return finish(figure, [])
 
 
 def _interval(ax: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
-    """± half the rotation's width, one line per run, with marks."""
+    """Draw plus and minus half the rotation's width, one line per run, with marks."""
     runs = [curves for curves in runs if "width.rotation" in curves]
     if not runs:
         ax.set_axis_off()
@@ -121,16 +129,20 @@ def _interval(ax: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> Non
 
 
 def _numbers(curves: pd.DataFrame) -> list[str]:
-    """Columns of learned numbers: those that have a gradient beside them."""
+    """Return the columns of learned numbers: those with a gradient beside them."""
     gradients = {str(name).replace("_gradient.", ".", 1) for name in curves.columns if "_gradient." in str(name)}
     return [str(name) for name in curves.columns if name in gradients]
 
 
 def angle(paths: Sequence[Path], example: int) -> Figure:
-    """The prediction on one test image that is turned once round: the right class's probability, or the answer.
+    """Draw the prediction on one test image over its rotation: the probability of the right class, or the answer.
 
     Args:
-        example: which of the first run's test images; every run is shown the same.
+        paths: folders with runs on one dataset.
+        example: position of the image in the first run's test set; every run is given the same image.
+
+    Raises:
+        UserError: no finished run, several datasets, no images, or no such example.
     """
     runs = revived(paths)
     problem = runs[0].problem
@@ -158,12 +170,13 @@ def angle(paths: Sequence[Path], example: int) -> Figure:
 
 
 def _turned(problem: Problem, image: Tensor, angles: Tensor) -> Tensor:
-    """One standardised image (C, H, W) at all angles, black outside."""
+    """Rotate one standardised image (C, H, W) by all angles (N,), black outside; return (N, C, H, W)."""
     black = problem.pixels.black(image)
     return rotate((image - black).expand(len(angles), -1, -1, -1), angles) + black
 
 
 def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float64]:
+    """Return the probabilities (N,) of the right class y, or the answers in the units of the target."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         prediction = outputs_of(model, x).prediction
@@ -178,6 +191,7 @@ def _answer(problem: Problem, model: torch.nn.Module, x: Tensor, y: Tensor) -> N
 
 
 def _show(ax: Axes, problem: Problem, image: Tensor) -> None:
+    """Draw a standardised image (C, H, W) as it was before."""
     pixels = np.asarray(problem.pixels.restored(image).clamp(0, 1).permute(1, 2, 0))
     ax.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])

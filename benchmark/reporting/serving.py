@@ -1,4 +1,4 @@
-"""A page that is served to this machine only, made anew for those who ask."""
+"""Serve a page to this machine only, made anew for each request."""
 
 import re
 import sys
@@ -14,27 +14,27 @@ from invbench.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 OURS = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-"""How a browser on this machine may call it. Another site's name that was pointed here is not ours."""
+"""Host names under which the page is served; any other name that resolves to this machine is refused."""
 VISITORS = 32
-"""As many are answered at once, each by a thread."""
+"""Largest number of requests that are answered at once, each by a thread."""
 HEAD_SECONDS = 10.0
-"""Time for a request to arrive, and for the page to leave."""
+"""Seconds in which a request must arrive, and each part of the page must be sent."""
 HEAD_BYTES = 16 * 1024
-"""Of a request with all its headers."""
+"""Largest size in bytes of a request with all its headers."""
 
 
 class Latest:
-    """A page that one thread makes at a time; all who asked before it was begun share it."""
+    """The latest page, made by one thread at a time; all requests that came before it was begun share it."""
 
     def __init__(self, make: Callable[[], str]) -> None:
         self.make, self.lock = make, threading.Lock()
         self.begun, self.page = float("-inf"), b""
 
     def __call__(self) -> bytes:
-        """The page as it is by now, or later."""
-        asked = time.monotonic()
+        """Return a page that was begun after this call."""
+        requested = time.monotonic()
         with self.lock:
-            if self.begun < asked:
+            if self.begun < requested:
                 begun = time.monotonic()
                 self.page = self.make().encode()
                 self.begun = begun
@@ -42,12 +42,12 @@ class Latest:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers `/` to a bounded number of visitors, and says nothing of those who leave early.
+    """A server that answers `/` to a bounded number of visitors at once, and ignores those who disconnect early.
 
     Args:
-        make: the page.
+        make: makes the page.
         port: 0 takes any free one.
-        explain: makes of an error's text what a visitor may read.
+        explain: turns the text of an error into what a visitor may read.
 
     Raises:
         UserError: the port is taken.
@@ -64,7 +64,7 @@ class Server(ThreadingHTTPServer):
             raise UserError(f"--port {port}: {error.strerror}; give another one") from None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread; at once refused where there are too many."""
+        """Answer a request in a thread; refuse it at once where there are too many."""
         if self.free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
@@ -72,13 +72,14 @@ class Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a request in this thread, then let another one in."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Show errors of ours; a visitor who left is none."""
+        """Show errors, except that a visitor disconnected or was too slow."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -89,6 +90,7 @@ class Answer(BaseHTTPRequestHandler):
     server: Server
 
     def handle(self) -> None:
+        """Read one request within the limits, and answer it."""
         head = self._head()
         self.rfile.close()
         self.rfile = BytesIO(head)
@@ -99,7 +101,7 @@ class Answer(BaseHTTPRequestHandler):
             self.handle_one_request()
 
     def _head(self) -> bytes:
-        """Request line and headers, of which no more and no longer is read than there may be."""
+        """Read request line and headers, within the limits of size and time."""
         head, end = b"", time.monotonic() + HEAD_SECONDS
         while len(head) <= HEAD_BYTES and b"\r\n\r\n" not in head and b"\n\n" not in head:
             self.connection.settimeout(max(end - time.monotonic(), 1e-3))
@@ -111,7 +113,7 @@ class Answer(BaseHTTPRequestHandler):
         return head
 
     def do_GET(self) -> None:
-        """The page."""
+        """Answer with the page."""
         if not self._ours():
             return
         try:
@@ -123,12 +125,12 @@ class Answer(BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def do_HEAD(self) -> None:
-        """Whether there is a page; it is not made."""
+        """Answer with headers alone; no page is made."""
         if self._ours():
             self._begin()
 
     def _ours(self) -> bool:
-        """Whether the page was asked for under a name of this machine; else that is answered."""
+        """Tell whether the page was requested under a name of this machine; otherwise answer with an error."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1:
             self.send_error(HTTPStatus.BAD_REQUEST, explain="one Host header is needed")
@@ -141,10 +143,11 @@ class Answer(BaseHTTPRequestHandler):
         return False
 
     def _begin(self, *headers: tuple[str, str]) -> None:
+        """Send the status and the headers of a page."""
         self.send_response(HTTPStatus.OK)
         for name, value in (("Content-Type", "text/html; charset=utf-8"), *headers):
             self.send_header(name, value)
         self.end_headers()
 
     def log_message(self, *args: Any) -> None:
-        """Nobody reads these lines."""
+        """Write no line per request."""

@@ -1,4 +1,4 @@
-"""The style that all figures share: colours, lines, labels, legends."""
+"""Give all figures one style: colours, lines, labels, legends."""
 
 import math
 import textwrap
@@ -19,14 +19,14 @@ from invbench.results.statistics import is_share
 from invbench.runs.spec import RunSpec
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
-"""Okabe and Ito's, told apart by all kinds of eyes."""
+"""Palette of Okabe and Ito, which people with colour blindness can tell apart."""
 
 
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 PANEL = 2.6
-"""Inches."""
+"""Size of a panel in inches."""
 
 
 Curves = list[NDArray[np.float64]]
@@ -36,7 +36,14 @@ Style = dict[str, Any]
 
 
 def band(ax: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shared: bool = False) -> None:
-    """The mean of the runs and their range; shared: as of `Look`."""
+    """Draw the mean of runs and their range.
+
+    Args:
+        ax: axes to draw on.
+        x: steps or the like (N,).
+        runs: values (N,) of each run.
+        style, label, shared: as in `Look`.
+    """
     values = np.stack(runs)
     ax.plot(x, values.mean(0), **style, linewidth=0.8 if shared else 1.5, label=f"{label} (n = {len(runs)})")
     if len(runs) > 1 and not shared:
@@ -44,13 +51,13 @@ def band(ax: Axes, x: NDArray[Any], runs: Curves, style: Style, label: str, shar
 
 
 def within_range(metric: str, mean: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far intervals reach below and above their means (2, n): those of shares end where shares do."""
+    """Return how far intervals reach below and above their means (2, N); those of shares end at 0 and 1."""
     low, high = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
     return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
 def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
-    """Runs that differ in nothing but the seed, by label and dataset.
+    """Group runs that differ in nothing but the seed; return their positions by label and dataset.
 
     The label is the method, with the settings in which its runs on the dataset differ.
     """
@@ -62,9 +69,10 @@ def groups_of(specs: Sequence[RunSpec]) -> dict[tuple[str, str], list[int]]:
 
 
 def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
-    """Each row's method, with the settings in which the rows of that method and dataset differ.
+    """Label each row by its method and the settings in which the rows of that method and dataset differ.
 
     Args:
+        rows: method, dataset, backbone and settings of runs.
         exact: with all digits of numbers; otherwise with four, where these tell the settings apart.
     """
     each = differing(rows)
@@ -81,19 +89,19 @@ def labels_of(rows: pd.DataFrame, exact: bool = False) -> list[str]:
 
 
 class Look(NamedTuple):
-    """How the curve of some runs is drawn."""
+    """Style and label of the curve of some runs."""
 
     style: Style
     label: str
-    """In the legend."""
+    """Text in the legend."""
     shared: bool = False
-    """Whether other settings of the method look the same; no range is drawn then: they would cover each other."""
+    """Whether other settings of the method have the same style; then no ranges are drawn, since they would overlap."""
 
 
 def looks_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """The look of each label, such that a method has the same colour in all figures of some runs.
+    """Choose a look for each label; a method has the same colour in all figures of the same runs.
 
-    The settings of one method differ in their lines; where they are too many for that, they share an entry.
+    The settings of one method differ in their lines; too many settings share one entry of the legend.
 
     Args:
         pairs: methods and labels, as `labels_of` makes them.
@@ -118,7 +126,7 @@ def looks_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Look]:
 
 
 def styles_of(names: Iterable[str]) -> dict[str, Style]:
-    """A colour and a line for each name."""
+    """Choose a colour and a line for each name. Raises UserError for more names than there are styles."""
     unique = list(dict.fromkeys(names))
     styles = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
     if len(unique) > len(styles):
@@ -127,7 +135,7 @@ def styles_of(names: Iterable[str]) -> dict[str, Style]:
 
 
 def finish(figure: Figure, labelled: list[Axes]) -> Figure:
-    """Small ticks, a light grid, and one legend below for all panels."""
+    """Add small ticks, a light grid, and one legend below for the labels of some axes."""
     for ax in figure.axes:
         ax.tick_params(labelsize=8)
         if ax.axison and not ax.images:

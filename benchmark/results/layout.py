@@ -1,9 +1,9 @@
 """Lay a table of means out: its rows and columns, its cells, and the notes below it."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -144,9 +144,9 @@ def laid_out(
 
 def _index_by_cell(
     labels: pd.DataFrame, down: Sequence[str], across: Sequence[str], known: Iterable[str]
-) -> dict[Key, Hashable]:
+) -> dict[Key, Any]:
     """Return the index of the table's row that each cell shows. Raises UserError where two rows have one cell."""
-    index_of: dict[Key, Hashable] = {}
+    index_of: dict[Key, Any] = {}
     for index, row in labels.iterrows():
         key = tuple(row[name] for name in down), tuple(row[name] for name in across)
         if key in index_of:
