@@ -176,7 +176,7 @@ def test_folders_of_this_machine_stay_out(tmp_path: Path, results: Path, monkeyp
             assert str(hidden) not in text
         assert "dataset.table=…/table.parquet" in text
         assert "cannot write to …/run" in text
-        assert 'File "invbench/runs/record.py", line' in text
+        assert 'File "invbench/runs/folder.py", line' in text
     page = report([out])
     assert "<title>Results: results</title>" in page
     assert "bench plot curves results</code>" in page
