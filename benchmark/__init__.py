@@ -115,5 +115,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is public, for completion."""
+    """Return the public names, for completion."""
     return [*__all__, "__doc__", "__file__", "__name__", "__path__"]

@@ -11,7 +11,7 @@ class Choice(StrEnum):
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The member of a text, or a member itself.
+        """Return the member with this value, or the member itself.
 
         Raises:
             UserError: there is none.
@@ -22,7 +22,7 @@ class Choice(StrEnum):
 
 
 class Select(Choice):
-    """How the step of each run, and the settings of a method where several were run, are chosen."""
+    """Rule by which the step of each run, and a method's settings where several were run, are chosen."""
 
     last = "last"
     """Not at all: all settings are shown, at their last step."""
@@ -37,7 +37,7 @@ class Select(Choice):
 
 
 class Rerun(Choice):
-    """Which runs of a sweep are carried out."""
+    """Choice of the runs of a sweep that are carried out."""
 
     missing = "missing"
     failed = "failed"
@@ -46,7 +46,7 @@ class Rerun(Choice):
 
 
 class EngineName(Choice):
-    """Where the runs of a sweep are carried out; `invbench.sweeps.engines.ENGINES` has them."""
+    """Name of an engine that carries out a sweep; see `invbench.sweeps.engines.ENGINES`."""
 
     local = "local"
     ray = "ray"
@@ -54,7 +54,7 @@ class EngineName(Choice):
 
 
 class Format(Choice):
-    """How a table is written."""
+    """Format of a table."""
 
     text = "text"
     csv = "csv"

@@ -25,7 +25,7 @@ OnProgress = Callable[[int], object]
 
 
 def error_console(quiet: bool = False) -> Console:
-    """Where progress is shown: stderr, since stdout is for results. A terminal that goes away stops no run."""
+    """Return the console on stderr, where progress is shown. A terminal that closes stops no run."""
     return Console(file=cast(IO[str], Lasting(sys.stderr)), quiet=quiet, highlight=False)
 
 
@@ -36,7 +36,7 @@ def somebody_looks() -> bool:
 
 
 class NotebookView:
-    """What stands below a cell of a notebook and is drawn anew in its place."""
+    """View below a cell of a notebook that is redrawn in place."""
 
     def __init__(self) -> None:
         self.handle: Any = None
@@ -76,17 +76,17 @@ def counting(what: str) -> Iterator[OnProgress]:
 
 
 def announce(text: str) -> None:
-    """One line on stderr."""
+    """Print one line to stderr."""
     error_console().print(plain_text(text), soft_wrap=True)
 
 
 def plain_text(text: object) -> Text:
-    """What rich shows as it is, but for control characters, which become escapes."""
+    """Return a text that rich prints as it is, with control characters as escapes."""
     return Text(visible(text))
 
 
 def duration(seconds: float) -> str:
-    """Such as `2 h 05 min`, `3 min 20 s`, `7 s`."""
+    """Format seconds, as in `2 h 05 min`, `3 min 20 s` or `7 s`."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

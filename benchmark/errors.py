@@ -18,7 +18,7 @@ class RunHeld(UserError):
 
 
 class CannotFuse(Exception):
-    """Why runs cannot be trained together, or should not be."""
+    """Reason why runs cannot be trained together, or should not be."""
 
 
 class RunFailed(Exception):
@@ -35,7 +35,7 @@ class RunFailed(Exception):
 
 
 class Unusable(Exception):
-    """Why a checkpoint cannot be used."""
+    """Reason why a checkpoint cannot be used."""
 
 
 class Interrupted(Exception):
@@ -43,7 +43,7 @@ class Interrupted(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
-    """`; did you mean 'x'?` when a known name is close to the given one, else what is known.
+    """Suggest the known name closest to a given one: `; did you mean 'x'?`, or else the list of known names.
 
     Args:
         aliases: other names, such as those that papers use, with the known names that they stand for.
@@ -59,7 +59,7 @@ def did_you_mean(name: str, known: Iterable[str], aliases: Mapping[str, str] | N
 def nearest(
     name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, number: int = 1, cutoff: float = 0.5
 ) -> list[str]:
-    """Known names that are close to the given one, whatever its case, `-`, `_` and spaces; aliases: as above."""
+    """Return known names close to a given one, ignoring case, `-`, `_` and spaces; for aliases see `did_you_mean`."""
     known = list(known)
     spelled = {_letters(alias): one for alias, one in (aliases or {}).items() if one in known}
     spelled |= {_letters(one): one for one in known}
@@ -71,5 +71,5 @@ def _letters(name: str) -> str:
 
 
 def brief(text: str) -> str:
-    """The beginning of a text that may be long, for a message."""
+    """Shorten a text that may be long, for a message."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

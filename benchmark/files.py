@@ -15,7 +15,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 def replacing(
     path: Path, allowed: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 ) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; on success it is fsynced and takes `path`'s place, else removed.
+    """Yield a temporary name beside `path`; on success that file is fsynced and replaces `path`, else it is removed.
 
     Args:
         allowed: entered around the replacement alone, which does not happen where it raises.

@@ -8,7 +8,7 @@ Tree = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """Leaves by path, in the tree's order."""
+    """Collect the leaves by path, in the tree's order."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -19,7 +19,7 @@ def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> 
 
 
 def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
-    """The inverse of `flatten`, save that empty levels are lost. Raises ValueError for a path through a leaf."""
+    """Invert `flatten`; empty levels are lost. Raises ValueError for a path through a leaf."""
     tree: Tree = {}
     for path, value in flat.items():
         *levels, name = path.split(separator)
@@ -35,12 +35,12 @@ def unflatten(flat: Mapping[str, Any], separator: str = ".") -> Tree:
 
 
 def sole(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is under the only name, or the tree: a method by itself needs no prefix, the parts of a composition do."""
+    """Return the value of the only name, else the tree: a single method needs no prefix, parts of a composition do."""
     return next(iter(tree.values())) if len(tree) == 1 else tree
 
 
 def map_leaves(change: Callable[[Any], Any], tree: Mapping[str, Any]) -> Tree:
-    """The same tree with every leaf changed."""
+    """Apply a function to every leaf of a tree."""
     return {
         name: map_leaves(change, value) if isinstance(value, dict) else change(value) for name, value in tree.items()
     }

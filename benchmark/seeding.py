@@ -14,18 +14,18 @@ AXES: tuple[Axis, ...] = ("data", "init", "order", "noise", "evaluation", "analy
 
 
 def stream(seed: int, axis: Axis, *keys: int | str) -> np.random.SeedSequence:
-    """The random stream of one purpose, told apart further by keys such as an epoch or a method's name."""
+    """Make the random stream of one purpose; keys such as an epoch or a method's name make it a separate one."""
     numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
     return np.random.SeedSequence(entropy=seed, spawn_key=(AXES.index(axis), *numbers))
 
 
 def children(sequence: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
-    """Independent streams below one. Unlike its own `spawn` this does not change it: asked again, it gives the same."""
+    """Make independent streams below one. Unlike `spawn` this does not change it: a second call returns the same."""
     return [np.random.SeedSequence(entropy=sequence.entropy, spawn_key=(*sequence.spawn_key, i)) for i in range(count)]
 
 
 def as_int(sequence: np.random.SeedSequence) -> int:
-    """A 63-bit number drawn from the stream, for torch's generators."""
+    """Draw a 63-bit number from the stream, for torch's generators."""
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

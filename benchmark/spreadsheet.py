@@ -13,7 +13,7 @@ NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def csv(table: pd.DataFrame) -> str:
-    """The table as CSV, without its index.
+    """Format the table as CSV, without its index.
 
     Numbers are written with all digits and stay numbers, negative ones too. A text, also a column's name, that begins
     like a formula gets an apostrophe in front, with which a spreadsheet shows it as text; control characters become

@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         """Values in each node that is complete."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One value with all that is in it."""
+        """Compose one value with all that it contains."""
         event, before = self.peek_event(), self._values
         self._level += 1
         self._check_event(event)
@@ -72,7 +72,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_keys(node: yaml.Node) -> None:
-    """Of a table."""
+    """Check the keys of one mapping."""
     known = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.tag == MERGE:
@@ -87,7 +87,7 @@ def _check_keys(node: yaml.Node) -> None:
 
 
 def _refused(problem: str, position: Any) -> yaml.MarkedYAMLError:
-    """An error at an event or a node."""
+    """Make the error for an event or a node."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=position.start_mark)
 
 
@@ -111,7 +111,7 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The data in a YAML text: JSON's kinds of values, within bounds.
+    """Parse a YAML text into JSON's kinds of values, within bounds.
 
     Raises:
         UserError: it is malformed, too long, too deep, or of another kind; the message names `source` and the line.
@@ -132,7 +132,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: Path, source: str) -> Any:
-    """The data in a YAML file, as `parse_yaml`. Raises UserError also where it is no file, or no text."""
+    """Parse a YAML file as `parse_yaml` does. Raises UserError also where it is no file or no text."""
     try:
         if not path.is_file():  # a pipe would be waited for, and a device has no end
             raise UserError(f"{source}: {path} is no file")

@@ -31,7 +31,7 @@ class Lasting:
             self.stream.flush()
 
     def close(self) -> None:
-        """Nothing: the stream is others' too."""
+        """Do nothing: the stream is shared."""
 
 
 class _Nothing(io.StringIO):
@@ -42,10 +42,10 @@ class _Nothing(io.StringIO):
 
 
 def visible(text: object) -> str:
-    r"""Text in one line with its control characters as escapes, such as `\x1b`, `\n` and `\u202e`; others stay."""
+    r"""Format a text as one line, with control characters as escapes such as `\x1b`, `\n` and `\u202e`."""
     return COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def visible_lines(text: object) -> str:
-    """The same for a text of several lines, which stay lines."""
+    """Format each line of a text as `visible` does."""
     return "\n".join(map(visible, str(text).split("\n")))

@@ -19,7 +19,7 @@ MAX_BATCH = 1 << 28
 
 
 def load_batches() -> tuple[Labelled, Labelled]:
-    """Training and test images (N, 3, 32, 32) with labels (N,), bytes. Training batches that are not here are left out.
+    """Load training and test images (N, 3, 32, 32) with labels (N,), bytes. Missing training batches are left out.
 
     Raises:
         UserError: the files are not here and cannot be fetched, or one is damaged.
@@ -36,7 +36,7 @@ def _joined(paths: list[Path]) -> Labelled:
 
 
 def read_batch(path: Path) -> Labelled:
-    """One official file: `.bin`, or a pickle of the python version, of which only arrays and built-ins are admitted."""
+    """Read one official file: `.bin`, or a pickle of the python version, which may hold arrays and built-ins only."""
     content = read(path, MAX_BATCH)
     binary = path.name.removesuffix(".gz").endswith(".bin")
     images, labels = _binary(content, path) if binary else _python(content, path)

@@ -50,12 +50,12 @@ def irm_splits(
     label_noise: float = 0.25,
     grayscale: bool = False,
 ) -> dict[str, Split]:
-    """The IRM paper's division: the first `train` images dealt to two environments, the rest are the test."""
+    """Divide as the IRM paper does: the first `train` images dealt to two environments, the rest are the test."""
     env = np.where(np.arange(len(digits)) < train, alternating(len(digits), 2), 2)
     whole = coloured(images, digits, env, IRM_FLIPS, rng, label_noise=label_noise, grayscale=grayscale)
     return {"train": whole.rows(slice(train)), "test": whole.rows(slice(train, None))}
 
 
 def alternating(count: int, environments: int) -> NDArray[np.int64]:
-    """Environments 0, 1, ... of examples dealt out in turn."""
+    """Number examples by environments 0, 1, ... in turn."""
     return np.arange(count) % environments

@@ -17,7 +17,7 @@ MAX_CONTENT = 1 << 28
 
 
 def read_idx(path: Path, source: SourceFile, shape: tuple[int, ...] = ()) -> NDArray[np.uint8]:
-    """The examples (N, *shape) in an idx file of bytes, plain or gzipped.
+    """Read the examples (N, *shape) in an idx file of bytes, plain or gzipped.
 
     A file as long as the official one must also have its checksum. A consistent file of another length is accepted:
     it is a part of the data, or somebody's own.

@@ -26,7 +26,7 @@ Draw = Callable[[int, np.random.Generator], tuple[Array, Array, Array]]
 
 
 def regression(sigma: float, weights: Array, effects: Array) -> Draw:
-    """x ~ σ N, y = x W + σ N, z = y V + N, target Σ_j y_j: the noise of y changes with σ, that of z does not.
+    """Draw x ~ σ N, y = x W + σ N, z = y V + N, target Σ_j y_j: the noise of y changes with σ, that of z does not.
 
     Args:
         sigma: the environment's standard deviation.
@@ -44,7 +44,7 @@ def regression(sigma: float, weights: Array, effects: Array) -> Draw:
 
 
 def cows_camels(p: float, s: float, invariant: int, spurious: int) -> Draw:
-    """Animals (invariant, small) before backgrounds (spurious, large) that mostly go together.
+    """Draw animals (invariant, small) before backgrounds (spurious, large) that mostly go together.
 
     A mixture of four with probabilities ps, (1-p)s, p(1-s), (1-p)(1-s); animals have mean +1, +1, -1, -1 and
     backgrounds +1, -1, -1, +1, in units of √10 standard deviations. Label: whether the animal's coordinates sum to
@@ -62,7 +62,7 @@ def cows_camels(p: float, s: float, invariant: int, spurious: int) -> Draw:
 
 
 def small_margin(mean: Array, invariant: int) -> Draw:
-    """Two classes a small invariant margin apart, and far apart along ±mean, which each environment draws for itself.
+    """Draw two classes a small invariant margin apart, and far apart along ±mean, drawn for each environment.
 
     Class 0: v ~ +0.1 + 0.1 N, s ~ +mean + 0.1 N; class 1: the negative means; half of each class.
     """
@@ -78,7 +78,7 @@ def small_margin(mean: Array, invariant: int) -> Draw:
 
 
 def orthogonal(dimensions: int, rng: np.random.Generator) -> Array:
-    """Q of the QR decomposition of a Gaussian matrix."""
+    """Draw Q of the QR decomposition of a Gaussian matrix."""
     return np.linalg.qr(rng.normal(size=(dimensions, dimensions)))[0]
 
 
@@ -89,7 +89,7 @@ def splits(
     permuted: Collection[str] = (),
     mixing: Array | None = None,
 ) -> dict[str, Split]:
-    """Splits of `sizes` examples per environment, each from a stream of its own.
+    """Draw splits of `sizes` examples per environment, each from a separate stream.
 
     What is in a split depends neither on the sizes of the others nor on which are permuted.
     """
@@ -159,7 +159,7 @@ class Structure:
 
 
 def law(weights: Array, spurious: int, mixing: Array | None = None) -> LinearLaw:
-    """What an invariant linear model finds: the summed weights (v, y) of the causes, and nothing on the effects."""
+    """Return what an invariant linear model finds: the summed weights (v, y) of causes, and nothing on effects."""
     coefficients = np.concatenate([weights.sum(1), np.zeros(spurious)])
     causal = torch.arange(len(coefficients)) < len(weights)
     return LinearLaw(torch.from_numpy(coefficients), causal, None if mixing is None else torch.from_numpy(mixing))

@@ -29,7 +29,7 @@ NOTHING = 0, memoryview(b"")
 
 
 def read_matrix(content: bytes, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The matrix of this name in a file.
+    """Read the matrix of this name in a file.
 
     Args:
         content: of the file.
@@ -53,7 +53,7 @@ def read_matrix(content: bytes, name: str, shape: tuple[int, ...]) -> NDArray[An
 
 
 def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Kind and bytes of each element; the last may be cut short."""
+    """Yield kind and bytes of each element; the last may be cut short."""
     while content:
         kind, size = struct.unpack(f"{order}II", content[:8])
         if kind >> 16:  # a short one, whose bytes are in the tag
@@ -65,7 +65,7 @@ def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview
 
 
 def _unpacked(body: memoryview, order: str, name: str, limit: int) -> tuple[int, memoryview]:
-    """The element that is packed in another, up to a limit; only the start of one that has another name."""
+    """Unpack an element within another, up to a limit; only the start of one that has another name."""
     machine = zlib.decompressobj()
     start = machine.decompress(body, 4 * HEADER)
     kind, inner = next(_elements(memoryview(start), order), NOTHING)
@@ -75,7 +75,7 @@ def _unpacked(body: memoryview, order: str, name: str, limit: int) -> tuple[int,
 
 
 def _name(body: memoryview, order: str) -> str:
-    """Of a matrix: its third element."""
+    """Read the name of a matrix, its third element."""
     _, name = next(islice(_elements(body, order), 2, None), NOTHING)
     return bytes(name).decode("latin1")
 

@@ -24,7 +24,7 @@ class Digits:
 
 
 def load_mnist() -> Digits:
-    """The digits from a data folder, else downloaded.
+    """Load the digits from a data folder, else download them.
 
     Raises:
         UserError: no copy is there and none can be fetched, or a file is damaged.

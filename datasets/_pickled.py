@@ -70,7 +70,7 @@ class _Machine:
         self._left = size
 
     def step(self, name: str, argument: Any) -> None:
-        """One instruction."""
+        """Carry out one instruction."""
         stack = self.stack
         match name:
             case "PROTO" | "FRAME":
@@ -134,7 +134,7 @@ class _Machine:
             dict.__setitem__(self.stack[-1], key, value)
 
     def _made(self, name: object, arguments: object) -> Any:
-        """What the call of a name gives."""
+        """Return what the call of a name gives."""
         if not isinstance(name, _Name) or not isinstance(arguments, tuple):
             raise TypeError
         if name == RECONSTRUCT:
@@ -163,7 +163,7 @@ def _text(value: object) -> str:
 
 
 def read_pickle(content: bytes) -> Any:
-    """What a pickle holds.
+    """Read what a pickle holds.
 
     Raises:
         ValueError: it is damaged, or holds something else than numbers, strings, lists, dictionaries and arrays.

@@ -26,12 +26,12 @@ class RotatedDigits(Dataset):
     rotation_bins: int = setting(4, "number of those intervals, of equal width", ge=2)
 
     def angles(self, count: int, seed: np.random.SeedSequence) -> Tensor:
-        """Random angles (count,) in radians."""
+        """Draw random angles (count,) in radians."""
         drawn = np.random.default_rng(seed).uniform(-self.max_rotation, self.max_rotation, count)
         return floats(drawn)
 
     def turned(self, images: Tensor, labels: NDArray[Any], angles: Tensor) -> Split:
-        """Images (N, 1, H, W), bytes or numbers in [0, 1], turned, then scaled as (pixel - 0.5) / 0.25.
+        """Rotate images (N, 1, H, W), bytes or numbers in [0, 1], and scale them as (pixel - 0.5) / 0.25.
 
         The nuisance is the angle in [-π, π).
         """

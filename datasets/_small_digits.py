@@ -13,6 +13,6 @@ CITATION = "Alpaydin & Kaynak, Optical recognition of handwritten digits, UCI (1
 
 
 def load_small_digits() -> tuple[Tensor, NDArray[Any]]:
-    """All 1,797 images (N, 1, 8, 8) with pixels in [0, 1], and their labels (N,)."""
+    """Load all 1,797 images (N, 1, 8, 8) with pixels in [0, 1], and their labels (N,)."""
     pixels, labels = load_digits(return_X_y=True)
     return floats(pixels / 16).reshape(-1, 1, 8, 8), labels

@@ -94,7 +94,7 @@ class CIFAR10(Dataset):
     def _randomised(
         self, labels: NDArray[np.uint8], seed: np.random.SeedSequence
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, float]]:
-        """Labels with f of them drawn at random, the indices of those that changed, and how many did by what chance."""
+        """Draw a share of the labels at random. Returns them, the changed rows, and how many changed or might have."""
         count = round(self.random_labels_fraction * len(labels))
         if not count:
             return labels, np.zeros(0, np.int64), {}
@@ -111,14 +111,14 @@ class CIFAR10(Dataset):
 
     @property
     def pixels(self) -> Pixels:
-        """How pixels are standardised."""
+        """Standardisation of the pixels."""
         return AS_THEY_ARE if self.transform == "none" else IMAGENET
 
     def _standardised(self, images: NDArray[np.uint8]) -> Tensor:
         return self.pixels.standardised(torch.from_numpy(images) / 255)
 
     def _augment(self, x: Tensor) -> Tensor:
-        """A crop and a flip of each image (N, 3, 32, 32)."""
+        """Crop and flip each image (N, 3, 32, 32) at random."""
         return random_flip(random_crop(x, PADDING, self.pixels.black(x)))
 
 

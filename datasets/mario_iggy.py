@@ -68,7 +68,7 @@ class MarioIggy(Dataset):
 
 
 def _turned(figures: Tensor, count: int, rng: np.random.Generator) -> Split:
-    """As many images of each class, in random order, from figures (2, 3, 32, 32)."""
+    """Rotate figures (2, 3, 32, 32) into as many images of each class, in random order."""
     label = rng.permutation(np.arange(count) % len(CLASSES))
     angle = rng.uniform(-np.pi / 4, np.pi / 4, count)
     angle = np.where(label % 2 == 0, angle, angle - np.copysign(np.pi, angle))
@@ -76,7 +76,7 @@ def _turned(figures: Tensor, count: int, rng: np.random.Generator) -> Split:
 
 
 def _drawn() -> Tensor:
-    """Our figures on black."""
+    """Draw our figures on black."""
     folder = Path(__file__).parent
     images = [np.asarray(Image.open(folder / f"{name}.png"), np.float32) / 255 for name in ("gardener", "robot")]
     on_black = np.stack([image[..., :3] * image[..., 3:] for image in images])

@@ -71,14 +71,14 @@ class Olivetti(Dataset):
         return Problem(splits, task, "image", "full")
 
     def _by_people(self, rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
-        """Photographs (N,) of disjoint groups of people."""
+        """Divide photographs (N,) by disjoint groups of people."""
         people = rng.permutation(PEOPLE)
         train = PEOPLE - TEST_PEOPLE - subset(self.validation_people, PEOPLE - TEST_PEOPLE, "dataset.validation_people")
         groups = dict(zip(OF_EACH_PERSON, np.split(people, [train, PEOPLE - TEST_PEOPLE]), strict=True))
         return {name: (group[:, None] * PHOTOGRAPHS + np.arange(PHOTOGRAPHS)).ravel() for name, group in groups.items()}
 
     def _turned(self, faces: Tensor, index: NDArray[np.int64], rng: np.random.Generator) -> Split:
-        """Every photograph of the index at `copies` angles."""
+        """Rotate every photograph of the index to `copies` angles."""
         index = np.repeat(index, self.copies)
         degrees = floats(rng.uniform(-self.max_rotation, self.max_rotation, len(index)))
         x = rotate(faces[torch.from_numpy(index)], torch.deg2rad(degrees), WINDOW)
@@ -88,7 +88,7 @@ class Olivetti(Dataset):
 
 
 def _by_photographs(rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
-    """Photographs (N,) with every person in every split."""
+    """Divide photographs (N,) such that every person is in every split."""
     order = rng.permuted(np.tile(np.arange(PHOTOGRAPHS), (PEOPLE, 1)), axis=1)
     photographs = np.arange(PEOPLE)[:, None] * PHOTOGRAPHS + order
     parts = np.split(photographs, np.cumsum(list(OF_EACH_PERSON.values()))[:-1], axis=1)
@@ -96,7 +96,7 @@ def _by_photographs(rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
 
 
 def _faces() -> Tensor:
-    """All photographs (400, 1, 64, 64) with pixels in [0, 1]; person i has rows 10 i to 10 i + 9."""
+    """Load all photographs (400, 1, 64, 64) with pixels in [0, 1]; person i has rows 10 i to 10 i + 9."""
     path = required(release("olivetti"))["olivettifaces.mat"]
     try:
         faces = read_matrix(read(path, MAX_FILE), "faces", (SIDE * SIDE, PEOPLE * PHOTOGRAPHS))

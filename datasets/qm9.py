@@ -109,7 +109,7 @@ class QM9(Dataset):
         return Problem(splits, task, "point_cloud", "full" if full else "partial", facts)
 
     def _targets(self, properties: NDArray[np.float64], charges: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The property in eV or its own units (N,)."""
+        """Return the property in eV or its own units (N,)."""
         y = properties[:, COLUMNS.index(self.target)]
         if self.free_atoms and self.target in FREE_ATOMS:
             free = np.zeros(max(CHARGES.values()) + 1)
@@ -118,20 +118,20 @@ class QM9(Dataset):
         return (y if self.target in UNITS else y * HARTREE).astype(np.float32)
 
     def _sizes(self, charges: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """0 for up to `smallest_size` heavy atoms, then one more for each more."""
+        """Number molecules by size: 0 for up to `smallest_size` heavy atoms, then one more for each more."""
         heavy: NDArray[np.int64] = (charges > 1).sum(1)
         return np.maximum(heavy - self.smallest_size, 0)
 
 
 def divided(count: int) -> list[NDArray[np.int64]]:
-    """Training, validation and test rows: the published division of 130,831 molecules, the same shares of fewer."""
+    """Divide rows into training, validation and test: the published division of 130,831 molecules, or its shares."""
     order = np.random.RandomState(0).permutation(count)
     train = round(TRAIN * count / FULL)
     return np.split(order, [train, count - int(TEST_SHARE * count)])
 
 
 def _molecules() -> Arrays:
-    """positions (N, atoms, 3) in Å, charges (N, atoms), properties (N, 15) as in the files, in the files' order."""
+    """Load positions (N, atoms, 3) in Å, charges (N, atoms), properties (N, 15), in the order of the files."""
     paths = required(release("qm9"))
     archive, excluded = paths["dsgdb9nsd.xyz.tar.bz2"], paths.get("uncharacterized.txt")
     hashes = [sha256(path) if path else "none" for path in (archive, excluded)]
@@ -169,7 +169,7 @@ def _parsed(archive: Path, excluded: Path | None) -> Arrays:
 
 
 def parse_xyz(text: str, name: str) -> tuple[int, list[float], NDArray[np.float64]]:
-    """One file of the release: its number, its 15 properties, and (atoms, 4): nuclear charge and position in Å.
+    """Parse one file of the release: number, 15 properties, and (atoms, 4): nuclear charge and position in Å.
 
     The release writes some numbers as `1.0*^-6`.
     """
@@ -190,6 +190,6 @@ def parse_xyz(text: str, name: str) -> tuple[int, list[float], NDArray[np.float6
 
 
 def _listed(path: Path) -> set[int]:
-    """Numbers of the molecules to leave out: the first word of each line that has a number there."""
+    """Read numbers of molecules to leave out: the first word of each line that has a number there."""
     first = re.findall(r"^[ \t]*(\d{1,9})(?!\S)", read(path, MAX_LIST).decode("utf-8", "replace"), re.MULTILINE)
     return {int(word) for word in first}

@@ -72,7 +72,7 @@ class Spirals(Dataset):
         return Problem(splits, BinaryClassification(), "vector", "synthetic")
 
     def _environment(self, e: int, rng: np.random.RandomState) -> tuple[Split, Split]:
-        """Training and validation examples."""
+        """Draw training and validation examples of one environment."""
         signature = rng.normal(size=(self.environments, self.signature_dimensions))[e]
         m, y = _spiral(self.examples, self.revolutions, rng)
         scale = m.std(axis=0)
@@ -92,7 +92,7 @@ class Spirals(Dataset):
 def _spiral(
     count: int, revolutions: float, rng: np.random.RandomState
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Positions (count, 2) before scaling, and labels (count,)."""
+    """Draw positions (count, 2) before scaling, and labels (count,)."""
     radius = rng.uniform(0.08, 1, size=count)
     angle = 2 * revolutions * np.pi * radius
     y = rng.randint(0, 2, size=count)

@@ -103,7 +103,7 @@ class TabularNuisance(Dataset):
         return Problem(splits, BinaryClassification(), "vector", "synthetic" if self.table is None else "full", facts)
 
     def _needed(self, names: list[str]) -> list[str]:
-        """Which of a table's columns are read; the others may hold anything."""
+        """Choose which of a table's columns are read; the others may hold anything."""
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if LABEL not in names:
             hint = (
@@ -138,7 +138,7 @@ class TabularNuisance(Dataset):
         return [train, train + validation]
 
     def _split_of(self, frame: pd.DataFrame, nuisance: list[str]) -> tuple[Split, int]:
-        """All events, and how many feature values were missing."""
+        """Make the split of all events, and count missing feature values."""
         features = [name for name in frame.columns if not name.startswith("_") and name not in nuisance]
         x, z, y = _numbers(frame, features), _numbers(frame, nuisance), _numbers(frame, [LABEL])[:, 0]
         if not features:
@@ -196,7 +196,7 @@ def _csv(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
 
 
 def _parquet(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
-    """The columns as numbers, whatever pandas may have noted about them."""
+    """Read the columns as numbers, whatever pandas has noted about them."""
     table = parquet.ParquetFile(file)
     index = _index(table.schema_arrow)
     names = chosen([name for name in table.schema_arrow.names if name not in index])
@@ -210,7 +210,7 @@ def _parquet(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
 
 
 def _index(schema: Any) -> list[object]:
-    """Columns in which pandas keeps the rows' names, if they are that."""
+    """List the columns in which pandas keeps the rows' names."""
     try:
         described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     except (ValueError, RecursionError):
@@ -238,7 +238,7 @@ def _not_numeric(name: str, why: str) -> UserError:
 
 
 def _first_text(column: "pd.Series[Any]") -> str:
-    """Where a column has its first text, and which; empty where it has none."""
+    """Return where a column has its first text, and which; empty where it has none."""
     for row, value in enumerate(column, start=1):
         try:
             float(value)
@@ -248,7 +248,7 @@ def _first_text(column: "pd.Series[Any]") -> str:
 
 
 def _generated(count: int, rng: np.random.Generator) -> pd.DataFrame:
-    """The table that the top of this file describes."""
+    """Draw the table that the top of this file describes."""
     y = rng.integers(0, 2, size=count)
     mass = np.where(
         y == 1, rng.normal(SIGNAL_MASS, SIGNAL_WIDTH, size=count), 5.20 + 0.09 * rng.beta(1, 1.5, size=count)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 @cache
 def e2cnn() -> Any:
-    """The package's modules `gspaces`, `nn` and `nn.init`, as attributes.
+    """Return the package's modules `gspaces`, `nn` and `nn.init`, as attributes.
 
     From numpy 2 on `np.array(x, copy=False)` refuses to copy; e2cnn means `np.asarray`, and gets it. From 2.3 on arrays
     have no `tostring`, which some of its kernels' hashes call. Sums over three factors at once take e2cnn 15 s for
@@ -47,7 +47,7 @@ def e2cnn() -> Any:
 
 
 def _kernels_hash(kernels: Any) -> int:
-    """What e2cnn's kernels hash: their two representations, frequencies and phases."""
+    """Hash two representations, frequencies and phases, by which e2cnn caches kernels."""
     return hash((kernels.in_irrep, kernels.out_irrep, kernels.mu.tobytes(), np.asarray(kernels.gamma).tobytes()))
 
 
@@ -67,28 +67,28 @@ class Fields:
 
     @property
     def channels(self) -> int:
-        """Of a tensor that holds the fields."""
+        """Number of channels of a tensor that holds the fields."""
         return self.count * int(self.representation.size)
 
 
 def group(rotations: int, reflections: bool) -> Any:
-    """The plane with C_N, or D_N with reflections, acting on it."""
+    """Return the plane with C_N, or D_N with reflections, acting on it."""
     spaces = e2cnn().gspaces
     return spaces.FlipRot2dOnR2(rotations) if reflections else spaces.Rot2dOnR2(rotations)
 
 
 def image(space: Any, channels: int) -> Fields:
-    """An image: its channels do not change with the group."""
+    """Return the type of an image, whose channels do not change with the group."""
     return Fields(channels, space, space.trivial_repr)
 
 
 def functions(space: Any, count: int) -> Fields:
-    """So many functions on the group."""
+    """Return the type of so many functions on the group."""
     return Fields(count, space, space.regular_repr)
 
 
 def without_reflections(given: Fields, rotations: int) -> Fields:
-    """The same channels, of which only the change under the rotations of D_N counts."""
+    """Restrict the type of the same channels to the rotations of D_N."""
     kind = e2cnn().nn.FieldType(given.space, [given.representation]).restrict((None, rotations))
     return Fields(given.count, kind.gspace, kind.representations[0])
 
@@ -119,7 +119,7 @@ class SteerableConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs.count)) if bias else None
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """The kernel (outputs, inputs, size, size) and the bias (outputs,)."""
+        """Return the kernel (outputs, inputs, size, size) and the bias (outputs,)."""
         bias = None if self.bias is None else self.bias.repeat_interleave(self.elements)
         return torch.einsum("oid,dabyx->oaibyx", self.weights, self.basis).reshape(self.shape), bias
 
@@ -140,7 +140,7 @@ class SteerableConvolution(nn.Module):
 
 @cache
 def _pair_basis(inputs: Fields, outputs: Fields, size: int) -> tuple[Tensor, Tensor]:
-    """Equivariant kernels from one field to one field, and the deviations of their first weights.
+    """Return equivariant kernels from one field to one field, and the deviations of their first weights.
 
     Returns:
         (dimension, |out|, |in|, size, size) and (dimension,).
@@ -251,7 +251,7 @@ class Exporting(nn.Module):
 
 
 def _exported(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """A copy of the module, parts that are used twice staying one."""
+    """Copy the module; parts that are used twice stay one."""
     if module not in done:
         if isinstance(module, SteerableConvolution):
             done[module] = module.export()
@@ -264,7 +264,7 @@ def _exported(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def _disk(side: int) -> Tensor:
-    """1 up to 99 % of the largest radius, falling off within a few pixels beyond."""
+    """Return a mask: 1 up to 99 % of the largest radius, falling off within a few pixels beyond."""
     centre = (side - 1) / 2
     squared = (torch.arange(side) - centre).square()
     beyond = squared[:, None] + squared - (0.99 * centre) ** 2

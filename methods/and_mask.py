@@ -73,7 +73,7 @@ class ANDMask(Method):
         return 2 if self.temporal_memory is None else 1
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """The fraction of all elements that survived the last step, for the curves; with a memory, c."""
+        """Return the share of elements that survived the last step, for the curves; with a memory, c too."""
         state: State = {"surviving_fraction": next(iter(parameters.values())).new_ones(())}
         if self.temporal_memory is not None:
             state["signs"] = {name: torch.zeros_like(value) for name, value in parameters.items()}
@@ -107,7 +107,7 @@ class ANDMask(Method):
     def _remembered(
         self, memory: float, moments: Mapping[str, tuple[Tensor, ...]], state: State
     ) -> tuple[dict[str, tuple[Tensor, ...]], State]:
-        """The moments with running means of the signs in the place of the signs, and the state with these."""
+        """Replace the signs in the moments by running means. Returns the moments, and the state with the means."""
         old = state["signs"]
         signs = {name: memory * old[name] + (1 - memory) * sign for name, (_, sign, *_) in moments.items()}
         weight = 1 - memory ** (state["step"] + 1)

@@ -64,7 +64,7 @@ class RandomColor(nn.Module):
         return self.transformed(x, torch.rand(len(x), 2, dtype=x.dtype, device=x.device))
 
     def transformed(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The images with the changes that noise (N, 2) in [0, 1) stands for."""
+        """Apply to the images the changes that noise (N, 2) in [0, 1) stands for."""
         low, high = self.limits().unflatten(0, (2, 2)).unbind(1)
         brightness, contrast = (low + (high - low) * noise).T[:, :, None, None, None]
         p = (self.pixels.restored(x) + brightness).clamp(0, 1)

@@ -65,7 +65,7 @@ class Fishr(PenaltyMethod):
 
 
 def gradient_variances(outputs: Outputs) -> Tensor:
-    """Population variance over examples of the loss's gradient by the last layer: (E, weights + biases)."""
+    """Compute the variance over examples of the loss's gradient by the last layer: (E, weights + biases)."""
     phi = representation(outputs, "fishr")
     delta, phi = loss_gradients(outputs), torch.cat([phi, torch.ones_like(phi[..., :1])], -1)
     count = delta.shape[1]

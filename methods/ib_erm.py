@@ -48,6 +48,6 @@ class IBERM(PenaltyMethod):
 
 
 def mean_variance(outputs: Outputs, on: On, method: str) -> Tensor:
-    """Mean over environments and elements of the variance over examples."""
+    """Compute the mean over environments and elements of the variance over examples."""
     phi = outputs.prediction if on == "prediction" else representation(outputs, method)
     return phi.var(1).mean()

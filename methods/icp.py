@@ -61,7 +61,7 @@ class ICP(Method):
         return FeaturesAndHead(nn.Flatten(), head)
 
     def causes(self, x: Array, y: Array, env: NDArray[np.int64]) -> set[int]:
-        """The inputs in all accepted sets; x (N, D), y (N,), env (N,)."""
+        """Return the inputs that are in all accepted sets; x (N, D), y (N,), env (N,)."""
         common: set[int] | None = None
         for subset in _subsets(x.shape[1]):
             if common is not None and common <= set(subset):
@@ -73,14 +73,14 @@ class ICP(Method):
 
 
 def p_value(residuals: Array, env: NDArray[np.int64]) -> float:
-    """Of the hypothesis that the residuals (N,) have one mean and one variance in all environments; Bonferroni."""
+    """Test whether residuals (N,) have one mean and one variance in all environments; Bonferroni-corrected."""
     environments = np.unique(env)
     each = [_difference(residuals[env == e], residuals[env != e]) for e in environments]
     return float(len(environments) * min(each))
 
 
 def least_squares(x: Array, y: Array, columns: list[int]) -> Array:
-    """Coefficients of pooled least squares on some columns."""
+    """Compute the coefficients of pooled least squares on some columns."""
     return np.asarray(np.linalg.lstsq(x[:, columns], y, rcond=None)[0], dtype=np.float64)
 
 

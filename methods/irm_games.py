@@ -72,7 +72,7 @@ class IRMGames(UpdateSchedule):
     def combine(
         self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
-        """Player e's gradient is that of R_e, Φ's that of the mean."""
+        """Give player e the gradient of R_e, and the representation Φ that of the mean."""
         gradients: Gradients = {}
         for name, g in risk_grads.items():
             player = player_of(name)
@@ -107,13 +107,13 @@ class Ensemble(nn.Module):
 
 
 def player_of(name: str) -> int | None:
-    """Whose a parameter is, by its name; None for the representation's."""
+    """Return the player that a parameter belongs to, by its name; None for the representation's."""
     _, found, rest = f".{name}".partition(".players.")
     return int(rest.partition(".")[0]) if found else None
 
 
 def dense(inputs: int, outputs: int) -> nn.Linear:
-    """Xavier-uniform weights and biases of 0, as Keras has them."""
+    """Make a linear layer with Xavier-uniform weights and biases of 0, as in Keras."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -71,7 +71,7 @@ class IRMv1(GradientPenalty, PenaltyMethod):
         return self.weighted(squares.sum(1).mean(), state), state
 
     def _gradients(self, outputs: Outputs, rows: slice) -> Tensor:
-        """∇_w R_e of these rows of every environment: (E, size of w)."""
+        """Compute ∇_w R_e on these rows of every environment: (E, size of w)."""
         delta, z = loss_gradients(outputs)[:, rows], outputs.prediction[:, rows]
         if self.classifier == "head":
             phi = representation(outputs, "classifier head")[:, rows]

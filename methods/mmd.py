@@ -42,7 +42,7 @@ class MMD(PenaltyMethod):
 
 
 def kernel_means(phi: Tensor) -> Tensor:
-    """Mean kernel between the rows of every two environments: (E, B, D) -> (E, E)."""
+    """Compute the mean kernel between the rows of every two environments: (E, B, D) -> (E, E)."""
     environments, rows, _ = phi.shape
     distances = squared_distances(phi.flatten(0, 1))
     kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)

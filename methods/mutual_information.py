@@ -96,7 +96,7 @@ class MutualInformation(CriticMethod):
         return {"log_mean": torch.full((), -torch.inf, dtype=first.dtype, device=first.device)}
 
     def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """-I, with γ/2 times the squared input gradient where that is asked for."""
+        """Return -I, with γ/2 times the squared input gradient where that is asked for."""
         examples, shift = self.examples(outputs, batch), state["critic_updates"]
         joint, product = self._values(critic, examples, shift)
         loss = -self._bound(examples, joint, product)
@@ -123,7 +123,7 @@ class MutualInformation(CriticMethod):
         return self.weighted((hsic(examples) + SMALL).sqrt(), state), state
 
     def _values(self, critic: CriticFn, examples: Examples, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """T(a, z), (N,), and T(a, z'), (K, N), from one pass."""
+        """Compute T(a, z), (N,), and T(a, z'), (K, N), in one pass."""
         shifts = [shift + k for k in range(self.negatives if self.estimator == "infonce" else 1)]
         parts = [examples, *map(examples.with_partners, shifts)]
         label = None if examples.label is None else examples.label.repeat(len(parts))
@@ -132,7 +132,7 @@ class MutualInformation(CriticMethod):
         return values[0], values[1:]
 
     def _bound(self, examples: Examples, joint: Tensor, product: Tensor) -> Tensor:
-        """I from T(a, z), (N,), and T(a, z'), (K, N)."""
+        """Compute the bound I from T(a, z), (N,), and T(a, z'), (K, N)."""
         mean = examples.mean
         if self.estimator == "donsker_varadhan":
             return mean(joint) - examples.log_mean_exp(product[0])
@@ -146,7 +146,7 @@ class MutualInformation(CriticMethod):
     def _corrected(
         self, loss: Tensor, examples: Examples, joint: Tensor, product: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        """The same value with the gradient of E T(a, z) - E exp T(a, z') / m, m the running mean of E exp T(a, z')."""
+        """Return a value with the gradient of E T(a, z) - E exp T(a, z') / m, m the running mean of E exp T(a, z')."""
         rate, now = self.moving_average, examples.log_mean_exp(product)
         running = torch.logaddexp(state["log_mean"] + math.log1p(-rate), now.detach() + math.log(rate))
         # A mean that starts at zero has only this much of its weights.
@@ -155,7 +155,7 @@ class MutualInformation(CriticMethod):
         return loss.detach() - surrogate + surrogate.detach(), state | {"log_mean": running}
 
     def _input_gradient(self, critic: CriticFn, examples: Examples, shift: Tensor) -> Tensor:
-        """E (1-D)² |∇T(a, z)|² + E D² |∇T(a, z')|², with gradients by the score and by real-valued nuisances."""
+        """Compute E (1-D)² |∇T(a, z)|² + E D² |∇T(a, z')|², with gradients by the score and real-valued nuisances."""
         total = examples.score.new_zeros(())
         for part, sign in ((examples, -1), (examples.with_partners(shift), 1)):
             values, squares = _squared_gradients(critic, part)
@@ -180,7 +180,7 @@ class StatisticsNetwork(nn.Module):
 
 
 def hsic(examples: Examples) -> Tensor:
-    """Σ_σ of the squared distance between the kernel means of (a, z) and of the product of its marginals.
+    """Sum over σ the squared distance between the kernel means of (a, z) and of the product of its marginals.
 
     The biased estimate with kernels exp(-d² / 2σ²), of the examples that count (Gretton et al., 2005).
     """
@@ -198,7 +198,7 @@ def hsic(examples: Examples) -> Tensor:
 
 
 def _squared_gradients(critic: CriticFn, examples: Examples) -> tuple[Tensor, Tensor]:
-    """T and |∇T|², both (N,)."""
+    """Compute T and |∇T|², both (N,)."""
     continuous = examples.nuisance.is_floating_point()
     inputs = (examples.score, examples.nuisance) if continuous else (examples.score,)
 

@@ -42,13 +42,13 @@ class PCGrad(Method):
         return {name: mean + penalty_grad[name] for name, mean in means.items()}, state
 
     def _orders(self, gram: Tensor) -> Tensor:
-        """For every environment the order (E, E) of all environments."""
+        """Draw for every environment the order (E, E) of all environments."""
         keys = gram if self.order == "most_conflicting" else torch.rand_like(gram)
         return keys.argsort(1)
 
 
 def projected(gram: Tensor, orders: Tensor) -> Tensor:
-    """Coefficients (E, E): row i says what is left of g_i in terms of all g."""
+    """Compute coefficients (E, E): row i gives what is left of g_i as a sum of all g."""
     count = len(gram)
     own = torch.eye(count, dtype=gram.dtype, device=gram.device)
     coefficients = own

@@ -49,21 +49,21 @@ class RSC(FeatureTransform):
 
 
 def score(prediction: Tensor, y: Tensor) -> Tensor:
-    """z_y of each example (N,), from logits (N, classes), or (N, 1) of class 1 against class 0."""
+    """Return z_y of each example (N,), from logits (N, classes), or (N, 1) of class 1 against class 0."""
     if prediction.shape[1] == 1:
         return prediction[:, 0] * (2 * y - 1)
     return (prediction * one_hot(y, prediction.shape[1], prediction.dtype)).sum(1)
 
 
 def probability(prediction: Tensor, y: Tensor) -> Tensor:
-    """Of the right class (N,)."""
+    """Return the probability of the right class (N,)."""
     if prediction.shape[1] == 1:
         return score(prediction, y).sigmoid()
     return (prediction.softmax(1) * one_hot(y, prediction.shape[1], prediction.dtype)).sum(1)
 
 
 def quantile(values: Tensor, share: float) -> Tensor:
-    """Along the last axis, between the two nearest values linearly (numpy's default)."""
+    """Compute a quantile along the last axis, interpolated linearly (numpy's default)."""
     ordered = values.sort(-1).values
     place = share * (values.shape[-1] - 1)
     below = min(int(place), values.shape[-1] - 1)

@@ -131,7 +131,7 @@ class Steerable(Method):
         return nn.Sequential(Fitted(side, _black(problem)), body, *head, nn.Dropout(0.3)), hidden
 
     def _counts(self, *published: int) -> list[int]:
-        """Numbers of fields, at least one each."""
+        """Return the numbers of fields, at least one each."""
         return [max(1, round(self.width * count)) for count in published]
 
 
@@ -148,7 +148,7 @@ class _Small(nn.Module):
         self.invariant = FieldMaximum(invariants)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to invariants (N, count)."""
+        """Map images (N, C, H, W) to invariants (N, count)."""
         for convolution, norm in zip((self.first, self.middle, self.middle), self.norms, strict=True):
             x = torch.relu(norm(convolution(x)))
         pooled = nn.functional.avg_pool2d(self.last(x), 3)
@@ -157,7 +157,7 @@ class _Small(nn.Module):
 
 
 def _side(problem: Problem, fits: Callable[[int], bool], parity: int | None = None) -> int:
-    """The smallest side of at least the image's that fits, of the image's parity unless the layers want another."""
+    """Return the smallest side that holds the image, of its parity unless the layers need another."""
     longest = max(problem.input_shape[1:])
     parity = longest % 2 if parity is None else parity
     return next(side for side in itertools.count(longest) if side % 2 == parity and fits(side))

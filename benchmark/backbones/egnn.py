@@ -71,7 +71,7 @@ class _Layer(nn.Module):
         self.update = _two_layers(2 * width, width)
 
     def forward(self, h: Tensor, squared: Tensor, others: Tensor) -> Tensor:
-        """Features (N, n, width), squared distances and mask of the pairs (N, n, n, 1)."""
+        """Update features (N, n, width) by squared distances and mask of the pairs (N, n, n, 1)."""
         joint = self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.distance(squared)
         message = self.message(joint)
         received = (self.attention(message) * message * others).sum(2)

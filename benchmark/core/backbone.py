@@ -18,7 +18,7 @@ class Backbone(Settings):
 
     @abstractmethod
     def build(self, problem: Problem) -> nn.Module:
-        """A freshly initialised network for this problem's inputs and outputs; randomness from torch's generator."""
+        """Build a network for this problem's inputs and outputs, initialised by torch's generator."""
 
 
 class FeaturesAndHead(nn.Module):

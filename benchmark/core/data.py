@@ -27,21 +27,21 @@ Variant = Literal["full", "partial", "synthetic"]
 
 
 class Pixels(NamedTuple):
-    """How images are standardised: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
+    """Standardisation of images: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
 
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
 
     def standardised(self, pixels: Tensor) -> Tensor:
-        """Pixels (..., C, H, W) as a network sees them."""
+        """Standardise pixels (..., C, H, W) to what a network is given."""
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
 
     def restored(self, x: Tensor) -> Tensor:
-        """The inverse of `standardised`."""
+        """Invert `standardised`."""
         return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
 
     def black(self, x: Tensor) -> Tensor:
-        """What a black pixel is in standardised images like x (C or 1, 1, 1)."""
+        """Return the value of a black pixel in standardised images like x (C or 1, 1, 1)."""
         return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
 
     def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -77,32 +77,32 @@ class Split:
         return len(self.x)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parts that exist, by name."""
+        """Return the tensors that exist, by name."""
         parts = {"x": self.x, "y": self.y, "env": self.env, "nuisance": self.nuisance}
         return {name: value for name, value in parts.items() if value is not None}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
-        """The same split with `change` applied to every tensor."""
+        """Apply `change` to every tensor of the split."""
         return replace(self, **{name: change(value) for name, value in self.tensors().items()})
 
     def rows(self, index: slice | Tensor) -> "Split":
-        """The examples of an index, slice or mask."""
+        """Select the examples of an index, slice or mask."""
         return self.map(lambda t: t[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Split":
-        """The split on `device`, its real-valued tensors as `dtype`."""
+        """Move the split to `device`, its real-valued tensors as `dtype`."""
         return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
 
 
 def concatenate(splits: Sequence[Split]) -> Split:
-    """One split after another; they must have the same parts."""
+    """Append splits to one; they must have the same parts."""
     return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].tensors()})
 
 
 def drawn_splits(
     draw: Callable[[int, np.random.Generator], Split], sizes: Mapping[str, int], seed: np.random.SeedSequence
 ) -> dict[str, Split]:
-    """Splits of these sizes from one law, each from a stream of its own; a size of 0 makes no split."""
+    """Draw splits of these sizes from one law, each from a separate stream; a size of 0 makes no split."""
     streams = dict(zip(sizes, children(seed, len(sizes)), strict=True))
     return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
 
@@ -115,7 +115,7 @@ class PairedTargets(NamedTuple):
     share: Tensor
 
     def rows(self, index: int | slice) -> "PairedTargets":
-        """Those of some environments."""
+        """Select the targets of some environments."""
         return PairedTargets(self.first[index], self.second[index], self.share[index])
 
 
@@ -131,12 +131,12 @@ class Batch(NamedTuple):
     nuisance: Tensor | None = None
 
     def environments(self, index: slice) -> "Batch":
-        """Some of the environments."""
+        """Select some of the environments."""
         nuisance = None if self.nuisance is None else self.nuisance[index]
         return Batch(self.x[index], self.y[index], self.env[index], nuisance)
 
     def mixed(self, x: Tensor, y: PairedTargets, first: Tensor) -> "Batch":
-        """Other inputs with two targets each, for a method that mixes; the rest is that of the environments `first`."""
+        """Replace the inputs by others with two targets each, for a method that mixes; `first` gives all else."""
         nuisance = None if self.nuisance is None else self.nuisance[first]
         return self._replace(x=x, y=y, env=self.env[first], nuisance=nuisance)  # type: ignore[arg-type]
 
@@ -210,7 +210,7 @@ class Problem:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a record keeps of the data."""
+        """Facts about the data for a record."""
         return {
             "metric": self.metric or f"test_{self.task.primary}",
             "primary": self.task.primary,
@@ -237,7 +237,7 @@ class Problem:
         return {f"{name}_{self.task.primary}": score.double().mean().item() for name, score in scores.items()}
 
     def without_environment(self, number: int) -> "Problem":
-        """The problem with a training environment as split `held_out` instead; those behind it move up by one.
+        """Move a training environment to split `held_out`; higher environment numbers move down by one.
 
         Its examples leave the validation split, too, and the split goes where none are left.
 
@@ -262,7 +262,7 @@ class Problem:
         return replace(self, splits=splits)
 
     def with_validation(self, share: float, seed: np.random.SeedSequence) -> "Problem":
-        """The problem with a validation set: its own, else a random share of each training environment, rounded down.
+        """Ensure a validation set: the problem's, else a random share of each training environment, rounded down.
 
         Args:
             share: 0 to below 1, so that every environment keeps an example for training.
@@ -285,7 +285,7 @@ class Problem:
         return replace(self, splits=splits)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":
-        """The problem on a device; fingerprint it before, since the type of the numbers is part of it."""
+        """Move the problem to a device. Fingerprint it before: the type of the numbers is part of that."""
         return replace(self, splits={name: split.to(device, dtype) for name, split in self.splits.items()})
 
 
@@ -321,13 +321,13 @@ class Dataset(Settings):
     )
 
     def capabilities(self) -> tuple[str, ...]:
-        """What these very settings provide; a dataset with several tasks overrides this."""
+        """Return what these settings provide; a dataset with several tasks overrides this."""
         fields = type(self).model_fields
         off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
         return tuple(what for what in self.provides if what not in off)
 
     def files(self) -> tuple[Path, ...]:
-        """What these settings read of this machine, which could be other than it was; empty where nothing is there."""
+        """List the local files that these settings read and that may change; empty where there are none."""
         return tuple(release(self.release).locate().values()) if self.release else ()
 
     @abstractmethod
@@ -336,18 +336,18 @@ class Dataset(Settings):
 
 
 def _without(split: Split, env: Tensor, number: int) -> Split:
-    """The examples of all environments but one; the numbers behind it move up."""
+    """Select the examples of all environments but one; higher environment numbers move down by one."""
     kept = env != number
     return replace(split.rows(kept), env=(env - (env > number).to(env.dtype))[kept])
 
 
 def floats(array: NDArray[Any]) -> Tensor:
-    """Numbers of any type as a float32 tensor."""
+    """Convert numbers of any type to a float32 tensor."""
     return torch.from_numpy(array.astype(np.float32))
 
 
 def subset(count: int | None, available: int, what: str) -> int:
-    """`count`, or all where it is None. Raises UserError when more are asked for than there are."""
+    """Return `count`, or all where it is None. Raises UserError when more are asked for than there are."""
     if count is not None and count > available:
         raise UserError(f"{what} is {count}, but there are only {available}; ask for at most that many")
     return available if count is None else count

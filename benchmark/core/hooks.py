@@ -22,7 +22,7 @@ Head = Callable[[Tensor], Tensor]
 
 
 class GradientPenalty(Method):
-    """Adds a penalty on the gradients of the risks."""
+    """Mixin: add a penalty on the gradients of the risks."""
 
     @property
     def penalises_gradients(self) -> bool:
@@ -35,14 +35,14 @@ class GradientPenalty(Method):
 
 
 class WeighsPenalty(Method):
-    """A gradient rule that weighs a penalty against the risk, so another part must have one."""
+    """Mixin: weigh a penalty against the risk in the gradient rule, so another part must have a penalty."""
 
     penalty_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Settings of penalties beside such a rule, by the penalty's name. A plain literal."""
 
 
 class ScaledObjective(Method):
-    """Multiplies the whole objective, weight decay and l1 included."""
+    """Mixin: multiply the whole objective, weight decay and l1 included."""
 
     @abstractmethod
     def scale(self, state: State) -> Tensor | float:
@@ -50,7 +50,7 @@ class ScaledObjective(Method):
 
 
 class OptimizerRestarts(Method):
-    """Lets the optimiser start afresh in the middle of a run."""
+    """Mixin: restart the optimiser in the middle of a run."""
 
     @abstractmethod
     def restarts(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class Update(NamedTuple):
 
 
 class UpdateSchedule(Method):
-    """Changes the order of updates: which parameters a step moves, or one update for each environment."""
+    """Mixin: change which parameters a step moves, or make one update for each environment."""
 
     one_per_environment: ClassVar[bool] = False
     """Whether a step makes one update for each environment, one after another, and then calls `finish_step`."""
@@ -80,7 +80,7 @@ class UpdateSchedule(Method):
 
 
 class BatchMixing(Method):
-    """Changes a batch ahead of the forward pass."""
+    """Mixin: change a batch ahead of the forward pass."""
 
     @abstractmethod
     def mix(self, batch: Batch, state: State) -> Batch:
@@ -88,7 +88,7 @@ class BatchMixing(Method):
 
 
 class FeatureTransform(Method):
-    """Changes the representation between the network's body and its head, in training only."""
+    """Mixin: change the representation between the network's body and its head, in training only."""
 
     @abstractmethod
     def features(self, representation: Tensor, head: Head, y: Tensor, state: State) -> Tensor:
@@ -122,7 +122,7 @@ class Critic:
 
 
 class WithCritic(Method):
-    """Trains a critic beside the model, and adds a penalty that is computed with the critic."""
+    """Mixin: train a critic beside the model, and add a penalty that is computed with the critic."""
 
     @abstractmethod
     def critic(self, problem: Problem, outputs: Outputs) -> Critic | None:

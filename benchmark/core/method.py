@@ -21,7 +21,7 @@ State = Tree
 
 
 class Outputs(NamedTuple):
-    """What a network says of its inputs, with the inputs' leading shape.
+    """Outputs of a network, with the inputs' leading shape.
 
     prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one;
     learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,);
@@ -34,13 +34,13 @@ class Outputs(NamedTuple):
     loss_gradients: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
-        """The same outputs with `change` applied to what belongs to the inputs."""
+        """Apply `change` to the outputs that belong to inputs."""
         representation = None if self.representation is None else change(self.representation)
         return self._replace(prediction=change(self.prediction), representation=representation)
 
 
 def as_outputs(value: Tensor | Outputs) -> Outputs:
-    """Networks may return their logits alone."""
+    """Wrap logits, which a network may return alone, as outputs."""
     return value if isinstance(value, Outputs) else Outputs(value)
 
 
@@ -75,12 +75,12 @@ class Method(Settings):
 
     @property
     def min_environments(self) -> int:
-        """How many environments a step needs for the method to be more than ERM."""
+        """Minimum number of environments of a step for the method to differ from ERM."""
         return 2 if "environments" in type(self).requires else 1
 
     @property
     def min_examples(self) -> int:
-        """How many examples of an environment a step needs for the method to be defined."""
+        """Minimum number of examples of each environment in a step for the method to be defined."""
         return 1
 
     @property
@@ -94,19 +94,19 @@ class Method(Settings):
         return model
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """Tensors that the other hooks carry from step to step, for so many training environments. ERM has none."""
+        """Return the tensors that hooks carry from step to step, for so many training environments. ERM has none."""
         return {}
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
-        """The objective: one number from the risks (E,) of the environments with indices env (E,). ERM's: the mean."""
+        """Return the objective, one number, from the risks (E,) of environments env (E,). ERM: the mean."""
         return risks.mean(), state
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """Added to the objective. Leading shape (E, B) in outputs and batch. ERM's is zero."""
+        """Return the penalty that is added to the objective; outputs and batch lead with (E, B). ERM: zero."""
         return risks.new_zeros(()), state
 
     def moments(self, gradient: Tensor) -> tuple[Tensor, ...]:
-        """Element-wise functions of an environment's gradient (..., *param).
+        """Compute element-wise functions of an environment's gradient (..., *param).
 
         Their means over environments are all that `combine_moments` gets to see, so the engine can add them up one
         environment at a time and never hold E copies of the gradient. ERM needs the gradient itself.
@@ -116,13 +116,13 @@ class Method(Settings):
     def combine_moments(
         self, moments: Mapping[str, tuple[Tensor, ...]], penalty_grad: Gradients, state: State
     ) -> tuple[Gradients, State]:
-        """The step's gradient from the mean moments, each (*param). ERM's is the mean gradient plus the penalty's."""
+        """Return the step's gradient from mean moments, each (*param). ERM: the mean gradient plus the penalty's."""
         return {name: mean + penalty_grad[name] for name, (mean, *_) in moments.items()}, state
 
     def combine(
         self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
-        """The step's gradient from the gradients (E, *param) of environments env (E,), and the penalty's (*param).
+        """Return the step's gradient from the gradients (E, *param) of environments env (E,) and that of the penalty.
 
         Override this only for a rule that no moments can express, as PCGrad's; the engine then holds all E gradients.
         """
@@ -136,5 +136,5 @@ def overrides(method: Method, *hooks: str) -> bool:
 
 
 def class_overrides(method: type[Method], *hooks: str) -> bool:
-    """The same of the class itself."""
+    """Tell whether a class overrides a hook."""
     return any(getattr(method, hook) is not getattr(Method, hook) for hook in hooks)

@@ -34,7 +34,7 @@ Headline = Literal["always", "in test", "never"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric.
+    """Metric: its name, direction, unit, and how tables and figures show it.
 
     Args:
         name: as columns have it between the split and the environment, e.g. `mutual_information`. One that ends in `*`
@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def words(self) -> str:
-        """What the metric is called in a paper."""
+        """Name of the metric in a paper."""
         return self.display_name or _words(self.name)
 
 
@@ -145,12 +145,12 @@ def parse_column(column: str, primary: str = "") -> Column:
 
 
 def _parts(column: str) -> Column:
-    """The parts that are told by their own words alone."""
+    """Return the parts of a column's name that are recognised by fixed words."""
     return Column(**COLUMN.fullmatch(column).groupdict(""))  # type: ignore[union-attr]  # any text is a name at least
 
 
 def find_metric(name: str) -> Metric | None:
-    """The entry of a metric, by the name that `parse_column` gives; None where there is none."""
+    """Return the entry of a metric by the name that `parse_column` gives; None where there is none."""
     metrics = _metrics()
     if name in metrics:
         return metrics[name]
@@ -163,7 +163,7 @@ def find_metric(name: str) -> Metric | None:
 
 
 def metric_of(name: str) -> Metric:
-    """The same, with what is assumed of a metric that is not known: no direction; a headline, if it has no section."""
+    """Return the entry of a metric; an unknown one has no direction and is a headline if it has no section."""
     return find_metric(name) or Metric(name, None, headline="never" if "." in name else "always")
 
 

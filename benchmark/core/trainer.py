@@ -11,7 +11,7 @@ Strategy = Literal["joint", "loop", "vmap"]
 
 
 class TrainerConfig(Settings):
-    """How a model is trained, whatever the method."""
+    """Settings of training, the same for every method."""
 
     epochs: int | None = setting(None, "passes over the smallest environment's examples; or give steps", ge=1)
     steps: int | None = setting(None, "optimiser steps; or give epochs", ge=1)
@@ -100,11 +100,11 @@ class TrainerConfig(Settings):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Length of the run."""
+        """Return the number of steps of the run."""
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def rate_factor(self, step: int, steps_per_epoch: int) -> float:
-        """Multiple of the learning rate for the step with this index, counted from 0."""
+        """Return the multiple of the learning rate for the step with this index, from 0."""
         total = self.total_steps(steps_per_epoch)
         progress = step / total
         factor = min(progress / self.warmup, 1.0) if self.warmup else 1.0

@@ -44,7 +44,7 @@ def command_of(spec: RunSpec, seeds: Sequence[int]) -> str:
 
 
 def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
-    """`0-4`, `0,2,7` and mixtures, a number or a list, without repetition.
+    """Parse seeds: `0-4`, `0,2,7` and mixtures, a number or a list, without repetition.
 
     >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]

@@ -32,7 +32,7 @@ from invbench.system.signals import stop_requests
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a call of `bench sweep` asks for.
+    """Request of a call of `bench sweep`.
 
     Args:
         sweep: what should be run.
@@ -54,7 +54,7 @@ class SweepRequest:
     def read(
         cls, name: str, out: str | Path | None, tier: str, rerun: str, fuse: str | None = None, quiet: bool = False
     ) -> Self:
-        """Of a sweep of the package, or a file; its folder is results/<name> where it is None.
+        """Read a sweep of the package or of a file; its folder is results/<name> where `out` is None.
 
         Raises:
             UserError: there is no such sweep or choice, or something in the sweep is wrong.
@@ -64,11 +64,11 @@ class SweepRequest:
         return cls(Sweep.read(name), folder, tier, again, quiet, None if fuse is None else parse_fuse(fuse))
 
     def runs(self) -> list[RunConfig]:
-        """Of the sweep; where results lead a search, as far as those in the folder lead."""
+        """Return the runs of the sweep; of a search that results lead, those that are known so far."""
         return self.sweep.runs(self.tier, metrics_of(self.out))
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Print one line to stderr."""
         if not self.quiet:
             announce(text)
 
@@ -198,7 +198,7 @@ def _conclude(request: SweepRequest, configs: Sequence[RunConfig], watch: SweepM
 
 
 def dry_run(request: SweepRequest, workers: int) -> list[str]:
-    """Every run with its status and settings that others do not share, and what the ones that are left will cost."""
+    """List every run with its status and the settings that vary, and estimate the cost of those that are left."""
     configs, out = request.runs(), request.out
     settings = told_apart(configs)
     status_of, costs = statuses(configs, out), CostEstimator(out)
@@ -224,7 +224,7 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
 
 
 def _grouped(failures: Sequence[str]) -> dict[str, int]:
-    """Messages with how often they came, whichever run they are of."""
+    """Count messages, whichever run they are of."""
     groups: dict[str, list[str]] = {}
     for text in failures:
         groups.setdefault(text.partition(": ")[2], []).append(text)

@@ -12,7 +12,7 @@ MOST_THREADS = 1024
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let OpenMP's threads sleep while they wait, unless the user has chosen; to be called before torch is loaded.
+    """Let OpenMP's threads sleep while they wait, unless the user has chosen. Call it before torch is loaded.
 
     A thread that spins is quicker on an idle machine, and ruins a run beside others: `scripts/benchmark_contention.py`.
     """

@@ -74,7 +74,7 @@ def _made(config: RunConfig) -> Problem:
 
 
 def _key(config: RunConfig) -> str:
-    """Equal where the data are: dataset, settings, seed, what is left out, and the files as they are now."""
+    """Return a key that is equal where the data are: dataset, settings, seed, held-out environment, files."""
     files = [(str(path), *_stamp(path)) for path in config.dataset.files()]
     settings = config.spec.dataset_settings
     dataset = [config.spec.dataset, id(type(config.dataset))]  # a class may be registered anew
@@ -96,7 +96,7 @@ def _bytes(problem: Problem) -> int:
 
 
 class RestoredRun(NamedTuple):
-    """What a run trained: the model with its last weights, in evaluation mode, and its problem on the same device."""
+    """Result of a run: the model with its last weights, in evaluation mode, and its problem on the same device."""
 
     config: RunConfig
     problem: Problem
@@ -147,7 +147,7 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
 
 
 def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:
-    """The network of a run, freshly initialised, where and as it is trained."""
+    """Build the network of a run, freshly initialised, on the device and in the type in which it is trained."""
     keep_freed_memory()
     model = build_model(config, problem).to(device, getattr(torch, config.trainer.dtype))
     if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
@@ -156,7 +156,7 @@ def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch
 
 
 def build_model(config: RunConfig, problem: Problem) -> torch.nn.Module:
-    """The network of a run, freshly initialised on the CPU. The backbone's numbers do not depend on the method."""
+    """Build the network of a run on the CPU. Its initial numbers do not depend on the method."""
     with torch_stream(stream(config.spec.seed, "init")):
         backbone = config.backbone.build(problem) if config.backbone else torch.nn.Identity()
     return config.method.build(backbone, problem, config.spec.seed)

@@ -30,7 +30,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 
 
 class Engine(Protocol):
-    """Where runs are carried out."""
+    """Protocol of an engine, which carries out runs."""
 
     def run(self, configs: "Sequence[RunConfig]", options: "Options", watch: "SweepMonitor") -> None:
         """Carry out the runs, tell the watch, and begin none while it drains."""
@@ -77,7 +77,7 @@ ENGINES: dict[str, Callable[..., Engine]] = {
 
 
 def make_engine(name: str, **options: Any) -> Engine:
-    """The engine of a name, with those options that are not None.
+    """Make the engine of a name, with those options that are not None.
 
     Raises:
         UserError: there is no such engine, or it does not take an option or its value.

@@ -19,10 +19,10 @@ class Handle(Protocol):
     """A job that was handed to a cluster."""
 
     def outcomes(self) -> Sequence[Outcome] | None:
-        """How its runs ended; None while it waits or works."""
+        """Return how the job's runs ended; None while it waits or works."""
 
     def stop(self) -> None:
-        """Let it keep its checkpoint and end."""
+        """Ask the job to write its checkpoint and end."""
 
 
 Submit = Callable[[Sequence[Sequence[RunConfig]]], Sequence[Handle]]
@@ -66,7 +66,7 @@ def carry_out_elsewhere(
 
 
 def _look(folder: RunFolder, job: Job, watch: SweepMonitor) -> None:
-    """What the claim of the job's first run tells: where it is, and how far."""
+    """Report where the job's first run is and how far, by its lease file."""
     seen = read_lease(folder.lease_file)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
         place = f"{seen.holder.host}, process {seen.holder.pid}"

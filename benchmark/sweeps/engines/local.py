@@ -192,14 +192,14 @@ class _Work:
         self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]
 
     def _stopped(self, outcome: Outcome) -> Outcome:
-        """What a run has come to that was asked to stop: interrupted by the user, or out of time."""
+        """Return the outcome of a run that was asked to stop: interrupted by the user, or out of time."""
         if self.watch.draining:
             return Outcome("interrupted", message=outcome.message)
         limit = self.engine.rules.timeout
         return Outcome("failed", "timeout", f"not done after {limit:g} s; a longer --timeout continues it")
 
     def _ask_to_stop(self, number: int, now: float) -> None:
-        """SIGTERM for the slot's process: the run keeps its checkpoint and ends. Before it trains it just ends."""
+        """Send SIGTERM to the slot's process: a run writes its checkpoint and ends; before training it ends at once."""
         self.busy[number] = self.busy[number]._replace(stopping=True)
         limit = self.engine.rules.timeout
         grace = GRACE_SECONDS if limit is None or self.watch.draining else min(GRACE_SECONDS, limit)
@@ -226,7 +226,7 @@ class _Work:
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Processes and threads that begin in this block never get a terminal's Ctrl-C; this process gets it afterwards.
+    """Start processes and threads without a terminal's Ctrl-C; this process receives it after the block.
 
     Otherwise one that is still being loaded would tell of it at length.
     """
@@ -239,7 +239,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def outcomes_of(done: "Future[Any]", runs: int) -> list[Outcome]:
-    """The answer of a process on so many runs, or what its end means."""
+    """Return a process's answer on so many runs, or what its end means."""
     end = _end(done)
     return done.result() if end is None else [end] * runs
 
@@ -262,7 +262,7 @@ def _place(slot: Slot) -> str:
 
 
 def free_memory(slots: Sequence[Slot]) -> dict[str, float]:
-    """Bytes by device; of a GPU only where nvidia-ml-py is installed, and never more than this machine has itself."""
+    """Return free bytes by device, at most this machine's; of a GPU only where nvidia-ml-py is installed."""
     host = float(psutil.virtual_memory().available)
     return {device: min(host, _gpu_memory(device)) for device in {slot.device for slot in slots}}
 
@@ -282,7 +282,7 @@ def _gpu_memory(device: str) -> float:
 
 @dataclass(frozen=True)
 class LocalResources:
-    """Where a sweep on one machine works.
+    """Devices and places of a sweep on one machine.
 
     Args:
         gpus: such as `0,2`, places in the list of visible GPUs; all where it is None.
@@ -297,7 +297,7 @@ class LocalResources:
     threads: int = 1
 
     def slots(self) -> list[Slot]:
-        """One for each run at a time. Raises UserError where there is nothing of what is asked for."""
+        """Make a slot for each run at a time. Raises UserError where there is no such device."""
         if self.workers is not None and self.gpus:
             raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
         numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
@@ -315,5 +315,5 @@ class LocalResources:
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -64,7 +64,7 @@ class Task:
         self.ray, self.reference, self.runs = ray, reference, runs
 
     def outcomes(self) -> list[Outcome] | None:
-        """How its runs ended; None while it waits or works."""
+        """Return how the job's runs ended; None while it waits or works."""
         ready, _ = self.ray.wait([self.reference], timeout=0)
         if not ready:
             return None
@@ -86,7 +86,7 @@ class Task:
         return outcomes
 
     def stop(self) -> None:
-        """SIGINT: the run keeps its checkpoint and ends; one that waits does not begin."""
+        """Send SIGINT: a run writes its checkpoint and ends; a waiting one does not begin."""
         self.ray.cancel(self.reference, force=False)
 
 

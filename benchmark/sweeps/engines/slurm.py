@@ -94,7 +94,7 @@ class SlurmEngine:
 
 
 def _most_in_an_array() -> int:
-    """Jobs that one array may have."""
+    """Return the maximum number of jobs of one array."""
     shown = subprocess.run(["scontrol", "show", "config"], check=False, capture_output=True, text=True).stdout
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
     return max(1, int(found[1])) if found else USUAL_ARRAY
@@ -102,7 +102,7 @@ def _most_in_an_array() -> int:
 
 @dataclass
 class SlurmRun:
-    """What a job calls."""
+    """Callable of a Slurm job."""
 
     options: Options
     answers: Path
@@ -118,7 +118,7 @@ class SlurmRun:
             write_text(self.answers / f"{RunSpec.model_validate(spec).run_id}.json", json.dumps(outcome._asdict()))
 
     def checkpoint(self, specs: Sequence[dict[str, Any]]) -> Any:
-        """What submitit queues when time is up: the same again, which goes on at the last checkpoint."""
+        """Return what submitit queues when time is up: the same job, which continues at the last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, specs)
@@ -126,7 +126,7 @@ class SlurmRun:
 
 @contextmanager
 def _time_is_up() -> Iterator[list[Callable[[], Outcome]]]:
-    """Slurm's word, or another job's, that this one must end soon, lets the run keep its checkpoint first.
+    """Handle the signal that this job must end soon: the run writes its checkpoint first.
 
     Yields a list that is empty until then. What is in it queues the job again and ends this process, or says why not.
     """
@@ -155,7 +155,7 @@ def _time_is_up() -> Iterator[list[Callable[[], Outcome]]]:
 
 
 class Jobs:
-    """Which run was submitted as which job, and which jobs Slurm still knows."""
+    """Map from runs to the jobs that they were submitted as, and the jobs that Slurm still knows."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "jobs.json"
@@ -165,7 +165,7 @@ class Jobs:
         self.asked = -ASK_SECONDS
 
     def add(self, new: Mapping[str, str]) -> None:
-        """Runs that were submitted just now."""
+        """Add runs that have just been submitted."""
         self.of_run |= new
         self.known |= set(new.values())
         self.asked = time.monotonic()
@@ -180,15 +180,15 @@ class Jobs:
         return self.of_run[run_id] in self.known
 
     def cancel(self, run_id: str) -> None:
-        """SIGTERM, and SIGKILL after Slurm's KillWait."""
+        """Cancel the job: SIGTERM, and SIGKILL after Slurm's KillWait."""
         subprocess.run(["scancel", self.of_run[run_id]], check=False, capture_output=True)
 
     def answer_file(self, run_id: str) -> Path:
-        """Where the run's job says how it ended."""
+        """Return the path of the file in which the run's job reports its end."""
         return self.folder / f"{run_id}.json"
 
     def answer(self, run_id: str) -> Outcome | None:
-        """What the run's job left."""
+        """Return what the run's job has reported."""
         try:
             return Outcome(**json.loads(self.answer_file(run_id).read_text()))
         except (OSError, ValueError, TypeError):
@@ -208,7 +208,7 @@ class SlurmJob:
         self.run_ids, self.jobs = run_ids, jobs
 
     def outcomes(self) -> list[Outcome] | None:
-        """How its runs ended; None while one of them waits or works."""
+        """Return how the job's runs ended; None while one of them waits or works."""
         if any(self.jobs.queued(run_id) for run_id in self.run_ids):
             return None
         return [self.jobs.answer(run_id) or self._silent(run_id) for run_id in self.run_ids]
@@ -218,6 +218,6 @@ class SlurmJob:
         return Outcome("failed", "killed", text)
 
     def stop(self) -> None:
-        """A running one keeps its checkpoint and ends; one that waits is taken out of the queue."""
+        """Stop the job: a running one writes its checkpoint and ends; a waiting one leaves the queue."""
         for run_id in self.run_ids:
             self.jobs.cancel(run_id)

@@ -61,7 +61,7 @@ def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
 
 
 def _outcome(result: Record | BaseException) -> Outcome:
-    """What a run's record, or what stopped it, means for the sweep."""
+    """Return what a run's record, or the error that stopped it, means for the sweep."""
     if isinstance(result, Record):
         return Outcome("done")
     if isinstance(result, RunFailed):
@@ -99,7 +99,7 @@ def _follow(parent: int) -> None:
 def settle_outcomes(
     job: Job, outcomes: Sequence[Outcome], configs: Mapping[str, RunConfig], out: Path, watch: SweepMonitor
 ) -> list[Job]:
-    """Tell the watch how an attempt at the runs of a job ended. Returns the jobs for those that deserve another one."""
+    """Tell the monitor how an attempt at the runs of a job ended. Returns the jobs of other attempts."""
     following = []
     apart: list[tuple[str, Outcome]] = []
     for run_id, outcome in zip(job.run_ids, outcomes, strict=True):
@@ -119,7 +119,7 @@ def settle_outcomes(
 
 
 def _settle_outcome(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: SweepMonitor) -> Job | None:
-    """The same of one run.
+    """Tell the monitor how one run ended. Returns the job of another attempt at it, if it deserves one.
 
     What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.
     """
