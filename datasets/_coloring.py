@@ -35,10 +35,10 @@ def coloured(
     """
     label = (digits < 5) ^ (rng.random(len(digits)) < label_noise)
     colour = label ^ (rng.random(len(digits)) < np.asarray(flips)[env])
-    shown = torch.from_numpy(colour.astype(np.int64))
-    channels = torch.nn.functional.one_hot(shown, 2).to(images)
+    color_index = torch.from_numpy(colour.astype(np.int64))
+    channels = torch.nn.functional.one_hot(color_index, 2).to(images)
     x = images if grayscale else images * channels[:, :, None, None]
-    return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), shown)
+    return Split(x, torch.from_numpy(label.astype(np.int64)), torch.from_numpy(env), color_index)
 
 
 def irm_splits(

@@ -141,11 +141,11 @@ class Structure:
             weights, effects = np.eye(self.invariant), np.eye(self.invariant, self.spurious)
         rotation = orthogonal(self.invariant + self.spurious, rng)
         mixing = rotation if self.scrambled else None
-        found = splits(self._draws(rng, weights, effects), sizes, examples, permuted, mixing)
+        parts = splits(self._draws(rng, weights, effects), sizes, examples, permuted, mixing)
         if self.kind != "regression":
-            return Problem(found, BinaryClassification(), "vector", "synthetic")
+            return Problem(parts, BinaryClassification(), "vector", "synthetic")
         task = Regression("units of y", primary="mean_squared_error")
-        return Problem(found, task, "vector", "synthetic", law=law(weights, self.spurious, mixing))
+        return Problem(parts, task, "vector", "synthetic", law=law(weights, self.spurious, mixing))
 
     def _draws(self, rng: np.random.Generator, weights: Array, effects: Array) -> list[Draw]:
         count = self.environments

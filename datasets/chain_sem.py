@@ -68,12 +68,12 @@ class ChainSEM(Dataset):
         mixing = rotation if self.setup[2] == "s" else None
         draws = [self._environment(e, w_xy, w_yz, hidden) for e in self.scales]
         held_out = [self._environment(self.validation_scale, w_xy, w_yz, hidden)]
-        found = splits(draws, {"train": self.examples, "test": self.examples}, examples, mixing=mixing)
+        parts = splits(draws, {"train": self.examples, "test": self.examples}, examples, mixing=mixing)
         drawn_anew = splits(held_out, {"validation": self.examples}, validation, mixing=mixing)["validation"]
         number = [*self.scales, self.validation_scale].index(self.validation_scale)
-        found["validation"] = replace(drawn_anew, env=torch.full((self.examples,), number))
+        parts["validation"] = replace(drawn_anew, env=torch.full((self.examples,), number))
         return Problem(
-            found,
+            parts,
             Regression("units of y", primary="mean_squared_error"),
             "vector",
             "synthetic",

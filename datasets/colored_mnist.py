@@ -61,8 +61,8 @@ class ColoredMNIST(Dataset):
         train = round(TRAIN_IRM * digits.train)
         order = np.concatenate([rng.permutation(train), np.arange(train, digits.train)])
         images = torch.from_numpy(digits.images[order][:, None, ::2, ::2].copy()) / 255
-        found = irm_splits(images, digits.labels[order], train, rng, grayscale=self.grayscale)
-        splits = {name: replace(split, y=split.y.float()) for name, split in found.items()}
+        colored = irm_splits(images, digits.labels[order], train, rng, grayscale=self.grayscale)
+        splits = {name: replace(split, y=split.y.float()) for name, split in colored.items()}
         return Problem(splits, BinaryClassification(), "image", "full" if digits.official else "partial")
 
     def _domainbed(self, digits: Digits, rng: np.random.Generator) -> Problem:

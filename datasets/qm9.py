@@ -178,7 +178,7 @@ def parse_xyz(text: str, name: str) -> tuple[int, list[float], NDArray[np.float6
         count = int(lines[0])
         _, index, *values = lines[1].split()
         atoms = [line.split()[:4] for line in lines[2 : 2 + count]]
-        molecule = np.array([[CHARGES[symbol], *map(float, place)] for symbol, *place in atoms])
+        molecule = np.array([[CHARGES[symbol], *map(float, position)] for symbol, *position in atoms])
         properties = [float(value) for value in values]
         if molecule.shape != (count, 4) or len(properties) != len(COLUMNS):
             raise ValueError("wrong number of values")

@@ -111,5 +111,5 @@ class ANDMask(Method):
         old = state["signs"]
         signs = {name: memory * old[name] + (1 - memory) * sign for name, (_, sign, *_) in moments.items()}
         weight = 1 - memory ** (state["step"] + 1)
-        found = {name: (mean, signs[name] / weight, *rest) for name, (mean, _, *rest) in moments.items()}
-        return found, state | {"signs": signs}
+        with_means = {name: (mean, signs[name] / weight, *rest) for name, (mean, _, *rest) in moments.items()}
+        return with_means, state | {"signs": signs}

@@ -79,8 +79,8 @@ class IRMGames(UpdateSchedule):
             if player is None:
                 gradients[name] = g.mean(0) + penalty_grad[name]
             else:
-                own = (env == player).to(g.dtype)  # (E,)
-                gradients[name] = torch.einsum("e,e...->...", own, g) + penalty_grad[name]
+                is_player = (env == player).to(g.dtype)  # (E,)
+                gradients[name] = torch.einsum("e,e...->...", is_player, g) + penalty_grad[name]
         return gradients, state
 
     def update(self, names: Iterable[str], count: int) -> Update:
@@ -108,8 +108,8 @@ class Ensemble(nn.Module):
 
 def player_of(name: str) -> int | None:
     """Return the player that a parameter belongs to, by its name; None for the representation's."""
-    _, found, rest = f".{name}".partition(".players.")
-    return int(rest.partition(".")[0]) if found else None
+    _, separator, rest = f".{name}".partition(".players.")
+    return int(rest.partition(".")[0]) if separator else None
 
 
 def dense(inputs: int, outputs: int) -> nn.Linear:

@@ -35,9 +35,9 @@ class MMD(PenaltyMethod):
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         means = kernel_means(representation(outputs, "mmd"))
-        own = means.diagonal()
-        discrepancies = own[:, None] + own - 2 * means
-        i, j = torch.triu_indices(len(own), len(own), 1)
+        within = means.diagonal()
+        discrepancies = within[:, None] + within - 2 * means
+        i, j = torch.triu_indices(len(within), len(within), 1)
         return self.weighted(discrepancies[i, j].mean(), state), state
 
 

@@ -50,13 +50,13 @@ class PCGrad(Method):
 def projected(gram: Tensor, orders: Tensor) -> Tensor:
     """Compute coefficients (E, E): row i gives what is left of g_i as a sum of all g."""
     count = len(gram)
-    own = torch.eye(count, dtype=gram.dtype, device=gram.device)
-    coefficients = own
+    identity = torch.eye(count, dtype=gram.dtype, device=gram.device)
+    coefficients = identity
     for position in range(count):
         other = one_hot(orders[:, position], count, gram.dtype)  # (E, E)
         inner = (coefficients * (other @ gram)).sum(1)
         size = (other @ gram.diagonal()).clamp(min=torch.finfo(gram.dtype).tiny)
-        itself = (other * own).sum(1)
+        itself = (other * identity).sum(1)
         conflict = inner.clamp(max=0) * (1 - itself)
         coefficients = coefficients - (conflict / size)[:, None] * other
     return coefficients

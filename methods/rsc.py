@@ -65,7 +65,7 @@ def probability(prediction: Tensor, y: Tensor) -> Tensor:
 def quantile(values: Tensor, share: float) -> Tensor:
     """Compute a quantile along the last axis, interpolated linearly (numpy's default)."""
     ordered = values.sort(-1).values
-    place = share * (values.shape[-1] - 1)
-    below = min(int(place), values.shape[-1] - 1)
+    position = share * (values.shape[-1] - 1)
+    below = min(int(position), values.shape[-1] - 1)
     above = min(below + 1, values.shape[-1] - 1)
-    return ordered[..., below] + (place - below) * (ordered[..., above] - ordered[..., below])
+    return ordered[..., below] + (position - below) * (ordered[..., above] - ordered[..., below])

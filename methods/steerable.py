@@ -71,8 +71,8 @@ class Steerable(Method):
     @model_validator(mode="after")
     def _consistent(self) -> "Steerable":
         if self.architecture != "small" and (self.rotations is not None or self.reflections):
-            own = f"{self.architecture} has its own; set rotations=null and reflections=false"
-            raise ValueError(f"rotations and reflections belong to architecture small, {own}")
+            advice = f"{self.architecture} has its own; set rotations=null and reflections=false"
+            raise ValueError(f"rotations and reflections belong to architecture small, {advice}")
         return self
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:

@@ -124,8 +124,8 @@ def sweep(
         UserError: something in the request is wrong, or an option is none of the engine's; nothing was run.
         Interrupted: Ctrl-C, or a full disk; running runs have kept their checkpoints, and the same call continues.
     """
-    shown = somebody_looks() if progress is None else progress
-    request = SweepRequest.read(str(name), out, tier, rerun, None if fuse is None else str(fuse), quiet=not shown)
+    show = somebody_looks() if progress is None else progress
+    request = SweepRequest.read(str(name), out, tier, rerun, None if fuse is None else str(fuse), quiet=not show)
     chosen = make_engine(
         engine,
         threads=threads,

@@ -84,10 +84,10 @@ def _key(config: RunConfig) -> str:
 
 def _stamp(path: Path) -> tuple[int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 def _bytes(problem: Problem) -> int:
@@ -134,8 +134,8 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
     dtype = getattr(torch, config.trainer.dtype)
-    place = choose_device(device)
-    model = model_on(place, config, problem)
+    chosen = choose_device(device)
+    model = model_on(chosen, config, problem)
     try:
         check_fit({"model": model.state_dict()}, checkpoint.tensors)
     except Unusable:
@@ -143,7 +143,7 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     model.load_state_dict(checkpoint.tensors["model"])
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise UserError(f"the weights of {path} are not all finite; run it again")
-    return RestoredRun(config, problem.to(place, dtype), model.eval())
+    return RestoredRun(config, problem.to(chosen, dtype), model.eval())
 
 
 def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:

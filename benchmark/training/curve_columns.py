@@ -66,7 +66,7 @@ def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
     flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
     leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
     tensors = {name: value for name, value in leaves.items() if value.ndim}
-    shown = {name: value for name, value in leaves.items() if not value.ndim}
+    columns = {name: value for name, value in leaves.items() if not value.ndim}
     if sum(value.numel() for value in tensors.values()) <= SHOWN:
-        shown |= {f"{name}.{i}": x for name, value in tensors.items() for i, x in enumerate(value.flatten())}
-    return shown
+        columns |= {f"{name}.{i}": x for name, value in tensors.items() for i, x in enumerate(value.flatten())}
+    return columns

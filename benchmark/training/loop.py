@@ -292,12 +292,12 @@ class TrainingLoop:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
         with self.stopwatch.during("evaluation"):
             metrics = self._evaluate(splits, last)
-            shown: Row = {}
+            progress: Row = {}
             if self.last is not None and self.loss_steps:
-                shown = {"objective": self.loss.item() / self.loss_steps} | step_columns(self.last, self.last_env)
-            _check_finite(shown | metrics, self.done)
-            spent = {SECONDS: self.stopwatch.seconds["training"]}
-            self._add_row(spent | shown | metrics | state_columns(self.method_state))
+                progress = {"objective": self.loss.item() / self.loss_steps} | step_columns(self.last, self.last_env)
+            _check_finite(progress | metrics, self.done)
+            seconds = {SECONDS: self.stopwatch.seconds["training"]}
+            self._add_row(seconds | progress | metrics | state_columns(self.method_state))
             self.loss, self.loss_steps = torch.zeros_like(self.loss), 0
         return metrics
 

@@ -103,8 +103,8 @@ def run(
     """
     if seeds is not None and seed:
         raise UserError("give either seed or seeds")
-    shown = somebody_looks() if progress is None else progress
-    options = Options(device, Path(out), checkpoint_seconds, not shown, tuple(loggers), threads=threads)
+    show = somebody_looks() if progress is None else progress
+    options = Options(device, Path(out), checkpoint_seconds, not show, tuple(loggers), threads=threads)
     if seeds is None:
         return run_one(resolve(method, dataset, seed, settings), options)
     records, failure = run_each([resolve(method, dataset, one, settings) for one in parse_seeds(seeds)], options)

@@ -30,15 +30,15 @@ Submit = Callable[[Sequence[Sequence[RunConfig]]], Sequence[Handle]]
 
 
 def carry_out_elsewhere(
-    configs: Sequence[RunConfig], options: Options, watch: SweepMonitor, submit: Submit, places: int
+    configs: Sequence[RunConfig], options: Options, watch: SweepMonitor, submit: Submit, slots: int
 ) -> None:
     """Submit all runs, follow them to their end, and submit those again that deserve it.
 
     Args:
-        places: jobs that can be done at a time.
+        slots: number of jobs that run at a time.
     """
     by_id = {config.spec.run_id: config for config in configs}
-    waiting = jobs_of(configs, options.fuse, places)
+    waiting = jobs_of(configs, options.fuse, slots)
     working: dict[str, tuple[Job, Handle]] = {}
     stopped = False
     while working or (waiting and not watch.draining):
@@ -69,7 +69,7 @@ def _look(folder: RunFolder, job: Job, watch: SweepMonitor) -> None:
     """Report where the job's first run is and how far, by its lease file."""
     seen = read_lease(folder.lease_file)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
-        place = f"{seen.holder.host}, process {seen.holder.pid}"
+        process = f"{seen.holder.host}, process {seen.holder.pid}"
         if not watch.knows(folder.path.name):
-            watch.started(job.run_ids, place)
+            watch.started(job.run_ids, process)
         watch.progress(folder.path.name, seen.holder.step, seen.holder.total)

@@ -282,10 +282,10 @@ def _gpu_memory(device: str) -> float:
 
 @dataclass(frozen=True)
 class LocalResources:
-    """Devices and places of a sweep on one machine.
+    """Resources of one machine that a sweep uses.
 
     Args:
-        gpus: such as `0,2`, places in the list of visible GPUs; all where it is None.
+        gpus: such as `0,2`, positions in the list of visible GPUs; all where it is None.
         jobs_per_gpu: runs that share a GPU.
         workers: this many processes on the CPU, and no GPU.
         threads: of each process.

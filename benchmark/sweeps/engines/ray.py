@@ -51,8 +51,8 @@ class RayEngine:
                     for job, spec in zip(jobs, specs, strict=True)
                 ]
 
-            places = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
-            carry_out_elsewhere(configs, options, watch, submit, max(1, int(places)))
+            slots = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
+            carry_out_elsewhere(configs, options, watch, submit, max(1, int(slots)))
         finally:
             ray.shutdown()
 

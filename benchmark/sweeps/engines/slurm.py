@@ -95,9 +95,9 @@ class SlurmEngine:
 
 def _most_in_an_array() -> int:
     """Return the maximum number of jobs of one array."""
-    shown = subprocess.run(["scontrol", "show", "config"], check=False, capture_output=True, text=True).stdout
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
-    return max(1, int(found[1])) if found else USUAL_ARRAY
+    settings = subprocess.run(["scontrol", "show", "config"], check=False, capture_output=True, text=True).stdout
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", settings)
+    return max(1, int(match[1])) if match else USUAL_ARRAY
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _time_is_up() -> Iterator[list[Callable[[], Outcome]]]:
     """
     submitits: Any = signal.getsignal(signal.SIGUSR2)
     before = signal.getsignal(signal.SIGTERM)
-    told: list[Callable[[], Outcome]] = []
+    actions: list[Callable[[], Outcome]] = []
 
     def queue_again() -> Outcome:
         try:
@@ -142,14 +142,14 @@ def _time_is_up() -> Iterator[list[Callable[[], Outcome]]]:
         return Outcome("interrupted")
 
     def hear(number: int, frame: FrameType | None) -> None:
-        told.append(queue_again)
+        actions.append(queue_again)
         if signal.getsignal(signal.SIGTERM) == before:  # it does not train yet, so that there is nothing to keep
             queue_again()
         signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGUSR2, hear)
     try:
-        yield told
+        yield actions
     finally:
         signal.signal(signal.SIGUSR2, submitits)
 

@@ -46,18 +46,18 @@ def _alone(spec: RunSpec, options: Options) -> Outcome:
 
 
 def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     rest = Outcome("apart")
     try:
         configs = [from_spec(spec) for spec in specs]
-        run_together(configs, options, lambda config, result: found.update({config.spec.run_id: _outcome(result)}))
+        run_together(configs, options, lambda config, result: outcomes.update({config.spec.run_id: _outcome(result)}))
     except (KeyboardInterrupt, Interrupted) as stopped:
         rest = _outcome(stopped)
     except (CannotFuse, UserError) as reason:
         rest = Outcome("apart", message=str(reason))
     except Exception as error:
         rest = Outcome("apart", kind_of(error), f"{type(error).__name__}: {error}")
-    return [found.get(spec.run_id, rest) for spec in specs]
+    return [outcomes.get(spec.run_id, rest) for spec in specs]
 
 
 def _outcome(result: Record | BaseException) -> Outcome:
