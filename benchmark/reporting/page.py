@@ -174,9 +174,6 @@ def _figures(
             picture = drawn(draw)
         except UserError:  # these runs have nothing to draw, or too much
             continue
-        text = io.BytesIO()
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": kind}):  # the same picture each time
-            picture.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
         given = [
             part
             for option, values in options.items()
@@ -185,10 +182,17 @@ def _figures(
             for part in (option, value)
         ]
         command = shlex.join(["bench", "plot", kind, *(public(str(path)) for path in paths), *given])
-        drawing = text.getvalue().decode().replace("</style>", f"{DARK}</style>", 1)
-        picture_text = base64.b64encode(drawing.encode()).decode()
-        pictures.append({"caption": caption, "command": command, "picture": picture_text})
+        pictures.append({"caption": caption, "command": command, "picture": _svg(picture, kind)})
     return pictures
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """Write a figure as SVG with the colours of a dark page, in base64; equal figures and salts give equal texts."""
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    text = file.getvalue().decode().replace("</style>", f"{DARK}</style>", 1)
+    return base64.b64encode(text.encode()).decode()
 
 
 def _is_learned(column: str) -> bool:
