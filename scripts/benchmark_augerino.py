@@ -90,8 +90,7 @@ def training_step(method: str, width: int, device: torch.device) -> Step:
     model = build_model(cell, problem).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = TrainingLoop(cell, problem.to(device, torch.float32), model, RunFolder(Path()), "", 0)
     model.train()
-    examples, env = (part[0] for part in training.sampler.epoch(0))
-    return lambda: training.step(examples, env)
+    return lambda: training.step(training.next_batch())
 
 
 def main(

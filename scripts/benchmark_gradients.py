@@ -52,11 +52,10 @@ def problem_of(config: RunConfig, device: torch.device) -> Problem:
 
 
 def engine_step(config: RunConfig, device: torch.device) -> Step:
-    """One training step by the engine, from the indices of a batch to updated parameters."""
+    """One training step by the engine, from drawing a batch to updated parameters."""
     problem = problem_of(config, device)
     training = TrainingLoop(config, problem, build_model(config, problem).to(device), RunFolder(Path()), "", 0)
-    examples, env = (part[0] for part in training.sampler.epoch(0))
-    return lambda: training.step(examples, env)
+    return lambda: training.step(training.next_batch())
 
 
 def reference_step(config: RunConfig, device: torch.device) -> Step:

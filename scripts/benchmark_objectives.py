@@ -35,12 +35,11 @@ CALLS = 3
 
 
 def engine_step(config: RunConfig, device: torch.device) -> Step:
-    """One training step by the engine, from the indices of a batch to updated parameters."""
+    """One training step by the engine, from drawing a batch to updated parameters."""
     dtype = getattr(torch, config.trainer.dtype)
     problem = config.dataset.load(stream(0, "data")).to(device, dtype)
     training = TrainingLoop(config, problem, build_model(config, problem).to(device, dtype), RunFolder(Path()), "", 0)
-    examples, env = (part[0] for part in training.sampler.epoch(0))
-    return lambda: training.step(examples, env)
+    return lambda: training.step(training.next_batch())
 
 
 def reference_step(config: RunConfig, device: torch.device) -> Step:

@@ -251,7 +251,7 @@ def test_the_gradient_in_the_curves_is_the_objectives(tmp_path: Any) -> None:
     training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
     (part,) = training.learned.values()
     w, sigma = part().detach(), part.raw.detach().sigmoid()
-    training.step(*(index[0] for index in training.sampler.epoch(0)))
+    training.step(training.next_batch())
     assert training.last is not None
     assert torch.allclose(training.last.gradients["transformation.widths.raw"], -0.5 * w / w.norm() * sigma)
 

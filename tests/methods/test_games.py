@@ -37,15 +37,14 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
     adams = {
         name: torch.optim.Adam(of, rate * (0.1 if name == "representation" else 1)) for name, of in players.items()
     }
-    index = training.sampler.epoch(0)
     for number, mover in enumerate(moves):
-        batch = training.sampler.batch(index[0][number], index[1][number])
+        batch = training.next_batch()
         risks = dict(zip(batch.env.tolist(), risks_of(model, problem, batch), strict=True))
         risk = sum(risks.values()) / len(risks) if mover == "representation" else risks[int(mover[-1])]
         model.zero_grad()
         risk.backward()
         adams[mover].step()
-        training.step(index[0][number], index[1][number])
+        training.step(batch)
         for name, ours in training.parameters.items():
             assert torch.allclose(ours, names[name], atol=1e-12), (number, name)
 

@@ -197,18 +197,17 @@ def test_fish_is_a_walk_and_a_part_of_the_way(tmp_path: Path) -> None:
     training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(config, problem).double()
     adam = torch.optim.Adam(model.parameters(), lr=config.trainer.learning_rate)
-    for number in range(2):
-        examples, env = (part[number] for part in training.sampler.epoch(0))
-        batch = training.sampler.batch(examples, env)
+    for _ in range(2):
+        batch = training.next_batch()
         before = [p.detach().clone() for p in model.parameters()]
-        for e in range(len(env)):
+        for e in range(len(batch.env)):
             adam.zero_grad()
             problem.task.losses(model(batch.x[e]).prediction, batch.y[e]).mean().backward()
             adam.step()
         with torch.no_grad():
             for p, old in zip(model.parameters(), before, strict=True):
                 p.copy_(old + 0.3 * (p - old))
-        training.step(examples, env)
+        training.step(batch)
     for ours, theirs in zip(training.parameters.values(), model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
@@ -283,15 +282,14 @@ def test_the_optimiser_forgets_where_the_weight_changes(tmp_path: Path) -> None:
     for number in range(3):
         if number in (0, 2):
             adam = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.01)
-        examples, env = (part[number] for part in training.sampler.epoch(0))
-        batch = training.sampler.batch(examples, env)
+        batch = training.next_batch()
         risks = torch.stack(
             [problem.task.losses(model(x).prediction, y).mean() for x, y in zip(batch.x, batch.y, strict=True)]
         )
         adam.zero_grad()
         (risks.mean() + (1.0 if number < 2 else 3.0) * risks.var(correction=0)).backward()
         adam.step()
-        training.step(examples, env)
+        training.step(batch)
     for ours, theirs in zip(training.parameters.values(), model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
@@ -305,14 +303,13 @@ def test_the_scale_multiplies_the_weight_decay_too(tmp_path: Path) -> None:
     problem = load(config, torch.float64)
     training = TrainingLoop(config, problem, build_model(config, problem).double(), RunFolder(tmp_path), "", 0)
     model = build_model(config, problem).double()
-    examples, env = (part[0] for part in training.sampler.epoch(0))
-    batch = training.sampler.batch(examples, env)
+    batch = training.next_batch()
     risks = torch.stack(
         [problem.task.losses(model(x).prediction, y).mean() for x, y in zip(batch.x, batch.y, strict=True)]
     )
     l2 = 0.05 * sum(p.square().sum() for p in model.parameters())
     ((risks.mean() + 50 * risks.var(correction=0) + l2) / 50).backward()
-    training.step(examples, env)
+    training.step(batch)
     rate = config.trainer.learning_rate
     for ours, theirs in zip(training.parameters.values(), model.parameters(), strict=True):
         assert theirs.grad is not None
