@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from invbench.core.data import Problem, Split
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device, timed
 from invbench.training.build import build_model, load_problem
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 
 def main(

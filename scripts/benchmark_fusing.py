@@ -21,11 +21,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.runs.spec import Fuse
 from invbench.sweeps.engines.worker import carry_out
 from invbench.sweeps.jobs import MOST
-from invbench.training.runner import Options
 
 COMMAND = "from invbench.cli import main; main()"
 

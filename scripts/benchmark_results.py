@@ -17,8 +17,9 @@ import yaml
 from invbench import load_results, table
 from invbench.reporting.page import report
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 SETTINGS = {
     "dataset.examples": 50,

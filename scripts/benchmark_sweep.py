@@ -18,11 +18,11 @@ from typing import Annotated
 
 import typer
 
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.signals import StopRequest
-from invbench.training.runner import Options
 
 COMMAND = "from invbench.cli import main; main()"
 SETTINGS = {

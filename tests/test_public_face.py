@@ -16,13 +16,14 @@ from conftest import Bench
 import invbench
 from invbench import choices
 from invbench.core.registry import METHODS
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines import ENGINES, make_engine
 from invbench.sweeps.engines.local import LocalEngine
 from invbench.sweeps.engines.ray import RayEngine
 from invbench.sweeps.engines.slurm import SlurmEngine
 from invbench.sweeps.monitor import SweepMonitor
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 FACE = (
     "run", "sweep", "load_results", "load_curves", "table", "compare", "load_run", "load_problem", "Method", "setting",

@@ -17,9 +17,9 @@ from invbench.system.threads import MOST_THREADS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from invbench.runs.options import Options
     from invbench.runs.record import Record
     from invbench.runs.resolve import RunConfig
-    from invbench.training.runner import Options
 
 
 def run(
@@ -64,8 +64,9 @@ def run(
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.runs.commands import parse_seeds
     from invbench.runs.config import parse_assignments
+    from invbench.runs.options import Options
     from invbench.runs.resolve import resolve
-    from invbench.training.runner import Options, run_each
+    from invbench.training.runner import run_each
 
     if seed is not None and seeds is not None:
         raise UserError("give either --seed or --seeds")

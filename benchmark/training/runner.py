@@ -12,8 +12,7 @@ from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.commands import parse_seeds
 from invbench.runs.folder import RunFolder
-from invbench.runs.options import RESULTS
-from invbench.runs.options import Options as Options
+from invbench.runs.options import RESULTS, Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device

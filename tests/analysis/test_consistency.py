@@ -21,8 +21,9 @@ from invbench.analysis.consistency import (
     plane,
 )
 from invbench.errors import UserError
+from invbench.runs.options import Options
 from invbench.training.build import RestoredRun, load_run
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 EPSILON = 0.01
 AWAY = torch.tensor([0.6, 0.8], dtype=torch.float64)

@@ -14,8 +14,9 @@ from invbench.analysis import spectrum as module
 from invbench.analysis.spectrum import Bulk, Hessian, Spectrum, held_still, some_rows, spectrum
 from invbench.core.task import Regression
 from invbench.evaluation.metrics import outputs_of
+from invbench.runs.options import Options
 from invbench.training.build import RestoredRun, load_run
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 

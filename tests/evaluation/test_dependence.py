@@ -16,7 +16,8 @@ from invbench.core.data import Split
 from invbench.core.method import Outputs
 from invbench.core.task import BinaryClassification, Classification
 from invbench.evaluation.dependence import dependence_metrics, distance_correlation, mutual_information, sculpting
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 def correlated(rho: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,8 @@ from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Regression, Task
 from invbench.evaluation.metrics import coefficient_metrics, coefficients, headlines, split_metrics
 from invbench.results.load import load_results
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 def test_environments_one_by_one_and_the_worst() -> None:

@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from invbench.results.load import INDEX
 from invbench.runs.config import parse_assignments
 from invbench.runs.lease import Owner
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.provenance import sources_hash
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 Damage = Callable[[Path], None]
 """What is done to the folder of a run."""

@@ -8,10 +8,11 @@ from cells import load, risks_of, small_config
 
 from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.resolve import fuse_obstacle
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from invbench.methods.sand_mask import SANDMask
 from invbench.methods.simple_adareg import SimpleAdaReg
 from invbench.methods.soft_adareg import SoftAdaReg
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 STEPS, SIZE = 6, 4
 

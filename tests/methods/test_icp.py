@@ -9,7 +9,8 @@ from scipy import stats
 
 from invbench.errors import UserError
 from invbench.methods.icp import ICP, p_value
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 def test_the_causes_are_found() -> None:

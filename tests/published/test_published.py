@@ -10,8 +10,9 @@ from conftest import Bench
 from invbench.errors import UserError
 from invbench.published.claims import Claim, Number, Source, claims_of, sources
 from invbench.published.verdicts import against_published, sweep_of, verdicts
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 CLAIMS = {name: claim for source in sources().values() for name, claim in source.claims.items()}
 PROBLEMS = {

@@ -7,7 +7,8 @@ from cells import small_config
 
 from invbench.errors import UserError
 from invbench.reporting.nuisance_figures import densities, tradeoff
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 @pytest.fixture(scope="module")

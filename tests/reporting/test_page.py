@@ -25,10 +25,11 @@ from invbench.errors import UserError
 from invbench.reporting.page import DETAILED, report, write_report
 from invbench.reporting.serving import Server
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -13,7 +13,8 @@ from invbench.reporting import result_figures
 from invbench.reporting.style import labels_of
 from invbench.results.load import finished
 from invbench.results.statistics import critical_difference
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 def means(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:

@@ -33,12 +33,13 @@ from invbench.results.load import INDEX, finished, load_made_by
 from invbench.results.table import omitted
 from invbench.runs.curves import read_curves
 from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.options import Options
 from invbench.runs.record import Newer, Record, Unreadable
 from invbench.sweeps.definition import Sweep, SweepCells
 from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.training.build import load_run
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 LEFT_OUT = "left out: "
 

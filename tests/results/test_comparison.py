@@ -13,7 +13,8 @@ from invbench.errors import UserError
 from invbench.results.comparison import compare, laid_out, remarks
 from invbench.results.formats import Format, written
 from invbench.results.load import load_made_by
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 
 def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:

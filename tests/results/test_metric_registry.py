@@ -28,7 +28,8 @@ from invbench.reporting.page import _is_learned
 from invbench.results.display_names import display_metric
 from invbench.results.statistics import is_share
 from invbench.results.table import higher_is_better
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 
 Answers = tuple[bool | None, bool, Headline, str]
 """Whether higher is better, whether it is a share, where it is a headline, and what a paper calls it."""

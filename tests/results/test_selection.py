@@ -24,12 +24,13 @@ from invbench.results.selection import Select
 from invbench.results.table import omitted
 from invbench.runs.commands import assignments_of, command_of, ranges
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import resolve
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.folder import announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "selection.jsonl"
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]

@@ -16,11 +16,12 @@ from invbench.errors import Unusable, UserError
 from invbench.pytree import Tree, flatten, unflatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem, load_run
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 CELL = small_config("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
 STEP = 10

@@ -22,11 +22,12 @@ from filelock import FileLock
 from invbench.errors import Interrupted, RunFailed, RunHeld
 from invbench.runs.folder import RunFolder, run_folders
 from invbench.runs.lease import read_lease
+from invbench.runs.options import Options
 from invbench.runs.record import Record, load_record
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.signals import stop_requests
 from invbench.training import attempt
-from invbench.training.runner import Ended, Options, run, run_one, run_together
+from invbench.training.runner import Ended, run, run_one, run_together
 
 SIZES = {"trainer.steps": 12, "trainer.batch_size": 10, "backbone.width": 4, "dataset.standardise": False}
 

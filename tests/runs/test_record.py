@@ -19,9 +19,10 @@ from invbench.files import replacing, write_text
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.folder import RunFolder
 from invbench.runs.lease import Owner
+from invbench.runs.options import Options
 from invbench.runs.record import SCHEMA, Record
 from invbench.system.device import forget_peak_memory, peak_memory
-from invbench.training.runner import Options, run, run_one
+from invbench.training.runner import run, run_one
 
 
 @pytest.fixture

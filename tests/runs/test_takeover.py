@@ -17,9 +17,10 @@ from filelock import FileLock
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.folder import RunFolder
 from invbench.runs.lease import LOCK, Lease, Owner, read_lease
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.runs.spec import RunSpec
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
 MACHINE = """
@@ -27,7 +28,8 @@ import os, sys, time, types
 from pathlib import Path
 from invbench.runs import lease as claims
 from invbench.errors import Interrupted, RunHeld
-from invbench.training.runner import Options, run_one
+from invbench.runs.options import Options
+from invbench.training.runner import run_one
 from invbench.runs.resolve import resolve
 
 name, skew, pause, out = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])

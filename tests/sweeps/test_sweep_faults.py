@@ -13,11 +13,11 @@ from cells import SMALL
 from faulty import Place
 
 from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.sweeps.engines.local import WorkerProcess, outcomes_of
 from invbench.sweeps.engines.scheduler import Slot
 from invbench.sweeps.jobs import Outcome
-from invbench.training.runner import Options
 
 Metrics = dict[str, dict[str, float]]
 

@@ -28,6 +28,7 @@ from invbench.errors import CannotFuse, Interrupted, RunFailed, UserError
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.curves import read_curves
 from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, fusion_key, resolve
 from invbench.runs.spec import parse_fuse
@@ -41,7 +42,7 @@ from invbench.training.fused.loop import FusedTraining
 from invbench.training.fused.payoff import Memory, check_memory, check_that_it_pays
 from invbench.training.fused.program import traced
 from invbench.training.loop import TrainingLoop
-from invbench.training.runner import Ended, Options, run_one, run_together
+from invbench.training.runner import Ended, run_one, run_together
 
 SEEDS = 3
 CELLS = [
@@ -255,7 +256,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from invbench.sweeps.engines.worker import carry_out
-from invbench.training.runner import Options
+from invbench.runs.options import Options
 carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=3))
 """
     folders = [RunFolder(tmp_path / "killed" / config.spec.run_id) for config in configs]

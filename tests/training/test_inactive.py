@@ -8,10 +8,11 @@ from cells import run_until, small_settings
 
 import invbench
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 LATE = "method.{} is {}, and the run has 4 steps, so method.{} never takes effect"
 BEFORE = "; the penalty has method.{} ({}) throughout"

@@ -15,11 +15,12 @@ from invbench.core.registry import DATASETS
 from invbench.core.task import BinaryClassification
 from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
+from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.seeding import stream
 from invbench.training import build as loading
 from invbench.training.build import load_problem
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 
 def test_runs_that_agree_in_their_data_share_them() -> None:

@@ -13,8 +13,9 @@ from cells import run_until, small_config
 
 from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
 from invbench.training.loggers import LOGGERS, Loggers
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 CELL = small_config("and_mask", "digits", trainer__steps=6, trainer__evaluate_every=2)
 

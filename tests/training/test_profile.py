@@ -9,11 +9,12 @@ import torch
 from cells import small_config
 from conftest import Bench
 
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.system import stopwatch
 from invbench.training.phases import PHASES, Phases, timed_phase
 from invbench.training.profile import TRACED, Profile, profile_run
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 STEP = {"data", "forward", "objective", "backward", "optimiser", "other"}
 SECOND = {"critic"}

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invbench.core.data import Split
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.training.build import build_model
 from invbench.training.gradients import Objective
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 from invbench.training.sampling import Sampler
 from invbench.training.sufficient_statistics import condensed, training_examples
 

@@ -12,10 +12,11 @@ from cells import small_config
 from conftest import Bench
 
 from invbench.runs.folder import run_folders
+from invbench.runs.options import Options
 from invbench.system import threads
 from invbench.system.threads import wait_passively
 from invbench.training import threads as run_threads
-from invbench.training.runner import Options, run_one
+from invbench.training.runner import run_one
 
 SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from cells import load, small_config
 
+from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.training.build import build_model
-from invbench.training.runner import Ended, Options, run_one, run_together
+from invbench.training.runner import Ended, run_one, run_together
 
 
 def metrics(config: RunConfig, out: Path) -> dict[str, float]:
