@@ -39,6 +39,13 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     in which of these the rows of one dataset differ are columns. On each problem methods are compared with the best by
     paired t-tests over the seeds that both have, Holm-corrected.
 
+    >>> import invbench
+    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
+    >>> records = invbench.run("erm", "spirals", seeds="0-1", settings=settings, out="averaged")
+    >>> means = invbench.table(invbench.load_results("averaged"))
+    >>> means[["method", "dataset", "metric", "n"]].values.tolist()
+    [['erm', 'spirals', 'test_accuracy', 2]]
+
     Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count),
     runs (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known),
     best, p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection,
