@@ -52,8 +52,8 @@ app.add_typer(data_app)
 app.command()(doctor)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         echo(f"invbench {version('invbench')}")
@@ -67,11 +67,14 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of every verb."""
+    """Take the options that come before any verb."""
 
 
 def main() -> None:
-    """Entry point: errors are one line on stderr; exit status 2 for a mistake in the request, 1 for a failed run."""
+    """Run the command with the arguments of the process, and exit with its status.
+
+    Errors are one line on stderr. The status is 2 for a mistake in the request, 1 for a failed run, 130 for Ctrl-C.
+    """
     accept_all_text()
     warnings.formatwarning = _in_one_line
     _forget_odd_sizes()
@@ -105,7 +108,7 @@ def _in_one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _forget_odd_sizes() -> None:
-    """Leave the terminal's size to itself where the environment has none that rich could read."""
+    """Remove COLUMNS and LINES from the environment where rich could not read them."""
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("[0-9]{1,5}", os.environ.get(name, "")):
             os.environ.pop(name, None)

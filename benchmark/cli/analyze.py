@@ -39,7 +39,7 @@ def spectrum(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Eigenvalues of the Hessian of the training risk and the effective dimension N_eff; kept as spectrum.json."""
+    """Estimate eigenvalues of the training risk's Hessian and the effective dimension N_eff; kept as spectrum.json."""
     from invbench.analysis.spectrum import Spectrum
     from invbench.analysis.spectrum import spectrum as make
     from invbench.console import counting
@@ -49,15 +49,15 @@ def spectrum(
     alphas = alpha or ALPHAS
     if min(alphas) <= 0:
         raise UserError("--alpha must be above 0")
-    found: list[tuple[str, Spectrum]] = []
+    estimates: list[tuple[str, Spectrum]] = []
     for label, folder in _labelled(runs, out):
         run = load_run(folder.path, device)
         with counting(f"{label}: products with the Hessian") as on_progress:
-            found.append((label, make(run, top, steps, vectors, examples, on_progress)))
-        _keep(folder.path / "spectrum.json", found[-1][1].model_dump_json(indent=1))
-    rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in found]
+            estimates.append((label, make(run, top, steps, vectors, examples, on_progress)))
+        _keep(folder.path / "spectrum.json", estimates[-1][1].model_dump_json(indent=1))
+    rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in estimates]
     _show(["λ₁", *(f"N_eff({a:g})" for a in alphas)], rows)
-    _draw(lambda: spectra(found, alphas), out)
+    _draw(lambda: spectra(estimates, alphas), out)
 
 
 @analyze_app.command()
@@ -69,7 +69,7 @@ def widths(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Risk, objective and their slopes over the width of a learned distribution; kept as widths.csv."""
+    """Compute risk, objective and their slopes over the width of a learned distribution; kept as widths.csv."""
     import numpy as np
 
     from invbench.analysis.width_study import learned_width, width_study
@@ -78,20 +78,20 @@ def widths(
     from invbench.spreadsheet import csv
     from invbench.training.build import load_run
 
-    found = []
+    studies = []
     for label, folder in _labelled(runs, out):
         run = load_run(folder.path, device)
         with counting(f"{label}: of {points * batches}") as on_progress:
             study = width_study(run, generator, np.linspace(-5, 5, points).tolist(), batches, on_progress)
         _keep(folder.path / "widths.csv", csv(study))
-        found.append((label, study, learned_width(run, generator)))
+        studies.append((label, study, learned_width(run, generator)))
     rows = []
-    for label, study, learned in found:
+    for label, study, learned in studies:
         means = study.groupby("width").mean()
         best = [means["risk"].idxmin(), means["objective"].idxmin()]
         rows.append((label, [f"{width:.3g}" for width in (learned, *best)]))
     _show(["learned width", "least risk at", "least objective at"], rows)
-    _draw(lambda: width_curves(found), out)
+    _draw(lambda: width_curves(studies), out)
 
 
 @analyze_app.command()
@@ -109,7 +109,7 @@ def consistency(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """How consistent minima are across environments; kept as consistency.json.
+    """Measure how consistent minima are across environments; kept as consistency.json.
 
     The picture shows the environments' risks on the plane through the first run's beginning and the first two runs.
     """
@@ -118,21 +118,25 @@ def consistency(
     from invbench.reporting.analysis_figures import landscape
     from invbench.training.build import load_run
 
-    found, ends = [], []
+    results, loaded = [], []
     for label, folder in _labelled(runs, out):
         run = load_run(folder.path, device)
         with counting(f"{label}: {directions} rays and paths") as on_progress:
             result = make(run, epsilon, reach, directions, steps, examples, on_progress)
         _keep(folder.path / "consistency.json", result.model_dump_json(indent=1))
-        found.append((label, result))
-        ends.append((label, run))
+        results.append((label, result))
+        loaded.append((label, run))
     columns = ["score", "by sampling", "by path", "mean risk", "sign agreement"]
-    _show(columns, [(label, _consistency_row(one)) for label, one in found])
-    _draw(lambda: landscape(ends[:2], examples), out)
+    _show(columns, [(label, _consistency_row(one)) for label, one in results])
+    _draw(lambda: landscape(loaded[:2], examples), out)
 
 
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
-    """Every finished run with a label that tells it from the others, the picture's name checked beforehand."""
+    """Return every finished run with a label that tells it from the others.
+
+    Raises:
+        UserError: there is no finished run, or no picture can be written to `out`.
+    """
     from invbench.cli.plot import writable_picture
     from invbench.reporting.style import groups_of
     from invbench.results.load import finished
@@ -150,7 +154,7 @@ def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]
 
 
 def _keep(path: Path, text: str) -> None:
-    """Write beside the run's record."""
+    """Write a file beside the run's record. Raises UserError where that fails."""
     from invbench.files import write_text
 
     try:
@@ -159,26 +163,26 @@ def _keep(path: Path, text: str) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _spectrum_row(found: "Spectrum", alphas: list[float]) -> list[str]:
-    def shown(alpha: float) -> str:
-        value, error = found.effective_dimension(alpha)
+def _spectrum_row(spectrum: "Spectrum", alphas: list[float]) -> list[str]:
+    def dimension(alpha: float) -> str:
+        value, error = spectrum.effective_dimension(alpha)
         decimals = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
         return f"{value:.{decimals}f} ± {error:.{decimals}f}" if error else f"{value:.3f}"
 
-    return [f"{found.eigenvalues[0]:.4g}", *map(shown, alphas)]
+    return [f"{spectrum.eigenvalues[0]:.4g}", *map(dimension, alphas)]
 
 
-def _consistency_row(found: "Consistency") -> list[str]:
+def _consistency_row(result: "Consistency") -> list[str]:
     from invbench.analysis.consistency import largest
 
-    mean_risk = sum(found.risks) / len(found.risks)
-    agreement = sum(found.agreement.values()) / len(found.agreement)
-    values = (found.score, -largest(found.sampling), -largest(found.path), mean_risk, agreement)
+    mean_risk = sum(result.risks) / len(result.risks)
+    agreement = sum(result.agreement.values()) / len(result.agreement)
+    values = (result.score, -largest(result.sampling), -largest(result.path), mean_risk, agreement)
     return [f"{value:.4g}" for value in values]
 
 
 def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
-    """The runs' labels, and a table with a row per run."""
+    """Print the runs' labels, then a table with a row per run."""
     from rich.console import Console
     from rich.table import Table
 

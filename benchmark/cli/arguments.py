@@ -16,7 +16,7 @@ Numbers = TypeVar("Numbers", bound=float | Sequence[float] | None)
 
 
 def choice(kind: type[Choice], *others: Choice) -> dict[str, Any]:
-    """For an option that takes one of these names, but for the others: its help and completion list them.
+    """Return the arguments of `typer.Option` for one of these names, but for the others: help and completion list them.
 
     typer's own way with an enum says less of a name that is misspelt.
     """
@@ -25,7 +25,7 @@ def choice(kind: type[Choice], *others: Choice) -> dict[str, Any]:
 
 
 def possible(value: Paths) -> Paths:
-    """Paths at which there may be something."""
+    """Return the paths. Raises BadParameter where the system allows no file of such a name."""
     paths = [] if value is None else [value] if isinstance(value, str | Path) else value
     if problem := next(filter(None, (why_impossible(Path(path)) for path in paths)), None):
         raise typer.BadParameter(f"{problem}.")
@@ -33,12 +33,12 @@ def possible(value: Paths) -> Paths:
 
 
 def null_as_nothing(value: list[str] | None) -> list[str] | None:
-    """Conditions `COLUMN=VALUE`: null, in any of YAML's ways, is no value."""
+    """Return the conditions `COLUMN=VALUE` with null, in any of YAML's ways, as an empty value."""
     return value and [re.sub(r"=\s*(null|~)\s*$", "=", condition) for condition in value]
 
 
 def finite(value: Numbers) -> Numbers:
-    """Numbers that are some, and not infinite: typer takes nan for within any bounds."""
+    """Return the numbers. Raises BadParameter for nan, which typer takes for within any bounds, and for infinity."""
     numbers = [] if value is None else [value] if isinstance(value, float | int) else value
     if not all(map(math.isfinite, numbers)):
         raise typer.BadParameter("it must be a finite number.")

@@ -31,7 +31,7 @@ def compare(
         Format, typer.Option("--format", **choice(Format), help="How it is written; csv has all digits.")
     ] = Format.text,
 ) -> None:
-    """What changed from the first to the second: runs with the same settings are paired by seed.
+    """Compare the first runs with the second: runs with the same settings are paired by seed.
 
     Of a run that was repeated with other code, the record before the present one counts too.
     """
@@ -41,11 +41,11 @@ def compare(
     from invbench.spreadsheet import csv
 
     before, after = (_runs(name, results or [Path("results")]) for name in (first, second))
-    found = make(before, after, metric)
+    changes = make(before, after, metric)
     if form is Format.csv:
-        echo(csv(found), nl=False)
+        echo(csv(changes), nl=False)
     else:
-        echo(formats.written(laid_out(found), remarks(before, after, found), form))
+        echo(formats.written(laid_out(changes), remarks(before, after, changes), form))
 
 
 def _runs(name: str, results: list[Path]) -> "pd.DataFrame":
@@ -55,7 +55,7 @@ def _runs(name: str, results: list[Path]) -> "pd.DataFrame":
         return load_results(name)
     if not re.fullmatch("[0-9a-f]{7,40}", name):
         raise UserError(f"'{name}' is neither a folder nor a git commit (7 to 40 of its digits)")
-    found = load_made_by(results, name)
-    if not len(found):
+    runs = load_made_by(results, name)
+    if not len(runs):
         raise UserError(f"no run in {', '.join(map(str, results))} was made by {name}; --results names other folders")
-    return found
+    return runs

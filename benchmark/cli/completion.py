@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 MOST_VALUES = 100
-"""Of a column of results."""
+"""Maximum number of values that are offered of a column of results."""
 Values = Callable[[], list[str]]
 
 
 def methods(incomplete: str) -> list[str]:
-    """Names of methods for the shell to complete; of a composition `a+b` its last part."""
+    """Return names of methods for the shell to complete; of a composition `a+b` its last part."""
     before, plus, _ = incomplete.rpartition("+")
     return [f"{before}{plus}{name}" for name in METHODS.known()]
 
 
 def datasets() -> list[str]:
-    """The names of all datasets, for the shell to complete."""
+    """Return the names of all datasets, for the shell to complete."""
     return list(DATASETS.known())
 
 
 def data_files() -> list[str]:
-    """What `bench data` fetches and verifies."""
+    """Return the names that `bench data` fetches and verifies."""
     return ["all", *DATASETS.known()]
 
 
 def anything_shown() -> list[str]:
-    """The names that `bench show` accepts, for the shell to complete."""
+    """Return the names that `bench show` accepts, for the shell to complete."""
     return [*METHODS.known(), *DATASETS.known(), *BACKBONES.known(), "trainer"]
 
 
 def sweeps(incomplete: str) -> list[str]:
-    """Names of the package's sweeps, for the shell to complete; it completes files by itself."""
+    """Return names of the package's sweeps, for the shell to complete; it completes files by itself."""
     return [name for name in sweep_names() if name.startswith(incomplete)]
 
 
 def claims() -> list[str]:
-    """What `bench reproduce` accepts: sources, and each of their claims."""
+    """Return what `bench reproduce` accepts: sources, and each of their claims."""
     from invbench.published.claims import sources
 
     return [*sources(), *(claim for source in sources().values() for claim in source.claims)]
 
 
 def settings(context: typer.Context, incomplete: str) -> list[str]:
-    """`SECTION.NAME=VALUE` for `--set`: the settings of the method and dataset that are named before it."""
+    """Return `SECTION.NAME=VALUE` for `--set`: the settings of the method and dataset that are named before it."""
     given, dot, _ = incomplete.partition(".")
     sections = [one for one in SECTIONS if one.startswith(given)]
     if not dot and len(sections) != 1:
@@ -72,12 +72,12 @@ def settings(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def dataset_settings(context: typer.Context, incomplete: str) -> list[str]:
-    """`dataset.NAME=VALUE` for the `--set` of `bench show`."""
+    """Return `dataset.NAME=VALUE` for the `--set` of `bench show`."""
     return _assignments(_settings_of("dataset", dataset=next(iter(context.args), "")), incomplete)
 
 
 def conditions(context: typer.Context, incomplete: str) -> list[str]:
-    """`COLUMN=VALUE` for `--where`, by what is in the results."""
+    """Return `COLUMN=VALUE` for `--where`, by the columns and values of the results."""
     from invbench.results.columns import as_text
     from invbench.results.load import load_results
 
@@ -98,7 +98,7 @@ def conditions(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _assignments(values: Mapping[str, Values], incomplete: str) -> list[str]:
-    """`NAME=` of every name; `NAME=VALUE` where only one name is left.
+    """Return `NAME=` for every name that fits; `NAME=VALUE` where only one name is left.
 
     A shell puts a space behind a sole word, and nobody wants one behind `NAME=`.
     """
@@ -111,7 +111,7 @@ def _assignments(values: Mapping[str, Values], incomplete: str) -> list[str]:
 
 
 def _settings_of(section: str, method: str = "", dataset: str = "") -> dict[str, Values]:
-    """Dotted names of a section's settings, with values to choose from."""
+    """Return the dotted names of a section's settings, with values to choose from."""
     if section == "backbone":
         return {"backbone.name": lambda: list(BACKBONES.known())}
     if section == "trainer":
@@ -122,11 +122,12 @@ def _settings_of(section: str, method: str = "", dataset: str = "") -> dict[str,
         return _values_of("dataset", _fields(DATASETS, dataset))
     parts = method.split("+")
     prefixes = {part: "method" if len(parts) == 1 else f"method.{part}" for part in parts}
-    return {name: own for part in parts for name, own in _values_of(prefixes[part], _fields(METHODS, part)).items()}
+    each = (_values_of(prefixes[part], _fields(METHODS, part)) for part in parts)
+    return {name: values for part_values in each for name, values in part_values.items()}
 
 
 def _fields(registry: Registry, name: str) -> "Mapping[str, FieldInfo]":
-    """Of a name of this package; none of any other."""
+    """Return the settings of a name of this package; none of any other, whose code is not imported."""
     entry = registry.known().get(name)
     if entry is None or entry.literals is None:
         return {}
@@ -142,7 +143,7 @@ def _values_of(section: str, fields: "Mapping[str, FieldInfo]") -> dict[str, Val
 
 
 def _choices(annotation: Any) -> list[str]:
-    """All values of a type that are words; none of a number's, whose default is an example."""
+    """Return all values of a type that are words; none of a number's, whose default is an example."""
     if annotation is bool:
         return ["false", "true"]
     if annotation is NoneType:
@@ -167,9 +168,9 @@ def words_put_together() -> Iterator[None]:
     words = re.sub("\n=(?:\n|$)", "=", "\n".join(lines)).split("\n")
     os.environ |= {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
     before = words[-1].removesuffix(lines[-1]) if lines[-1] != "=" else words[-1]
-    shown = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(shown):
+        with redirect_stdout(output):
             yield
     finally:
-        sys.stdout.write("\n".join(line.removeprefix(before) for line in shown.getvalue().split("\n")))
+        sys.stdout.write("\n".join(line.removeprefix(before) for line in output.getvalue().split("\n")))

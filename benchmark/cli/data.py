@@ -18,7 +18,7 @@ data_app = typer.Typer(name="data", help="Data files: what is here, how to get t
 
 @data_app.command(name="ls")
 def list_data() -> None:
-    """Every dataset with its licence, its size and where its files are on this machine."""
+    """List every dataset with its licence, its size and where its files are on this machine."""
     from invbench.datafiles.release import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
 
     for name in DATASETS.entries():
@@ -86,7 +86,7 @@ def verify(
 
 
 def _releases(name: str) -> "Iterable[Release]":
-    """The release behind a dataset's name or of that name, or every one."""
+    """Return the release of a dataset, the release of that name, or for `all` every one that a dataset needs."""
     from invbench.datafiles.release import release
 
     by_dataset = {entry: DATASETS.literal(entry, "release", "") for entry in DATASETS.entries()}
@@ -105,7 +105,7 @@ def _releases(name: str) -> "Iterable[Release]":
 
 
 def _compared(release: "Release") -> Iterable[tuple[str, str, bool]]:
-    """For every file that is here: path, verdict, whether it is right."""
+    """Yield the path of every file that is here, the verdict on it, and whether it is right."""
     from invbench.datafiles.checksums import MAX_UNPACKED, digest, sha256
     from invbench.datafiles.download import kept_sums
 

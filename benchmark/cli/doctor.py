@@ -11,7 +11,7 @@ EXTRAS = {"ray": "ray", "slurm": "submitit", "tensorboard": "tensorboard", "wand
 
 
 def doctor() -> None:
-    """Packages, devices, data folders and optional parts, each with what to do where it is missing."""
+    """Show packages, devices, data folders and optional parts, each with what to do where it is missing."""
     import importlib.util
 
     import torch
@@ -45,7 +45,7 @@ def doctor() -> None:
 
 
 def _torchvision() -> str:
-    """Whether it can be imported: by anybody, or only with what this package declares before."""
+    """Tell whether torchvision can be imported: at once, or only once its operators are declared."""
     from invbench.system.workarounds import torchvision
 
     try:

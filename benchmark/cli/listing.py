@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class What(StrEnum):
-    """What can be listed."""
+    """Name what can be listed."""
 
     methods = "methods"
     datasets = "datasets"
@@ -70,7 +70,7 @@ def _list(what: What) -> None:
 
 
 def _data(what: What) -> Any:
-    """What `ls` lists, as JSON data."""
+    """Return what `ls` lists, as JSON data."""
     if what is What.cells:
         return _runnable()
     if what is What.sweeps:
@@ -79,8 +79,11 @@ def _data(what: What) -> Any:
         from invbench.published.claims import sources
 
         return {
-            name: {"source": source.source, "claims": {one: own.what for one, own in source.claims.items()}}
-            for name, source in sources().items()
+            source_name: {
+                "source": source.source,
+                "claims": {name: claim.what for name, claim in source.claims.items()},
+            }
+            for source_name, source in sources().items()
         }
     registry = KINDS[what]
     return [
@@ -112,7 +115,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Of the dataset that is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,
 ) -> None:
-    """Every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
+    """Show every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
     from invbench.core.trainer import TrainerConfig
     from invbench.runs.config import recipe_text
 
@@ -155,23 +158,23 @@ def show(
 
 
 def _shown(registry: Registry, name: str) -> dict[str, Any]:
-    """What `show` shows of a name, as JSON data."""
+    """Return what `show` shows of a name, as JSON data."""
     cls = registry.load(name)
-    found: dict[str, Any] = {"kind": registry.kind, "name": name, "summary": registry.known()[name].summary}
-    found |= {registry.trait: list(registry.traits(name)), "settings": _described(cls)}
+    facts: dict[str, Any] = {"kind": registry.kind, "name": name, "summary": registry.known()[name].summary}
+    facts |= {registry.trait: list(registry.traits(name)), "settings": _described(cls)}
     if registry is METHODS:
-        found["trained_together"] = trained_together(name, cls)
+        facts["trained_together"] = trained_together(name, cls)
     if registry is DATASETS:
         from invbench.runs.config import recipe_text
         from invbench.strict_yaml import parse_yaml
 
         text = recipe_text(name)
-        found["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
-    return found
+        facts["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
+    return facts
 
 
 def _described(cls: "type[Settings]") -> list[dict[str, Any]]:
-    """Every setting; its default as a value, ranges as text."""
+    """Return every setting as JSON data; its default as a value, ranges as text."""
     return [
         {
             "name": info.name, "type": info.type, "default": json.loads(info.default), "range": info.range,
@@ -182,7 +185,7 @@ def _described(cls: "type[Settings]") -> list[dict[str, Any]]:
 
 
 def trained_together(name: str, method: "type[Method]") -> str:
-    """In which settings runs of a method may differ that are trained together, or why they are not."""
+    """Tell in which settings runs of a method may differ that are trained together, or why they are not."""
     from invbench.core.composition import Composition
     from invbench.core.trainer import TrainerConfig
 
@@ -194,7 +197,7 @@ def trained_together(name: str, method: "type[Method]") -> str:
 
 
 def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
-    """The contact sheet of a dataset."""
+    """Draw the contact sheet of a dataset."""
     from invbench.reporting.contact_sheet import contact_sheet
     from invbench.runs.config import parse_assignments
 
@@ -205,7 +208,7 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
 
 
 def splits_of(name: str) -> dict[str, int]:
-    """Sizes of a dataset's splits with its recipe; empty where its files are not on this machine."""
+    """Return the sizes of a dataset's splits with its recipe; empty where its files are not on this machine."""
     cls = DATASETS.load(name)
     if cls.release and not cls().files():
         return {}
@@ -213,7 +216,7 @@ def splits_of(name: str) -> dict[str, int]:
 
 
 def _problem(name: str, settings: dict[str, Any], seed: int) -> "Problem":
-    """A dataset's problem. Without a recipe any network that takes it will do, and any trainer."""
+    """Load a dataset's problem. Without a recipe, take any network that accepts it, and any trainer."""
     from invbench.runs.config import Layer, recipe_text
     from invbench.runs.resolve import resolve
     from invbench.training.build import load_problem
@@ -238,7 +241,7 @@ def _names(title: str, registry: Registry) -> None:
 
 
 def availability(dataset: str) -> str:
-    """Whether a dataset's files are on this machine."""
+    """Tell whether a dataset's files are on this machine."""
     from invbench.datafiles.release import release
 
     needed = DATASETS.literal(dataset, "release", "")
@@ -246,7 +249,7 @@ def availability(dataset: str) -> str:
 
 
 def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
-    """Where the data come from and on which terms."""
+    """Yield lines on where the data come from and on which terms."""
     if not dataset.release:
         yield f"licence: {dataset.licence}"
         yield f"citation: {dataset.citation}"
@@ -263,19 +266,24 @@ def provenance(name: str, dataset: "type[Dataset]") -> Iterator[str]:
 
 
 def _published() -> None:
-    """Claims of others, which `bench reproduce` puts to the test."""
+    """Print the published claims, which `bench reproduce` puts to the test."""
     from invbench.published.claims import sources
 
-    for name, source in sources().items():
+    for source_name, source in sources().items():
         rows = [
-            (claim, "" if own.verified else "recalled", ", ".join(number.shown for number in own.numbers), own.what)
-            for claim, own in source.claims.items()
+            (
+                name,
+                "" if claim.verified else "recalled",
+                ", ".join(number.shown for number in claim.numbers),
+                claim.what,
+            )
+            for name, claim in source.claims.items()
         ]
-        _print(f"{name} ({source.source})", ("claim", "", "published", "what"), rows)
+        _print(f"{source_name} ({source.source})", ("claim", "", "published", "what"), rows)
 
 
 def _runnable() -> dict[str, list[str]]:
-    """The datasets that each method can be run on."""
+    """Return the datasets that each method can be run on."""
     provided = {dataset: DATASETS.traits(dataset) for dataset in DATASETS.entries()}
     return {
         method: [dataset for dataset, traits in provided.items() if not unmet(METHODS.traits(method), traits)]
@@ -284,7 +292,7 @@ def _runnable() -> dict[str, list[str]]:
 
 
 def _cells() -> None:
-    """Methods by datasets, whose numbers are explained below: both fit into 80 columns."""
+    """Print methods by datasets, whose numbers are explained below: both fit into 80 columns."""
     numbers = {dataset: str(number) for number, dataset in enumerate(DATASETS.entries(), 1)}
     rows = [
         (method, " ".join(("×" if dataset in able else "·").rjust(2) for dataset in numbers))
@@ -297,7 +305,7 @@ def _cells() -> None:
 
 
 def _settings(section: str, cls: "type[Settings]", title: str) -> None:
-    """A list rather than a table: meanings are sentences."""
+    """Print settings as a list rather than a table: meanings are sentences."""
     echo(title)
     for line in (cls.__doc__ or "").strip().splitlines():
         echo(f"  {line.strip()}")
@@ -308,7 +316,7 @@ def _settings(section: str, cls: "type[Settings]", title: str) -> None:
 
 
 def _print(title: str, header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
-    """Aligned columns; the last one takes what is left of the line. Plain, since rich costs as much as all the rest."""
+    """Print aligned columns; the last one takes what is left of the line. Plain, since rich takes long to import."""
     table = [tuple(map(visible, row)) for row in (header, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
     echo(f"{title}:")

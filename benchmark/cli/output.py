@@ -20,16 +20,16 @@ NOT_ASCII = re.compile(r"[^\0-\x7e]")
 
 
 class _Log(Lasting):
-    """A terminal that is written to as a log is: nothing is drawn in place."""
+    """Pass a terminal off as a log file, so that nothing is drawn in place."""
 
     def isatty(self) -> bool:
         return False
 
 
 @contextmanager
-def in_lines(wanted: bool) -> Iterator[None]:
-    """Where it is wanted, progress is lines on a terminal too."""
-    with redirect_stderr(cast(IO[str], _Log(sys.stderr))) if wanted else nullcontext():
+def in_lines(enabled: bool) -> Iterator[None]:
+    """Show progress as lines inside a `with` statement, on a terminal too, where it is enabled."""
+    with redirect_stderr(cast(IO[str], _Log(sys.stderr))) if enabled else nullcontext():
         yield
 
 
@@ -64,11 +64,11 @@ def echo_json(data: object) -> None:
 
 
 def json_of(record: "BaseModel") -> str:
-    """A record as JSON in ASCII, which is safe to show and stays JSON."""
+    """Return a record as JSON in ASCII, which is safe to show and stays JSON."""
     return NOT_ASCII.sub(_escaped, record.model_dump_json())
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """The UTF-16 units of a character, as JSON escapes them."""
+    """Return the UTF-16 units of a character, as JSON escapes them."""
     units = match[0].encode("utf-16-be")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

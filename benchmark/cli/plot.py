@@ -21,7 +21,7 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 class Kind(StrEnum):
-    """What can be drawn."""
+    """Name what can be drawn."""
 
     curves = "curves"
     ranks = "ranks"
@@ -88,11 +88,11 @@ def plot(
     if where:
         paths = [Path(path) for path in meeting(load_results(paths), where)["path"]]
 
-    def found() -> "pd.DataFrame":
+    def means() -> "pd.DataFrame":
         return table(load_results(paths), metric, select)
 
     def folders() -> list[Path]:
-        """Of the runs that the selection chooses."""
+        """Return the paths of the runs that the selection chooses."""
         if select is Select.last:
             return paths
         results = load_results(paths)
@@ -101,10 +101,10 @@ def plot(
 
     makers: dict[Kind, Callable[[], Figure]] = {
         Kind.curves: lambda: result_figures.curves(table(runs := load_results(paths), select=select), runs, metric),
-        Kind.ranks: lambda: result_figures.ranks(found()),
-        Kind.critical: lambda: result_figures.critical(found()),
-        Kind.cost: lambda: result_figures.cost(found()),
-        Kind.sensitivity: lambda: result_figures.sensitivity(found()),
+        Kind.ranks: lambda: result_figures.ranks(means()),
+        Kind.critical: lambda: result_figures.critical(means()),
+        Kind.cost: lambda: result_figures.cost(means()),
+        Kind.sensitivity: lambda: result_figures.sensitivity(means()),
         Kind.tradeoff: lambda: nuisance_figures.tradeoff(paths, performance, dependence),
         Kind.profile: lambda: figures.profile(folders()),
         Kind.widths: lambda: figures.widths(paths, mark or []),

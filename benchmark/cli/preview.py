@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from invbench.sweeps.execute import SweepRequest
 
 MOST_LISTED, FIRST = 20, 5
-"""As many runs are all listed; of more, so many."""
+"""Number of runs up to which all are listed; number that are listed of more."""
 Verbose = Annotated[
     bool,
     typer.Option(
@@ -21,7 +21,10 @@ Verbose = Annotated[
 
 
 def preview(request: "SweepRequest", at_once: int, verbose: bool) -> str:
-    """The runs, and what the ones that are left will cost; with all settings where `verbose`, else not all of many."""
+    """Return lines on the runs and on what those that are left will cost.
+
+    With `verbose` every run and all settings are listed, else not all of many.
+    """
     from invbench.sweeps.execute import dry_run
     from invbench.sweeps.folder import shared, summary
 

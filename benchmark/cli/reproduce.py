@@ -39,8 +39,8 @@ def reproduce(
     slots = LocalResources(gpus, workers=workers, threads=threads).slots()
     failure = None
     claims = claims_of(name)
-    for claim, own in claims.items():
-        request = SweepRequest(sweep_of(own), out / claim)
+    for claim_name, claim in claims.items():
+        request = SweepRequest(sweep_of(claim), out / claim_name)
         if dry_run:
             echo(preview(request, len(slots), verbose))
             continue
@@ -50,7 +50,7 @@ def reproduce(
             failure = error
     if dry_run:
         return
-    found = against_published(load_results([out / claim for claim in claims]), claims)
-    echo(written(*verdicts(found), Format.text))
+    comparison = against_published(load_results([out / claim_name for claim_name in claims]), claims)
+    echo(written(*verdicts(comparison), Format.text))
     if failure:
         raise failure

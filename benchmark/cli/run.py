@@ -94,7 +94,7 @@ def run(
 
 
 def _described(configs: "list[RunConfig]", out: Path) -> "Iterator[str]":
-    """All settings, and the folder of each seed."""
+    """Yield lines with all settings, and with the folder of each seed."""
     yield f"{configs[0].spec.method} on {configs[0].spec.dataset}"
     settings = {"backbone.name": configs[0].spec.backbone} | configs[0].spec.flat()
     yield from (f"  {name} = {json.dumps(value)}" for name, value in settings.items())
@@ -102,7 +102,7 @@ def _described(configs: "list[RunConfig]", out: Path) -> "Iterator[str]":
 
 
 def _profile(config: "RunConfig", options: "Options") -> None:
-    """Time some steps, and show a row per part of the run."""
+    """Time some steps, and print a row per part of the run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -123,7 +123,7 @@ def _profile(config: "RunConfig", options: "Options") -> None:
 
 
 def _show(records: "list[Record]", out: Path) -> None:
-    """The result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
+    """Print the result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
 
     from invbench.console import announce
@@ -150,7 +150,7 @@ def _show(records: "list[Record]", out: Path) -> None:
 
 
 def _means(done: "list[Record]", names: list[str]) -> list[str]:
-    """Mean and 95 % interval of each metric."""
+    """Return the mean and the 95 % interval of each metric, as text."""
     import pandas as pd
 
     from invbench.results.statistics import half_width  # scipy.stats takes a second to import
@@ -160,7 +160,7 @@ def _means(done: "list[Record]", names: list[str]) -> list[str]:
 
 
 def _table(title: str, rows: list[list[str]]) -> "Table":
-    """The first row is the header."""
+    """Make a table of rows of text; the first row is the header."""
     from rich.table import Table
     from rich.text import Text
 
@@ -168,9 +168,9 @@ def _table(title: str, rows: list[list[str]]) -> "Table":
     from invbench.terminal import visible
 
     view = Table(title=plain_text(title), title_justify="left")
-    for place, name in enumerate(rows[0]):
+    for index, name in enumerate(rows[0]):
         header = Text(visible(name).replace("_", "\n", 1))
-        view.add_column(header, justify="right" if place else "left", overflow="fold")
+        view.add_column(header, justify="right" if index else "left", overflow="fold")
     for row in rows[1:]:
         view.add_row(*map(plain_text, row))
     return view

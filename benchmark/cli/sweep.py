@@ -126,7 +126,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def seconds_of(text: str | None) -> float | None:
-    """`90`, `90s`, `30min`, `2h`, `1d` as seconds. Raises UserError for anything else."""
+    """Convert a time such as `90`, `90s`, `30min`, `2h`, `1d` to seconds. Raises UserError for anything else."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*", text)

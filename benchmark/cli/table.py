@@ -62,7 +62,7 @@ def table(
     ] = "tab:results",
     percent: Annotated[bool, typer.Option("--percent", help="Accuracies and other shares in per cent.")] = False,
 ) -> None:
-    """Methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
+    """Compare methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
 
     Runs that differ in settings, protocol or data are never averaged.
     """
@@ -85,17 +85,17 @@ def table(
     if vs_published:
         echo(_against_published(runs, form, as_json), nl=form is not Format.csv)
         return
-    found = make(runs, metric, select)
+    means = make(runs, metric, select)
     if as_json:
-        echo(_json(found))
+        echo(_json(means))
         return
     style = Style.of(form, digits, percent)
-    remarks = [*notes(found, omitted(runs), style), *completeness(runs)]
+    remarks = [*notes(means, omitted(runs), style), *completeness(runs)]
     if form is Format.csv:
-        echo(csv(found.drop(columns=["seeds", "run_ids"])), nl=False)
+        echo(csv(means.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
-        layout = laid_out(found, _names(rows), _names(columns), style)
+        layout = laid_out(means, _names(rows), _names(columns), style)
         echo(written(replace(layout, label=label), remarks, form))
 
 
@@ -104,24 +104,24 @@ def _against_published(runs: "pd.DataFrame", form: Format, as_json: bool) -> str
     from invbench.results.formats import written
     from invbench.spreadsheet import csv
 
-    found = against_published(runs)
+    comparison = against_published(runs)
     if as_json:
-        return _json(found)
-    return csv(found) if form is Format.csv else written(*verdicts(found), form)
+        return _json(comparison)
+    return csv(comparison) if form is Format.csv else written(*verdicts(comparison), form)
 
 
-def _json(found: "pd.DataFrame") -> str:
-    """Rows as a JSON array in ASCII, which is safe to show; what is not known is null."""
+def _json(frame: "pd.DataFrame") -> str:
+    """Return the rows as a JSON array in ASCII, which is safe to show; what is not known is null."""
     import json
 
     from pydantic_core import from_json, to_json
 
-    rows = from_json(to_json(found.to_dict("records"), inf_nan_mode="null", fallback=_plain))
+    rows = from_json(to_json(frame.to_dict("records"), inf_nan_mode="null", fallback=_plain))
     return json.dumps(rows, indent=1).replace("\x7f", r"\u007f")
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers as Python's, pandas' missing values as none."""
+    """Convert a number of numpy's to Python's, and a missing value of pandas' to None."""
     return value.item() if hasattr(value, "item") else None
 
 
