@@ -15,7 +15,6 @@ from conftest import Bench
 
 import invbench
 from invbench import choices
-from invbench.core.registry import METHODS
 from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines import ENGINES, make_engine
@@ -23,6 +22,7 @@ from invbench.sweeps.engines.local import LocalEngine
 from invbench.sweeps.engines.ray import RayEngine
 from invbench.sweeps.engines.slurm import SlurmEngine
 from invbench.sweeps.monitor import SweepMonitor
+from invbench.testing import temporary_registrations
 from invbench.training.runner import run_one
 
 FACE = (
@@ -71,14 +71,14 @@ def test_the_package_alone_imports_neither_torch_nor_pandas() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = invbench if name == "invbench" else getattr(invbench, name)
+    documented = invbench if name == "invbench" else getattr(invbench, name)
     # A class of the package is looked for in the module that names it.
-    (example,) = doctest.DocTestFinder(recurse=False).find(shown, name, module=False, globs={"__name__": "example"})
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        documented, name, module=False, globs={"__name__": "example"}
+    )
     said: list[str] = []
-    try:
+    with temporary_registrations():
         result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
-    finally:
-        METHODS._registered.pop("worst_case", None)  # which one of them adds
     assert result.attempted
     assert not result.failed, "".join(said)
 

@@ -11,8 +11,8 @@ import importlib.util
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -74,6 +74,21 @@ class Registry:
             return cls
 
         return decorate
+
+    @contextmanager
+    def temporary(self) -> Iterator[None]:
+        """Forget the classes that are registered inside a `with` statement at its end, and bring back those of before.
+
+        What is listed stays loaded: a module of the package is executed once, and would not register its class again.
+        """
+        before = dict(self._registered)
+        try:
+            yield
+        finally:
+            added = self._registered.keys() - before.keys()
+            loaded = {name: self._registered[name] for name in added if name in self._listed}
+            self._registered.clear()
+            self._registered.update(before | loaded)
 
     def entries(self) -> dict[str, Entry]:
         """Return every usable entry in alphabetical order; warn once of third parties' that do not load."""

@@ -1,14 +1,19 @@
 """The contracts as a library: check a method, a dataset or a backbone of your own, registered or not.
 
-Imports everything but `cli`.
+Imports everything but `cli`. In a test file of your own package:
 
-    from invbench.testing import check_method, checks_of_method
-
-    check_method(WorstCase)                                     # AssertionError: which check, and what is wrong
+    import pytest
+    from invbench.testing import checks_of_method, temporary_registrations
+    from mine import WorstCase
 
     @pytest.mark.parametrize(("name", "check"), checks_of_method(WorstCase))
     def test_worst_case(name, check):
-        check()
+        check()                                 # AssertionError: which check, and what is wrong
+
+    @pytest.fixture(autouse=True)
+    def forget():                               # what a test registers is forgotten when it ends
+        with temporary_registrations():
+            yield
 
 Each check protects one property; results and comparisons lean on all of them.
 
@@ -50,6 +55,7 @@ from invbench.testing.checks import (
     checks_of_dataset,
     checks_of_method,
 )
+from invbench.testing.registrations import temporary_registrations
 
 __all__ = [
     "check_backbone",
@@ -58,4 +64,5 @@ __all__ = [
     "checks_of_backbone",
     "checks_of_dataset",
     "checks_of_method",
+    "temporary_registrations",
 ]

@@ -1,4 +1,4 @@
-"""What every backbone must do, on small made-up inputs of each kind that it accepts."""
+"""Checks of a backbone, on small made-up inputs of each kind that it accepts."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -12,13 +12,17 @@ from invbench.core.task import Classification, Regression, Task
 from invbench.testing.method_checks import require
 
 BackboneCheck = Callable[[Backbone], None]
-"""Raises AssertionError."""
+"""Function that raises AssertionError where a backbone does not have a property."""
 EXAMPLES = 6
 TASKS: tuple[Task, ...] = (Classification(3), Regression("units"))
 
 
 def problems(backbone: Backbone, tasks: Iterable[Task] = TASKS[:1]) -> Iterator[Problem]:
-    """A problem for each kind of input that the backbone accepts and each of these tasks."""
+    """Yield a problem for each kind of input that the backbone accepts and each of these tasks.
+
+    Raises:
+        AssertionError: `accepts` names what is no kind of input.
+    """
     for kind in backbone.accepts:
         x = inputs(kind)
         for task in tasks:
@@ -28,7 +32,10 @@ def problems(backbone: Backbone, tasks: Iterable[Task] = TASKS[:1]) -> Iterator[
 
 
 def inputs(kind: str) -> Tensor:
-    """Vectors (N, 5), images (N, 3, 32, 32), or point clouds (N, 7, 4) of positions and charges, two points padded."""
+    """Make random vectors (N, 5), images (N, 3, 32, 32) or point clouds (N, 7, 4).
+
+    A point is a position and a charge; the last two points of each cloud are padding.
+    """
     generator = torch.Generator().manual_seed(0)
     if kind == "vector":
         return torch.randn(EXAMPLES, 5, generator=generator)
@@ -46,20 +53,20 @@ def _kind(name: str) -> Kind:
 
 
 def predictions_have_the_right_shape(backbone: Backbone) -> None:
-    """Prediction (N, outputs), and the representation (N, features) where there is one, in both modes."""
+    """Check the shapes of the prediction, (N, outputs), and the representation, (N, features) if any, in both modes."""
     for problem in problems(backbone, TASKS):
         model, shape = _built(backbone, problem), (EXAMPLES, problem.task.outputs)
         for training in (True, False):
             outputs = as_outputs(model.train(training)(problem.splits["train"].x))
-            shown = tuple(outputs.prediction.shape)
-            require(shown == shape, f"predictions of {problem.kind} inputs have shape {shown}, not {shape}")
+            actual = tuple(outputs.prediction.shape)
+            require(actual == shape, f"predictions of {problem.kind} inputs have shape {actual}, not {shape}")
             representation = outputs.representation
             fits = representation is None or (representation.ndim == 2 and len(representation) == EXAMPLES)
             require(fits, "the representation is not of shape (N, features)")
 
 
 def parameters_get_gradients(backbone: Backbone) -> None:
-    """Every parameter that can be trained has a finite gradient."""
+    """Check that every parameter that can be trained has a finite gradient."""
     for problem in problems(backbone):
         model = _built(backbone, problem)
         as_outputs(model(problem.splits["train"].x)).prediction.square().sum().backward()
@@ -71,7 +78,7 @@ def parameters_get_gradients(backbone: Backbone) -> None:
 
 
 def building_is_pure(backbone: Backbone) -> None:
-    """The same state of torch's generator gives the same first weights."""
+    """Check that the same state of torch's generator gives the same first weights."""
     for problem in problems(backbone):
         first, second = (_built(backbone, problem).state_dict() for _ in range(2))
         wrong = [name for name, value in first.items() if not torch.equal(second[name], value)]
@@ -79,7 +86,7 @@ def building_is_pure(backbone: Backbone) -> None:
 
 
 def rows_do_not_mix_in_evaluation(backbone: Backbone) -> None:
-    """In evaluation the prediction of an example does not depend on the others, nor on chance."""
+    """Check that in evaluation the prediction of an example depends neither on the others nor on chance."""
     for problem in problems(backbone):
         model, x = _built(backbone, problem).eval(), problem.splits["train"].x
         with torch.no_grad():
@@ -90,7 +97,7 @@ def rows_do_not_mix_in_evaluation(backbone: Backbone) -> None:
 
 
 def takes_double_precision(backbone: Backbone) -> None:
-    """A network in float64 takes inputs in float64 and answers in it."""
+    """Check that a network in float64 takes inputs in float64 and answers in it."""
     for problem in problems(backbone):
         prediction = as_outputs(_built(backbone, problem).double()(problem.splits["train"].x.double())).prediction
         require(prediction.dtype == torch.float64, f"inputs in float64 give predictions in {prediction.dtype}")

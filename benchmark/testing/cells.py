@@ -32,11 +32,14 @@ from invbench.training.sampling import Sampler
 
 STEPS = 12
 PLAIN = {"vector": "mlp", "image": "mlp", "point_cloud": "deep_sets"}
-"""By kind of input, a network that treats each row by itself."""
+"""Networks that treat each row by itself, by kind of input."""
 
 
 def small_settings(method: str, dataset: str) -> dict[str, Any]:
-    """The settings by dotted name that make a cell quick: the dataset's, then the method's, of `a+b` those of b."""
+    """Return the settings by dotted name that make a cell quick.
+
+    Those of the dataset come first, then those of the method; of a composition `a+b` those of b.
+    """
     method = method.rpartition("+")[2]
     settings = dict(DATASETS.literal(dataset, "small", {})) | dict(METHODS.literal(method, "small", {}))
     for requirement, more in DATASETS.literal(dataset, "small_when", {}).items():
@@ -47,14 +50,14 @@ def small_settings(method: str, dataset: str) -> dict[str, Any]:
 
 
 def small_config(method: str, dataset: str, seed: int = 0, settings: Mapping[str, Any] | None = None) -> RunConfig:
-    """A cell that trains in about a second; `settings`, by dotted name, win over those that make it quick."""
+    """Return a cell that trains in about a second; `settings`, by dotted name, win over those that make it quick."""
     whole = method if "+" in method else with_penalty(method)
     quick = {"trainer.steps": STEPS} | small_settings(method, dataset)
     return resolve(whole, dataset, seed, quick | dict(settings or {}))
 
 
 def without_coupling(config: RunConfig) -> RunConfig:
-    """The cell on a network that treats each row by itself, and drawing nothing, so that all strategies agree."""
+    """Return the cell on a network that treats each row by itself, without chance, so that all strategies agree."""
     method = config.spec.method.rpartition("+")[2]
     still: dict[str, Any] = {}
     for provided, settings in METHODS.literal(method, "deterministic", {}).items():
@@ -75,7 +78,7 @@ def without_coupling(config: RunConfig) -> RunConfig:
 
 
 def _couples_rows(config: RunConfig) -> bool:
-    """Whether the cell's backbone has layers that normalise over a batch, or drop at random."""
+    """Tell whether the cell's backbone has layers that normalise over a batch, or drop at random."""
     if config.backbone is None:
         return False
     with torch.random.fork_rng(devices=()):
@@ -84,14 +87,14 @@ def _couples_rows(config: RunConfig) -> bool:
 
 
 def load(config: RunConfig, dtype: torch.dtype = torch.float32) -> Problem:
-    """The cell's problem on the CPU, as its dataset makes it."""
+    """Load the cell's problem onto the CPU, as its dataset makes it."""
     return config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), dtype)
 
 
 def objective_of(
     config: RunConfig, strategy: Strategy, dtype: torch.dtype = torch.float64, method: Composition | None = None
 ) -> tuple[Objective, dict[str, Tensor], Batch, State]:
-    """The engine's gradient function of a cell with its first parameters, batch and state."""
+    """Return the engine's gradient function of a cell, with its first parameters, batch and state."""
     problem = load(config, dtype)
     model = build_model(config, problem).to(dtype)
     method = method or config.method
@@ -111,7 +114,7 @@ def run_until(
     """Train from the folder's checkpoint, or afresh, and keep a checkpoint after this step."""
 
     class Stop(Exception):
-        """In the place of a kill."""
+        """Stop a run in the place of a kill."""
 
     class Until(Report):
         def step(self, number: int) -> None:
@@ -125,7 +128,7 @@ def run_until(
 
 
 def curves_of(folder: RunFolder) -> pd.DataFrame:
-    """A run's curves without what the clock said."""
+    """Read a run's curves without the columns that the clock fills."""
     return pd.read_parquet(folder.curves).drop(columns=SECONDS)
 
 

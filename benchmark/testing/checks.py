@@ -1,4 +1,4 @@
-"""Checks by name: of a registered one, or of a class that is registered for the time of a check."""
+"""Checks by name: of a registered subject, or of a class that is registered for the time of a check."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +20,32 @@ from invbench.testing.method_checks import METHOD_CHECKS
 from invbench.training.sampling import Sampler
 
 NamedCheck = tuple[str, Callable[[], None]]
-"""Its name, and a function that raises AssertionError: one line with the class, the check and what is wrong."""
+"""Name of a check, and a function that raises AssertionError: one line with the class, the check and what is wrong."""
 
 
 def check_method(method: type[Method] | str, datasets: Sequence[str] | None = None) -> None:
-    """Check that a method keeps the contract.
+    """Check that a method keeps the contract; `invbench.testing` lists the checks, which stop at the first failure.
+
+    Each trains a cell for at most twelve steps on the CPU: the `small` version of the dataset, with the method's
+    `small` settings and, where it would draw at random, its `deterministic` ones. All checks on all datasets take
+    seconds for most methods. A class that is not registered is registered for their time only. Runs are written to
+    temporary folders; what lasts are prepared data, which some datasets keep in the cache (INVBENCH_CACHE).
+
+    >>> import invbench
+    >>> from invbench.testing import check_method
+    >>> class WorstCase(invbench.Method):
+    ...     requires = ("environments",)
+    ...     sharpness: float = invbench.setting(5.0, "of the maximum, per nat of risk", gt=0, fusable=True)
+    ...
+    ...     def risk(self, risks, env, state):
+    ...         return (self.sharpness * risks).logsumexp(0) / self.sharpness, state
+    >>> check_method(WorstCase, datasets=["spirals"])
+    >>> class CountsTheFirstTwice(WorstCase):
+    ...     def risk(self, risks, env, state):
+    ...         return risks.mean() + risks[0], state
+    >>> check_method(CountsTheFirstTwice, datasets=["spirals"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    AssertionError: method CountsTheFirstTwice fails order_of_environments_does_not_matter on spirals: the gradient ...
 
     Args:
         method: a class, registered or not, or a registered name.
@@ -32,14 +53,24 @@ def check_method(method: type[Method] | str, datasets: Sequence[str] | None = No
 
     Raises:
         AssertionError: one line that names the class, the check and what is wrong.
-        UserError: it is no method, or no such dataset provides what it requires.
+        UserError: it is no method, no such name is a dataset, or no dataset provides what the method requires.
     """
     for _, check in checks_of_method(method, datasets):
         check()
 
 
 def check_dataset(dataset: type[Dataset] | str) -> None:
-    """Check that a dataset, a class or a registered name, keeps the contract; its `small` version is loaded.
+    """Check that a dataset keeps the contract; `invbench.testing` lists the checks, which stop at the first failure.
+
+    They load the `small` version that the class describes, and train ERM on it for two steps on the CPU; most take less
+    than a second. A class that is not registered is registered for their time only. What lasts is what `load` itself
+    keeps, such as prepared data in the cache (INVBENCH_CACHE). Files of a release must be on this machine.
+
+    >>> from invbench.testing import check_dataset
+    >>> check_dataset("spirals")
+
+    Args:
+        dataset: a class, registered or not, or a registered name.
 
     Raises:
         AssertionError: one line that names the class, the check and what is wrong.
@@ -50,7 +81,17 @@ def check_dataset(dataset: type[Dataset] | str) -> None:
 
 
 def check_backbone(backbone: type[Backbone] | str, settings: Mapping[str, Any] | None = None) -> None:
-    """Check that a backbone, a class or a registered name, keeps the contract with these settings.
+    """Check that a backbone keeps the contract; `invbench.testing` lists the checks, which stop at the first failure.
+
+    They build it for made-up inputs of each kind that it accepts, six examples each, and pass those through it on the
+    CPU, which takes less than a second for a small network. Nothing is trained or written.
+
+    >>> from invbench.testing import check_backbone
+    >>> check_backbone("mlp", {"width": 8})
+
+    Args:
+        backbone: a class, registered or not, or a registered name.
+        settings: its settings by name; those that are left out have their defaults.
 
     Raises:
         AssertionError: one line that names the class, the check and what is wrong.
@@ -61,7 +102,13 @@ def check_backbone(backbone: type[Backbone] | str, settings: Mapping[str, Any] |
 
 
 def checks_of_method(method: type[Method] | str, datasets: Sequence[str] | None = None) -> list[NamedCheck]:
-    """The checks that apply to a method, for `pytest.mark.parametrize`; see `check_method`."""
+    """Return the checks of `check_method`, each with its name, for `pytest.mark.parametrize`.
+
+    Names are `<check>[<dataset>]`. Arguments are those of `check_method`.
+
+    Raises:
+        UserError: it is no method, or no such dataset provides what it requires.
+    """
     with registered(METHODS, method) as name:
         cls: type[Method] = METHODS.load(name)
         chosen = datasets_for(name) if datasets is None else list(datasets)
@@ -74,14 +121,22 @@ def checks_of_method(method: type[Method] | str, datasets: Sequence[str] | None 
 
 
 def checks_of_dataset(dataset: type[Dataset] | str) -> list[NamedCheck]:
-    """The checks of a dataset, for `pytest.mark.parametrize`; see `check_dataset`."""
+    """Return the checks of `check_dataset`, each with its name, for `pytest.mark.parametrize`.
+
+    Raises:
+        UserError: it is no dataset.
+    """
     with registered(DATASETS, dataset):
         pass  # what is no dataset is refused now
     return [_named(DATASETS, dataset, check.__name__, "", _with_erm(check)) for check in DATASET_CHECKS]
 
 
 def checks_of_backbone(backbone: type[Backbone] | str, settings: Mapping[str, Any] | None = None) -> list[NamedCheck]:
-    """The checks of a backbone, for `pytest.mark.parametrize`; see `check_backbone`."""
+    """Return the checks of `check_backbone`, each with its name, for `pytest.mark.parametrize`.
+
+    Raises:
+        UserError: it is no backbone, or has no such setting.
+    """
     with registered(BACKBONES, backbone) as name:
         network: Backbone = BACKBONES.load(name).parse(settings or {}, "backbone")
     return [
@@ -91,7 +146,7 @@ def checks_of_backbone(backbone: type[Backbone] | str, settings: Mapping[str, An
 
 
 def datasets_for(method: str) -> list[str]:
-    """Registered datasets that need no files, provide what a method requires and have examples enough for it.
+    """Return registered datasets that need no files, provide what a method requires and have examples enough for it.
 
     Raises:
         UserError: there is none.
@@ -120,33 +175,34 @@ def _enough_examples(method: str, dataset: str) -> bool:
 
 @contextmanager
 def registered(registry: Registry, subject: type[Any] | str) -> Iterator[str]:
-    """The name of a class, under which it can be found here; one that is not registered is forgotten afterwards."""
+    """Give a class a name inside a `with` statement; one that is not registered is forgotten at its end.
+
+    Raises:
+        UserError: nothing has the name, or the class is none of this kind.
+    """
     if isinstance(subject, str):
         registry.load(subject)
         yield subject
         return
-    known = registry._registered
-    for name, cls in known.items():
+    for name, cls in registry._registered.items():
         if cls is subject:
             yield name
             return
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", getattr(subject, "__name__", "unnamed")).lower().strip("_")
     while name in registry.known():
         name += "_checked"
-    registry.register(name)(subject)
-    try:
+    with registry.temporary():
+        registry.register(name)(subject)
         yield name
-    finally:
-        del known[name]
 
 
 def _on(run: Callable[[Any], None], dataset: str) -> Callable[[str], None]:
-    """A check of a cell as one of a method's name."""
+    """Turn a check of a cell into one of a method's name."""
     return lambda name: run(small_config(name, dataset))
 
 
 def _with_erm(run: Callable[[Any], None]) -> Callable[[str], None]:
-    """A check of a cell as one of a dataset's name."""
+    """Turn a check of a cell into one of a dataset's name."""
     return lambda name: run(small_config("erm", name))
 
 

@@ -1,4 +1,4 @@
-"""What every dataset must do."""
+"""Checks of a dataset, with ERM on it."""
 
 import copy
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from invbench.testing.cells import load
 from invbench.testing.method_checks import require, trains
 
 DatasetCheck = Callable[[RunConfig], None]
-"""Given ERM on the dataset. Raises AssertionError."""
+"""Function of ERM on the dataset that raises AssertionError where a property is missing."""
 
 
 def provides_what_it_says(config: RunConfig) -> None:
-    """The capabilities with the cell's settings are those of the problem, and all of them are in `provides`."""
+    """Check that the capabilities with the cell's settings are the problem's, and all of them in `provides`."""
     provides, problem = set(config.dataset.capabilities()), load(config)
     train = problem.splits["train"]
     task = "regression" if isinstance(problem.task, Regression) else "classification"
@@ -33,14 +33,14 @@ def provides_what_it_says(config: RunConfig) -> None:
 
 
 def optional_settings_turn_on(config: RunConfig) -> None:
-    """With the settings that `optional` names the dataset provides what is off by default."""
+    """Check that with the settings that `optional` names the dataset provides what is off by default."""
     for name, settings in config.dataset.optional.items():
         data = type(config.dataset).parse(config.dataset.canonical() | dict(settings), "dataset")
         require(name in data.capabilities(), f"`optional` says how to turn {name} on, but that does not provide it")
 
 
 def loading_is_pure(config: RunConfig) -> None:
-    """Equal seeds give equal tensors, the same object twice and an equal one; torch's generator is not used."""
+    """Check that equal seeds give equal tensors, from one object or two, without torch's generator."""
     seed, data, generator = stream(0, "data"), config.dataset, torch.get_rng_state()
     first = data.load(seed).fingerprint
     require(data.load(seed).fingerprint == first, "`load` gives other tensors when it is called again with one seed")
@@ -49,7 +49,7 @@ def loading_is_pure(config: RunConfig) -> None:
 
 
 def splits_are_sound(config: RunConfig) -> None:
-    """Every split has examples, finite numbers, and labels and environments in range."""
+    """Check that every split has examples, finite numbers, and labels and environments in range."""
     problem = load(config)
     for name, split in problem.splits.items():
         require(len(split) > 0, f"split {name} is empty")

@@ -1,4 +1,4 @@
-"""What every method must do on every dataset that it can run on."""
+"""Checks of a method on a dataset that it can run on."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """One property of a method.
+    """Describe the check of one property of a method.
 
     Args:
         run: raises AssertionError where a cell does not have it.
@@ -48,7 +48,7 @@ class MethodCheck:
 
     @property
     def name(self) -> str:
-        """The name of the function."""
+        """Return the name of the function."""
         return self.run.__name__
 
 
@@ -59,14 +59,14 @@ def require(condition: bool, otherwise: str) -> None:
 
 
 def fusable_settings_are_numbers(config: RunConfig) -> None:
-    """The default of each fusable setting is an int or a float, which can be stacked."""
+    """Check that the default of each fusable setting is an int or a float, which can be stacked."""
     cls = type(list(config.method.parts.values())[-1])
     wrong = [name for name in cls.fusable() if type(cls.model_fields[name].get_default()) not in (int, float)]
     require(not wrong, f"setting {', '.join(wrong)} is fusable, but its default is no number")
 
 
 def trains(config: RunConfig) -> None:
-    """Steps of one epoch with a high learning rate are finite and move the parameters."""
+    """Check that steps of one epoch with a high learning rate are finite and move the parameters."""
     problem = load(config)
     with TemporaryDirectory() as folder:
         training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(Path(folder)), "", 0)
@@ -81,7 +81,7 @@ def trains(config: RunConfig) -> None:
 
 
 def hooks_are_pure(config: RunConfig) -> None:
-    """The same arguments give the same step, and are afterwards what they were."""
+    """Check that the same arguments give the same step, and are afterwards what they were."""
     objective, parameters, batch, state = objective_of(without_coupling(config), "joint")
     kept = copy.deepcopy((dict(parameters), batch, state))
     first, second = (_step(objective, parameters, batch, state) for _ in range(2))
@@ -91,7 +91,7 @@ def hooks_are_pure(config: RunConfig) -> None:
 
 
 def order_of_environments_does_not_matter(config: RunConfig) -> None:
-    """Two environments that change places in a batch leave the gradient as it is, to rounding."""
+    """Check that two environments that change places in a batch leave the gradient as it is, to rounding."""
     objective, parameters, batch, state = objective_of(without_coupling(config), "joint")
     if len(batch.x) < 2:
         return
@@ -103,7 +103,7 @@ def order_of_environments_does_not_matter(config: RunConfig) -> None:
 
 
 def strategies_agree(config: RunConfig) -> None:
-    """Strategies joint, loop and vmap give one gradient and one objective, to rounding."""
+    """Check that strategies joint, loop and vmap give one gradient and one objective, to rounding."""
     config = without_coupling(config)
     names: tuple[Strategy, ...] = ("joint", "loop", "vmap")
     first, *others = (_step(*objective_of(config, strategy)) for strategy in names)
@@ -114,9 +114,9 @@ def strategies_agree(config: RunConfig) -> None:
 
 
 def whole_runs_can_be_mapped(config: RunConfig) -> None:
-    """vmap over runs that differ in seed and in every fusable setting equals a loop over them, step after step.
+    """Check that vmap over runs that differ in seed and in every fusable setting equals a loop over them.
 
-    Two steps, so that state that came out of a mapped step goes into one.
+    Both take two steps, so that state that came out of a mapped step goes into one.
     """
     configs = [without_coupling(from_spec(config.spec.model_copy(update={"seed": seed}))) for seed in range(RUNS)]
     settings = {name: _spread(part) for name, part in configs[0].method.parts.items()}
@@ -155,7 +155,7 @@ def whole_runs_can_be_mapped(config: RunConfig) -> None:
 
 
 def resumes_to_the_bit(config: RunConfig) -> None:
-    """A run that stops between two evaluations and is taken up ends as one that does not, to the last bit."""
+    """Check that a run that stops between two evaluations and is resumed ends as one that does not, to the last bit."""
     trainer = config.spec.trainer | {"steps": 6, "evaluate_every": 3}
     config = from_spec(config.spec.model_copy(update={"trainer": trainer}))
     with TemporaryDirectory() as folder:
@@ -172,7 +172,7 @@ def resumes_to_the_bit(config: RunConfig) -> None:
 
 
 def rule_adds_penalty(config: RunConfig) -> None:
-    """A further penalty moves the step. Else `irmv1+rule` is the rule alone."""
+    """Check that a further penalty moves the step. Else `irmv1+rule` is the rule alone."""
     config = without_coupling(config)
     further = Composition({**config.method.parts, "further": _MeanSquare()})
     unmoved = _close(*(_gradients(config, method) for method in (config.method, further)))
@@ -180,7 +180,7 @@ def rule_adds_penalty(config: RunConfig) -> None:
 
 
 def penalty_heeds_its_weight(config: RunConfig) -> None:
-    """A step with three times the weight is another one."""
+    """Check that a step with three times the weight is another one."""
     config = without_coupling(config)
     name, part = list(config.method.parts.items())[-1]
     course = {field: 0 for field in ("anneal_steps", "pretrain_steps") if field in type(part).model_fields}
@@ -190,7 +190,10 @@ def penalty_heeds_its_weight(config: RunConfig) -> None:
 
 
 def model_reports_what_is_learned(config: RunConfig) -> None:
-    """A model that wraps another one tells what that has learned. Else it is in no curve, and no penalty sees it."""
+    """Check that a model that wraps another one tells what that has learned.
+
+    Else it is in no curve, and no penalty sees it.
+    """
     name, part = list(config.method.parts.items())[-1]
     if config.backbone is None:
         raise AssertionError("there is no network to wrap")
@@ -208,7 +211,7 @@ def _trains(cls: type[Method]) -> bool:
 
 
 def _separable(cls: type[Method]) -> bool:
-    """Whether environments can be gone through one by one: not where representations depend on all of them."""
+    """Tell whether environments can be gone through one by one: not where representations depend on all of them."""
     return cls.trains and not cls.replaces_model and not issubclass(cls, FeatureTransform)
 
 
@@ -235,7 +238,7 @@ METHOD_CHECKS = (
 
 
 class _Learning(nn.Module):
-    """A network that has learned a width besides its weights."""
+    """Pass a network off as one that has learned a width besides its weights."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -246,7 +249,7 @@ class _Learning(nn.Module):
 
 
 class _MeanSquare(Method):
-    """Mean square of the predictions, as a further penalty."""
+    """Penalise the mean square of the predictions."""
 
     weight: float = setting(1.0, "λ")
 
@@ -255,7 +258,7 @@ class _MeanSquare(Method):
 
 
 def _step(objective: Objective, parameters: Tensors, batch: Batch, state: State) -> Step:
-    """One step; torch's generator is left as it was, so that the next one draws the same."""
+    """Take one step, and leave torch's generator as it was, so that the next one draws the same."""
     with torch.random.fork_rng(devices=()):
         return objective.step(parameters, batch, state)
 
@@ -265,7 +268,7 @@ def _gradients(config: RunConfig, method: Composition) -> Tensors:
 
 
 def _spread(part: Method) -> Tensors:
-    """For each fusable setting a value per run: the default, and two others inside its bounds."""
+    """Return a value per run for each fusable setting: the default, and two others inside its bounds."""
     values = {}
     for name in type(part).fusable():
         default = getattr(part, name)
@@ -283,7 +286,7 @@ def _batches(config: RunConfig, problem: Problem) -> list[Batch]:
 
 
 def _stack(trees: list[Any]) -> Any:
-    """Equal trees of tensors, with an axis of runs in front of each."""
+    """Stack equal trees of tensors along a new first axis of runs."""
     return tree_map(lambda *leaves: torch.stack(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *trees)
 
 

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,9 +61,9 @@ def test_name_far_from_all_gets_the_list() -> None:
         DATASETS.load("xyzzy")
 
 
-def test_a_taken_name_is_refused_and_says_by_whom(registered: list[str]) -> None:
+@METHODS.temporary()
+def test_a_taken_name_is_refused_and_says_by_whom() -> None:
     METHODS.register("mine")(type("Mine", (Method,), {"__doc__": "Mine.", "__module__": "notebook"}))
-    registered.append("mine")
     with pytest.raises(UserError, match="two methods are named 'mine': notebook.Mine and elsewhere.Other"):
         METHODS.register("mine")(type("Other", (Method,), {"__module__": "elsewhere"}))
     with pytest.raises(UserError, match=r"two methods are named 'erm': invbench.methods.erm.* and elsewhere.Other"):
@@ -76,10 +76,10 @@ def test_only_classes_of_methods_can_be_methods(what: object) -> None:
         METHODS.register("mine")(what)  # type: ignore[type-var]
 
 
-def test_the_same_class_may_be_defined_again(registered: list[str]) -> None:
+@METHODS.temporary()
+def test_the_same_class_may_be_defined_again() -> None:
     for _ in range(2):  # a notebook cell that is run twice
         METHODS.register("mine")(type("Mine", (Method,), {"__module__": "notebook"}))
-    registered.append("mine")
     assert METHODS.load("mine").__qualname__ == "Mine"
 
 
@@ -295,15 +295,6 @@ def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: p
 def test_unmet_requirements() -> None:
     assert unmet(("environments", "image"), ("image",)) == ("environments",)
     assert unmet((), ("image",)) == ()
-
-
-@pytest.fixture
-def registered() -> Iterator[list[str]]:
-    """Names to forget afterwards."""
-    names: list[str] = []
-    yield names
-    for name in names:
-        METHODS._registered.pop(name, None)
 
 
 def _distribution(folder: Path, distribution: str, name: str, target: str, kind: str = "methods") -> None:

@@ -1,6 +1,10 @@
 """Checks for third parties: a class that breaks one property is told which, and is forgotten afterwards."""
 
+import doctest
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,14 +12,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import invbench.testing
 from invbench.core.backbone import Backbone
 from invbench.core.data import Batch, Dataset, Problem, Split
 from invbench.core.method import Gradients, Method, Outputs, State
+from invbench.core.metric import METRICS, Metric, register_metric
 from invbench.core.registry import BACKBONES, DATASETS, METHODS
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
 from invbench.errors import UserError
-from invbench.testing import check_backbone, check_dataset, check_method, checks_of_method
+from invbench.testing import (
+    check_backbone,
+    check_dataset,
+    check_method,
+    checks_of_method,
+    temporary_registrations,
+)
 
 
 class WorstRisk(Method):
@@ -327,3 +339,51 @@ def test_a_method_that_no_dataset_without_files_suits() -> None:
 
     with pytest.raises(UserError, match="no dataset without files provides what points requires"):
         check_method(Points)
+
+
+def test_what_a_test_registers_is_forgotten() -> None:
+    registries = (METHODS, DATASETS, BACKBONES)
+    before = [dict(registry.known()) for registry in registries], dict(METRICS)
+    with pytest.raises(ZeroDivisionError), temporary_registrations():
+        for registry, cls in zip(registries, (WorstRisk, Noise, Flat), strict=True):
+            registry.register("mine")(cls)
+        register_metric(Metric("regret", higher_is_better=False))
+        check_method("mine", ["mine"])
+        raise ZeroDivisionError
+    assert ([dict(registry.known()) for registry in registries], METRICS) == before
+    for registry in registries:
+        with pytest.raises(UserError, match=f"no {registry.kind} 'mine'"):
+            registry.load("mine")
+
+
+def test_a_name_means_what_it_meant() -> None:
+    with temporary_registrations():
+        METHODS.register("mine")(WorstRisk)
+        with temporary_registrations():
+            METHODS.register("mine")(type("WorstRisk", (Method,), {"__module__": __name__}))
+            assert METHODS.load("mine") is not WorstRisk
+        assert METHODS.load("mine") is WorstRisk
+
+
+def test_what_the_package_loads_meanwhile_stays() -> None:
+    """Import a module once: a second import would not register its class."""
+    program = """
+from invbench.core.registry import METHODS
+from invbench.testing import temporary_registrations
+with temporary_registrations():
+    inside = METHODS.load("vrex")
+assert METHODS.load("vrex") is inside
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["check_method", "check_dataset", "check_backbone", "temporary_registrations"])
+def test_examples_run_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    function = getattr(invbench.testing, name)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, name, module=False, globs={"__name__": "example"})
+    output: list[str] = []
+    result = doctest.DocTestRunner(verbose=False).run(example, out=output.append)
+    assert result.attempted
+    assert not result.failed, "".join(output)
