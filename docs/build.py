@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def copy_pages(place: Path) -> None:
-    """What is written by hand, and its pictures."""
+    """Copy the pages that are written by hand, and their pictures."""
     for path in (path for pattern in PAGES for path in ROOT.glob(pattern)):
         write(place / path.relative_to(ROOT), linked(path.read_text("utf-8")))
     for path in (path for pattern in PICTURES for path in ROOT.glob(pattern)):
@@ -90,10 +90,10 @@ def copy_pages(place: Path) -> None:
 
 
 def make_pages(place: Path) -> None:
-    """What is told by classes, commands and claims."""
-    for name in reference.own(METHODS):
+    """Make the pages that are generated from classes, commands and claims."""
+    for name in reference.built_in(METHODS):
         write(place / "methods" / f"{name}.md", reference.method(name))
-    for name in reference.own(DATASETS):
+    for name in reference.built_in(DATASETS):
         write(place / "datasets" / f"{name}.md", reference.dataset(name))
         reference.draw(name, place / "datasets" / f"{name}.png")
     for page, make in MADE.items():
@@ -102,13 +102,13 @@ def make_pages(place: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """A page, in a folder that is made for it."""
+    """Write a page, in a folder that is made for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
 
 
 def linked(text: str) -> str:
-    """Links to the files of methods, datasets and examples as links to their pages."""
+    """Turn links to the files of methods, datasets and examples into links to their pages."""
     text = re.sub(r"\]\(((?:\.\./)?(?:methods|datasets)/\w+)\.py\)", r"](\1.md)", text)
     return re.sub(r"\]\(((?:docs/)?examples)/?\)", r"](\1/index.md)", text)
 
@@ -123,7 +123,7 @@ def add_contents(place: Path) -> None:
 
 
 def toctree(pages: Iterable[str], option: str) -> str:
-    """A list of pages for the column at the side."""
+    """Format a list of pages for the sidebar."""
     return "\n".join(["```{toctree}", ":hidden:", option, "", *pages, "```", ""])
 
 

@@ -73,15 +73,15 @@ source, and are never judged.
 SWEEPS = "The package's own sweeps are examples; `bench sweep NAME --dry-run` tells what they cost.\n"
 
 
-def own(registry: Registry) -> list[str]:
-    """The entries of the project itself, not those of packages that are installed beside it."""
+def built_in(registry: Registry) -> list[str]:
+    """List the entries of the project itself, not those of packages installed beside it."""
     return [name for name, entry in registry.entries().items() if entry.origin.startswith("invbench.")]
 
 
 def method(name: str) -> str:
-    """Paper, formula, deviations, settings, and where it runs."""
+    """Describe a method: paper, formula, deviations, settings, and where it runs."""
     cls = METHODS.load(name)
-    cells = [data for data in own(DATASETS) if not unmet(METHODS.traits(name), DATASETS.traits(data))]
+    cells = [data for data in built_in(DATASETS) if not unmet(METHODS.traits(name), DATASETS.traits(data))]
     lines = [
         titled(name, docstring("methods", name)),
         f"- changes: {changes(name)}",
@@ -93,11 +93,11 @@ def method(name: str) -> str:
         settings("method", cls),
     ]
     rows = [row for row in claims() if name in row[1].method.split("+")]
-    return "\n".join([*lines, "## Published numbers\n", judged(rows)] if rows else lines)
+    return "\n".join([*lines, "## Published numbers\n", claims_table(rows)] if rows else lines)
 
 
 def suggested(name: str, cells: Iterable[str]) -> str:
-    """A dataset that needs no files, if possible with settings for this method."""
+    """Suggest a dataset that needs no files, if possible with settings for this method."""
     offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
     tuned = [
         data for data in offline if any(name in layer.get("method", {}) for layer in recipe_layers(data, [name], {}))
@@ -106,7 +106,7 @@ def suggested(name: str, cells: Iterable[str]) -> str:
 
 
 def dataset(name: str) -> str:
-    """Construction, picture, licence, settings and recipe."""
+    """Describe a dataset: construction, picture, licence, settings and recipe."""
     cls = DATASETS.load(name)
     picture = f"![examples of {name}]({name}.png)" if available(name) else f"(The picture needs {cls.release}.)"
     facts = (line.partition(": ") for line in provenance(name, cls))
@@ -125,7 +125,7 @@ def dataset(name: str) -> str:
 
 
 def draw(name: str, path: Path) -> None:
-    """A dataset's picture, where its data are on this machine."""
+    """Draw a dataset's picture, where its data are on this machine."""
     if available(name):
         contact_sheet(load_problem(resolve("erm", name, 0, {})), name, path)
 
@@ -137,9 +137,9 @@ def available(name: str) -> bool:
 
 
 def backbones() -> str:
-    """All networks."""
+    """Describe all networks."""
     parts = ["# Backbones\n\n`--set backbone.name=...` takes another than the recipe's.\n"]
-    for name in own(BACKBONES):
+    for name in built_in(BACKBONES):
         cls = BACKBONES.load(name)
         accepted = f"Accepts {', '.join(BACKBONES.traits(name))}.\n"
         parts += [f"## {name}\n", inspect.cleandoc(cls.__doc__ or ""), "", accepted, settings("backbone", cls)]
@@ -147,13 +147,13 @@ def backbones() -> str:
 
 
 def trainer() -> str:
-    """The settings of the loop."""
+    """Describe the settings of the loop."""
     text = inspect.cleandoc(TrainerConfig.__doc__ or "")
     return f"# The training loop\n\n{text}\n\n{settings('trainer', TrainerConfig)}"
 
 
 def commands() -> str:
-    """Every command with its arguments and options."""
+    """Describe every command with its arguments and options."""
     parts = ["# Commands\n"]
     for words, command in walk("bench", get_command(app)):
         rows = []
@@ -166,7 +166,7 @@ def commands() -> str:
 
 
 def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:
-    """Commands, by what one types."""
+    """Yield the commands by what one types."""
     for name, below in getattr(command, "commands", {}).items():
         if hasattr(below, "commands"):
             yield from walk(f"{words} {name}", below)
@@ -175,18 +175,18 @@ def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sweeps() -> str:
-    """The format of a sweep's file, and the package's own."""
+    """Describe the format of a sweep's file, and the package's sweeps."""
     first, _, rest = docstring("benchmark/sweeps", "definition").partition("\n")
     parts = [f"# Sweep files\n\n{first}\n\n```text\n{rest.strip()}\n```\n", SWEEPS]
     return "\n".join([*parts, *(f"## {name}\n\n```yaml\n{sweep_text(name).strip()}\n```\n" for name in sweep_names())])
 
 
 def published() -> str:
-    """Every claim."""
+    """List every claim."""
     parts = [PUBLISHED]
     for source in sources().values():
         rows = [row for row in claims() if row[0] in source.claims]
-        parts += [f"## {source.source}\n", judged(rows)]
+        parts += [f"## {source.source}\n", claims_table(rows)]
     return "\n".join(parts)
 
 
@@ -200,8 +200,8 @@ def claims() -> list[tuple[str, Claim, str]]:
     return [(name, claim, verdicts.get(name, "")) for name, claim in every.items()]
 
 
-def judged(rows: Iterable[tuple[str, Claim, str]]) -> str:
-    """Claims as a table."""
+def claims_table(rows: Iterable[tuple[str, Claim, str]]) -> str:
+    """Format claims as a table."""
     lines = []
     for name, claim, verdict in rows:
         numbers = ", ".join(f"{number.metric} {number.shown}" for number in claim.numbers)
@@ -210,11 +210,11 @@ def judged(rows: Iterable[tuple[str, Claim, str]]) -> str:
 
 
 def faithful() -> str:
-    """What departs from the sources, and what came of their numbers."""
+    """List what departs from the sources, and the numbers that follow."""
     parts = [FAITHFUL]
     for folder, registry in (("methods", METHODS), ("datasets", DATASETS)):
         rows = []
-        for name in own(registry):
+        for name in built_in(registry):
             tried = [row for row in claims() if name in (*row[1].method.split("+"), row[1].dataset)]
             found = sum(verdict.startswith("reproduced") for _, _, verdict in tried)
             missed = sum(verdict.startswith("not reproduced") for _, _, verdict in tried)
@@ -228,13 +228,13 @@ def faithful() -> str:
 
 
 def deviations(text: str) -> str:
-    """The paragraph of a docstring that begins so."""
+    """Return the paragraph of a docstring that begins with its deviations."""
     found = re.search(r"Deviations?\b[^:]*:(.*?)(?:\n\n|\Z)", text, re.DOTALL)
     return found[1].strip().replace("\n- ", " • ").removeprefix("- ") if found else "None"
 
 
 def examples() -> str:
-    """Each script with what it says and draws."""
+    """Show each script with what it prints and draws."""
     parts = [
         "# Worked examples\n\nScripts in `docs/examples/`, each under two minutes on a laptop; the tests run them.\n"
     ]
@@ -250,7 +250,7 @@ def examples() -> str:
 
 
 def settings(section: str, cls: type[Settings]) -> str:
-    """Every setting of a class."""
+    """Format every setting of a class."""
     rows = []
     for info in cls.describe():
         limits = ", ".join(part for part in (info.type, info.range) if part)
@@ -260,7 +260,7 @@ def settings(section: str, cls: type[Settings]) -> str:
 
 
 def changes(name: str) -> str:
-    """Which of the three things, or which others, a method changes."""
+    """Say which of the three things, or which others, a method changes."""
     method = METHODS.load(name)
     hooks = [what for what, names in HOOKS.items() if class_overrides(method, *names)]
     mixins = [what for what, kinds in MIXINS.items() if issubclass(method, kinds)]
@@ -268,18 +268,18 @@ def changes(name: str) -> str:
 
 
 def docstring(folder: str, name: str) -> str:
-    """What a file says of itself, which is Markdown: formulas are indented."""
+    """Return the docstring of a file as Markdown, its indented formulas as they are."""
     return ast.get_docstring(ast.parse((ROOT / folder / f"{name}.py").read_text("utf-8"))) or ""
 
 
 def titled(name: str, text: str) -> str:
-    """A docstring as the beginning of a page: its first line below the name."""
+    """Format a docstring as the beginning of a page: its first line below the name."""
     first, _, rest = text.partition("\n")
     return f"# {name}\n\n**{first}**\n{rest}\n"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, or nothing where it has no rows."""
+    """Format a table in Markdown, or nothing where it has no rows."""
     lines = [" | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in row) for row in rows]
     names = list(header)
     head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]

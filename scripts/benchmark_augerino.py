@@ -46,7 +46,7 @@ CALLS = 10
 
 
 def layer_steps(experiment: str, shape: tuple[int, int, int], copies: int, device: torch.device) -> tuple[Step, Step]:
-    """The layer, forward and backward: the authors' way, copy by copy, and ours, at the experiment's first widths."""
+    """Make steps of the layer, forward and backward: the authors' copy by copy, and ours, at the first widths."""
     problem = images(*shape)
     method = Augerino.parse(resolve("augerino", experiment).spec.method_settings["augerino"], "method")
     layer = cast(RandomAffine, method.transformation(problem).to(device))
@@ -71,20 +71,20 @@ def layer_steps(experiment: str, shape: tuple[int, int, int], copies: int, devic
 
 
 def ode_exponential(algebra: Tensor) -> Tensor:
-    """exp(A) of matrices (N, 3, 3) as X(1), where X' = A X and X(0) = 1."""
+    """Compute exp(A) of matrices (N, 3, 3) as X(1), where X' = A X and X(0) = 1."""
     one = torch.eye(algebra.shape[-1]).expand_as(algebra).clone()
     solution: Tensor = odeint(lambda t, x: algebra @ x, one, torch.tensor([0.0, 1.0]), rtol=1e-4)
     return solution[1]
 
 
 def images(count: int, channels: int, side: int) -> Problem:
-    """Random images of ten classes."""
+    """Make random images of ten classes."""
     split = Split(torch.rand(count, channels, side, side), torch.arange(count) % 10)
     return Problem({"train": split, "test": split}, Classification(10), "image", "synthetic")
 
 
 def training_step(method: str, width: int, device: torch.device) -> Step:
-    """One step of the rotmnist recipe by the engine."""
+    """Make one step of the rotmnist recipe by the engine."""
     cell = resolve(method, "rotmnist", 0, {"backbone.width": width})
     problem = images(500, 1, 28)
     model = build_model(cell, problem).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,7 +113,7 @@ def main(
 
 
 def compare(first: Step, second: Step, rounds: int, device: torch.device) -> tuple[float, float, float]:
-    """Median milliseconds of both, and the median ratio. A round is a few calls of the one, then of the other."""
+    """Time a few calls of one, then of the other, each round. Returns median milliseconds and the median ratio."""
     both = [lambda step=step: [step() for _ in range(CALLS)] for step in (first, second)]
     times = [tuple(timed(calls, device) / CALLS for calls in both) for _ in range(rounds + 3)][3:]
     firsts, seconds = zip(*times, strict=True)

@@ -58,7 +58,7 @@ def main(
 
 
 def plain(config: RunConfig, problem: Problem, device: torch.device) -> float:
-    """The run as a plain loop; returns the last accuracy."""
+    """Train the run in a plain loop. Returns the last accuracy."""
     model = build_model(config, problem).to(device)
     trainer, settings = config.trainer, config.spec.method_settings["irmv1"]
     adam = torch.optim.Adam(model.parameters(), lr=trainer.learning_rate, weight_decay=trainer.weight_decay)
@@ -87,14 +87,14 @@ def plain(config: RunConfig, problem: Problem, device: torch.device) -> float:
 
 
 def forever(split: Split, size: int) -> Iterator[list[Tensor]]:
-    """Batches in random order, epoch after epoch."""
+    """Yield batches in random order, epoch after epoch."""
     while True:
         yield from DataLoader(TensorDataset(split.x, split.y), size, shuffle=True, drop_last=True)
 
 
 @torch.no_grad()
 def correct(model: nn.Module, split: Split, device: torch.device) -> float:
-    """Accuracy on a split."""
+    """Compute the accuracy on a split."""
     hits = 0
     for x, y in DataLoader(TensorDataset(split.x, split.y), 64):
         prediction = model(x.to(device)).prediction.squeeze(-1)
@@ -103,7 +103,7 @@ def correct(model: nn.Module, split: Split, device: torch.device) -> float:
 
 
 def write_digits(folder: Path, count: int) -> None:
-    """Random pictures in the form and the number of MNIST's files."""
+    """Write random pictures in the form and the number of MNIST's files."""
     (folder / "MNIST" / "raw").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for prefix, some in (("train", count), ("t10k", count // 6)):
@@ -112,7 +112,7 @@ def write_digits(folder: Path, count: int) -> None:
 
 
 def write(path: Path, array: NDArray[np.uint8]) -> None:
-    """Bytes in the idx format."""
+    """Write bytes in the idx format."""
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes(), 1))
 

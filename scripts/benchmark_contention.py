@@ -65,7 +65,7 @@ def main(
 
 
 def measured(situation: str, waiting: dict[str, str], threads: int, epochs: int) -> list[float]:
-    """Seconds of training of the runs of a situation."""
+    """Measure the seconds of training of a situation's runs."""
     neighbours = {"beside a busy loop": [BUSY], "beside a training": [TRAINING]}.get(situation, [])
     with beside(neighbours), tempfile.TemporaryDirectory() as folder:
         count = 2 if situation == "two at once" else 1
@@ -74,7 +74,7 @@ def measured(situation: str, waiting: dict[str, str], threads: int, epochs: int)
 
 
 def start(out: Path, seed: int, waiting: dict[str, str], threads: int, epochs: int) -> subprocess.Popen[str]:
-    """The command, whose threads wait like this."""
+    """Start the command with this way of waiting of its threads."""
     run = ["run", "-m", "and_mask", "-d", "spirals", "--seed", str(seed), "--set", f"trainer.epochs={epochs}"]
     options = ["--device", "cpu", "--threads", str(threads), "--out", str(out), "--json"]
     plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
@@ -86,7 +86,7 @@ def start(out: Path, seed: int, waiting: dict[str, str], threads: int, epochs: i
 
 @contextmanager
 def beside(codes: Sequence[str]) -> Iterator[None]:
-    """Other processes at work."""
+    """Run other processes within the block."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     neighbours = [subprocess.Popen([sys.executable, "-c", code], env=plain) for code in codes]
     try:

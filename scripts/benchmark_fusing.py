@@ -87,7 +87,7 @@ def main(
 
 
 def measured(case: Case, configs: Sequence[RunConfig], device: str) -> dict[str, float]:
-    """Seconds of every way for all runs of a method."""
+    """Measure the seconds of every way for all runs of a method."""
     few, scale = configs[: case.timed], len(configs) / case.timed
     short = [
         resolve(
@@ -110,7 +110,7 @@ def measured(case: Case, configs: Sequence[RunConfig], device: str) -> dict[str,
 
 
 def in_process(configs: Sequence[RunConfig], device: str, fuse: Fuse) -> float:
-    """Seconds of the runs in this process, together or one after another."""
+    """Time the runs in this process, together or one after another, in seconds."""
     specs = [config.spec.model_dump() for config in configs]
     groups = [[spec] for spec in specs] if fuse == "off" else [specs]
 
@@ -124,7 +124,7 @@ def in_process(configs: Sequence[RunConfig], device: str, fuse: Fuse) -> float:
 
 
 def process(case: Case, config: RunConfig, device: str, folder: Path) -> None:
-    """One run in a process of its own."""
+    """Carry out one run in a separate process."""
     settings = case.settings | case.rows
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     verb = ["run", "-m", config.spec.method, "-d", case.dataset, "--seed", str(config.spec.seed), "--device", device]
@@ -134,7 +134,7 @@ def process(case: Case, config: RunConfig, device: str, folder: Path) -> None:
 
 
 def timed(work: Callable[[Path], object]) -> float:
-    """Seconds of some work in a fresh folder."""
+    """Time some work in a fresh folder, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         work(Path(folder))

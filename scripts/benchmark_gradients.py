@@ -37,7 +37,7 @@ NETWORK = {"backbone.name": "resnet9", "backbone.norm": "group", "backbone.width
 
 
 def photographs(environments: bool) -> Problem:
-    """Random images in the place of photographs; each is an environment, or there is none."""
+    """Make random images in the place of photographs; each is an environment, or there is none."""
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(BATCH * 4, 3, 32, 32, generator=draw), torch.randint(10, (BATCH * 4,), generator=draw)
     split = Split(x, y, torch.arange(len(x)) if environments else None)
@@ -45,21 +45,21 @@ def photographs(environments: bool) -> Problem:
 
 
 def problem_of(config: RunConfig, device: torch.device) -> Problem:
-    """The data of a cell."""
+    """Load the data of a run."""
     if config.spec.dataset == "cifar10":
         return photographs(config.trainer.environments_per_step is not None).to(device, torch.float32)
     return load_problem(config).to(device, torch.float32)
 
 
 def engine_step(config: RunConfig, device: torch.device) -> Step:
-    """One training step by the engine, from drawing a batch to updated parameters."""
+    """Make one training step by the engine, from drawing a batch to updated parameters."""
     problem = problem_of(config, device)
     training = TrainingLoop(config, problem, build_model(config, problem).to(device), RunFolder(Path()), "", 0)
     return lambda: training.step(training.next_batch())
 
 
 def reference_step(config: RunConfig, device: torch.device) -> Step:
-    """The published algorithm as published: E backward passes through one graph, then the mask, then torch's Adam."""
+    """Make a step as published: E backward passes through one graph, then the mask, then torch's Adam."""
     problem = problem_of(config, device)
     model = build_model(config, problem).to(device)
     leaves = list(model.parameters())

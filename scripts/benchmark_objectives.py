@@ -35,7 +35,7 @@ CALLS = 3
 
 
 def engine_step(config: RunConfig, device: torch.device) -> Step:
-    """One training step by the engine, from drawing a batch to updated parameters."""
+    """Make one training step by the engine, from drawing a batch to updated parameters."""
     dtype = getattr(torch, config.trainer.dtype)
     problem = config.dataset.load(stream(0, "data")).to(device, dtype)
     training = TrainingLoop(config, problem, build_model(config, problem).to(device, dtype), RunFolder(Path()), "", 0)
@@ -43,7 +43,7 @@ def engine_step(config: RunConfig, device: torch.device) -> Step:
 
 
 def reference_step(config: RunConfig, device: torch.device) -> Step:
-    """IRMv1 by double backward passes, then torch's Adam."""
+    """Make a step of IRMv1 by double backward passes, then torch's Adam."""
     problem = config.dataset.load(stream(0, "data")).to(device, torch.float32)
     model = build_model(config, problem).to(device)
     sampler = Sampler.of(problem.splits["train"], config.trainer, 0)
@@ -68,7 +68,7 @@ def reference_step(config: RunConfig, device: torch.device) -> Step:
 
 
 def measure(ways: Mapping[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each way in each round: a few calls of one, then of the next."""
+    """Time each way in each round, a few calls of one, then of the next, in seconds."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(rounds + 2):
         for name, step in ways.items():
@@ -79,7 +79,7 @@ def measure(ways: Mapping[str, Step], rounds: int, device: torch.device) -> dict
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """Median over the rounds."""
+    """Compute the median over the rounds."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 

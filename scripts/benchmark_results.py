@@ -51,7 +51,7 @@ def main(runs: Annotated[int, typer.Option(min=1)] = 10_000) -> None:
 
 
 def make(out: Path, runs: int) -> None:
-    """Folders as runs leave them, five seeds of each setting."""
+    """Make folders as runs leave them, five seeds of each setting."""
     first = run_one(resolve("vrex", "spirals", 0, SETTINGS), Options(out=out / "first"))
     source = RunFolder(out / "first" / first.run_id)
     for number in range(runs):
@@ -73,7 +73,7 @@ def make(out: Path, runs: int) -> None:
 
 
 def seconds(out: Path) -> float:
-    """Of one call of `load_results`."""
+    """Time one call of `load_results`, in seconds."""
     began = time.perf_counter()
     load_results(out)
     return time.perf_counter() - began

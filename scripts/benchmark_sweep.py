@@ -55,7 +55,7 @@ def main(runs: Annotated[int, typer.Option(min=10)] = 60, workers: Annotated[int
 
 
 def sweep(configs: list[RunConfig], out: Path, workers: int) -> tuple[float, float]:
-    """Seconds of the whole, and the sum of the runs' own."""
+    """Time a sweep. Returns its seconds, and the sum of the runs' seconds."""
     began = time.perf_counter()
     watch = SweepMonitor({config.spec.run_id: config.title for config in configs}, StopRequest(), quiet=True)
     LocalEngine(LocalResources(workers=workers).slots()).run(configs, Options(out=out), watch)
@@ -66,7 +66,7 @@ def sweep(configs: list[RunConfig], out: Path, workers: int) -> tuple[float, flo
 
 
 def processes(configs: list[RunConfig], out: Path, workers: int) -> float:
-    """Seconds of one process for each run."""
+    """Time one process for each run, in seconds."""
     sets = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

@@ -37,7 +37,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the moments and the victims.")] = 0,
     tier: Annotated[str, typer.Option()] = "full",
 ) -> None:
-    """Disturb, compare, report."""
+    """Disturb a sweep, compare its results, and report."""
     with tempfile.TemporaryDirectory() as folder:
         quiet, disturbed = Path(folder) / "quiet", Path(folder) / "disturbed"
         arguments = [name, "--tier", tier, "--workers", str(workers)]
@@ -59,14 +59,14 @@ def main(
 
 
 def start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """The sweep as a process, which leaves its lines beside the folder."""
+    """Start the sweep as a process, which writes its lines beside the folder."""
     command = [sys.executable, "-c", COMMAND, "sweep", *arguments, "--out", str(out)]
     with log_of(out).open("a") as log:
         return subprocess.Popen(command, stderr=log)
 
 
 def log_of(out: Path) -> Path:
-    """What all the sweeps on a folder said."""
+    """Read what all the sweeps on a folder have printed."""
     return out.with_suffix(".log")
 
 
@@ -104,7 +104,7 @@ def disturb(
 
 
 def kill_one(process: subprocess.Popen[bytes], rng: random.Random) -> str:
-    """SIGKILL for the sweep, or twice as often for one of its workers, once it has any."""
+    """Send SIGKILL to the sweep, or twice as often to one of its workers, once it has any."""
     while rng.random() < 2 / 3 and process.poll() is None:
         with suppress(psutil.Error):
             children = psutil.Process(process.pid).children(recursive=True)
@@ -118,12 +118,12 @@ def kill_one(process: subprocess.Popen[bytes], rng: random.Random) -> str:
 
 
 def continued(out: Path) -> int:
-    """Runs that took up a checkpoint."""
+    """Count the runs that resumed from a checkpoint."""
     return sum(folder.log.exists() and "continuing at step" in folder.log.read_text() for folder in run_folders(out))
 
 
 def compare(quiet: Path, disturbed: Path) -> list[str]:
-    """What differs between the two folders."""
+    """List the differences between the two folders."""
     first, second = ({folder.path.name: folder for folder in run_folders(out)} for out in (quiet, disturbed))
     found = [f"{name}: only in one of the folders" for name in first.keys() ^ second.keys()]
     return found + [
@@ -132,7 +132,7 @@ def compare(quiet: Path, disturbed: Path) -> list[str]:
 
 
 def differ(first: RunFolder, second: RunFolder) -> list[str]:
-    """What differs between two runs."""
+    """List the differences between two runs."""
     a, b = first.read_record(), second.read_record()
     if a is None or b is None or b.status != "done":
         return [f"{b.kind}: {b.message}" if b else "no record"]

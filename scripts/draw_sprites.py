@@ -14,13 +14,13 @@ SIDE, ZOOM = 32, 8
 
 
 def canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A transparent picture and its pen; coordinates are eighths of a pixel."""
+    """Make a transparent picture and its pen; coordinates are eighths of a pixel."""
     image = Image.new("RGBA", (SIDE * ZOOM, SIDE * ZOOM))
     return image, ImageDraw.Draw(image)
 
 
 def gardener() -> Image.Image:
-    """A gnome: tall green hat, white beard, blue coat, boots."""
+    """Draw a gnome: tall green hat, white beard, blue coat, boots."""
     image, pen = canvas()
     pen.rounded_rectangle((80, 150, 176, 216), 20, fill=(52, 92, 190))  # coat
     pen.ellipse((56, 152, 92, 196), fill=(52, 92, 190))  # arms
@@ -43,7 +43,7 @@ def gardener() -> Image.Image:
 
 
 def robot() -> Image.Image:
-    """A robot: red lamp on an antenna, wide yellow eyes, square orange body, two wheels."""
+    """Draw a robot: red lamp on an antenna, wide yellow eyes, square orange body, two wheels."""
     image, pen = canvas()
     pen.line((128, 26, 128, 60), fill=(170, 170, 180), width=8)  # antenna
     pen.ellipse((114, 12, 142, 40), fill=(230, 40, 40))

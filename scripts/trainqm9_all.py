@@ -68,7 +68,7 @@ def main(
 
 
 def chosen(plan: Sweep, task: Task, group: Group, seed: int) -> Sweep:
-    """The part of the sweep that was asked for."""
+    """Select the part of the sweep that was asked for."""
     grid = dict(plan.cells[0].grid)
     if task is not Task.all:
         grid["dataset.target"] = (task.value,)
@@ -78,7 +78,7 @@ def chosen(plan: Sweep, task: Task, group: Group, seed: int) -> Sweep:
 
 
 def row_of(config: RunConfig, out: Path) -> dict[str, Any]:
-    """A run of the table; one that failed has only its kind."""
+    """Make a row of the table; of a run that failed it has only the kind."""
     spec, record = config.spec, RunFolder(out / config.spec.run_id).read_record()
     row: dict[str, Any] = {
         "task": spec.dataset_settings["target"],

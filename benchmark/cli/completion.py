@@ -159,7 +159,7 @@ def _typed(value: Any) -> str:
 
 @contextmanager
 def words_put_together() -> Iterator[None]:
-    """Let bash complete behind a `=`: it takes `a=b` for three words, and replaces the last of them only."""
+    """Join words for bash's completion behind a `=`, which splits `a=b` into three and replaces only the last."""
     text = os.environ.get("COMP_WORDS", "")
     if os.environ.get("_BENCH_COMPLETE") != "complete_bash" or "\n=" not in text:
         yield

@@ -57,7 +57,7 @@ class NotedDigits(Dataset):
 
 
 def beside(images: Tensor, notes: Tensor) -> Tensor:
-    """Images (N, 1, S, S) and notes (N, K) as channels (N, 1 + K, S, S)."""
+    """Join images (N, 1, S, S) and notes (N, K) as channels (N, 1 + K, S, S)."""
     return torch.cat([images, notes[:, :, None, None].expand(-1, -1, SIDE, SIDE)], dim=1)
 
 

@@ -22,7 +22,7 @@ PATCHWORK, SHARED = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64
 
 
 def risks(theta: Tensor) -> Tensor:
-    """R_A and R_B (2, ...) at parameters (..., 2): the soft minimum of a valley and the shared bowl."""
+    """Compute R_A and R_B (2, ...) at parameters (..., 2): the soft minimum of a valley and the shared bowl."""
     first, second = theta[..., 0], theta[..., 1]
     bowl = (first + 1) ** 2 + (second + 1) ** 2
     both = [torch.stack([(along - 1) ** 2, bowl]) for along in (second, first)]
@@ -30,7 +30,7 @@ def risks(theta: Tensor) -> Tensor:
 
 
 def descend(rule: Method) -> Tensor:
-    """The ways (STEPS + 1, starts, 2) on which a method's rule leads."""
+    """Follow a method's rule from each start: paths (STEPS + 1, starts, 2)."""
     ways = [STARTS]
     for _ in range(STEPS):
         theta = ways[-1].clone().requires_grad_()

@@ -33,7 +33,7 @@ class Thermometer(Dataset):
     label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        """Two training environments, which are validated on as well, and the test's."""
+        """Make two training environments, which serve as validation too, and the test environment."""
         rng = [np.random.default_rng(child) for child in children(seed, 5)]
         splits = {
             "train": concatenate([self._drawn(0.2, 0, rng[0]), self._drawn(0.1, 1, rng[1])]),
@@ -43,7 +43,7 @@ class Thermometer(Dataset):
         return Problem(splits, BinaryClassification(), "vector", "synthetic")
 
     def _drawn(self, wrong: float, environment: int, rng: np.random.Generator) -> Split:
-        """Examples whose reading is wrong with this probability."""
+        """Draw examples whose reading is wrong with this probability."""
         points, moon = make_moons(self.examples, noise=0.1, random_state=int(rng.integers(2**31)))
         label = moon ^ (rng.random(self.examples) < self.label_noise)
         reading = 2 * (label ^ (rng.random(self.examples) < wrong)) - 1

@@ -33,7 +33,7 @@ class Median(Method):
     def combine(
         self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
-        """risk_grads: (E, ...) of each parameter."""
+        """Combine risk_grads, (E, ...) of each parameter, into the step's gradient."""
         found = {name: each.quantile(self.quantile, dim=0) for name, each in risk_grads.items()}
         return {name: value + penalty_grad[name] for name, value in found.items()}, state
 

@@ -37,7 +37,7 @@ COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2")
 
 
 def draw_data(ax: Axes, name: str, data: Split) -> None:
-    """Animal against background, the mean of five numbers each."""
+    """Draw animal against background, the mean of five numbers each."""
     for label, animal, colour in ((1, "cow", "#303030"), (0, "camel", "#e69f00")):
         x = data.x[data.y == label]
         ax.plot(x[:, 5:].mean(1), 100 * x[:, :5].mean(1), ".", color=colour, markersize=2, label=animal)
