@@ -120,8 +120,8 @@ class Registry:
     @property
     def aliases(self) -> dict[str, str]:
         """Return the registered names by display name, of entries that have one."""
-        shown = {name: (entry.literals or {}).get("display_name") for name, entry in self.known().items()}
-        return {str(display_name): name for name, display_name in shown.items() if display_name}
+        display_names = {name: (entry.literals or {}).get("display_name") for name, entry in self.known().items()}
+        return {str(display_name): name for name, display_name in display_names.items() if display_name}
 
     def _entry(self, name: str) -> Entry:
         known = self.known()

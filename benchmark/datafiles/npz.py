@@ -44,12 +44,12 @@ def read_npz(path: Path, limit: int, names: Collection[str] = ()) -> dict[str, N
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            wanted = {name: members[name] for name in names or members}
-            if any(member.compress_type not in PACKED or member.flag_bits & 1 for member in wanted.values()):
+            selected = {name: members[name] for name in names or members}
+            if any(member.compress_type not in PACKED or member.flag_bits & 1 for member in selected.values()):
                 raise ValueError("it is encrypted, or packed as numpy does not")
-            if sum(member.file_size for member in wanted.values()) > limit:
+            if sum(member.file_size for member in selected.values()) > limit:
                 raise ValueError(f"it unpacks to more than {limit} bytes")
-            return {name: _array(archive.read(member)) for name, member in wanted.items()}
+            return {name: _array(archive.read(member)) for name, member in selected.items()}
     except KeyError as error:
         raise ValueError(f"it has no array {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:

@@ -24,11 +24,11 @@ def assignments_of(spec: RunSpec) -> dict[str, Any]:
     Raises:
         UserError: this version does not know the method, the dataset or some setting, or sets something else besides.
     """
-    wanted = _settings(spec)
+    settings = _settings(spec)
     try:
-        assignments = _differing(spec, wanted)
+        assignments = _differing(spec, settings)
     except UserError:  # such as a default that does not go with another setting of the run
-        assignments = wanted
+        assignments = settings
     made = resolve(spec.method, spec.dataset, spec.seed, assignments, protocol=spec.protocol).spec
     if made != spec:
         raise UserError(f"this version of invbench makes another run of {spec.title} than {spec.run_id}")
@@ -81,11 +81,11 @@ def ranges(seeds: Sequence[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _differing(spec: RunSpec, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _differing(spec: RunSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     default = _default(spec.method, spec.dataset, "")
     fixed = {} if default.backbone == spec.backbone else {"backbone.name": spec.backbone}
     defaults = _settings(_default(spec.method, spec.dataset, spec.backbone) if fixed else default)
-    return fixed | {name: value for name, value in wanted.items() if name not in defaults or defaults[name] != value}
+    return fixed | {name: value for name, value in settings.items() if name not in defaults or defaults[name] != value}
 
 
 @cache

@@ -182,8 +182,8 @@ def _has_penalty(cls: type[Method]) -> bool:
 def _beside_rules(classes: Mapping[str, type[Method]]) -> Layer:
     """Return the settings that rules which weigh a penalty ask of that penalty."""
     rules = [cls for cls in classes.values() if issubclass(cls, WeighsPenalty)]
-    wanted = {name: dict(settings) for cls in rules for name, settings in cls.penalty_settings.items()}
-    return {"method": {name: settings for name, settings in wanted.items() if name in classes}}
+    required = {name: dict(settings) for cls in rules for name, settings in cls.penalty_settings.items()}
+    return {"method": {name: settings for name, settings in required.items() if name in classes}}
 
 
 def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:

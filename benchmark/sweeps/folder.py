@@ -166,8 +166,8 @@ def announce_changes(sweep: Sweep, tier: str, configs: Sequence[RunConfig], out:
             write_text(path, text)
     except OSError as error:
         raise unwritable(out, error) from None
-    wanted = {config.spec.run_id for config in configs}
-    others = [folder for folder in run_folders(out) if folder.path.name not in wanted]
+    run_ids = {config.spec.run_id for config in configs}
+    others = [folder for folder in run_folders(out) if folder.path.name not in run_ids]
     lines = []
     if before is not None and before != text:
         lines.append(f"the sweep differs from the one that {out} was made with:")
