@@ -68,37 +68,37 @@ BELOW = {"docs/methods": "/methods/*", "docs/datasets": "/datasets/*"}
 def main() -> None:
     """Put the pages together and let Sphinx build them."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        copy_pages(place)
-        make_pages(place)
-        add_contents(place)
+        root = Path(folder)
+        copy_pages(root)
+        make_pages(root)
+        add_contents(root)
         options = ["-W", "--keep-going", "-q", "-E", "-c", str(ROOT / "docs")]
-        if build_main([*options, str(place), str(SITE)]):
+        if build_main([*options, str(root), str(SITE)]):
             sys.exit("the site has errors, see above")
     print(f"{SITE / 'index.html'}")
 
 
-def copy_pages(place: Path) -> None:
+def copy_pages(folder: Path) -> None:
     """Copy the pages that are written by hand, and their pictures."""
     for path in (path for pattern in PAGES for path in ROOT.glob(pattern)):
-        write(place / path.relative_to(ROOT), linked(path.read_text("utf-8")))
+        write(folder / path.relative_to(ROOT), linked(path.read_text("utf-8")))
     for path in (path for pattern in PICTURES for path in ROOT.glob(pattern)):
-        target = place / path.relative_to(ROOT)
+        target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    (place / "README.md").rename(place / "index.md")
+    (folder / "README.md").rename(folder / "index.md")
 
 
-def make_pages(place: Path) -> None:
+def make_pages(folder: Path) -> None:
     """Make the pages that are generated from classes, commands and claims."""
     for name in reference.built_in(METHODS):
-        write(place / "methods" / f"{name}.md", reference.method(name))
+        write(folder / "methods" / f"{name}.md", reference.method(name))
     for name in reference.built_in(DATASETS):
-        write(place / "datasets" / f"{name}.md", reference.dataset(name))
-        reference.draw(name, place / "datasets" / f"{name}.png")
+        write(folder / "datasets" / f"{name}.md", reference.dataset(name))
+        reference.draw(name, folder / "datasets" / f"{name}.png")
     for page, make in MADE.items():
-        write(place / f"{page}.md", make())
-    write(place / "docs" / "examples" / "index.md", reference.examples())
+        write(folder / f"{page}.md", make())
+    write(folder / "docs" / "examples" / "index.md", reference.examples())
 
 
 def write(path: Path, text: str) -> None:
@@ -113,12 +113,12 @@ def linked(text: str) -> str:
     return re.sub(r"\]\(((?:docs/)?examples)/?\)", r"](\1/index.md)", text)
 
 
-def add_contents(place: Path) -> None:
+def add_contents(folder: Path) -> None:
     """Tell Sphinx which page lies below which."""
     trees = {"index": "\n".join(toctree(pages, f":caption: {caption}") for caption, pages in CONTENTS.items())}
     trees |= {page: toctree([pages], ":glob:") for page, pages in BELOW.items()}
     for page, tree in trees.items():
-        path = place / f"{page}.md"
+        path = folder / f"{page}.md"
         path.write_text(f"{path.read_text('utf-8')}\n{tree}", "utf-8")
 
 

@@ -216,10 +216,12 @@ def faithful() -> str:
         rows = []
         for name in built_in(registry):
             tried = [row for row in claims() if name in (*row[1].method.split("+"), row[1].dataset)]
-            found = sum(verdict.startswith("reproduced") for _, _, verdict in tried)
+            reproduced = sum(verdict.startswith("reproduced") for _, _, verdict in tried)
             missed = sum(verdict.startswith("not reproduced") for _, _, verdict in tried)
-            told = f"{found} of {len(tried)} reproduced" + (f", {missed} not" if missed else "") if tried else ""
-            rows.append((f"[{name}](../{folder}/{name}.md)", deviations(docstring(folder, name)), told))
+            summary = (
+                f"{reproduced} of {len(tried)} reproduced" + (f", {missed} not" if missed else "") if tried else ""
+            )
+            rows.append((f"[{name}](../{folder}/{name}.md)", deviations(docstring(folder, name)), summary))
         parts += [
             f"## {folder.capitalize()}\n",
             table(("name", "departs from its source by", "published numbers"), rows),
@@ -229,8 +231,8 @@ def faithful() -> str:
 
 def deviations(text: str) -> str:
     """Return the paragraph of a docstring that begins with its deviations."""
-    found = re.search(r"Deviations?\b[^:]*:(.*?)(?:\n\n|\Z)", text, re.DOTALL)
-    return found[1].strip().replace("\n- ", " • ").removeprefix("- ") if found else "None"
+    match = re.search(r"Deviations?\b[^:]*:(.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return match[1].strip().replace("\n- ", " • ").removeprefix("- ") if match else "None"
 
 
 def examples() -> str:

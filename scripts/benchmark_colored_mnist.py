@@ -41,7 +41,7 @@ def main(
     device: str = "cpu",
 ) -> None:
     """Time both, and print the ratio."""
-    place, found = choose_device(device), {"plain": list[float](), "invbench": list[float]()}
+    chosen, accuracies = choose_device(device), {"plain": list[float](), "invbench": list[float]()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INVBENCH_DATA"] = folder
         write_digits(Path(folder), digits)
@@ -49,10 +49,12 @@ def main(
         configs = [resolve("irmv1", "colored_mnist", seed, settings) for seed in range(rounds + 1)]
         for config in configs:
             problem = load_problem(config)
-            found["plain"].append(timed(partial(plain, config, problem, place), place))
-            found["invbench"].append(timed(partial(run_one, config, Options(device, Path(folder) / "results")), place))
-    ratio = statistics.median(a / b for a, b in zip(found["plain"][1:], found["invbench"][1:], strict=True))
-    seconds = {name: statistics.median(times[1:]) for name, times in found.items()}  # the first is to warm up
+            accuracies["plain"].append(timed(partial(plain, config, problem, chosen), chosen))
+            accuracies["invbench"].append(
+                timed(partial(run_one, config, Options(device, Path(folder) / "results")), chosen)
+            )
+    ratio = statistics.median(a / b for a, b in zip(accuracies["plain"][1:], accuracies["invbench"][1:], strict=True))
+    seconds = {name: statistics.median(times[1:]) for name, times in accuracies.items()}  # the first is to warm up
     print(f"batches of 2 x {batch_size}, {digits} digits, {rounds} rounds, {torch.get_num_threads()} threads, {device}")
     print(f"plain loop {seconds['plain']:.1f} s, invbench {seconds['invbench']:.1f} s, ratio {ratio:.1f}")
 

@@ -100,13 +100,13 @@ def measured(case: Case, configs: Sequence[RunConfig], device: str) -> dict[str,
     ]
     for fuse in ("off", 2):
         in_process(short, device, fuse)
-    found = {
+    seconds = {
         "alone": scale * in_process(few, device, "off"),
         "together": in_process(configs, device, MOST * 2),
     }
     if case.processes:
-        found["processes"] = scale * timed(lambda folder: [process(case, config, device, folder) for config in few])
-    return found
+        seconds["processes"] = scale * timed(lambda folder: [process(case, config, device, folder) for config in few])
+    return seconds
 
 
 def in_process(configs: Sequence[RunConfig], device: str, fuse: Fuse) -> float:

@@ -125,8 +125,8 @@ def continued(out: Path) -> int:
 def compare(quiet: Path, disturbed: Path) -> list[str]:
     """List the differences between the two folders."""
     first, second = ({folder.path.name: folder for folder in run_folders(out)} for out in (quiet, disturbed))
-    found = [f"{name}: only in one of the folders" for name in first.keys() ^ second.keys()]
-    return found + [
+    differences = [f"{name}: only in one of the folders" for name in first.keys() ^ second.keys()]
+    return differences + [
         f"{name}: {what}" for name in first.keys() & second.keys() for what in differ(first[name], second[name])
     ]
 
@@ -136,10 +136,10 @@ def differ(first: RunFolder, second: RunFolder) -> list[str]:
     a, b = first.read_record(), second.read_record()
     if a is None or b is None or b.status != "done":
         return [f"{b.kind}: {b.message}" if b else "no record"]
-    found = [] if a.metrics == b.metrics and a.invariance == b.invariance else ["other metrics"]
+    differences = [] if a.metrics == b.metrics and a.invariance == b.invariance else ["other metrics"]
     curves = [pd.read_parquet(folder.curves).drop(columns=SECONDS) for folder in (first, second)]
     same = curves[0].equals(curves[1])
-    return found if same else [*found, "other curves"]
+    return differences if same else [*differences, "other curves"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import hypothesis
 import psutil
 import pytest
 import torch
-from faulty import Place
+from faulty import FaultySweep
 from standins import write_all, write_mnist
 
 from invbench.cli import main
@@ -61,19 +61,19 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Metrics, by id, of the slow runs that tests of sweeps disturb."""
-    place = Place(tmp_path_factory.mktemp("undisturbed"))
-    status, said = place.run(place.slow_file())
+    faulty_sweep = FaultySweep(tmp_path_factory.mktemp("undisturbed"))
+    status, said = faulty_sweep.run(faulty_sweep.slow_file())
     assert status == 0, said
-    return place.metrics()
+    return faulty_sweep.metrics()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def faulty_sweep(tmp_path: Path) -> Iterator[FaultySweep]:
     """A folder for a sweep of runs that have accidents; none of its processes outlives the test."""
-    place = Place(tmp_path)
-    yield place
+    faulty_sweep = FaultySweep(tmp_path)
+    yield faulty_sweep
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("FAULTY_KILLED") == place.environment["FAULTY_KILLED"]:
+        if (process.info["environ"] or {}).get("FAULTY_KILLED") == faulty_sweep.environment["FAULTY_KILLED"]:
             process.kill()
 
 

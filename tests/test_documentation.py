@@ -27,14 +27,14 @@ def test_the_examples_run_as_printed(example: str, tmp_path: Path) -> None:
 
 
 EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
-    "or_against_and": lambda found: found == [1, 1, -1.0, -1, -1, -0.02],
-    "linear_regression": lambda found: max(found[:4]) < 0.35 and min(found[9], found[14]) > 2.9,
-    "rotation_range": lambda found: 1.3 < found[0] < 1.9 and max(found[1:3]) < 0.1 and found[-1] > 0.95,
-    "decorrelate": lambda found: found[1] > 0.04 > 0.02 > found[3],
-    "why_erm_fails": lambda found: found[1] < 0.65 < 0.9 < min(found[6], found[9]),
-    "own_method": lambda found: found[4] < 0.3 and min(found[9], found[14]) > 2.8 and max(found[10:14]) < 0.1,
-    "own_dataset": lambda found: found[3] < 0.3 < 0.45 < found[6],
-    "composition": lambda found: max(found[3], found[7], found[11]) < 0.75 < 0.85 < found[15],
+    "or_against_and": lambda values: values == [1, 1, -1.0, -1, -1, -0.02],
+    "linear_regression": lambda values: max(values[:4]) < 0.35 and min(values[9], values[14]) > 2.9,
+    "rotation_range": lambda values: 1.3 < values[0] < 1.9 and max(values[1:3]) < 0.1 and values[-1] > 0.95,
+    "decorrelate": lambda values: values[1] > 0.04 > 0.02 > values[3],
+    "why_erm_fails": lambda values: values[1] < 0.65 < 0.9 < min(values[6], values[9]),
+    "own_method": lambda values: values[4] < 0.3 and min(values[9], values[14]) > 2.8 and max(values[10:14]) < 0.1,
+    "own_dataset": lambda values: values[3] < 0.3 < 0.45 < values[6],
+    "composition": lambda values: max(values[3], values[7], values[11]) < 0.75 < 0.85 < values[15],
 }
 """What must hold of the numbers that they print."""
 
@@ -108,10 +108,10 @@ def test_the_commands_for_the_sources_are_understood(command: str) -> None:
 
     verb, *arguments = shlex.split(command)
     group = get_command(app)
-    found: Any = group.commands[verb]  # type: ignore[attr-defined]
-    if hasattr(found, "commands"):
-        found, arguments = found.commands[arguments[0]], arguments[1:]
-    with found.make_context(verb, arguments) as context:
+    verb_command: Any = group.commands[verb]  # type: ignore[attr-defined]
+    if hasattr(verb_command, "commands"):
+        verb_command, arguments = verb_command.commands[arguments[0]], arguments[1:]
+    with verb_command.make_context(verb, arguments) as context:
         given = context.params
     if verb == "run":
         resolve(given["method"], given["dataset"], 0, parse_assignments(given["set_"] or []))

@@ -29,12 +29,12 @@ def modules() -> dict[str, Path]:
     folders = {"invbench": root} | {
         f"invbench.{name}": Path(next(iter(__import__(f"invbench.{name}", fromlist=[""]).__path__))) for name in BESIDE
     }
-    found = {}
+    files = {}
     for package, folder in folders.items():
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts
-            found[".".join((package, *parts)).removesuffix(".__init__")] = path
-    return found
+            files[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return files
 
 
 MODULES = modules()
@@ -58,10 +58,10 @@ def room(name: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - {FACE}))
 def test_a_room_imports_only_those_above_it(name: str) -> None:
-    own = room(name)
-    allowed = BESIDE.get(own) or set(ORDER[: ORDER.index(own) + 1]) - set(NEVER.get(own, ()))
-    wrong = [other for other in imports(name) if room(other) not in (*allowed, own)]
-    assert not wrong, f"{name} is in the room {own}, which may not import {', '.join(wrong)}"
+    importer = room(name)
+    allowed = BESIDE.get(importer) or set(ORDER[: ORDER.index(importer) + 1]) - set(NEVER.get(importer, ()))
+    wrong = [other for other in imports(name) if room(other) not in (*allowed, importer)]
+    assert not wrong, f"{name} is in the room {importer}, which may not import {', '.join(wrong)}"
 
 
 def test_no_file_imports_in_a_circle() -> None:

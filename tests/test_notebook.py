@@ -21,16 +21,16 @@ class Cell:
         self.texts: list[str] = []
         self.pictures = 0
 
-    def display(self, shown: Any, display_id: bool = False) -> "Cell | None":
+    def display(self, content: Any, display_id: bool = False) -> "Cell | None":
         if not display_id:  # a line that stays
             return None
         self.texts.append("")
-        self.update(shown)
+        self.update(content)
         return self
 
-    def update(self, shown: Any) -> None:
+    def update(self, content: Any) -> None:
         self.pictures += 1
-        self.texts[-1] = shown._repr_mimebundle_([], [])["text/plain"]
+        self.texts[-1] = content._repr_mimebundle_([], [])["text/plain"]
 
 
 @pytest.fixture
@@ -97,10 +97,10 @@ def test_a_table_is_laid_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         invbench.run("erm", "spirals", seed=seed, settings=SPIRALS, out=tmp_path)
     table = invbench.table(invbench.load_results(tmp_path))
-    shown = table._repr_html_()
-    assert '<th scope="row">ERM</th>' in shown
-    assert "(2)</td>" in shown
-    assert "t-interval" in shown
+    page = table._repr_html_()
+    assert '<th scope="row">ERM</th>' in page
+    assert "(2)</td>" in page
+    assert "t-interval" in page
     assert isinstance(table, pd.DataFrame)
     del table["half_width"]
     assert "<th>half_width</th>" not in table._repr_html_(), "a table like any other, once it has been changed"

@@ -88,9 +88,11 @@ def main() -> None:
     ax = figure.subplots()
     for row, (method, settings) in enumerate(METHODS.items()):
         metrics = invbench.run(method, "noted_digits", settings=SETTINGS | settings).metrics
-        found = [metrics[f"{split}_accuracy"] for split in SPLITS]
-        print(f"{method:<18}", "  ".join(f"{split} {value:.2f}" for split, value in zip(SPLITS, found, strict=True)))
-        ax.bar(np.arange(len(SPLITS)) + 0.2 * row - 0.3, found, 0.19, label=method, color=COLOURS[row])
+        accuracies = [metrics[f"{split}_accuracy"] for split in SPLITS]
+        print(
+            f"{method:<18}", "  ".join(f"{split} {value:.2f}" for split, value in zip(SPLITS, accuracies, strict=True))
+        )
+        ax.bar(np.arange(len(SPLITS)) + 0.2 * row - 0.3, accuracies, 0.19, label=method, color=COLOURS[row])
     ax.axhline(0.5, color="#606060", linestyle="--", linewidth=0.8)
     ax.set(xticks=range(len(SPLITS)), xticklabels=[*SPLITS[:-1], "test: both"], ylabel="accuracy (dashed: chance)")
     figure.legend(loc="outside upper center", ncols=4)

@@ -20,15 +20,15 @@ WAYS = {
 def main() -> None:
     """Train all three, print and draw."""
     figure = Figure(figsize=(8, 3), layout="constrained")
-    places = figure.subplots(1, len(WAYS), sharey=True)
-    for ax, (name, (method, settings)) in zip(places, WAYS.items(), strict=True):
+    axes = figure.subplots(1, len(WAYS), sharey=True)
+    for ax, (name, (method, settings)) in zip(axes, WAYS.items(), strict=True):
         metrics = invbench.run(method, "and_mask_regression", settings=settings).metrics
-        found = [metrics[f"coefficient.{i}"] for i in range(5)]
-        print(f"{name:<18}", " ".join(f"{value:7.3f}" for value in found))
-        ax.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
+        coefficients = [metrics[f"coefficient.{i}"] for i in range(5)]
+        print(f"{name:<18}", " ".join(f"{value:7.3f}" for value in coefficients))
+        ax.bar(range(5), coefficients, color=["#0072b2"] * 4 + ["#d55e00"])
         ax.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
         ax.set(title=name, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
-    places[0].set_ylabel("coefficient (dashed: invariant)")
+    axes[0].set_ylabel("coefficient (dashed: invariant)")
     figure.savefig("linear_regression.png", dpi=110)
 
 

@@ -45,8 +45,11 @@ def main() -> None:
     angles = torch.linspace(0, 2 * torch.pi, 181, dtype=torch.float64)[:-1]
     rays = torch.stack([angles.cos(), angles.sin()], 1)
     for name, minimum in {"patchwork (1, 1)": PATCHWORK, "shared (-1, -1)": SHARED}.items():
-        found = by_sampling(risks, minimum, EPSILON, rays, 1.0), by_path(risks, minimum, EPSILON, 100, 1.0, rays[10])
-        score = -max(largest(gaps.tolist()) for gaps in found)
+        estimates = (
+            by_sampling(risks, minimum, EPSILON, rays, 1.0),
+            by_path(risks, minimum, EPSILON, 100, 1.0, rays[10]),
+        )
+        score = -max(largest(gaps.tolist()) for gaps in estimates)
         print(f"{name:<16} consistency {score:.3f}")
     grid = torch.linspace(-2.5, 2.5, 201, dtype=torch.float64)
     x, y = torch.meshgrid(grid, grid, indexing="xy")

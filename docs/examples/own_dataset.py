@@ -71,19 +71,19 @@ def main() -> None:
     print(means[["method", "n", "mean"]].round(3).to_string(index=False))
     splits = Thermometer().load(stream(0, "data")).splits
     figure = Figure(figsize=(13, 3.2), layout="constrained")
-    *places, bars = figure.subplots(1, 4)
+    *axes, bars = figure.subplots(1, 4)
     train, test = splits["train"], splits["test"]
-    shown = {
+    bars_of = {
         "environment 0: right in 80 %": train.rows(train.env == 0),
         "environment 1: right in 90 %": train.rows(train.env == 1),
         "test: right in 10 %": test,
     }
-    for ax, (title, split) in zip(places, shown.items(), strict=True):
+    for ax, (title, split) in zip(axes, bars_of.items(), strict=True):
         for label, mark in ((0, "_"), (1, "+")):
             x = split.rows(split.y == label).x[:250]
             ax.scatter(x[:, 0], x[:, 1], c=x[:, 2], marker=mark, cmap="coolwarm", linewidths=1)
         ax.set(title=title, xticks=[], yticks=[])
-    places[0].set_xlabel("colour: reading; sign: label")
+    axes[0].set_xlabel("colour: reading; sign: label")
     bars.barh(means["method"], means["mean"], color="#0072b2")
     bars.axvline(0.75, color="#606060", linestyle="--", linewidth=0.8)
     bars.set(title="test accuracy", xlabel="dashed: what can be had", xlim=(0, 1))

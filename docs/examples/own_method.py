@@ -34,8 +34,8 @@ class Median(Method):
         self, risk_grads: Gradients, penalty_grad: Gradients, env: Tensor, state: State
     ) -> tuple[Gradients, State]:
         """Combine risk_grads, (E, ...) of each parameter, into the step's gradient."""
-        found = {name: each.quantile(self.quantile, dim=0) for name, each in risk_grads.items()}
-        return {name: value + penalty_grad[name] for name, value in found.items()}, state
+        gradients = {name: each.quantile(self.quantile, dim=0) for name, each in risk_grads.items()}
+        return {name: value + penalty_grad[name] for name, value in gradients.items()}, state
 
 
 def main() -> None:
@@ -44,9 +44,9 @@ def main() -> None:
     methods = ("erm", "and_mask", "median")
     for method, ax in zip(methods, figure.subplots(1, len(methods), sharey=True), strict=True):
         metrics = invbench.run(method, "and_mask_regression").metrics
-        found = [metrics[f"coefficient.{i}"] for i in range(5)]
-        print(f"{method:<10}", " ".join(f"{value:7.3f}" for value in found))
-        ax.bar(range(5), found, color=["#0072b2"] * 4 + ["#d55e00"])
+        coefficients = [metrics[f"coefficient.{i}"] for i in range(5)]
+        print(f"{method:<10}", " ".join(f"{value:7.3f}" for value in coefficients))
+        ax.bar(range(5), coefficients, color=["#0072b2"] * 4 + ["#d55e00"])
         ax.axhline(10 / 3, color="#606060", linestyle="--", linewidth=0.8)
         ax.set(title=method, xticks=range(5), xticklabels=["1", "2", "3", "4", "shared"])
     figure.supylabel("coefficient (dashed: invariant)", fontsize="medium")

@@ -48,7 +48,7 @@ def draw_data(ax: Axes, name: str, data: Split) -> None:
 def main() -> None:
     """Train, print and draw."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
-    *places, course = figure.subplots(1, 3)
+    *axes, course = figure.subplots(1, 3)
     for (name, (method, rate)), colour in zip(RUNS.items(), COLOURS, strict=True):
         record = invbench.run(method, "linear_unit_tests", settings=SETTINGS | {"trainer.learning_rate": rate}, out=OUT)
         print(f"{name:<14} training {record.metrics['train_accuracy']:.3f}  test {record.metrics['test_accuracy']:.3f}")
@@ -61,7 +61,7 @@ def main() -> None:
                 color=colour,
                 label=name if split == "test" else None,
             )
-    for ax, split in zip(places, ("train", "test"), strict=True):
+    for ax, split in zip(axes, ("train", "test"), strict=True):
         draw_data(ax, split, load_run(OUT / record.run_id).problem.splits[split])
     course.set(title="dotted: validation, as in training", xlabel="step", ylabel="accuracy")
     course.legend()

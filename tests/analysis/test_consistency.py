@@ -47,8 +47,8 @@ def both(risks: Risks, reach: float = 2.0) -> tuple[Tensor, Tensor]:
 
 def test_equal_environments_are_consistent() -> None:
     """Nobody's risk changes by more than ε where one's does not."""
-    for found in both(valleys((1.0, 1.0), (1.0, 1.0))):
-        assert found.max() <= EPSILON + 1e-6
+    for actual in both(valleys((1.0, 1.0), (1.0, 1.0))):
+        assert actual.max() <= EPSILON + 1e-6
 
 
 def test_a_patchwork_minimum_is_not() -> None:
@@ -56,16 +56,16 @@ def test_a_patchwork_minimum_is_not() -> None:
 
     Both find the square of the reach, the path but for its first step.
     """
-    for found, tolerance in zip(both(valleys((1.0, 0.0), (0.0, 1.0))), (1e-6, 0.02), strict=True):
-        assert found[0, 1] == pytest.approx(4.0, rel=tolerance)
-        assert found[1, 0] == pytest.approx(4.0, rel=tolerance)
+    for actual, tolerance in zip(both(valleys((1.0, 0.0), (0.0, 1.0))), (1e-6, 0.02), strict=True):
+        assert actual[0, 1] == pytest.approx(4.0, rel=tolerance)
+        assert actual[1, 0] == pytest.approx(4.0, rel=tolerance)
 
 
 def test_the_level_set_bounds_the_gap() -> None:
     """R_A = θ₁² + θ₂², R_B = 4 θ₁² + 4 θ₂²: within N(A), R_B is at most 4 ε; in the smaller N(B), R_A at most ε / 4."""
-    for found in both(valleys((1.0, 1.0), (4.0, 4.0))):
-        assert 2 * EPSILON < found[0, 1] <= 4 * EPSILON + 1e-6  # the grid has steps of 1.5, squared 2.25
-        assert found[1, 0] <= EPSILON
+    for actual in both(valleys((1.0, 1.0), (4.0, 4.0))):
+        assert 2 * EPSILON < actual[0, 1] <= 4 * EPSILON + 1e-6  # the grid has steps of 1.5, squared 2.25
+        assert actual[1, 0] <= EPSILON
 
 
 def test_what_is_behind_a_ridge_does_not_count() -> None:
@@ -85,13 +85,13 @@ def test_the_plane_goes_through_its_points() -> None:
     """Risks at the marked points are those of the parameters."""
     risks = valleys((1.0, 2.0), (3.0, 0.5))
     points = [torch.tensor(p, dtype=torch.float64) for p in ([0.5, 0.0], [0.5, 1.0], [-1.0, 0.25])]
-    found = plane(risks, *points, points=41)
-    assert found.risks.shape == (2, 41, 41)
-    for point, (x, y) in zip(points, found.points, strict=True):
-        column, row = np.abs(found.x - x).argmin(), np.abs(found.y - y).argmin()
-        assert found.x[column] == pytest.approx(x, abs=0.03)
-        assert found.risks[:, row, column] == pytest.approx(risks(point).numpy(), abs=0.1)
-    assert found.points[0] == (0, 0)
+    surface = plane(risks, *points, points=41)
+    assert surface.risks.shape == (2, 41, 41)
+    for point, (x, y) in zip(points, surface.points, strict=True):
+        column, row = np.abs(surface.x - x).argmin(), np.abs(surface.y - y).argmin()
+        assert surface.x[column] == pytest.approx(x, abs=0.03)
+        assert surface.risks[:, row, column] == pytest.approx(risks(point).numpy(), abs=0.1)
+    assert surface.points[0] == (0, 0)
 
 
 def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
@@ -108,8 +108,8 @@ def test_of_a_run(tmp_path: Path) -> None:
     assert split.env is not None
     total = [torch.zeros_like(part) for part in run.model.parameters()]
     for e, risk in enumerate(environments.risks(environments.theta)):
-        own = split.rows(split.env == e)
-        expected = run.problem.task.losses(run.model(own.x).prediction, own.y).mean()
+        members = split.rows(split.env == e)
+        expected = run.problem.task.losses(run.model(members.x).prediction, members.y).mean()
         assert risk.item() == pytest.approx(expected.item())
         run.model.zero_grad()
         expected.backward()

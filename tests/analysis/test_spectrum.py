@@ -58,10 +58,10 @@ def dimension(eigenvalues: np.ndarray, alpha: float) -> float:
 
 def test_small_networks_are_exact(spirals: RestoredRun) -> None:
     """Of all eigenvalues nothing is estimated."""
-    found, exact = spectrum(spirals), np.linalg.eigvalsh(dense(spirals))
-    np.testing.assert_allclose(found.eigenvalues, exact[::-1], atol=1e-9)
+    estimate, exact = spectrum(spirals), np.linalg.eigvalsh(dense(spirals))
+    np.testing.assert_allclose(estimate.eigenvalues, exact[::-1], atol=1e-9)
     for alpha in ALPHAS:
-        assert found.effective_dimension(alpha) == (pytest.approx(dimension(exact, alpha), rel=1e-6), 0)
+        assert estimate.effective_dimension(alpha) == (pytest.approx(dimension(exact, alpha), rel=1e-6), 0)
 
 
 def test_the_estimate_is_that_of_the_dense_hessian(spirals: RestoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +103,10 @@ def test_an_exhausted_space_ends_the_process() -> None:
     """Three different eigenvalues: three steps find them, with the weights that the vector gives them."""
     eigenvalues = np.repeat([5.0, 2.0, -1.0], [1, 10, 20])
     start = np.random.default_rng(1).standard_normal(31)
-    found = module._lanczos(lambda v: eigenvalues * v, start, np.zeros((31, 0)), 12)
+    actual = module._lanczos(lambda v: eigenvalues * v, start, np.zeros((31, 0)), 12)
     share = np.square(start) / np.square(start).sum()
-    assert np.sort(found.values) == pytest.approx([-1, 2, 5])
-    weights = dict(zip(np.round(found.values), found.weights, strict=True))
+    assert np.sort(actual.values) == pytest.approx([-1, 2, 5])
+    weights = dict(zip(np.round(actual.values), actual.weights, strict=True))
     assert weights == pytest.approx({value: share[eigenvalues == value].sum() for value in (5, 2, -1)})
     without = np.eye(31)[:, :1]
     rest = module._lanczos(lambda v: eigenvalues * v, start, without, 12)
@@ -118,10 +118,10 @@ def test_without_curvature_there_are_no_directions() -> None:
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
     flat = Hessian(nn.Linear(3, 1).double(), x, y, Regression("", loss="absolute"), int)
     assert not flat.product(np.ones(4)).any()
-    found = Spectrum(
+    estimate = Spectrum(
         weights=10, examples=1, risk=0.0, eigenvalues=[1.0, -3.0], bulk=[Bulk(values=[-2.0], weights=[1.0])], widths={}
     )
-    assert found.effective_dimension(1.0)[0] == 0.5
+    assert estimate.effective_dimension(1.0)[0] == 0.5
 
 
 def test_the_command(bench: Bench, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def run_of(out: Path, method: str, dataset: str = "mario_iggy", **settings: obje
 def test_slopes_are_those_of_the_curves(mario: RestoredRun) -> None:
     """By differences of values close together; the same random numbers at every value."""
     close = [raw + step for raw in RAWS for step in (-1e-4, 0, 1e-4)]
-    found = width_study(mario, raws=close, batches=2)
-    assert len(found) == 2 * len(close)
-    for _, batch in found.groupby("batch"):
+    study = width_study(mario, raws=close, batches=2)
+    assert len(study) == 2 * len(close)
+    for _, batch in study.groupby("batch"):
         for name in ("risk", "objective"):
             low, _, high = batch[name].to_numpy().reshape(-1, 3).T
             slope = batch[f"{name}_slope"].to_numpy()[1::3]
@@ -45,17 +45,17 @@ def test_slopes_are_those_of_the_curves(mario: RestoredRun) -> None:
 
 def test_the_regulariser_is_what_the_objective_adds(mario: RestoredRun) -> None:
     """-λ‖w‖ for the width on the way and the others as learned; slope -λ w/‖w‖ σ(ρ)."""
-    found = width_study(mario, raws=RAWS, batches=1)
+    study = width_study(mario, raws=RAWS, batches=1)
     (part,) = [module for module in mario.model.modules() if hasattr(module, "raw")]
     raw = part.raw.detach().repeat(len(RAWS), 1)
     raw[:, part.names.index("rotation")] = torch.tensor(RAWS)
     widths = F.softplus(raw)
     rotation = widths[:, part.names.index("rotation")]
-    added = (found["objective"] - found["risk"]).to_numpy()
+    added = (study["objective"] - study["risk"]).to_numpy()
     assert added == pytest.approx(-0.3 * widths.norm(dim=1).numpy())
-    slope = (found["objective_slope"] - found["risk_slope"]).to_numpy()
+    slope = (study["objective_slope"] - study["risk_slope"]).to_numpy()
     assert slope == pytest.approx((-0.3 * rotation / widths.norm(dim=1) * torch.tensor(RAWS).sigmoid()).numpy())
-    assert found["width"].to_numpy() == pytest.approx(rotation.numpy())
+    assert study["width"].to_numpy() == pytest.approx(rotation.numpy())
 
 
 def test_the_model_is_left_as_it_was(mario: RestoredRun) -> None:

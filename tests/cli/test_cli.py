@@ -308,12 +308,12 @@ def test_cells_are_a_matrix(bench: Bench) -> None:
 def test_lists_as_json(bench: Bench) -> None:
     status, out, err = bench("ls", "--json")
     assert (status, err) == (0, "")
-    found = json.loads(out)
-    assert list(found) == ["methods", "datasets", "backbones"]
-    assert next(one for one in found["methods"] if one["name"] == "and_mask") == {
+    actual = json.loads(out)
+    assert list(actual) == ["methods", "datasets", "backbones"]
+    assert next(one for one in actual["methods"] if one["name"] == "and_mask") == {
         "name": "and_mask", "requires": ["environments"], "summary": METHODS.entries()["and_mask"].summary
     }  # fmt: skip
-    assert {"name", "provides", "summary", "on_this_machine"} == set(found["datasets"][0])
+    assert {"name", "provides", "summary", "on_this_machine"} == set(actual["datasets"][0])
     assert "smoke" in json.loads(bench("ls", "sweeps", "--json")[1])["sweeps"]
     assert "spirals" in json.loads(bench("ls", "cells", "--json")[1])["cells"]["and_mask"]
     published = json.loads(bench("ls", "published", "--json")[1])["published"]
@@ -321,9 +321,9 @@ def test_lists_as_json(bench: Bench) -> None:
 
 
 def test_what_is_shown_as_json(bench: Bench) -> None:
-    (shown,) = json.loads(bench("show", "and_mask", "--json")[1])
-    assert (shown["kind"], shown["name"], shown["requires"]) == ("method", "and_mask", ["environments"])
-    threshold = next(one for one in shown["settings"] if one["name"] == "threshold")
+    (entry,) = json.loads(bench("show", "and_mask", "--json")[1])
+    assert (entry["kind"], entry["name"], entry["requires"]) == ("method", "and_mask", ["environments"])
+    threshold = next(one for one in entry["settings"] if one["name"] == "threshold")
     assert (threshold["type"], threshold["default"], threshold["range"]) == ("float", 1.0, "≥ 0, ≤ 1")
     assert threshold["search_range"] == "U(0, 1)"
     assert "agreement" in threshold["meaning"]
@@ -367,8 +367,8 @@ def test_verbose_runs_have_settings_and_lines(bench: Bench, monkeypatch: pytest.
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "0-1", *["-v"] * verbose, *TINY)
     assert status == 0
     settings = {line.strip() for line in err.splitlines()[1:] if line.startswith("  ")}
-    wanted = {"trainer.steps = 6", 'backbone.name = "mlp"', "trainer.betas = [0.9, 0.999]", "trainer.epochs = null"}
-    assert (wanted <= settings) is verbose
+    expected = {"trainer.steps = 6", 'backbone.name = "mlp"', "trainer.betas = [0.9, 0.999]", "trainer.epochs = null"}
+    assert (expected <= settings) is verbose
     assert bool(re.search("^  seed 1: results/[0-9a-f]{16}$", err, re.MULTILINE)) is verbose
     assert bool(re.search("^erm/spirals seed 0  step 3/6", err, re.MULTILINE)) is verbose
     assert ("\x1b[" in err) is not verbose
@@ -437,11 +437,13 @@ def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Pa
     (tmp_path / "x.yaml").write_text(f"seeds: 0-1\ncells: [{{method: [and_mask], dataset: spirals, {trials}}}]")
     status, out, _ = bench("sweep", "x.yaml", "--dry-run")
     assert status == 0
-    own = [line.partition("no record like it  ")[2] for line in out.splitlines()[:-1]]
-    assert len(own) == 6
-    assert own[:3] == own[3:], "the same for both seeds"
-    assert len(set(own)) == 3
-    assert all(re.fullmatch(r"method\.threshold=[0-9.e-]+  trainer\.learning_rate=[0-9.e-]+", text) for text in own)
+    differences = [line.partition("no record like it  ")[2] for line in out.splitlines()[:-1]]
+    assert len(differences) == 6
+    assert differences[:3] == differences[3:], "the same for both seeds"
+    assert len(set(differences)) == 3
+    assert all(
+        re.fullmatch(r"method\.threshold=[0-9.e-]+  trainer\.learning_rate=[0-9.e-]+", text) for text in differences
+    )
     (tmp_path / "x.yaml").write_text("cells: [{method: [erm, and_mask], dataset: spirals}]")
     assert "=" not in bench("sweep", "x.yaml", "--dry-run")[1]
     (tmp_path / "x.yaml").write_text("cells: [{method: erm, dataset: spirals, grid: {backbone.name: [mlp, linear]}}]")

@@ -43,11 +43,11 @@ def test_what_is_shown() -> None:
 
 @given(st.text())
 def test_any_text_becomes_one_line_that_can_be_written(text: str) -> None:
-    shown = visible(text)
-    shown.encode()
-    assert len(f"{shown}x".splitlines()) == 1
-    assert visible(shown) == shown
-    assert "\x1b" not in shown
+    line = visible(text)
+    line.encode()
+    assert len(f"{line}x".splitlines()) == 1
+    assert visible(line) == line
+    assert "\x1b" not in line
 
 
 @pytest.mark.parametrize("name", [HARMFUL, "caf\udce9", "a\u2029b"])
@@ -125,10 +125,10 @@ def test_bars_and_counts_on_a_terminal(
     with SweepMonitor({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as watch:
         watch.started(["a"], f"cpu:0 {MARKUP}")
         watch.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
-    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
+    screen = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
     for text in (f"erm {MARKUP} {SHOWN}", f"test_[/x]{SHOWN} 0.5", f"counted {MARKUP}", f"{MARKUP} {SHOWN}\n"):
-        assert text in shown
-    assert not re.search("[\x1b\x07\b\x9b\u202e]", shown)
+        assert text in screen
+    assert not re.search("[\x1b\x07\b\x9b\u202e]", screen)
 
 
 def rendered(what: object) -> str:
@@ -200,9 +200,9 @@ def test_a_sweep_in_a_log_tells_the_time_that_is_left(capsys: pytest.CaptureFixt
 
 
 def test_tables_of_runs_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = rendered(_table(f"{MARKUP} {HARMFUL}", [["seed", MARKUP, HARMFUL], ["0", HARMFUL, MARKUP]]))
-    assert shown.count(MARKUP) == 3
-    assert shown.count(SHOWN) == 3
+    screen = rendered(_table(f"{MARKUP} {HARMFUL}", [["seed", MARKUP, HARMFUL], ["0", HARMFUL, MARKUP]]))
+    assert screen.count(MARKUP) == 3
+    assert screen.count(SHOWN) == 3
     _print("names", ("name", "summary"), [(HARMFUL, MARKUP), ("erm", HARMFUL)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
@@ -229,9 +229,9 @@ def test_a_terminal_that_goes_away_stops_no_run(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     os.close(terminal)
-    shown = b""
-    while b"/60" not in shown:
-        shown += os.read(controller, 1000)
+    screen = b""
+    while b"/60" not in screen:
+        screen += os.read(controller, 1000)
     os.close(controller)
     assert process.wait(120) == 0
     (record,) = tmp_path.glob("*/record.json")

@@ -85,8 +85,8 @@ def test_bounds_reach_the_closed_form(rho: float, estimator: str, tmp_path: Path
     critic = training.objective.critic_functions({"mutual_information": state})["mutual_information"]
     measure = MutualInformation(estimator="nwj" if estimator == "nwj" else "donsker_varadhan", standardise_score=False)
     with torch.no_grad():
-        found = -measure.critic_loss(critic, *whole(test), state)[0].item()
-    assert found == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.1)
+        actual = -measure.critic_loss(critic, *whole(test), state)[0].item()
+    assert actual == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.1)
 
 
 @pytest.mark.parametrize("estimator", ["donsker_varadhan", "nwj", "jsd", "infonce"])
@@ -162,13 +162,13 @@ def test_infonce_by_definition() -> None:
 def test_hsic_is_the_distance_between_joint_and_product() -> None:
     """Against all N⁴ terms of its definition, on few points."""
     score, nuisance = torch.randn(2, 5, 1, dtype=torch.float64)
-    found = hsic(Examples(score, nuisance, None, None)).item()
+    actual = hsic(Examples(score, nuisance, None, None)).item()
     expected = 0.0
     for width in (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0):
         k, m = ((-((v - v.T) ** 2) / (2 * width**2)).exp() for v in (score, nuisance))
         expected += (k * m).mean().item() + k.mean().item() * m.mean().item()
         expected -= 2 * sum(k[i, j].item() * m[i, q].item() for i in range(5) for j in range(5) for q in range(5)) / 125
-    assert found == pytest.approx(expected)
+    assert actual == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_input_gradient_penalty_against_finite_differences() -> None:
     def critic(score: Tensor, nuisance: Tensor, label: Tensor | None) -> Tensor:
         return (score[:, 0] * 1.3 + 0.2).sin() * nuisance[:, 0] + nuisance[:, 0] ** 2
 
-    found = extra.critic_loss(critic, *whole(split), state)[0] - plain.critic_loss(critic, *whole(split), state)[0]
+    actual = extra.critic_loss(critic, *whole(split), state)[0] - plain.critic_loss(critic, *whole(split), state)[0]
     expected, h = 0.0, 1e-6
     for rows, sign in ((torch.arange(12), -1), (partners_of_all(12, zero), 1)):
         a, b = split.x, z[rows][:, None]
@@ -219,7 +219,7 @@ def test_input_gradient_penalty_against_finite_differences() -> None:
         db = (critic(a, b + h, None) - critic(a, b - h, None)) / (2 * h)
         weight = (1 / (1 + (-sign * critic(a, b, None)).exp())) ** 2
         expected += (weight * (da**2 + db**2)).mean().item()
-    assert found.item() == pytest.approx(gamma / 2 * expected, rel=1e-6)
+    assert actual.item() == pytest.approx(gamma / 2 * expected, rel=1e-6)
 
 
 def test_the_corrected_gradient_is_less_biased() -> None:
@@ -262,8 +262,8 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
     """Also where the network draws numbers and keeps running means."""
     network = {"backbone__batch_norm": True, "backbone__dropout": 0.3}
     curves, parameters = [], []
-    for name, own in (("erm", {}), (method, {"method__weight": 0.0, **settings})):
-        config = small_config(name, "mi_toy", backbone__depth=2, **network, **own)
+    for name, overrides in (("erm", {}), (method, {"method__weight": 0.0, **settings})):
+        config = small_config(name, "mi_toy", backbone__depth=2, **network, **overrides)
         problem = load(config)
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
@@ -282,13 +282,13 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 3), st.integers(0, 1000))
 def test_partners_are_others_of_the_same_group(count: int, shift: int, groups: int, seed: int) -> None:
     group = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(seed))
-    found = partners(group, torch.tensor(shift))
-    assert sorted(found.tolist()) == list(range(count)), "every example is somebody's partner"
-    assert torch.equal(group[found], group)
+    actual = partners(group, torch.tensor(shift))
+    assert sorted(actual.tolist()) == list(range(count)), "every example is somebody's partner"
+    assert torch.equal(group[actual], group)
     alone = torch.bincount(group, minlength=groups)[group] == 1
-    assert torch.equal(found == torch.arange(count), alone)
+    assert torch.equal(actual == torch.arange(count), alone)
     if groups == 1:
-        assert torch.equal(partners_of_all(count, torch.tensor(shift)), found)
+        assert torch.equal(partners_of_all(count, torch.tensor(shift)), actual)
 
 
 def test_partners_meet_everybody() -> None:

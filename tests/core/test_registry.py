@@ -99,9 +99,9 @@ def test_third_party_entry_points(tmp_path: Path) -> None:
     listed = _bench(tmp_path, "ls", "methods")
     assert "shrug" in listed.stdout
     assert "from the package acme" in listed.stdout
-    shown = _bench(tmp_path, "show", "shrug")
-    assert "requires: environments" in shown.stdout
-    assert shown.returncode == 0
+    completed = _bench(tmp_path, "show", "shrug")
+    assert "requires: environments" in completed.stdout
+    assert completed.returncode == 0
 
 
 def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -
         "@register_method('shrug')\nclass Shrug(Method):\n    pass\n",
         encoding="utf-8",
     )
-    shown = _bench(tmp_path, "show", "shrug")
-    assert (shown.returncode, shown.stderr) == (0, "")
+    completed = _bench(tmp_path, "show", "shrug")
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_third_party_names_that_cannot_be_used_are_left_out(tmp_path: Path, name
 
 def test_third_party_package_without_its_module(tmp_path: Path) -> None:
     _distribution(tmp_path, "broken", "gone", "no_such_module:Gone")
-    shown = _bench(tmp_path, "show", "gone")
-    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
-    assert "'gone' from the package broken does not load" in shown.stderr
+    completed = _bench(tmp_path, "show", "gone")
+    assert (completed.returncode, completed.stderr.count("\n")) == (2, 1)
+    assert "'gone' from the package broken does not load" in completed.stderr
 
 
 NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.core.method.Method"

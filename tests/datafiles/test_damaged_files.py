@@ -165,8 +165,8 @@ def test_official_python_batches(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3072)).astype(np.uint8)
     path = tmp_path / "data_batch_1"
     path.write_bytes(python2(images, [7, 0, 9]))
-    found, labels = read_batch(path)
-    np.testing.assert_array_equal(found.reshape(3, -1), images)
+    actual, labels = read_batch(path)
+    np.testing.assert_array_equal(actual.reshape(3, -1), images)
     assert labels.tolist() == [7, 0, 9]
 
 
@@ -174,10 +174,10 @@ def test_official_python_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["u1", ">i2", "<f8", "?"])
 def test_arrays_and_values_are_read(protocol: int, kind: str) -> None:
     value = {b"a": np.arange(6).astype(kind).reshape(2, 3), "b": [1, -5, 300, True, None, "é", b"\xff"], b"c": (1, ())}
-    found = read_pickle(pickle.dumps(value, protocol))
-    assert isinstance(found[b"a"], Array)
-    np.testing.assert_array_equal(found[b"a"].value, value[b"a"])
-    assert {key: found[key] for key in ("b", b"c")} == {key: value[key] for key in ("b", b"c")}
+    actual = read_pickle(pickle.dumps(value, protocol))
+    assert isinstance(actual[b"a"], Array)
+    np.testing.assert_array_equal(actual[b"a"].value, value[b"a"])
+    assert {key: actual[key] for key in ("b", b"c")} == {key: value[key] for key in ("b", b"c")}
 
 
 def batch(data: object, labels: object) -> bytes:
@@ -301,11 +301,11 @@ def test_files_of_arrays(save: Callable[..., None], tmp_path: Path) -> None:
         "one": np.array(True),
     }
     save(tmp_path / "arrays.npz", **arrays)
-    found = read_npz(tmp_path / "arrays.npz", 10_000)
-    assert found.keys() == arrays.keys()
+    actual = read_npz(tmp_path / "arrays.npz", 10_000)
+    assert actual.keys() == arrays.keys()
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(actual[name], array)
+        assert actual[name].dtype == array.dtype
     assert read_npz(tmp_path / "arrays.npz", 10_000, ["a"]).keys() == {"a"}
     with pytest.raises(ValueError, match="it has no array 'b'"):
         read_npz(tmp_path / "arrays.npz", 10_000, ["b"])

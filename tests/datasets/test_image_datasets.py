@@ -184,9 +184,9 @@ def test_cifar10_python_batches(tmp_path: Path) -> None:
     assert official != content
     for written in (content, official):
         path.write_bytes(written)
-        images, found = read_batch(path)
+        images, actual = read_batch(path)
         np.testing.assert_array_equal(images, data.reshape(5, 3, 32, 32))
-        assert found.tolist() == labels
+        assert actual.tolist() == labels
 
 
 class Evil:
@@ -304,8 +304,8 @@ def test_olivetti_people_are_disjoint(monkeypatch: pytest.MonkeyPatch) -> None:
         split = problem.splits[name]
         assert split.y.bincount().tolist() == [2 * each] * 40
         assert torch.equal(split.x.flatten().long() // 10, split.y)
-    shown = [set(split.x.flatten().tolist()) for split in problem.splits.values()]
-    assert len(set.union(*shown)) == sum(map(len, shown)) == 400
+    pixels = [set(split.x.flatten().tolist()) for split in problem.splits.values()]
+    assert len(set.union(*pixels)) == sum(map(len, pixels)) == 400
 
 
 def test_olivetti_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,9 +210,9 @@ def test_chain_least_squares_errors_are_the_published_ones(setup: str, published
         problem = ChainSEM(setup=setup).load(stream(seed, "data"))  # type: ignore[arg-type]
         law = problem.law
         assert law is not None
-        found = torch.from_numpy(least_squares(*arrays(problem.splits["train"])))
-        found = found if law.mixing is None else law.mixing @ found
-        errors.append((found - law.coefficients)[law.causal].square().mean().item())
+        actual = torch.from_numpy(least_squares(*arrays(problem.splits["train"])))
+        actual = actual if law.mixing is None else law.mixing @ actual
+        errors.append((actual - law.coefficients)[law.causal].square().mean().item())
     assert np.mean(errors) == pytest.approx(published, rel=0.1)
 
 
@@ -278,8 +278,8 @@ def test_the_recipe_is_the_notebook(method: str, published: list[float], tmp_pat
     """
     assert notebook(method, 1000) == pytest.approx(published, abs=0.3)
     record = run(method, "and_mask_regression", settings={"trainer.steps": 40}, out=tmp_path)
-    found = notebook(method, 40)
-    errors = (found[4] - 10 / 3) ** 2, np.mean(np.square(found[:4]))
+    actual = notebook(method, 40)
+    errors = (actual[4] - 10 / 3) ** 2, np.mean(np.square(actual[:4]))
     assert record.metrics["coefficient_error_causal"] == pytest.approx(errors[0], rel=1e-6)
     assert record.metrics["coefficient_error_noncausal"] == pytest.approx(errors[1], rel=1e-6)
     last = run(method, "and_mask_regression", out=tmp_path).metrics

@@ -29,10 +29,10 @@ def correlated(rho: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.nd
 def test_mutual_information_of_gaussians(rho: float) -> None:
     """As scikit-learn has it, and near -½ log(1 - ρ²); where there is none the estimate may be negative."""
     a, z = correlated(rho, 2000)
-    found = mutual_information(a, z)
+    actual = mutual_information(a, z)
     reference = mutual_info_regression(a, z, n_neighbors=5, random_state=0)[0]
-    assert max(found, 0) == pytest.approx(reference, abs=1e-3)
-    assert found == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.05)
+    assert max(actual, 0) == pytest.approx(reference, abs=1e-3)
+    assert actual == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.05)
 
 
 def test_mutual_information_with_categories() -> None:
@@ -90,14 +90,14 @@ def test_names_and_separation() -> None:
     score = torch.tensor([[3.0], [2.0], [1.0], [-1.0], [2.5], [0.0], [-2.0], [-3.0]])
     y = torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0])
     both = torch.randn(8, 2)
-    found = dependence_metrics(Outputs(score), BinaryClassification(), Split(score, y, nuisance=both))
-    assert found["roc_auc"] == pytest.approx(12 / 16)  # of all pairs, the signal's score is the higher
-    assert found["background_rejection"] == pytest.approx(4)
+    metrics = dependence_metrics(Outputs(score), BinaryClassification(), Split(score, y, nuisance=both))
+    assert metrics["roc_auc"] == pytest.approx(12 / 16)  # of all pairs, the signal's score is the higher
+    assert metrics["background_rejection"] == pytest.approx(4)
     for index in (0, 1):
         for name in ("mutual_information", "distance_correlation", "energy_distance", "jensen_shannon"):
-            assert f"{name}_{index}" in found
-        assert f"accuracy_{index}_bin0" in found
-    assert not any(name.startswith("representation") for name in found)
+            assert f"{name}_{index}" in metrics
+        assert f"accuracy_{index}_bin0" in metrics
+    assert not any(name.startswith("representation") for name in metrics)
 
 
 def test_accuracy_in_bins() -> None:
@@ -105,20 +105,20 @@ def test_accuracy_in_bins() -> None:
     z = torch.linspace(-1, 1, 1000)
     prediction = torch.where(z > 0.2, 1.0, -1.0)[:, None]
     split = Split(prediction, torch.ones(1000), nuisance=z)
-    found = dependence_metrics(Outputs(prediction), BinaryClassification(), split)
-    assert [found[f"accuracy_bin{i}"] for i in range(5)] == pytest.approx([0, 0, 0, 1, 1], abs=0.01)
-    assert "roc_auc" not in found, "there is no background"
+    metrics = dependence_metrics(Outputs(prediction), BinaryClassification(), split)
+    assert [metrics[f"accuracy_bin{i}"] for i in range(5)] == pytest.approx([0, 0, 0, 1, 1], abs=0.01)
+    assert "roc_auc" not in metrics, "there is no background"
     categories = Split(prediction, torch.ones(1000), nuisance=(z > 0.2).long())
-    found = dependence_metrics(Outputs(prediction), BinaryClassification(), categories)
-    assert (found["accuracy_bin0"], found["accuracy_bin1"]) == (0, 1)
+    metrics = dependence_metrics(Outputs(prediction), BinaryClassification(), categories)
+    assert (metrics["accuracy_bin0"], metrics["accuracy_bin1"]) == (0, 1)
 
 
 def test_many_classes_and_no_nuisance() -> None:
     logits = torch.randn(200, 10)
     y = torch.randint(10, (200,))
-    found = dependence_metrics(Outputs(logits, logits), Classification(10), Split(logits, y, nuisance=logits[:, 0]))
-    assert found["distance_correlation"] == found["representation_distance_correlation"] > 0.3
-    assert "roc_auc" not in found
+    metrics = dependence_metrics(Outputs(logits, logits), Classification(10), Split(logits, y, nuisance=logits[:, 0]))
+    assert metrics["distance_correlation"] == metrics["representation_distance_correlation"] > 0.3
+    assert "roc_auc" not in metrics
     assert dependence_metrics(Outputs(logits), Classification(10), Split(logits, y)) == {}
 
 

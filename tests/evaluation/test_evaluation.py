@@ -23,26 +23,26 @@ def test_environments_one_by_one_and_the_worst() -> None:
     right = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]).bool()
     y = torch.where(right, 1.0, 0.0)
     split = Split(torch.ones(8, 1), y, env)
-    found = split_metrics(torch.nn.Identity(), BinaryClassification(), split)
-    assert found["accuracy"] == pytest.approx(4 / 8)
-    assert [found[f"accuracy_env{e}"] for e in (0, 3, 5)] == [1, 0.5, 0.25]
-    assert found["accuracy_average"] == pytest.approx((1 + 0.5 + 0.25) / 3)
-    assert found["accuracy_worst"] == 0.25
+    metrics = split_metrics(torch.nn.Identity(), BinaryClassification(), split)
+    assert metrics["accuracy"] == pytest.approx(4 / 8)
+    assert [metrics[f"accuracy_env{e}"] for e in (0, 3, 5)] == [1, 0.5, 0.25]
+    assert metrics["accuracy_average"] == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert metrics["accuracy_worst"] == 0.25
 
 
 def test_the_worst_error_is_the_largest() -> None:
     split = Split(torch.zeros(4, 1), torch.tensor([1.0, 1.0, 3.0, 3.0]), torch.tensor([0, 0, 1, 1]))
-    found = split_metrics(torch.nn.Identity(), Regression(""), split)
-    assert found["mean_absolute_error_worst"] == 3
+    metrics = split_metrics(torch.nn.Identity(), Regression(""), split)
+    assert metrics["mean_absolute_error_worst"] == 3
 
 
 @pytest.mark.parametrize("env", [None, torch.zeros(4, dtype=torch.int64), torch.arange(40).repeat_interleave(2)])
 def test_no_environments_or_one_or_very_many_are_not_listed(env: torch.Tensor | None) -> None:
     count = 4 if env is None else len(env)
-    found = split_metrics(
+    metrics = split_metrics(
         torch.nn.Identity(), BinaryClassification(), Split(torch.ones(count, 1), torch.ones(count), env)
     )
-    assert set(found) == {"accuracy", "loss"}
+    assert set(metrics) == {"accuracy", "loss"}
 
 
 def test_coefficients_and_the_two_solutions() -> None:
@@ -52,15 +52,15 @@ def test_coefficients_and_the_two_solutions() -> None:
     u = torch.randn(20, 3, dtype=torch.float64)
     split = Split(u @ rotation, u @ law.coefficients)
     problem = Problem({"train": split, "test": split}, Regression("", std=2.0), "vector", "synthetic", law=law)
-    for wanted, invariant, null in (([1.05, 2.0, 0.0], 1, 0), ([0.05, 0.0, -0.09], 0, 1), ([0.5, 0.5, 0.5], 0, 0)):
+    for weights, invariant, null in (([1.05, 2.0, 0.0], 1, 0), ([0.05, 0.0, -0.09], 0, 1), ([0.5, 0.5, 0.5], 0, 0)):
         head = torch.nn.Linear(3, 1, bias=False).double()
         with torch.no_grad():
-            head.weight.copy_((rotation.T @ torch.tensor(wanted).double() / 2)[None])
-        found = coefficients(FeaturesAndHead(torch.nn.Identity(), head), problem, law)
-        assert torch.allclose(found, torch.tensor(wanted).double())
-        metrics = coefficient_metrics(found, law)
+            head.weight.copy_((rotation.T @ torch.tensor(weights).double() / 2)[None])
+        actual = coefficients(FeaturesAndHead(torch.nn.Identity(), head), problem, law)
+        assert torch.allclose(actual, torch.tensor(weights).double())
+        metrics = coefficient_metrics(actual, law)
         assert (metrics["invariant_solution"], metrics["null_solution"]) == (invariant, null)
-        assert metrics["coefficient_error_noncausal"] == pytest.approx(wanted[2] ** 2)
+        assert metrics["coefficient_error_noncausal"] == pytest.approx(weights[2] ** 2)
 
 
 def test_curves_of_a_linear_problem(tmp_path: Path) -> None:

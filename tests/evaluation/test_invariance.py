@@ -45,16 +45,16 @@ def digits() -> Problem:
 
 def test_a_profile_is_zero_in_the_middle_and_where_the_model_is_invariant() -> None:
     problem = digits()
-    found = measure(TotalInk(), problem, 0, 5)
-    assert found["examples"] == 128
-    assert set(found["generators"]) == set(generators(problem))
-    assert found["quarter_turns"] < 1e-12
-    assert found["reflection_error"] < 1e-12
-    for name, profile in found["generators"].items():
+    measured = measure(TotalInk(), problem, 0, 5)
+    assert measured["examples"] == 128
+    assert set(measured["generators"]) == set(generators(problem))
+    assert measured["quarter_turns"] < 1e-12
+    assert measured["reflection_error"] < 1e-12
+    for name, profile in measured["generators"].items():
         assert len(profile["magnitudes"]) == len(profile["changes"]) == POINTS
         assert profile["changes"][POINTS // 2] == pytest.approx(0, abs=1e-12)
         assert profile["magnitudes"][0] == -profile["magnitudes"][-1], name
-    rotation, scale = found["generators"]["rotation"], found["generators"]["scale"]
+    rotation, scale = measured["generators"]["rotation"], measured["generators"]["scale"]
     assert rotation["magnitudes"][-1] == pytest.approx(math.pi)
     assert rotation["changes"][-1] == pytest.approx(0, abs=1e-6)  # half a turn
     assert min(scale["changes"][0], scale["changes"][-1]) > 5 * max(rotation["changes"])
@@ -63,7 +63,7 @@ def test_a_profile_is_zero_in_the_middle_and_where_the_model_is_invariant() -> N
 def test_the_mean_change_against_a_loop() -> None:
     problem = digits()
     model = build_model(small_config("erm", "digits"), problem).double().eval()
-    found = measure(model, problem, 0, 0)
+    measured = measure(model, problem, 0, 0)
     x = problem.splits["test"].x
     x = x[torch.linspace(0, len(x) - 1, 128).long()]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_the_mean_change_against_a_loop() -> None:
         for k in (1, 2, 3):
             after = torch.stack([model(torch.rot90(one, k, (1, 2))[None]).prediction[0] for one in x]).softmax(-1)
             changes.append((after - before).abs().sum(1).mean().item() / 2)
-    assert found["quarter_turns"] == pytest.approx(np.mean(changes), rel=1e-6)
+    assert measured["quarter_turns"] == pytest.approx(np.mean(changes), rel=1e-6)
 
 
 def test_a_random_model_is_compared_with_itself() -> None:
@@ -87,11 +87,11 @@ def test_a_random_model_is_compared_with_itself() -> None:
 def test_molecules_under_rigid_motions() -> None:
     invariant, other = (small_config("erm", "qm9", backbone__name=name) for name in ("egnn", "point_resnet"))
     problem = load(invariant, torch.float64)
-    found = measure(build_model(invariant, problem).double(), problem, 0, 0)
-    assert set(found["generators"]) == set(generators(problem))
-    assert found["rigid_motions"] < 1e-6
-    assert max(found["generators"]["rotation_y"]["changes"]) < 1e-6
-    assert max(found["generators"]["scale"]["changes"]) > 1e-3
+    measured = measure(build_model(invariant, problem).double(), problem, 0, 0)
+    assert set(measured["generators"]) == set(generators(problem))
+    assert measured["rigid_motions"] < 1e-6
+    assert max(measured["generators"]["rotation_y"]["changes"]) < 1e-6
+    assert max(measured["generators"]["scale"]["changes"]) > 1e-3
     assert measure(build_model(other, problem).double(), problem, 0, 0)["rigid_motions"] > 1e-3
 
 
@@ -125,8 +125,8 @@ def test_records_and_tables_have_it(results: Path) -> None:
     means = {r["run_id"]: np.mean(r["invariance"]["generators"]["rotation"]["changes"]) for r in records}
     assert dict(zip(rows["run_id"], rows["invariance.rotation"], strict=True)) == pytest.approx(means)
     assert rows["invariance.quarter_turns"].notna().all()
-    shown = invbench.table(rows, "invariance.rotation")
-    assert dict(zip(shown["method"], shown["n"], strict=True)) == {"augerino": 2, "erm": 1}
+    averages = invbench.table(rows, "invariance.rotation")
+    assert dict(zip(averages["method"], averages["n"], strict=True)) == {"augerino": 2, "erm": 1}
 
 
 @pytest.mark.parametrize("arguments", [("profile",), ("widths", "--mark", "0.785"), ("angle", "--example", "3")])

@@ -54,7 +54,7 @@ class Faulty(Method):
 CODE = "from invbench.cli import main; main()"
 
 
-class Place:
+class FaultySweep:
     """A folder with a sweep file, the faulty method as an installed package, and the results."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,11 +104,11 @@ class Place:
 
     def kinds(self) -> dict[str, list[str]]:
         """By fault: status, or kind of failure, of its runs."""
-        found: dict[str, list[str]] = {}
+        run_ids: dict[str, list[str]] = {}
         for row in load_results(self.out).to_dict("records"):
             said = row["kind"] if row["status"] == "failed" else row["status"]
-            found.setdefault(row["method.fault"], []).append(said)
-        return found
+            run_ids.setdefault(row["method.fault"], []).append(said)
+        return run_ids
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """By id of the run."""

@@ -84,8 +84,8 @@ def written(name: str, content: str | bytes | Callable[[], bytes]) -> Damage:
     """Another content for a file."""
 
     def damage(folder: Path) -> None:
-        found = content() if callable(content) else content
-        (folder / name).write_bytes(found if isinstance(found, bytes) else found.encode())
+        text = content() if callable(content) else content
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     return damage
 
@@ -217,18 +217,18 @@ def _parts() -> list[Case]:
         "none": None, "empty": {"step": 5, "metrics": {}}, "negative": {"step": -5, "metrics": {"test_accuracy": 1}},
         "huge": {"step": 10**30, "metrics": {}},
     }  # fmt: skip
-    found = [
+    cases = [
         case for name in ("code", "data", "cost", "machine", "engine", "metrics")
         for case in _cases(f"record without {name}", put(name, value={}), (*ALL, "report"))
     ]  # fmt: skip
-    found += _each("data", {label: put("data", name, value=value) for label, (name, value) in data.items()}, TABLES)
-    found += _each(
+    cases += _each("data", {label: put("data", name, value=value) for label, (name, value) in data.items()}, TABLES)
+    cases += _each(
         "invariance",
         {label: put("invariance", value={"generators": value}) for label, value in profiles.items()},
         ("table", "report"),
     )
-    found += _each("cost", {label: put("cost", value=value) for label, value in costs.items()}, TABLES)
-    found += _each("best", {label: put("best_validation", value=value) for label, value in chosen.items()}, TABLES)
+    cases += _each("cost", {label: put("cost", value=value) for label, value in costs.items()}, TABLES)
+    cases += _each("best", {label: put("best_validation", value=value) for label, value in chosen.items()}, TABLES)
     nasty = {"status": "failed", "kind": "<script>", "message": "x\n\x00\x1b[31m", "traceback": "t"}
     failures: dict[str, Damage] = {
         "without a kind": put("status", value="failed"),
@@ -237,7 +237,7 @@ def _parts() -> list[Case]:
         "at an odd time": put("finished", value="zzz\n"),
         "of another run": put("run_id", value="../../x"),
     }
-    return found + _each("record", failures, (*ALL, "report", "published"))
+    return cases + _each("record", failures, (*ALL, "report", "published"))
 
 
 def _metrics() -> list[Case]:
@@ -245,12 +245,12 @@ def _metrics() -> list[Case]:
         *("method", "dataset", "seed", "status", "path", "run_id", "step", "data.metric", "trainer.steps", "cost.x"),
         *("best_validation.step", "", "\x1b[31m", "a\nb", "$x$", "$x", "test_accuracy_1", "members", "_key"),
     )
-    found = _each("metric named", {repr(name): put("metrics", name, value=1.5) for name in names}, TABLES)
+    cases = _each("metric named", {repr(name): put("metrics", name, value=1.5) for name in names}, TABLES)
     values = {
         "null": None, "infinity": float("inf"), "nan": float("nan"), "text": "a", "huge": 10**400, "list": [1.0],
         "1e308": 1e308, "true": True,
     }  # fmt: skip
-    return found + _each(
+    return cases + _each(
         "metric", {label: put("metrics", "test_accuracy", value=value) for label, value in values.items()}, ALL
     )
 
@@ -472,14 +472,14 @@ def _claims() -> list[Case]:
         "host of marks": json.dumps(holder | {"machine": "other", "host": "<b>\n\x1b[31m"}),
     }  # fmt: skip
     texts |= {f"pid {pid}": json.dumps(holder | {"pid": pid}) for pid in (-5, 0, 2**40, 2**70)}
-    found = []
+    cases = []
     for label, text in texts.items():
         now = unfinished(written("claim.json", text))
-        found += _cases(f"claim {label}", now, BOTH)
+        cases += _cases(f"claim {label}", now, BOTH)
         if label in WATCHED:
-            found += _cases(f"old claim {label}", partial(_at, 1e9, now), ("run",))
-            found += _cases(f"future claim {label}", partial(_at, 4e9, now), ("run",))
-    return found + _cases("claim folder", unfinished(replaced_by_folder("claim.json")), BOTH)
+            cases += _cases(f"old claim {label}", partial(_at, 1e9, now), ("run",))
+            cases += _cases(f"future claim {label}", partial(_at, 4e9, now), ("run",))
+    return cases + _cases("claim folder", unfinished(replaced_by_folder("claim.json")), BOTH)
 
 
 def _at(seconds: float, damage: Damage, folder: Path) -> None:
@@ -495,8 +495,8 @@ def _indexes() -> list[Case]:
 
     def row(content: object) -> Damage:
         def damage(folder: Path) -> None:
-            found = (folder / "record.json").stat()
-            mark = f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+            status = (folder / "record.json").stat()
+            mark = f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
             index({"path": [VICTIM], "mark": [mark], "row": [content]}, {"sources": sources_hash()})(folder)
 
         return damage
@@ -543,14 +543,14 @@ def _copied(folder: Path, name: str) -> None:
 def _mutations() -> list[Case]:
     """Files of which some bytes are others."""
     files = {"record.json": TABLES, "spec.yaml": BOTH, "curves.parquet": CURVES, "checkpoint.safetensors": ("run",)}
-    found = []
+    cases = []
     for number in range(MUTATIONS):
         rng = random.Random(number)  # noqa: S311
         name = rng.choice(sorted(files))
         damage = written(name, partial(_mutated, name, number))
         keep = name in ("record.json", "curves.parquet") or rng.random() < 0.5
-        found += _cases(f"{name} damaged {number}", damage if keep else unfinished(damage), (rng.choice(files[name]),))
-    return found
+        cases += _cases(f"{name} damaged {number}", damage if keep else unfinished(damage), (rng.choice(files[name]),))
+    return cases
 
 
 def _mutated(name: str, seed: int) -> bytes:

@@ -39,8 +39,8 @@ def combine(stack: Stack, threshold: float = 1.0, rule: str = "mask", scaled: bo
     """The method on one parameter tensor."""
     method = ANDMask(threshold=threshold, rule=rule, scale_by_inverse_sparsity=scaled)  # type: ignore[arg-type]
     gradient = torch.from_numpy(stack)
-    found, _ = method.combine({"w": gradient}, {"w": torch.zeros_like(gradient[0])}, torch.arange(len(gradient)), {})
-    return found["w"].numpy()
+    combined, _ = method.combine({"w": gradient}, {"w": torch.zeros_like(gradient[0])}, torch.arange(len(gradient)), {})
+    return combined["w"].numpy()
 
 
 @given(stacks, st.integers(0, 6), st.sampled_from(["mask", "geometric_mean"]), st.booleans())
@@ -95,16 +95,16 @@ def test_scaling_is_per_tensor() -> None:
     method = ANDMask()
     agree, split = torch.ones(2, 4), torch.tensor([[1.0, 1, 1, 1], [1, -1, -1, -1]])
     zeros = {"a": torch.zeros(4), "b": torch.zeros(4)}
-    found, state = method.combine({"a": agree, "b": split}, zeros, torch.arange(len(agree)), {})
-    assert torch.allclose(found["a"], torch.ones(4))
-    assert torch.allclose(found["b"], torch.tensor([4.0, 0, 0, 0]))
+    combined, state = method.combine({"a": agree, "b": split}, zeros, torch.arange(len(agree)), {})
+    assert torch.allclose(combined["a"], torch.ones(4))
+    assert torch.allclose(combined["b"], torch.tensor([4.0, 0, 0, 0]))
     assert torch.isclose(state["surviving_fraction"], torch.tensor(5 / 8))
 
 
 def test_a_penalty_is_added_after_the_mask() -> None:
     gradient = torch.tensor([[1.0], [-1.0]])
-    found, _ = ANDMask().combine({"w": gradient}, {"w": torch.tensor([7.0])}, torch.arange(len(gradient)), {})
-    assert found["w"] == 7
+    combined, _ = ANDMask().combine({"w": gradient}, {"w": torch.tensor([7.0])}, torch.arange(len(gradient)), {})
+    assert combined["w"] == 7
 
 
 def test_linear_regression_of_the_paper() -> None:
@@ -116,8 +116,8 @@ def test_linear_regression_of_the_paper() -> None:
         method = ANDMask(threshold=threshold, scale_by_inverse_sparsity=False)
         for _ in range(1001):
             gradient = (x @ theta - 1)[:, None] * x
-            found, _ = method.combine({"w": gradient}, {"w": torch.zeros(5)}, torch.arange(len(gradient)), {})
-            theta = (theta - rate * found["w"]) * (1 - 0.01 * rate)
+            combined, _ = method.combine({"w": gradient}, {"w": torch.zeros(5)}, torch.arange(len(gradient)), {})
+            theta = (theta - rate * combined["w"]) * (1 - 0.01 * rate)
             rate *= 0.9995
         results[threshold] = theta
     assert torch.allclose(results[0.0][:4], torch.full((4,), 0.32, dtype=torch.float64), atol=0.03)

@@ -37,12 +37,12 @@ STEPS, SIZE = 6, 4
 def walk(method: Method, risks: Tensor, penalties: Tensor) -> tuple[Tensor, list[State]]:
     """The rule's gradients and states for given gradients (steps, size) of mean risk and penalty."""
     state = method.initial_state({"w": risks[0]}, 2)
-    found, states = [], []
+    collected, states = [], []
     for risk, penalty in zip(risks, penalties, strict=True):
         gradients, state = method.combine_moments({"w": (risk,)}, {"w": penalty}, state)
-        found.append(gradients["w"])
+        collected.append(gradients["w"])
         states.append(state)
-    return torch.stack(found), states
+    return torch.stack(collected), states
 
 
 def drawn(seed: int) -> tuple[Tensor, Tensor]:
@@ -57,13 +57,13 @@ def drawn(seed: int) -> tuple[Tensor, Tensor]:
 def test_adareg_element_by_element(seed: int, name: str) -> None:
     risks, penalties = drawn(seed)
     inverse = name == "inverse_adareg"
-    found, states = walk(InverseAdaReg() if inverse else AdaReg(), risks, penalties)
+    actual, states = walk(InverseAdaReg() if inverse else AdaReg(), risks, penalties)
     for i in range(SIZE):
         weight, v = 1.0, 0.0
         for t in range(STEPS):
             e, p = float(risks[t, i]), float(penalties[t, i])
             g = weight * e + p if inverse else e + weight * p
-            assert float(found[t, i]) == pytest.approx(g, rel=1e-12)
+            assert float(actual[t, i]) == pytest.approx(g, rel=1e-12)
             v = 0.99 * v + 0.01 * g * g
             if v < 1e-5:
                 weight = weight / 10 if inverse else weight * 10
@@ -75,11 +75,11 @@ def test_adareg_element_by_element(seed: int, name: str) -> None:
 @given(st.integers(0, 10_000))
 def test_simple_adareg(seed: int) -> None:
     risks, penalties = (1e-2 * part for part in drawn(seed))
-    found, states = walk(SimpleAdaReg(), risks, penalties)
+    actual, states = walk(SimpleAdaReg(), risks, penalties)
     weight = 1.0
     for t in range(STEPS):
         g = [float(e) + weight * float(p) for e, p in zip(risks[t], penalties[t], strict=True)]
-        assert found[t].tolist() == pytest.approx(g, rel=1e-12)
+        assert actual[t].tolist() == pytest.approx(g, rel=1e-12)
         if sum(x * x for x in g) < 1e-5:
             weight *= 10
         assert float(states[t]["weight"]) == pytest.approx(weight)
@@ -89,12 +89,12 @@ def test_simple_adareg(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_soft_adareg_divides_by_what_was(seed: int) -> None:
     risks, penalties = drawn(seed)
-    found, _ = walk(SoftAdaReg(), risks, penalties)
+    actual, _ = walk(SoftAdaReg(), risks, penalties)
     for i in range(SIZE):
         v = 0.0
         for t in range(STEPS):
             g = float(risks[t, i]) + float(penalties[t, i]) / (math.sqrt(v) + 1e-15)
-            assert float(found[t, i]) == pytest.approx(g, rel=1e-9)
+            assert float(actual[t, i]) == pytest.approx(g, rel=1e-9)
             v = 0.99 * v + 0.01 * g * g
 
 
@@ -150,10 +150,10 @@ def test_sand_mask(seed: int, threshold: float, environments: int, same: bool) -
         stack[:] = np.round(2 * stack[0]) / 2  # exact in floating point, so that the variance is exactly 0
     gradient = torch.from_numpy(stack)
     method = SANDMask(threshold=threshold)
-    found, _ = method.combine(
+    combined, _ = method.combine(
         {"w": gradient}, {"w": torch.zeros(SIZE, dtype=torch.float64)}, torch.arange(len(gradient)), {}
     )
-    np.testing.assert_allclose(found["w"].numpy(), sand(stack, threshold, 10.0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(combined["w"].numpy(), sand(stack, threshold, 10.0), rtol=1e-9, atol=1e-12)
 
 
 @settings(deadline=None)
@@ -169,26 +169,26 @@ def test_pcgrad_projects_in_the_given_order(seed: int, environments: int) -> Non
             if j != i and h @ g[j] < 0:
                 h = h - (h @ g[j]) / (g[j] @ g[j]) * g[j]
         expected.append(h)
-    found = projected(g @ g.T, orders) @ g
-    assert torch.allclose(found, torch.stack(expected), atol=1e-9)
+    actual = projected(g @ g.T, orders) @ g
+    assert torch.allclose(actual, torch.stack(expected), atol=1e-9)
 
 
 def test_pcgrad_without_conflict_is_the_mean() -> None:
     g = torch.rand(4, 2, 3, dtype=torch.float64)
-    found, _ = PCGrad().combine({"w": g}, {"w": torch.zeros(2, 3, dtype=torch.float64)}, torch.arange(len(g)), {})
-    assert torch.allclose(found["w"], g.mean(0))
+    combined, _ = PCGrad().combine({"w": g}, {"w": torch.zeros(2, 3, dtype=torch.float64)}, torch.arange(len(g)), {})
+    assert torch.allclose(combined["w"], g.mean(0))
 
 
 @pytest.mark.parametrize("order", ["random", "most_conflicting"])
 def test_pcgrad_takes_out_what_two_environments_contradict(order: str) -> None:
     g = torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     g[1, 0] = -3
-    found, _ = PCGrad(order=order).combine(
+    combined, _ = PCGrad(order=order).combine(
         {"w": g}, {"w": torch.zeros(2, dtype=torch.float64)}, torch.arange(len(g)), {}
     )  # type: ignore[arg-type]
     first = g[0] - (g[0] @ g[1]) / (g[1] @ g[1]) * g[1]
     second = g[1] - (g[1] @ g[0]) / (g[0] @ g[0]) * g[0]
-    assert torch.allclose(found["w"], (first + second) / 2)
+    assert torch.allclose(combined["w"], (first + second) / 2)
 
 
 def test_fish_is_a_walk_and_a_part_of_the_way(tmp_path: Path) -> None:
@@ -230,13 +230,13 @@ def test_temporal_signs_are_a_running_mean(seed: int, memory: float) -> None:
     state = composition.initial_state({"w": torch.zeros(SIZE, dtype=torch.float64)}, 1)
     for t in range(STEPS):
         zero = {"w": torch.zeros(SIZE, dtype=torch.float64)}
-        found, state = composition.combine({"w": gradients[t]}, zero, torch.arange(len(gradients[t])), state)
+        combined, state = composition.combine({"w": gradients[t]}, zero, torch.arange(len(gradients[t])), state)
         state = composition.advance(state)
         weights = torch.tensor([memory ** (t - s) for s in range(t + 1)], dtype=torch.float64)
         agreement = (weights[:, None] * gradients[: t + 1, 0].sign()).sum(0).abs() / weights.sum()
         expected = torch.where(agreement >= 0.5, gradients[t, 0], 0)
         near = (agreement - 0.5).abs() < 1e-9
-        assert torch.equal(torch.where(near, 0, found["w"]), torch.where(near, 0, expected))
+        assert torch.equal(torch.where(near, 0, combined["w"]), torch.where(near, 0, expected))
 
 
 def test_strict_and_normalised_as_in_the_unit_tests() -> None:
@@ -245,9 +245,9 @@ def test_strict_and_normalised_as_in_the_unit_tests() -> None:
     bias = torch.tensor([[5.0], [7.0]], dtype=torch.float64)
     zero = {"head.weight": torch.zeros(1, 2).double(), "head.bias": torch.zeros(1).double()}
     method = ANDMask(threshold=0.9, strict=True, normalise=True, scale_by_inverse_sparsity=False)
-    found, _ = method.combine({"head.weight": g, "head.bias": bias}, zero, torch.arange(len(g)), {})
-    assert torch.allclose(found["head.weight"], torch.tensor([[0.6, 0.0]]).double())
-    assert torch.allclose(found["head.bias"], torch.tensor([6.0]).double())
+    combined, _ = method.combine({"head.weight": g, "head.bias": bias}, zero, torch.arange(len(g)), {})
+    assert torch.allclose(combined["head.weight"], torch.tensor([[0.6, 0.0]]).double())
+    assert torch.allclose(combined["head.bias"], torch.tensor([6.0]).double())
     nothing, _ = ANDMask(threshold=1.0, strict=True).combine(
         {"w": bias}, {"w": zero["head.bias"]}, torch.arange(len(bias)), {}
     )

@@ -77,19 +77,19 @@ class Setting:
 
 def dummy(s: Setting, rows: slice = slice(None), offset: bool = False, head: bool = False) -> list[list[Tensor]]:
     """Gradients of each risk by an explicit classifier, with a graph through them."""
-    found = []
+    collected = []
     for e in range(E):
         z, y = s.logits(e)[rows], s.y[e][rows]
         if head:
             w = s.model.head.weight.detach().clone().requires_grad_()
             free = F.linear(s.features(e)[rows], s.model.head.weight + (w - w.detach()), s.model.head.bias)
-            found.append(list(torch.autograd.grad(s.loss(free, y), [w], create_graph=True)))
+            collected.append(list(torch.autograd.grad(s.loss(free, y), [w], create_graph=True)))
             continue
         one = torch.ones((), dtype=torch.float64, requires_grad=True)
         zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
         of = [one, zero] if offset else [one]
-        found.append(list(torch.autograd.grad(s.loss(z * one + zero, y), of, create_graph=True)))
-    return found
+        collected.append(list(torch.autograd.grad(s.loss(z * one + zero, y), of, create_graph=True)))
+    return collected
 
 
 def irm(s: Setting, **kwargs: Any) -> Tensor:
@@ -104,12 +104,12 @@ def irm_unbiased(s: Setting) -> Tensor:
 def irm_split(s: Setting) -> Tensor:
     of = [s.model.head.weight, s.model.head.bias]
     each = [torch.autograd.grad(s.risk(e), of, create_graph=True) for e in range(E)]
-    return torch.stack([torch.stack([g.square().sum() for g in found]).sum() for found in each]).mean()
+    return torch.stack([torch.stack([g.square().sum() for g in actual]).sum() for actual in each]).mean()
 
 
 def iga(s: Setting) -> Tensor:
     each = [torch.autograd.grad(s.risk(e), list(s.parameters.values()), create_graph=True) for e in range(E)]
-    flat = [torch.cat([g.flatten() for g in found]) for found in each]
+    flat = [torch.cat([g.flatten() for g in actual]) for actual in each]
     mean = sum(flat) / E
     return torch.stack([(g - mean).square().sum() for g in flat]).sum()
 
@@ -121,8 +121,8 @@ def fishr(s: Setting) -> Tensor:
         rows = []
         for i in range(B):
             loss = s.loss(s.logits(e)[i : i + 1], s.y[e][i : i + 1])
-            found = torch.autograd.grad(loss, [s.model.head.weight, s.model.head.bias], create_graph=True)
-            rows.append(torch.cat([g.flatten() for g in found]))
+            gradients = torch.autograd.grad(loss, [s.model.head.weight, s.model.head.bias], create_graph=True)
+            rows.append(torch.cat([g.flatten() for g in gradients]))
         g = torch.stack(rows)
         variances.append(((g - g.mean(0)) ** 2).mean(0))
     mean = torch.stack(variances).mean(0)
@@ -176,9 +176,9 @@ def made(name: str, values: dict[str, Any]) -> dict[str, Method]:
     return {name: METHODS.load(name).parse(values, "method")}
 
 
-def assert_gradient(found: Step, objective: Tensor, s: Setting, scale: float = 1.0) -> None:
+def assert_gradient(step: Step, objective: Tensor, s: Setting, scale: float = 1.0) -> None:
     expected = torch.autograd.grad(objective, list(s.parameters.values()), allow_unused=True)
-    for (name, gradient), g in zip(found.gradients.items(), expected, strict=True):
+    for (name, gradient), g in zip(step.gradients.items(), expected, strict=True):
         assert torch.allclose(gradient, scale * (torch.zeros_like(gradient) if g is None else g), atol=1e-10), name
 
 
@@ -188,11 +188,11 @@ def assert_gradient(found: Step, objective: Tensor, s: Setting, scale: float = 1
 def test_penalties_are_their_formulas(case: str, task: str, strategy: Strategy) -> None:
     name, values, naive = PENALTIES[case]
     s = Setting(TASKS[task])
-    found = s.step(made(name, values | {"weight": WEIGHT}), strategy)
+    step = s.step(made(name, values | {"weight": WEIGHT}), strategy)
     penalty = naive(s)
-    assert torch.allclose(found.penalty, WEIGHT * penalty, atol=1e-12)
-    assert torch.allclose(found.risks, s.risks(), atol=1e-12)
-    assert_gradient(found, s.risks().mean() + WEIGHT * penalty, s)
+    assert torch.allclose(step.penalty, WEIGHT * penalty, atol=1e-12)
+    assert torch.allclose(step.risks, s.risks(), atol=1e-12)
+    assert_gradient(step, s.risks().mean() + WEIGHT * penalty, s)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -228,9 +228,9 @@ def test_annealing_and_restarts() -> None:
     assert method.restarts == (2,)
     state = method.initial_state(s.parameters, E)
     for weight in (0.5, 0.5, 9.0, 9.0):
-        found = s.step(parts, state=state)
-        assert torch.allclose(found.penalty, weight * s.risks().var(correction=0))
-        state = method.advance(found.state)
+        step = s.step(parts, state=state)
+        assert torch.allclose(step.penalty, weight * s.risks().var(correction=0))
+        state = method.advance(step.state)
     assert not Composition(made("vrex", {"anneal_steps": 2, "reset_optimizer": False})).restarts
 
 
@@ -239,9 +239,9 @@ def test_annealing_and_restarts() -> None:
 def test_weight_zero_is_erm_bit_for_bit(name: str, task: str) -> None:
     s = Setting(TASKS[task])
     values = {"weight": 0.0} | (PLAIN if name in ("irmv1", "vrex", "mm_rex", "fishr", "ib_erm") else {})
-    found, erm = s.step(made(name, values)), s.step(made("erm", {}))
+    step, erm = s.step(made(name, values)), s.step(made("erm", {}))
     for key, gradient in erm.gradients.items():
-        assert torch.equal(found.gradients[key], gradient), key
+        assert torch.equal(step.gradients[key], gradient), key
 
 
 @pytest.mark.parametrize("name", ["irmv1", "vrex", "mm_rex", "iga", "fishr", "coral", "mmd"])
@@ -254,8 +254,8 @@ def test_identical_environments_cost_nothing(name: str) -> None:
             best = torch.linalg.lstsq(torch.cat([s.features(0), torch.ones(B, 1)], 1), s.y[0][:, None]).solution
             s.model.head.weight.copy_(best[:-1].T)
             s.model.head.bias.copy_(best[-1])
-    found = s.step(made(name, PLAIN if name in ("irmv1", "vrex", "mm_rex", "fishr") else {}))
-    assert found.penalty.abs() < 1e-12
+    step = s.step(made(name, PLAIN if name in ("irmv1", "vrex", "mm_rex", "fishr") else {}))
+    assert step.penalty.abs() < 1e-12
 
 
 def test_mm_rex_is_the_worst_affine_combination() -> None:
@@ -264,8 +264,8 @@ def test_mm_rex_is_the_worst_affine_combination() -> None:
     smallest = (1 - weight) / E
     corners = [[1 - (E - 1) * smallest if i == e else smallest for i in range(E)] for e in range(E)]
     worst = (torch.tensor(corners, dtype=torch.float64) @ s.risks()).max()
-    found = s.step(made("mm_rex", PLAIN | {"weight": weight, "convention": "plain"}))
-    assert torch.allclose(found.objective, worst)
+    step = s.step(made("mm_rex", PLAIN | {"weight": weight, "convention": "plain"}))
+    assert torch.allclose(step.objective, worst)
 
 
 @pytest.mark.parametrize("strategy", ["joint", "loop", "vmap"])
@@ -275,13 +275,13 @@ def test_group_dro_step_by_step(strategy: Strategy) -> None:
     q = torch.ones(E, dtype=torch.float64)
     state = Composition(parts).initial_state(s.parameters, E)
     for _ in range(3):
-        found = s.step(parts, strategy, state)
+        step = s.step(parts, strategy, state)
         risks = s.risks()
         q = q * torch.exp(0.5 * risks.detach())
         q = q / q.sum()
-        assert torch.allclose(found.state["group_dro"]["weights"], q)
-        assert_gradient(found, (q * risks).sum(), s)
-        state = found.state
+        assert torch.allclose(step.state["group_dro"]["weights"], q)
+        assert_gradient(step, (q * risks).sum(), s)
+        state = step.state
 
 
 def test_group_dro_with_some_of_the_environments() -> None:
@@ -312,11 +312,11 @@ def test_fishr_remembers_the_variances(steps: int) -> None:
         before = [r.detach() for r in running] or [torch.zeros_like(v) for v in now]
         running = [(1 - memory) * v + memory * r for v, r in zip(now, before, strict=True)]
         corrected = torch.stack(running) / (1 - memory)
-        found = s.step(parts, state=state)
+        step = s.step(parts, state=state)
         expected = ((corrected - corrected.mean(0)) ** 2).mean()
-        assert torch.allclose(found.penalty, expected)
-        assert_gradient(found, s.risks().mean() + expected, s)
-        state = found.state
+        assert torch.allclose(step.penalty, expected)
+        assert_gradient(step, s.risks().mean() + expected, s)
+        state = step.state
 
 
 @settings(max_examples=20, deadline=None)

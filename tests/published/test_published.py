@@ -37,14 +37,14 @@ def test_a_claim_can_be_run(name: str) -> None:
 @pytest.mark.parametrize(("name", "claim"), PROBLEMS.values(), ids=[name for name, _ in PROBLEMS.values()])
 def test_the_metrics_of_claims_exist(name: str, claim: Claim, tmp_path: Any) -> None:
     """On each problem, a small run has what its claims are about."""
-    needed = [own for own in CLAIMS.values() if own.dataset == claim.dataset]
-    same = [own for own in needed if own.set.get("dataset.example") == claim.set.get("dataset.example")]
+    needed = [other for other in CLAIMS.values() if other.dataset == claim.dataset]
+    same = [other for other in needed if other.set.get("dataset.example") == claim.set.get("dataset.example")]
     example = {key: value for key, value in claim.set.items() if key == "dataset.example"}
-    for method in {own.method for own in same} - {"icp", "steerable"}:
+    for method in {other.method for other in same} - {"icp", "steerable"}:
         settings = {"trainer.steps": 12} | small_settings(method, claim.dataset) | example
         record = run_one(resolve(method, claim.dataset, 0, settings), Options(out=tmp_path))
-        wanted = {number.metric for own in same if own.method == method for number in own.numbers}
-        assert wanted <= set(record.metrics)
+        metrics = {number.metric for other in same if other.method == method for number in other.numbers}
+        assert metrics <= set(record.metrics)
 
 
 def rows_of(claim: Claim, **columns: object) -> pd.DataFrame:
@@ -69,8 +69,8 @@ CLAIM = Claim(
 @pytest.fixture(autouse=True)
 def only_this(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     claim = getattr(request, "param", CLAIM)
-    found = {"source": Source(source="somebody", claims={"claim": claim})}
-    monkeypatch.setattr("invbench.published.verdicts.sources", lambda: found)
+    sources = {"source": Source(source="somebody", claims={"claim": claim})}
+    monkeypatch.setattr("invbench.published.verdicts.sources", lambda: sources)
 
 
 def verdicts_of(results: pd.DataFrame) -> list[str]:
@@ -79,20 +79,20 @@ def verdicts_of(results: pd.DataFrame) -> list[str]:
 
 def test_reproduced_or_not() -> None:
     results = rows_of(CLAIM, test_accuracy=[0.5, 0.51, 0.52, 0.53], test_loss=[1.5, 1.7, 9.0, 0.1])
-    found = against_published(results)
-    assert found["verdict"].tolist() == ["reproduced", "reproduced"]
-    assert found["ours"].tolist() == [pytest.approx(0.515), pytest.approx(1.6)]
-    assert found["published"].tolist() == ["0.5 ± 0.1", "1 to 2"]
-    assert found["seconds"].tolist() == [2.0, 2.0]
+    verdicts_table = against_published(results)
+    assert verdicts_table["verdict"].tolist() == ["reproduced", "reproduced"]
+    assert verdicts_table["ours"].tolist() == [pytest.approx(0.515), pytest.approx(1.6)]
+    assert verdicts_table["published"].tolist() == ["0.5 ± 0.1", "1 to 2"]
+    assert verdicts_table["seconds"].tolist() == [2.0, 2.0]
     assert verdicts_of(results.assign(test_accuracy=0.53, test_loss=2.1)) == ["not reproduced", "not reproduced"]
 
 
 def test_not_yet_run() -> None:
     assert verdicts_of(pd.DataFrame()) == ["not yet run", "not yet run"]
     some = rows_of(CLAIM, test_accuracy=0.5, test_loss=1.5).iloc[:3]
-    found = against_published(some)
-    assert found["verdict"].tolist() == ["not yet run", "not yet run"]
-    assert found["n"].tolist() == [3, 3]
+    verdicts_table = against_published(some)
+    assert verdicts_table["verdict"].tolist() == ["not yet run", "not yet run"]
+    assert verdicts_table["n"].tolist() == [3, 3]
     failed = rows_of(CLAIM, test_accuracy=0.5, test_loss=1.5, status=["done", "done", "done", "failed"])
     assert verdicts_of(failed) == ["not yet run", "not yet run"]
 
@@ -102,11 +102,11 @@ def test_what_is_watched_does_not_matter_and_other_settings_do() -> None:
     assert verdicts_of(results.assign(**{"trainer.evaluate_every": 7.0})) == ["reproduced", "reproduced"]
     more = results.assign(**{"trainer.evaluate_every": 7.0}, run_id=["a", "b", "c", "d"])
     assert verdicts_of(pd.concat([results.iloc[:3], more.iloc[2:]])) == ["reproduced", "reproduced"]
-    found = against_published(results.assign(**{"trainer.learning_rate": 0.5}))
-    assert found["verdict"].tolist() == ["different protocol"] * 2
-    assert found["why"].iloc[0] == "trainer.learning_rate 0.5 instead of 0.01"
-    found = against_published(results.assign(seed=[10, 11, 12, 13]))
-    assert found["why"].tolist() == ["other seeds"] * 2
+    verdicts_table = against_published(results.assign(**{"trainer.learning_rate": 0.5}))
+    assert verdicts_table["verdict"].tolist() == ["different protocol"] * 2
+    assert verdicts_table["why"].iloc[0] == "trainer.learning_rate 0.5 instead of 0.01"
+    verdicts_table = against_published(results.assign(seed=[10, 11, 12, 13]))
+    assert verdicts_table["why"].tolist() == ["other seeds"] * 2
     assert verdicts_of(results.assign(**{"data.variant": "partial"})) == ["different protocol"] * 2
     assert verdicts_of(results.assign(protocol="oracle")) == ["different protocol"] * 2
 

@@ -27,11 +27,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_line_through_the_weights(results: Path) -> None:
     figure = tradeoff([results], "test_roc_auc", "test_mutual_information")
-    (place,) = figure.axes
-    lines = {str(line.get_label()): line for line in place.lines if not str(line.get_label()).startswith("_")}
+    (ax,) = figure.axes
+    lines = {str(line.get_label()): line for line in ax.lines if not str(line.get_label()).startswith("_")}
     assert set(lines) == {"ERM (n = 1)", "Adversary (n = 2)"}
     assert len(lines["Adversary (n = 2)"].get_xdata()) == 2
-    assert [text.get_text() for text in place.texts] == ["1", "10"]
+    assert [text.get_text() for text in ax.texts] == ["1", "10"]
     with pytest.raises(UserError, match="no run has the metric 'test_auc'"):
         tradeoff([results], "test_auc", "test_mutual_information")
 
@@ -39,7 +39,7 @@ def test_a_line_through_the_weights(results: Path) -> None:
 def test_densities_at_values_of_the_nuisance(results: Path) -> None:
     figure = densities([results], [-1.0, 0.0, 1.0])
     assert len(figure.axes) == 3, "a panel for each method and weight"
-    assert [len(place.lines) for place in figure.axes] == [6, 6, 3]
+    assert [len(ax.lines) for ax in figure.axes] == [6, 6, 3]
     for line in figure.axes[0].lines:
         assert sum(line.get_ydata()) / 25 == pytest.approx(1)
     with pytest.raises(UserError, match="only 0 test examples"):

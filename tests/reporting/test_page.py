@@ -61,9 +61,9 @@ def page(results: Path) -> str:
 
 
 def data_of(page: str) -> dict[str, object]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found
-    data: dict[str, object] = json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert match
+    data: dict[str, object] = json.loads(match[1])
     return data
 
 
@@ -197,8 +197,8 @@ def test_names_that_command_or_hide(tmp_path: Path, results: Path) -> None:
             record["spec"]["method"] = "a$\\frac$\x1b"
             path.write_text(json.dumps(record), encoding="utf-8")
     text = all_texts(report([out]))
-    for shown in (r"a$\frac$\x1b", "%zz", r"\x1b[2J\u202e\x00 and", "__proto__", "constructor"):
-        assert shown in text
+    for harmful in (r"a$\frac$\x1b", "%zz", r"\x1b[2J\u202e\x00 and", "__proto__", "constructor"):
+        assert harmful in text
     assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text)
 
 
@@ -332,8 +332,8 @@ def opened(browser: "Browser", file: Path, request: pytest.FixtureRequest) -> "I
     opened.close()
 
 
-def column(opened: "Page", table: str, place: int) -> list[str]:
-    return opened.locator(f"#{table} tbody tr:visible > :nth-child({place})").all_inner_texts()
+def column(opened: "Page", table: str, number: int) -> list[str]:
+    return opened.locator(f"#{table} tbody tr:visible > :nth-child({number})").all_inner_texts()
 
 
 def sort_and_filter(opened: "Page") -> None:

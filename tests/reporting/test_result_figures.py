@@ -25,8 +25,8 @@ def means(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
             "backbone": "mlp", "protocol": "last", "seed": 0, "data.metric": "test_accuracy", "test_accuracy": value,
             "cost.seconds_per_step": 0.001 * (i + 1), "cost.peak_memory_bytes": 2.0**20,
         }
-        for method, own in values.items()
-        for i, value in enumerate(own)
+        for method, scores in values.items()
+        for i, value in enumerate(scores)
     ]  # fmt: skip
     return pd.DataFrame(rows).assign(**columns)
 
@@ -93,11 +93,11 @@ def test_the_time_of_runs_that_were_trained_together_is_a_share() -> None:
     frame = pd.concat(seeds, ignore_index=True).assign(run_id=list(map(str, range(8))))
     frame["cost.seconds_per_step"] = [0.001, 0.002] * 2 + [0.003, 0.002] * 2
     frame["fused"] = pd.array([1, 2] * 2 + [2, 2] * 2, "Int64")
-    found = invbench.table(frame).set_index("method")
-    assert found["fused"].to_dict() == {"a": 1, "b": 2}
-    assert found["seconds_per_step"].to_dict() == pytest.approx({"a": 0.001, "b": 0.002})
-    assert found.loc["a", "seconds_per_step_half_width"] == pytest.approx(0)
-    assert np.isnan(found.loc["b", "seconds_per_step_half_width"])
+    averages = invbench.table(frame).set_index("method")
+    assert averages["fused"].to_dict() == {"a": 1, "b": 2}
+    assert averages["seconds_per_step"].to_dict() == pytest.approx({"a": 0.001, "b": 0.002})
+    assert averages.loc["a", "seconds_per_step_half_width"] == pytest.approx(0)
+    assert np.isnan(averages.loc["b", "seconds_per_step_half_width"])
     left, _ = result_figures.cost(invbench.table(frame)).axes
     drawn = {line.get_xdata()[0]: line for line in left.lines if len(line.get_xdata()) and line.get_marker() == "o"}
     assert drawn[2.0].get_markerfacecolor() == "none"
@@ -122,15 +122,15 @@ def test_a_method_has_one_colour_in_all_figures() -> None:
     few = several({"learning_rate": 0.1}, {"learning_rate": 0.2}).assign(method="vrex")
     frame = pd.concat([means({"coral": [0.4], "erm": [0.5]}), few], ignore_index=True)
     frame["run_id"] = [str(i) for i in range(len(frame))]
-    found = invbench.table(frame)
-    looks = result_figures._looks(found)
-    (sensitivity,) = result_figures.sensitivity(found).axes
-    shown = dict(zip(*reversed(sensitivity.get_legend_handles_labels()), strict=True))
-    of_vrex = [looks[row] for row in found.index[found["method"] == "vrex"]]
-    assert {look.style["color"] for look in of_vrex} == {shown["V-REx"].get_color()}
+    averages = invbench.table(frame)
+    looks = result_figures._looks(averages)
+    (sensitivity,) = result_figures.sensitivity(averages).axes
+    handles = dict(zip(*reversed(sensitivity.get_legend_handles_labels()), strict=True))
+    of_vrex = [looks[row] for row in averages.index[averages["method"] == "vrex"]]
+    assert {look.style["color"] for look in of_vrex} == {handles["V-REx"].get_color()}
     assert len({look.style["linestyle"] for look in of_vrex}) == 2
     assert not any(look.shared for look in looks.values())
-    assert len({looks[row].style["color"] for row in found.drop_duplicates("method").index}) == 3
+    assert len({looks[row].style["color"] for row in averages.drop_duplicates("method").index}) == 3
     rates = [{"learning_rate": 0.01 * i} for i in range(1, 7)]
     many = pd.concat([means({"erm": [0.5]}), several(*rates).assign(method="vrex")], ignore_index=True)
     many["run_id"] = [str(i) for i in range(len(many))]
@@ -190,7 +190,7 @@ def joined(frame: pd.DataFrame) -> list[int]:
 
 
 def several(*settings: dict[str, object]) -> pd.DataFrame:
-    return pd.concat([means({"a": [0.5]}, **{f"trainer.{k}": v for k, v in own.items()}) for own in settings])
+    return pd.concat([means({"a": [0.5]}, **{f"trainer.{k}": v for k, v in values.items()}) for values in settings])
 
 
 def test_only_values_of_a_grid_are_joined() -> None:
@@ -208,11 +208,11 @@ def test_only_values_of_a_grid_are_joined() -> None:
 def test_intervals_of_shares_end_where_shares_do() -> None:
     seeds = [means({"a": [value], "b": [1 - value]}).assign(seed=seed) for seed, value in enumerate((0.9, 1.0, 0.98))]
     frame = pd.concat(seeds, ignore_index=True).assign(run_id=range(6))
-    found = invbench.table(frame)
-    assert (found["mean"] + found["half_width"]).max() > 1
+    averages = invbench.table(frame)
+    assert (averages["mean"] + averages["half_width"]).max() > 1
     ends = [
         end
-        for ax in result_figures.cost(found).axes
+        for ax in result_figures.cost(averages).axes
         for bars in ax.collections
         for end in bars.get_datalim(ax.transData).intervaly
     ]

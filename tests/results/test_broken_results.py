@@ -103,16 +103,16 @@ BROKEN: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize(("damage", "why"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_record_costs_one_run(out: Path, victim: RunFolder, damage: Change, why: str) -> None:
     damage(victim.path)
-    with pytest.warns(UserWarning, match=LEFT_OUT) as told:
-        found = invbench.load_results(out).set_index("run_id")
-    assert [why in str(one.message) for one in told] == [True]
-    assert why in str(found.loc[VICTIM, "message"])
-    assert found["status"].value_counts().to_dict() == {"done": 3, "unreadable": 1}
-    assert [found.loc[VICTIM, name] for name in ("method", "dataset", "seed")] == ["vrex", "spirals", 0]
-    means = invbench.table(found.reset_index()).set_index("method")
+    with pytest.warns(UserWarning, match=LEFT_OUT) as warned:
+        runs = invbench.load_results(out).set_index("run_id")
+    assert [why in str(one.message) for one in warned] == [True]
+    assert why in str(runs.loc[VICTIM, "message"])
+    assert runs["status"].value_counts().to_dict() == {"done": 3, "unreadable": 1}
+    assert [runs.loc[VICTIM, name] for name in ("method", "dataset", "seed")] == ["vrex", "spirals", 0]
+    means = invbench.table(runs.reset_index()).set_index("method")
     assert means["n"].to_dict() == {"erm": 2, "vrex": 1}
     assert means["runs"].to_dict() == {"erm": 2, "vrex": 2}
-    assert omitted(found.reset_index()) == {"unreadable": 1}
+    assert omitted(runs.reset_index()) == {"unreadable": 1}
 
 
 @pytest.mark.parametrize("damage", [BROKEN["no data"][0], BROKEN["newer"][0]], ids=["no data", "newer"])
@@ -149,21 +149,21 @@ def test_many_are_counted(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / f"broken{number}").mkdir()
         (tmp_path / f"broken{number}" / "record.json").write_text("{")
-    with pytest.warns(UserWarning, match=LEFT_OUT) as told:
-        found = invbench.load_results(tmp_path)
-    assert found["status"].value_counts().to_dict() == {"unreadable": 8, "done": 4}
-    assert len(told) == 6
-    assert "3 more runs" in str(told[-1].message)
+    with pytest.warns(UserWarning, match=LEFT_OUT) as warned:
+        loaded = invbench.load_results(tmp_path)
+    assert loaded["status"].value_counts().to_dict() == {"unreadable": 8, "done": 4}
+    assert len(warned) == 6
+    assert "3 more runs" in str(warned[-1].message)
 
 
 def test_a_warning_of_the_command_is_one_line(bench: Bench, out: Path) -> None:
     (out / "copy\n\x1b").mkdir()
     (out / "copy\n\x1b" / "spec.yaml").write_text("[1]")
-    with pytest.warns(UserWarning) as told:
-        status, shown, _ = bench("table")
+    with pytest.warns(UserWarning) as warned:
+        status, output, _ = bench("table")
     assert status == 0
-    assert "not in the table: 1 unreadable" in shown
-    assert [str(one.message).count("\n") + str(one.message).count("\x1b") for one in told] == [0]
+    assert "not in the table: 1 unreadable" in output
+    assert [str(one.message).count("\n") + str(one.message).count("\x1b") for one in warned] == [0]
 
 
 # --- specifications --------------------------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def test_a_broken_specification(out: Path, victim: RunFolder, text: str | bytes)
     assert len(sweep_of_best(invbench.load_results(out), None, "best_validation").cells) == 2
     victim.record.unlink()
     with pytest.warns(UserWarning, match=LEFT_OUT):
-        found = invbench.load_results(out).set_index("run_id")
-    assert found.loc[VICTIM, "status"] == "unreadable"
-    assert "spec.yaml" in str(found.loc[VICTIM, "message"])
-    assert (found["status"] == "done").sum() == 3
+        runs = invbench.load_results(out).set_index("run_id")
+    assert runs.loc[VICTIM, "status"] == "unreadable"
+    assert "spec.yaml" in str(runs.loc[VICTIM, "message"])
+    assert (runs["status"] == "done").sum() == 3
 
 
 def test_a_specification_is_what_was_written(tmp_path: Path) -> None:
@@ -257,9 +257,9 @@ def test_folders_within_folders(out: Path) -> None:
 def test_names_that_no_run_has(out: Path, victim: RunFolder) -> None:
     victim.path.rename(victim.path.with_name(os.fsdecode(b"\xff\xfe")))
     with pytest.warns(UserWarning, match=r"\\udcff\\udcfe is no name"):
-        found = invbench.load_results(out)
-    assert found["status"].value_counts().to_dict() == {"done": 3, "unreadable": 1}
-    assert set(found["run_id"]) >= {r"\udcff\udcfe"}
+        runs = invbench.load_results(out)
+    assert runs["status"].value_counts().to_dict() == {"done": 3, "unreadable": 1}
+    assert set(runs["run_id"]) >= {r"\udcff\udcfe"}
 
 
 # --- records as they are made ----------------------------------------------------------------------------------------
@@ -287,9 +287,9 @@ def test_parts_that_older_versions_did_not_write(out: Path, victim: RunFolder) -
         record.update(schema_version=1, engine={}, machine={})  # type: ignore[call-overload]
 
     edited(older)(victim.path)
-    found = invbench.load_results(out)
-    assert found["status"].tolist() == ["done"] * 4
-    assert invbench.table(found)["n"].tolist() == [2, 2]
+    runs = invbench.load_results(out)
+    assert runs["status"].tolist() == ["done"] * 4
+    assert invbench.table(runs)["n"].tolist() == [2, 2]
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -394,13 +394,13 @@ def test_a_setting_that_some_records_lack(bench: Bench, out: Path) -> None:
         record = folder.read_record()
         assert record is not None
         if record.spec.seed == 1:
-            edited(lambda found: found["spec"]["trainer"].pop("floor"))(folder.path)
+            edited(lambda record: record["spec"]["trainer"].pop("floor"))(folder.path)
     results = invbench.load_results(out)
-    found = invbench.table(results)
-    assert found["n"].tolist() == [1] * 4
-    assert len(laid_out(found).rows) == 4
+    means = invbench.table(results)
+    assert means["n"].tolist() == [1] * 4
+    assert len(laid_out(means).rows) == 4
     with pytest.raises(UserError, match=r"runs with trainer.floor (0 and unset|unset and 0) are not averaged"):
-        laid_out(found, rows=["method"], columns=["dataset"])
+        laid_out(means, rows=["method"], columns=["dataset"])
     assert compare(results, results)["n"].tolist() == [1] * 4
     for verb in (["table"], ["table", "--format", "csv"], ["compare", "results", "results"]):
         assert bench(*verb)[0] == 0
@@ -415,16 +415,16 @@ def test_what_is_missing_is_no_value(name: str, value: object) -> None:
         "data.metric": "test_accuracy", "cost.seconds_per_step": 0.1,
     }  # fmt: skip
     rows = pd.DataFrame([row | {"seed": 0, "test_accuracy": 0.5, name: value}, row | {"seed": 1, "test_accuracy": 0.7}])
-    found = invbench.table(rows)
-    assert found["n"].tolist() == [1, 1]
-    assert name in found
-    laid_out(found)
+    means = invbench.table(rows)
+    assert means["n"].tolist() == [1, 1]
+    assert name in means
+    laid_out(means)
 
 
 def test_a_setting_of_another_method_is_no_difference(out: Path) -> None:
-    found = invbench.table(invbench.load_results(out))
-    assert "method.weight" not in found
-    assert found["n"].tolist() == [2, 2]
+    means = invbench.table(invbench.load_results(out))
+    assert "method.weight" not in means
+    assert means["n"].tolist() == [2, 2]
 
 
 def test_a_copy_of_a_run_counts_once(out: Path, victim: RunFolder) -> None:
@@ -490,9 +490,9 @@ def test_published_numbers_beside_runs_that_lack_the_metric(tmp_path: Path) -> N
         put("spec", value=one.spec.model_dump())(folder.path)
         put("metrics", value={"other": 1.0})(folder.path)
         put("data", "fingerprint", value=str(one.spec.seed))(folder.path)
-    found = against_published(invbench.load_results(tmp_path), [name])
-    assert set(found["verdict"]) == {"different protocol"}
-    assert found["why"].str.contains("no run has the metric").all()
+    verdicts_table = against_published(invbench.load_results(tmp_path), [name])
+    assert set(verdicts_table["verdict"]) == {"different protocol"}
+    assert verdicts_table["why"].str.contains("no run has the metric").all()
 
 
 # --- figures and models ----------------------------------------------------------------------------------------------
@@ -537,12 +537,12 @@ SWEEP = Sweep(seeds="0-1", cells=(SweepCells(method="erm", dataset="spirals"),))
 
 
 def test_what_a_sweep_costs_is_known_from_its_folder(out: Path, victim: RunFolder) -> None:
-    wanted = config("vrex", 7)
-    assert CostEstimator(out).seconds(wanted) is not None
+    planned = config("vrex", 7)
+    assert CostEstimator(out).seconds(planned) is not None
     put("schema_version", value=3)(victim.path)
-    assert CostEstimator(out).seconds(wanted) is not None, "there is another run like it"
+    assert CostEstimator(out).seconds(planned) is not None, "there is another run like it"
     put("engine", value={})(out / config("vrex", 1).spec.run_id)
-    assert CostEstimator(out).seconds(wanted) is None
+    assert CostEstimator(out).seconds(planned) is None
 
 
 def test_or_from_some_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
             "backbone": "mlp", "protocol": "last", "seed": seed, "data.metric": "test_accuracy", "test_accuracy": value,
             "data.fingerprint": f"f{seed}", "cost.seconds_per_step": 0.1,
         }
-        for method, own in values.items()
-        for seed, value in enumerate(own)
+        for method, scores in values.items()
+        for seed, value in enumerate(scores)
     ]  # fmt: skip
     return pd.DataFrame(rows).assign(**columns)
 
@@ -36,15 +36,15 @@ AFTER = {"a": [0.5, 0.6, 0.7], "b": [0.61, 0.7, 0.8], "c": [0.6, 0.5, 0.72], "d"
 
 
 def test_verdicts() -> None:
-    found = compare(lot(BEFORE), lot(AFTER)).set_index("method")
-    assert found["verdict"].to_dict() == {
+    comparison = compare(lot(BEFORE), lot(AFTER)).set_index("method")
+    assert comparison["verdict"].to_dict() == {
         "a": "the same numbers", "b": "better", "c": "within noise", "d": "cannot be told from one seed", "e": "worse",
     }  # fmt: skip
-    assert found["difference"]["b"] == pytest.approx(0.31 / 3)
+    assert comparison["difference"]["b"] == pytest.approx(0.31 / 3)
     raw = scipy.stats.ttest_rel(AFTER["b"], BEFORE["b"])
-    assert found["p_value"]["b"] == pytest.approx(4 * raw.pvalue), "Holm, of four tests"
+    assert comparison["p_value"]["b"] == pytest.approx(4 * raw.pvalue), "Holm, of four tests"
     low, high = raw.confidence_interval(0.95)
-    assert found["half_width"]["b"] == pytest.approx((high - low) / 2)
+    assert comparison["half_width"]["b"] == pytest.approx((high - low) / 2)
 
 
 def test_which_way_is_better_is_known_by_the_metric() -> None:
@@ -60,9 +60,9 @@ def test_which_way_is_better_is_known_by_the_metric() -> None:
 def test_runs_are_paired_by_settings_and_seed() -> None:
     before = pd.concat([lot({"a": [0.1, 0.2]}, **{"trainer.steps": steps}) for steps in (1, 2)], ignore_index=True)
     after = lot({"a": [0.3, 0.2, 0.9]}, **{"trainer.steps": 2, "trainer.new": False})
-    found = compare(before, after)
-    assert (found["n"].tolist(), found["difference"].tolist()) == ([2], [pytest.approx(0.1)])
-    lines = remarks(before, after, found)
+    comparison = compare(before, after)
+    assert (comparison["n"].tolist(), comparison["difference"].tolist()) == ([2], [pytest.approx(0.1)])
+    lines = remarks(before, after, comparison)
     assert "2 runs only in the first" in lines
     assert "1 runs only in the second" in lines
     assert "only the second knows the settings trainer.new" in lines
@@ -71,14 +71,14 @@ def test_runs_are_paired_by_settings_and_seed() -> None:
 def test_failures_are_told() -> None:
     before, after = lot(BEFORE), lot(AFTER)
     after.loc[0, "status"] = "failed"
-    found = compare(before, after)
-    assert "1 runs done in the first and not in the second" in remarks(before, after, found)
-    assert found.set_index("method")["n"]["a"] == 2
+    comparison = compare(before, after)
+    assert "1 runs done in the first and not in the second" in remarks(before, after, comparison)
+    assert comparison.set_index("method")["n"]["a"] == 2
 
 
 def test_other_data_are_told() -> None:
-    found = compare(lot(BEFORE), lot(AFTER, **{"data.fingerprint": "other"}))
-    assert set(found["verdict"]) == {"other data"}
+    comparison = compare(lot(BEFORE), lot(AFTER, **{"data.fingerprint": "other"}))
+    assert set(comparison["verdict"]) == {"other data"}
 
 
 def test_nothing_to_compare() -> None:
@@ -91,8 +91,8 @@ def test_nothing_to_compare() -> None:
 
 
 def test_it_is_written() -> None:
-    found = compare(lot(BEFORE), lot(AFTER))
-    text = written(laid_out(found), remarks(lot(BEFORE), lot(AFTER), found), Format.text)
+    comparison = compare(lot(BEFORE), lot(AFTER))
+    text = written(laid_out(comparison), remarks(lot(BEFORE), lot(AFTER), comparison), Format.text)
     assert "+0.103 ± 0.014" in text
     assert "1.00" in text
 
@@ -109,8 +109,8 @@ def test_what_two_codes_made_in_one_folder(tmp_path: Path) -> None:
     run_one(config, Options(out=tmp_path))
     before, by_commit = load_made_by(tmp_path, "0123456"), load_made_by(tmp_path, "fedcba9")
     pd.testing.assert_frame_equal(before, by_commit)
-    found = compare(before, load_made_by(tmp_path, str(record.code["sources"])))
-    assert found["difference"].tolist() == [pytest.approx(-0.5)]
+    comparison = compare(before, load_made_by(tmp_path, str(record.code["sources"])))
+    assert comparison["difference"].tolist() == [pytest.approx(-0.5)]
     pd.testing.assert_series_equal(
         load_made_by(tmp_path, str(record.code["sources"])).iloc[0][["test_accuracy", "seed"]],
         invbench.load_results(tmp_path).iloc[0][["test_accuracy", "seed"]],

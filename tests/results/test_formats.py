@@ -77,8 +77,8 @@ def test_markdown(name: str) -> None:
     lines = table.split("\n")
     assert ["".join(live.findall(line)) for line in lines] == ["||||", "||||", "|||****|", "||||"]
     assert live.findall(remark) == []
-    shown = html.unescape(re.sub(r"\\(.)", r"\1", remark))
-    assert shown == f"of {visible(name)}"
+    plain = html.unescape(re.sub(r"\\(.)", r"\1", remark))
+    assert plain == f"of {visible(name)}"
 
 
 @with_attacks

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Bench
-from faulty import Place
+from faulty import FaultySweep
 
 import invbench
 from invbench.errors import UserError
@@ -79,12 +79,12 @@ def test_what_changes_is_seen(many: Path, spec: RunSpec) -> None:
     third.record.write_text("{")
     leave(many, spec.model_copy(update={"seed": 1000}), 8.0)
     with pytest.warns(UserWarning, match=r"left out: .*record.json is not JSON"):
-        found = read(many).set_index("run_id")
-    assert len(found) == INDEXED
-    assert found.loc[first.path.name, "test_accuracy"] == 7
-    assert second.path.name not in found.index
-    assert found.loc[third.path.name, "status"] == "unreadable"
-    assert found.loc[spec.model_copy(update={"seed": 1000}).run_id, "test_accuracy"] == 8
+        runs = read(many).set_index("run_id")
+    assert len(runs) == INDEXED
+    assert runs.loc[first.path.name, "test_accuracy"] == 7
+    assert second.path.name not in runs.index
+    assert runs.loc[third.path.name, "status"] == "unreadable"
+    assert runs.loc[spec.model_copy(update={"seed": 1000}).run_id, "test_accuracy"] == 8
 
 
 def truncated(index: Path) -> None:
@@ -127,8 +127,8 @@ def test_links_to_runs_are_read(tmp_path: Path, spec: RunSpec) -> None:
     leave(here, spec.model_copy(update={"seed": 1}), 0.7)
     (run.path / "itself").symlink_to(run.path)
     assert len(run_folders(here)) == 2
-    (found,) = invbench.table(invbench.load_results([here, elsewhere]))["seeds"]
-    assert found == {0: 0.5, 1: 0.7}
+    (means,) = invbench.table(invbench.load_results([here, elsewhere]))["seeds"]
+    assert means == {0: 0.5, 1: 0.7}
 
 
 def test_who_was_stopped_is_interrupted_and_who_died_is_lost(tmp_path: Path, spec: RunSpec) -> None:
@@ -204,12 +204,12 @@ def test_a_record_in_a_notebook(tmp_path: Path, spec: RunSpec) -> None:
     assert r"&lt;b&gt;\x1b no room" in failed._repr_html_()
 
 
-def test_a_sweep_and_its_table_count_alike(place: Place) -> None:
+def test_a_sweep_and_its_table_count_alike(faulty_sweep: FaultySweep) -> None:
     """One of three runs fails."""
-    status, said = place.run(place.file(["none", "raise", "none"]))
+    status, said = faulty_sweep.run(faulty_sweep.file(["none", "raise", "none"]))
     assert status == 1, said
-    runs = invbench.load_results(place.out)
+    runs = invbench.load_results(faulty_sweep.out)
     (line,) = completeness(runs)
     assert line == "2 of 3 runs done, 1 failed"
-    assert f"\n{line} (--rerun failed): `bench table {place.out}`\n" in said
+    assert f"\n{line} (--rerun failed): `bench table {faulty_sweep.out}`\n" in said
     assert omitted(runs) == {"failed (error)": 1}

@@ -131,8 +131,8 @@ def test_what_is_known_of_a_metric_on_a_split(name: str, split: str) -> None:
     assert (higher_is_better(column), is_share(column)) == (direction, share)
     assert display_metric(column) == f"{SPLITS[split]} {words}"
     if not (split == "held_out" and name.endswith("_worst")):  # it is one environment
-        shown = headline == "always" or (headline == "in test" and split not in ("train", "validation"))
-        assert bool(headlines([column])) == shown
+        expected = headline == "always" or (headline == "in test" and split not in ("train", "validation"))
+        assert bool(headlines([column])) == expected
 
 
 @pytest.mark.parametrize("column", WITHOUT_SPLIT)

@@ -60,14 +60,15 @@ def by_settings(held_out: bool) -> dict[tuple[str, float], list[dict[str, Any]]]
 def expected(select: Select) -> dict[str, tuple[float, float]]:
     """By method: the learning rate that is chosen, and the mean that is shown."""
     runs, left_out = by_settings(False), by_settings(True)
-    found = {}
+    collected = {}
     for method in ("erm", "irmv1"):
-        rates = {rate: own for (name, rate), own in runs.items() if name == method}
+        rates = {rate: records for (name, rate), records in runs.items() if name == method}
         at = "best_validation" if select is Select.best_validation else "metrics"
-        value = {rate: fmean(_at(record, at)["test_accuracy"] for record in own) for rate, own in rates.items()}
+        value = {rate: fmean(_at(record, at)["test_accuracy"] for record in records) for rate, records in rates.items()}
         scores = {
             Select.best_validation: {
-                rate: fmean(_at(record, at)["validation_accuracy"] for record in own) for rate, own in rates.items()
+                rate: fmean(_at(record, at)["validation_accuracy"] for record in records)
+                for rate, records in rates.items()
             },
             Select.leave_one_env_out: {
                 rate: fmean(record["metrics"]["held_out_accuracy"] for record in left_out[method, rate])
@@ -76,8 +77,8 @@ def expected(select: Select) -> dict[str, tuple[float, float]]:
             Select.oracle: value,
         }
         best = max(sorted(rates), key=scores[select].__getitem__)
-        found[method] = best, value[best]
-    return found
+        collected[method] = best, value[best]
+    return collected
 
 
 def _at(record: dict[str, Any], where: str) -> dict[str, float]:
@@ -88,13 +89,13 @@ def _at(record: dict[str, Any], where: str) -> dict[str, float]:
 @pytest.mark.parametrize("select", [Select.best_validation, Select.leave_one_env_out, Select.oracle])
 def test_a_golden_sweep(golden: Path, select: Select) -> None:
     runs = invbench.load_results(golden)
-    found = invbench.table(runs, select=select).set_index("method")
+    means = invbench.table(runs, select=select).set_index("method")
     for method, (rate, mean) in expected(select).items():
-        (first, *_) = found.loc[method, "run_ids"]
+        (first, *_) = means.loc[method, "run_ids"]
         chosen = runs.set_index("run_id").loc[first]
         assert chosen["trainer.learning_rate"] == rate
-        assert found.loc[method, "mean"] == pytest.approx(mean)
-        assert (found.loc[method, "n"], found.loc[method, "candidates"]) == (2, 2)
+        assert means.loc[method, "mean"] == pytest.approx(mean)
+        assert (means.loc[method, "n"], means.loc[method, "candidates"]) == (2, 2)
 
 
 def test_the_golden_sweep_tells_selections_apart() -> None:
@@ -126,9 +127,9 @@ def test_runs_without_a_best_step(golden: Path) -> None:
 
 
 def test_what_is_measured_at_the_end_only_is_said_to_be(golden: Path) -> None:
-    found = invbench.table(invbench.load_results(golden), "train_accuracy", "best_validation")
-    assert set(found["at"]) == {"last"}
-    assert any(line.startswith("train_accuracy: of the last step") for line in notes(found, {}))
+    means = invbench.table(invbench.load_results(golden), "train_accuracy", "best_validation")
+    assert set(means["at"]) == {"last"}
+    assert any(line.startswith("train_accuracy: of the last step") for line in notes(means, {}))
 
 
 def test_the_best_step_of_a_run(tmp_path: Path) -> None:
@@ -178,8 +179,8 @@ def test_selected_settings_run_again_with_fresh_seeds(golden: Path, tmp_path: Pa
         assert config.spec.protocol == "oracle"
         assert config.spec.trainer["learning_rate"] == expected(Select.oracle)[config.spec.method][0]
         run_one(config, Options(out=tmp_path))
-    found = invbench.table(invbench.load_results([golden, tmp_path]))
-    assert found["protocol"].value_counts().to_dict() == {"last": 4, "oracle": 2}, "never averaged with the others"
+    means = invbench.table(invbench.load_results([golden, tmp_path]))
+    assert means["protocol"].value_counts().to_dict() == {"last": 4, "oracle": 2}, "never averaged with the others"
     file = tmp_path / "again.yaml"
     announce_changes(sweep, "full", configs, tmp_path)
     file.write_text((tmp_path / "sweep.yaml").read_text())

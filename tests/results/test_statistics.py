@@ -68,17 +68,17 @@ def test_holm_is_closed_testing(p_values: dict[str, float]) -> None:
 
 
 def test_holm_leaves_out_what_could_not_be_tested() -> None:
-    found = holm({"a": 0.02, "b": math.nan, "c": 0.04})
-    assert (found["a"], found["c"]) == (0.04, 0.04)
-    assert math.isnan(found["b"])
+    actual = holm({"a": 0.02, "b": math.nan, "c": 0.04})
+    assert (actual["a"], actual["c"]) == (0.04, 0.04)
+    assert math.isnan(actual["b"])
 
 
 def test_against_the_best() -> None:
     seeds = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.41, 0.45], "c": [0.86, 0.81, 0.8]}
-    found = against_best({name: pd.Series(own) for name, own in seeds.items()}, higher_is_better=True)
+    p_values = against_best({name: pd.Series(scores) for name, scores in seeds.items()}, higher_is_better=True)
     raw = {name: scipy.stats.ttest_rel(seeds["a"], seeds[name]).pvalue for name in "bc"}
-    assert found == pytest.approx({"a": 1.0, "b": 2 * raw["b"], "c": raw["c"]})
-    lower = against_best({name: pd.Series(own) for name, own in seeds.items()}, higher_is_better=False)
+    assert p_values == pytest.approx({"a": 1.0, "b": 2 * raw["b"], "c": raw["c"]})
+    lower = against_best({name: pd.Series(scores) for name, scores in seeds.items()}, higher_is_better=False)
     assert lower["b"] == 1
 
 

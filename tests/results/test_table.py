@@ -42,20 +42,20 @@ def test_nothing_to_tabulate(select: str) -> None:
 
 
 def test_interval_against_a_table_of_t() -> None:
-    found = invbench.table(rows(test_accuracy=[1.0, 2.0, 3.0])).iloc[0]
-    assert (found["n"], found["mean"]) == (3, 2.0)
-    assert found["half_width"] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(2) at 97.5 %, ddof = 1
+    means = invbench.table(rows(test_accuracy=[1.0, 2.0, 3.0])).iloc[0]
+    assert (means["n"], means["mean"]) == (3, 2.0)
+    assert means["half_width"] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(2) at 97.5 %, ddof = 1
 
 
 def test_runs_of_different_settings_are_never_averaged() -> None:
     frame = rows(test_accuracy=[0.1, 0.3, 0.9], **{"method.threshold": [0.0, 0.0, 1.0], "trainer.epochs": [5, 5, 5]})
-    found = invbench.table(frame)
-    assert found["method.threshold"].tolist() == [0.0, 1.0]
-    assert found["n"].tolist() == [2, 1]
-    assert "trainer.epochs" not in found, "what all rows share is not shown"
-    assert pd.isna(found["half_width"].iloc[1])
+    means = invbench.table(frame)
+    assert means["method.threshold"].tolist() == [0.0, 1.0]
+    assert means["n"].tolist() == [2, 1]
+    assert "trainer.epochs" not in means, "what all rows share is not shown"
+    assert pd.isna(means["half_width"].iloc[1])
     with pytest.raises(UserError, match=r"erm spirals: runs with method.threshold 0 and 1 are not averaged"):
-        laid_out(found, rows=["method"])
+        laid_out(means, rows=["method"])
 
 
 def test_rows_are_sorted_by_numbers_and_whole_ones_have_no_point() -> None:
@@ -67,11 +67,11 @@ def test_rows_are_sorted_by_numbers_and_whole_ones_have_no_point() -> None:
 
 @pytest.mark.parametrize("name", ["protocol", "data.variant"])
 def test_neither_are_those_of_different_protocols_or_variants(name: str) -> None:
-    found = invbench.table(rows(test_accuracy=[0.1, 0.3], **{name: ["one", "other"]}))
-    assert found[name].tolist() == ["one", "other"]
-    assert not found["best"].any() or name == "protocol", "another variant is another problem"
+    means = invbench.table(rows(test_accuracy=[0.1, 0.3], **{name: ["one", "other"]}))
+    assert means[name].tolist() == ["one", "other"]
+    assert not means["best"].any() or name == "protocol", "another variant is another problem"
     with pytest.raises(UserError, match=f"runs with {name} one and other are not averaged"):
-        laid_out(found, rows=["method"], columns=["dataset"])
+        laid_out(means, rows=["method"], columns=["dataset"])
 
 
 def test_other_data_are_refused() -> None:
@@ -90,11 +90,11 @@ def test_omitted_runs_do_not_count_and_are_told() -> None:
         seed=[0, 1, 2, 3, 4], kind=[None, None, "oom", "diverged", None],
         **{"data.variant": ["v", "v", None, None, None]},
     )  # fmt: skip
-    found = invbench.table(frame)
-    assert (found["n"].tolist(), found["runs"].tolist()) == ([2], [5])
-    assert "(2/5)" in written(laid_out(found), [], Format.text)
+    means = invbench.table(frame)
+    assert (means["n"].tolist(), means["runs"].tolist()) == ([2], [5])
+    assert "(2/5)" in written(laid_out(means), [], Format.text)
     assert omitted(frame) == {"failed (oom)": 1, "failed (diverged)": 1, "lost": 1}
-    assert "not in the table: 1 failed (oom)" in notes(found, omitted(frame))
+    assert "not in the table: 1 failed (oom)" in notes(means, omitted(frame))
     assert completeness(frame) == ["2 of 5 runs done, 2 failed, 1 not finished"]
     assert completeness(frame[:2]) == []
 
@@ -104,9 +104,9 @@ def test_a_run_in_two_folders_counts_once() -> None:
         run_id=["a", "a", "a", "b"], status=["done", "done", "failed", "done"], test_accuracy=[0.1, 0.2, None, 0.4],
         finished=["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-01"], seed=[0, 0, 0, 1],
     )  # fmt: skip
-    found = invbench.table(frame).iloc[0]
-    assert (found["n"], found["runs"]) == (2, 2)
-    assert found["mean"] == pytest.approx(0.3), "the last that was finished"
+    means = invbench.table(frame).iloc[0]
+    assert (means["n"], means["runs"]) == (2, 2)
+    assert means["mean"] == pytest.approx(0.3), "the last that was finished"
     assert omitted(frame) == {}
 
 
@@ -122,16 +122,16 @@ def three_methods() -> pd.DataFrame:
     values = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.41, 0.45], "c": [0.86, 0.82, 0.8]}
     return rows(
         method=[name for name in values for _ in range(3)], seed=[0, 1, 2] * 3,
-        test_accuracy=[value for own in values.values() for value in own],
+        test_accuracy=[value for scores in values.values() for value in scores],
     )  # fmt: skip
 
 
 def test_the_best_and_its_equals_are_marked() -> None:
-    found = invbench.table(three_methods()).set_index("method")
-    assert found["best"].to_dict() == {"a": True, "b": False, "c": False}
-    assert found["tied"].to_dict() == {"a": False, "b": False, "c": True}
+    means = invbench.table(three_methods()).set_index("method")
+    assert means["best"].to_dict() == {"a": True, "b": False, "c": False}
+    assert means["tied"].to_dict() == {"a": False, "b": False, "c": True}
     raw = scipy.stats.ttest_rel([0.9, 0.8, 0.85], [0.5, 0.41, 0.45]).pvalue
-    assert found["p_value"]["b"] == pytest.approx(2 * raw), "Holm: the smaller of two"
+    assert means["p_value"]["b"] == pytest.approx(2 * raw), "Holm: the smaller of two"
     frame = three_methods().assign(**{"data.metric": "test_loss"}).rename(columns={"test_accuracy": "test_loss"})
     assert invbench.table(frame).set_index("method")["best"].to_dict() == {"a": False, "b": True, "c": False}
     odd = frame.assign(**{"data.metric": "test_oddity"}).rename(columns={"test_loss": "test_oddity"})
@@ -176,8 +176,8 @@ def left_out(scores: dict[float, dict[int, list[float]]]) -> pd.DataFrame:
     ]
     runs += [
         {"trainer.learning_rate": rate, "trainer.held_out_environment": env, "seed": seed, "held_out_accuracy": score}
-        for rate, own in scores.items()
-        for env, values in own.items()
+        for rate, by_environment in scores.items()
+        for env, values in by_environment.items()
         for seed, score in enumerate(values)
     ]
     frame = rows(seed=[0] * len(runs)).drop(columns="seed")
@@ -246,15 +246,15 @@ def test_a_step_before_the_penalty_has_its_weight_is_said_to_be() -> None:
 
 
 def test_settings_that_were_chosen_on_other_seeds_are_said_to_be() -> None:
-    found = invbench.table(three_methods().assign(protocol="best_validation"))
-    (line,) = [line for line in notes(found, {}) if line.startswith("settings of runs with protocol best_validation")]
+    means = invbench.table(three_methods().assign(protocol="best_validation"))
+    (line,) = [line for line in notes(means, {}) if line.startswith("settings of runs with protocol best_validation")]
     assert line.endswith("shown is the last step")
 
 
 def test_a_caption_has_the_units_of_the_table_and_no_commands() -> None:
     frame = tuned().assign(**{"data.constant.test_accuracy": 0.495})
-    found = invbench.table(frame, select="best_validation")
-    lines = notes(found, {}, Style.of(Format.latex, None, True))
+    means = invbench.table(frame, select="best_validation")
+    lines = notes(means, {}, Style.of(Format.latex, None, True))
     assert any(line.startswith("a constant prediction scores:") and line.endswith("49.5") for line in lines)
     assert not any("bench " in line for line in lines)
 
@@ -262,9 +262,9 @@ def test_a_caption_has_the_units_of_the_table_and_no_commands() -> None:
 def test_levels_and_penalties_that_never_acted_are_below_the_table() -> None:
     frame = three_methods().assign(**{"data.constant.test_accuracy": [0.5, 0.6, 0.7] * 3})
     frame = frame.assign(inactive=[None] * 3 + ["it was 0"] * 3 + [None] * 3)
-    found = invbench.table(frame)
-    assert found["constant"].tolist() == pytest.approx([0.6] * 3)
-    lines = notes(found, {})
+    means = invbench.table(frame)
+    assert means["constant"].tolist() == pytest.approx([0.6] * 3)
+    lines = notes(means, {})
     assert "a constant prediction scores: spirals 0.6" in lines
     assert "b on spirals: it was 0" in lines
     assert not any("constant" in line for line in notes(invbench.table(three_methods()), {}))
@@ -276,10 +276,10 @@ def test_equal_means_share_rank_and_mark() -> None:
         method=["a", "a", "b", "b", "c", "c"], seed=[0, 1] * 3,
         test_accuracy=[0.8, 0.7, 0.8 + 2e-16, 0.7 - 1e-12, 0.5, 0.4],
     )  # fmt: skip
-    found = invbench.table(pd.concat([frame, frame.assign(dataset="more")], ignore_index=True))
-    assert found.groupby("method")["best"].all().to_dict() == {"a": True, "b": True, "c": False}
-    assert not found["tied"].any()
-    (line,) = [line for line in notes(found, {}) if line.startswith("mean ranks over 2 datasets")]
+    means = invbench.table(pd.concat([frame, frame.assign(dataset="more")], ignore_index=True))
+    assert means.groupby("method")["best"].all().to_dict() == {"a": True, "b": True, "c": False}
+    assert not means["tied"].any()
+    (line,) = [line for line in notes(means, {}) if line.startswith("mean ranks over 2 datasets")]
     assert "a 1.50, b 1.50, c 3.00" in line
 
 
@@ -304,10 +304,10 @@ def test_equal_settings_are_chosen_in_one_order_and_said_to_be_equal() -> None:
     )  # fmt: skip
     for order in range(5):
         shuffled = frame.sample(frac=1, random_state=order, ignore_index=True)
-        found = invbench.table(shuffled, select="best_validation")
-        assert found["run_ids"].tolist() == [["0.020", "0.021", "0.022", "0.023"]]
-        assert found[["candidates", "equal_candidates"]].values.tolist() == [[3, 2]]
-        assert "up to 2 settings were equally good, and the first are shown: erm on spirals" in notes(found, {})
+        means = invbench.table(shuffled, select="best_validation")
+        assert means["run_ids"].tolist() == [["0.020", "0.021", "0.022", "0.023"]]
+        assert means[["candidates", "equal_candidates"]].values.tolist() == [[3, 2]]
+        assert "up to 2 settings were equally good, and the first are shown: erm on spirals" in notes(means, {})
 
 
 def test_costs_of_runs_trained_together_are_shares_and_not_compared() -> None:
@@ -315,12 +315,12 @@ def test_costs_of_runs_trained_together_are_shares_and_not_compared() -> None:
         method=["erm", "erm", "vrex", "vrex", "irmv1", "irmv1"], seed=[0, 1] * 3, test_accuracy=[0.5] * 6,
         fused=[1, 1, 4, 4, 1, 4], **{"cost.seconds_per_step": [0.3, 0.2, 0.1, 0.1, 0.4, 0.1]},
     ).assign(**{"cost.wall_seconds": 1.0})  # fmt: skip
-    found = invbench.table(frame, "cost.seconds_per_step").set_index("method")
-    assert found["mean"].to_dict() == pytest.approx({"erm": 0.25, "irmv1": 0.4, "vrex": 0.1})
-    assert found["best"].to_dict() == {"erm": True, "irmv1": False, "vrex": False}
-    assert math.isnan(found.loc["vrex", "half_width"])
-    assert math.isnan(found.loc["vrex", "p_value"])
-    said = notes(found.reset_index(), {}, PAPER)
+    means = invbench.table(frame, "cost.seconds_per_step").set_index("method")
+    assert means["mean"].to_dict() == pytest.approx({"erm": 0.25, "irmv1": 0.4, "vrex": 0.1})
+    assert means["best"].to_dict() == {"erm": True, "irmv1": False, "vrex": False}
+    assert math.isnan(means.loc["vrex", "half_width"])
+    assert math.isnan(means.loc["vrex", "p_value"])
+    said = notes(means.reset_index(), {}, PAPER)
     assert "shares of runs that were trained together, not compared with others: V-REx on Spirals" in said
     assert not any("shares" in line for line in notes(invbench.table(frame), {}))
 
@@ -337,19 +337,19 @@ def test_methods_by_datasets() -> None:
         ],
         ignore_index=True,
     )
-    found = invbench.table(frame)
-    layout = laid_out(found)
+    means = invbench.table(frame)
+    layout = laid_out(means)
     assert layout.names == ["method"]
     assert layout.titles == ["more test_accuracy", "regression test_loss", "spirals test_accuracy"]
     assert [[entry.best for entry in entries if entry] for _, entries in layout.rows] == [
         [True, True, True], [False] * 3, [False] * 3,
     ]  # fmt: skip
-    (line,) = [line for line in notes(found, {}) if line.startswith("mean ranks over 3 datasets")]
+    (line,) = [line for line in notes(means, {}) if line.startswith("mean ranks over 3 datasets")]
     assert "a 1.00, c 2.33, b 2.67" in line
-    turned = laid_out(found, rows=["dataset", "metric"], columns=["method"])
+    turned = laid_out(means, rows=["dataset", "metric"], columns=["method"])
     assert (turned.names, turned.titles, len(turned.rows)) == (["dataset", "metric"], ["a", "b", "c"], 3)
     with pytest.raises(UserError, match="do not differ in 'methd'; did you mean 'method'"):
-        laid_out(found, rows=["methd"])
+        laid_out(means, rows=["methd"])
 
 
 def odd_names() -> pd.DataFrame:
@@ -358,8 +358,8 @@ def odd_names() -> pd.DataFrame:
 
 
 def test_latex_of_odd_names() -> None:
-    found = invbench.table(odd_names())
-    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.latex)
+    means = invbench.table(odd_names())
+    text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.latex)
     assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.9 $\pm$ 0.1} (3) \\" in text
     assert r"\#\textasciitilde{}\textasciicircum{}\$ & 0.83 $\pm$ 0.08 (3)$^{\dagger}$ \\" in text
     assert text.count("{") == text.count("}")
@@ -373,8 +373,8 @@ def test_latex_of_odd_names() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
 def test_latex_compiles(tmp_path: Path) -> None:
-    found = invbench.table(odd_names())
-    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.latex)
+    means = invbench.table(odd_names())
+    text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.latex)
     paper = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", text, "\\end{document}"]
     (tmp_path / "paper.tex").write_text("\n".join(paper), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
@@ -385,13 +385,13 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 
 def test_html_and_markdown_of_odd_names() -> None:
-    found = invbench.table(odd_names())
-    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.html)
+    means = invbench.table(odd_names())
+    text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.html)
     assert "&lt;b&gt;|*c*" in text
     assert "<b>" not in text
     assert text.count("<tr>") == text.count("</tr>") == 4
     assert "<strong>0.9 ± 0.1</strong> (3)" in text
-    text = written(laid_out(found, style=PAPER), notes(found, {}, PAPER), Format.markdown)
+    text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.markdown)
     assert r"| &lt;b&gt;\|\*c\* | 0.5 ± 0.1 (3) |" in text
     assert "**0.9 ± 0.1** (3)" in text
 
@@ -417,10 +417,10 @@ def test_numbers_end_with_the_first_digit_of_their_interval(
 
 
 def test_per_cent_is_of_shares_and_said() -> None:
-    found = invbench.table(three_methods())
+    means = invbench.table(three_methods())
     style = Style(percent=True)
-    assert "85 ± 12" in written(laid_out(found, style=style), [], Format.markdown)
-    assert notes(found, {}, style)[0].startswith("test accuracy (%): mean ± 95 % t-interval")
+    assert "85 ± 12" in written(laid_out(means, style=style), [], Format.markdown)
+    assert notes(means, {}, style)[0].startswith("test accuracy (%): mean ± 95 % t-interval")
     assert style.mean("test_loss", 0.5, math.nan) == "0.500"
     assert style.metric("test_loss") == "test loss"
 
@@ -455,12 +455,12 @@ def test_names_as_papers_have_them() -> None:
         method=["and_mask", "erm"] * 2, dataset=["spirals"] * 2 + ["digits"] * 2, test_accuracy=[0.5, 0.6, 0.7, 0.8],
         **{"dataset.size": [1, 1, 2, 2]},
     )  # fmt: skip
-    found = invbench.table(frame)
-    layout = laid_out(found, style=PAPER)
+    means = invbench.table(frame)
+    layout = laid_out(means, style=PAPER)
     assert (layout.names, layout.titles) == (["Method"], ["Rotated digits", "Spirals"])
     assert [head for head, _ in layout.rows] == [["AND-mask"], ["ERM"]]
-    assert "AND-mask" not in csv(found)
-    assert laid_out(found).rows[0][0] == ["and_mask"], "in a terminal, as one types it"
+    assert "AND-mask" not in csv(means)
+    assert laid_out(means).rows[0][0] == ["and_mask"], "in a terminal, as one types it"
 
 
 def test_a_plug_in_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

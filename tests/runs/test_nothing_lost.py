@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 from cells import SMALL, small_config
-from faulty import CODE, Place
+from faulty import CODE, FaultySweep
 from filelock import FileLock
 
 from invbench.errors import Interrupted, RunFailed, RunHeld
@@ -131,39 +131,53 @@ def mounted(folder: Path, limits: str) -> bool:
 
 
 @pytest.mark.parametrize(("small", "large"), [("size={}", "size=50m"), ("size=50m,nr_inodes=14", "nr_inodes=1000")])
-def test_a_full_disk_stops_a_sweep_until_there_is_room(place: Place, small: str, large: str) -> None:
+def test_a_full_disk_stops_a_sweep_until_there_is_room(faulty_sweep: FaultySweep, small: str, large: str) -> None:
     """By bytes, and by the number of files; the same command goes on and ends as if nothing had happened."""
-    file = place.file(["none"] * 4, steps=20)
-    assert place.run(file, "--workers", "1")[0] == 0
-    undisturbed = place.metrics()
-    needed = sum(path.stat().st_blocks * 512 for path in place.out.rglob("*"))
-    place.out = place.folder / "small"
-    place.out.mkdir()
-    if not mounted(place.out, small.format(needed // 2)):
+    file = faulty_sweep.file(["none"] * 4, steps=20)
+    assert faulty_sweep.run(file, "--workers", "1")[0] == 0
+    undisturbed = faulty_sweep.metrics()
+    needed = sum(path.stat().st_blocks * 512 for path in faulty_sweep.out.rglob("*"))
+    faulty_sweep.out = faulty_sweep.folder / "small"
+    faulty_sweep.out.mkdir()
+    if not mounted(faulty_sweep.out, small.format(needed // 2)):
         pytest.skip("no right to mount a small disk")
     try:
-        status, said = place.run(file, "--workers", "1")
+        status, said = faulty_sweep.run(file, "--workers", "1")
         assert (status, "make room" in said) == (130, True), said
         assert "Traceback" not in said
-        assert len(place.metrics()) < 4
-        subprocess.run(["mount", "-o", f"remount,{large}", str(place.out)], check=True)
-        status, said = place.run(file, "--workers", "1")
+        assert len(faulty_sweep.metrics()) < 4
+        subprocess.run(["mount", "-o", f"remount,{large}", str(faulty_sweep.out)], check=True)
+        status, said = faulty_sweep.run(file, "--workers", "1")
         assert status == 0, said
-        assert place.metrics() == undisturbed
-        assert not list(place.out.rglob(".*")), "what could not be written is gone"
+        assert faulty_sweep.metrics() == undisturbed
+        assert not list(faulty_sweep.out.rglob(".*")), "what could not be written is gone"
     finally:
-        subprocess.run(["umount", str(place.out)], check=True)
+        subprocess.run(["umount", str(faulty_sweep.out)], check=True)
 
 
-def test_a_sweep_leaves_a_person_s_run_alone(place: Place) -> None:
+def test_a_sweep_leaves_a_person_s_run_alone(faulty_sweep: FaultySweep) -> None:
     """Whether its time is up or it is stopped: it ends its own processes only."""
-    file = place.file(["slow"], steps=100_000)
+    file = faulty_sweep.file(["slow"], steps=100_000)
     settings = SMALL["spirals"] | {"trainer.steps": 100_000, "method.fault": "slow"}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    command = [sys.executable, "-c", CODE, "run", "-m", "faulty", "-d", "spirals", *sets, "--out", str(place.out)]
-    person = subprocess.Popen(command, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    place.wait_for_steps(person, 1)  # type: ignore[arg-type]
-    sweep = place.start(file, "--timeout", "3s", "--workers", "1")
+    command = [
+        sys.executable,
+        "-c",
+        CODE,
+        "run",
+        "-m",
+        "faulty",
+        "-d",
+        "spirals",
+        *sets,
+        "--out",
+        str(faulty_sweep.out),
+    ]
+    person = subprocess.Popen(
+        command, env=faulty_sweep.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    faulty_sweep.wait_for_steps(person, 1)  # type: ignore[arg-type]
+    sweep = faulty_sweep.start(file, "--timeout", "3s", "--workers", "1")
     try:
         until = time.monotonic() + 60
         while time.monotonic() < until and not children_of(sweep.pid):
@@ -174,7 +188,7 @@ def test_a_sweep_leaves_a_person_s_run_alone(place: Place) -> None:
         said, _ = sweep.communicate(timeout=60)
         assert sweep.returncode in (1, 130), said
         assert person.poll() is None
-        (folder,) = run_folders(place.out)
+        (folder,) = run_folders(faulty_sweep.out)
         seen = read_lease(folder.lease_file)
         assert seen is not None
         assert seen.holder is not None
@@ -210,10 +224,10 @@ def test_two_signals_at_once_are_two_requests() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ctrl_c_twice_at_any_moment_ends_a_sweep(place: Place, seed: int) -> None:
+def test_ctrl_c_twice_at_any_moment_ends_a_sweep(faulty_sweep: FaultySweep, seed: int) -> None:
     """Whatever its workers are doing: starting, hanging, being ended."""
     rng = random.Random(seed)  # noqa: S311
-    sweep = place.start(place.file(["hang"], seeds="0-3"))
+    sweep = faulty_sweep.start(faulty_sweep.file(["hang"], seeds="0-3"))
     until = time.monotonic() + 120
     while time.monotonic() < until and len(children_of(sweep.pid)) < 1 + seed % 2:
         time.sleep(0.01)

@@ -297,8 +297,8 @@ def test_a_claimed_run_is_left_alone(out: Path) -> None:
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     tensors = {"a": {"b.c": torch.randn(2, 3), "d": {"e": torch.tensor(4)}}, "f": torch.zeros(0)}
     Checkpoint(tensors, {"step": 3, "why": "über"}).save(replacing(tmp_path / "c"))
-    found = Checkpoint.load(tmp_path / "c")
-    assert found is not None
-    assert found.facts == {"step": 3, "why": "über"}
-    assert torch.equal(found.tensors["a"]["b.c"], tensors["a"]["b.c"])  # type: ignore[index]
-    assert found.tensors["a"]["d"]["e"].shape == ()
+    checkpoint = Checkpoint.load(tmp_path / "c")
+    assert checkpoint is not None
+    assert checkpoint.facts == {"step": 3, "why": "über"}
+    assert torch.equal(checkpoint.tensors["a"]["b.c"], tensors["a"]["b.c"])  # type: ignore[index]
+    assert checkpoint.tensors["a"]["d"]["e"].shape == ()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Bench
-from faulty import Place
+from faulty import FaultySweep
 from slurm_cluster import slurm_cluster, why_not
 
 from invbench.runs.folder import run_folders
@@ -53,21 +53,23 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.fixture(params=[pytest.param("ray", marks=RAY), pytest.param("slurm", marks=SLURM)])
-def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Place, tuple[str, ...]]]:
+def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[FaultySweep, tuple[str, ...]]]:
     """Where a sweep can be carried out on a cluster, and the options for it."""
-    place = Place(tmp_path / "there")
+    faulty_sweep = FaultySweep(tmp_path / "there")
     if request.param == "slurm":
-        place.environment |= request.getfixturevalue("slurm")
-        yield place, ("--engine", "slurm")
+        faulty_sweep.environment |= request.getfixturevalue("slurm")
+        yield faulty_sweep, ("--engine", "slurm")
     else:
-        place.environment["RAY_AUTH_MODE"] = "disabled"  # else it depends on whether this user has ever made a token
-        with ray_cluster(place.environment) as address:
-            yield place, ("--engine", "ray", "--address", address)
+        faulty_sweep.environment["RAY_AUTH_MODE"] = (
+            "disabled"  # else it depends on whether this user has ever made a token
+        )
+        with ray_cluster(faulty_sweep.environment) as address:
+            yield faulty_sweep, ("--engine", "ray", "--address", address)
 
 
-def test_the_same_numbers_as_on_this_machine(away: tuple[Place, tuple[str, ...]], tmp_path: Path) -> None:
+def test_the_same_numbers_as_on_this_machine(away: tuple[FaultySweep, tuple[str, ...]], tmp_path: Path) -> None:
     """Also where a process is killed; a failure is the same failure."""
-    (there, where), here = away, Place(tmp_path / "here")
+    (there, where), here = away, FaultySweep(tmp_path / "here")
     file = here.file(FAULTS, steps=10)
     here.run(file)
     status, said = there.run(file, *where)
@@ -88,7 +90,7 @@ def test_the_same_numbers_as_on_this_machine(away: tuple[Place, tuple[str, ...]]
 
 
 def test_the_sweep_is_killed_and_then_stopped(
-    away: tuple[Place, tuple[str, ...]], undisturbed: dict[str, dict[str, float]]
+    away: tuple[FaultySweep, tuple[str, ...]], undisturbed: dict[str, dict[str, float]]
 ) -> None:
     """Slurm's jobs go on without it, Ray's end; in both cases the same command continues, as it does after Ctrl-C."""
     there, where = away
@@ -126,7 +128,7 @@ def test_jobs_that_slurm_interrupts_go_on(
     slurm: dict[str, str], undisturbed: dict[str, dict[str, float]], tmp_path: Path
 ) -> None:
     """One is preempted, which ends and queues it; the other is told that its time is nearly up."""
-    there = Place(tmp_path)
+    there = FaultySweep(tmp_path)
     there.environment |= slurm
     sweep = there.start(there.slow_file(), "--engine", "slurm")
     there.wait_for_steps(sweep, 2)

@@ -42,7 +42,7 @@ def sweep(**values: Any) -> Sweep:
 
 
 def test_items_are_products() -> None:
-    found = sweep(
+    whole = sweep(
         seeds="0-1",
         set={"trainer.steps": 7, "trainer.batch_size": 16},
         cells=[
@@ -55,21 +55,21 @@ def test_items_are_products() -> None:
         ],
         tiers={"tiny": {"seeds": [5], "set": {"trainer.steps": 1}}},
     )
-    runs = found.runs()
+    runs = whole.runs()
     assert len(runs) == 2 * (4 + 2)
     assert [run.spec.seed for run in runs] == [0] * 6 + [1] * 6
     assert {run.trainer.steps for run in runs} == {7, 9}
     assert all(run.trainer.batch_size == 16 for run in runs)
     thresholds = [run.spec.method_settings["and_mask"]["threshold"] for run in runs if run.spec.method == "and_mask"]
     assert thresholds == [0.1, 0.2, 0.1, 0.2]
-    tiny = found.runs("tiny")
+    tiny = whole.runs("tiny")
     assert {(run.spec.seed, run.trainer.steps) for run in tiny} == {(5, 1)}
 
 
 def test_all_methods_that_a_dataset_allows() -> None:
-    found = {run.spec.method for run in sweep(cells=[{"method": "*", "dataset": "spirals"}]).runs()}
-    assert {"erm", "and_mask", "irmv1"} <= found
-    assert not {"steerable", "augerino", "oracle"} & found
+    methods = {run.spec.method for run in sweep(cells=[{"method": "*", "dataset": "spirals"}]).runs()}
+    assert {"erm", "and_mask", "irmv1"} <= methods
+    assert not {"steerable", "augerino", "oracle"} & methods
 
 
 def test_the_smoke_sweep_has_every_method() -> None:
@@ -85,13 +85,13 @@ def drawn(settings: list[str], trials: int = 8, **more: Any) -> list[dict[str, A
 
 def test_random_search_draws_from_each_setting_s_range() -> None:
     rate, threshold = "trainer.learning_rate", "method.threshold"
-    found = drawn([rate, threshold], trials=200)
-    logs = [math.log10(one[rate]) for one in found]
+    draws = drawn([rate, threshold], trials=200)
+    logs = [math.log10(one[rate]) for one in draws]
     assert -4.5 <= min(logs) < -4.4
     assert -1.6 < max(logs) <= -1.5, "the recipe's 0.01 lies well inside"
     assert scipy.stats.kstest(logs, "uniform", (-4.5, 3)).pvalue > 0.01
-    assert scipy.stats.kstest([one[threshold] for one in found], "uniform").pvalue > 0.01
-    assert abs(scipy.stats.pearsonr(logs, [one[threshold] for one in found])[0]) < 0.2
+    assert scipy.stats.kstest([one[threshold] for one in draws], "uniform").pvalue > 0.01
+    assert abs(scipy.stats.pearsonr(logs, [one[threshold] for one in draws])[0]) < 0.2
     assert {one["method.rule"] for one in drawn(["method.rule"], 30)} == {"mask", "geometric_mean"}
 
 
@@ -305,10 +305,10 @@ def test_the_size_is_that_of_the_tier_and_of_all_that_can_be() -> None:
         {"method": ["erm", "vrex"], "dataset": ["spirals", "irm_regression"], "random": {"trials": 3}},
         {"method": ["*", "erm"], "dataset": "spirals", "grid": {"trainer.steps": [1, 2]}},
     ]
-    found = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
+    whole = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
     for tier in ("full", "tiny"):
-        each = [len(list(one.cells({}, found.tiers.get(tier, Tier()), judged_by_none))) for one in found.cells]
-        assert [one.size(found.tiers.get(tier, Tier())) for one in found.cells] == each
+        each = [len(list(one.cells({}, whole.tiers.get(tier, Tier()), judged_by_none))) for one in whole.cells]
+        assert [one.size(whole.tiers.get(tier, Tier())) for one in whole.cells] == each
 
 
 def judged_by_none(*_: object) -> Judge:
@@ -377,9 +377,9 @@ def test_seeds(seeds: Any) -> None:
 
 @pytest.mark.parametrize("name", sweep_names())
 def test_every_sweep_of_the_package_resolves(name: str) -> None:
-    found = Sweep.read(name)
-    assert {"small"} <= set(found.tiers)
-    whole, small = found.runs(), found.runs("small")
+    full = Sweep.read(name)
+    assert {"small"} <= set(full.tiers)
+    whole, small = full.runs(), full.runs("small")
     assert len({run.spec.run_id for run in whole}) == len(whole)
     assert len({run.spec.run_id for run in small}) == len(small) <= len(whole)
 
@@ -387,9 +387,9 @@ def test_every_sweep_of_the_package_resolves(name: str) -> None:
 def test_the_command_carries_it_out_and_continues(tmp_path: Path, bench: Bench) -> None:
     file = written(tmp_path, "  - method: [erm, vrex]\n    dataset: spirals\n")
     out = tmp_path / "out"
-    status, shown, _ = bench("sweep", file, "--out", str(out), "--dry-run")
+    status, output, _ = bench("sweep", file, "--out", str(out), "--dry-run")
     assert status == 0
-    assert shown.count("to do") == 4
+    assert output.count("to do") == 4
     assert not out.exists()
     status, _, said = bench("sweep", file, "--out", str(out))
     assert status == 0
@@ -474,7 +474,7 @@ def test_mistakes_in_the_request(
 
 
 @pytest.mark.parametrize(
-    "places",
+    "resources",
     [
         LocalResources(workers=10**9),
         LocalResources(workers=0),
@@ -483,9 +483,9 @@ def test_mistakes_in_the_request(
         LocalResources(jobs_per_gpu=10**9),
     ],
 )
-def test_processes_are_bounded(places: LocalResources) -> None:
+def test_processes_are_bounded(resources: LocalResources) -> None:
     with pytest.raises(UserError, match="there can be 1 to 4096 (workers|threads|jobs_per_gpu), not"):
-        places.slots()
+        resources.slots()
 
 
 def test_times() -> None:

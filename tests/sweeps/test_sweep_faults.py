@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cells import SMALL
-from faulty import Place
+from faulty import FaultySweep
 
 from invbench.runs.folder import RunFolder, run_folders
 from invbench.runs.options import Options
@@ -22,89 +22,94 @@ from invbench.sweeps.jobs import Outcome
 Metrics = dict[str, dict[str, float]]
 
 
-def test_every_kind_of_failure(place: Place) -> None:
+def test_every_kind_of_failure(faulty_sweep: FaultySweep) -> None:
     """Each is told apart, tried again where that makes sense, and does not disturb the others."""
-    file = place.file(["none", "raise", "memory", "kill_once", "none"])
-    status, said = place.run(file)
+    file = faulty_sweep.file(["none", "raise", "memory", "kill_once", "none"])
+    status, said = faulty_sweep.run(file)
     assert status == 1, said
-    assert place.kinds() == {"none": ["done", "done"], "raise": ["error"], "memory": ["oom"], "kill_once": ["done"]}
+    assert faulty_sweep.kinds() == {
+        "none": ["done", "done"],
+        "raise": ["error"],
+        "memory": ["oom"],
+        "kill_once": ["done"],
+    }
     assert said.count("  oom: ") == 1, "once more alone"
     assert said.count("  failed (oom)") == 1, "then no more"
     assert said.count("  killed: ") == 1
     assert "2 failed (--rerun failed)" in said
     assert "no luck" in said
-    before = {folder.record: folder.record.stat().st_mtime_ns for folder in run_folders(place.out)}
-    status, said = place.run(file)
+    before = {folder.record: folder.record.stat().st_mtime_ns for folder in run_folders(faulty_sweep.out)}
+    status, said = faulty_sweep.run(file)
     assert status == 1, "some have failed still"
     assert before == {path: path.stat().st_mtime_ns for path in before}, "and nothing was done again"
-    place.run(file, "--rerun", "failed")
+    faulty_sweep.run(file, "--rerun", "failed")
     changed = [path for path in before if path.stat().st_mtime_ns != before[path]]
     assert len(changed) == 2
     assert all((path.parent / "record.previous.json").exists() for path in changed)
 
 
-def test_accidents_of_runs_that_are_trained_together(place: Place) -> None:
+def test_accidents_of_runs_that_are_trained_together(faulty_sweep: FaultySweep) -> None:
     """A group that is killed is tried in halves, one with an error run by run, where each leaves its own failure."""
-    status, said = place.run(place.file(["kill_once", "raise"], seeds="0-3"), "--fuse", "4")
+    status, said = faulty_sweep.run(faulty_sweep.file(["kill_once", "raise"], seeds="0-3"), "--fuse", "4")
     assert status == 1, said
-    assert place.kinds() == {"kill_once": ["done"] * 4, "raise": ["error"] * 4}
+    assert faulty_sweep.kinds() == {"kill_once": ["done"] * 4, "raise": ["error"] * 4}
     assert said.count("and 3 more will not be trained like this together: killed") == 1
     assert said.count("and 3 more will not be trained like this together: error: ValueError: no luck") == 1
-    records = [folder.read_record() for folder in run_folders(place.out)]
+    records = [folder.read_record() for folder in run_folders(faulty_sweep.out)]
     assert sorted(record.engine.get("fused", 0) for record in records if record is not None) == [0] * 4 + [2] * 4
 
 
-def test_a_run_that_is_killed_again_and_again_is_given_up(place: Place) -> None:
-    status, said = place.run(place.file(["kill", "none"]))
+def test_a_run_that_is_killed_again_and_again_is_given_up(faulty_sweep: FaultySweep) -> None:
+    status, said = faulty_sweep.run(faulty_sweep.file(["kill", "none"]))
     assert status == 1, said
-    assert place.kinds() == {"kill": ["killed"], "none": ["done"]}
+    assert faulty_sweep.kinds() == {"kill": ["killed"], "none": ["done"]}
     assert said.count("begins on") == 1 + 1 + 3
 
 
-def test_a_run_that_hangs(place: Place) -> None:
-    status, said = place.run(place.file(["hang", "none", "none"]), "--timeout", "10s")
+def test_a_run_that_hangs(faulty_sweep: FaultySweep) -> None:
+    status, said = faulty_sweep.run(faulty_sweep.file(["hang", "none", "none"]), "--timeout", "10s")
     assert status == 1, said
-    assert place.kinds() == {"hang": ["timeout"], "none": ["done", "done"]}
+    assert faulty_sweep.kinds() == {"hang": ["timeout"], "none": ["done", "done"]}
     assert "a longer --timeout continues it" in said
 
 
-def test_a_run_out_of_time_keeps_its_checkpoint(place: Place) -> None:
-    file = place.file(["slow"], steps=200)
-    status, _ = place.run(file, "--timeout", "5s")
+def test_a_run_out_of_time_keeps_its_checkpoint(faulty_sweep: FaultySweep) -> None:
+    file = faulty_sweep.file(["slow"], steps=200)
+    status, _ = faulty_sweep.run(file, "--timeout", "5s")
     assert status == 1
-    (folder,) = run_folders(place.out)
-    assert place.kinds() == {"slow": ["timeout"]}
-    status, said = place.run(file, "--rerun", "failed")
+    (folder,) = run_folders(faulty_sweep.out)
+    assert faulty_sweep.kinds() == {"slow": ["timeout"]}
+    status, said = faulty_sweep.run(file, "--rerun", "failed")
     assert status == 0, said
     assert "continuing at step" in folder.log.read_text()
 
 
-def test_the_sweep_itself_is_killed(place: Place, undisturbed: Metrics) -> None:
+def test_the_sweep_itself_is_killed(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
     """Its workers keep their checkpoints and end; the same command goes on there."""
-    file = place.slow_file()
-    process = place.start(file)
-    place.wait_for_steps(process, 2)
+    file = faulty_sweep.slow_file()
+    process = faulty_sweep.start(file)
+    faulty_sweep.wait_for_steps(process, 2)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, "no worker is left behind"
-    assert set(place.kinds()["slow"]) <= {"interrupted", "lost", "queued", "done"}
-    status, said = place.run(file)
+    assert set(faulty_sweep.kinds()["slow"]) <= {"interrupted", "lost", "queued", "done"}
+    status, said = faulty_sweep.run(file)
     assert status == 0, said
-    assert place.metrics() == undisturbed
+    assert faulty_sweep.metrics() == undisturbed
 
 
-def test_a_worker_is_killed(place: Place, undisturbed: Metrics) -> None:
-    file = place.slow_file()
-    process = place.start(file)
-    place.wait_for_steps(process, 1)
+def test_a_worker_is_killed(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
+    file = faulty_sweep.slow_file()
+    process = faulty_sweep.start(file)
+    faulty_sweep.wait_for_steps(process, 1)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [one for one in children if "resource_tracker" not in str(one.cmdline())]
     workers[0].kill()
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert place.metrics() == undisturbed
+    assert faulty_sweep.metrics() == undisturbed
 
 
 def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
@@ -134,17 +139,19 @@ def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
         hand.replace()
 
 
-def test_ctrl_c_once_and_twice(place: Place, undisturbed: Metrics) -> None:
-    file = place.slow_file()
-    process = place.start(file)
-    place.wait_for_steps(process, 2)
+def test_ctrl_c_once_and_twice(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
+    file = faulty_sweep.slow_file()
+    process = faulty_sweep.start(file)
+    faulty_sweep.wait_for_steps(process, 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command continues" in said
-    assert place.kinds() == {"slow": ["interrupted"] * 2}, "running ones have their checkpoints, no other has begun"
-    hanging = place.start(place.file(["hang"], seeds="0-3", name="hanging.yaml"))
-    while not any(RunFolder(path).lease_file.exists() for path in place.out.glob("*")):
+    assert faulty_sweep.kinds() == {"slow": ["interrupted"] * 2}, (
+        "running ones have their checkpoints, no other has begun"
+    )
+    hanging = faulty_sweep.start(faulty_sweep.file(["hang"], seeds="0-3", name="hanging.yaml"))
+    while not any(RunFolder(path).lease_file.exists() for path in faulty_sweep.out.glob("*")):
         time.sleep(0.05)
     children = psutil.Process(hanging.pid).children(recursive=True)
     for _ in range(2):
@@ -154,67 +161,67 @@ def test_ctrl_c_once_and_twice(place: Place, undisturbed: Metrics) -> None:
     assert hanging.returncode == 130, said
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
-    status, said = place.run(file)
+    status, said = faulty_sweep.run(file)
     assert status == 0, said
-    assert place.metrics() == undisturbed
+    assert faulty_sweep.metrics() == undisturbed
 
 
-def test_two_sweeps_share_a_folder(place: Place) -> None:
+def test_two_sweeps_share_a_folder(faulty_sweep: FaultySweep) -> None:
     """They divide the runs between them: each is done once."""
-    file = place.file(["slow"], steps=20, seeds="0-5")
-    both = [place.start(file) for _ in range(2)]
+    file = faulty_sweep.file(["slow"], steps=20, seeds="0-5")
+    both = [faulty_sweep.start(file) for _ in range(2)]
     said = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert all("6 of 6 runs done" in text for text in said)
-    logs = [folder.log.read_text() for folder in run_folders(place.out)]
+    logs = [folder.log.read_text() for folder in run_folders(faulty_sweep.out)]
     assert len(logs) == 6
     assert all(log.count("step 20/20") == 1 for log in logs), "each to its end once"
     assert not any("continuing" in log for log in logs)
 
 
-def test_damaged_files(place: Place) -> None:
+def test_damaged_files(faulty_sweep: FaultySweep) -> None:
     """A record that cannot be read is no record: the run is made again from its checkpoint."""
-    file = place.file(["none"], seeds="0-3")
-    assert place.run(file)[0] == 0
-    expected = place.metrics()
-    first, second, third, fourth = run_folders(place.out)
+    file = faulty_sweep.file(["none"], seeds="0-3")
+    assert faulty_sweep.run(file)[0] == 0
+    expected = faulty_sweep.metrics()
+    first, second, third, fourth = run_folders(faulty_sweep.out)
     first.record.write_bytes(first.record.read_bytes()[:40])
     second.record.write_bytes(b"\x00" * 100)
     second.curves.write_bytes(b"PAR1 and then nothing")
     third.checkpoint.write_bytes(b"")
     fourth.spec.write_text("{")
-    status, said = place.run(file)
+    status, said = faulty_sweep.run(file)
     assert status == 0, said
-    assert place.metrics() == expected
+    assert faulty_sweep.metrics() == expected
 
 
-def test_a_full_disk(place: Place) -> None:
+def test_a_full_disk(faulty_sweep: FaultySweep) -> None:
     """The sweep stops with one clear line; with room again it goes on, and nothing is lost."""
-    small = place.folder / "small"
+    small = faulty_sweep.folder / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=False).returncode:
         pytest.skip("only root can mount a small file system")
     try:
-        place.out = small / "out"
-        file = place.file(["none"], seeds="0-9")
-        status, said = place.run(file)
+        faulty_sweep.out = small / "out"
+        file = faulty_sweep.file(["none"], seeds="0-9")
+        status, said = faulty_sweep.run(file)
         assert status == 130, said
         assert "No space left on device" in said
         assert "make room, and the same command continues" in said
-        before = place.metrics()
+        before = faulty_sweep.metrics()
         assert 0 < len(before) < 10
         subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
-        status, said = place.run(file)
+        status, said = faulty_sweep.run(file)
         assert status == 0, said
-        metrics = place.metrics()
+        metrics = faulty_sweep.metrics()
         assert len(metrics) == 10
         assert {run_id: metrics[run_id] for run_id in before} == before
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=False)
 
 
-def test_results_that_cannot_be_written(place: Place) -> None:
-    place.out = Path("/proc/none")
-    status, said = place.run(place.file(["none"]))
+def test_results_that_cannot_be_written(faulty_sweep: FaultySweep) -> None:
+    faulty_sweep.out = Path("/proc/none")
+    status, said = faulty_sweep.run(faulty_sweep.file(["none"]))
     assert (status, said.count("\n")) == (2, 1)
     assert "cannot write to /proc/none" in said

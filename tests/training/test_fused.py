@@ -63,23 +63,23 @@ FALLBACK |= {"oracle": "irm_regression", "irm_games": "colored_digits", "icp": "
 def spread(method: str, dataset: str, **settings: Any) -> list[RunConfig]:
     """Runs that differ in the seed, the learning rate and every fusable setting of the method."""
     cls: type[Method] = METHODS.load(method)
-    found = []
+    collected = []
     for seed in range(SEEDS):
         values = {name: cls.model_fields[name].get_default() for name in cls.fusable()}
-        own = {f"method__{name}": type(value)(value * (1 - 0.25 * seed)) for name, value in values.items()}
+        changed = {f"method__{name}": type(value)(value * (1 - 0.25 * seed)) for name, value in values.items()}
         rate = {"trainer__learning_rate": 1e-3 * (1 + seed)}
-        config = small_config(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | own | settings))
-        found.append(without_coupling(config))
-    return found
+        config = small_config(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | changed | settings))
+        collected.append(without_coupling(config))
+    return collected
 
 
 def together(configs: Sequence[RunConfig], out: Path, fuse: Any = SEEDS) -> dict[int, Ended]:
     """What came of each run, by seed."""
-    found: dict[int, Ended] = {}
+    ends: dict[int, Ended] = {}
     run_together(
-        configs, Options("cpu", out, 0, fuse=fuse), lambda config, ended: found.update({config.spec.seed: ended})
+        configs, Options("cpu", out, 0, fuse=fuse), lambda config, ended: ends.update({config.spec.seed: ended})
     )
-    return found
+    return ends
 
 
 def assert_close(one: RunFolder, other: RunFolder, tolerance: float) -> None:
@@ -281,8 +281,8 @@ carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=
 
 def reached(folder: RunFolder) -> int:
     """The step of a run's checkpoint."""
-    found = Checkpoint.load(folder.checkpoint)
-    return 0 if found is None else int(found.facts["step"])
+    checkpoint = Checkpoint.load(folder.checkpoint)
+    return 0 if checkpoint is None else int(checkpoint.facts["step"])
 
 
 def fused_with(out: Path) -> list[int]:
@@ -367,10 +367,10 @@ def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.one_of(st.integers(1, 9), st.just("auto")), st.integers(1, 8))
-def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, places: int) -> None:
+def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, slots: int) -> None:
     names = {"a": ("erm", {}), "b": ("irmv1", {}), "c": ("fish", {})}
     configs = [CACHED[kind, seed] for seed, kind in enumerate(kinds) if names[kind]]
-    jobs = jobs_of(configs, fuse, places)
+    jobs = jobs_of(configs, fuse, slots)
     assert sorted(run_id for job in jobs for run_id in job.run_ids) == sorted(config.spec.run_id for config in configs)
     by_id = {config.spec.run_id: config for config in configs}
     for job in jobs:
@@ -378,7 +378,7 @@ def test_every_run_is_in_one_job(kinds: list[str], fuse: Any, places: int) -> No
         assert len(job.run_ids) == 1 or not by_id[job.run_id].method.fuse_obstacle
         assert fuse == "auto" or len(job.run_ids) <= fuse
     if fuse == "auto":
-        assert len(jobs) >= min(places, len(configs))
+        assert len(jobs) >= min(slots, len(configs))
     if fuse == 1:
         assert len(jobs) == len(configs)
 

@@ -54,12 +54,16 @@ def naive(
     shaped = outputs.map(lambda part: part.reshape(*batch.y.shape, *part.shape[1:]))
     risks = torch.stack([objective.task.losses(shaped.prediction[e], batch.y[e]).mean() for e in range(len(batch.y))])
     risk, state = method.risk(risks, batch.env, state)
-    judged = shaped._replace(loss_gradients=objective.task.loss_gradients(shaped.prediction, batch.y))
-    penalty, state = method.penalty(risks, judged, batch, state)
+    with_loss_gradients = shaped._replace(loss_gradients=objective.task.loss_gradients(shaped.prediction, batch.y))
+    penalty, state = method.penalty(risks, with_loss_gradients, batch, state)
     if method.has_gradient_penalty:
         each = [torch.autograd.grad(value, leaves, create_graph=True) for value in risks]
         more, state = method.gradient_penalty(
-            {name: torch.stack([found[i] for found in each]) for i, name in enumerate(names)}, state
+            {
+                name: torch.stack([gradients_of_penalty[i] for gradients_of_penalty in each])
+                for i, name in enumerate(names)
+            },
+            state,
         )
         penalty = penalty + more
     weights = torch.autograd.grad(risk, risks, retain_graph=True)[0]
@@ -69,8 +73,10 @@ def naive(
             stack.append(g * weights[e] * len(risks))
     penalty_grad = [torch.zeros_like(leaf) for leaf in leaves]
     if method.has_penalty:
-        found = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
-        penalty_grad = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+        gradients_of_penalty = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+        penalty_grad = [
+            torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients_of_penalty, strict=True)
+        ]
     risk_grads = dict(zip(names, (torch.stack(stack) for stack in stacks), strict=True))
     rule_state = {name: part | {} for name, part in state.items()}
     gradients, after = method.combine(risk_grads, dict(zip(names, penalty_grad, strict=True)), batch.env, rule_state)
@@ -87,7 +93,7 @@ def test_strategies_agree_with_the_naive_one(
     config = small_config("erm", "spirals")
     objective, parameters, batch, state = objective_of(config, strategy, dtype, method)
     expected, value, after = naive(objective, parameters, batch, state)
-    gradients, found, new, *_ = objective.step(parameters, batch, state)
+    gradients, objective_value, new, *_ = objective.step(parameters, batch, state)
     scale = max(g.abs().max().item() for g in expected.values())
     for key, gradient in expected.items():
         if dtype is torch.float32 and method.rule[0] == "and_mask":
@@ -97,8 +103,8 @@ def test_strategies_agree_with_the_naive_one(
             gradient, gradients[key] = gradient * both, gradients[key] * both
         assert torch.allclose(gradients[key], gradient, rtol=0, atol=tolerance * max(1.0, scale)), key
         assert not gradients[key].requires_grad
-    assert torch.allclose(found, value, atol=10 * tolerance)
-    assert not found.requires_grad
+    assert torch.allclose(objective_value, value, atol=10 * tolerance)
+    assert not objective_value.requires_grad
     if "worst" in after:
         assert torch.allclose(new["worst"]["weights"], after["worst"]["weights"], atol=tolerance)
 
@@ -173,7 +179,7 @@ def test_bfloat16_forward_keeps_full_precision_gradients() -> None:
     objective, parameters, batch, state = objective_of(small_config("erm", "spirals"), "joint", torch.float32)
     exact = objective.step(parameters, batch, state)
     rounded = Objective(objective.method, objective.task, objective.model, "joint", autocast=True)
-    found = rounded.step(parameters, batch, state)
-    assert found.objective.dtype == torch.float32
-    assert torch.allclose(found.objective, exact.objective, rtol=0.05)
-    assert not torch.equal(found.objective, exact.objective)
+    step = rounded.step(parameters, batch, state)
+    assert step.objective.dtype == torch.float32
+    assert torch.allclose(step.objective, exact.objective, rtol=0.05)
+    assert not torch.equal(step.objective, exact.objective)

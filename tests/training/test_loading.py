@@ -108,8 +108,8 @@ def test_validation_is_always_there(tmp_path: Path) -> None:
     record = run_one(resolve("erm", "colored_digits", 0, settings), Options(out=tmp_path / "with"))
     assert record.data["examples"] == {"train": 1120, "validation": 280, "test": 397}
     assert record.best_validation is not None
-    found = invbench.table(invbench.load_results(tmp_path / "with"), select="best_validation")
-    assert found["at"].tolist() == ["best_validation"]
+    means = invbench.table(invbench.load_results(tmp_path / "with"), select="best_validation")
+    assert means["at"].tolist() == ["best_validation"]
     without = resolve("erm", "colored_digits", 0, settings | {"dataset.validation_share": 0})
     run_one(without, Options(out=tmp_path / "without"))
     with pytest.raises(
@@ -136,8 +136,8 @@ def test_of_an_environment_that_is_left_out_nothing_is_in_training_or_validation
     dataset: str, settings: dict[str, Any]
 ) -> None:
     """The other environments stay whole, with the same number in both; and there is validation where there can be."""
-    own = DATASETS.load(dataset).optional.get("environments", {})
-    small = small_settings("erm", dataset) | {f"dataset.{name}": value for name, value in own.items()} | settings
+    switch = DATASETS.load(dataset).optional.get("environments", {})
+    small = small_settings("erm", dataset) | {f"dataset.{name}": value for name, value in switch.items()} | settings
     whole = resolve("erm", dataset, 0, small).dataset.load(stream(0, "data"))
     assert whole.environments > 1
     refused = "validation" in whole.splits and whole.splits["validation"].env is None

@@ -28,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_csv(tmp_path: Path, folder: Path) -> None:
     run_one(CELL, Options(out=tmp_path, loggers=("csv",)))
-    found = pd.read_csv(folder / "curves.csv")
-    pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "curves.parquet"), check_dtype=False)
+    curves = pd.read_csv(folder / "curves.csv")
+    pd.testing.assert_frame_equal(curves, pd.read_parquet(folder / "curves.parquet"), check_dtype=False)
 
 
 def test_a_run_that_is_taken_up_goes_on(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_mlflow(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     folder = _bench(tmp_path, "mlflow")
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        found = store.execute("select value from metrics where key = 'test_accuracy' order by step").fetchall()
-    values = [value for (value,) in found]
+        rows = store.execute("select value from metrics where key = 'test_accuracy' order by step").fetchall()
+    values = [value for (value,) in rows]
     assert values == pytest.approx(pd.read_parquet(folder / "curves.parquet")["test_accuracy"].tolist())
 
 

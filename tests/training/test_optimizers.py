@@ -112,8 +112,8 @@ def test_runs_can_be_stacked(name: str, order: str) -> None:
     assert set(values) == set(TrainerConfig.fusable())
     start, gradients = torch.randn(3, 4), torch.randn(3, 2, 4)
 
-    def two_steps(theta: torch.Tensor, g: torch.Tensor, own: dict[str, Any]) -> torch.Tensor:
-        return ours(settings.model_copy(update=own), theta, g)
+    def two_steps(theta: torch.Tensor, g: torch.Tensor, changed: dict[str, Any]) -> torch.Tensor:
+        return ours(settings.model_copy(update=changed), theta, g)
 
     stacked = vmap(two_steps)(start, gradients, values)
     for run in range(3):

@@ -50,8 +50,8 @@ def folder_of(arguments: list[str], out: Path) -> RunFolder:
 
 def kept_steps(folder: RunFolder) -> int:
     """How many steps the checkpoint holds."""
-    found = Checkpoint.load(folder.checkpoint)
-    return 0 if found is None else int(found.facts["step"])
+    checkpoint = Checkpoint.load(folder.checkpoint)
+    return 0 if checkpoint is None else int(checkpoint.facts["step"])
 
 
 def stop_later(arguments: list[str], folder: RunFolder, more: int, number: signal.Signals) -> int:

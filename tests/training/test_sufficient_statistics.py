@@ -33,9 +33,9 @@ def test_moments_are_kept(seed: int, environments: int, inputs: int, examples: i
     short = condensed(split)
     assert len(short) == environments * (min(examples, inputs + 1) + 1)
     for e in range(environments):
-        found, whole = (torch.cat([s.x[s.env == e], s.y[s.env == e][:, None]], 1) for s in (short, split))
-        assert torch.allclose(found.mean(0), whole.mean(0), atol=1e-10)
-        assert torch.allclose(found.T @ found / len(found), whole.T @ whole / len(whole), atol=1e-8)
+        actual, whole = (torch.cat([s.x[s.env == e], s.y[s.env == e][:, None]], 1) for s in (short, split))
+        assert torch.allclose(actual.mean(0), whole.mean(0), atol=1e-10)
+        assert torch.allclose(actual.T @ actual / len(actual), whole.T @ whole / len(whole), atol=1e-8)
 
 
 def step_on(config: RunConfig, whole: bool) -> Any:

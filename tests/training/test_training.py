@@ -19,9 +19,9 @@ def metrics(config: RunConfig, out: Path) -> dict[str, float]:
 
 def quickly(config: RunConfig, out: Path) -> dict[str, float]:
     """As one of a group that are trained together, which saves most of a small step."""
-    found: list[Ended] = []
-    run_together([config], Options(out=out, fuse=1), lambda _, ended: found.append(ended))
-    (record,) = found
+    ends: list[Ended] = []
+    run_together([config], Options(out=out, fuse=1), lambda _, ended: ends.append(ended))
+    (record,) = ends
     assert isinstance(record, Record)
     return record.metrics
 
@@ -92,8 +92,8 @@ def test_spirals_of_the_paper(tmp_path: Path) -> None:
 
     Of seeds 0 to 4 this one is neither the best nor the worst.
     """
-    found = metrics(resolve("and_mask", "spirals", 0, {"trainer.steps": 400}), tmp_path)
-    assert found["test_accuracy"] > 0.8
+    scores = metrics(resolve("and_mask", "spirals", 0, {"trainer.steps": 400}), tmp_path)
+    assert scores["test_accuracy"] > 0.8
     shortcut = metrics(resolve("and_mask", "spirals", 0, {"method.threshold": 0, "trainer.steps": 100}), tmp_path)
     assert shortcut["train_accuracy"] == 1
     assert shortcut["test_accuracy"] == pytest.approx(0.5, abs=0.04)
