@@ -154,7 +154,7 @@ def test_a_new_engine_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     class Here:
         """Runs in this process."""
 
-        def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
+        def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
             for config in configs:
                 run_one(config, options)
 

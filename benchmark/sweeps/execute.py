@@ -160,19 +160,19 @@ def carry_out_sweep(request: SweepRequest, engine: Engine) -> None:
         reopen(todo, out)
     with (
         stop_requests(signals=2) as stop,
-        SweepMonitor({}, stop, done=len(configs) - len(todo), quiet=request.quiet) as watch,
+        SweepMonitor({}, stop, done=len(configs) - len(todo), quiet=request.quiet) as monitor,
     ):
-        while todo and not watch.draining:
-            watch.titles |= {config.spec.run_id: config.title for config in todo}
+        while todo and not monitor.draining:
+            monitor.titles |= {config.spec.run_id: config.title for config in todo}
             fuse = request.sweep.fuse if request.fuse is None else request.fuse
-            engine.run(todo, Options(out=out, quiet=True, fuse=fuse), watch)
+            engine.run(todo, Options(out=out, quiet=True, fuse=fuse), monitor)
             configs = request.runs()
             left = chosen(configs, statuses(configs, out), request.rerun)
-            todo = [config for config in left if config.spec.run_id not in watch.titles]
-    _conclude(request, configs, watch)
+            todo = [config for config in left if config.spec.run_id not in monitor.titles]
+    _conclude(request, configs, monitor)
 
 
-def _conclude(request: SweepRequest, configs: Sequence[RunConfig], watch: SweepMonitor) -> None:
+def _conclude(request: SweepRequest, configs: Sequence[RunConfig], monitor: SweepMonitor) -> None:
     """Say how it ended; raise where not all is done."""
     out = request.out
     status_of = statuses(configs, out)
@@ -184,14 +184,14 @@ def _conclude(request: SweepRequest, configs: Sequence[RunConfig], watch: SweepM
     parts += [f"{counts['newer']} made by a newer invbench, which are left alone"] if counts["newer"] else []
     parts += [f"{left} not finished"] if left else []
     request.say(f"{', '.join(parts)}: `bench table {out}`")
-    for message, count in _grouped(watch.failures).items():
+    for message, count in _grouped(monitor.failures).items():
         request.say(f"  {message}" + (f" (and {count - 1} more such)" if count > 1 else ""))
-    if watch.full:
-        raise Interrupted(f"{watch.full}; make room, and the same command continues")
-    if watch.stop.is_set() and left:
+    if monitor.full:
+        raise Interrupted(f"{monitor.full}; make room, and the same command continues")
+    if monitor.stop.is_set() and left:
         raise Interrupted(f"stopped with {left} runs not finished; the same command continues")
     if counts["failed"] or left:
-        kind = next((one.kind for one in watch.outcomes.values() if one.status == "failed"), "failed")
+        kind = next((one.kind for one in monitor.outcomes.values() if one.status == "failed"), "failed")
         raise RunFailed(
             kind, f"{counts['failed'] + left} of {len(configs)} runs are not done; their folders in {out} say why"
         )

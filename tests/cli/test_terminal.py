@@ -122,9 +122,9 @@ def test_bars_and_counts_on_a_terminal(
         report.evaluated(1, {f"test_[/x]{HARMFUL}": 0.5})
     with counting(f"counted {MARKUP}") as tell:
         tell(1)
-    with SweepMonitor({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as watch:
-        watch.started(["a"], f"cpu:0 {MARKUP}")
-        watch.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
+    with SweepMonitor({"a": f"erm {MARKUP} {HARMFUL}"}, StopRequest()) as monitor:
+        monitor.started(["a"], f"cpu:0 {MARKUP}")
+        monitor.ended("a", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
     screen = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)  # what rich itself commands
     for text in (f"erm {MARKUP} {SHOWN}", f"test_[/x]{SHOWN} 0.5", f"counted {MARKUP}", f"{MARKUP} {SHOWN}\n"):
         assert text in screen
@@ -138,17 +138,17 @@ def rendered(what: object) -> str:
 
 
 def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = SweepMonitor({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, StopRequest())
-    watch.started(["a"], f"cpu:0 {MARKUP}")
-    watch.started(["b"], f"host {HARMFUL}")
-    picture = rendered(watch.picture())
+    monitor = SweepMonitor({"a": f"erm {MARKUP}", "b": f"vrex {HARMFUL}"}, StopRequest())
+    monitor.started(["a"], f"cpu:0 {MARKUP}")
+    monitor.started(["b"], f"host {HARMFUL}")
+    picture = rendered(monitor.picture())
     assert f"erm {MARKUP}" in picture
     assert f"host {SHOWN}" in picture
-    watch.ended("b", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
+    monitor.ended("b", Outcome("failed", "error", f"{MARKUP} {HARMFUL}"))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert f"{MARKUP} {SHOWN}" in lines[2]
-    assert f"vrex {SHOWN}: {MARKUP} {SHOWN}" in rendered(watch.picture())
+    assert f"vrex {SHOWN}: {MARKUP} {SHOWN}" in rendered(monitor.picture())
 
 
 @pytest.fixture
@@ -187,10 +187,10 @@ def test_a_long_run_says_so_once(
 
 
 def test_a_sweep_in_a_log_tells_the_time_that_is_left(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
-    watch = SweepMonitor({name: f"erm {name}" for name in "abc"}, StopRequest())
+    monitor = SweepMonitor({name: f"erm {name}" for name in "abc"}, StopRequest())
     for name in "abc":
         clock[0] += 60
-        watch.ended(name, Outcome("done", seconds=60))
+        monitor.ended(name, Outcome("done", seconds=60))
     ends = [line.partition("[")[2] for line in capsys.readouterr().err.splitlines()]
     assert ends == [
         "1 done, 0 failed, 2 left, about 2 min 00 s to go]",

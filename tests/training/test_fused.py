@@ -356,8 +356,8 @@ def test_groups_that_fail_are_tried_otherwise(tmp_path: Path) -> None:
     job = Job(a, others=(b, c, d))
 
     def following(*outcomes: Outcome) -> list[tuple[str, ...]]:
-        watch = SweepMonitor({run_id: run_id for run_id in configs}, StopRequest(), quiet=True)
-        return [one.run_ids for one in settle_outcomes(job, outcomes, configs, tmp_path, watch)]
+        monitor = SweepMonitor({run_id: run_id for run_id in configs}, StopRequest(), quiet=True)
+        return [one.run_ids for one in settle_outcomes(job, outcomes, configs, tmp_path, monitor)]
 
     assert following(*[Outcome("failed", "killed")] * 4) == [(a, b), (c, d)]
     assert following(Outcome("done"), *[Outcome("apart", "oom")] * 3) == [(b, c), (d,)]

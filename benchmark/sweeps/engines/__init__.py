@@ -32,8 +32,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 class Engine(Protocol):
     """Protocol of an engine, which carries out runs."""
 
-    def run(self, configs: "Sequence[RunConfig]", options: "Options", watch: "SweepMonitor") -> None:
-        """Carry out the runs, tell the watch, and begin none while it drains."""
+    def run(self, configs: "Sequence[RunConfig]", options: "Options", monitor: "SweepMonitor") -> None:
+        """Carry out the runs, tell the monitor how they end, and begin none while it drains."""
 
 
 def _local(

@@ -30,7 +30,7 @@ Submit = Callable[[Sequence[Sequence[RunConfig]]], Sequence[Handle]]
 
 
 def carry_out_elsewhere(
-    configs: Sequence[RunConfig], options: Options, watch: SweepMonitor, submit: Submit, slots: int
+    configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor, submit: Submit, slots: int
 ) -> None:
     """Submit all runs, follow them to their end, and submit those again that deserve it.
 
@@ -41,35 +41,35 @@ def carry_out_elsewhere(
     waiting = jobs_of(configs, options.fuse, slots)
     working: dict[str, tuple[Job, Handle]] = {}
     stopped = False
-    while working or (waiting and not watch.draining):
-        watch.check()
+    while working or (waiting and not monitor.draining):
+        monitor.check()
         now = time.monotonic()
-        due = [] if watch.draining else [job for job in waiting if job.not_before <= now]
+        due = [] if monitor.draining else [job for job in waiting if job.not_before <= now]
         if due:
             handles = submit([[by_id[run_id] for run_id in job.run_ids] for job in due])
             working |= {job.run_id: (job, handle) for job, handle in zip(due, handles, strict=True)}
             waiting = [job for job in waiting if job.not_before > now]
-        if watch.draining and not stopped:
+        if monitor.draining and not stopped:
             stopped = True
             for _, handle in working.values():
                 handle.stop()
         for run_id, (job, handle) in list(working.items()):
-            _look(RunFolder(options.out / run_id), job, watch)
+            _look(RunFolder(options.out / run_id), job, monitor)
             outcomes = handle.outcomes()
             if outcomes is None:
                 continue
             del working[run_id]
-            waiting += settle_outcomes(job, outcomes, by_id, options.out, watch)
-        watch.tick()
+            waiting += settle_outcomes(job, outcomes, by_id, options.out, monitor)
+        monitor.tick()
         if working or waiting:
             time.sleep(POLL_SECONDS)
 
 
-def _look(folder: RunFolder, job: Job, watch: SweepMonitor) -> None:
+def _look(folder: RunFolder, job: Job, monitor: SweepMonitor) -> None:
     """Report where the job's first run is and how far, by its lease file."""
     seen = read_lease(folder.lease_file)
     if seen is not None and seen.holder is not None and not seen.holder.gone:
         process = f"{seen.holder.host}, process {seen.holder.pid}"
-        if not watch.knows(folder.path.name):
-            watch.started(job.run_ids, process)
-        watch.progress(folder.path.name, seen.holder.step, seen.holder.total)
+        if not monitor.knows(folder.path.name):
+            monitor.started(job.run_ids, process)
+        monitor.progress(folder.path.name, seen.holder.step, seen.holder.total)

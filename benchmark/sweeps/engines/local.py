@@ -108,10 +108,10 @@ class LocalEngine:
     rules: Limits = field(default_factory=Limits)
     threads: int = 1
 
-    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
-        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+    def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
         options = replace(options, threads=self.threads)
-        work = _Work(self, {config.spec.run_id: config for config in configs}, options, watch)
+        work = _Work(self, {config.spec.run_id: config for config in configs}, options, monitor)
         try:
             work.until_done()
         finally:
@@ -122,9 +122,9 @@ class _Work:
     """One call of `LocalEngine.run`."""
 
     def __init__(
-        self, engine: LocalEngine, configs: Mapping[str, RunConfig], options: Options, watch: SweepMonitor
+        self, engine: LocalEngine, configs: Mapping[str, RunConfig], options: Options, monitor: SweepMonitor
     ) -> None:
-        self.engine, self.configs, self.options, self.watch = engine, configs, options, watch
+        self.engine, self.configs, self.options, self.monitor = engine, configs, options, monitor
         self.hands = [WorkerProcess(slot) for slot in engine.slots]
         self.waiting = jobs_of(configs.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, RunningJob] = {}
@@ -132,10 +132,10 @@ class _Work:
         self.stopped = False  # all running ones have been asked to stop
 
     def until_done(self) -> None:
-        while self.busy or (self.waiting and not self.watch.draining):
-            self.watch.check()
+        while self.busy or (self.waiting and not self.monitor.draining):
+            self.monitor.check()
             now = time.monotonic()
-            if self.watch.draining and not self.stopped:
+            if self.monitor.draining and not self.stopped:
                 self.stopped = True
                 for number in self.busy:
                     self._ask_to_stop(number, now)
@@ -146,7 +146,7 @@ class _Work:
                 else:
                     self._ask_to_stop(action.slot.number, now)
             self._kill_those_without_grace(now)
-            self.watch.tick()
+            self.monitor.tick()
             self._take_answers()
 
     def end(self) -> None:
@@ -159,7 +159,7 @@ class _Work:
 
     def _decide(self, now: float) -> "list[Start | Stop]":
         free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
-        return decide(self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.watch.draining)
+        return decide(self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.monitor.draining)
 
     def _start(self, start: Start, now: float) -> None:
         job, number = start.job, start.slot.number
@@ -169,7 +169,7 @@ class _Work:
             self.waiting.append(later(job, now))
             return
         self.busy[number] = RunningJob(job, now + START_SECONDS)
-        self.watch.started(job.run_ids, _place(start.slot))
+        self.monitor.started(job.run_ids, _place(start.slot))
         future = self.hands[number].take([self.configs[run_id] for run_id in job.run_ids], self.options)
         future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
 
@@ -186,14 +186,14 @@ class _Work:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
         if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
             self.hands[number].replace()
-        following = settle_outcomes(busy.job, outcomes, self.configs, self.options.out, self.watch)
+        following = settle_outcomes(busy.job, outcomes, self.configs, self.options.out, self.monitor)
         # Those that failed come first, those in other hands last.
         held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
         self.waiting = [*(job for job in following if job not in held), *self.waiting, *held]
 
     def _stopped(self, outcome: Outcome) -> Outcome:
         """Return the outcome of a run that was asked to stop: interrupted by the user, or out of time."""
-        if self.watch.draining:
+        if self.monitor.draining:
             return Outcome("interrupted", message=outcome.message)
         limit = self.engine.rules.timeout
         return Outcome("failed", "timeout", f"not done after {limit:g} s; a longer --timeout continues it")
@@ -202,7 +202,7 @@ class _Work:
         """Send SIGTERM to the slot's process: a run writes its checkpoint and ends; before training it ends at once."""
         self.busy[number] = self.busy[number]._replace(stopping=True)
         limit = self.engine.rules.timeout
-        grace = GRACE_SECONDS if limit is None or self.watch.draining else min(GRACE_SECONDS, limit)
+        grace = GRACE_SECONDS if limit is None or self.monitor.draining else min(GRACE_SECONDS, limit)
         hand = self.hands[number]
         hand.killed_at = now + grace if hand.send(signal.SIGTERM) else now
 
@@ -216,7 +216,7 @@ class _Work:
         for number, busy in self.busy.items():
             seen = read_lease(self._folder(busy.job.run_id).lease_file)
             if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
-                self.watch.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
+                self.monitor.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
                 since = min(busy.since, time.monotonic())
                 self.busy[number] = busy._replace(stepped=seen.holder.step > 0, since=since)
 

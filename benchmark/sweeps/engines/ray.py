@@ -32,8 +32,8 @@ class RayEngine:
     gpus: float | None = None
     threads: int = 1
 
-    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
-        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+    def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
         ray = _ray()
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
@@ -52,7 +52,7 @@ class RayEngine:
                 ]
 
             slots = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
-            carry_out_elsewhere(configs, options, watch, submit, max(1, int(slots)))
+            carry_out_elsewhere(configs, options, monitor, submit, max(1, int(slots)))
         finally:
             ray.shutdown()
 

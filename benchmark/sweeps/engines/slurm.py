@@ -52,8 +52,8 @@ class SlurmEngine:
     at_once: int = 100
     parameters: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, configs: Sequence[RunConfig], options: Options, watch: SweepMonitor) -> None:
-        """Carry out all runs, each until it is done, has failed for good, or the watch drains."""
+    def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
+        """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
         shared = replace(options, out=options.out.absolute(), threads=self.threads)
         jobs = Jobs(shared.out / "slurm")
         executor, most = self._executor(jobs.folder), _most_in_an_array()
@@ -72,7 +72,7 @@ class SlurmEngine:
                 jobs.add({config.spec.run_id: str(job.job_id) for group, job in pairs for config in group})
             return [SlurmJob([config.spec.run_id for config in group], jobs) for group in chosen]
 
-        carry_out_elsewhere(configs, shared, watch, submit, self.at_once)
+        carry_out_elsewhere(configs, shared, monitor, submit, self.at_once)
 
     def _executor(self, folder: Path) -> Any:
         try:

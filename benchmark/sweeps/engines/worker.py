@@ -97,7 +97,7 @@ def _follow(parent: int) -> None:
 
 
 def settle_outcomes(
-    job: Job, outcomes: Sequence[Outcome], configs: Mapping[str, RunConfig], out: Path, watch: SweepMonitor
+    job: Job, outcomes: Sequence[Outcome], configs: Mapping[str, RunConfig], out: Path, monitor: SweepMonitor
 ) -> list[Job]:
     """Tell the monitor how an attempt at the runs of a job ended. Returns the jobs of other attempts."""
     following = []
@@ -109,29 +109,29 @@ def settle_outcomes(
             apart.append((run_id, outcome))
             continue
         alone = job._replace(run_id=run_id, others=())
-        again = _settle_outcome(alone, outcome, configs[run_id].spec, RunFolder(out / run_id), watch)
+        again = _settle_outcome(alone, outcome, configs[run_id].spec, RunFolder(out / run_id), monitor)
         following += [again] if again else []
     if apart:
         run_ids, (_, reason) = [run_id for run_id, _ in apart], apart[0]
-        watch.parted(run_ids, reason)
+        monitor.parted(run_ids, reason)
         following += parted(job, run_ids, reason.kind)
     return following
 
 
-def _settle_outcome(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, watch: SweepMonitor) -> Job | None:
+def _settle_outcome(job: Job, outcome: Outcome, spec: RunSpec, folder: RunFolder, monitor: SweepMonitor) -> Job | None:
     """Tell the monitor how one run ended. Returns the job of another attempt at it, if it deserves one.
 
     What ends while the sweep drains was stopped, unless it is done, and a failure leaves a record.
     """
     now = time.monotonic()
-    if outcome.status == "failed" and (following := again(job, outcome.kind, now)) and not watch.draining:
-        watch.retried(job.run_id, outcome)
+    if outcome.status == "failed" and (following := again(job, outcome.kind, now)) and not monitor.draining:
+        monitor.retried(job.run_id, outcome)
         return following
-    if outcome.status == "failed" and outcome.kind in ("killed", "timeout") and watch.draining:
+    if outcome.status == "failed" and outcome.kind in ("killed", "timeout") and monitor.draining:
         outcome = Outcome("interrupted", message=outcome.message)
     if outcome.status == "failed" and outcome.kind not in ("request", "disk_full"):
         _leave_failure(folder, spec, outcome)
-    watch.ended(job.run_id, outcome)
+    monitor.ended(job.run_id, outcome)
     # A node that is taken away interrupts its runs: they go on elsewhere.
     return later(job, now) if outcome.status in ("held", "interrupted") else None
 
