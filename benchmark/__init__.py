@@ -9,13 +9,13 @@
 
 A method of one's own is a class; once it is registered, it runs like the others:
 
->>> @invbench.register_method("worst_case")
-... class WorstCase(invbench.Method):
+>>> @invbench.register_method("smooth_maximum")
+... class SmoothMaximum(invbench.Method):
 ...     sharpness: float = invbench.setting(5.0, "of the maximum, per nat of risk", gt=0)
 ...
 ...     def risk(self, risks, env, state):
 ...         return (self.sharpness * risks).logsumexp(0) / self.sharpness, state
->>> invbench.run("worst_case", "spirals", settings=settings | {"method.sharpness": 2.0}).status
+>>> invbench.run("smooth_maximum", "spirals", settings=settings | {"method.sharpness": 2.0}).status
 'done'
 
 Mistakes are one line that says what to do:

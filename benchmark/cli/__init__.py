@@ -91,7 +91,8 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         status = _say(str(error) or "interrupted", INTERRUPTED)
     except _UsageError as error:
-        status = _say(f"{error.format_message().rstrip('.')}; see `bench --help`", USER_ERROR)
+        command = error.ctx.command_path.split(" ", 1)[1:] if error.ctx else []
+        status = _say(f"{error.format_message().rstrip('.')}; see `{' '.join(['bench', *command])} --help`", USER_ERROR)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL_DISK and error.filename is None:  # typer's help
             status = _say(NO_OUTPUT.format(error.strerror), USER_ERROR)

@@ -35,7 +35,7 @@ class GradientPenalty(Method):
 
 
 class WeighsPenalty(Method):
-    """Mixin: weigh a penalty against the risk in the gradient rule, so another part must have a penalty."""
+    """Mixin: weigh a penalty against the risk in the gradient rule; another part of `a+b` must have that penalty."""
 
     penalty_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Settings of penalties beside such a rule, by the penalty's name. A plain literal."""
@@ -58,7 +58,12 @@ class OptimizerRestarts(Method):
 
 
 class Update(NamedTuple):
-    """Parameters of one update: multiples of the learning rate by name, and how many updates these have had."""
+    """Parameters of one update.
+
+    Args:
+        rates: multiples of the learning rate by name of the parameter; parameters that are not named stay.
+        updates: number of earlier updates of these parameters, for the optimiser's bias correction.
+    """
 
     rates: Mapping[str, float]
     updates: int
@@ -71,7 +76,12 @@ class UpdateSchedule(Method):
     """Whether a step makes one update for each environment, one after another, and then calls `finish_step`."""
 
     def update(self, names: Iterable[str], count: int) -> Update:
-        """Return what the update with this index moves, by default all; other parameters keep their moments too."""
+        """Return what an update moves, by default all parameters; the others keep their moments too.
+
+        Args:
+            names: of all parameters.
+            count: number of earlier updates since the optimiser's last restart.
+        """
         return Update(dict.fromkeys(names, 1.0), count)
 
     def finish_step(self, before: Tensor, after: Tensor) -> Tensor:
@@ -84,7 +94,10 @@ class BatchMixing(Method):
 
     @abstractmethod
     def mix(self, batch: Batch, state: State) -> Batch:
-        """Return the batch (E, B, ...) to train on. Its `y` may be `PairedTargets`. May draw from torch's generator."""
+        """Return the batch (E, B, ...) to train on; it may draw from torch's generator.
+
+        Its `y` may be `invbench.core.data.PairedTargets`: two targets of each example, and the share of the first.
+        """
 
 
 class FeatureTransform(Method):

@@ -98,7 +98,7 @@ class Method(Settings):
         return {}
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the objective, one number, from the risks (E,) of environments env (E,). ERM: the mean."""
+        """Return the objective, one number, from the risks (E,) of environments, their indices env (E,). ERM: mean."""
         return risks.mean(), state
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

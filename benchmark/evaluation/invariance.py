@@ -77,6 +77,15 @@ def measure(
     return profile
 
 
+def affordable_examples(problem: Problem, trained: int) -> int:
+    """Return the default number of examples to measure after training on so many examples, repeats counted.
+
+    It depends on numbers of forward passes, not on the clock: the same run measures the same examples on any machine.
+    """
+    affordable = int(SHARE * STEP_COST * trained / max(1, transformations(problem)))
+    return min(EXAMPLES, max(FEWEST, affordable))
+
+
 class _Probe:
     """A model, inputs x (N, ...), and the predictions on them as they are."""
 

@@ -17,6 +17,9 @@ from invbench.results.statistics import COST, LEVEL, against_best, all_best, hal
 PRIMARY = ("primary", "higher_is_better")
 """Entries of a record's data: the metric by which the task is judged, and its direction."""
 
+COUNTERS = ("seed", "fused")
+"""Columns of numbers that are no metrics."""
+
 
 class TableOfMeans(pd.DataFrame):
     """The DataFrame that `table` returns; a notebook shows it as `bench table` does, but shows parts of it as usual."""
@@ -46,19 +49,21 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     >>> means[["method", "dataset", "metric", "n"]].values.tolist()
     [['erm', 'spirals', 'test_accuracy', 2]]
 
-    Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count),
-    runs (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known),
-    best, p_value (against the best; NaN where no test can be made), tied (p_value above 0.05), selection,
-    candidates (settings that it had), equal_candidates (as good as the chosen ones, which are the first),
-    settings_chosen_by (on other seeds: the runs' protocol), constant (what a constant prediction scores; NaN where
-    that is not known), inactive (why a penalty never acted with its weight, or nothing), seconds_per_step and
-    seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many runs that were
-    trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that count).
+    Columns: method, dataset, what differs, metric, at (the step: last or best_validation), n (runs that count), runs
+    (with those that are not finished), mean, half_width (NaN for n = 1), higher_is_better (None: not known), best
+    (whether no mean of the problem is better), p_value (against the best; NaN where no test can be made), tied (p_value
+    above 0.05), selection (as `select`), candidates (number of settings that were compared to choose these),
+    equal_candidates (number of settings with the best score; the first of them is shown), settings_chosen_by (rule by
+    which `bench rerun-best` had chosen the settings on other seeds; `last`: none), constant (what a constant prediction
+    scores; NaN where that is not known), inactive (why a penalty never acted with its weight, or nothing),
+    seconds_per_step and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many
+    runs that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that
+    count).
 
     Args:
         results: as `load_results` returns it.
         metric: a column such as `test_accuracy`; default of each dataset the one that its task names.
-        select: last, best_validation, leave_one_env_out or oracle; see `Select`.
+        select: last, best_validation, leave_one_env_out or oracle; see `invbench.choices.Select`.
 
     Raises:
         UserError: no finished run, or none with that metric (the message lists those that exist); the same dataset and
@@ -72,7 +77,9 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
     if selection is Select.best_validation:
         runs = at_best_validation(runs)
-    if metric is not None and (metric not in done or not pd.api.types.is_numeric_dtype(done[metric])):
+    if metric is not None and (
+        metric in COUNTERS or metric not in done or not pd.api.types.is_numeric_dtype(done[metric])
+    ):
         raise UserError(f"no run has the metric '{metric}'{did_you_mean(metric, _metrics(done))}")
     _check_same_data(done)
     groups = list(_groups(runs, metric))
@@ -292,7 +299,7 @@ def _compared(means: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def _metrics(results: pd.DataFrame) -> list[str]:
     """Return the columns of metrics that a message lists: without those of single environments, which are many."""
     numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
-    known = [name for name in numeric if name != "seed" and "." not in name]
+    known = [name for name in numeric if name not in COUNTERS and "." not in name]
     return [name for name in known if not parse_column(name).environment.startswith("env")] or known
 
 

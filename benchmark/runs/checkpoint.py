@@ -87,7 +87,7 @@ class Position(BaseModel):
     """Hash of code and data."""
     step: int = Field(ge=0)
     """Number of finished steps."""
-    loss_steps: int = Field(ge=0)
+    objective_steps: int = Field(ge=0)
     """Number of steps since the last evaluation."""
     curves: str
     """Hash of the rows of the curves until then; see `invbench.runs.curves.digest`."""

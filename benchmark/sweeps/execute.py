@@ -110,7 +110,7 @@ def sweep(
         rerun: missing, failed, stale or all.
         fuse: auto, off, or a number of runs that are trained together at most; as the sweep says where it is None.
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
-        engine: local, ray or slurm; see `invbench.sweeps.engines.ENGINES`.
+        engine: a name in `invbench.sweeps.engines.ENGINES`: local, ray or slurm, or one that was entered there.
         threads: of each process, or cores of each run on a cluster; None: 1.
         gpus, jobs_per_gpu, workers: local; see `LocalResources`. One run at a time on a GPU where it is None.
         timeout: local: seconds for one attempt at a run.

@@ -27,9 +27,15 @@ class StopRequest:
         return self.count > 1
 
 
+_requests: list[StopRequest] = []
+"""Requests of the blocks that are open, the innermost last."""
+
+
 @contextmanager
 def stop_requests(signals: int = 1) -> Iterator[StopRequest]:
     """Yield what SIGINT and SIGTERM ask for inside this block, where they interrupt nothing.
+
+    A block around it hears of them, too: a sweep whose run is stopped in the same process begins no other.
 
     Args:
         signals: after so many, the next one acts as always. A block that waits for others takes two, looks whether
@@ -43,14 +49,17 @@ def stop_requests(signals: int = 1) -> Iterator[StopRequest]:
     previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        request.count += 1
+        for each in _requests:
+            each.count += 1
         if request.count >= signals:
             signal.signal(number, previous[number])
 
+    _requests.append(request)
     for number in previous:
         signal.signal(number, ask)
     try:
         yield request
     finally:
+        _requests.remove(request)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -27,7 +27,9 @@ def provides_what_it_says(config: RunConfig) -> None:
     require(not missing, f"the data have {', '.join(missing)}, which `capabilities` does not name")
     kinds = {"vector", "image", "point_cloud", "classification", "regression", "environments", "nuisance"}
     absent = sorted(name for name in provides & kinds if not facts.get(name))
-    require(not absent, f"`capabilities` names {', '.join(absent)}, which the data do not have")
+    require(
+        not absent, f"`provides`, or what `capabilities` returns, names {', '.join(absent)}, which the data do not have"
+    )
     unknown = sorted(provides - set(config.dataset.provides))
     require(not unknown, f"`capabilities` names {', '.join(unknown)}, which `provides` does not")
 

@@ -73,7 +73,10 @@ def trains(config: RunConfig) -> None:
         before = {name: value.detach().clone() for name, value in training.parameters.items()}
         for number in range(min(2, training.sampler.steps_per_epoch)):
             training.step(training.next_batch())
-            require(bool(torch.isfinite(training.loss)), f"the objective of step {number} is {training.loss.item()}")
+            require(
+                bool(torch.isfinite(training.objective_sum)),
+                f"the objective of step {number} is {training.objective_sum.item()}",
+            )
     broken = [name for name, value in training.parameters.items() if not torch.isfinite(value).all()]
     require(not broken, f"parameter {', '.join(broken)} is not finite after a step")
     moved = any(not torch.equal(value, before[name]) for name, value in training.parameters.items())

@@ -10,7 +10,7 @@ import torch
 
 from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed
-from invbench.evaluation.invariance import EXAMPLES, FEWEST, SHARE, STEP_COST, measure, transformations
+from invbench.evaluation.invariance import affordable_examples, measure, transformations
 from invbench.files import FULL_DISK
 from invbench.runs.curves import write_rows
 from invbench.runs.folder import RunFolder, unwritable
@@ -55,7 +55,7 @@ class Attempt:
     ) -> None:
         self.config, self.folder, self.device, self.code, self.options = config, folder, device, code, options
         self.started = now()
-        self.data = problem.provenance
+        self.provenance = problem.provenance
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(config, problem, folder, device, origin, options)
         if options.threads is None:
@@ -74,7 +74,7 @@ class Attempt:
             except (Interrupted, KeyboardInterrupt):
                 raise
             except Exception as error:
-                raise self.failed(error, report) from error
+                raise self.record_failure(error, report) from error
 
     def begin(self) -> Report:
         """Set an earlier record aside. Returns the report of the run's progress.
@@ -105,7 +105,7 @@ class Attempt:
             report.say(f"warning: {inactive}")
         return self._write("done", metrics, invariance, fused, inactive)
 
-    def failed(self, error: Exception, report: Report) -> RunFailed:
+    def record_failure(self, error: Exception, report: Report) -> RunFailed:
         """Write the record of a failure. Returns the error to raise.
 
         A full disk leaves no record: the run stays open, and continues once there is room.
@@ -163,7 +163,7 @@ class Attempt:
             metrics=metrics,
             best_validation=best,
             invariance=invariance,
-            data=self.data,
+            data=self.provenance,
             engine={
                 "strategy": training.objective.strategy,
                 "steps": training.done,
@@ -213,13 +213,8 @@ def kind_of(error: Exception) -> str:
 
 
 def examples_to_measure(training: TrainingLoop, steps: int) -> int:
-    """Return the number of examples on which a run of so many steps measures invariance.
-
-    It depends on numbers of forward passes, not on the clock: the same run measures the same examples on any machine.
-    """
+    """Return the number of examples on which a run of so many steps measures invariance."""
     setting, sampler = training.config.trainer.measure_invariance, training.sampler
     if isinstance(setting, int):
         return setting
-    trained = steps * sampler.per_step * sampler.batch_size
-    times = max(1, transformations(training.problem))
-    return min(EXAMPLES, max(FEWEST, int(SHARE * STEP_COST * trained / times)))
+    return affordable_examples(training.problem, steps * sampler.per_step * sampler.batch_size)

@@ -97,13 +97,13 @@ class TrainingLoop:
         self.optimizer_state = self.optimizer.initial_state(self.parameters)
         fresh = config.method.initial_state(self.parameters, self.sampler.environments)
         self.method_state = with_critics(fresh, critics)
-        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # summed since the last evaluation
-        self.loss_steps = 0
+        self.objective_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last row of curves
+        self.objective_steps = 0  # number of steps that it is the sum of
         self.rows: list[Row] = []
         self.last: Step | None = None  # the last update
-        self.last_env = torch.zeros(0)  # its environments
+        self.last_env = torch.zeros(0)  # indices of its environments (E,)
         self.learned_every = max(1, self.total // LEARNED_ROWS)
-        self._stops = (-1, False)  # a step, and whether the run ends after it
+        self._last_check = (-1, False)  # a step, and whether the accuracy there ends the run
         self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
 
     @property
@@ -140,7 +140,7 @@ class TrainingLoop:
     def checkpoint_step(self) -> int:
         """Step to resume from; 0 without a usable checkpoint."""
         try:
-            kept = self._kept()
+            kept = self._load_checkpoint()
         except Unusable:
             return 0
         return kept[1].step if kept else 0
@@ -155,18 +155,18 @@ class TrainingLoop:
             report.say(f"warning: {line}")
         self.loggers.begin(self.rows)
 
-    def watch(self, report: Report) -> None:
+    def measure_and_report(self, report: Report) -> None:
         """Evaluate between steps, and report the metrics."""
         report.evaluated(self.done, self.measure(self.eval_splits))
 
-    def stop(self) -> None:
+    def raise_interrupted(self) -> None:
         """Raise Interrupted; the checkpoint must have been written."""
         raise Interrupted(f"stopped at step {self.done} of {self.total}; the same command continues there")
 
     def finish(self, report: Report) -> dict[str, float]:
         """Evaluate every split and write the last checkpoint. Returns the metrics."""
         splits = tuple(self.problem.splits)
-        if self.rows and not self.loss_steps:  # resumed after the last measurement
+        if self.rows and not self.objective_steps:  # resumed after the last measurement
             return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
         metrics = self.measure(splits, last=True)
         report.evaluated(self.done, metrics)
@@ -188,26 +188,26 @@ class TrainingLoop:
                 if self.over:
                     break
                 if self.done % self.eval_every == 0:
-                    self.watch(report)
+                    self.measure_and_report(report)
                 elif self.learned and self.done % self.learned_every == 0:
                     self._add_row({})
                 if stop.is_set() or checkpoints.due:
                     checkpoints.saved(self.save())
                 if stop.is_set():
-                    self.stop()
+                    self.raise_interrupted()
 
     def _below_accuracy(self, done: int) -> bool:
         """Tell whether the run ends early, by the accuracy in evaluation mode on the batch of the last step."""
         bound, task = self.config.trainer.stop_below, self.problem.task
         if bound is None or done < max(1, self.config.trainer.stop_after):
             return False
-        if self._stops[0] != done:
+        if self._last_check[0] != done:
             batch = self.loader.batch(done - 1)
             with eval_mode(self.model), torch.no_grad(), torch.random.fork_rng():
                 predictions = self.objective.batch_outputs(self.parameters, batch).prediction
             accuracy = task.scores(predictions, batch.y)["accuracy"].mean().item()
-            self._stops = done, accuracy < bound
-        return self._stops[1]
+            self._last_check = done, accuracy < bound
+        return self._last_check[1]
 
     def steps(self) -> Iterator[None]:
         """Make the remaining steps, one for each iteration."""
@@ -232,16 +232,16 @@ class TrainingLoop:
             "buffers": dict(self.model.named_buffers()),
             "optimizer": self.optimizer_state,
             "method": self.method_state,
-            "loss": self.loss,
+            "objective_sum": self.objective_sum,
         }
 
-    def load_state(self, done: int, loss_steps: int, state: Tree) -> None:
-        """Set what `state` collects, the number of steps made, and how many of them the summed loss is of."""
+    def load_state(self, done: int, objective_steps: int, state: Tree) -> None:
+        """Set what `state` collects, the number of finished steps, and of those that the objective is summed over."""
         self._set(state["parameters"])
         for name, value in self.model.named_buffers():
             value.copy_(state["buffers"][name])
-        self.optimizer_state, self.method_state, self.loss = state["optimizer"], state["method"], state["loss"]
-        self.done, self.loss_steps = done, loss_steps
+        self.optimizer_state, self.method_state = state["optimizer"], state["method"]
+        self.done, self.objective_sum, self.objective_steps = done, state["objective_sum"], objective_steps
 
     def step(self, batch: Batch) -> None:
         """Make one step from a batch of E environments: one update, or one for each environment."""
@@ -280,8 +280,8 @@ class TrainingLoop:
                 self._set(new)
                 self.optimizer_state = self.optimizer_state | moments
         self.last, self.last_env, self.method_state = step, batch.env, step.state
-        self.loss += step.objective.double()
-        self.loss_steps += 1
+        self.objective_sum += step.objective.double()
+        self.objective_steps += 1
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
@@ -293,12 +293,13 @@ class TrainingLoop:
         with self.stopwatch.during("evaluation"):
             metrics = self._evaluate(splits, last)
             progress: Row = {}
-            if self.last is not None and self.loss_steps:
-                progress = {"objective": self.loss.item() / self.loss_steps} | step_columns(self.last, self.last_env)
+            if self.last is not None and self.objective_steps:
+                objective = self.objective_sum.item() / self.objective_steps
+                progress = {"objective": objective} | step_columns(self.last, self.last_env)
             _check_finite(progress | metrics, self.done)
             seconds = {SECONDS: self.stopwatch.seconds["training"]}
             self._add_row(seconds | progress | metrics | state_columns(self.method_state))
-            self.loss, self.loss_steps = torch.zeros_like(self.loss), 0
+            self.objective_sum, self.objective_steps = torch.zeros_like(self.objective_sum), 0
         return metrics
 
     def _add_row(self, measured: Row) -> None:
@@ -308,11 +309,11 @@ class TrainingLoop:
         self.loggers.row(self.rows[-1])
 
     def save(self) -> float:
-        """Write the curves, then the checkpoint: rows behind the checkpoint are dropped on resuming.
+        """Write the curves, then the checkpoint. Rows of later steps than the checkpoint's are dropped on resuming.
 
         Returns the seconds that it took.
         """
-        _check_finite({"objective": self.loss.item()}, self.done)
+        _check_finite({"objective": self.objective_sum.item()}, self.done)
         began = time.perf_counter()
         with self.stopwatch.during("checkpoint"):
             with self.folder.replacing(self.folder.curves) as temporary:
@@ -321,25 +322,25 @@ class TrainingLoop:
                 run_id=self.config.spec.run_id,
                 origin=self.origin,
                 step=self.done,
-                loss_steps=self.loss_steps,
+                objective_steps=self.objective_steps,
                 curves=digest(self.rows),
                 seconds=self.stopwatch.read(),
             )
-            checkpoint = Checkpoint(self._state(), position.model_dump())
+            checkpoint = Checkpoint(self._checkpoint_tensors(), position.model_dump())
             checkpoint.save(self.folder.replacing(self.folder.checkpoint))
         return time.perf_counter() - began
 
-    def _state(self) -> Tree:
-        """Collect all tensors that the run resumes from."""
+    def _checkpoint_tensors(self) -> Tree:
+        """Collect the tensors of a checkpoint: as `state`, with the whole model and torch's generators."""
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer_state,
             "method": self.method_state,
             "random": random_state(self.device),
-            "loss": self.loss,
+            "objective_sum": self.objective_sum,
         }
 
-    def _kept(self) -> tuple[Tree, Position, list[Row]] | None:
+    def _load_checkpoint(self) -> tuple[Tree, Position, list[Row]] | None:
         """Load the state, position and curves to resume from; None where there are none.
 
         Raises:
@@ -353,7 +354,7 @@ class TrainingLoop:
             raise Unusable("the checkpoint was made by other code or from other data")
         if position.step > self.total:
             raise Unusable(f"the checkpoint is of step {position.step}, beyond the end")
-        fresh = self._state()
+        fresh = self._checkpoint_tensors()
         state = match_layout(fresh, checkpoint.tensors)
         check_fit(fresh, state, growing=("method", "random"))
         rows = read_rows(self.folder.curves, position.step)
@@ -362,16 +363,17 @@ class TrainingLoop:
         return state, position, rows
 
     def _resume(self, report: Report) -> None:
-        """Resume from the checkpoint, if any. Raises Unusable as `_kept` does; then nothing has changed."""
-        kept = self._kept()
+        """Resume from the checkpoint, if any. Raises Unusable as `_load_checkpoint` does; then nothing has changed."""
+        kept = self._load_checkpoint()
         if kept is None:
             return
         state, position, rows = kept
         restore_random_state(state["random"], self.device)
         tensors = map_leaves(lambda value: value.to(self.device), state)
         self.model.load_state_dict(tensors["model"])
-        self.optimizer_state, self.method_state, self.loss = tensors["optimizer"], tensors["method"], tensors["loss"]
-        self.done, self.loss_steps = position.step, position.loss_steps
+        self.optimizer_state, self.method_state = tensors["optimizer"], tensors["method"]
+        self.objective_sum, self.objective_steps = tensors["objective_sum"], position.objective_steps
+        self.done = position.step
         self.stopwatch.seconds.update(position.seconds)
         self.rows = rows
         report.say(f"continuing at step {self.done}/{self.total}")

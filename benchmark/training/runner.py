@@ -72,7 +72,9 @@ def run(
     loggers: Iterable[str] = (),
     checkpoint_seconds: float = 10.0,
 ) -> Record | list[Record]:
-    """Train one method on one dataset and keep the record. The same call again returns the record that is there.
+    """Train one method on one dataset and keep the record.
+
+    The same call again returns that record. A run that failed, or that other code or other data made, is made anew.
 
     >>> import invbench
     >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
@@ -198,7 +200,7 @@ def _carry_out(attempts: Sequence[Attempt], ended: Callable[[RunConfig, Ended], 
                     raise result
                 ended(attempt.config, attempt.conclude(result, report, len(attempts)))
             except (OSError, RuntimeError, RunFailed) as error:
-                ended(attempt.config, attempt.failed(error, report))
+                ended(attempt.config, attempt.record_failure(error, report))
 
         fused.run(reports, finish_run)
 

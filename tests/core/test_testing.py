@@ -209,7 +209,10 @@ class TurnsNothingOn(Noise):
 
 
 BROKEN_DATASETS = [
-    (Promises, "provides_what_it_says: `capabilities` names nuisance, which the data do not have"),
+    (
+        Promises,
+        "provides_what_it_says: `provides`, or what `capabilities` returns, names nuisance, which the data do not have",
+    ),
     (Silent, "provides_what_it_says: the data have environments, which `capabilities` does not name"),
     (Drifts, "loading_is_pure: `load` gives other tensors when it is called again with one seed"),
     (Spawns, "loading_is_pure: `load` gives other tensors when it is called again with one seed"),

@@ -398,7 +398,7 @@ def _saved(change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object], 
 def _of_facts() -> dict[str, Damage]:
     values: dict[str, Any] = {
         "step text": ("step", "x"), "step negative": ("step", -5), "step huge": ("step", 10**9),
-        "step fraction": ("step", 10.5), "step null": ("step", None), "loss steps text": ("loss_steps", "x"),
+        "step fraction": ("step", 10.5), "step null": ("step", None), "objective steps text": ("objective_steps", "x"),
         "seconds text": ("seconds", "x"), "step as it was": ("step", 10),
     }  # fmt: skip
     damages = {
@@ -406,7 +406,7 @@ def _of_facts() -> dict[str, Damage]:
         for label, (name, value) in values.items()
     }
     damages["no facts"] = _saved(lambda _, facts: facts.clear())
-    damages["no loss steps"] = _saved(lambda _, facts: facts.pop("loss_steps"))
+    damages["no objective steps"] = _saved(lambda _, facts: facts.pop("objective_steps"))
     damages["another checksum"] = _saved(lambda _, facts: facts.update(step=5), checked=True)
     return damages
 
@@ -434,7 +434,7 @@ def _of_tensors() -> dict[str, Damage]:
 
     damages = {
         "no model": without("model/"), "no optimizer": without("optimizer/"), "no random": without("random/"),
-        "no loss": without("loss"),
+        "no objective sum": without("objective_sum"),
         "one weight less": _saved(lambda tensors, _: tensors.pop(first(tensors, "model"))),
         "one moment less": _saved(lambda tensors, _: tensors.pop(first(tensors, "optimizer"))),
         "weight shape": changed("model", lambda _: torch.zeros(3, 3)),

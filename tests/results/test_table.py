@@ -443,9 +443,9 @@ def test_which_way_is_better(metric: str, expected: Any) -> None:
 def test_names_as_papers_have_them() -> None:
     """Each of ours has one, also where names are joined; others keep the one that they are registered under."""
     for name in METHODS.entries():
-        assert display_method(name) != name
+        assert display_method(name) != name, f"methods/{name}.py needs a display_name, as papers have it"
     for name in DATASETS.entries():
-        assert display_dataset(name) != name
+        assert display_dataset(name) != name, f"datasets/{name}.py needs a display_name, as papers have it"
     assert display_method("irmv1+adareg") == "IRM + AdaReg"
     assert display_method("not_here+vrex") == "not_here + V-REx"
     assert [display_metric(name) for name in ("test_accuracy", "test_roc_auc_worst", "test_loss_env12")] == [
@@ -466,8 +466,8 @@ def test_names_as_papers_have_them() -> None:
 def test_a_plug_in_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
 
-    @register_method("worst_case")
-    class WorstCase(Method):
-        display_name: ClassVar[str] = "Worst case"
+    @register_method("plug_in")
+    class PlugIn(Method):
+        display_name: ClassVar[str] = "Plug-in"
 
-    assert display_method("irmv1+worst_case") == "IRM + Worst case"
+    assert display_method("irmv1+plug_in") == "IRM + Plug-in"

@@ -17,6 +17,7 @@ from faulty import FaultySweep
 from slurm_cluster import slurm_cluster, why_not
 
 from invbench.runs.folder import run_folders
+from invbench.system.signals import stop_requests
 
 NO_RAY = "" if find_spec("ray") else "the extra ray is not installed"
 NO_SLURM = why_not() if find_spec("submitit") else "the extra slurm is not installed"
@@ -167,3 +168,17 @@ def test_mistakes(arguments: list[str], message: str, bench: Bench) -> None:
     status, _, said = bench("sweep", "smoke", *arguments)
     assert (status, said.count("\n")) == (2, 1)
     assert message in said
+
+
+def test_a_signal_to_a_run_reaches_the_sweep_around_it() -> None:
+    """An engine that trains in the process of the sweep begins no other run after Ctrl-C."""
+    with stop_requests(signals=2) as sweep:
+        with stop_requests() as run:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert run.is_set()
+        assert sweep.is_set()
+        assert not sweep.urgent
+        with stop_requests() as run:
+            assert not run.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert sweep.urgent

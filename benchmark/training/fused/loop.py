@@ -71,7 +71,7 @@ class FusedTraining:
 
     def stack_runs(self) -> None:
         """Stack the runs' present state: parameters, moments, states."""
-        self.done, self.loss_steps = self.first.done, self.first.loss_steps
+        self.done, self.objective_steps = self.first.done, self.first.objective_steps
         float64 = partial(torch.tensor, dtype=torch.float64, device=self.first.device)
         runs = [training.state() | {"updates": float64(training.updates)} for training in self.trainings]
         self.leaves, self.treedef = tree_flatten(_stack(runs))
@@ -83,7 +83,7 @@ class FusedTraining:
         runs, aux = tree_unflatten(self.leaves, self.treedef), self.aux()
         for r, training in self.left.items():
             run = _row(runs, r)
-            training.load_state(self.done, self.loss_steps, run)
+            training.load_state(self.done, self.objective_steps, run)
             if aux:
                 parts = _row(aux, r)
                 training.last_env = parts.pop("env")
@@ -132,11 +132,11 @@ class FusedTraining:
                     reported = time.perf_counter()
                     each(lambda r, training, report: report.step(self.done))
                 if self.done < first.total and self.done % first.eval_every == 0:
-                    self._pause(each, lambda r, training, report: training.watch(report))
+                    self._pause(each, lambda r, training, report: training.measure_and_report(report))
                 if stop.is_set() or checkpoints.due:
                     checkpoints.saved(self._pause(each, lambda r, training, report: _save(training)))
                 if stop.is_set():
-                    each(lambda r, training, report: training.stop())
+                    each(lambda r, training, report: training.raise_interrupted())
         self.unstack_runs()
 
     def _pause(self, each: Callable[[Act], None], act: Act) -> float:
@@ -145,9 +145,9 @@ class FusedTraining:
         with self.clock.stopwatch.during("pause"):
             self.unstack_runs()
             each(act)
-            losses = [training.loss for training in self.trainings]
-            self.leaves = tree_leaves(tree_unflatten(self.leaves, self.treedef) | {"loss": torch.stack(losses)})
-            self.loss_steps = next((training.loss_steps for training in self.left.values()), 0)
+            sums = torch.stack([training.objective_sum for training in self.trainings])
+            self.leaves = tree_leaves(tree_unflatten(self.leaves, self.treedef) | {"objective_sum": sums})
+            self.objective_steps = next((training.objective_steps for training in self.left.values()), 0)
         return time.perf_counter() - began
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class FusedTraining:
         """Make one step of all runs."""
         self.leaves, self.aux = self.advance(self._restarted(), self.done)
         self.done += 1
-        self.loss_steps += 1
+        self.objective_steps += 1
 
     @torch.no_grad()
     def advance(self, leaves: list[Tensor], done: int) -> "StepResult":
@@ -211,7 +211,7 @@ class FusedTraining:
             "buffers": dict(step.buffers) or run["buffers"],
             "optimizer": moments,
             "method": method.advance({name: part | critic_states.get(name, {}) for name, part in step.state.items()}),
-            "loss": run["loss"] + step.objective.double(),
+            "objective_sum": run["objective_sum"] + step.objective.double(),
             "updates": run["updates"] + 1,
         }
         aux = step._asdict() | {"env": batch.env}
