@@ -24,6 +24,12 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(callback=possible, help="Folder of the runs (default: results/<name>).")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[auto|cpu|cuda]", help="Where runs are trained (default: auto, GPUs where there are some)."
+        ),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="Places in the list of visible GPUs, such as 0,2 (default: all of them).")
     ] = None,
@@ -98,6 +104,7 @@ def sweep(
     chosen = make_engine(
         engine,
         threads=threads,
+        device=device,
         gpus=gpus,
         jobs_per_gpu=jobs_per_gpu,
         workers=workers,

@@ -83,6 +83,7 @@ def sweep(
     progress: bool | None = None,
     engine: EngineName | str = EngineName.local,
     threads: int | None = None,
+    device: str | None = None,
     gpus: str | int | None = None,
     jobs_per_gpu: int | None = None,
     workers: int | None = None,
@@ -112,6 +113,7 @@ def sweep(
         progress: show it on stderr, or below the cell of a notebook; None: where that is a terminal or a notebook.
         engine: a name in `invbench.sweeps.engines.ENGINES`: local, ray or slurm, or one that was entered there.
         threads: of each process, or cores of each run on a cluster; None: 1.
+        device: auto, cpu or cuda; None: auto, GPUs where there are some.
         gpus, jobs_per_gpu, workers: local; see `LocalResources`. One run at a time on a GPU where it is None.
         timeout: local: seconds for one attempt at a run.
         memory_floor: local: GiB that must be free where others work before one more run begins; None: 1.
@@ -129,6 +131,7 @@ def sweep(
     chosen = make_engine(
         engine,
         threads=threads,
+        device=device,
         gpus=gpus,
         jobs_per_gpu=jobs_per_gpu,
         workers=workers,

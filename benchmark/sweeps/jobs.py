@@ -25,11 +25,18 @@ class Job(NamedTuple):
     not_before: float = 0.0
     others: tuple[str, ...] = ()
     """Ids of the runs that are trained together with it."""
+    kind: str = ""
+    """Text that is equal for runs that need the same memory; empty where that is not known."""
 
     @property
     def run_ids(self) -> tuple[str, ...]:
         """Ids of all runs of the job."""
         return (self.run_id, *self.others)
+
+    @property
+    def memory_key(self) -> tuple[str, int]:
+        """Key of jobs that need the same memory: kind and number of runs."""
+        return self.kind, len(self.run_ids)
 
 
 def again(job: Job, kind: str, now: float) -> Job | None:
@@ -63,14 +70,17 @@ def jobs_of(configs: Iterable[RunConfig], fuse: Fuse, slots: int) -> list[Job]:
         slots: number of jobs that can be done at a time; with `auto` none of them is left idle.
     """
     groups: dict[str, list[str]] = {}
+    kinds: dict[str, str] = {}
     for config in configs:
+        run_id = config.spec.run_id
+        kinds[run_id] = fusion_key(config)
         alone = fuse in ("off", 1) or fuse_obstacle(config)
-        groups.setdefault(config.spec.run_id if alone else fusion_key(config), []).append(config.spec.run_id)
+        groups.setdefault(run_id if alone else kinds[run_id], []).append(run_id)
     most = fuse if isinstance(fuse, int) else MOST
     groups_of_ids = [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
     if fuse == "auto":
         groups_of_ids = _spread(groups_of_ids, slots)
-    return [Job(first, others=tuple(others)) for first, *others in groups_of_ids]
+    return [Job(first, others=tuple(others), kind=kinds[first]) for first, *others in groups_of_ids]
 
 
 def _spread(groups: list[list[str]], slots: int) -> list[list[str]]:

@@ -13,6 +13,12 @@ import torch
 from invbench.errors import UserError
 from invbench.system.workarounds import give_back_freed_memory
 
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED"
+)
+"""Texts of plain RuntimeErrors by which torch says that memory ran out: on a CPU, of CUDA, cuBLAS and cuDNN."""
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -51,9 +57,10 @@ def wait_for(device: torch.device) -> None:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Reset what `peak_memory` measures, so that a process's earlier runs do not count."""
+    """Reset what `peak_memory` measures, and give back what earlier runs of the process have freed."""
     give_back_freed_memory()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # not on Linux, or not allowed
         CLEAR.write_text("5")
@@ -74,5 +81,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out; torch raises a plain RuntimeError for that on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Tell whether an error means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None

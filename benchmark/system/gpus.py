@@ -8,6 +8,8 @@ from invbench.errors import UserError, brief
 MOST_PROCESSES = 4096
 """Maximum number of processes at a time on one machine, and of threads of each."""
 NAME = re.compile(r"[0-9]+|GPU-[\w-]+|MIG-[\w/-]+")
+NO_GPU = ("none", "nodevfiles")
+"""Values of `CUDA_VISIBLE_DEVICES`, in lower case, by which containers and Slurm say that there is no GPU."""
 
 
 def visible_gpus(variable: str | None, count: int) -> list[str]:
@@ -16,13 +18,16 @@ def visible_gpus(variable: str | None, count: int) -> list[str]:
     Args:
         variable: `CUDA_VISIBLE_DEVICES`: numbers, UUIDs (`GPU-...`) or MIG instances (`MIG-...`); None where it is
             not set. As for CUDA, the first negative number ends the list, and an empty one hides all GPUs.
-        count: how many GPUs CUDA finds under this setting.
+        count: number of GPUs that CUDA finds under this setting. It finds one MIG instance only, whatever the list:
+            a process can use one. So instances are not counted.
 
     Raises:
         UserError: something in the list is no name of a GPU, or it is there twice, upon which CUDA shows none.
     """
     if variable is None:
         return [str(index) for index in range(count)]
+    if variable.strip().lower() in NO_GPU:
+        return []
     names: list[str] = []
     for part in variable.split(","):
         name = part.strip()
@@ -35,7 +40,8 @@ def visible_gpus(variable: str | None, count: int) -> list[str]:
         if name in names:
             raise UserError(f"CUDA_VISIBLE_DEVICES={brief(variable)} names GPU {name} twice; CUDA shows none then")
         names.append(name)
-    return names[:count]
+    gpus = [name for name in names if not name.startswith("MIG-")][:count]
+    return [name for name in names if name.startswith("MIG-") or name in gpus] if count else []
 
 
 def chosen_gpus(asked: str | None, visible: Sequence[str]) -> list[str]:
@@ -48,7 +54,7 @@ def chosen_gpus(asked: str | None, visible: Sequence[str]) -> list[str]:
         return list(visible)
     indices = [part.strip() for part in asked.split(",") if part.strip()]
     known = {str(index) for index in range(len(visible))}
-    if not known.issuperset(indices) or len(set(indices)) < len(indices):
+    if not indices or not known.issuperset(indices) or len(set(indices)) < len(indices):
         seen = f"numbers from 0 to {len(visible) - 1}, each once" if visible else "nothing: no GPU is visible"
         raise UserError(f"--gpus {brief(asked)}: there can be {seen}; use --workers for the CPU")
     return [visible[int(index)] for index in indices]

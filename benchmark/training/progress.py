@@ -94,7 +94,10 @@ class Report:
     def step(self, step: int) -> None:
         """Report that `step` steps are finished. Raises Interrupted where another process has taken the run over."""
         if self.lease is not None:
+            first = self.lease.step == 0 < step
             self.lease.step = step
+            if first:  # a sweep waits for it before it begins more on the same GPU
+                self.lease.beat()
             self.lease.check()
         self.pace.at(step)
         if not self.estimated and self.pace.seconds > LINE_SECONDS:

@@ -28,7 +28,10 @@ MIG = "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2"
         ("0,7", 1, ["0"]),  # there is no GPU 7: CUDA ends the list there
         (f"{UUID},GPU-ab", 2, [UUID, "GPU-ab"]),
         (MIG, 1, [MIG]),
+        (f"{MIG},{MIG[:-1]}3", 1, [MIG, f"{MIG[:-1]}3"]),  # CUDA finds one instance in a process, whatever the list
         ("5", 0, []),
+        ("none", 0, []),
+        ("NoDevFiles", 0, []),
     ],
 )
 def test_visible_gpus(variable: str | None, count: int, expected: list[str]) -> None:
@@ -45,7 +48,7 @@ def test_gpus_are_chosen_by_place() -> None:
     assert chosen_gpus(None, ["4", "7"]) == ["4", "7"]
     assert chosen_gpus("1", ["4", "7"]) == ["7"]
     assert chosen_gpus("1,0", ["4", "7"]) == ["7", "4"]
-    for wrong in ("2", "a", "0,0", "-1"):
+    for wrong in ("2", "a", "0,0", "-1", "", ","):
         with pytest.raises(UserError, match="numbers from 0 to 1"):
             chosen_gpus(wrong, ["4", "7"])
     with pytest.raises(UserError, match="no GPU is visible"):
@@ -104,6 +107,46 @@ def test_no_company_where_memory_is_short_but_one_always_runs() -> None:
     slots, rules = slots_of("cpu", "cpu"), Limits(memory_floor=100)
     assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 99})) == [0]
     assert sorted(until_full(slots, jobs(3), rules, stepped=True, free={"cpu": 100})) == [0, 1]
+
+
+def test_company_of_a_known_kind_does_not_wait() -> None:
+    slots = slots_of("0", "0", "0", "1", "1", "1")
+    waiting = [Job(f"run{index}", kind="erm") for index in range(6)]
+    first = {0: RunningJob(waiting[0], 0.0), 3: RunningJob(waiting[1], 0.0)}
+    assert not decide(slots, waiting[2:], first, {}, Limits(), 1.0)
+    needs = {("erm", 1): 30.0}
+    assert sorted(started(decide(slots, waiting[2:], first, {}, Limits(), 1.0, needs=needs))) == [1, 2, 4, 5]
+    two = started(decide(slots, waiting[2:4], first, {}, Limits(), 1.0, needs=needs))
+    assert sorted(two) == [1, 4], "each GPU gets one before any gets two"
+    rules, free = Limits(memory_floor=10), {"0": 99.0, "1": 69.0}
+    # Of GPU 0, 30 are expected of the run that has not made a step, 30 of each new one, and 10 stay free.
+    assert sorted(started(decide(slots, waiting[2:], first, free, rules, 1.0, needs=needs))) == [1]
+    other = [Job("other", kind="augerino"), *waiting[2:]]
+    assert started(decide(slots, other, first, {}, Limits(), 1.0, needs=needs)) == {1: "other", 4: "run2", 5: "run3"}
+
+
+@pytest.mark.parametrize(("length", "most"), [(3, 29), (6, 53), (20, 165)])
+def test_eight_on_a_gpu_fill_up(length: float, most: float) -> None:
+    """64 runs of one kind, 8 at a time, whose first step is seen after 2.5 s: nearly as fast as if none waited."""
+    slots = slots_of(*["0"] * 8)
+    waiting = [Job(str(index), kind="erm") for index in range(64)]
+    busy: dict[int, RunningJob] = {}
+    began: dict[int, float] = {}
+    needs: dict[tuple[str, int], float] = {}
+    now = 0.0
+    while waiting or busy:
+        for number in [number for number in busy if began[number] + length <= now]:
+            del busy[number]
+        for number, running in list(busy.items()):
+            stepped = now - began[number] >= 2.5
+            needs |= {running.job.memory_key: 1.0} if stepped else {}
+            busy[number] = running._replace(stepped=stepped)
+        for action in decide(slots, waiting, busy, {"0": 1e9}, Limits(memory_floor=1.0), now, needs=needs):
+            assert isinstance(action, Start)
+            waiting.remove(action.job)
+            busy[action.slot.number], began[action.slot.number] = RunningJob(action.job, now), now
+        now = round(now + 0.1, 1)
+    assert 64 / 8 * length <= now <= most
 
 
 def test_a_run_that_needs_a_device_for_itself() -> None:

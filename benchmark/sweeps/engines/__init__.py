@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GIBIBYTE = 2**30
 LONGEST = 366 * 86400
 """Seconds that a run may be given."""
+DEVICES = ("auto", "cpu", "cuda")
+"""Devices of the runs of a sweep."""
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "timeout": (1e-3, LONGEST),
     "memory_floor": (0, 2**20),
@@ -38,6 +40,7 @@ class Engine(Protocol):
 
 def _local(
     *,
+    device: str = "auto",
     gpus: str | int | None = None,
     jobs_per_gpu: int = 1,
     workers: int | None = None,
@@ -48,24 +51,37 @@ def _local(
     from invbench.sweeps.engines.local import LocalEngine, LocalResources
     from invbench.sweeps.engines.scheduler import Limits
 
-    slots = LocalResources(None if gpus is None else str(gpus), jobs_per_gpu, workers, threads).slots()
+    slots = LocalResources(None if gpus is None else str(gpus), jobs_per_gpu, workers, threads, device).slots()
     return LocalEngine(slots, Limits(timeout, memory_floor * GIBIBYTE), threads)
 
 
-def _ray(*, address: str = "auto", gpus_per_run: float | None = None, threads: int = 1) -> Engine:
+def _ray(*, device: str = "auto", address: str = "auto", gpus_per_run: float | None = None, threads: int = 1) -> Engine:
     from invbench.sweeps.engines.ray import RayEngine
 
-    return RayEngine(address, gpus_per_run, threads)
+    _check_gpus(device, gpus_per_run)
+    return RayEngine(address, 0 if device == "cpu" else gpus_per_run, threads, device)
 
 
 def _slurm(
-    *, gpus_per_run: float = 0, threads: int = 1, minutes: int = 60, slurm: Mapping[str, str] | None = None
+    *,
+    device: str = "auto",
+    gpus_per_run: float = 0,
+    threads: int = 1,
+    minutes: int = 60,
+    slurm: Mapping[str, str] | None = None,
 ) -> Engine:
     from invbench.sweeps.engines.slurm import SlurmEngine
 
     if gpus_per_run != int(gpus_per_run):
         raise UserError(f"--gpus-per-run {gpus_per_run:g}: Slurm gives whole GPUs")
-    return SlurmEngine(minutes, int(gpus_per_run), threads, parameters=slurm or {})
+    _check_gpus(device, gpus_per_run)
+    return SlurmEngine(minutes, int(gpus_per_run), threads, parameters=slurm or {}, device=device)
+
+
+def _check_gpus(device: str, gpus_per_run: float | None) -> None:
+    """Raise UserError where GPUs are asked for and ruled out."""
+    if device == "cpu" and gpus_per_run:
+        raise UserError("--device cpu and --gpus-per-run contradict each other; give one of them")
 
 
 ENGINES: dict[str, Callable[..., Engine]] = {
@@ -85,6 +101,8 @@ def make_engine(name: str, **options: Any) -> Engine:
     if name not in ENGINES:
         raise UserError(f"no engine '{name}'{did_you_mean(name, ENGINES)}")
     given = {option: value for option, value in options.items() if value is not None}
+    if options.get("device") not in (None, *DEVICES):
+        raise UserError(f"--device {brief(str(options['device']))}: it is one of {', '.join(DEVICES)}")
     for option, value in given.items():
         takers = [engine for engine, make in ENGINES.items() if option in signature(make).parameters]
         if name not in takers:

@@ -4,6 +4,7 @@ A slot is a GPU, a share of one, or some cores. Its process keeps to its device 
 after the other, and is replaced after a failure. What happens next is decided in `invbench.sweeps.jobs`.
 """
 
+import math
 import multiprocessing
 import os
 import queue
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
 TICK_SECONDS = 0.1
+ORDER, BY_BUS = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
+"""Variable and value by which CUDA numbers GPUs as the driver does, which is asked for their memory."""
 START_SECONDS = 60.0
 """Longest time that a process may take to begin with a run; its time counts from there."""
 GRACE_SECONDS = 30.0
@@ -56,6 +59,7 @@ class WorkerProcess:
 
     def take(self, configs: Sequence[RunConfig], options: Options) -> "Future[list[Outcome]]":
         """Begin a run, or several together."""
+        options = replace(options, device="cpu" if self.slot.device == CPU else "cuda")  # never the one for the other
         if self.pool is not None and not self.pool.active:  # its process was killed while it had nothing to do
             self.replace()
         if self.pool is None:
@@ -128,6 +132,10 @@ class _Work:
         self.hands = [WorkerProcess(slot) for slot in engine.slots]
         self.waiting = jobs_of(configs.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, RunningJob] = {}
+        self.needs: dict[tuple[str, int], float] = {}
+        """Bytes that jobs of a kind took on a GPU until their first step, by `Job.memory_key`."""
+        self.free_before: dict[int, float] = {}
+        """Free bytes of a slot's GPU when its job began, while nothing else has begun or ended there."""
         self.answers: queue.Queue[tuple[int, list[Outcome]]] = queue.Queue()
         self.stopped = False  # all running ones have been asked to stop
 
@@ -159,7 +167,9 @@ class _Work:
 
     def _decide(self, now: float) -> "list[Start | Stop]":
         free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
-        return decide(self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.monitor.draining)
+        return decide(
+            self.engine.slots, self.waiting, self.busy, free, self.engine.rules, now, self.monitor.draining, self.needs
+        )
 
     def _start(self, start: Start, now: float) -> None:
         job, number = start.job, start.slot.number
@@ -168,6 +178,9 @@ class _Work:
         if job.not_before and folder.status() == "running":  # looked at before, and still in other hands
             self.waiting.append(later(job, now))
             return
+        self._disturbed(start.slot.device)
+        if start.slot.device != CPU:
+            self.free_before[number] = _gpu_memory(start.slot.device)
         self.busy[number] = RunningJob(job, now + START_SECONDS)
         self.monitor.started(job.run_ids, _place(start.slot))
         future = self.hands[number].take([self.configs[run_id] for run_id in job.run_ids], self.options)
@@ -182,6 +195,7 @@ class _Work:
 
     def _ended(self, number: int, outcomes: "Sequence[Outcome]") -> None:
         busy = self.busy.pop(number)
+        self._disturbed(self.engine.slots[number].device)
         if busy.stopping:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
         if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
@@ -217,8 +231,25 @@ class _Work:
             seen = read_lease(self._folder(busy.job.run_id).lease_file)
             if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
                 self.monitor.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
-                since = min(busy.since, time.monotonic())
-                self.busy[number] = busy._replace(stepped=seen.holder.step > 0, since=since)
+                since, stepped = min(busy.since, time.monotonic()), seen.holder.step > 0
+                if stepped and not busy.stepped:
+                    self._learn_need(number, busy)
+                self.busy[number] = busy._replace(stepped=stepped, since=since)
+
+    def _learn_need(self, number: int, busy: RunningJob) -> None:
+        """Note what a job that has made a step took of its GPU's memory; nothing where that cannot be told."""
+        before = self.free_before.pop(number, None)
+        if before is not None:
+            taken = before - _gpu_memory(self.engine.slots[number].device)
+            key = busy.job.memory_key
+            # Where a GPU's memory cannot be asked for there is no floor to keep either.
+            self.needs[key] = max(self.needs.get(key, 0.0), taken if math.isfinite(taken) else 0.0)
+
+    def _disturbed(self, device: str) -> None:
+        """Forget the free memory of a device at the beginning of jobs, since something begins or ends there now."""
+        for slot in self.engine.slots:
+            if slot.device == device:
+                self.free_before.pop(slot.number, None)
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(self.options.out / run_id)
@@ -270,6 +301,8 @@ def free_memory(slots: Sequence[Slot]) -> dict[str, float]:
 def _gpu_memory(device: str) -> float:
     if device == CPU:
         return float("inf")
+    if "-" not in device and os.environ.get(ORDER) != BY_BUS:  # a number means another GPU to CUDA than to the driver
+        return float("inf")
     try:
         import pynvml
 
@@ -289,27 +322,36 @@ class LocalResources:
         jobs_per_gpu: runs that share a GPU.
         workers: this many processes on the CPU, and no GPU.
         threads: of each process.
+        device: auto, which is GPUs where there are some; cpu; or cuda.
     """
 
     gpus: str | None = None
     jobs_per_gpu: int = 1
     workers: int | None = None
     threads: int = 1
+    device: str = "auto"
 
     def slots(self) -> list[Slot]:
         """Make a slot for each run at a time. Raises UserError where there is no such device."""
-        if self.workers is not None and self.gpus:
-            raise UserError("--workers is for the CPU and --gpus for GPUs; give one of them")
+        on_gpu, on_cpu = (
+            self.device == "cuda" or self.gpus is not None,
+            self.device == "cpu" or self.workers is not None,
+        )
+        if on_gpu and on_cpu:
+            raise UserError("--workers and --device cpu are for the CPU, --gpus and --device cuda for GPUs; give one")
         numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
         for name, number in numbers.items():
             if number is not None and not 1 <= number <= MOST_PROCESSES:
                 raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
         devices: list[str] = []
-        if self.workers is None:
+        if not on_cpu:
+            os.environ.setdefault(ORDER, BY_BUS)
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             devices = chosen_gpus(self.gpus, visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), count))
         if devices:
             return [Slot(number, device) for number, device in enumerate(devices * self.jobs_per_gpu)]
+        if on_gpu:
+            raise UserError("--device cuda: no GPU is visible; `bench doctor` says what torch sees")
         workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
         return [Slot(number, CPU) for number in range(workers)]
 

@@ -26,11 +26,13 @@ class RayEngine:
         address: `auto` for the cluster that this machine is part of, `local` for one of its own, or host:port.
         gpus: of each run, also a fraction; None takes one where the cluster has GPUs.
         threads: cores of each run.
+        device: cuda where runs must have a GPU; else they have one where `gpus` gives it to them.
     """
 
     address: str = "auto"
     gpus: float | None = None
     threads: int = 1
+    device: str = "auto"
 
     def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
@@ -41,8 +43,11 @@ class RayEngine:
             raise UserError(f"no Ray cluster at {self.address}: {error}; `ray start --head` starts one") from None
         try:
             gpus = self.gpus if self.gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
+            if self.device == "cuda" and not gpus:
+                raise UserError("--device cuda: the Ray cluster has no GPU")
             task = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=0)(carry_out)
-            shared = replace(options, out=options.out.absolute(), threads=self.threads)
+            device = "cuda" if gpus else "cpu"
+            shared = replace(options, out=options.out.absolute(), threads=self.threads, device=device)
 
             def submit(jobs: Sequence[Sequence[RunConfig]]) -> list[Handle]:
                 specs = [[config.spec.model_dump() for config in job] for job in jobs]

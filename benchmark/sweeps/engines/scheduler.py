@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from invbench.sweeps.jobs import Job
@@ -35,7 +36,8 @@ class Limits(NamedTuple):
     memory_floor: float = 0.0
     """Minimum number of free bytes on a busy device before another run begins there."""
     settle: float = 20.0
-    """Maximum seconds to wait for a GPU's run to make its first step before another one begins there."""
+    """Maximum seconds to wait for a GPU's run of a kind that is new to make its first step, before another one begins
+    there."""
 
 
 class Start(NamedTuple):
@@ -59,6 +61,7 @@ def decide(
     rules: Limits,
     now: float,
     draining: bool = False,
+    needs: Mapping[tuple[str, int], float] = MappingProxyType({}),
 ) -> list[Start | Stop]:
     """Decide which jobs begin and which stop now.
 
@@ -68,6 +71,7 @@ def decide(
         busy: by number of the slot.
         free_memory: bytes by device, where that is known.
         draining: nothing new begins.
+        needs: bytes that a job took on a GPU until its first step, by `Job.memory_key`, of those that have made one.
     """
     actions: list[Start | Stop] = [Stop(slot) for slot in slots if _overdue(busy.get(slot.number), rules, now)]
     if draining:
@@ -83,17 +87,19 @@ def decide(
             actions.append(Start(next(slot for slot in slots if slot.device == device), job))
     sociable = iter(job for job in due if not job.alone)
     free = [slot for slot in slots if slot.number not in busy and slot.device not in closed]
-    begun: set[str] = set()  # one on a device at a time: what it takes of the memory shows only afterwards
-    for slot in sorted(free, key=lambda slot: (company[slot.device], slot.number)):
-        if slot.device in begun or (
-            company[slot.device] and not _room(slot.device, slots, busy, free_memory, rules, now)
-        ):
+    following = next(sociable, None)
+    begun: dict[str, list[Job]] = {}
+    while free and following is not None:
+        slot = min(free, key=lambda slot: (company[slot.device], slot.number))
+        free.remove(slot)
+        here = [busy[other.number] for other in slots if other.device == slot.device and other.number in busy]
+        new = begun.setdefault(slot.device, [])
+        if (here or new) and not _room(slot.device, following, here, new, free_memory, rules, now, needs):
             continue
-        job_or_none = next(sociable, None)
-        if job_or_none is None:
-            break
-        actions.append(Start(slot, job_or_none))
-        begun.add(slot.device)
+        actions.append(Start(slot, following))
+        new.append(following)
+        company[slot.device] += 1
+        following = next(sociable, None)
     return actions
 
 
@@ -105,14 +111,23 @@ def _overdue(busy: RunningJob | None, rules: Limits, now: float) -> bool:
 
 def _room(
     device: str,
-    slots: Sequence[Slot],
-    busy: Mapping[int, RunningJob],
+    job: Job,
+    mates: Sequence[RunningJob],
+    begun: Sequence[Job],
     free_memory: Mapping[str, float],
     rules: Limits,
     now: float,
+    needs: Mapping[tuple[str, int], float],
 ) -> bool:
-    """Tell whether a busy device takes one more job."""
-    if free_memory.get(device, float("inf")) < rules.memory_floor:
+    """Tell whether a device takes one more job beside these mates and those that have just begun there.
+
+    What a job needs of a GPU's memory shows once it has made a step. Until then its likes tell it, where one has run.
+    """
+    free = free_memory.get(device, float("inf"))
+    if device == CPU:
+        return not begun and free >= rules.memory_floor
+    unseen = [mate.job for mate in mates if not mate.stepped and now - mate.since < rules.settle] + list(begun)
+    if any(mate.memory_key not in needs for mate in unseen):
         return False
-    mates = [busy[slot.number] for slot in slots if slot.device == device and slot.number in busy]
-    return device == CPU or all(mate.stepped or now - mate.since >= rules.settle for mate in mates)
+    expected = sum(needs[mate.memory_key] for mate in unseen) + needs.get(job.memory_key, 0.0)
+    return free - expected >= rules.memory_floor

@@ -44,6 +44,7 @@ class SlurmEngine:
         threads: cores of each run.
         at_once: most jobs that run at the same time.
         parameters: further options of sbatch by their long names, such as partition, gres, account, mem.
+        device: of the runs; with auto a job that asks for GPUs, also by `parameters`, must have one.
     """
 
     minutes: int = 60
@@ -51,10 +52,15 @@ class SlurmEngine:
     threads: int = 1
     at_once: int = 100
     parameters: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
 
     def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
-        shared = replace(options, out=options.out.absolute(), threads=self.threads)
+        asks = self.gpus or any(
+            "gpu" in f"{name}={value}" for name, value in self.parameters.items() if name != "partition"
+        )
+        device = "cuda" if self.device == "auto" and asks else self.device
+        shared = replace(options, out=options.out.absolute(), threads=self.threads, device=device)
         jobs = Jobs(shared.out / "slurm")
         executor, most = self._executor(jobs.folder), _most_in_an_array()
 
