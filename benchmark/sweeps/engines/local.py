@@ -338,7 +338,9 @@ class LocalResources:
             self.device == "cpu" or self.workers is not None,
         )
         if on_gpu and on_cpu:
-            raise UserError("--workers and --device cpu are for the CPU, --gpus and --device cuda for GPUs; give one")
+            raise UserError(
+                "--workers and --device cpu are for the CPU, --gpus and --device cuda for GPUs; give one of them"
+            )
         numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
         for name, number in numbers.items():
             if number is not None and not 1 <= number <= MOST_PROCESSES:
