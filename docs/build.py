@@ -68,12 +68,12 @@ BELOW = {"docs/methods": "/methods/*", "docs/datasets": "/datasets/*"}
 def main() -> None:
     """Put the pages together and let Sphinx build them."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        copy_pages(root)
-        make_pages(root)
-        add_contents(root)
+        source = Path(folder)
+        copy_pages(source)
+        make_pages(source)
+        add_contents(source)
         options = ["-W", "--keep-going", "-q", "-E", "-c", str(ROOT / "docs")]
-        if build_main([*options, str(root), str(SITE)]):
+        if build_main([*options, str(source), str(SITE)]):
             sys.exit("the site has errors, see above")
     print(f"{SITE / 'index.html'}")
 

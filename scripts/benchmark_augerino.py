@@ -99,16 +99,16 @@ def main(
     width: Annotated[int, typer.Option(min=1, help="of cnn_small; the recipe's is 128")] = 128,
 ) -> None:
     """Measure and print."""
-    chosen = choose_device(device)
-    machine = describe(chosen)
+    torch_device = choose_device(device)
+    machine = describe(torch_device)
     print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
     print(f"\n{'augmentation layer, forward and backward':<44} {'ODE ms':>8} {'ours ms':>8} {'faster':>8}")
     for name, layer in LAYERS.items():
-        slow, fast, ratio = compare(*layer_steps(*layer, chosen), rounds, chosen)
+        slow, fast, ratio = compare(*layer_steps(*layer, torch_device), rounds, torch_device)
         print(f"{name:<44} {slow:8.2f} {fast:8.2f} {ratio:7.1f}x")
     print(f"\n{f'training step, cnn_small of width {width}':<44} {'with ms':>8} {'without':>8} {'ratio':>8}")
-    steps = (training_step(method, width, chosen) for method in ("augerino", "erm"))
-    with_it, without, ratio = compare(*steps, rounds, chosen)
+    steps = (training_step(method, width, torch_device) for method in ("augerino", "erm"))
+    with_it, without, ratio = compare(*steps, rounds, torch_device)
     print(f"{'rotmnist 50x1x28x28':<44} {with_it:8.1f} {without:8.1f} {ratio:7.2f}x")
 
 

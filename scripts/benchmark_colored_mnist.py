@@ -41,7 +41,7 @@ def main(
     device: str = "cpu",
 ) -> None:
     """Time both, and print the ratio."""
-    chosen, accuracies = choose_device(device), {"plain": list[float](), "invbench": list[float]()}
+    torch_device, durations = choose_device(device), {"plain": list[float](), "invbench": list[float]()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INVBENCH_DATA"] = folder
         write_digits(Path(folder), digits)
@@ -49,12 +49,12 @@ def main(
         configs = [resolve("irmv1", "colored_mnist", seed, settings) for seed in range(rounds + 1)]
         for config in configs:
             problem = load_problem(config)
-            accuracies["plain"].append(timed(partial(plain, config, problem, chosen), chosen))
-            accuracies["invbench"].append(
-                timed(partial(run_one, config, Options(device, Path(folder) / "results")), chosen)
+            durations["plain"].append(timed(partial(plain, config, problem, torch_device), torch_device))
+            durations["invbench"].append(
+                timed(partial(run_one, config, Options(device, Path(folder) / "results")), torch_device)
             )
-    ratio = statistics.median(a / b for a, b in zip(accuracies["plain"][1:], accuracies["invbench"][1:], strict=True))
-    seconds = {name: statistics.median(times[1:]) for name, times in accuracies.items()}  # the first is to warm up
+    ratio = statistics.median(a / b for a, b in zip(durations["plain"][1:], durations["invbench"][1:], strict=True))
+    seconds = {name: statistics.median(times[1:]) for name, times in durations.items()}  # the first is to warm up
     print(f"batches of 2 x {batch_size}, {digits} digits, {rounds} rounds, {torch.get_num_threads()} threads, {device}")
     print(f"plain loop {seconds['plain']:.1f} s, invbench {seconds['invbench']:.1f} s, ratio {ratio:.1f}")
 

@@ -91,7 +91,7 @@ def main(
     examples: Annotated[int, typer.Option(help="examples per environment and step")] = 256,
 ) -> None:
     """Measure and print."""
-    chosen = choose_device(device)
+    torch_device = choose_device(device)
     keep_freed_memory()
     dataset, settings, erm = "spirals", {"trainer.batch_size": examples}, {"trainer.batch_size": examples}
     if case == "photographs":
@@ -100,19 +100,19 @@ def main(
     mask = resolve("and_mask", dataset, 0, settings)
     auto = choose_strategy(mask.method, torch.nn.Linear(1, 1), mask.trainer)
     ways = {
-        "reference": reference_step(mask, chosen),
-        "erm": engine_step(resolve("erm", dataset, 0, erm), chosen),
+        "reference": reference_step(mask, torch_device),
+        "erm": engine_step(resolve("erm", dataset, 0, erm), torch_device),
     }
     for strategy in ("joint", "loop", "vmap") if case == "spirals" else ("loop", "vmap"):
         config = resolve("and_mask", dataset, 0, settings | {"trainer.strategy": strategy})
-        ways[f"and_mask {strategy}"] = engine_step(config, chosen)
+        ways[f"and_mask {strategy}"] = engine_step(config, torch_device)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(rounds + 2):
         for name, step in ways.items():
-            seconds = timed(step, chosen)
+            seconds = timed(step, torch_device)
             if index >= 2:
                 times[name].append(seconds)
-    machine = describe(chosen)
+    machine = describe(torch_device)
     print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
     print(f"{case}: AND-mask on {dataset}, {rounds} rounds; auto is {auto}")
     print(f"{'way':<16} {'ms/step':>8} {'faster than reference':>22} {'times ERM':>10}")

@@ -89,19 +89,21 @@ def main(
     examples: Annotated[int, typer.Option(help="examples per environment and step")] = 64,
 ) -> None:
     """Measure and print."""
-    chosen = choose_device(device)
-    machine = describe(chosen)
+    torch_device = choose_device(device)
+    machine = describe(torch_device)
     print(f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {torch.__version__}")
     plain = {"trainer.batch_size": examples}
     now = plain | {"method.anneal_steps": 0}
     ways = {
-        "double backward": reference_step(resolve("erm", "spirals", 0, plain), chosen),
-        "erm": engine_step(resolve("erm", "spirals", 0, plain), chosen),
-        "irmv1 unbiased": engine_step(resolve("irmv1", "spirals", 0, now | {"method.estimate": "unbiased"}), chosen),
-        "irmv1": engine_step(resolve("irmv1", "spirals", 0, now), chosen),
+        "double backward": reference_step(resolve("erm", "spirals", 0, plain), torch_device),
+        "erm": engine_step(resolve("erm", "spirals", 0, plain), torch_device),
+        "irmv1 unbiased": engine_step(
+            resolve("irmv1", "spirals", 0, now | {"method.estimate": "unbiased"}), torch_device
+        ),
+        "irmv1": engine_step(resolve("irmv1", "spirals", 0, now), torch_device),
     }
-    ways |= {name: engine_step(resolve(name, "spirals", 0, plain), chosen) for name in OBJECTIVES}
-    times = measure(ways, rounds, chosen)
+    ways |= {name: engine_step(resolve(name, "spirals", 0, plain), torch_device) for name in OBJECTIVES}
+    times = measure(ways, rounds, torch_device)
     print(f"\n{f'spirals, 16 x {examples} examples':<28} {'ms/step':>8} {'times ERM':>10} {'faster than double':>20}")
     for name, values in times.items():
         gain = f"{ratio(times['double backward'], values):19.2f}x" if "irm" in name else ""
@@ -109,10 +111,10 @@ def main(
     print(f"\n{'linear model, all rows':<28} {'ms/step':>8} {'condensed':>10} {'faster':>10}")
     for method, dataset in (("erm", "linear_unit_tests"), ("irmv1", "linear_unit_tests"), ("irmv1", "irm_regression")):
         pair = {
-            "all": engine_step(resolve(method, dataset, 0, {"trainer.condense": False}), chosen),
-            "few": engine_step(resolve(method, dataset), chosen),
+            "all": engine_step(resolve(method, dataset, 0, {"trainer.condense": False}), torch_device),
+            "few": engine_step(resolve(method, dataset), torch_device),
         }
-        seconds = measure(pair, rounds, chosen)
+        seconds = measure(pair, rounds, torch_device)
         middle = (1e3 * statistics.median(values) for values in seconds.values())
         text = " ".join(f"{value:{width}.2f}" for value, width in zip(middle, (8, 10), strict=True))
         print(f"{f'{method} on {dataset}':<28} {text} {ratio(seconds['all'], seconds['few']):9.1f}x")

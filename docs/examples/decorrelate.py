@@ -25,8 +25,8 @@ def main() -> None:
     """Train both, print and draw."""
     for method, settings in {"erm": {}, "mutual_information": {"method.weight": 10.0}}.items():
         metrics = invbench.run(method, "pivot", settings=SETTINGS | settings, out=OUT).metrics
-        area, nats = metrics["test_roc_auc"], metrics["test_mutual_information"]
-        print(f"{method:<20} area under the ROC curve {area:.3f}, mutual information with the nuisance {nats:.3f} nat")
+        auc, mi = metrics["test_roc_auc"], metrics["test_mutual_information"]
+        print(f"{method:<20} area under the ROC curve {auc:.3f}, mutual information with the nuisance {mi:.3f} nat")
     densities([OUT], [-1.0, 0.0, 1.0]).savefig("decorrelate.png", dpi=110)
 
 

@@ -73,12 +73,12 @@ def main() -> None:
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     *axes, bars = figure.subplots(1, 4)
     train, test = splits["train"], splits["test"]
-    bars_of = {
+    panels = {
         "environment 0: right in 80 %": train.rows(train.env == 0),
         "environment 1: right in 90 %": train.rows(train.env == 1),
         "test: right in 10 %": test,
     }
-    for ax, (title, split) in zip(axes, bars_of.items(), strict=True):
+    for ax, (title, split) in zip(axes, panels.items(), strict=True):
         for label, mark in ((0, "_"), (1, "+")):
             x = split.rows(split.y == label).x[:250]
             ax.scatter(x[:, 0], x[:, 1], c=x[:, 2], marker=mark, cmap="coolwarm", linewidths=1)
