@@ -30,7 +30,7 @@ AWAY = torch.tensor([0.6, 0.8], dtype=torch.float64)
 
 
 def valleys(*curvatures: tuple[float, float]) -> Risks:
-    """Environments whose risks are a_e θ₁² + b_e θ₂²."""
+    """Return the risks a_e θ₁² + b_e θ₂² of environments."""
     return lambda theta: torch.stack([a * theta[..., 0] ** 2 + b * theta[..., 1] ** 2 for a, b in curvatures])
 
 
@@ -40,15 +40,15 @@ def rays(count: int) -> Tensor:
 
 
 def both(risks: Risks, reach: float = 2.0) -> tuple[Tensor, Tensor]:
-    """What both ways find at 0."""
+    """Return the gaps at 0 by sampling and by path."""
     zero = torch.zeros(2, dtype=torch.float64)
     return by_sampling(risks, zero, EPSILON, rays(360), reach), by_path(risks, zero, EPSILON, 200, reach, AWAY)
 
 
 def test_equal_environments_are_consistent() -> None:
     """Nobody's risk changes by more than ε where one's does not."""
-    for actual in both(valleys((1.0, 1.0), (1.0, 1.0))):
-        assert actual.max() <= EPSILON + 1e-6
+    for gaps in both(valleys((1.0, 1.0), (1.0, 1.0))):
+        assert gaps.max() <= EPSILON + 1e-6
 
 
 def test_a_patchwork_minimum_is_not() -> None:
@@ -56,16 +56,16 @@ def test_a_patchwork_minimum_is_not() -> None:
 
     Both find the square of the reach, the path but for its first step.
     """
-    for actual, tolerance in zip(both(valleys((1.0, 0.0), (0.0, 1.0))), (1e-6, 0.02), strict=True):
-        assert actual[0, 1] == pytest.approx(4.0, rel=tolerance)
-        assert actual[1, 0] == pytest.approx(4.0, rel=tolerance)
+    for gaps, tolerance in zip(both(valleys((1.0, 0.0), (0.0, 1.0))), (1e-6, 0.02), strict=True):
+        assert gaps[0, 1] == pytest.approx(4.0, rel=tolerance)
+        assert gaps[1, 0] == pytest.approx(4.0, rel=tolerance)
 
 
 def test_the_level_set_bounds_the_gap() -> None:
     """R_A = θ₁² + θ₂², R_B = 4 θ₁² + 4 θ₂²: within N(A), R_B is at most 4 ε; in the smaller N(B), R_A at most ε / 4."""
-    for actual in both(valleys((1.0, 1.0), (4.0, 4.0))):
-        assert 2 * EPSILON < actual[0, 1] <= 4 * EPSILON + 1e-6  # the grid has steps of 1.5, squared 2.25
-        assert actual[1, 0] <= EPSILON
+    for gaps in both(valleys((1.0, 1.0), (4.0, 4.0))):
+        assert 2 * EPSILON < gaps[0, 1] <= 4 * EPSILON + 1e-6  # the grid has steps of 1.5, squared 2.25
+        assert gaps[1, 0] <= EPSILON
 
 
 def test_what_is_behind_a_ridge_does_not_count() -> None:

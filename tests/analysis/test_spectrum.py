@@ -22,7 +22,7 @@ ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def run_of(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
-    """A small run in double precision."""
+    """Train a small run in double precision and load it."""
     config = small_config(method, dataset, 0, trainer__dtype="float64", **settings)
     run_one(config, Options("cpu", out))
     return load_run(out / config.spec.run_id)
@@ -30,13 +30,13 @@ def run_of(out: Path, method: str, dataset: str, **settings: object) -> Restored
 
 @pytest.fixture(scope="module")
 def spirals(tmp_path_factory: pytest.TempPathFactory) -> RestoredRun:
-    """593 weights, trained until the risk is low."""
+    """Return a run with 593 weights, trained until the risk is low."""
     settings = {"backbone__width": 16, "trainer__steps": 300, "trainer__learning_rate": 1e-2}
     return run_of(tmp_path_factory.mktemp("spirals"), "erm", "spirals", **settings)
 
 
 def dense(run: RestoredRun, examples: int | None = None) -> np.ndarray:
-    """The same Hessian by torch's own derivatives."""
+    """Compute the same Hessian by torch's own derivatives."""
     seed = run.config.spec.seed
     split = some_rows(run.problem.splits["train"], examples, seed)
     network, x = held_still(run.model, split, seed)
@@ -103,10 +103,10 @@ def test_an_exhausted_space_ends_the_process() -> None:
     """Three different eigenvalues: three steps find them, with the weights that the vector gives them."""
     eigenvalues = np.repeat([5.0, 2.0, -1.0], [1, 10, 20])
     start = np.random.default_rng(1).standard_normal(31)
-    actual = module._lanczos(lambda v: eigenvalues * v, start, np.zeros((31, 0)), 12)
+    quadrature = module._lanczos(lambda v: eigenvalues * v, start, np.zeros((31, 0)), 12)
     share = np.square(start) / np.square(start).sum()
-    assert np.sort(actual.values) == pytest.approx([-1, 2, 5])
-    weights = dict(zip(np.round(actual.values), actual.weights, strict=True))
+    assert np.sort(quadrature.values) == pytest.approx([-1, 2, 5])
+    weights = dict(zip(np.round(quadrature.values), quadrature.weights, strict=True))
     assert weights == pytest.approx({value: share[eigenvalues == value].sum() for value in (5, 2, -1)})
     without = np.eye(31)[:, :1]
     rest = module._lanczos(lambda v: eigenvalues * v, start, without, 12)

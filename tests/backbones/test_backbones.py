@@ -80,7 +80,7 @@ def molecules(standins: object) -> Problem:
 
 
 def trained_a_little(name: str, problem: Problem, **settings: Any) -> nn.Module:
-    """In evaluation mode, with statistics and biases that are not the first ones."""
+    """Return a backbone in evaluation mode whose statistics and biases are not the initial ones."""
     model = built(name, problem, **settings).double()
     with torch.no_grad():
         for _ in range(3):
@@ -130,9 +130,9 @@ def test_batch_norm_sees_only_what_is_there(molecules: Problem) -> None:
         rows.append(features.embedding(charge_features(there[:, 3])))  # type: ignore[operator, union-attr]
         differences.append((there[:, None, :3] - there[None, :, :3]).flatten(0, 1))
     norm, kernel = features.blocks[0].reduce[0], features.blocks[0].convolution.kernel  # type: ignore[index, union-attr]
-    for actual, values in ((norm, torch.cat(rows)), (kernel[1], kernel[0](torch.cat(differences)))):  # type: ignore[index, operator, union-attr]
-        assert torch.allclose(actual.running_mean, 0.1 * values.mean(0))  # type: ignore[union-attr, arg-type]
-        assert torch.allclose(actual.running_var, 0.9 + 0.1 * values.var(0))  # type: ignore[union-attr, arg-type]
+    for layer, values in ((norm, torch.cat(rows)), (kernel[1], kernel[0](torch.cat(differences)))):  # type: ignore[index, operator, union-attr]
+        assert torch.allclose(layer.running_mean, 0.1 * values.mean(0))  # type: ignore[union-attr, arg-type]
+        assert torch.allclose(layer.running_var, 0.9 + 0.1 * values.var(0))  # type: ignore[union-attr, arg-type]
 
 
 def test_the_convolution_is_a_sum_over_pairs(molecules: Problem) -> None:
@@ -143,7 +143,7 @@ def test_the_convolution_is_a_sum_over_pairs(molecules: Problem) -> None:
     part.register_forward_hook(lambda _, given, out: seen.extend([*given[:2], out]))  # type: ignore[operator]
     x = molecules.splits["train"].x[:1]
     answer(model, x)
-    values, elements, actual = seen
+    values, elements, outputs = seen
     positions, _, mask = points(x)
     positions = positions[mask]
     for i in range(len(positions)):
@@ -152,7 +152,7 @@ def test_the_convolution_is_a_sum_over_pairs(molecules: Problem) -> None:
             element = positions[i] - positions[j]
             assert torch.allclose(elements[i * len(positions) + j], element)
             total += torch.outer(part.kernel(element[None])[0], values[j])  # type: ignore[operator]
-        assert torch.allclose(actual[i], part.mix(total.flatten() / len(positions)), atol=1e-8)  # type: ignore[operator]
+        assert torch.allclose(outputs[i], part.mix(total.flatten() / len(positions)), atol=1e-8)  # type: ignore[operator]
 
 
 def test_memory_of_the_convolution_does_not_grow_with_pairs_times_channels() -> None:

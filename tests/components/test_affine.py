@@ -62,14 +62,14 @@ def test_generators_are_the_authors(image_problem: Problem, point_problem: Probl
     assert plane["rotation"].tolist() == [[0, -1, 0], [1, 0, 0], [0, 0, 0]]
     assert plane["stretch"].tolist() == [[1, 0, 0], [0, -1, 0], [0, 0, 0]]
     z = torch.arange(1.0, 13.0)
-    actual = torch.einsum("k,kij->ij", z, basis(point_problem, generators(point_problem)))
+    element = torch.einsum("k,kij->ij", z, basis(point_problem, generators(point_problem)))
     a, b, c = z[:3], z[3:6], z[6:9]
     cross = [[0, -a[2], a[1]], [a[2], 0, -a[0]], [-a[1], a[0], 0]]
     shear = [[0, b[2], b[1]], [b[2], 0, b[0]], [b[1], b[0], 0]]
     squeeze = torch.diag(torch.stack([c[0] + c[2], -c[0] + c[1] + c[2], -c[1] + c[2]]))
-    assert torch.equal(actual[:3, :3], torch.tensor(cross) + torch.tensor(shear) + squeeze)
-    assert torch.equal(actual[:3, 3], 0.5 * z[9:])
-    assert torch.equal(actual[3], torch.zeros(4))
+    assert torch.equal(element[:3, :3], torch.tensor(cross) + torch.tensor(shear) + squeeze)
+    assert torch.equal(element[:3, 3], 0.5 * z[9:])
+    assert torch.equal(element[3], torch.zeros(4))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 9), (4, 1, 7, 11)])

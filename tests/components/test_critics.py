@@ -53,20 +53,20 @@ def gaussians(rho: float, count: int, seed: int) -> Split:
 
 
 def training_on(train: Split, tmp_path: Path, method: str = "mutual_information", **settings: Any) -> TrainingLoop:
-    """A run on these examples whose network hands the input on."""
+    """Start a run on these examples, with a network that returns its input."""
     config = small_config(method, "mi_toy", **{k.replace(".", "__"): v for k, v in CRITIC.items()} | settings)
     problem = Problem({"train": train, "test": train}, BinaryClassification(), "vector", "synthetic")
     return TrainingLoop(config, problem, Score(), RunFolder(tmp_path), "", 0)
 
 
 def whole(split: Split) -> tuple[Outputs, Batch]:
-    """All examples as one environment's."""
+    """Return the outputs and the batch of all examples, as one environment."""
     nuisance = None if split.nuisance is None else split.nuisance[None]
     return Outputs(split.x[None]), Batch(split.x[None], split.y[None], torch.zeros(1, dtype=torch.int64), nuisance)
 
 
 def learned(training: TrainingLoop, updates: int) -> dict[str, Any]:
-    """The state after the critic's warm-up."""
+    """Return the state of the method after the critic's warm-up."""
     ((name, critic),) = training.critics.critics.items()
     state = training.method_state
     for step in range(updates // 500):  # many steps in the place of one warm-up: partners change all the same
@@ -100,7 +100,7 @@ def test_nothing_in_nothing_out(estimator: str, tmp_path: Path) -> None:
 
 
 def bound(estimator: str, joint: Tensor, product: Tensor) -> float:
-    """The definitions, number by number."""
+    """Compute the bound by its definition, number by number."""
     t, s = joint.tolist(), product.tolist()
     n = len(t)
     if estimator == "donsker_varadhan":
@@ -282,13 +282,13 @@ def test_weight_zero_is_erm_to_the_last_bit(method: str, settings: dict[str, Any
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 3), st.integers(0, 1000))
 def test_partners_are_others_of_the_same_group(count: int, shift: int, groups: int, seed: int) -> None:
     group = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(seed))
-    actual = partners(group, torch.tensor(shift))
-    assert sorted(actual.tolist()) == list(range(count)), "every example is somebody's partner"
-    assert torch.equal(group[actual], group)
+    indices = partners(group, torch.tensor(shift))
+    assert sorted(indices.tolist()) == list(range(count)), "every example is somebody's partner"
+    assert torch.equal(group[indices], group)
     alone = torch.bincount(group, minlength=groups)[group] == 1
-    assert torch.equal(actual == torch.arange(count), alone)
+    assert torch.equal(indices == torch.arange(count), alone)
     if groups == 1:
-        assert torch.equal(partners_of_all(count, torch.tensor(shift)), actual)
+        assert torch.equal(partners_of_all(count, torch.tensor(shift)), indices)
 
 
 def test_partners_meet_everybody() -> None:
@@ -360,7 +360,7 @@ def test_other_forms_run(method: str, dataset: str, settings: dict[str, Any], tm
 
 
 def started(config: RunConfig, folder: Path) -> TrainingLoop:
-    """A run before its first step."""
+    """Return a run before its first step."""
     problem = load(config)
     return TrainingLoop(config, problem, build_model(config, problem), RunFolder(folder), "", 0)
 

@@ -305,7 +305,7 @@ def _distribution(folder: Path, distribution: str, name: str, target: str, kind:
 
 
 def _command(*folders: Path, patience: float = 60.0) -> str:
-    """The command's program, with folders in which packages are installed."""
+    """Return the program of the command, with folders in which packages are installed."""
     return (
         f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}; from invbench.core import third_party; "
         f"third_party.PATIENCE = {patience}; from invbench.cli import main; sys.argv[0] = 'bench'; main()"

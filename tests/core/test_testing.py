@@ -153,7 +153,7 @@ class Noise(Dataset):
 
 
 def changed(problem: Problem, **parts: Any) -> Problem:
-    """The problem with other parts of its training split."""
+    """Return the problem with other parts of its training split."""
     train = problem.splits["train"]
     tensors = {"x": train.x, "y": train.y, "env": train.env, "nuisance": train.nuisance} | parts
     return Problem({**problem.splits, "train": Split(**tensors)}, problem.task, problem.kind, problem.variant)

@@ -50,7 +50,7 @@ SEED = stream(0, "data")
 
 
 def each_damage(content: bytes, read: Callable[[bytes], object], count: int = 400) -> None:
-    """Reading what is damaged ends well or in a ValueError of one line."""
+    """Check that reading damaged content succeeds or raises a ValueError of one line."""
     for seed in range(count):
         try:
             read(damaged(content, random.Random(seed)))  # noqa: S311
@@ -146,7 +146,7 @@ class Call:
 
 
 def python2(number: NDArray[np.uint8], labels: list[int]) -> bytes:
-    """An official batch, opcode by opcode as Python 2 and its numpy wrote it."""
+    """Return an official batch, opcode by opcode as Python 2 and its numpy wrote it."""
     rows, columns = number.shape
     numbers = b"".join(b"K" + bytes([label]) for label in labels)
     return b"".join(
@@ -241,7 +241,7 @@ def npz(mario: NDArray[Any], save: Callable[..., None] = np.savez) -> bytes:
 
 
 def promising(shape: str, kind: str = "'<f4'", content: bytes = b"", packing: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A file of an array with this header."""
+    """Return a file of an array with this header."""
     head = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", packing) as archive:
@@ -251,7 +251,7 @@ def promising(shape: str, kind: str = "'<f4'", content: bytes = b"", packing: in
 
 
 def flagged(content: bytes, local: int, central: int, value: int) -> bytes:
-    """A zip archive in which a byte of the first header of each kind is another."""
+    """Return the zip archive with one byte changed in the first header of each kind."""
     data = bytearray(content)
     data[data.find(b"PK\x03\x04") + local] = value
     for _ in range(2):
@@ -301,11 +301,11 @@ def test_files_of_arrays(save: Callable[..., None], tmp_path: Path) -> None:
         "one": np.array(True),
     }
     save(tmp_path / "arrays.npz", **arrays)
-    actual = read_npz(tmp_path / "arrays.npz", 10_000)
-    assert actual.keys() == arrays.keys()
+    loaded = read_npz(tmp_path / "arrays.npz", 10_000)
+    assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
-        np.testing.assert_array_equal(actual[name], array)
-        assert actual[name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype == array.dtype
     assert read_npz(tmp_path / "arrays.npz", 10_000, ["a"]).keys() == {"a"}
     with pytest.raises(ValueError, match="it has no array 'b'"):
         read_npz(tmp_path / "arrays.npz", 10_000, ["b"])

@@ -45,7 +45,7 @@ class Server:
         self._socket.close()
 
     def release(self, size: int | None = None, content: bytes = CONTENT) -> Release:
-        """One file, published as `content`."""
+        """Return a release of one file, published as `content`."""
         hash_ = f"sha256:{hashlib.sha256(content).hexdigest()}"
         return Release("thing", "", "", (SourceFile("data.bin"),), (Download("data.bin", (self.url,), hash_, size),))
 
@@ -70,13 +70,13 @@ def server() -> Iterator[Server]:
 
 
 def answer(head: str, body: bytes = b"") -> Talk:
-    """A status line, headers, and a body."""
+    """Return an answer with a status line, headers, and a body."""
     lines = "\r\n".join(["HTTP/1.1 " + head.replace("\n", "\r\n"), "Connection: close", "", ""])
     return lambda connection, request: connection.sendall(lines.encode("latin-1") + body)
 
 
 def endless(start: bytes, block: bytes, pause: float) -> Talk:
-    """A start, and then the same again and again."""
+    """Return an answer with a start, and then the same block again and again."""
 
     def talk(connection: socket.socket, request: str) -> None:
         connection.sendall(start)
@@ -88,7 +88,7 @@ def endless(start: bytes, block: bytes, pause: float) -> Talk:
 
 
 def kept(tmp_path: Path) -> dict[str, int]:
-    """The files in the cache and their sizes."""
+    """Return the sizes of the files in the cache, by name."""
     files = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
     return {path.name: path.stat().st_size for path in files}
 
@@ -217,7 +217,7 @@ def test_releases_are_sent_by_https_with_a_sum_of_each_file() -> None:
 
 
 def tar(*entries: tuple[tarfile.TarInfo | str, bytes], end: bytes = b"", form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar archive of such members."""
+    """Return a tar archive of these members."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
         for entry, content in entries:
@@ -236,7 +236,7 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.Ta
 
 
 def header(kind: bytes, size: int) -> bytes:
-    """Of a member that is said to have so many bytes."""
+    """Return the header of a member that is said to have this many bytes."""
     return info("x", kind, size=size).tobuf(tarfile.GNU_FORMAT)
 
 

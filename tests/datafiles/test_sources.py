@@ -85,7 +85,7 @@ def server() -> Iterator[Server]:
 
 
 def release_of(server: Server, content: bytes = CONTENT, name: str = "thing/data.bin", unpack: str = "") -> Release:
-    """A release of one file, published as `content`, on a server."""
+    """Publish a file on a server and return its release."""
     server.files[name] = content
     hash_ = f"sha256:{hashlib.sha256(content).hexdigest()}"
     file = SourceFile(f"{unpack}/inner.bin" if unpack else name)
@@ -95,7 +95,7 @@ def release_of(server: Server, content: bytes = CONTENT, name: str = "thing/data
 
 
 def fetching(thing: Release) -> str:
-    """A program that fetches it."""
+    """Return a program that fetches the release."""
     lines = ["from invbench.datafiles.download import fetch", "from invbench.datafiles.release import *"]
     return "\n".join([*lines, f"print(fetch({thing!r}))"])
 

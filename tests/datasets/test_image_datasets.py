@@ -304,8 +304,8 @@ def test_olivetti_people_are_disjoint(monkeypatch: pytest.MonkeyPatch) -> None:
         split = problem.splits[name]
         assert split.y.bincount().tolist() == [2 * each] * 40
         assert torch.equal(split.x.flatten().long() // 10, split.y)
-    pixels = [set(split.x.flatten().tolist()) for split in problem.splits.values()]
-    assert len(set.union(*pixels)) == sum(map(len, pixels)) == 400
+    numbers = [set(split.x.flatten().tolist()) for split in problem.splits.values()]
+    assert len(set.union(*numbers)) == sum(map(len, numbers)) == 400
 
 
 def test_olivetti_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 def arrays(split: Split, e: int | None = None) -> tuple[Array, Array]:
-    """Inputs and targets of a split, or of one of its environments."""
+    """Return the inputs and targets of a split, or of one of its environments."""
     if e is not None:
         assert split.env is not None
         split = split.rows(split.env == e)
@@ -210,9 +210,9 @@ def test_chain_least_squares_errors_are_the_published_ones(setup: str, published
         problem = ChainSEM(setup=setup).load(stream(seed, "data"))  # type: ignore[arg-type]
         law = problem.law
         assert law is not None
-        actual = torch.from_numpy(least_squares(*arrays(problem.splits["train"])))
-        actual = actual if law.mixing is None else law.mixing @ actual
-        errors.append((actual - law.coefficients)[law.causal].square().mean().item())
+        estimate = torch.from_numpy(least_squares(*arrays(problem.splits["train"])))
+        estimate = estimate if law.mixing is None else law.mixing @ estimate
+        errors.append((estimate - law.coefficients)[law.causal].square().mean().item())
     assert np.mean(errors) == pytest.approx(published, rel=0.1)
 
 
@@ -255,7 +255,7 @@ def test_the_four_points() -> None:
 
 
 def notebook(method: str, steps: int) -> list[float]:
-    """The coefficients that the notebook's loop finds, from our first weights."""
+    """Return the coefficients that the notebook's loop reaches from our initial weights."""
     cell = resolve(method, "and_mask_regression")
     problem = cell.dataset.load(SEED)
     model = build_model(cell, problem).double()
@@ -278,8 +278,8 @@ def test_the_recipe_is_the_notebook(method: str, published: list[float], tmp_pat
     """
     assert notebook(method, 1000) == pytest.approx(published, abs=0.3)
     record = run(method, "and_mask_regression", settings={"trainer.steps": 40}, out=tmp_path)
-    actual = notebook(method, 40)
-    errors = (actual[4] - 10 / 3) ** 2, np.mean(np.square(actual[:4]))
+    coefficients = notebook(method, 40)
+    errors = (coefficients[4] - 10 / 3) ** 2, np.mean(np.square(coefficients[:4]))
     assert record.metrics["coefficient_error_causal"] == pytest.approx(errors[0], rel=1e-6)
     assert record.metrics["coefficient_error_noncausal"] == pytest.approx(errors[1], rel=1e-6)
     last = run(method, "and_mask_regression", out=tmp_path).metrics
