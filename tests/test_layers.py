@@ -24,7 +24,7 @@ FACE = "invbench"
 
 
 def modules() -> dict[str, Path]:
-    """Every file of the package by the name it is imported as."""
+    """Return every file of the package by the name it is imported as."""
     root = Path(next(iter(invbench.__path__)))
     folders = {"invbench": root} | {
         f"invbench.{name}": Path(next(iter(__import__(f"invbench.{name}", fromlist=[""]).__path__))) for name in BESIDE
@@ -41,14 +41,44 @@ MODULES = modules()
 
 
 def imports(name: str) -> Iterator[str]:
-    """The modules of the package that a file imports, anywhere in it, those for type checkers too."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    """Yield the modules of the package that a file imports anywhere in it, also for type checkers only."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    yield from imports_in(tree, name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0])
+
+
+def imports_in(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the modules of invbench that code in a package of it imports: by statements, or by a name in quotes."""
+    for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "invbench")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "invbench":
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else str(node.module)
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            wholes = [f"{module}.{alias.name}" for alias in node.names]
+            names = [whole if whole in MODULES else module for whole in wholes]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+        yield from (each for each in names if each.split(".")[0] == "invbench")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import invbench.training.loop as loop", "invbench.training.loop"),
+        ("from invbench.training import loop", "invbench.training.loop"),
+        ("from invbench.training.loop import TrainingLoop", "invbench.training.loop"),
+        ("from ..training import loop", "invbench.training.loop"),
+        ("from ..training.loop import TrainingLoop", "invbench.training.loop"),
+        ("from .load import load_results", "invbench.results.load"),
+        ("def later():\n    from invbench.training.loop import TrainingLoop", "invbench.training.loop"),
+        ("importlib.import_module('invbench.training.loop')", "invbench.training.loop"),
+    ],
+)
+def test_every_kind_of_import_is_seen(code: str, expected: str) -> None:
+    assert list(imports_in(ast.parse(code), "invbench.results")) == [expected]
+    assert not list(imports_in(ast.parse("import torch, json\nimport_module(name)"), "invbench.results"))
 
 
 def room(name: str) -> str:
