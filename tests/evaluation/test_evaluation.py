@@ -52,15 +52,15 @@ def test_coefficients_and_the_two_solutions() -> None:
     u = torch.randn(20, 3, dtype=torch.float64)
     split = Split(u @ rotation, u @ law.coefficients)
     problem = Problem({"train": split, "test": split}, Regression("", std=2.0), "vector", "synthetic", law=law)
-    for weights, invariant, null in (([1.05, 2.0, 0.0], 1, 0), ([0.05, 0.0, -0.09], 0, 1), ([0.5, 0.5, 0.5], 0, 0)):
+    for expected, invariant, null in (([1.05, 2.0, 0.0], 1, 0), ([0.05, 0.0, -0.09], 0, 1), ([0.5, 0.5, 0.5], 0, 0)):
         head = torch.nn.Linear(3, 1, bias=False).double()
         with torch.no_grad():
-            head.weight.copy_((rotation.T @ torch.tensor(weights).double() / 2)[None])
+            head.weight.copy_((rotation.T @ torch.tensor(expected).double() / 2)[None])
         actual = coefficients(FeaturesAndHead(torch.nn.Identity(), head), problem, law)
-        assert torch.allclose(actual, torch.tensor(weights).double())
+        assert torch.allclose(actual, torch.tensor(expected).double())
         metrics = coefficient_metrics(actual, law)
         assert (metrics["invariant_solution"], metrics["null_solution"]) == (invariant, null)
-        assert metrics["coefficient_error_noncausal"] == pytest.approx(weights[2] ** 2)
+        assert metrics["coefficient_error_noncausal"] == pytest.approx(expected[2] ** 2)
 
 
 def test_curves_of_a_linear_problem(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_a_reader_sees_first() -> None:
 
 
 def constant_of(task: Task, train: list[float], test: list[float]) -> float:
-    """The test score of the constant prediction that is fitted to training targets."""
+    """Return the test score of the constant prediction that is fitted to training targets."""
     kind = torch.int64 if isinstance(task, Classification) else torch.float32
     splits = {
         name: Split(torch.zeros(len(y), 1), torch.tensor(y, dtype=kind))

@@ -102,7 +102,7 @@ def test_vectors_have_no_profile(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of augerino, one of erm."""
+    """Run two seeds of augerino and one of erm."""
     out = tmp_path_factory.mktemp("results")
     for method, seed in (("augerino", 0), ("augerino", 1), ("erm", 0)):
         run(method, "digits", seed=seed, settings={"trainer.steps": 6, "backbone.width": 2}, out=out)
@@ -111,7 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(made: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the results, so that a test may damage them."""
     return shutil.copytree(made, tmp_path / "results")
 
 

@@ -18,7 +18,7 @@ stacks = hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4), 
 
 
 def naive(stack: Stack, threshold: float, rule: str, scaled: bool) -> Stack:
-    """The published rule for gradients (E, rows, columns), written with loops and numbers."""
+    """Compute the published rule for gradients (E, rows, columns) with loops and numbers."""
     environments, rows, columns = stack.shape
     mask, size = np.zeros((rows, columns)), np.zeros((rows, columns))
     for i in range(rows):
@@ -36,7 +36,7 @@ def naive(stack: Stack, threshold: float, rule: str, scaled: bool) -> Stack:
 
 
 def combine(stack: Stack, threshold: float = 1.0, rule: str = "mask", scaled: bool = False) -> Stack:
-    """The method on one parameter tensor."""
+    """Apply the method to one parameter tensor."""
     method = ANDMask(threshold=threshold, rule=rule, scale_by_inverse_sparsity=scaled)  # type: ignore[arg-type]
     gradient = torch.from_numpy(stack)
     combined, _ = method.combine({"w": gradient}, {"w": torch.zeros_like(gradient[0])}, torch.arange(len(gradient)), {})

@@ -81,9 +81,9 @@ def test_gradient_of_the_regulariser(cutoff: float | None) -> None:
     """d/dρ_k of -λ‖softplus(ρ)‖ is -λ (w_k/‖w‖) σ(ρ_k)."""
     method = Augerino(regularisation=0.3, cutoff=cutoff)
     rho = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    (gradients,) = torch.autograd.grad(penalty_of(method, F.softplus(rho)), rho)
+    (gradient,) = torch.autograd.grad(penalty_of(method, F.softplus(rho)), rho)
     w = F.softplus(rho)
-    assert torch.allclose(gradients, -0.3 * w / w.norm() * rho.sigmoid())
+    assert torch.allclose(gradient, -0.3 * w / w.norm() * rho.sigmoid())
 
 
 def test_the_cutoff_switches_the_norm_off_altogether() -> None:
@@ -94,8 +94,8 @@ def test_the_cutoff_switches_the_norm_off_altogether() -> None:
 
 def test_the_cutoff_switches_squares_off_one_by_one() -> None:
     widths = torch.tensor([1.0, 10.0, 2.0])
-    actual = penalty_of(Augerino(regulariser="squares", regularisation=0.001), widths)
-    assert actual.item() == pytest.approx(-0.001 * 5)
+    penalty = penalty_of(Augerino(regulariser="squares", regularisation=0.001), widths)
+    assert penalty.item() == pytest.approx(-0.001 * 5)
 
 
 def penalty_of(method: Augerino, widths: Tensor) -> Tensor:
@@ -211,10 +211,10 @@ def test_colours_against_the_authors_arithmetic() -> None:
     layer = model.transformation
     assert isinstance(layer, RandomColor)
     x, noise = problem.splits["train"].x[:3], torch.rand(3, 2, dtype=torch.float64)
-    actual = problem.pixels.restored(layer.transformed(x, noise))
+    images = problem.pixels.restored(layer.transformed(x, noise))
     limit = 2 / (1 + math.exp(-2)) - 1
     assert layer.limits().tolist() == pytest.approx([-limit, limit, -limit, limit])  # type: ignore[operator]
-    for image, result, (u, v) in zip(problem.pixels.restored(x), actual, noise, strict=True):
+    for image, result, (u, v) in zip(problem.pixels.restored(x), images, noise, strict=True):
         p = (image + limit * (2 * u - 1)).clamp(0, 1)
         c = 255 * limit * (2 * v - 1)
         factor = 259 * (c + 255) / (255 * (259 - c))

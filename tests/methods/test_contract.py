@@ -60,13 +60,13 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def first_dataset(method: str) -> str:
-    """The quickest, or any."""
+    """Return the quickest dataset of a method, or any."""
     datasets = [dataset for name, dataset in CELLS if name == method]
     return next((dataset for dataset in QUICK if dataset in datasets), datasets[0])
 
 
 def cases() -> Iterator[Any]:
-    """Each check with each cell that it applies to."""
+    """Yield each check with each cell that it applies to."""
     for method in METHODS.entries():
         cls, first = METHODS.load(method), first_dataset(method)
         for check in (check for check in METHOD_CHECKS if check.applies(cls)):

@@ -35,18 +35,18 @@ STEPS, SIZE = 6, 4
 
 
 def walk(method: Method, risks: Tensor, penalties: Tensor) -> tuple[Tensor, list[State]]:
-    """The rule's gradients and states for given gradients (steps, size) of mean risk and penalty."""
+    """Return the rule's gradients and states for given gradients (steps, size) of mean risk and penalty."""
     state = method.initial_state({"w": risks[0]}, 2)
-    collected, states = [], []
+    combined, states = [], []
     for risk, penalty in zip(risks, penalties, strict=True):
         gradients, state = method.combine_moments({"w": (risk,)}, {"w": penalty}, state)
-        collected.append(gradients["w"])
+        combined.append(gradients["w"])
         states.append(state)
-    return torch.stack(collected), states
+    return torch.stack(combined), states
 
 
 def drawn(seed: int) -> tuple[Tensor, Tensor]:
-    """Gradients of very different sizes, so that some fall below every threshold."""
+    """Draw gradients of very different sizes, so that some fall below every threshold."""
     generator = torch.Generator().manual_seed(seed)
     size = 10 ** torch.empty(2, STEPS, SIZE, dtype=torch.float64).uniform_(-5, 1, generator=generator)
     return tuple(size * torch.randn(2, STEPS, SIZE, generator=generator, dtype=torch.float64))  # type: ignore[return-value]
@@ -57,13 +57,13 @@ def drawn(seed: int) -> tuple[Tensor, Tensor]:
 def test_adareg_element_by_element(seed: int, name: str) -> None:
     risks, penalties = drawn(seed)
     inverse = name == "inverse_adareg"
-    actual, states = walk(InverseAdaReg() if inverse else AdaReg(), risks, penalties)
+    gradients, states = walk(InverseAdaReg() if inverse else AdaReg(), risks, penalties)
     for i in range(SIZE):
         weight, v = 1.0, 0.0
         for t in range(STEPS):
             e, p = float(risks[t, i]), float(penalties[t, i])
             g = weight * e + p if inverse else e + weight * p
-            assert float(actual[t, i]) == pytest.approx(g, rel=1e-12)
+            assert float(gradients[t, i]) == pytest.approx(g, rel=1e-12)
             v = 0.99 * v + 0.01 * g * g
             if v < 1e-5:
                 weight = weight / 10 if inverse else weight * 10
@@ -75,11 +75,11 @@ def test_adareg_element_by_element(seed: int, name: str) -> None:
 @given(st.integers(0, 10_000))
 def test_simple_adareg(seed: int) -> None:
     risks, penalties = (1e-2 * part for part in drawn(seed))
-    actual, states = walk(SimpleAdaReg(), risks, penalties)
+    gradients, states = walk(SimpleAdaReg(), risks, penalties)
     weight = 1.0
     for t in range(STEPS):
         g = [float(e) + weight * float(p) for e, p in zip(risks[t], penalties[t], strict=True)]
-        assert actual[t].tolist() == pytest.approx(g, rel=1e-12)
+        assert gradients[t].tolist() == pytest.approx(g, rel=1e-12)
         if sum(x * x for x in g) < 1e-5:
             weight *= 10
         assert float(states[t]["weight"]) == pytest.approx(weight)
@@ -89,12 +89,12 @@ def test_simple_adareg(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_soft_adareg_divides_by_what_was(seed: int) -> None:
     risks, penalties = drawn(seed)
-    actual, _ = walk(SoftAdaReg(), risks, penalties)
+    gradients, _ = walk(SoftAdaReg(), risks, penalties)
     for i in range(SIZE):
         v = 0.0
         for t in range(STEPS):
             g = float(risks[t, i]) + float(penalties[t, i]) / (math.sqrt(v) + 1e-15)
-            assert float(actual[t, i]) == pytest.approx(g, rel=1e-9)
+            assert float(gradients[t, i]) == pytest.approx(g, rel=1e-9)
             v = 0.99 * v + 0.01 * g * g
 
 
@@ -127,7 +127,7 @@ def test_an_adaptive_rule_is_typed_with_the_penalty_that_it_weighs() -> None:
 
 
 def sand(stack: np.ndarray, threshold: float, steepness: float) -> np.ndarray:
-    """One element at a time."""
+    """Compute the rule one element at a time."""
     environments, size = stack.shape
     masks = np.zeros(size)
     for i in range(size):

@@ -29,13 +29,13 @@ def test_p_value() -> None:
     rng = np.random.default_rng(1)
     residuals, env = rng.normal(size=90), np.repeat([0, 1, 2], 30)
     residuals[env == 1] *= 1.3
-    collected = []
+    p_values = []
     for e in range(3):
         inside, outside = residuals[env == e], residuals[env != e]
         mean = stats.ttest_ind(inside, outside, equal_var=False).pvalue
         below = stats.f.cdf(inside.var(ddof=1) / outside.var(ddof=1), 29, 59)
-        collected.append(2 * min(mean, 2 * min(below, 1 - below)))
-    assert p_value(residuals, env) == pytest.approx(3 * min(collected))
+        p_values.append(2 * min(mean, 2 * min(below, 1 - below)))
+    assert p_value(residuals, env) == pytest.approx(3 * min(p_values))
 
 
 @pytest.mark.parametrize("dataset", ["chain_sem", "irm_regression", "linear_unit_tests"])

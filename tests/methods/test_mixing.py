@@ -37,7 +37,7 @@ def network(seed: int, outputs: int) -> FeaturesAndHead:
 
 
 def losses(prediction: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cross-entropy of logits (N, classes), or (N, 1), in nats."""
+    """Compute the cross-entropy of logits (N, classes), or (N, 1), in nats."""
     if prediction.shape[1] == 1:
         prediction = np.hstack([np.zeros_like(prediction), prediction])
     return -np.log(softmax(prediction)[np.arange(len(y)), y.astype(int)])
@@ -93,7 +93,7 @@ def test_mixup_draws_from_the_beta_distribution() -> None:
 
 
 def naive_rsc(phi: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, f: float, b: float) -> np.ndarray:
-    """The masked representation, as the paper's construction in DomainBed has it, example by example."""
+    """Compute the masked representation by the paper's construction in DomainBed, example by example."""
     if len(weight) == 1:  # a logit of class 1 against one of class 0 that is its negative
         weight, bias = np.stack([-weight[0], weight[0]]), np.stack([-bias[0], bias[0]])
         probability = lambda z, label: 1 / (1 + np.exp(-z[label]))  # noqa: E731

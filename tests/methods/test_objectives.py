@@ -57,7 +57,7 @@ class Setting:
         return self.model.head(self.features(e))  # type: ignore[no-any-return]
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Mean loss by torch's own functions."""
+        """Compute the mean loss by torch's own functions."""
         if isinstance(self.task, BinaryClassification):
             return F.binary_cross_entropy_with_logits(z[:, 0], y)
         return F.mse_loss(z[:, 0], y) if isinstance(self.task, Regression) else F.cross_entropy(z, y)
@@ -76,20 +76,20 @@ class Setting:
 
 
 def dummy(s: Setting, rows: slice = slice(None), offset: bool = False, head: bool = False) -> list[list[Tensor]]:
-    """Gradients of each risk by an explicit classifier, with a graph through them."""
-    collected = []
+    """Compute gradients of each risk by an explicit classifier, with a graph through them."""
+    gradients = []
     for e in range(E):
         z, y = s.logits(e)[rows], s.y[e][rows]
         if head:
             w = s.model.head.weight.detach().clone().requires_grad_()
             free = F.linear(s.features(e)[rows], s.model.head.weight + (w - w.detach()), s.model.head.bias)
-            collected.append(list(torch.autograd.grad(s.loss(free, y), [w], create_graph=True)))
+            gradients.append(list(torch.autograd.grad(s.loss(free, y), [w], create_graph=True)))
             continue
         one = torch.ones((), dtype=torch.float64, requires_grad=True)
         zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
         of = [one, zero] if offset else [one]
-        collected.append(list(torch.autograd.grad(s.loss(z * one + zero, y), of, create_graph=True)))
-    return collected
+        gradients.append(list(torch.autograd.grad(s.loss(z * one + zero, y), of, create_graph=True)))
+    return gradients
 
 
 def irm(s: Setting, **kwargs: Any) -> Tensor:
@@ -104,18 +104,18 @@ def irm_unbiased(s: Setting) -> Tensor:
 def irm_split(s: Setting) -> Tensor:
     of = [s.model.head.weight, s.model.head.bias]
     each = [torch.autograd.grad(s.risk(e), of, create_graph=True) for e in range(E)]
-    return torch.stack([torch.stack([g.square().sum() for g in actual]).sum() for actual in each]).mean()
+    return torch.stack([torch.stack([g.square().sum() for g in gradients]).sum() for gradients in each]).mean()
 
 
 def iga(s: Setting) -> Tensor:
     each = [torch.autograd.grad(s.risk(e), list(s.parameters.values()), create_graph=True) for e in range(E)]
-    flat = [torch.cat([g.flatten() for g in actual]) for actual in each]
+    flat = [torch.cat([g.flatten() for g in gradients]) for gradients in each]
     mean = sum(flat) / E
     return torch.stack([(g - mean).square().sum() for g in flat]).sum()
 
 
 def fishr(s: Setting) -> Tensor:
-    """Per-example gradients one by one; the first step of the running mean, divided by 1 - γ."""
+    """Compute the penalty from per-example gradients, at the first step of the running mean: divided by 1 - γ."""
     variances = []
     for e in range(E):
         rows = []

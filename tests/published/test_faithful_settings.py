@@ -18,7 +18,7 @@ OURS = ("smoke", "tour")
 
 
 def linear(learning_rate: float, weight_decay: float, lambda_: float) -> Facts:
-    """(1-λ) mean R + λ ΣP with weight decay w, as R + weight · mean P; three environments."""
+    """Convert (1-λ) mean R + λ ΣP with weight decay w to R + weight · mean P, for three environments."""
     return {
         "method.weight": pytest.approx(3 * lambda_ / (1 - lambda_), rel=2e-3),
         "trainer.learning_rate": pytest.approx(learning_rate),
@@ -29,7 +29,7 @@ def linear(learning_rate: float, weight_decay: float, lambda_: float) -> Facts:
 
 
 def masked(learning_rate: float, weight_decay: float, threshold: float) -> Facts:
-    """The linear unit tests' AND-mask."""
+    """Return the settings of the linear unit tests' AND-mask."""
     return {
         "trainer.learning_rate": learning_rate,
         "trainer.weight_decay": weight_decay,
@@ -326,13 +326,13 @@ SETTINGS += [
 
 
 def facts(config: RunConfig) -> Facts:
-    """What a pattern can name."""
+    """Return what a pattern can name."""
     names = {"method": config.spec.method, "dataset": config.spec.dataset, "backbone": config.spec.backbone}
     return names | config.spec.flat()
 
 
 def configs() -> Iterator[tuple[str, Facts]]:
-    """Every setting of the sweeps in their full size, and of the claims."""
+    """Yield every setting of the sweeps in their full size, and of the claims."""
     sweeps = {name: Sweep.read(name) for name in sweep_names() if name not in OURS}
     sweeps |= {name: sweep_of(claim) for source in sources().values() for name, claim in source.claims.items()}
     for name, sweep in sweeps.items():

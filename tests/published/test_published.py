@@ -48,7 +48,7 @@ def test_the_metrics_of_claims_exist(name: str, claim: Claim, tmp_path: Any) -> 
 
 
 def rows_of(claim: Claim, **columns: object) -> pd.DataFrame:
-    """Results as `load_results` has them, of all runs of a claim."""
+    """Return the results of all runs of a claim, as `load_results` does."""
     rows = []
     for config in sweep_of(claim).runs():
         spec = config.spec
