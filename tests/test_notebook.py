@@ -35,7 +35,7 @@ class Cell:
 
 @pytest.fixture
 def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
-    """A cell of a notebook, as rich and IPython see it."""
+    """Simulate a cell of a notebook for rich and IPython."""
     cell = Cell()
     module = ModuleType("IPython.display")
     module.display = cell.display  # type: ignore[attr-defined]
@@ -97,10 +97,10 @@ def test_a_table_is_laid_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         invbench.run("erm", "spirals", seed=seed, settings=SPIRALS, out=tmp_path)
     table = invbench.table(invbench.load_results(tmp_path))
-    page = table._repr_html_()
-    assert '<th scope="row">ERM</th>' in page
-    assert "(2)</td>" in page
-    assert "t-interval" in page
+    html = table._repr_html_()
+    assert '<th scope="row">ERM</th>' in html
+    assert "(2)</td>" in html
+    assert "t-interval" in html
     assert isinstance(table, pd.DataFrame)
     del table["half_width"]
     assert "<th>half_width</th>" not in table._repr_html_(), "a table like any other, once it has been changed"

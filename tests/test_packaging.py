@@ -25,7 +25,7 @@ def test_hugging_face_datasets_is_still_found(tmp_path: Path) -> None:
 
 def test_the_distribution_installs_one_top_level_package() -> None:
     """By the installed record; a checkout's own egg-info is none."""
-    (record,) = filter(None, (actual.read_text("RECORD") for actual in distributions(name="invbench")))
+    (record,) = filter(None, (distribution.read_text("RECORD") for distribution in distributions(name="invbench")))
     tops = {line.partition(",")[0].partition("/")[0] for line in record.splitlines()}
     others = {top for top in tops if not top.startswith(("invbench-", "__editable__", "..", "__pycache__"))}
     assert others <= {"invbench"}

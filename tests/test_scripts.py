@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("standins")
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, whose small size is even smaller."""
+    """Return the script with a small size that is even smaller."""
     monkeypatch.syspath_prepend(SCRIPTS)
     module = importlib.import_module("trainqm9_all")
     plan = Sweep.read("qm9_all")

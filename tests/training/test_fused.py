@@ -61,20 +61,20 @@ FALLBACK |= {"oracle": "irm_regression", "irm_games": "colored_digits", "icp": "
 
 
 def spread(method: str, dataset: str, **settings: Any) -> list[RunConfig]:
-    """Runs that differ in the seed, the learning rate and every fusable setting of the method."""
+    """Return runs that differ in the seed, the learning rate and every fusable setting of the method."""
     cls: type[Method] = METHODS.load(method)
-    collected = []
+    configs = []
     for seed in range(SEEDS):
         values = {name: cls.model_fields[name].get_default() for name in cls.fusable()}
         changed = {f"method__{name}": type(value)(value * (1 - 0.25 * seed)) for name, value in values.items()}
         rate = {"trainer__learning_rate": 1e-3 * (1 + seed)}
         config = small_config(method, dataset, seed, **({"trainer__evaluate_every": 5} | rate | changed | settings))
-        collected.append(without_coupling(config))
-    return collected
+        configs.append(without_coupling(config))
+    return configs
 
 
 def together(configs: Sequence[RunConfig], out: Path, fuse: Any = SEEDS) -> dict[int, Ended]:
-    """What came of each run, by seed."""
+    """Train the runs together and return how each ended, by seed."""
     ends: dict[int, Ended] = {}
     run_together(
         configs, Options("cpu", out, 0, fuse=fuse), lambda config, ended: ends.update({config.spec.seed: ended})
@@ -83,7 +83,7 @@ def together(configs: Sequence[RunConfig], out: Path, fuse: Any = SEEDS) -> dict
 
 
 def assert_close(one: RunFolder, other: RunFolder, tolerance: float) -> None:
-    """Metrics and curves are equal but for rounding.
+    """Check that metrics and curves are equal but for rounding.
 
     What is estimated from ranks jumps where rounding makes or breaks a tie.
     """
@@ -218,7 +218,7 @@ def test_interrupted_runs_go_on(tmp_path: Path) -> None:
 
 
 def terminate_after(folder: RunFolder, steps: int) -> None:
-    """SIGTERM to this process once the run has kept so many steps."""
+    """Send SIGTERM to this process once the run has kept so many steps."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if reached(folder) >= steps:
@@ -280,13 +280,13 @@ carry_out({specs!r}, Options("cpu", Path({str(tmp_path / "killed")!r}), 0, fuse=
 
 
 def reached(folder: RunFolder) -> int:
-    """The step of a run's checkpoint."""
+    """Return the step of a run's checkpoint."""
     checkpoint = Checkpoint.load(folder.checkpoint)
     return 0 if checkpoint is None else int(checkpoint.facts["step"])
 
 
 def fused_with(out: Path) -> list[int]:
-    """With how many others each run of a folder was trained, itself included."""
+    """Return the size of the group that each run of a folder was trained in."""
     records = [folder.read_record() for folder in run_folders(out)]
     return sorted(record.engine.get("fused", 1) for record in records if record is not None)
 

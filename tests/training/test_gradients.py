@@ -46,7 +46,7 @@ COMPOSITIONS: dict[str, dict[str, Method]] = {
 def naive(
     objective: Objective, parameters: dict[str, Tensor], batch: Batch, state: State
 ) -> tuple[Gradients, Tensor, State]:
-    """One graph, all E gradients kept, the hooks applied as the contract says, nothing clever."""
+    """Compute a step with one graph, all E gradients kept, and the hooks applied as the contract says."""
     method, names = objective.method, list(parameters)
     leaves = list(parameters.values())
     rows = batch.x.reshape(-1, *batch.x.shape[2:])
@@ -59,11 +59,7 @@ def naive(
     if method.has_gradient_penalty:
         each = [torch.autograd.grad(value, leaves, create_graph=True) for value in risks]
         more, state = method.gradient_penalty(
-            {
-                name: torch.stack([gradients_of_penalty[i] for gradients_of_penalty in each])
-                for i, name in enumerate(names)
-            },
-            state,
+            {name: torch.stack([grads[i] for grads in each]) for i, name in enumerate(names)}, state
         )
         penalty = penalty + more
     weights = torch.autograd.grad(risk, risks, retain_graph=True)[0]
@@ -73,10 +69,8 @@ def naive(
             stack.append(g * weights[e] * len(risks))
     penalty_grad = [torch.zeros_like(leaf) for leaf in leaves]
     if method.has_penalty:
-        gradients_of_penalty = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
-        penalty_grad = [
-            torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients_of_penalty, strict=True)
-        ]
+        grads = torch.autograd.grad(penalty, leaves, retain_graph=True, allow_unused=True)
+        penalty_grad = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)]
     risk_grads = dict(zip(names, (torch.stack(stack) for stack in stacks), strict=True))
     rule_state = {name: part | {} for name, part in state.items()}
     gradients, after = method.combine(risk_grads, dict(zip(names, penalty_grad, strict=True)), batch.env, rule_state)

@@ -59,7 +59,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbered(*sizes: int) -> Problem:
-    """Examples that are their own numbers, in environments of these sizes, which follow in turn."""
+    """Return examples that are their own numbers, in shuffled environments of these sizes."""
     env = torch.cat([torch.full((size,), e) for e, size in enumerate(sizes)])
     env = env[torch.randperm(len(env), generator=torch.Generator().manual_seed(0))]
     x = torch.arange(len(env))
@@ -155,7 +155,7 @@ def test_of_an_environment_that_is_left_out_nothing_is_in_training_or_validation
 
 
 def rows_of(problem: Problem) -> Counter[tuple[int, bytes]]:
-    """How often each input is in training and validation, by environment."""
+    """Count how often each input is in training and validation, by environment."""
     splits = [split for name, split in problem.splits.items() if name in ("train", "validation")]
     return Counter(
         (env, x.numpy().tobytes())

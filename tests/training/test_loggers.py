@@ -22,7 +22,7 @@ CELL = small_config("and_mask", "digits", trainer__steps=6, trainer__evaluate_ev
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the run is, before it begins."""
+    """Return the folder in which the run will be."""
     return tmp_path / CELL.spec.run_id
 
 
@@ -68,7 +68,7 @@ def test_wandb_stays_offline(tmp_path: Path) -> None:
 
 
 def _bench(out: Path, logger: str) -> Path:
-    """The folder of a run that a process of its own has made."""
+    """Run the command in a process of its own and return the folder of its run."""
     command = [sys.executable, "-c", "from invbench.cli import main; main()", "run", "-m", "erm", "-d", "digits"]
     settings = ("trainer.epochs=null", "trainer.steps=4", "trainer.evaluate_every=2", "backbone.width=2")
     words = [word for setting in settings for word in ("--set", setting)]

@@ -16,7 +16,7 @@ def trainer(**values: Any) -> TrainerConfig:
 
 
 def ours(settings: TrainerConfig, start: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """The parameter after one step per gradient."""
+    """Return the parameter after one step per gradient."""
     parameters = {"w": start.clone()}
     optimizer = Optimizer.of(settings, ["w"])
     state = optimizer.initial_state(parameters)

@@ -29,7 +29,7 @@ CELLS = [
 
 
 def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[str]:
-    """A small run that writes a checkpoint after every step."""
+    """Return the command of a small run that writes a checkpoint after every step."""
     settings = {"trainer.steps": steps} | small_settings(method, dataset)
     settings.pop("method.order", None)  # pcgrad as it is
     if "method.critic_steps" in settings:
@@ -41,7 +41,7 @@ def command(method: str, dataset: str, out: Path, steps: int = STEPS) -> list[st
 
 
 def folder_of(arguments: list[str], out: Path) -> RunFolder:
-    """Where such a run keeps its files."""
+    """Return the folder in which such a run keeps its files."""
     sets = dict(value.partition("=")[::2] for flag, value in pairwise(arguments) if flag == "--set")
     assignments = {name: parse_yaml(value, "test") for name, value in sets.items()}
     method, dataset = arguments[arguments.index("-m") + 1], arguments[arguments.index("-d") + 1]
@@ -49,7 +49,7 @@ def folder_of(arguments: list[str], out: Path) -> RunFolder:
 
 
 def kept_steps(folder: RunFolder) -> int:
-    """How many steps the checkpoint holds."""
+    """Return how many steps the checkpoint holds."""
     checkpoint = Checkpoint.load(folder.checkpoint)
     return 0 if checkpoint is None else int(checkpoint.facts["step"])
 
@@ -76,7 +76,7 @@ def finish(arguments: list[str]) -> dict[str, object]:
 
 
 def assert_same(first: RunFolder, second: RunFolder) -> None:
-    """Metrics, curves and checkpoints are equal, not merely close."""
+    """Check that metrics, curves and checkpoints are equal, not merely close."""
     a, b = first.read_record(), second.read_record()
     assert a is not None
     assert b is not None

@@ -13,7 +13,7 @@ from invbench.training.sampling import Sampler
 
 
 def split(sizes: list[int]) -> Split:
-    """Environments of these sizes, interleaved; x is the example's number."""
+    """Return interleaved environments of these sizes; x is the example's number."""
     env = torch.cat([torch.full((size,), e) for e, size in enumerate(sizes)])
     env = env[torch.randperm(len(env), generator=torch.Generator().manual_seed(1))]
     return Split(torch.arange(len(env)), torch.zeros(len(env)), env)

@@ -39,7 +39,7 @@ def test_moments_are_kept(seed: int, environments: int, inputs: int, examples: i
 
 
 def step_on(config: RunConfig, whole: bool) -> Any:
-    """One step from all examples, or from those that training takes."""
+    """Take one step on all examples, or on those that training takes."""
     problem = config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), torch.float64)
     model = build_model(config, problem).double()
     examples = problem.splits["train"] if whole else training_examples(problem, config.method, model, config.trainer)

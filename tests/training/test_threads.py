@@ -23,7 +23,7 @@ SHOWN = "import os, {}; print(os.environ.get('OMP_WAIT_POLICY'))"
 
 @pytest.fixture
 def three() -> Iterator[None]:
-    """A process that takes three threads by itself."""
+    """Set this process to three threads while a test runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield

@@ -18,7 +18,7 @@ def metrics(config: RunConfig, out: Path) -> dict[str, float]:
 
 
 def quickly(config: RunConfig, out: Path) -> dict[str, float]:
-    """As one of a group that are trained together, which saves most of a small step."""
+    """Train a run as a group of one, which saves most of a small step, and return its metrics."""
     ends: list[Ended] = []
     run_together([config], Options(out=out, fuse=1), lambda _, ended: ends.append(ended))
     (record,) = ends
