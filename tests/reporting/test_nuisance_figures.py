@@ -13,7 +13,7 @@ from invbench.training.runner import run_one
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, one of them with two weights and two seeds."""
+    """Run two methods, one of them with two weights and two seeds."""
     out = tmp_path_factory.mktemp("results")
     large = {"dataset__test_examples": 8000, "trainer__steps": 3}
     configs = [small_config("erm", "mi_toy", **large)]

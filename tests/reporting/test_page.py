@@ -43,7 +43,7 @@ NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.b
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods with two seeds, and a run that failed with a message that means harm."""
+    """Run two methods with two seeds, and add a run that failed with a harmful message."""
     out = tmp_path_factory.mktemp("results")
     for method in ("erm", "and_mask"):
         for seed in (0, 1):
@@ -130,7 +130,7 @@ def test_names_that_mean_something_in_html(page: str) -> None:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a value of JSON."""
+    """Yield every text in a value of JSON."""
     if isinstance(value, str):
         yield value
     for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
@@ -138,7 +138,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def all_texts(page: str) -> str:
-    """The page, and what is packed in it."""
+    """Return the text of the page and of the pictures in it."""
     pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
     assert len(pictures) >= 2
     drawn = [base64.b64decode(picture).decode() for picture in pictures]
@@ -146,7 +146,7 @@ def all_texts(page: str) -> str:
 
 
 def failed(out: Path, spec: RunSpec, error: BaseException) -> RunFolder:
-    """A run that failed with an error, as runs write it."""
+    """Write a run that failed with an error, as runs do."""
     folder = RunFolder(out / spec.run_id)
     folder.create(spec)
     trace = "".join(traceback.format_exception(error))
@@ -317,7 +317,7 @@ def file(results: Path, page: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(params=["desktop", "phone"])
 def opened(browser: "Browser", file: Path, request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """The page in a browser that complains of nothing, on a large light screen and a small dark one."""
+    """Open the page on a large light screen and a small dark one, and check that the browser reports no error."""
     phone = request.param == "phone"
     size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 900}
     opened = browser.new_page(viewport=size, color_scheme="dark" if phone else "light")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from invbench.training.runner import run_one
 
 
 def means(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
-    """Runs with one seed: methods by datasets d0, d1 and so on."""
+    """Return runs with one seed: methods by datasets d0, d1 and so on."""
     rows = [
         {
             "run_id": f"{method}{i}{columns}", "status": "done", "method": method, "dataset": f"d{i}",
@@ -184,7 +184,7 @@ def test_sensitivity_to_settings() -> None:
 
 
 def joined(frame: pd.DataFrame) -> list[int]:
-    """How many points each line of the figure joins."""
+    """Count the points that each line of the figure joins."""
     axes = result_figures.sensitivity(invbench.table(frame)).axes
     return [len(line.get_xdata()) for ax in axes for line in ax.lines if line.get_linestyle() == "-"]
 

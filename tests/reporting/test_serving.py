@@ -25,7 +25,7 @@ HELLO = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @contextmanager
 def served(make: Callable[[], str], explain: Callable[[str], str] = str) -> Iterator[Server]:
-    """A server at work in a thread."""
+    """Run a server in a thread."""
     with Server(make, 0, explain) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -41,11 +41,12 @@ def connected(server: Server) -> socket.socket:
 
 
 def answer(server: Server, request: bytes) -> tuple[int, bytes]:
-    """Status and body of what comes back; 0 where the connection is only closed. An old protocol's has no head."""
+    """Return the status and body of an answer; status 0 where the connection is only closed."""
     with connected(server) as client:
         client.sendall(request)
         received = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
+    # An answer in an old protocol has no head.
     status = re.match(rb"HTTP/1\.\d (\d+) ", head) or re.search(rb"Error code: (\d+)", received)
     return int(status[1]) if status else 0, body
 

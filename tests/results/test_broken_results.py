@@ -46,14 +46,14 @@ LEFT_OUT = "left out: "
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Two runs of erm and two of vrex, all done."""
+    """Copy two runs of erm and two of vrex, all done."""
     shutil.copytree(runs(), tmp_path / "results")
     return tmp_path / "results"
 
 
 @pytest.fixture
 def victim(out: Path) -> RunFolder:
-    """The run that is damaged."""
+    """Return the run that is damaged."""
     return RunFolder(out / VICTIM)
 
 
@@ -170,7 +170,7 @@ def test_a_warning_of_the_command_is_one_line(bench: Bench, out: Path) -> None:
 
 
 def bomb() -> str:
-    """Ten lines that stand for three billion words."""
+    """Return ten lines that stand for three billion words."""
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     return "\n".join(lines)
@@ -296,7 +296,7 @@ def test_parts_that_older_versions_did_not_write(out: Path, victim: RunFolder) -
 
 
 def forged(out: Path, rows: list[object], metadata: dict[str, str]) -> None:
-    """An index that says something of the victim."""
+    """Write an index with forged rows on the victim."""
     stat = (out / VICTIM / "record.json").stat()
     mark = f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}"
     table = pa.table({"path": [VICTIM] * len(rows), "mark": [mark] * len(rows), "row": rows})
@@ -394,7 +394,7 @@ def test_a_setting_that_some_records_lack(bench: Bench, out: Path) -> None:
         record = folder.read_record()
         assert record is not None
         if record.spec.seed == 1:
-            edited(lambda record: record["spec"]["trainer"].pop("floor"))(folder.path)
+            edited(lambda content: content["spec"]["trainer"].pop("floor"))(folder.path)
     results = invbench.load_results(out)
     means = invbench.table(results)
     assert means["n"].tolist() == [1] * 4

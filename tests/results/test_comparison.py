@@ -18,7 +18,7 @@ from invbench.training.runner import run_one
 
 
 def lot(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
-    """Finished runs by method, seeds from 0."""
+    """Return finished runs by method, seeds from 0."""
     rows = [
         {
             "run_id": f"{method}{seed}{columns}", "status": "done", "method": method, "dataset": "spirals",

@@ -41,7 +41,7 @@ def with_attacks(test: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def plain(latex: str) -> str:
-    """What LaTeX sets for text that holds only known escapes; fails for anything that is live."""
+    """Return what LaTeX sets for text that holds only known escapes; fail for any live command."""
     escapes = {
         r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
         r"\textgreater{}": ">", r"\textbar{}": "|", r"\symbol{34}": '"', r"$\pm$": "±", r"$^{\dagger}$": "†",

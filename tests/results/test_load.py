@@ -27,7 +27,7 @@ def spec() -> RunSpec:
 
 
 def leave(out: Path, spec: RunSpec, accuracy: float, **changes: object) -> RunFolder:
-    """A finished run's folder."""
+    """Write the folder of a finished run."""
     folder = RunFolder(out / spec.run_id)
     folder.create(spec)
     record = Record(
@@ -41,7 +41,7 @@ def leave(out: Path, spec: RunSpec, accuracy: float, **changes: object) -> RunFo
 
 @pytest.fixture
 def many(tmp_path: Path, spec: RunSpec) -> Path:
-    """So many runs that they get an index."""
+    """Write so many runs that they get an index."""
     for seed in range(INDEXED):
         leave(tmp_path / f"group{seed % 3}", spec.model_copy(update={"seed": seed}), seed / INDEXED)
     return tmp_path
@@ -127,8 +127,8 @@ def test_links_to_runs_are_read(tmp_path: Path, spec: RunSpec) -> None:
     leave(here, spec.model_copy(update={"seed": 1}), 0.7)
     (run.path / "itself").symlink_to(run.path)
     assert len(run_folders(here)) == 2
-    (means,) = invbench.table(invbench.load_results([here, elsewhere]))["seeds"]
-    assert means == {0: 0.5, 1: 0.7}
+    (scores,) = invbench.table(invbench.load_results([here, elsewhere]))["seeds"]
+    assert scores == {0: 0.5, 1: 0.7}
 
 
 def test_who_was_stopped_is_interrupted_and_who_died_is_lost(tmp_path: Path, spec: RunSpec) -> None:

@@ -118,7 +118,7 @@ CELLS: dict[tuple[str, str], dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers goes with it."""
+    """Remove the metrics that a test registers when it ends."""
     registry._load_third_party()
     monkeypatch.setattr(registry, "METRICS", dict(METRICS))
 

@@ -48,7 +48,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_settings(held_out: bool) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Records by method and learning rate."""
+    """Group records by method and learning rate."""
     groups = defaultdict(list)
     for record in RECORDS:
         trainer = record["spec"]["trainer"]
@@ -58,9 +58,9 @@ def by_settings(held_out: bool) -> dict[tuple[str, float], list[dict[str, Any]]]
 
 
 def expected(select: Select) -> dict[str, tuple[float, float]]:
-    """By method: the learning rate that is chosen, and the mean that is shown."""
+    """Return, by method, the learning rate that is chosen and the mean that is shown."""
     runs, left_out = by_settings(False), by_settings(True)
-    collected = {}
+    chosen = {}
     for method in ("erm", "irmv1"):
         rates = {rate: records for (name, rate), records in runs.items() if name == method}
         at = "best_validation" if select is Select.best_validation else "metrics"
@@ -77,8 +77,8 @@ def expected(select: Select) -> dict[str, tuple[float, float]]:
             Select.oracle: value,
         }
         best = max(sorted(rates), key=scores[select].__getitem__)
-        collected[method] = best, value[best]
-    return collected
+        chosen[method] = best, value[best]
+    return chosen
 
 
 def _at(record: dict[str, Any], where: str) -> dict[str, float]:

@@ -68,9 +68,9 @@ def test_holm_is_closed_testing(p_values: dict[str, float]) -> None:
 
 
 def test_holm_leaves_out_what_could_not_be_tested() -> None:
-    actual = holm({"a": 0.02, "b": math.nan, "c": 0.04})
-    assert (actual["a"], actual["c"]) == (0.04, 0.04)
-    assert math.isnan(actual["b"])
+    adjusted = holm({"a": 0.02, "b": math.nan, "c": 0.04})
+    assert (adjusted["a"], adjusted["c"]) == (0.04, 0.04)
+    assert math.isnan(adjusted["b"])
 
 
 def test_against_the_best() -> None:

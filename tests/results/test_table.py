@@ -24,7 +24,7 @@ from invbench.spreadsheet import csv
 
 
 def rows(**columns: list[object]) -> pd.DataFrame:
-    """Runs that differ in what is given, as `load_results` would return them."""
+    """Return runs that differ in the given columns, as `load_results` would."""
     count = len(next(iter(columns.values())))
     base: dict[str, object] = {
         "status": "done", "method": "erm", "dataset": "spirals", "backbone": "mlp", "protocol": "last",
@@ -118,7 +118,7 @@ def test_a_metric_that_no_run_has() -> None:
 
 
 def three_methods() -> pd.DataFrame:
-    """One clearly worse than the best, one not."""
+    """Return three methods: the best, one that is clearly worse, and one that is not."""
     values = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.41, 0.45], "c": [0.86, 0.82, 0.8]}
     return rows(
         method=[name for name in values for _ in range(3)], seed=[0, 1, 2] * 3,
@@ -140,7 +140,7 @@ def test_the_best_and_its_equals_are_marked() -> None:
 
 
 def tuned() -> pd.DataFrame:
-    """Two settings: the one that is better in validation is the worse in the test, and a third lacks a seed."""
+    """Return two settings, the better in validation being the worse in the test, and a third that lacks a seed."""
     validation = [0.9, 0.9, 0.7, 0.8, 1.0]
     return rows(
         seed=[0, 1, 0, 1, 0], test_accuracy=[0.6, 0.8, 0.8, 1.0, 1.0], validation_accuracy=validation,
@@ -168,7 +168,7 @@ def test_the_oracle_goes_by_the_split_that_is_kept_for_it() -> None:
 
 
 def left_out(scores: dict[float, dict[int, list[float]]]) -> pd.DataFrame:
-    """Of each learning rate two runs on all environments, and scores by environment that was left out, seed by seed."""
+    """Return two runs on all environments of each learning rate, and the given scores by left-out environment."""
     runs = [
         {"trainer.learning_rate": rate, "trainer.held_out_environment": math.nan, "seed": seed, "test_accuracy": rate}
         for rate in scores
@@ -353,7 +353,7 @@ def test_methods_by_datasets() -> None:
 
 
 def odd_names() -> pd.DataFrame:
-    """Names with everything that means something somewhere."""
+    """Return methods whose names hold every character with a meaning in some format."""
     return three_methods().replace({"method": {"a": r"a_b&50%{\x}", "b": "<b>|*c*", "c": "#~^$"}})
 
 
