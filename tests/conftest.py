@@ -26,19 +26,19 @@ REAL_DATA = os.environ.get("INVBENCH_DATA")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, within reason: tests of sweeps wait a lot."""
+    """Start one worker more than there are cores, up to a limit: tests of sweeps wait a lot."""
     return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
 
 
 def pytest_configure() -> None:
-    """Workers do not fight over the cores, and what they start does not either."""
+    """Give each worker, and each process that it starts, one thread."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long ones first, so that none is left alone at the end; without the official files their tests are skipped."""
+    """Run slow tests first, so that none is left alone at the end, and skip tests whose official files are not here."""
     items.sort(key=lambda item: "slow" not in item.keywords)
     for item in items:
         if "realdata" in item.keywords and not REAL_DATA:
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees this machine's data or cache, but for those marked `realdata`."""
+    """Hide this machine's data and cache from every test that is not marked `realdata`."""
     if "realdata" in request.keywords and REAL_DATA:
         monkeypatch.setenv("INVBENCH_DATA", str(Path(REAL_DATA).resolve()))
     else:
@@ -60,39 +60,39 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """Metrics, by id, of the slow runs that tests of sweeps disturb."""
-    faulty_sweep = FaultySweep(tmp_path_factory.mktemp("undisturbed"))
-    status, said = faulty_sweep.run(faulty_sweep.slow_file())
+    """Return the metrics, by id, of the slow runs that tests of sweeps disturb."""
+    sweep = FaultySweep(tmp_path_factory.mktemp("undisturbed"))
+    status, said = sweep.run(sweep.slow_file())
     assert status == 0, said
-    return faulty_sweep.metrics()
+    return sweep.metrics()
 
 
 @pytest.fixture
 def faulty_sweep(tmp_path: Path) -> Iterator[FaultySweep]:
-    """A folder for a sweep of runs that have accidents; none of its processes outlives the test."""
-    faulty_sweep = FaultySweep(tmp_path)
-    yield faulty_sweep
+    """Make a folder for a sweep of runs that fail, and kill its processes after the test."""
+    sweep = FaultySweep(tmp_path)
+    yield sweep
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("FAULTY_KILLED") == faulty_sweep.environment["FAULTY_KILLED"]:
+        if (process.info["environ"] or {}).get("FAULTY_KILLED") == sweep.environment["FAULTY_KILLED"]:
             process.kill()
 
 
 @pytest.fixture(scope="session")
 def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with small files in the place of every official one; nobody may change it."""
+    """Write a data folder with a small file in the place of every official one; nobody may change it."""
     return write_all(tmp_path_factory.mktemp("standins"))
 
 
 @pytest.fixture
 def standins(standin_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, in use."""
+    """Make the folder of small files the data folder."""
     monkeypatch.setenv("INVBENCH_DATA", str(standin_files))
     return standin_files
 
 
 @pytest.fixture
 def mnist_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """60 training and 20 test images in the format of the MNIST files, in use, for tests that damage them."""
+    """Write 60 training and 20 test images as MNIST files into a data folder that a test may damage."""
     monkeypatch.setenv("INVBENCH_DATA", str(tmp_path / "data"))
     return write_mnist(tmp_path / "data" / "MNIST" / "raw")
 

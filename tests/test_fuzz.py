@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 
 @cache
 def drawn(group: str) -> tuple[list[Case], list[Case]]:
-    """Cases of a group in a fixed order that mixes them: those that run by default, and the others."""
+    """Return a group's cases in a fixed mixed order: those that run by default, and the others."""
     cases: list[Case] = importlib.import_module(group).cases()
     labels = [case.label for case in cases]
     assert len(set(labels)) == len(labels)
@@ -42,7 +42,7 @@ def drawn(group: str) -> tuple[list[Case], list[Case]]:
 
 
 def faults(server: Server, cases: list[Case]) -> list[str]:
-    """What is wrong with how each of the cases ends, and whether they took too long."""
+    """List what is wrong with how the cases end, and whether they took too long."""
     end = time.monotonic() + LIMIT
     lines = []
     for number, case in enumerate(cases):

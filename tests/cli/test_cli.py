@@ -308,12 +308,12 @@ def test_cells_are_a_matrix(bench: Bench) -> None:
 def test_lists_as_json(bench: Bench) -> None:
     status, out, err = bench("ls", "--json")
     assert (status, err) == (0, "")
-    actual = json.loads(out)
-    assert list(actual) == ["methods", "datasets", "backbones"]
-    assert next(one for one in actual["methods"] if one["name"] == "and_mask") == {
+    lists = json.loads(out)
+    assert list(lists) == ["methods", "datasets", "backbones"]
+    assert next(one for one in lists["methods"] if one["name"] == "and_mask") == {
         "name": "and_mask", "requires": ["environments"], "summary": METHODS.entries()["and_mask"].summary
     }  # fmt: skip
-    assert {"name", "provides", "summary", "on_this_machine"} == set(actual["datasets"][0])
+    assert {"name", "provides", "summary", "on_this_machine"} == set(lists["datasets"][0])
     assert "smoke" in json.loads(bench("ls", "sweeps", "--json")[1])["sweeps"]
     assert "spirals" in json.loads(bench("ls", "cells", "--json")[1])["cells"]["and_mask"]
     published = json.loads(bench("ls", "published", "--json")[1])["published"]
@@ -489,7 +489,7 @@ def test_completion(words: str, completed: str, tmp_path: Path) -> None:
 
 
 def offered(words: str, folder: Path) -> list[str]:
-    """What bash is offered for the last of these words; it takes a `=` for one."""
+    """Return what bash is offered for the last of these words; bash takes a `=` for a word."""
     line = f"bench {words}".replace(" ", "\n")
     asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count("\n"))}
     code = "import sys; from invbench.cli.entry import main; sys.argv[0] = 'bench'; main()"

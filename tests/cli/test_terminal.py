@@ -153,7 +153,7 @@ def test_a_sweep_in_a_log_and_on_a_terminal(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the program takes for the time, in seconds."""
+    """Replace the program's clock by a number of seconds that the test sets."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now

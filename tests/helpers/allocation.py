@@ -12,7 +12,7 @@ MEBIBYTE = 2**20
 
 
 def peak(call: Callable[[], object], message: str) -> int:
-    """Bytes that a call allocated at most before it was refused with this message."""
+    """Measure how many bytes a call allocates at most before it is refused with this message."""
     threads = set(threading.enumerate())
     tracemalloc.start()
     try:

@@ -39,12 +39,12 @@ ONE_EXAMPLE = ("and_mask_regression", "cifar10")
 
 
 def small_config(method: str, dataset: str, seed: int = 0, **settings: Any) -> RunConfig:
-    """A cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
+    """Return a cell that trains in a second. Keyword `trainer__steps` stands for `trainer.steps`."""
     return cells.small_config(method, dataset, seed, {name.replace("__", "."): v for name, v in settings.items()})
 
 
 def possible_cells() -> list[tuple[str, str]]:
-    """Every registered method with every dataset that provides what it requires, and examples enough."""
+    """List every registered method with every dataset that provides what it requires, and examples enough."""
     return [
         (method, dataset)
         for method in METHODS.entries()
@@ -98,6 +98,6 @@ class MedianGradient(Method):
 
 
 def risks_of(model: torch.nn.Module, problem: Problem, batch: Batch) -> Tensor:
-    """Every environment's mean loss, one after another."""
+    """Compute the mean loss of every environment, one after another."""
     pairs = zip(batch.x, batch.y, strict=True)
     return torch.stack([problem.task.losses(model(x).prediction, y).mean() for x, y in pairs])

@@ -73,7 +73,7 @@ class FaultySweep:
         }  # fmt: skip
 
     def file(self, faults: list[str], steps: int = 4, seeds: str = "0", name: str = "sweep.yaml") -> Path:
-        """A sweep of one run for each fault and seed."""
+        """Write a sweep of one run for each fault and seed."""
         settings = SMALL["spirals"] | {"trainer.steps": steps}
         cells = [
             {"method": "faulty", "dataset": "spirals", "set": {"method.fault": fault, "method.number": number}}
@@ -84,11 +84,11 @@ class FaultySweep:
         return path
 
     def slow_file(self) -> Path:
-        """Four runs that take some seconds each, to be disturbed."""
+        """Write a sweep of four runs that take some seconds each, to be disturbed."""
         return self.file(["slow"], steps=100, seeds="0-3")
 
     def start(self, file: Path, *more: str) -> subprocess.Popen[str]:
-        """The command, in the background and in a process group of its own; on two workers if nothing else is said."""
+        """Start the command in the background, in a process group of its own, by default on two workers."""
         more = more if "--engine" in more else ("--workers", "2", "--memory-floor", "0", *more)
         arguments = ["sweep", str(file), "--out", str(self.out), *more]
         return subprocess.Popen(
@@ -97,26 +97,26 @@ class FaultySweep:
         )  # fmt: skip
 
     def run(self, file: Path, *more: str) -> tuple[int, str]:
-        """The command to its end: exit status and what it said."""
+        """Run the command to its end and return its exit status and its output."""
         process = self.start(file, *more)
         said, _ = process.communicate(timeout=240)
         return process.returncode, said
 
     def kinds(self) -> dict[str, list[str]]:
-        """By fault: status, or kind of failure, of its runs."""
-        run_ids: dict[str, list[str]] = {}
+        """Return the status, or the kind of failure, of the runs of each fault."""
+        outcomes: dict[str, list[str]] = {}
         for row in load_results(self.out).to_dict("records"):
             said = row["kind"] if row["status"] == "failed" else row["status"]
-            run_ids.setdefault(row["method.fault"], []).append(said)
-        return run_ids
+            outcomes.setdefault(row["method.fault"], []).append(said)
+        return outcomes
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """By id of the run."""
+        """Return the metrics of each run, by its id."""
         records = [folder.read_record() for folder in run_folders(self.out)]
         return {record.run_id: record.metrics for record in records if record is not None}
 
     def wait_for_steps(self, process: subprocess.Popen[str], runs: int) -> None:
-        """Until so many runs at once have made a step."""
+        """Wait until so many runs at once have made a step."""
         until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < until:
             seen = [read_lease(folder.lease_file) for folder in run_folders(self.out)]

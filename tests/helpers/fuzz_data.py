@@ -35,7 +35,7 @@ BOMB = 20 * gzip.compress(bytes(2**26))
 
 
 def cases() -> list[Case]:
-    """Of each kind of file."""
+    """Return the cases of each kind of file."""
     groups = (_tables(), _parquet(), _names_of_tables(), _figures(), _digits(), _batches(), _faces(), _molecules())
     return [case for group in groups for case in group]
 
@@ -196,7 +196,7 @@ def _arrays(save: Callable[..., None] = np.savez, **arrays: Any) -> bytes:
 
 
 def _with_header(shape: str, kind: str = "'<f4'", content: bytes = b"", packing: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A file of arrays that promise this."""
+    """Return a file of arrays with this header."""
     head = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
     stream = io.BytesIO()
@@ -207,14 +207,14 @@ def _with_header(shape: str, kind: str = "'<f4'", content: bytes = b"", packing:
 
 
 def _unpacked(array: NDArray[Any]) -> bytes:
-    """An array as a file of its own."""
+    """Return an array as a file of its own."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def _patched(content: bytes, local: int, central: int, value: int) -> bytes:
-    """A zip archive with a byte of every header changed."""
+    """Return the zip archive with one byte changed in every header."""
     data = bytearray(content)
     for magic, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
         at = data.find(magic)
@@ -271,7 +271,7 @@ STANDINS: dict[str, Callable[[Path], Any]] = {
 
 
 def _release(dataset: str, label: str, files: Mapping[str, Content], refused: bool, *arguments: str) -> Case:
-    """A run on stand-ins of which some files are replaced."""
+    """Return a case that runs on stand-ins of which some files are replaced."""
 
     def prepare(folder: Path) -> None:
         data = folder / "data"
@@ -367,7 +367,7 @@ def _batches() -> Iterator[Case]:
     yield _release("cifar10", "gzip", {f"{binary}.gz": gzip.compress(records * 20)}, False)
 
     def both(content: bytes) -> dict[str, Content]:
-        """In the place of all binary batches."""
+        """Return Python batches in the place of all binary ones; the last has this content."""
         gone: Content = lambda path: None  # noqa: E731
         return {binary: gone, "cifar-10-batches-bin/data_batch_1.bin": gone, first: _batch(), python: content}
 

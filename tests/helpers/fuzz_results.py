@@ -39,7 +39,7 @@ MOST_VERBS = 3
 
 
 def config(method: str, seed: int) -> RunConfig:
-    """Of one of the runs."""
+    """Return the configuration of one of the runs."""
     return resolve(method, "spirals", seed, parse_assignments(TEXTS))
 
 
@@ -66,7 +66,7 @@ TABLES = ("table", "report", "curves", "cost", "compare", "best", "rerun", "publ
 
 @cache
 def runs() -> Path:
-    """The folder with the four runs, whole; it is removed when this process ends."""
+    """Make the folder with the four runs, undamaged; it is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="runs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for method in ("erm", "vrex"):
@@ -76,22 +76,22 @@ def runs() -> Path:
 
 
 def whole(name: str) -> bytes:
-    """One of the victim's files."""
+    """Read one of the victim's files."""
     return (runs() / VICTIM / name).read_bytes()
 
 
 def written(name: str, content: str | bytes | Callable[[], bytes]) -> Damage:
-    """Another content for a file."""
+    """Return a damage that writes other content into a file."""
 
     def damage(folder: Path) -> None:
-        text = content() if callable(content) else content
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        payload = content() if callable(content) else content
+        (folder / name).write_bytes(payload if isinstance(payload, bytes) else payload.encode())
 
     return damage
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Damage:
-    """A change of the record."""
+    """Return a damage that changes the record."""
 
     def damage(folder: Path) -> None:
         record = json.loads((folder / "record.json").read_text())
@@ -102,7 +102,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Damage:
 
 
 def put(*path: str, value: Any) -> Damage:
-    """Another value somewhere in the record."""
+    """Return a damage that puts another value somewhere into the record."""
 
     def change(record: dict[str, Any]) -> None:
         for name in path[:-1]:
@@ -113,7 +113,7 @@ def put(*path: str, value: Any) -> Damage:
 
 
 def unfinished(damage: Damage) -> Damage:
-    """The record is gone, too."""
+    """Return a damage that removes the record, too."""
 
     def both(folder: Path) -> None:
         (folder / "record.json").unlink()
@@ -123,7 +123,7 @@ def unfinished(damage: Damage) -> Damage:
 
 
 def replaced_by_folder(name: str) -> Damage:
-    """A folder where a file was."""
+    """Return a damage that replaces a file by a folder."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def replaced_by_folder(name: str) -> Damage:
 
 
 def cases() -> list[Case]:
-    """Of each damage some, with verbs that may meet it."""
+    """Return some cases of each damage, with verbs that may meet it."""
     groups = [
         _records(), _parts(), _metrics(), _specs_in_records(), _specifications(), _curves(), _checkpoints(), _claims(),
         _indexes(), _names(), _mutations(),
@@ -217,18 +217,18 @@ def _parts() -> list[Case]:
         "none": None, "empty": {"step": 5, "metrics": {}}, "negative": {"step": -5, "metrics": {"test_accuracy": 1}},
         "huge": {"step": 10**30, "metrics": {}},
     }  # fmt: skip
-    cases = [
+    collected = [
         case for name in ("code", "data", "cost", "machine", "engine", "metrics")
         for case in _cases(f"record without {name}", put(name, value={}), (*ALL, "report"))
     ]  # fmt: skip
-    cases += _each("data", {label: put("data", name, value=value) for label, (name, value) in data.items()}, TABLES)
-    cases += _each(
+    collected += _each("data", {label: put("data", name, value=value) for label, (name, value) in data.items()}, TABLES)
+    collected += _each(
         "invariance",
         {label: put("invariance", value={"generators": value}) for label, value in profiles.items()},
         ("table", "report"),
     )
-    cases += _each("cost", {label: put("cost", value=value) for label, value in costs.items()}, TABLES)
-    cases += _each("best", {label: put("best_validation", value=value) for label, value in chosen.items()}, TABLES)
+    collected += _each("cost", {label: put("cost", value=value) for label, value in costs.items()}, TABLES)
+    collected += _each("best", {label: put("best_validation", value=value) for label, value in chosen.items()}, TABLES)
     nasty = {"status": "failed", "kind": "<script>", "message": "x\n\x00\x1b[31m", "traceback": "t"}
     failures: dict[str, Damage] = {
         "without a kind": put("status", value="failed"),
@@ -237,7 +237,7 @@ def _parts() -> list[Case]:
         "at an odd time": put("finished", value="zzz\n"),
         "of another run": put("run_id", value="../../x"),
     }
-    return cases + _each("record", failures, (*ALL, "report", "published"))
+    return collected + _each("record", failures, (*ALL, "report", "published"))
 
 
 def _metrics() -> list[Case]:
@@ -245,12 +245,12 @@ def _metrics() -> list[Case]:
         *("method", "dataset", "seed", "status", "path", "run_id", "step", "data.metric", "trainer.steps", "cost.x"),
         *("best_validation.step", "", "\x1b[31m", "a\nb", "$x$", "$x", "test_accuracy_1", "members", "_key"),
     )
-    cases = _each("metric named", {repr(name): put("metrics", name, value=1.5) for name in names}, TABLES)
+    collected = _each("metric named", {repr(name): put("metrics", name, value=1.5) for name in names}, TABLES)
     values = {
         "null": None, "infinity": float("inf"), "nan": float("nan"), "text": "a", "huge": 10**400, "list": [1.0],
         "1e308": 1e308, "true": True,
     }  # fmt: skip
-    return cases + _each(
+    return collected + _each(
         "metric", {label: put("metrics", "test_accuracy", value=value) for label, value in values.items()}, ALL
     )
 
@@ -346,7 +346,7 @@ def _curves() -> list[Case]:
 
 @cache
 def _checkpoint() -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, metadata and facts of the victim's."""
+    """Read the tensors, metadata and facts of the victim's checkpoint."""
     path = runs() / VICTIM / "checkpoint.safetensors"
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -383,7 +383,7 @@ def _checkpoints() -> list[Case]:
 
 
 def _saved(change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object], checked: bool = False) -> Damage:
-    """Changed tensors and facts, without their checksum unless it is kept."""
+    """Return a damage that changes tensors and facts, without their checksum unless it is kept."""
 
     def damage(folder: Path) -> None:
         tensors, metadata, facts = _checkpoint()
@@ -472,14 +472,14 @@ def _claims() -> list[Case]:
         "host of marks": json.dumps(holder | {"machine": "other", "host": "<b>\n\x1b[31m"}),
     }  # fmt: skip
     texts |= {f"pid {pid}": json.dumps(holder | {"pid": pid}) for pid in (-5, 0, 2**40, 2**70)}
-    cases = []
+    collected = []
     for label, text in texts.items():
         now = unfinished(written("claim.json", text))
-        cases += _cases(f"claim {label}", now, BOTH)
+        collected += _cases(f"claim {label}", now, BOTH)
         if label in WATCHED:
-            cases += _cases(f"old claim {label}", partial(_at, 1e9, now), ("run",))
-            cases += _cases(f"future claim {label}", partial(_at, 4e9, now), ("run",))
-    return cases + _cases("claim folder", unfinished(replaced_by_folder("claim.json")), BOTH)
+            collected += _cases(f"old claim {label}", partial(_at, 1e9, now), ("run",))
+            collected += _cases(f"future claim {label}", partial(_at, 4e9, now), ("run",))
+    return collected + _cases("claim folder", unfinished(replaced_by_folder("claim.json")), BOTH)
 
 
 def _at(seconds: float, damage: Damage, folder: Path) -> None:
@@ -541,16 +541,18 @@ def _copied(folder: Path, name: str) -> None:
 
 
 def _mutations() -> list[Case]:
-    """Files of which some bytes are others."""
+    """Return cases with files in which some bytes are changed."""
     files = {"record.json": TABLES, "spec.yaml": BOTH, "curves.parquet": CURVES, "checkpoint.safetensors": ("run",)}
-    cases = []
+    mutations = []
     for number in range(MUTATIONS):
         rng = random.Random(number)  # noqa: S311
         name = rng.choice(sorted(files))
         damage = written(name, partial(_mutated, name, number))
         keep = name in ("record.json", "curves.parquet") or rng.random() < 0.5
-        cases += _cases(f"{name} damaged {number}", damage if keep else unfinished(damage), (rng.choice(files[name]),))
-    return cases
+        mutations += _cases(
+            f"{name} damaged {number}", damage if keep else unfinished(damage), (rng.choice(files[name]),)
+        )
+    return mutations
 
 
 def _mutated(name: str, seed: int) -> bytes:

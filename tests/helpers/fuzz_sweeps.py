@@ -31,7 +31,7 @@ MUTATIONS = 60
 
 
 def cells(text: str) -> str:
-    """A file with one item."""
+    """Return a sweep file with one item."""
     return f"cells:\n- {{method: erm, dataset: spirals, {text}}}\n"
 
 
@@ -230,7 +230,7 @@ def cases() -> list[Case]:
 
 
 def _writing(content: str | bytes) -> Callable[[Path], None]:
-    """Makes a sweep file, and some names that are no regular files."""
+    """Return a preparation that writes a sweep file, and some names that are no regular files."""
 
     def prepare(folder: Path) -> None:
         (folder / "s.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -72,7 +72,7 @@ class Result(NamedTuple):
 
 
 def outcome(result: Result) -> str:
-    """`zero`, `ok2`, `ok1`, which are right, or what is wrong.
+    """Classify how a command ended: `zero`, `ok2`, `ok1`, which are right, or what is wrong.
 
     `ok2` is status 2 with exactly one line `error: ...` on stderr; `ok1` is status 1 where the last line is such a one.
     """
@@ -94,7 +94,7 @@ def outcome(result: Result) -> str:
 
 
 def fault(case: Case, result: Result) -> str:
-    """One line on what is wrong with how a case ended; empty where nothing is."""
+    """Describe in one line what is wrong with how a case ended; return nothing where all is right."""
     ended = outcome(result)
     if ended in ("ok1", "ok2") or (ended == "zero" and not case.refused):
         return ""
@@ -106,7 +106,7 @@ def fault(case: Case, result: Result) -> str:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """The content with some bytes changed, cut short, or with a block of zeros, repeated or left out."""
+    """Change some bytes of the content, cut it short, or zero, repeat or leave out a block."""
     data = bytearray(content)
     first = rng.randrange(len(data) + 1)
     last = min(len(data), first + rng.randint(1, 64))
@@ -164,7 +164,7 @@ class Server:
         return Result(*json.loads(answer))
 
     def _environment(self) -> dict[str, str]:
-        """Of the server: one thread, no GPU, no data of this machine."""
+        """Return the environment of the server: one thread, no GPU, no data of this machine."""
         settings = {"COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         return {name: os.environ[name] for name in os.environ if name != "INVBENCH_DATA"} | settings | threads
@@ -196,7 +196,7 @@ def _preload() -> None:
 
 
 def _called(arguments: list[str], folder: str, environment: dict[str, str], seconds: float) -> Result:
-    """Fork, wait, kill all that is left."""
+    """Fork, wait, and kill all that is left."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
         child = os.fork()
@@ -228,7 +228,7 @@ def _tail(file: IO[bytes]) -> str:
 
 
 def _call(arguments: list[str], folder: str, environment: dict[str, str], out: int, err: int) -> NoReturn:
-    """What the child does: `bench`, as a process that a shell starts."""
+    """Run `bench` in the child, as a process that a shell starts."""
     status = 113
     try:
         os.setsid()

@@ -45,7 +45,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str:
-    """What keeps a cluster from being started here; empty where nothing does."""
+    """Explain what keeps a cluster from being started here; return nothing where nothing does."""
     if os.geteuid() != 0:
         return "only root can start a Slurm cluster"
     missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
@@ -83,7 +83,7 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _munge() -> subprocess.Popen[bytes]:
-    """The daemon that Slurm's parts know each other by."""
+    """Start the daemon by which Slurm's parts authenticate each other."""
     user = pwd.getpwnam("munge")
     for name in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
         Path(name).mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ InChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4
 
 
 def write_all(folder: Path) -> Path:
-    """A data folder with a stand-in for every release."""
+    """Write a data folder with a stand-in for every release."""
     write_mnist(folder / "MNIST" / "raw")
     write_cifar(folder / "cifar-10-batches-bin")
     write_faces(folder / "olivettifaces.mat")
@@ -36,7 +36,7 @@ def write_all(folder: Path) -> Path:
 
 
 def write_mnist(folder: Path) -> Path:
-    """60 training and 20 test images."""
+    """Write 60 training and 20 test images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for prefix, count in (("train", 60), ("t10k", 20)):
@@ -52,7 +52,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
 
 
 def write_cifar(folder: Path, train: int = 40, test: int = 20, batches: int = 1) -> Path:
-    """So many images a batch, in the binary format."""
+    """Write so many images a batch, in the binary format."""
     folder.mkdir(parents=True)
     names = [*((f"data_batch_{i + 1}.bin", train) for i in range(batches)), ("test_batch.bin", test)]
     for seed, (name, count) in enumerate(names):
@@ -64,7 +64,7 @@ def write_cifar(folder: Path, train: int = 40, test: int = 20, batches: int = 1)
 
 
 def write_faces(path: Path) -> Path:
-    """400 noisy faces in the layout of the Olivetti file; a bright bar near the top left of each shows what is up."""
+    """Write 400 noisy faces as the Olivetti file; a bright bar near the top left of each shows what is up."""
     rng = np.random.default_rng(0)
     faces = rng.integers(0, 100, (400, 64, 64)).astype(np.uint8)
     faces[:, 12:20, 20:32] = 255
@@ -73,7 +73,7 @@ def write_faces(path: Path) -> Path:
 
 
 def write_qm9(folder: Path, count: int, excluded: tuple[int, ...] = ()) -> Path:
-    """Methane, then made-up molecules of different sizes, in the official archive."""
+    """Write methane, then made-up molecules of different sizes, into the official archive."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     with tarfile.open(folder / "dsgdb9nsd.xyz.tar.bz2", "w:bz2") as archive:
@@ -86,7 +86,7 @@ def write_qm9(folder: Path, count: int, excluded: tuple[int, ...] = ()) -> Path:
 
 
 def molecule(index: int, rng: np.random.Generator) -> str:
-    """A file like the official ones, of 6 to 9 heavy atoms and three hydrogens."""
+    """Return a file like the official ones, of 6 to 9 heavy atoms and three hydrogens."""
     symbols = [*rng.choice(["C", "N", "O", "F"], 6 + index % 4), "H", "H", "H"]
     values = "\t".join(f"{value:.5f}" for value in rng.normal(size=15))
     rows = ["\t".join([symbol, *(f"{x:.6f}" for x in rng.normal(size=3)), "0.0"]) for symbol in symbols]
@@ -101,7 +101,7 @@ def add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
 
 
 def archive_of(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
-    """A tar.bz2 of such members, whatever they are."""
+    """Write a tar.bz2 of these members, whatever they are."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for member, content in members:

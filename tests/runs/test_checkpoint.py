@@ -36,7 +36,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> RunFolder:
-    """The same run, killed in the middle."""
+    """Return the same run, killed in the middle."""
     return stop(CELL, tmp_path)
 
 
@@ -48,7 +48,7 @@ def stop(config: RunConfig, out: Path) -> RunFolder:
 
 
 def go_on(folder: RunFolder) -> tuple[Record, str]:
-    """The run to its end, and its log."""
+    """Continue the run to its end and return its record and its log."""
     record = run_one(CELL, Options("cpu", folder.path.parent))
     return record, folder.log.read_text()
 

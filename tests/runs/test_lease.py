@@ -52,13 +52,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hearts beat fast."""
+    """Make heartbeats fast."""
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(claims, "WATCH_SECONDS", 0.4)
 
 
 def elsewhere(path: Path, silent: float) -> Owner:
-    """A claim of another machine that was last written so many seconds ago."""
+    """Write the claim of another machine, last renewed so many seconds ago."""
     holder = Owner.this_process().model_copy(update={"machine": "far away", "host": "far"})
     path.write_text(holder.model_dump_json())
     then = time.time() - silent
@@ -67,7 +67,7 @@ def elsewhere(path: Path, silent: float) -> Owner:
 
 
 def holding(path: Path) -> subprocess.Popen[str]:
-    """Another process with the claim."""
+    """Start another process that holds the claim."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

@@ -160,19 +160,8 @@ def test_a_sweep_leaves_a_person_s_run_alone(faulty_sweep: FaultySweep) -> None:
     file = faulty_sweep.file(["slow"], steps=100_000)
     settings = SMALL["spirals"] | {"trainer.steps": 100_000, "method.fault": "slow"}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    command = [
-        sys.executable,
-        "-c",
-        CODE,
-        "run",
-        "-m",
-        "faulty",
-        "-d",
-        "spirals",
-        *sets,
-        "--out",
-        str(faulty_sweep.out),
-    ]
+    options = ["-m", "faulty", "-d", "spirals", *sets, "--out", str(faulty_sweep.out)]
+    command = [sys.executable, "-c", CODE, "run", *options]
     person = subprocess.Popen(
         command, env=faulty_sweep.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -200,7 +189,7 @@ def test_a_sweep_leaves_a_person_s_run_alone(faulty_sweep: FaultySweep) -> None:
 
 
 def children_of(number: int) -> list[psutil.Process]:
-    """Workers of a sweep."""
+    """List the workers of a sweep."""
     try:
         return [one for one in psutil.Process(number).children() if "spawn_main" in " ".join(one.cmdline())]
     except psutil.Error:

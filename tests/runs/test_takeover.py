@@ -48,7 +48,7 @@ except (Interrupted, RunHeld) as stopped:
 
 
 def start(out: Path, machine: str, skew: float = 0.0, pause: float = 0.0, steps: int = 60) -> subprocess.Popen[str]:
-    """The run, on a machine of this name, whose clock is so many seconds fast."""
+    """Start the run on a machine of this name, whose clock is so many seconds fast."""
     code = MACHINE.replace("SETTINGS", repr(SETTINGS | {"trainer.steps": steps}))
     command = [sys.executable, "-c", code, machine, str(skew), str(pause), str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def sleeper(tmp_path: Path, folder: RunFolder) -> Iterator[subprocess.Popen[str]]:
-    """A process that was stopped between writing a file of the run and putting it into its place."""
+    """Stop a process between writing a file of the run and putting it into its place."""
     process = start(tmp_path, "sleepy", pause=0.05)
     until = time.monotonic() + 60
     while time.monotonic() < until:
@@ -117,7 +117,7 @@ def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, ske
 
 
 def step_of(folder: RunFolder) -> int:
-    """What the claim says, once it can be read."""
+    """Read the step from the claim."""
     seen = read_lease(folder.lease_file)
     assert seen is not None
     assert seen.holder is not None
@@ -168,7 +168,7 @@ def test_half_a_checkpoint_is_removed_by_who_comes_next(tmp_path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Of a file that may be gone by now."""
+    """Return the size of a file, or 0 if it is gone by now."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

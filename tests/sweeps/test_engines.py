@@ -28,14 +28,14 @@ SLURM = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(bool(NO_SLURM),
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Slurm's environment."""
+    """Start a Slurm cluster and yield the variables that name it."""
     with slurm_cluster(tmp_path_factory.mktemp("slurm")) as environment:
         yield {"SLURM_CONF": environment["SLURM_CONF"]}
 
 
 @contextmanager
 def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
-    """A Ray that is there before a sweep and after it; yields its address."""
+    """Start a Ray cluster that outlives a sweep and yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,15 +55,14 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture(params=[pytest.param("ray", marks=RAY), pytest.param("slurm", marks=SLURM)])
 def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[FaultySweep, tuple[str, ...]]]:
-    """Where a sweep can be carried out on a cluster, and the options for it."""
+    """Yield a sweep that is carried out on a cluster, and the options for it."""
     faulty_sweep = FaultySweep(tmp_path / "there")
     if request.param == "slurm":
         faulty_sweep.environment |= request.getfixturevalue("slurm")
         yield faulty_sweep, ("--engine", "slurm")
     else:
-        faulty_sweep.environment["RAY_AUTH_MODE"] = (
-            "disabled"  # else it depends on whether this user has ever made a token
-        )
+        # Else it depends on whether this user has ever made a token.
+        faulty_sweep.environment["RAY_AUTH_MODE"] = "disabled"
         with ray_cluster(faulty_sweep.environment) as address:
             yield faulty_sweep, ("--engine", "ray", "--address", address)
 

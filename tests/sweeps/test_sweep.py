@@ -29,7 +29,7 @@ from invbench.sweeps.search import Judge, OptunaSearch, _draw, optuna_trials
 
 
 def written(path: Path, cells: str, seeds: str = "0-1") -> str:
-    """A file of quick runs."""
+    """Write a sweep file of quick runs and return its path."""
     values = SMALL["spirals"] | {"trainer.steps": 3}
     lines = "\n".join(f"  {name}: {json.dumps(value)}" for name, value in values.items())
     file = path / "mine.yaml"
@@ -42,7 +42,7 @@ def sweep(**values: Any) -> Sweep:
 
 
 def test_items_are_products() -> None:
-    whole = sweep(
+    plan = sweep(
         seeds="0-1",
         set={"trainer.steps": 7, "trainer.batch_size": 16},
         cells=[
@@ -55,14 +55,14 @@ def test_items_are_products() -> None:
         ],
         tiers={"tiny": {"seeds": [5], "set": {"trainer.steps": 1}}},
     )
-    runs = whole.runs()
+    runs = plan.runs()
     assert len(runs) == 2 * (4 + 2)
     assert [run.spec.seed for run in runs] == [0] * 6 + [1] * 6
     assert {run.trainer.steps for run in runs} == {7, 9}
     assert all(run.trainer.batch_size == 16 for run in runs)
     thresholds = [run.spec.method_settings["and_mask"]["threshold"] for run in runs if run.spec.method == "and_mask"]
     assert thresholds == [0.1, 0.2, 0.1, 0.2]
-    tiny = whole.runs("tiny")
+    tiny = plan.runs("tiny")
     assert {(run.spec.seed, run.trainer.steps) for run in tiny} == {(5, 1)}
 
 
@@ -77,7 +77,7 @@ def test_the_smoke_sweep_has_every_method() -> None:
 
 
 def drawn(settings: list[str], trials: int = 8, **more: Any) -> list[dict[str, Any]]:
-    """What a random search chose."""
+    """Return the settings that a random search chose."""
     search = {"trials": trials, "settings": settings}
     runs = sweep(cells=[{"method": "and_mask", "dataset": "spirals", "random": search}], **more).runs()
     return [{name: run.spec.flat()[name] for name in settings} for run in runs]
@@ -156,20 +156,20 @@ LED: dict[str, Any] = {
 }
 
 
-def told(known: dict[str, float], **more: Any) -> list[RunConfig]:
-    """The runs of a search, given results by id."""
+def search_runs(known: dict[str, float], **more: Any) -> list[RunConfig]:
+    """Return the runs of a search that knows the results of these ids."""
     return sweep(cells=[LED], **more).runs(results=lambda run_id: {"m": known[run_id]} if run_id in known else None)
 
 
 @needs_optuna
 def test_results_lead_a_search() -> None:
     known: dict[str, float] = {}
-    while left := [run for run in told(known, seeds="0-2") if run.spec.run_id not in known]:
+    while left := [run for run in search_runs(known, seeds="0-2") if run.spec.run_id not in known]:
         assert len(left) == 2 * 3, "a round of two trials, three seeds each"
         known |= {run.spec.run_id: abs(math.log10(run.trainer.learning_rate) + 2) for run in left}
     assert len(known) == 12 * 3
     some = dict(list(known.items())[:6])
-    assert [run.spec for run in told(some)] == [run.spec for run in told(known)[:4]], (
+    assert [run.spec for run in search_runs(some)] == [run.spec for run in search_runs(known)[:4]], (
         "and continue where they were left"
     )
 
@@ -190,9 +190,9 @@ def test_trials_get_better(direction: str, best: float) -> None:
 def test_a_search_goes_on_where_runs_failed_or_are_left_out() -> None:
     none: dict[str, float] = {}
     assert len(sweep(cells=[LED]).runs(results=lambda run_id: none)) == 12
-    assert {run.spec.seed for run in told({}, seeds="0-1", exclude=[{"seed": 1}])} == {0}
-    first = told({}, seeds="0-1", exclude=[{"seed": 1}])
-    assert len(told({run.spec.run_id: 1.0 for run in first}, seeds="0-1", exclude=[{"seed": 1}])) == 4
+    assert {run.spec.seed for run in search_runs({}, seeds="0-1", exclude=[{"seed": 1}])} == {0}
+    first = search_runs({}, seeds="0-1", exclude=[{"seed": 1}])
+    assert len(search_runs({run.spec.run_id: 1.0 for run in first}, seeds="0-1", exclude=[{"seed": 1}])) == 4
 
 
 @needs_optuna
@@ -220,7 +220,7 @@ def test_a_search_that_is_carried_out(tmp_path: Path, bench: Bench) -> None:
 def test_optuna_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"pip install 'invbench\[optuna\]'"):
-        told({})
+        search_runs({})
 
 
 def test_rules_keep_and_leave_out() -> None:
@@ -305,10 +305,10 @@ def test_the_size_is_that_of_the_tier_and_of_all_that_can_be() -> None:
         {"method": ["erm", "vrex"], "dataset": ["spirals", "irm_regression"], "random": {"trials": 3}},
         {"method": ["*", "erm"], "dataset": "spirals", "grid": {"trainer.steps": [1, 2]}},
     ]
-    whole = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
+    plan = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
     for tier in ("full", "tiny"):
-        each = [len(list(one.cells({}, whole.tiers.get(tier, Tier()), judged_by_none))) for one in whole.cells]
-        assert [one.size(whole.tiers.get(tier, Tier())) for one in whole.cells] == each
+        each = [len(list(one.cells({}, plan.tiers.get(tier, Tier()), judged_by_none))) for one in plan.cells]
+        assert [one.size(plan.tiers.get(tier, Tier())) for one in plan.cells] == each
 
 
 def judged_by_none(*_: object) -> Judge:
@@ -377,11 +377,11 @@ def test_seeds(seeds: Any) -> None:
 
 @pytest.mark.parametrize("name", sweep_names())
 def test_every_sweep_of_the_package_resolves(name: str) -> None:
-    full = Sweep.read(name)
-    assert {"small"} <= set(full.tiers)
-    whole, small = full.runs(), full.runs("small")
-    assert len({run.spec.run_id for run in whole}) == len(whole)
-    assert len({run.spec.run_id for run in small}) == len(small) <= len(whole)
+    plan = Sweep.read(name)
+    assert {"small"} <= set(plan.tiers)
+    full, small = plan.runs(), plan.runs("small")
+    assert len({run.spec.run_id for run in full}) == len(full)
+    assert len({run.spec.run_id for run in small}) == len(small) <= len(full)
 
 
 def test_the_command_carries_it_out_and_continues(tmp_path: Path, bench: Bench) -> None:
