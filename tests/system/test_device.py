@@ -78,9 +78,9 @@ def test_devices_that_contradict_the_engine() -> None:
 
 def test_the_first_step_is_in_the_lease_at_once(tmp_path: Path) -> None:
     with hold_lease(tmp_path / "claim.json") as lease, Report("", 10, tmp_path / "log.txt", True, lease) as report:
-        for step, shown in ((1, 1), (2, 1)):  # later ones come with the next heartbeat
+        for step, expected in ((1, 1), (2, 1)):  # later ones come with the next heartbeat
             report.step(step)
             seen = read_lease(tmp_path / "claim.json")
             assert seen is not None
             assert seen.holder is not None
-            assert (seen.holder.step, seen.holder.total) == (shown, 10)
+            assert (seen.holder.step, seen.holder.total) == (expected, 10)
