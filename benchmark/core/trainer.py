@@ -83,6 +83,9 @@ class TrainerConfig(Settings):
     )
     dtype: Literal["float32", "float64"] = setting("float32", "type of the numbers")
     autocast: bool = setting(False, "run the network's forward pass in bfloat16")
+    tf32: bool = setting(
+        False, "let a GPU round the factors of float32 products to TF32 (10 bits of mantissa), which is faster"
+    )
     compile: bool = setting(False, "compile the network with torch.compile (strategy joint only)")
 
     @model_validator(mode="after")

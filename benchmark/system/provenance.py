@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import os
 import platform
+import re
 import subprocess
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +49,14 @@ def describe(device: "torch.device") -> dict[str, Any]:
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        facts |= {"gpu": properties.name, "gpu_memory": properties.total_memory, "cuda": torch.version.cuda}
+        facts |= {
+            "gpu": properties.name,
+            "gpu_memory": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": _driver_version(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+        }
     return facts
 
 
@@ -114,6 +122,15 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _driver_version() -> str | None:
+    """Return the version of NVIDIA's driver; None where Linux does not tell it."""
+    path = Path("/proc/driver/nvidia/version")
+    if not path.is_file():
+        return None
+    match = re.search(r"Module.*?\s([0-9]+(?:\.[0-9]+)+)\s", path.read_text())
+    return match[1] if match else None
 
 
 def _cpu_name() -> str:

@@ -188,8 +188,6 @@ def build_training(
 ) -> TrainingLoop:
     """Build the training of a run on a device, at its beginning; for `origin` see `TrainingLoop`."""
     model = model_on(device, config, problem)
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
     loggers = Loggers(options.loggers, folder, config.spec)
     data = problem.to(device, getattr(torch, config.trainer.dtype))
     return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)

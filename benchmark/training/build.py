@@ -16,7 +16,7 @@ from invbench.runs.checkpoint import Checkpoint, check_fit
 from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec, resolve
 from invbench.seeding import stream, torch_stream
-from invbench.system.device import choose_device, out_of_memory
+from invbench.system.device import choose_device, out_of_memory, set_numerics
 from invbench.system.workarounds import keep_freed_memory
 
 KEPT_BYTES = 128 * 2**20
@@ -149,6 +149,7 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
 def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:
     """Build the network of a run, freshly initialised, on the device and in the type in which it is trained."""
     keep_freed_memory()
+    set_numerics(device, config.trainer.tf32)
     model = build_model(config, problem).to(device, getattr(torch, config.trainer.dtype))
     if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
         model = convert_conv2d_weight_memory_format(model, torch.channels_last)

@@ -1,5 +1,6 @@
 """Devices: what counts as out of memory, and that nothing falls back to another device in silence."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from invbench.sweeps.engines import make_engine
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 from invbench.sweeps.engines.scheduler import Slot
 from invbench.sweeps.monitor import SweepMonitor
+from invbench.system.device import set_numerics
 from invbench.system.signals import StopRequest
 from invbench.training.attempt import kind_of
 from invbench.training.progress import Report
@@ -66,6 +68,28 @@ def test_devices_of_a_sweep() -> None:
     for resources in (LocalResources(device="cuda", workers=2), LocalResources(gpus="", device="cpu")):
         with pytest.raises(UserError, match="give one"):
             resources.slots()
+
+
+@pytest.fixture
+def flags() -> Iterator[None]:
+    """Put torch's flags for GPUs back at the end of a test."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("flags")
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_what_the_setting_says(tf32: bool) -> None:
+    """The flags are there without a GPU, too; a run on the CPU leaves them alone."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not tf32
+    torch.backends.cudnn.deterministic = False
+    set_numerics(torch.device("cpu"), tf32)
+    assert torch.backends.cudnn.allow_tf32 is not tf32
+    set_numerics(torch.device("cuda", 0), tf32)
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
+    assert torch.backends.cudnn.deterministic
 
 
 def test_devices_that_contradict_the_engine() -> None:
