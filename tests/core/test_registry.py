@@ -305,8 +305,12 @@ def _distribution(folder: Path, distribution: str, name: str, target: str, kind:
 
 
 def _command(*folders: Path, patience: float = 60.0) -> str:
-    """Return the program of the command, with folders in which packages are installed."""
+    """Return the program of the command, with folders in which packages are installed.
+
+    It heeds Ctrl-C also where the tests run in the background, whose children ignore it.
+    """
     return (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}; from invbench.core import third_party; "
         f"third_party.PATIENCE = {patience}; from invbench.cli import main; sys.argv[0] = 'bench'; main()"
     )
