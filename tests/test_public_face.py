@@ -3,6 +3,7 @@
 import ast
 import doctest
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Bench
 
 import invbench
 from invbench import choices
+from invbench.errors import UserError
 from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines import ENGINES, make_engine
@@ -188,3 +191,13 @@ def test_commands_list_choices_and_refuse_others(
     status, _, said = bench(*command.split(), "other")
     assert (status, said.count("\n")) == (2, 1), option
     assert f"'other'; known: {', '.join(sorted(names))}" in said
+
+
+def test_seeds_of_numpy_are_seeds(tmp_path: Path) -> None:
+    one = invbench.run("erm", "spirals", seed=np.int64(3), settings=TWO_STEPS, out=tmp_path)
+    assert one.spec == invbench.run("erm", "spirals", seed=3, settings=TWO_STEPS, out=tmp_path).spec
+    some = invbench.run("erm", "spirals", seeds=np.arange(2), settings=TWO_STEPS, out=tmp_path)
+    assert [record.spec.seed for record in some] == [0, 1]
+    for wrong in ([], b"01", itertools.count()):
+        with pytest.raises(UserError, match="give 1 to"):
+            invbench.run("erm", "spirals", seeds=wrong, settings=TWO_STEPS, out=tmp_path)

@@ -1,5 +1,6 @@
 """Composition of methods with `+`: models wrap each other, penalties add up, only one part may replace a mean."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -176,14 +177,25 @@ class Composition:
 
     def update(self, names: Iterable[str], count: int) -> Update:
         """Return what an update moves: by the part that schedules updates, else all parameters."""
-        for part in self._all(UpdateSchedule).values():
-            return part.update(names, count)
+        names = list(names)
+        for name, part in self._all(UpdateSchedule).items():
+            update = part.update(names, count)
+            rates = {parameter: float(rate) for parameter, rate in update.rates.items()}
+            if wrong := [key for key, rate in rates.items() if key not in names or not math.isfinite(rate)]:
+                raise ValueError(f"update of method {name} gives '{wrong[0]}' the rate {rates[wrong[0]]}")
+            return update._replace(rates=rates)
         return Update(dict.fromkeys(names, 1.0), count)
 
     @cached_property
     def restarts(self) -> tuple[int, ...]:
         """Steps ahead of which the optimiser restarts, in ascending order."""
-        return tuple(sorted({step for part in self._all(OptimizerRestarts).values() for step in part.restarts()}))
+        steps: set[int] = set()
+        for name, part in self._all(OptimizerRestarts).items():
+            for step in part.restarts():
+                if not isinstance(step, int) or step < 0:
+                    raise UserError(f"method {name} restarts the optimiser ahead of step {step}, which is no step")
+                steps.add(step)
+        return tuple(sorted(steps))
 
     @cached_property
     def rule(self) -> tuple[str, Method]:
@@ -247,11 +259,13 @@ class Composition:
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         """Return every part's initial state under its name, with the step counter that the engine advances."""
         device = next((value.device for value in parameters.values()), torch.device("cpu"))
-        return {
-            name: {"step": torch.zeros((), dtype=torch.int64, device=device)}
-            | part.initial_state(parameters, environments)
-            for name, part in self.parts.items()
-        }
+        state: State = {}
+        for name, part in self.parts.items():
+            state[name] = dict(part.initial_state(parameters, environments))
+            if "step" in state[name]:
+                raise UserError(f"initial_state of method {name} has 'step', which the engine counts; rename it")
+            state[name]["step"] = torch.zeros((), dtype=torch.int64, device=device)
+        return state
 
     def advance(self, state: State) -> State:
         """Return the state with one more finished step."""
@@ -309,6 +323,7 @@ class Composition:
         """Apply the gradient rule to mean moments."""
         name, part = self.rule
         gradients, part_state = part.combine_moments(moments, penalty_grad, state[name])
+        _check_gradients(gradients, penalty_grad, f"combine_moments of method {name}")
         return gradients, state | {name: part_state}
 
     def combine(
@@ -317,4 +332,16 @@ class Composition:
         """Apply the gradient rule to the gradients of all environments env (E,)."""
         name, part = self.rule
         gradients, part_state = part.combine(risk_grads, penalty_grad, env, state[name])
+        _check_gradients(gradients, penalty_grad, f"combine of method {name}")
         return gradients, state | {name: part_state}
+
+
+def _check_gradients(gradients: Gradients, penalty_grad: Gradients, hook: str) -> None:
+    """Raise ValueError unless a hook has returned a gradient of the right shape for each parameter and no other."""
+    for name, expected in penalty_grad.items():
+        shape = gradients[name].shape if name in gradients else None
+        if shape != expected.shape:
+            what = "no gradient" if shape is None else f"a gradient of shape {tuple(shape)}"
+            raise ValueError(f"{hook} returns {what} for '{name}', whose shape is {tuple(expected.shape)}")
+    if more := gradients.keys() - penalty_grad.keys():
+        raise ValueError(f"{hook} returns a gradient for '{min(more)}', which is no parameter")

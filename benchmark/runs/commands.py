@@ -52,10 +52,11 @@ def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
     Raises:
         UserError: the text is something else, or they are too many.
     """
-    if isinstance(seeds, int):
-        return [seeds]
     if not isinstance(seeds, str):
-        return list(dict.fromkeys(seeds))
+        numbers = list(itertools.islice(seeds, MOST_SEEDS + 1)) if isinstance(seeds, Iterable) else [seeds]
+        if isinstance(seeds, bytes) or not 0 < len(numbers) <= MOST_SEEDS:
+            raise UserError(f"seeds {brief(repr(seeds))}: give 1 to {MOST_SEEDS:,} whole numbers, or a text as 0-4")
+        return list(dict.fromkeys(numbers))
     spans = []
     for part in seeds.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)

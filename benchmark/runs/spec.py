@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,10 +54,12 @@ class RunSpec(BaseModel):
         return flatten(sections)
 
 
-def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+def _checked_seed(seed: SupportsIndex) -> int:
+    """Return a seed, numpy's whole numbers too, as an int. Raises UserError for anything else."""
+    number = index(seed) if isinstance(seed, SupportsIndex) and not isinstance(seed, bool) else -1
+    if not 0 <= number <= MAX_SEED:
         raise UserError(f"seed {seed!r} must be a whole number from 0 to {MAX_SEED}")
-    return seed
+    return number
 
 
 Fuse = Literal["auto", "off"] | int

@@ -23,6 +23,7 @@ def problems(backbone: Backbone, tasks: Iterable[Task] = TASKS[:1]) -> Iterator[
     Raises:
         AssertionError: `accepts` names what is no kind of input.
     """
+    require(bool(backbone.accepts), "`accepts` is empty, so no data suit the backbone")
     for kind in backbone.accepts:
         x = inputs(kind)
         for task in tasks:

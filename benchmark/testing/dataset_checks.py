@@ -1,16 +1,19 @@
 """Checks of a dataset, with ERM on it."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
 
 from invbench.core.data import Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Regression
+from invbench.evaluation.metrics import evaluate
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing.cells import load
 from invbench.testing.method_checks import require, trains
+from invbench.training.build import build_model
 
 DatasetCheck = Callable[[RunConfig], None]
 """Function of ERM on the dataset that raises AssertionError where a property is missing."""
@@ -65,6 +68,20 @@ def splits_are_sound(config: RunConfig) -> None:
         require(used == list(range(len(used))), f"training environments are numbered {used}, not from 0 without gaps")
 
 
+def splits_can_be_measured(config: RunConfig) -> None:
+    """Check that an untrained network has finite metrics on every split, the dataset's own metric among them."""
+    problem = load(config)
+    for name, split in problem.splits.items():
+        shape, expected = tuple(split.x.shape[1:]), tuple(problem.input_shape)
+        require(shape == expected, f"inputs of split {name} have shape {shape}, those of train {expected}")
+    model = build_model(config, problem)
+    metrics = evaluate(model, problem, tuple(problem.splits), config.spec.seed, 0)
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    require(not broken, f"{', '.join(broken)} of an untrained network is not finite")
+    headline = problem.provenance["metric"]
+    require(headline in metrics, f"`metric` of the problem is '{headline}', and runs measure {', '.join(metrics)}")
+
+
 def _require_labels(problem: Problem, name: str, split: Split) -> None:
     classes = {BinaryClassification: 2, Classification: problem.task.outputs}.get(type(problem.task))
     if classes is not None:
@@ -77,5 +94,6 @@ DATASET_CHECKS: tuple[DatasetCheck, ...] = (
     optional_settings_turn_on,
     loading_is_pure,
     splits_are_sound,
+    splits_can_be_measured,
     trains,
 )

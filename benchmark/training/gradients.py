@@ -54,7 +54,7 @@ class Moments:
     """Running sums over environments of the moments that the method's rule needs."""
 
     def __init__(self, method: Composition) -> None:
-        self.rule = method.rule[1]
+        self.method_name, self.rule = method.rule
         self.keep_all = method.needs_all_gradients
         self.sums: dict[str, tuple[Tensor, ...]] = {}
         self.kept: dict[str, list[Tensor]] = {}
@@ -68,7 +68,10 @@ class Moments:
                 if self.keep_all:
                     self.kept.setdefault(name, []).append(value)
                     continue
-                new = tuple(moment.sum(0) for moment in self.rule.moments(value))
+                moments = self.rule.moments(value)
+                if not isinstance(moments, tuple):
+                    raise ValueError(f"moments of method {self.method_name} returns no tuple of tensors")
+                new = tuple(moment.sum(0) for moment in moments)
                 old = self.sums.get(name)
                 self.sums[name] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
 

@@ -1,5 +1,6 @@
 """Carry out runs: hold the folder, make the data, train, write the record."""
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device
 from invbench.system.provenance import code_version
 from invbench.system.threads import threads_put_back
-from invbench.training.attempt import Attempt, Metrics
+from invbench.training.attempt import Attempt, Metrics, kind_of
 from invbench.training.build import load_problem
 
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
@@ -164,7 +165,7 @@ def run_together(configs: Sequence[RunConfig], options: Options, ended: Callable
         for config in configs:
             try:
                 opened = stack.enter_context(_opened(config, options))
-            except (RunHeld, UserError) as stopped:
+            except (RunFailed, UserError) as stopped:
                 ended(config, stopped)
                 continue
             if isinstance(opened, Record):
@@ -232,11 +233,39 @@ def _opened(config: RunConfig, options: Options) -> Iterator[Record | Attempt]:
                         announce(f"{config.title}  is done already: {folder.path}")
                     yield record
                     return
-            yield Attempt(config, problem or load_problem(config), held, device, code, options)
+            yield _attempt(config, problem, held, device, code, options)
         except UserError:
             if new:
                 held.discard()
             raise
+
+
+def _attempt(
+    config: RunConfig,
+    problem: Problem | None,
+    folder: RunFolder,
+    device: torch.device,
+    code: dict[str, Any],
+    options: Options,
+) -> Attempt:
+    """Load the data and build the network of a run.
+
+    Raises:
+        RunFailed: code of the method, dataset or backbone raised an error; the record of the failure is written.
+    """
+    try:
+        return Attempt(config, problem or load_problem(config), folder, device, code, options)
+    except UserError:
+        raise
+    except Exception as error:
+        kind = kind_of(error)
+        if kind != "disk_full":
+            trace = "".join(traceback.format_exception(error))
+            folder.set_aside()
+            record = Record.of_failure(config.spec, kind, str(error))
+            folder.write_record(record.model_copy(update={"traceback": trace, "code": code}))
+        text = f"{config.title} failed ({kind}): {error}; details in {folder.path}"
+        raise RunFailed(kind, text) from error
 
 
 def _other_data(config: RunConfig, record: Record) -> Problem | None:

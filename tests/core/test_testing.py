@@ -4,6 +4,7 @@ import doctest
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -201,6 +202,22 @@ class Signs(Noise):
         return changed(problem, y=2 * problem.splits["train"].y - 1)
 
 
+class Wider(Noise):
+    """Has wider inputs in the test split."""
+
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        problem = super().load(seed)
+        test = replace(problem.splits["test"], x=torch.zeros(len(problem.splits["test"]), 9))
+        return replace(problem, splits={**problem.splits, "test": test})
+
+
+class OtherMetric(Noise):
+    """Names a metric that no run measures."""
+
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        return replace(super().load(seed), metric="nope")
+
+
 class TurnsNothingOn(Noise):
     """Names a setting that turns nothing on."""
 
@@ -218,6 +235,8 @@ BROKEN_DATASETS = [
     (Spawns, "loading_is_pure: `load` gives other tensors when it is called again with one seed"),
     (Gaps, r"splits_are_sound: training environments are numbered \[1, 3\], not from 0 without gaps"),
     (Signs, "splits_are_sound: labels of split train are not whole numbers from 0 to 1"),
+    (Wider, r"splits_can_be_measured: inputs of split test have shape \(9,\), those of train \(3,\)"),
+    (OtherMetric, "splits_can_be_measured: `metric` of the problem is 'nope', and runs measure"),
     (TurnsNothingOn, "optional_settings_turn_on: `optional` says how to turn oracle on"),
 ]
 

@@ -43,6 +43,8 @@ def _alone(spec: RunSpec, options: Options) -> Outcome:
         return _outcome(run_one(from_spec(spec), options))
     except (KeyboardInterrupt, Interrupted, RunFailed, UserError) as stopped:
         return _outcome(stopped)
+    except Exception as error:
+        return Outcome("failed", kind_of(error), f"{type(error).__name__}: {error}")
 
 
 def _together(specs: Sequence[RunSpec], options: Options) -> list[Outcome]:
