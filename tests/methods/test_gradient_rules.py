@@ -296,7 +296,7 @@ def test_the_optimiser_forgets_where_the_weight_changes(tmp_path: Path) -> None:
 
 
 def test_the_scale_multiplies_the_weight_decay_too(tmp_path: Path) -> None:
-    """As in the IRM paper's code, where the l2 term is divided by λ with everything else."""
+    """Check that weight decay is scaled as in the IRM paper's code, which divides the l2 term by λ with all else."""
     values = {"method__anneal_steps": 0, "method__weight": 50.0, "method__convention": "rescaled"}
     config = small_config(
         "vrex", "spirals", **values, trainer__dtype="float64", trainer__optimizer="sgd", trainer__weight_decay=0.1
