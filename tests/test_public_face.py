@@ -171,6 +171,18 @@ def test_a_new_engine_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         invbench.sweep(file, out=tmp_path / "runs", engine="here", workers=1)
 
 
+def test_an_engine_need_not_know_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
+    """The command passes an engine only the options that were given."""
+    monkeypatch.setitem(ENGINES, "local", lambda: LocalEngine([]))
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL_SWEEP, "utf-8")
+    command = ("sweep", str(file), "--out", str(tmp_path / "runs"), "--dry-run")
+    assert bench(*command)[0] == 0
+    status, _, error = bench(*command, "--threads", "2")
+    assert status == 2
+    assert "--threads is for --engine ray or slurm" in error
+
+
 @pytest.mark.parametrize(
     ("command", "names"),
     [

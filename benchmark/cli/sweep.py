@@ -40,7 +40,9 @@ def sweep(
         int | None,
         typer.Option(min=1, max=MOST_PROCESSES, help="Processes on the CPU, without GPUs (default: cores // threads)."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of each process.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of each process (default: 1).")
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Longest time for one run, such as 90s, 30min, 2h.")] = None,
     fuse: Annotated[
         str | None,

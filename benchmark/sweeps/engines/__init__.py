@@ -1,7 +1,7 @@
 """Where the runs of a sweep are carried out: in processes of this machine, on a Ray cluster, or by Slurm.
 
-All engines call `worker.carry_out` in another process, which leaves the same record wherever it is called. A new one is
-an entry of `ENGINES`; the command lists those of `invbench.choices.EngineName`.
+All engines call `worker.carry_out`, ours in another process; it leaves the same record wherever it is called. A new
+engine is an entry of `ENGINES`; the command lists those of `invbench.choices.EngineName`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
