@@ -120,7 +120,7 @@ class Attempt:
             with suppress(OSError):
                 trace = "".join(traceback.format_exception(error))
                 self._write("failed", {}, {}, kind=kind, message=str(error), trace=trace)
-        return RunFailed(kind, f"{self.config.title} failed ({kind}): {error}; details in {self.folder.path}")
+        return failure_of(self.config, self.folder, error)
 
     def _invariance(self, report: Report) -> dict[str, Any]:
         """Measure how much transformations of the inputs change the predictions; empty where that is off."""
@@ -197,6 +197,26 @@ def _idle_parts(training: TrainingLoop) -> list[str]:
     """List the parts of a trained run's method whose penalty moves nothing, judged on the first batch."""
     batch = training.loader.batch(0)
     return idle_parts(training.objective, training.parameters, batch, training.method_state)
+
+
+def record_unbuilt(config: RunConfig, folder: RunFolder, code: dict[str, Any], error: Exception) -> RunFailed:
+    """Write the record of a run whose data or network could not be made. Returns the error to raise.
+
+    A full disk leaves no record, as in `Attempt.record_failure`.
+    """
+    if kind_of(error) != "disk_full":
+        record = Record.of_failure(config.spec, kind_of(error), str(error))
+        trace = "".join(traceback.format_exception(error))
+        with suppress(OSError):
+            folder.set_aside()
+            folder.write_record(record.model_copy(update={"traceback": trace, "code": code}))
+    return failure_of(config, folder, error)
+
+
+def failure_of(config: RunConfig, folder: RunFolder, error: Exception) -> RunFailed:
+    """Make the error that says how a run failed, and where its details are."""
+    kind = kind_of(error)
+    return RunFailed(kind, f"{config.title} failed ({kind}): {error}; details in {folder.path}")
 
 
 def kind_of(error: Exception) -> str:

@@ -332,13 +332,9 @@ class TrainingLoop:
 
     def _checkpoint_tensors(self) -> Tree:
         """Collect the tensors of a checkpoint: as `state`, with the whole model and torch's generators."""
-        return {
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer_state,
-            "method": self.method_state,
-            "random": random_state(self.device),
-            "objective_sum": self.objective_sum,
-        }
+        state = self.state()
+        del state["parameters"], state["buffers"]  # parts of the model
+        return state | {"model": dict(self.model.state_dict()), "random": random_state(self.device)}
 
     def _load_checkpoint(self) -> tuple[Tree, Position, list[Row]] | None:
         """Load the state, position and curves to resume from; None where there are none.

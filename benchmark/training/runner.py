@@ -1,6 +1,5 @@
 """Carry out runs: hold the folder, make the data, train, write the record."""
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device
 from invbench.system.provenance import code_version
 from invbench.system.threads import threads_put_back
-from invbench.training.attempt import Attempt, Metrics, kind_of
+from invbench.training.attempt import Attempt, Metrics, record_unbuilt
 from invbench.training.build import load_problem
 
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
@@ -255,17 +254,10 @@ def _attempt(
     """
     try:
         return Attempt(config, problem or load_problem(config), folder, device, code, options)
-    except UserError:
+    except (UserError, Interrupted):
         raise
     except Exception as error:
-        kind = kind_of(error)
-        if kind != "disk_full":
-            trace = "".join(traceback.format_exception(error))
-            folder.set_aside()
-            record = Record.of_failure(config.spec, kind, str(error))
-            folder.write_record(record.model_copy(update={"traceback": trace, "code": code}))
-        text = f"{config.title} failed ({kind}): {error}; details in {folder.path}"
-        raise RunFailed(kind, text) from error
+        raise record_unbuilt(config, folder, code, error) from error
 
 
 def _other_data(config: RunConfig, record: Record) -> Problem | None:

@@ -463,9 +463,8 @@ def test_names_as_papers_have_them() -> None:
     assert laid_out(means).rows[0][0] == ["and_mask"], "in a terminal, as one types it"
 
 
-def test_a_plug_in_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
-
+@METHODS.temporary()
+def test_a_plug_in_says_its_name() -> None:
     @register_method("plug_in")
     class PlugIn(Method):
         display_name: ClassVar[str] = "Plug-in"
