@@ -54,7 +54,7 @@ class EngineName(Choice):
 
 
 class Format(Choice):
-    """Format of a table."""
+    """Formats in which `bench table` and `bench compare` write."""
 
     text = "text"
     csv = "csv"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class What(StrEnum):
-    """Name what can be listed."""
+    """Things that `bench ls` can list."""
 
     methods = "methods"
     datasets = "datasets"

@@ -21,7 +21,7 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 class Kind(StrEnum):
-    """Name what can be drawn."""
+    """Figures that `bench plot` can draw."""
 
     curves = "curves"
     ranks = "ranks"

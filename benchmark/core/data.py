@@ -37,7 +37,7 @@ class Pixels(NamedTuple):
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
 
     def restored(self, x: Tensor) -> Tensor:
-        """Invert `standardised`."""
+        """Turn standardised images back into pixels in [0, 1], as `standardised` took them."""
         return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
 
     def black(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from invbench.runs.spec import RunSpec
 from invbench.training.build import RestoredRun
 
 BINS = 25
-"""Bins of a density."""
+"""Number of bins in which a density of the score is drawn."""
 FEWEST = 200
 """Least number of examples of a density."""
 NEAR = 0.1

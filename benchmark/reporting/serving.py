@@ -113,7 +113,7 @@ class Answer(BaseHTTPRequestHandler):
         return head
 
     def do_GET(self) -> None:
-        """Answer with the page."""
+        """Answer a GET request with the page of all runs."""
         if not self._ours():
             return
         try:
@@ -150,4 +150,4 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: Any) -> None:
-        """Write no line per request."""
+        """Leave out the line that the base class prints for each request."""
