@@ -41,6 +41,7 @@ CONTENTS = {
         "docs/ideas",
         "docs/examples/index",
         "docs/clusters",
+        "docs/gpu",
         "reference/sweeps",
         "docs/results",
         "docs/analysis",

@@ -1,10 +1,16 @@
-"""Scripts that users run: the twelve QM9 runs, small, on stand-ins."""
+"""Scripts that users run: the twelve QM9 runs, small, on stand-ins; rows of the acceptance of a GPU, on the CPU."""
 
 import importlib
+import json
+import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 from cells import small_settings
 
 from invbench.sweeps.definition import Sweep
@@ -41,3 +47,75 @@ def test_twelve_runs_make_one_table(script: ModuleType, tmp_path: Path, capsys: 
     script.main(task=script.Task.homo, group=script.Group.trivial, out=tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")} == before
+
+
+Accept = Callable[..., tuple[int, list[dict[str, Any]]]]
+"""First words of rows, and seconds -> exit status, the rows in the file."""
+
+
+@pytest.fixture
+def acceptance(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the script that accepts a GPU."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("acceptance_gpu")
+
+
+@pytest.fixture
+def accept(acceptance: ModuleType, tmp_path: Path) -> Accept:
+    """Return a function that carries out rows in a dry run."""
+
+    def call(*only: str, seconds: float = math.inf) -> tuple[int, list[dict[str, Any]]]:
+        with pytest.raises(SystemExit) as ended:
+            acceptance.main(acceptance.What.all, "cpu", tmp_path, small=True, seconds=seconds, only=list(only))
+        rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        return int(str(ended.value.code)), rows
+
+    return call
+
+
+def test_rows_of_an_acceptance_are_written_once(accept: Accept) -> None:
+    names = ("same step erm", "out of memory", "steps erm, 2")
+    status, rows = accept(*names, seconds=0)
+    assert status == 0
+    assert [row["reason"] for row in rows[1:]] == ["the time was over"] * 3
+    status, rows = accept(*names)
+    assert status == 0
+    assert [(row["part"], row["cell"], row["ok"]) for row in rows[4:]] == [
+        ("machine", "cpu", True),
+        ("same step", "erm", True),
+        ("out of memory", "erm", None),
+        ("steps", "erm, 2", True),
+    ]
+    assert rows[5]["compared"].startswith("Compare the parameters after a step")
+    assert rows[5]["float64"] == rows[5]["float32"] == 0
+    assert rows[7]["ms"] > 0
+    _, rows = accept(*names)
+    assert [row["part"] for row in rows[8:]] == ["machine"]
+
+
+def test_a_row_that_fails_stops_no_other(
+    accept: Accept, acceptance: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(setup: object, cell: str) -> dict[str, Any]:
+        raise RuntimeError(f"{cell} is wrong\n\nin many lines\nto the end")
+
+    monkeypatch.setitem(acceptance.CHECKS, "symmetry", (fail, acceptance.CHECKS["symmetry"][1]))
+    status, rows = accept("symmetry", "resume erm")
+    assert status == 1
+    assert [row["ok"] for row in rows] == [True, False, False, True]
+    assert rows[1]["error"] == "RuntimeError: tf32 off is wrong ... to the end"
+    assert "tests/test_scripts.py:" in rows[1]["at"]
+    assert rows[3]["resumed"] == 0
+    assert "WRONG symmetry tf32 on: RuntimeError: tf32 on is wrong" in capsys.readouterr().out
+
+
+def test_waits_are_counted_by_line(acceptance: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with acceptance.waits_of_host(torch.device("cuda")) as lines:
+        warnings.warn("Synchronization debug mode does not yet detect all synchronizing operations", stacklevel=1)
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert list(lines.values()) == [2]
+    assert "test_scripts.py" in next(iter(lines))
+    assert modes == ["warn", "default"]
