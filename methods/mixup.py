@@ -20,6 +20,7 @@ from invbench.core.hooks import BatchMixing
 from invbench.core.method import State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
+from invbench.tensors import scalar
 
 
 @register_method("mixup")
@@ -38,8 +39,8 @@ class Mixup(BatchMixing):
     def mix(self, batch: Batch, state: State) -> Batch:
         environments = len(batch.env)
         ring = torch.randperm(environments, device=batch.x.device)
-        alpha = torch.as_tensor(self.alpha, dtype=batch.x.dtype, device=batch.x.device)
-        share = Beta(alpha, alpha).sample((environments,))  # λ of each pair
+        alpha = scalar(self.alpha, batch.x)
+        share = Beta(alpha, alpha, validate_args=False).sample((environments,))  # λ of each pair
         first, second = ring, ring.roll(-1)
         weight = share.reshape(-1, *[1] * (batch.x.ndim - 1))
         x = weight * batch.x[first] + (1 - weight) * batch.x[second]

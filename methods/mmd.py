@@ -37,7 +37,7 @@ class MMD(PenaltyMethod):
         means = kernel_means(representation(outputs, "mmd"))
         within = means.diagonal()
         discrepancies = within[:, None] + within - 2 * means
-        i, j = torch.triu_indices(len(within), len(within), 1)
+        i, j = torch.triu_indices(len(within), len(within), 1, device=means.device)
         return self.weighted(discrepancies[i, j].mean(), state), state
 
 

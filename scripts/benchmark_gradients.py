@@ -29,7 +29,7 @@ from invbench.system.workarounds import keep_freed_memory
 from invbench.training.build import build_model, load_problem
 from invbench.training.gradients import choose_strategy
 from invbench.training.loop import TrainingLoop
-from invbench.training.sampling import Sampler
+from invbench.training.sampling import BatchLoader, Sampler
 
 Step = Callable[[], object]
 BATCH = 80
@@ -63,12 +63,11 @@ def reference_step(config: RunConfig, device: torch.device) -> Step:
     problem = problem_of(config, device)
     model = build_model(config, problem).to(device)
     leaves = list(model.parameters())
-    sampler = Sampler.of(problem.splits["train"], config.trainer, 0)
-    examples, env = (part[0] for part in sampler.epoch(0))
+    loader = BatchLoader(Sampler.of(problem.splits["train"], config.trainer, 0))
     adam = torch.optim.Adam(leaves, lr=1e-2, weight_decay=1e-3)
 
     def step() -> None:
-        batch = sampler.batch(examples, env)
+        batch = loader.batch(0)
         prediction = model(batch.x.flatten(0, 1)).prediction.unflatten(0, batch.y.shape)
         risks = problem.task.losses(prediction, batch.y).mean(1)
         gradients: list[list[Tensor]] = [[] for _ in leaves]

@@ -27,7 +27,7 @@ from invbench.system.device import choose_device, timed
 from invbench.system.provenance import describe
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
-from invbench.training.sampling import Sampler
+from invbench.training.sampling import BatchLoader, Sampler
 
 Step = Callable[[], object]
 OBJECTIVES = ("vrex", "mm_rex", "group_dro", "sd", "ib_erm", "ib_irm", "coral", "fishr", "mmd", "iga", "fish")
@@ -46,12 +46,11 @@ def reference_step(config: RunConfig, device: torch.device) -> Step:
     """Make a step of IRMv1 by double backward passes, then torch's Adam."""
     problem = config.dataset.load(stream(0, "data")).to(device, torch.float32)
     model = build_model(config, problem).to(device)
-    sampler = Sampler.of(problem.splits["train"], config.trainer, 0)
-    examples, env = (part[0] for part in sampler.epoch(0))
+    loader = BatchLoader(Sampler.of(problem.splits["train"], config.trainer, 0))
     adam = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
 
     def step() -> None:
-        batch = sampler.batch(examples, env)
+        batch = loader.batch(0)
         logits = model(batch.x.flatten(0, 1)).prediction.squeeze(-1).unflatten(0, batch.y.shape)
         risk = penalty = torch.zeros((), device=device)
         for z, y in zip(logits, batch.y, strict=True):

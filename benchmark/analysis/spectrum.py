@@ -32,6 +32,7 @@ from invbench.core.task import Task
 from invbench.errors import RunFailed
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
+from invbench.tensors import to_host
 from invbench.training.build import RestoredRun
 from invbench.training.curve_columns import learned_columns
 
@@ -113,7 +114,7 @@ def spectrum(
     network, x = held_still(run.model, split, seed)
     hessian = Hessian(network, x, split.y, run.problem.task, on_progress)
     rng = np.random.default_rng(stream(seed, "analysis", "spectrum"))
-    widths = learned_columns(learned_parameters(run.model), None)
+    widths = to_host(learned_columns(learned_parameters(run.model), None))
     result = Spectrum(weights=hessian.size, examples=len(x), risk=hessian.risk, eigenvalues=[], bulk=[], widths=widths)
     if hessian.size <= max(DENSE, top + steps * vectors):
         dense = np.stack([hessian.product(row) for row in np.eye(hessian.size)])

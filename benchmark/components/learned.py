@@ -30,17 +30,17 @@ class LearnedScalars(nn.Module):
         """Compute the numbers (k,)."""
         return self.function(self.raw)
 
-    def columns(self, gradient: Tensor | None) -> dict[str, float]:
+    def columns(self, gradient: Tensor | None) -> dict[str, Tensor]:
         """Return columns of the curves: the numbers and, where it is given, the gradient by their parameters.
 
         Args:
             gradient: of the step, after the method's rule (k,).
         """
-        row = {f"{self.what}.{name}": value for name, value in zip(self.names, self().tolist(), strict=True)}
+        columns = {f"{self.what}.{name}": value for name, value in zip(self.names, self().detach(), strict=True)}
         if gradient is not None:
-            pairs = zip(self.names, gradient.tolist(), strict=True)
-            row |= {f"{self.what}_gradient.{name}": value for name, value in pairs}
-        return row
+            pairs = zip(self.names, gradient, strict=True)
+            columns |= {f"{self.what}_gradient.{name}": value for name, value in pairs}
+        return columns
 
 
 def learned_parameters(model: nn.Module) -> dict[str, LearnedScalars]:

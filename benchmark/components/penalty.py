@@ -21,6 +21,7 @@ from invbench.core.hooks import OptimizerRestarts, ScaledObjective
 from invbench.core.method import Outputs, State
 from invbench.core.settings import LogUniform, ShareOfSteps, is_zero, setting
 from invbench.errors import UserError
+from invbench.tensors import scalar
 
 Convention = Literal["plain", "rescaled", "divided", "convex"]
 ANNEALING = ShareOfSteps(LogUniform(1 / 5001, 1.0))
@@ -69,10 +70,8 @@ class PenaltyMethod(ScaledObjective, OptimizerRestarts):
 
 def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor) -> Tensor:
     """Return `before` in the first `steps` steps, `after` from then on, in the type and on the device of `like`."""
-    final = torch.as_tensor(after, dtype=like.dtype, device=like.device)
-    if is_zero(steps):
-        return final
-    return torch.where(step < steps, torch.as_tensor(before, dtype=like.dtype, device=like.device), final)
+    final = scalar(after, like)
+    return final if is_zero(steps) else torch.where(step < steps, scalar(before, like), final)
 
 
 def squared_distances(rows: Tensor) -> Tensor:

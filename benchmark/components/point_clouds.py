@@ -26,6 +26,6 @@ def points(x: Tensor) -> PointCloud:
 
 def charge_features(charges: Tensor) -> Tensor:
     """Encode charges (..., n) as (..., n, 15): one-hot(species) ⊗ (1, q/9, (q/9)²); zero where there is no atom."""
-    species = (charges[..., None] == torch.tensor(SPECIES, dtype=charges.dtype, device=charges.device)).to(charges)
+    species = torch.stack([charges == charge for charge in SPECIES], -1).to(charges)
     powers = (charges / LARGEST_CHARGE)[..., None] ** torch.arange(3, device=charges.device)
     return (species[..., :, None] * powers[..., None, :]).flatten(-2)

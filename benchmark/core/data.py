@@ -19,6 +19,7 @@ from invbench.datafiles.release import Release, release
 from invbench.errors import UserError
 from invbench.seeding import children
 from invbench.system.workarounds import warm_up_vector_math
+from invbench.tensors import scalar
 
 warm_up_vector_math()  # here, since nothing is computed from data before this module is imported
 
@@ -45,7 +46,7 @@ class Pixels(NamedTuple):
         return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
 
     def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+        return torch.stack([scalar(value, like) for value in values])[:, None, None]
 
 
 AS_THEY_ARE = Pixels()
@@ -80,6 +81,17 @@ class Split:
         """Return the tensors that exist, by name."""
         parts = {"x": self.x, "y": self.y, "env": self.env, "nuisance": self.nuisance}
         return {name: value for name, value in parts.items() if value is not None}
+
+    @cached_property
+    def environments(self) -> tuple[int, ...]:
+        """Numbers of the environments that have an example here; empty where the data have none."""
+        return () if self.env is None else tuple(self.env.unique().tolist())
+
+    @cached_property
+    def environment_rows(self) -> tuple[Tensor, ...]:
+        """Indices of each environment's examples, in their order."""
+        env = torch.empty(0) if self.env is None else self.env
+        return tuple(torch.where(env == number)[0] for number in self.environments)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
         """Apply `change` to every tensor of the split."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from invbench.components.augmentation import test_copies
 from invbench.core.data import LinearLaw, Problem, Split
@@ -13,18 +13,19 @@ from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.seeding import stream, torch_stream
+from invbench.tensors import to_host
 
 ENVIRONMENTS = 32
 """Largest number of environments of a split that are measured one by one."""
 NEAR = 0.1
 """Largest distance of a coefficient from its value in a solution."""
-ROWS = {"cpu": 128, "cuda": 4096}
-"""Examples, or copies of them, that are evaluated together, by device: on a CPU they fit its caches."""
+ROWS_OF_CPU, ROWS = 128, 4096
+"""Examples, or copies of them, that are evaluated together, on a CPU, whose caches they fit, and on other devices."""
 NUMBERS = 2**14
 """Numbers in the inputs that are evaluated together, where that makes more examples than ROWS."""
 
 
-Measure = Callable[[Outputs, Split], Mapping[str, float]]
+Measure = Callable[[Outputs, Split], Mapping[str, Tensor | float]]
 """Computes further metrics of a split from the outputs (N, ...) of all its examples."""
 
 
@@ -72,25 +73,24 @@ def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure |
     outputs = outputs_of(model, split.x)
     scores = {metric: values.double() for metric, values in task.scores(outputs.prediction, split.y).items()}
     means = {metric: values.mean() for metric, values in scores.items()}
-    means |= _by_environment(task, scores[task.primary], split.env)
-    metrics = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
-    return metrics if further is None else {**metrics, **further(outputs, split)}
+    means |= _by_environment(task, scores[task.primary], split)
+    return to_host(means if further is None else {**means, **further(outputs, split)})
 
 
-def _by_environment(task: Task, scores: torch.Tensor, env: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Average scores (N,) over each environment; add the mean and the worst of these."""
-    present = [] if env is None else env.unique().tolist()
-    if not 2 <= len(present) <= ENVIRONMENTS:
+def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tensor]:
+    """Average the scores (N,) of a split over each environment; add the mean and the worst of these."""
+    if not 2 <= len(split.environments) <= ENVIRONMENTS:
         return {}
-    each = {f"{task.primary}_env{e}": scores[env == e].mean() for e in present}
+    pairs = zip(split.environments, split.environment_rows, strict=True)
+    each = {f"{task.primary}_env{e}": scores[rows].mean() for e, rows in pairs}
     values = torch.stack(list(each.values()))
     worst = values.min() if task.higher_is_better else values.max()
     return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
-def outputs_of(model: nn.Module, x: torch.Tensor) -> Outputs:
+def outputs_of(model: nn.Module, x: Tensor) -> Outputs:
     """Predict inputs (N, ...) in parts of a size that is fast; return representations too where the model has them."""
-    rows = max(ROWS[x.device.type], NUMBERS // x[0].numel())
+    rows = max(ROWS_OF_CPU if x.device.type == "cpu" else ROWS, NUMBERS // x[0].numel())
     parts = [as_outputs(model(part)) for part in x.split(max(1, rows // test_copies(model)))]
     representations = [part.representation for part in parts if part.representation is not None]
     return Outputs(
@@ -98,8 +98,8 @@ def outputs_of(model: nn.Module, x: torch.Tensor) -> Outputs:
     )
 
 
-def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> torch.Tensor:
-    """Return the model's coefficients (D,), transformed back where the law's inputs are mixed.
+def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> Tensor:
+    """Return the model's coefficients (D,) on the CPU, transformed back where the law's inputs are mixed.
 
     A coefficient is the mean derivative of the prediction by an input over the test split. For a linear model it is the
     weight.
@@ -107,22 +107,21 @@ def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> torch.Te
     with torch.enable_grad():
         inputs = problem.splits["test"].x.detach().clone().requires_grad_()
         prediction = as_outputs(model(inputs)).prediction.sum()
-        slopes = torch.autograd.grad(prediction, inputs)[0].mean(0) * getattr(problem.task, "std", 1.0)
+        slopes = torch.autograd.grad(prediction, inputs)[0].mean(0).cpu() * getattr(problem.task, "std", 1.0)
     return slopes if law.mixing is None else law.mixing.to(slopes) @ slopes
 
 
-def coefficient_metrics(estimated: torch.Tensor, law: LinearLaw) -> dict[str, float]:
-    """Measure how far estimated coefficients (D,) are from the law's.
+def coefficient_metrics(estimated: Tensor, law: LinearLaw) -> dict[str, float]:
+    """Measure how far estimated coefficients (D,), on the CPU, are from the law's.
 
     Mean squared errors on the causes of the target and on the other inputs; and whether (1 or 0) the model has come to
     the invariant solution, every coefficient within 0.1 of the law's, or to the null solution, within 0.1 of 0. And
     `coefficient.<input>`, the coefficients themselves.
     """
     error = estimated - law.coefficients.to(estimated)
-    causal = law.causal.to(estimated.device)
     errors = {
-        "coefficient_error_causal": error[causal].square().mean().item(),
-        "coefficient_error_noncausal": error[~causal].square().mean().item(),
+        "coefficient_error_causal": error[law.causal].square().mean().item(),
+        "coefficient_error_noncausal": error[~law.causal].square().mean().item(),
         "invariant_solution": float(error.abs().max() < NEAR),
         "null_solution": float(estimated.abs().max() < NEAR),
     }

@@ -70,8 +70,11 @@ def without_coupling(config: RunConfig) -> RunConfig:
         return config
     else:
         network |= {"backbone.name": config.spec.backbone} if config.backbone else {}
-    sizes = ("steps", "batch_size", "environments_per_step")
-    trainer = {f"trainer.{name}": value for name, value in config.spec.trainer.items() if name in sizes}
+    kept = (
+        *("steps", "batch_size", "environments_per_step", "dtype", "strategy"),
+        *("optimizer", "epsilon", "learning_rate"),
+    )
+    trainer = {f"trainer.{name}": value for name, value in config.spec.trainer.items() if name in kept}
     data = {f"dataset.{name}": value for name, value in config.spec.dataset_settings.items()}
     small = dict(METHODS.literal(method, "small", {}))
     return resolve(config.spec.method, config.spec.dataset, config.spec.seed, trainer | data | network | small | still)

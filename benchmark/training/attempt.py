@@ -19,7 +19,7 @@ from invbench.runs.record import Record, now
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import describe
-from invbench.training.build import model_on
+from invbench.training.build import model_on, problem_on
 from invbench.training.curve_columns import best_validation
 from invbench.training.inactive import idle_parts, never_reached, why_inactive
 from invbench.training.loggers import Loggers
@@ -189,7 +189,7 @@ def build_training(
     """Build the training of a run on a device, at its beginning; for `origin` see `TrainingLoop`."""
     model = model_on(device, config, problem)
     loggers = Loggers(options.loggers, folder, config.spec)
-    data = problem.to(device, getattr(torch, config.trainer.dtype))
+    data = problem_on(device, config, problem)
     return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
 
 

@@ -3,14 +3,16 @@
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, overload
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from invbench.core.data import Problem
+from invbench.core.data import Problem, Split
 from invbench.errors import RunFailed, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint, check_fit
 from invbench.runs.folder import RunFolder
@@ -22,6 +24,8 @@ from invbench.system.workarounds import keep_freed_memory
 KEPT_BYTES = 128 * 2**20
 """Most that is kept of problems besides the last one."""
 _kept: "OrderedDict[str, Problem]" = OrderedDict()
+_moved: "WeakValueDictionary[tuple[str, str, torch.device, torch.dtype], Split]" = WeakValueDictionary()
+"""Splits on a device, by the fingerprint of their problem and their name."""
 
 
 @overload
@@ -133,7 +137,6 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     problem = load_problem(config)
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
-    dtype = getattr(torch, config.trainer.dtype)
     chosen = choose_device(device)
     model = model_on(chosen, config, problem)
     try:
@@ -143,7 +146,21 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     model.load_state_dict(checkpoint.tensors["model"])
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise UserError(f"the weights of {path} are not all finite; run it again")
-    return RestoredRun(config, problem.to(chosen, dtype), model.eval())
+    return RestoredRun(config, problem_on(chosen, config, problem), model.eval())
+
+
+def problem_on(device: torch.device, config: RunConfig, problem: Problem) -> Problem:
+    """Move the data of a run to the device and into the type in which it is trained.
+
+    Runs of this process that have the same examples share them, whatever their seeds, as long as one of them uses them.
+    """
+    dtype = getattr(torch, config.trainer.dtype)
+    splits: dict[str, Split] = {}
+    for name, split in problem.splits.items():
+        key = problem.fingerprint, name, device, dtype
+        splits[name] = _moved.get(key) or split.to(device, dtype)
+        _moved[key] = splits[name]
+    return replace(problem, splits=splits)
 
 
 def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:

@@ -110,7 +110,7 @@ class CriticTrainer:
         return updated
 
     @torch.no_grad()
-    def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, float]:
+    def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, Tensor]:
         """Compute critic_loss on the outputs (N, ...) of a split, by part where there are several critics."""
         if not self.critics:
             return {}
@@ -125,7 +125,7 @@ class CriticTrainer:
         for name, critic in self.objective.critic_functions(state).items():
             part = self.objective.method.critic_part(name)
             key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
-            losses[key] = part.critic_loss(critic, single, batch, state[name])[0].item()
+            losses[key] = part.critic_loss(critic, single, batch, state[name])[0]
         return losses
 
     def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:

@@ -15,31 +15,33 @@ from invbench.runs.curves import Row
 from invbench.runs.record import BestStep
 from invbench.training.gradients import Step
 
+Columns = dict[str, Tensor]
+"""Numbers by the name of their column, still on the device, where one transfer takes them all."""
 SECONDS = "training_seconds"
 """Name of the column of the time that the steps so far have taken, which differs between repetitions."""
 
 
-def learned_columns(learned: Mapping[str, LearnedScalars], step: Step | None) -> Row:
+def learned_columns(learned: Mapping[str, LearnedScalars], step: Step | None) -> Columns:
     """Return the numbers that the model has learned besides the weights, and the step's gradients of them."""
-    row: Row = {}
+    columns: Columns = {}
     for name, part in learned.items():
-        row |= part.columns(None if step is None else step.gradients[name])
-    return row
+        columns |= part.columns(None if step is None else step.gradients[name])
+    return columns
 
 
-def step_columns(step: Step, env: Tensor) -> Row:
+def step_columns(step: Step, env: Tensor) -> Columns:
     """Return risk.<environment>, penalty (with its weight) and gradient_norm of one step."""
     norm = torch.stack([gradient.norm() for gradient in step.gradients.values()]).norm()
-    row = {"penalty": step.penalty.item(), "gradient_norm": norm.item()}
+    columns = {"penalty": step.penalty, "gradient_norm": norm}
     if len(env) <= ENVIRONMENTS:
-        risks = dict(zip(env.tolist(), step.risks.tolist(), strict=False))
-        row |= {f"risk.{e}": risks[e] for e in sorted(risks)}
-    return row
+        risks = dict(zip(env.tolist(), step.risks, strict=False))
+        columns |= {f"risk.{e}": risks[e] for e in sorted(risks)}
+    return columns
 
 
-def state_columns(state: State) -> Row:
+def state_columns(state: State) -> Columns:
     """Return the numbers in a method's state."""
-    return {f"state.{name}": value.item() for name, value in scalars(sole(state)).items()}
+    return {f"state.{name}": value for name, value in scalars(sole(state)).items()}
 
 
 def best_validation(rows: Sequence[Row], task: Task, metrics: Iterable[str]) -> BestStep | None:

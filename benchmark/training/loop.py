@@ -23,6 +23,7 @@ from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
+from invbench.tensors import to_host
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
@@ -167,11 +168,11 @@ class TrainingLoop:
         """Evaluate every split and write the last checkpoint. Returns the metrics."""
         splits = tuple(self.problem.splits)
         if self.rows and not self.objective_steps:  # resumed after the last measurement
-            return self._evaluate(splits, last=True) | learned_columns(self.learned, None)
+            return self._evaluate(splits, last=True) | to_host(learned_columns(self.learned, None))
         metrics = self.measure(splits, last=True)
         report.evaluated(self.done, metrics)
         self.save()
-        return metrics | learned_columns(self.learned, None)
+        return metrics | to_host(learned_columns(self.learned, None))
 
     @property
     def over(self) -> bool:
@@ -294,18 +295,18 @@ class TrainingLoop:
             metrics = self._evaluate(splits, last)
             progress: Row = {}
             if self.last is not None and self.objective_steps:
-                objective = self.objective_sum.item() / self.objective_steps
-                progress = {"objective": objective} | step_columns(self.last, self.last_env)
+                objective = self.objective_sum / self.objective_steps
+                progress = to_host({"objective": objective, **step_columns(self.last, self.last_env)})
             _check_finite(progress | metrics, self.done)
             seconds = {SECONDS: self.stopwatch.seconds["training"]}
-            self._add_row(seconds | progress | metrics | state_columns(self.method_state))
+            self._add_row({**seconds, **progress, **metrics, **state_columns(self.method_state)})
             self.objective_sum, self.objective_steps = torch.zeros_like(self.objective_sum), 0
         return metrics
 
-    def _add_row(self, measured: Row) -> None:
+    def _add_row(self, measured: Mapping[str, Tensor | float]) -> None:
         """Add a row to the curves, with what the method has learned besides the weights."""
         when: Row = {"step": self.done, "epoch": self.done / self.sampler.steps_per_epoch}
-        self.rows.append(when | learned_columns(self.learned, self.last) | measured)
+        self.rows.append(to_host({**when, **learned_columns(self.learned, self.last), **measured}))
         self.loggers.row(self.rows[-1])
 
     def save(self) -> float:
@@ -383,8 +384,8 @@ class TrainingLoop:
     def _evaluate(self, splits: tuple[str, ...], last: bool) -> dict[str, float]:
         """Compute all metrics; dependence on a nuisance only at the end, and not on the training split."""
 
-        def further(outputs: Outputs, split: Split) -> dict[str, float]:
-            more = self.critics.losses(outputs, split, self.method_state)
+        def further(outputs: Outputs, split: Split) -> Mapping[str, Tensor | float]:
+            more: dict[str, Tensor | float] = {**self.critics.losses(outputs, split, self.method_state)}
             if last and split.nuisance is not None and split is not self.problem.splits["train"]:
                 from invbench.evaluation.dependence import dependence_metrics  # its packages take a second to import
 

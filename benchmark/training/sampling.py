@@ -1,5 +1,6 @@
 """Batches: environment-major index tensors of each step, a pure function of the order stream."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from invbench.core.data import Batch, Split
 from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.seeding import stream
+from invbench.tensors import copy_from_host
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Sampler:
         return self.per_step * self.batch_size == len(self.members)
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of an epoch: examples (steps, E, B), environments (steps, E), on the split's device."""
+        """Draw the indices of an epoch: examples (steps, E, B), environments (steps, E), on the CPU."""
         if self.whole:
             return self._everything
         rng = np.random.default_rng(stream(self.seed, "order", *self.order, number))
@@ -83,19 +85,16 @@ class Sampler:
         env = torch.from_numpy(passes)[:, : groups * self.per_step]
         examples = rows[env, torch.arange(self.batches)[:, None]]
         shape = (self.steps_per_epoch, self.per_step)
-        device = self.split.x.device
-        return examples.reshape(*shape, self.batch_size).to(device), env.reshape(shape).to(device)
+        return examples.reshape(*shape, self.batch_size), env.reshape(shape)
 
     def batch(self, examples: Tensor, env: Tensor) -> Batch:
-        """Gather the tensors of one step from its indices (E, B) and (E,)."""
+        """Gather the tensors of one step from its indices (E, B) and (E,), on the split's device."""
         return self._all if self.whole else self._gathered(examples, env)
 
     @cached_property
     def _everything(self) -> tuple[Tensor, Tensor]:
         """Indices of an epoch of one step with all examples in the order of the split."""
-        device = self.split.x.device
-        examples = self.members.reshape(1, self.per_step, self.batch_size).to(device)
-        return examples, torch.arange(self.per_step, device=device)[None]
+        return self.members.reshape(1, self.per_step, self.batch_size), torch.arange(self.per_step)[None]
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
@@ -105,7 +104,7 @@ class Sampler:
 
     @cached_property
     def _all(self) -> Batch:
-        examples, env = self._everything
+        examples, env = (indices.to(self.split.x.device) for indices in self._everything)
         return self._gathered(examples[0], env[0])
 
     def _gathered(self, examples: Tensor, env: Tensor) -> Batch:
@@ -129,23 +128,39 @@ def rows_of(values: Tensor, index: Tensor) -> Tensor:
     return rows
 
 
-class BatchLoader:
-    """Batches of a run by the index of their step; an epoch's order is made once."""
+class EpochOrder:
+    """Order of examples over the steps of a training: drawn once an epoch, and moved to the device once.
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.number = sampler, -1
-        self.epoch: tuple[Tensor, Tensor]  # the one of this number
+    Args:
+        draw: returns the indices (steps, ...) of the examples and environments of the epoch with a number, on the CPU.
+        steps: of an epoch.
+    """
+
+    def __init__(self, draw: Callable[[int], tuple[Tensor, Tensor]], steps: int, device: torch.device) -> None:
+        self.draw, self.steps, self.device = draw, steps, device
+        self.number = -1
+        self.epoch: list[Tensor]  # indices of the epoch with this number
 
     def indices(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the examples (E, B) and environments (E,) of a step."""
-        number, i = divmod(step, self.sampler.steps_per_epoch)
+        """Return the indices of a step's examples and environments, on the device."""
+        number, i = divmod(step, self.steps)
         if number != self.number:
-            self.epoch, self.number = self.sampler.epoch(number), number
-        return self.epoch[0][i], self.epoch[1][i]
+            self.epoch = [copy_from_host(indices, self.device) for indices in self.draw(number)]
+            self.number = number
+        examples, env = self.epoch
+        return examples[i], env[i]
+
+
+class BatchLoader:
+    """Batches of a run by the index of their step."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.order = EpochOrder(sampler.epoch, sampler.steps_per_epoch, sampler.split.x.device)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
-        return self.sampler.batch(*self.indices(step))
+        return self.sampler.batch(*self.order.indices(step))
 
 
 def check_sizes(method: Composition, sampler: Sampler) -> None:

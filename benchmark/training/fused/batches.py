@@ -3,34 +3,51 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from invbench.core.data import Split
 from invbench.training.fused.program import Tensors
-from invbench.training.sampling import BatchLoader, rows_of
+from invbench.training.sampling import EpochOrder, Sampler, rows_of
 
 
 class StackedBatchLoader:
-    """Batches (runs, E, B, ...) by the index of their step, from the loaders of runs with equal shapes."""
+    """Batches (runs, E, B, ...) by the index of their step, from the samplers of runs with equal shapes."""
 
-    def __init__(self, loaders: Sequence[BatchLoader]) -> None:
-        self.loaders, self.whole = loaders, loaders[0].sampler.whole
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        first = samplers[0]
+        self.samplers, self.whole = samplers, first.whole
+        self.order = EpochOrder(self._epoch, first.steps_per_epoch, first.split.x.device)
         self.all: Tensors = {}  # the batch, where all steps have the same
-        splits = [loader.sampler.split for loader in loaders]
+        splits = [sampler.split for sampler in samplers]
         each = [split.tensors() for split in splits]
-        self.same = all(all(torch.equal(value, each[0][name]) for name, value in tensors.items()) for tensors in each)
+        self.same = all(_equal(split, splits[0]) for split in splits)
         self.tensors: Tensors = (
             each[0] if self.same else {name: torch.cat([tensors[name] for tensors in each]) for name in each[0]}
         )
-        first = torch.arange(len(splits), device=splits[0].x.device) * len(splits[0])
-        self.first = 0 if self.same else first[:, None, None]  # row of each run
+        first_rows = torch.arange(len(splits)) * (0 if self.same else len(splits[0]))
+        self.first_rows = first_rows[:, None, None]  # of each run
 
     def batch(self, step: int) -> Tensors:
         """Return the fields of the step's `Batch`, with an axis of runs in front."""
         if self.all:
             return self.all
-        indices = [loader.indices(step) for loader in self.loaders]
-        examples, env = (torch.stack(parts) for parts in zip(*indices, strict=True))
+        rows, env = self.order.indices(step)
         names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
-        batch = {name: rows_of(self.tensors[name], examples + self.first) for name in names} | {"env": env}
+        batch = {name: rows_of(self.tensors[name], rows) for name in names} | {"env": env}
         if self.whole:
             self.all = batch
         return batch
+
+    def _epoch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Draw the indices of all runs' epochs: rows (steps, runs, E, B), environments (steps, runs, E)."""
+        epochs = [sampler.epoch(number) for sampler in self.samplers]
+        examples, env = (torch.stack(parts, 1) for parts in zip(*epochs, strict=True))
+        return examples + self.first_rows, env
+
+
+def _equal(split: Split, other: Split) -> bool:
+    """Tell whether two splits have the same examples."""
+    if split is other:
+        return True
+    tensors = other.tensors()
+    return all(torch.equal(value, tensors[name]) for name, value in split.tensors().items())

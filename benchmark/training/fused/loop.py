@@ -34,7 +34,6 @@ from invbench.training.gradients import Objective, Step
 from invbench.training.loop import TrainingLoop
 from invbench.training.optimizers import Optimizer
 from invbench.training.progress import Report
-from invbench.training.sampling import BatchLoader
 
 REPORT_SECONDS = 0.2
 """Seconds between reports of progress to the runs' leases and logs."""
@@ -60,10 +59,10 @@ class FusedTraining:
         check_can_fuse(trainings)
         self.trainings, self.first = list(trainings), trainings[0]
         self.left = dict(enumerate(trainings))
-        self.loader = StackedBatchLoader([BatchLoader(training.sampler) for training in trainings])
-        critic_loaders = [training.critics.loaders for training in trainings]
+        self.loader = StackedBatchLoader([training.sampler for training in trainings])
         self.critic_loaders = {
-            name: StackedBatchLoader([loaders[name] for loaders in critic_loaders]) for name in critic_loaders[0]
+            name: StackedBatchLoader([training.critics.loaders[name].sampler for training in trainings])
+            for name in self.first.critics.loaders
         }
         self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}

@@ -28,6 +28,11 @@ FUNCTIONS = (
     *("reciprocal", "rsub", "sigmoid", "sign", "sqrt", "squeeze", "sub", "sum", "transpose", "unsqueeze", "where"),
     "zeros_like",
 )
+SHAPED = (
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
+)
+"""Operations that take only shape and type from their tensor."""
 METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
 """Names of operations that torch has as a function, or tensors as a method, with the same arguments: half the cost."""
 Flat = Callable[..., Sequence[Tensor]]
@@ -44,6 +49,7 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
         results = function(*tensors)
     graph = recorder.graph
     graph.output([recorder.node(result) for result in results])
+    _fold(recorder)
     for node in list(graph.nodes):
         if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
             node.replace_all_uses_with(node.args[0])
@@ -55,6 +61,33 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
             node.target = _quick(node.target)
     forward: Flat = GraphModule(recorder.root, graph).forward
     return forward
+
+
+def _fold(recorder: "Recorder") -> None:
+    """Keep what every call computes anew from nothing but constants, such as the weights of a mean.
+
+    A tensor that is changed in place is not kept, nor is any that it derives from, whose memory it may share. A result
+    is a copy, since the caller may change it.
+    """
+    nodes = list(recorder.graph.nodes)
+    changed: set[Node] = set()
+    for node in reversed(nodes):
+        mutates = isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+        if mutates or node in changed:
+            changed.update(node.all_input_nodes, [node])
+    constants: set[Node] = set()
+    for node in nodes:
+        inputs = () if node.target in SHAPED else node.all_input_nodes
+        made = node.op == "call_function" and node not in changed and constants.issuperset(inputs)
+        if node.op == "get_attr" or made:
+            constants.add(node)
+        if made and node in recorder.values and node.users:
+            with recorder.graph.inserting_before(node):
+                constant = recorder.constant(recorder.values[node])
+                copy = recorder.graph.call_function(aten.clone.default, (constant,))
+            node.replace_all_uses_with(copy, lambda user: user.op == "output")
+            node.replace_all_uses_with(constant)
+            constants.add(constant)
 
 
 def _quick(operation: OpOverload) -> Callable[..., Any]:
@@ -80,6 +113,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph, self.root = Graph(), nn.Module()
         self.nodes: dict[int, Node] = {}
+        self.values: dict[Node, Tensor] = {}
         self.kept: list[Tensor] = []  # so that no two of them have the same id
         for number, tensor in enumerate(inputs):
             self._bind(tensor, self.graph.placeholder(f"input_{number}"))
@@ -109,10 +143,14 @@ class Recorder(TorchDispatchMode):
     def node(self, tensor: Tensor) -> Node:
         """Return the node that makes a tensor; one that no recorded operation made is a constant."""
         if id(tensor) not in self.nodes:
-            name = f"constant_{len(self.kept)}"
-            self.root.register_buffer(name, tensor)
-            self._bind(tensor, self.graph.get_attr(name))
+            self._bind(tensor, self.constant(tensor))
         return self.nodes[id(tensor)]
+
+    def constant(self, tensor: Tensor) -> Node:
+        """Add a node that stands for a tensor, the same in every call."""
+        name = f"constant_{len(list(self.root.buffers()))}"
+        self.root.register_buffer(name, tensor)
+        return self.graph.get_attr(name)
 
     def _known(self, argument: Any) -> Any:
         return self.node(argument) if isinstance(argument, Tensor) else argument
@@ -120,14 +158,15 @@ class Recorder(TorchDispatchMode):
     def _bind(self, tensor: Tensor, node: Node) -> None:
         self.kept.append(tensor)
         self.nodes[id(tensor)] = node
+        self.values.setdefault(node, tensor)
 
 
 def _is_same(result: Tensor, argument: Any) -> bool:
     """Tell whether the result of an operation is its argument under another name, such as a view of the same shape."""
     if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
         return False
-    layout = (Tensor.data_ptr, Tensor.size, Tensor.stride)
-    return result is not argument and all(of(result) == of(argument) for of in layout) and bool(result.numel())
+    first, second = ((tensor.data_ptr(), tensor.size(), tensor.stride()) for tensor in (result, argument))
+    return result is not argument and first == second and bool(result.numel())
 
 
 Tensors = dict[str, Tensor]

@@ -1,0 +1,90 @@
+"""Runs on an accelerator: no operation mixes devices, no step copies from the host or waits, the numbers are the CPU's.
+
+Every cell runs on a pretend device (helpers/pretend_device.py), and on a GPU where there is one.
+"""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import possible_cells
+from torch.utils import backend_registration
+
+HELPERS = Path(__file__).resolve().parent.parent / "helpers"
+EPOCH = "tensors.py"
+"""Where the order of an epoch is copied, ahead of its first step."""
+WAITING = ("point_resnet.py",)
+"""Networks that wait in every forward pass, which docs/gpu.md gives the reasons for."""
+DIFFERENCE, DIFFERENCE_OF = 1e-9, {"adareg": 1e-4}
+"""Largest difference of parameters from the CPU's in float64. Layouts of convolutions differ, hence rounding does, and
+adareg's strengths, which its first steps raise by orders of magnitude, enlarge it."""
+ALIKE = ("and_mask_regression", "cifar10", "colored_mnist", "linear_unit_tests", "pivot", "rotmnist")
+"""Data of the same kinds as others."""
+DATASETS: dict[str, list[str]] = defaultdict(list)
+for _method, _dataset in possible_cells():
+    if _dataset not in ALIKE:
+        DATASETS[_method].append(_dataset)
+NO_PRETENDING = not hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+pretending = pytest.mark.skipif(NO_PRETENDING, reason="this torch cannot have a device that is written in Python")
+DEVICES = [
+    pytest.param("pretend", marks=pretending),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")),
+]
+pytestmark = pytest.mark.usefixtures("standins")
+
+
+def results(device: str, method: str, datasets: list[str]) -> list[dict[str, Any]]:
+    """Train a method's cells, alone and together, on the device and on the CPU, in another process."""
+    command = [sys.executable, "accelerator_cells.py", device, method, *datasets]
+    done = subprocess.run(command, cwd=HELPERS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(device: str, result: dict[str, Any]) -> None:
+    """Check what a cell has counted, and how far it is from the CPU; a GPU draws other random numbers."""
+    cell = result["cell"]
+    assert "error" not in result, (cell, result["error"])
+    if "refused" in result or "cannot_fuse" in result:
+        return
+    waits = [where for where in result["waits"] if not any(name in where for name in WAITING)]
+    copies = [where for where in result["copies"] if EPOCH not in where]
+    assert not waits + copies, (cell, waits, copies)
+    assert result.get("difference_of_resumed", 0) == 0, cell
+    if device == "pretend" or cell.endswith("together"):
+        largest = DIFFERENCE_OF.get(cell.partition("/")[0], DIFFERENCE)
+        assert result["difference"] < largest, (cell, result["difference"])
+        assert result.get("difference_of_metrics", 0) < 1e-6, (cell, result["difference_of_metrics"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("method", "dataset"), [("irmv1", "spirals"), ("adversary", "mi_toy")])
+def test_a_cell_on_an_accelerator(device: str, method: str, dataset: str) -> None:
+    lines = results(device, method, [dataset])
+    assert [result["cell"].split()[1] for result in lines] == ["joint", "loop", "vmap", "alone", "together"]
+    assert not any({"refused", "cannot_fuse"} & set(result) for result in lines)
+    for result in lines:
+        check(device, result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", DATASETS)
+def test_every_cell_on_an_accelerator(device: str, method: str) -> None:
+    lines = results(device, method, DATASETS[method])
+    assert len(lines) == 2 * len(DATASETS[method]) + 3
+    for result in lines:
+        check(device, result)
+
+
+@pretending
+def test_the_pretend_device_refuses_and_counts_what_a_gpu_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "pretend_device.py"], cwd=HELPERS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
