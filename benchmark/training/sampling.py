@@ -89,7 +89,14 @@ class Sampler:
 
     def batch(self, examples: Tensor, env: Tensor) -> Batch:
         """Gather the tensors of one step from its indices (E, B) and (E,), on the split's device."""
-        return self._all if self.whole else self._gathered(examples, env)
+        nuisance = None if self.split.nuisance is None else rows_of(self.split.nuisance, examples)
+        return Batch(rows_of(self.split.x, examples), rows_of(self.split.y, examples), env, nuisance)
+
+    @cached_property
+    def all(self) -> Batch:
+        """The batch of every step, where every step takes every example."""
+        examples, env = (indices.to(self.split.x.device) for indices in self._everything)
+        return self.batch(examples[0], env[0])
 
     @cached_property
     def _everything(self) -> tuple[Tensor, Tensor]:
@@ -101,15 +108,6 @@ class Sampler:
         """Number of examples of every environment."""
         sizes: NDArray[np.int64] = torch.diff(self.starts, append=torch.tensor([len(self.members)])).numpy()
         return sizes
-
-    @cached_property
-    def _all(self) -> Batch:
-        examples, env = (indices.to(self.split.x.device) for indices in self._everything)
-        return self._gathered(examples[0], env[0])
-
-    def _gathered(self, examples: Tensor, env: Tensor) -> Batch:
-        nuisance = None if self.split.nuisance is None else rows_of(self.split.nuisance, examples)
-        return Batch(rows_of(self.split.x, examples), rows_of(self.split.y, examples), env, nuisance)
 
     def _shuffled(self, rng: np.random.Generator) -> Tensor:
         """Return `members` with each environment's examples in a new random order."""
@@ -160,7 +158,7 @@ class BatchLoader:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
-        return self.sampler.batch(*self.order.indices(step))
+        return self.sampler.all if self.sampler.whole else self.sampler.batch(*self.order.indices(step))
 
 
 def check_sizes(method: Composition, sampler: Sampler) -> None:
