@@ -74,7 +74,8 @@ def _counting_on_gpu() -> Iterator[GpuCounts]:
             yield counts
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    counts.waits.update(f"a wait at {w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message))
+    waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
+    counts.waits.update(f"a wait at {warning.filename}:{warning.lineno}" for warning in waits)
 
 
 def compare(gpu: Accelerator, config: Any) -> dict[str, Any]:
