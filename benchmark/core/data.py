@@ -200,6 +200,49 @@ class Problem:
         if not {"train", "test"} <= set(self.splits):
             raise ValueError(f"a problem needs the splits train and test, not {sorted(self.splits)}")
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        environment: Any = None,
+        split: Any = None,
+        nuisance: Any = None,
+        test_share: float = 0.2,
+        seed: int = 0,
+    ) -> "Problem":
+        """Make a problem from NumPy arrays, tensors, lists, or columns of a data frame.
+
+        >>> import invbench
+        >>> x = [[0.0, 1.0], [1.0, 0.5], [0.2, 0.3], [0.9, 0.7]]
+        >>> problem = invbench.Problem.from_arrays(
+        ...     x, ["cat", "dog", "cat", "dog"], environment=["zoo", "zoo", "home", "home"],
+        ...     split=["train", "train", "train", "test"],
+        ... )
+        >>> problem.task, problem.classes, problem.environments
+        (BinaryClassification(outputs=1, primary='accuracy', higher_is_better=True), ('cat', 'dog'), 2)
+
+        Args:
+            x: vectors (N, features), or images (N, channels, height, width); bytes of images become 0 to 1.
+            y: targets (N,). Real numbers make a regression, with the deviation of the training targets as the unit of
+                its loss; integers and texts are classes, in sorted order.
+            environment: of each example (N,), numbers or texts. In sorted order, those that are trained on come first.
+            split: name of the split of each example (N,): train and test, and others such as validation. Without it
+                a share of each environment is drawn for testing.
+            nuisance: what predictions should not depend on (N,) or (N, k): real numbers, or categories.
+            test_share: of each environment, where no split is given.
+            seed: of that draw.
+
+        Raises:
+            UserError: shapes that do not fit, missing values, a single class or one that is never trained on.
+        """
+        from invbench.core.arrays import problem_from_arrays  # it needs this class
+
+        return problem_from_arrays(
+            x, y, environment=environment, split=split, nuisance=nuisance, test_share=test_share, seed=seed
+        )
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""

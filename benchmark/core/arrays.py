@@ -1,0 +1,142 @@
+"""A problem from arrays: inputs, targets and, where there are some, environments, splits and nuisances."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.core.data import Kind, Problem, Split, floats
+from invbench.core.task import BinaryClassification, Classification, Regression, Task
+from invbench.errors import UserError, brief
+from invbench.seeding import stream
+
+Array = NDArray[Any]
+KINDS: Mapping[int, Kind] = {2: "vector", 4: "image"}
+"""Kinds of inputs by the number of axes of their array."""
+
+
+def problem_from_arrays(
+    x: Any, y: Any, *, environment: Any = None, split: Any = None, nuisance: Any = None, test_share: float, seed: int
+) -> Problem:
+    """Make a problem; see `Problem.from_arrays`."""
+    inputs = _inputs(x)
+    count = len(inputs)
+    for name, values in (("y", y), ("environment", environment), ("split", split), ("nuisance", nuisance)):
+        if values is not None and len(values) != count:
+            raise UserError(f"x has {count} examples, but {name} has {len(values)} values")
+    labels = None if environment is None else _column("environment", environment)
+    rows = _drawn(count, labels, test_share, seed) if split is None else _named(_column("split", split))
+    task, target, classes = _task(_column("y", y), rows["train"])
+    env = None if labels is None else torch.from_numpy(_numbered(labels, rows["train"]))
+    whole = Split(inputs, target, env, None if nuisance is None else _nuisance(_array("nuisance", nuisance)))
+    splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}
+    return Problem(splits, task, KINDS[inputs.ndim], "full", classes=classes)
+
+
+def _array(name: str, values: Any) -> Array:
+    """Convert values to an array of numbers or texts, without missing ones."""
+    array: Array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype == object:
+        array = _texts(name, array)
+    if array.dtype.kind not in "biufU":
+        raise UserError(f"{name} has values of type {array.dtype}; give numbers or texts")
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise UserError(f"{name} has a missing or infinite value in row {row}; remove the row or fill it in")
+    return array
+
+
+def _column(name: str, values: Any) -> Array:
+    """Convert one value of each example to an array (N,)."""
+    column = _array(name, values)
+    if column.ndim != 1:
+        raise UserError(f"{name} has the shape {column.shape}; give one value of each example (N,)")
+    return column
+
+
+def _texts(name: str, array: Array) -> Array:
+    """Convert objects to texts or numbers. Raises UserError for a missing value, and for a mixture."""
+    for row, value in enumerate(array.ravel()):
+        if value is None or value != value:  # NaN differs from itself
+            raise UserError(f"{name} has a missing value at position {row}; remove the row or fill it in")
+    kinds = {type(value) for value in array.ravel()}
+    if len(kinds) > 1:
+        raise UserError(f"{name} has values of several types: {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return np.array(array.tolist())
+
+
+def _inputs(x: Any) -> Tensor:
+    """Convert inputs to float32 (N, ...); bytes of images become numbers from 0 to 1."""
+    array = _array("x", x)
+    if array.ndim not in KINDS:
+        raise UserError(
+            f"x has the shape {array.shape}; give vectors (N, features) or images (N, channels, height, width)"
+        )
+    if array.dtype.kind == "U":
+        raise UserError(f"x has texts, such as {brief(str(array.ravel()[0]))!r}; encode them as numbers")
+    if not len(array):
+        raise UserError("x has no examples")
+    return floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else floats(array)
+
+
+def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
+    """Return the task of targets (N,), the targets as the task takes them, and the names of the classes."""
+    if y.dtype.kind == "f":
+        mean, std = float(y[train].mean()), float(y[train].std())
+        if not std > 0:
+            raise UserError("y is the same number in all training examples; there is nothing to learn")
+        return Regression("", mean, std), floats(y), ()
+    names, codes = np.unique(y, return_inverse=True)
+    classes = tuple(map(str, names.tolist()))
+    missing = set(range(len(names))) - set(codes[train].tolist())
+    if len(names) < 2:
+        raise UserError(f"y has the class {classes[0]} only; a classification needs two or more")
+    if missing:
+        raise UserError(f"no training example has the class {classes[min(missing)]}")
+    if len(names) == 2:
+        return BinaryClassification(), floats(codes), classes
+    return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
+
+
+def _numbered(labels: Array, train: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number environments (N,) from 0 in the order of their labels: those that are trained on, then the others."""
+    trained = np.unique(labels[train])
+    others = np.setdiff1d(np.unique(labels), trained)
+    number = {label: i for i, label in enumerate([*trained.tolist(), *others.tolist()])}
+    return np.array([number[label] for label in labels.tolist()], np.int64)
+
+
+def _nuisance(values: Array) -> Tensor:
+    """Convert nuisances (N, ...): real numbers stay so, whatever else there is becomes categories from 0."""
+    if values.dtype.kind == "f":
+        return floats(values)
+    columns = values.reshape(len(values), -1)
+    codes = [np.unique(column, return_inverse=True)[1] for column in columns.T]
+    return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))
+
+
+def _named(names: Array) -> dict[str, NDArray[np.int64]]:
+    """Collect the rows of each split by its name (N,)."""
+    rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+    for name in ("train", "test"):
+        if name not in rows:
+            raise UserError(f"split names {', '.join(rows)}; it must name train and test")
+    return rows
+
+
+def _drawn(count: int, labels: Array | None, share: float, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Draw a share of each environment as the test split."""
+    if not 0 < share < 1:
+        raise UserError(f"test_share is {share}; it must lie between 0 and 1")
+    rng = np.random.default_rng(stream(seed, "data", "test"))
+    groups = np.zeros(count, int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    in_test = np.zeros(count, bool)
+    for group in range(groups.max() + 1):
+        rows = rng.permutation(np.flatnonzero(groups == group))
+        in_test[rows[: round(share * len(rows))]] = True
+    if in_test.all() or not in_test.any():
+        raise UserError(f"{count} examples leave nothing to train or to test on with test_share {share}")
+    return {"train": np.flatnonzero(~in_test), "test": np.flatnonzero(in_test)}
