@@ -1,27 +1,38 @@
-"""A problem from arrays: inputs, targets and, where there are some, environments, splits and nuisances."""
+"""Tensors of a problem from arrays: inputs, targets and, where there are some, environments, splits and nuisances."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.core.data import Kind, Problem, Split, floats
 from invbench.core.task import BinaryClassification, Classification, Regression, Task
 from invbench.errors import UserError, brief
 from invbench.seeding import stream
 
 Array = NDArray[Any]
-KINDS: Mapping[int, Kind] = {2: "vector", 4: "image"}
+ArrayKind = Literal["vector", "image"]
+KINDS: Mapping[int, ArrayKind] = {2: "vector", 4: "image"}
 """Kinds of inputs by the number of axes of their array."""
 
 
-def problem_from_arrays(
-    x: Any, y: Any, *, environment: Any = None, split: Any = None, nuisance: Any = None, test_share: float, seed: int
-) -> Problem:
-    """Make a problem; see `Problem.from_arrays`."""
+class Converted(NamedTuple):
+    """Tensors of all examples (N, ...), the rows of each split, and what kind of problem that makes."""
+
+    x: Tensor
+    y: Tensor
+    env: Tensor | None
+    nuisance: Tensor | None
+    rows: dict[str, Tensor]
+    task: Task
+    kind: ArrayKind
+    classes: tuple[str, ...]
+
+
+def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_share: float, seed: int) -> Converted:
+    """Convert what `Problem.from_arrays` is given. Raises UserError as it does."""
     inputs = _inputs(x)
     count = len(inputs)
     for name, values in (("y", y), ("environment", environment), ("split", split), ("nuisance", nuisance)):
@@ -31,9 +42,13 @@ def problem_from_arrays(
     rows = _drawn(count, labels, test_share, seed) if split is None else _named(_column("split", split))
     task, target, classes = _task(_column("y", y), rows["train"])
     env = None if labels is None else torch.from_numpy(_numbered(labels, rows["train"]))
-    whole = Split(inputs, target, env, None if nuisance is None else _nuisance(_array("nuisance", nuisance)))
-    splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}
-    return Problem(splits, task, KINDS[inputs.ndim], "full", classes=classes)
+    protected = None if nuisance is None else _nuisance(_array("nuisance", nuisance))
+    indices = {name: torch.from_numpy(index) for name, index in rows.items()}
+    return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes)
+
+
+def _floats(array: Array) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _array(name: str, values: Any) -> Array:
@@ -79,7 +94,7 @@ def _inputs(x: Any) -> Tensor:
         raise UserError(f"x has texts, such as {brief(str(array.ravel()[0]))!r}; encode them as numbers")
     if not len(array):
         raise UserError("x has no examples")
-    return floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else floats(array)
+    return _floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else _floats(array)
 
 
 def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
@@ -88,7 +103,7 @@ def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, 
         mean, std = float(y[train].mean()), float(y[train].std())
         if not std > 0:
             raise UserError("y is the same number in all training examples; there is nothing to learn")
-        return Regression("", mean, std), floats(y), ()
+        return Regression("", mean, std), _floats(y), ()
     names, codes = np.unique(y, return_inverse=True)
     classes = tuple(map(str, names.tolist()))
     missing = set(range(len(names))) - set(codes[train].tolist())
@@ -97,7 +112,7 @@ def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, 
     if missing:
         raise UserError(f"no training example has the class {classes[min(missing)]}")
     if len(names) == 2:
-        return BinaryClassification(), floats(codes), classes
+        return BinaryClassification(), _floats(codes), classes
     return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
 
 
@@ -112,7 +127,7 @@ def _numbered(labels: Array, train: NDArray[np.int64]) -> NDArray[np.int64]:
 def _nuisance(values: Array) -> Tensor:
     """Convert nuisances (N, ...): real numbers stay so, whatever else there is becomes categories from 0."""
     if values.dtype.kind == "f":
-        return floats(values)
+        return _floats(values)
     columns = values.reshape(len(values), -1)
     codes = [np.unique(column, return_inverse=True)[1] for column in columns.T]
     return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invbench.core.arrays import converted
 from invbench.core.settings import Settings, setting
 from invbench.core.task import Task
 from invbench.datafiles.checksums import fingerprint
@@ -237,11 +238,10 @@ class Problem:
         Raises:
             UserError: shapes that do not fit, missing values, a single class or one that is never trained on.
         """
-        from invbench.core.arrays import problem_from_arrays  # it needs this class
-
-        return problem_from_arrays(
-            x, y, environment=environment, split=split, nuisance=nuisance, test_share=test_share, seed=seed
-        )
+        parts = converted(x, y, environment, split, nuisance, test_share, seed)
+        whole = Split(parts.x, parts.y, parts.env, parts.nuisance)
+        splits = {name: whole.rows(index) for name, index in parts.rows.items()}
+        return cls(splits, parts.task, parts.kind, "full", classes=parts.classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
