@@ -16,7 +16,8 @@
 
 Every row goes to OUT/rows.jsonl as soon as it is there, one JSON object a line: what it compares, its numbers, seconds,
 and `ok` (null: left out, with the reason). A row that fails is kept with its error, and the others go on. The same
-command again goes on after the last row; a fresh folder begins anew. The exit status is 1 where any row is not ok.
+command again makes the rows that are missing and those that failed; a fresh folder begins anew. The exit status is 1
+where a row is not ok, or had no time.
 
     python scripts/acceptance_gpu.py all --device cuda --out accepted [--seconds 500] [--only waits --only "steps erm"]
     python scripts/acceptance_gpu.py all --device cpu --out tried --small       the dry run
@@ -103,6 +104,8 @@ FUSED = {"spirals_8": 300, "spirals_64": 300, "irm_regression": 2000}
 """Cases of benchmark_fusing.py, with the number of steps."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
 NO_TIME = "the time was over"
+RESTARTED = "INVBENCH_ACCEPTANCE_RESTARTED"
+"""Environment variable of a command that took its own place: rows that failed are not tried again."""
 Numbers = dict[str, Any]
 
 
@@ -162,12 +165,14 @@ def main(
         torch_device = choose_device(device)
     except UserError as error:
         sys.exit(f"error: {error}")
-    results = Results(out / "rows.jsonl")
+    results = Results(out / "rows.jsonl", {"device": torch_device.type, "small": small})
     parts = (CHECKS if what != What.measure else {}) | (MEASUREMENTS if what != What.check else {})
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(torch_device, small, Path(scratch))
         rows = [(part, cell) for part, (_, cells) in parts.items() for cell in cells(setup)]
         rows = [row for row in rows if not only or " ".join(row).startswith(tuple(only))]
+        if not rows:
+            sys.exit(f"error: no row begins with {' or '.join(only or ())}; the parts are {', '.join(parts)}")
         results.add("machine", torch_device.type, lambda: {"torch": torch.__version__, **describe(torch_device)})
         for number, (part, cell) in enumerate(rows, 1):
             if (part, cell) in results.done:
@@ -198,22 +203,33 @@ def usable(device: torch.device) -> bool:
 def restart(seconds: float) -> None:
     """Start this command anew in the place of this process."""
     left = [] if math.isinf(seconds) else ["--seconds", str(max(0.0, seconds))]
+    os.environ[RESTARTED] = "1"
     os.execv(sys.executable, [sys.executable, *sys.argv, *left])  # noqa: S606
 
 
 class Results:
-    """Rows in a file, those of an earlier call included."""
+    """Rows in a file, those of an earlier call with the same settings included.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        settings: of the call, which every row holds.
+    """
+
+    def __init__(self, path: Path, settings: Numbers) -> None:
+        self.path, self.settings = path, settings
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        self.rows: list[Numbers] = [json.loads(line) for line in lines]
+        whole = [line for line in lines if line.endswith("}")]  # a kill may have cut the last one
+        self.rows: list[Numbers] = [json.loads(line) for line in whole]
+        if any(row[name] != value for row in self.rows for name, value in settings.items()):
+            sys.exit(f"error: the rows of {path} are of another device or size; give another --out")
+        path.write_text("".join(f"{line}\n" for line in whole), "utf-8")
 
     @property
     def done(self) -> set[tuple[str, str]]:
         """Names of the rows that need not be repeated."""
-        return {(row["part"], row["cell"]) for row in self.rows if row.get("reason") != NO_TIME}
+        last = {(row["part"], row["cell"]): row for row in self.rows}
+        skipped = (NO_TIME,) if RESTARTED in os.environ else (NO_TIME, False)
+        return {name for name, row in last.items() if row.get("reason") not in skipped and row["ok"] not in skipped}
 
     def add(self, part: str, cell: str, act: Callable[[], Numbers], compared: str = "") -> None:
         """Carry out a row, write it and print it."""
@@ -225,10 +241,12 @@ class Results:
         except Exception as error:  # it is what the row has to say
             at = line_of(traceback.extract_tb(error.__traceback__))
             numbers = {"compared": compared, "ok": False, "error": one_line(error), "at": at}
-        row = {"part": part, "cell": cell, **numbers, "seconds": round(time.monotonic() - began, 2)}
+        seconds = round(time.monotonic() - began, 2)
+        row = {"part": part, "cell": cell, **self.settings, **numbers, "seconds": seconds}
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, default=str) + "\n")
+        if row.get("reason") != NO_TIME:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, default=str) + "\n")
         print(f"{mark(row):<5} {part:<13} {cell:<27} {row['seconds']:6.1f} s  {brief(row)}", flush=True)
 
     def summary(self) -> int:
@@ -241,7 +259,9 @@ class Results:
         wrong = [row for row in last if row["ok"] is False]
         for row in wrong:
             print(f"WRONG {row['part']} {row['cell']}: {brief(row)}")
-        return int(bool(wrong))
+        if late := sum(row.get("reason") == NO_TIME for row in last):
+            print(f"{late} rows had no time: the same command makes them")
+        return int(bool(wrong or late))
 
 
 def mark(row: Numbers) -> str:
@@ -255,7 +275,7 @@ def brief(row: Numbers) -> str:
     if text := row.get("error") or row.get("reason") or (lines[-1] if isinstance(lines, list) else lines):
         return str(text)[:120]
     numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
-    return "  ".join(f"{name} {value:.3g}" for name, value in numbers.items() if name not in ("ok", "seconds"))
+    return "  ".join(f"{name} {value:.3g}" for name, value in numbers.items() if name not in ("ok", "small", "seconds"))
 
 
 def one_line(error: BaseException) -> str:

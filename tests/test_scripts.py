@@ -73,24 +73,40 @@ def accept(acceptance: ModuleType, tmp_path: Path) -> Accept:
     return call
 
 
+def test_rows_of_another_size_and_a_line_that_a_kill_has_cut(
+    acceptance: ModuleType, accept: Accept, tmp_path: Path
+) -> None:
+    accept("same step erm")
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"part": "same st')
+    _, rows = accept("same step erm")
+    assert [row["part"] for row in rows] == ["machine", "same step", "machine"]
+    for only, line in (
+        (["same step erm"], "are of another device or size"),
+        (["nothing"], "no row begins with nothing"),
+    ):
+        with pytest.raises(SystemExit, match=line):
+            acceptance.main(acceptance.What.all, "cpu", tmp_path, small=only == ["nothing"], only=only)
+
+
 def test_rows_of_an_acceptance_are_written_once(accept: Accept) -> None:
     names = ("same step erm", "out of memory", "steps erm, 2")
     status, rows = accept(*names, seconds=0)
-    assert status == 0
-    assert [row["reason"] for row in rows[1:]] == ["the time was over"] * 3
+    assert status == 1
+    assert [row["part"] for row in rows] == ["machine"]
     status, rows = accept(*names)
     assert status == 0
-    assert [(row["part"], row["cell"], row["ok"]) for row in rows[4:]] == [
+    assert [(row["part"], row["cell"], row["ok"]) for row in rows[1:]] == [
         ("machine", "cpu", True),
         ("same step", "erm", True),
         ("out of memory", "erm", None),
         ("steps", "erm, 2", True),
     ]
-    assert rows[5]["compared"].startswith("Compare the parameters after a step")
-    assert rows[5]["float64"] == rows[5]["float32"] == 0
-    assert rows[7]["ms"] > 0
+    assert rows[2]["compared"].startswith("Compare the parameters after a step")
+    assert rows[2]["float64"] == rows[2]["float32"] == 0
+    assert rows[4]["ms"] > 0
     _, rows = accept(*names)
-    assert [row["part"] for row in rows[8:]] == ["machine"]
+    assert [row["part"] for row in rows[5:]] == ["machine"]
 
 
 def test_a_row_that_fails_stops_no_other(

@@ -180,7 +180,8 @@ def _difference(one: Any, other: Any, on_cpu: Callable[[Tensor], Tensor]) -> flo
 
 
 def _failure(error: Exception) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if "/invbench/" in frame.filename or "/lib/python" not in frame.filename]
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     return f"{type(error).__name__}: {str(error).splitlines()[0]} at {where}"
 
@@ -203,7 +204,7 @@ def main() -> None:
         except Exception as error:  # a test reads it
             result = {"error": _failure(error)}
         text = json.dumps({"cell": f"{method}/{dataset} {kind}", **result})
-        sys.stdout.write(re.sub(r"/[^ \"]*/(?=benchmark/|methods/|datasets/|tests/)", "", text) + "\n")
+        sys.stdout.write(re.sub(r"/[^ \"]*/(?=benchmark/|methods/|datasets/|tests/|invbench/)", "", text) + "\n")
 
     for strategy in ("joint", "loop", "vmap"):
         plain = without_coupling(small_config(method, datasets[0], trainer__strategy=strategy, **SETTINGS))

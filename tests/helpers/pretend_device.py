@@ -77,7 +77,7 @@ def _count(kind: str, what: str) -> None:
 def _line() -> str:
     """Return the innermost line of the project's code that is running."""
     frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
-    inner = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
+    inner = [frame for frame in frames if "/invbench/" in frame.filename or "/lib/python" not in frame.filename]
     return f"{inner[-1].filename}:{inner[-1].lineno}" if inner else "?"
 
 
