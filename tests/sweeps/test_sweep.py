@@ -446,6 +446,7 @@ def test_rerun_all_begins_anew_and_keeps_what_was(tmp_path: Path, bench: Bench) 
         (["--timeout", "soon"], "write a time such as 90s"),
         (["--gpus", "0"], "no GPU is visible"),
         (["--gpus", "0", "--workers", "1"], "give one of them"),
+        (["--device", "cpu", "--jobs-per-gpu", "4"], "give one of them"),
         (["--gpus", "9" * 5000], "no GPU is visible"),
         (["--gpus", "²"], "no GPU is visible"),
         (["--fuse", "9" * 5000], "a number of runs from 1 to 999999999"),

@@ -333,18 +333,17 @@ class LocalResources:
 
     def slots(self) -> list[Slot]:
         """Make a slot for each run at a time. Raises UserError where there is no such device."""
-        on_gpu, on_cpu = (
-            self.device == "cuda" or self.gpus is not None,
-            self.device == "cpu" or self.workers is not None,
-        )
-        if on_gpu and on_cpu:
-            raise UserError(
-                "--workers and --device cpu are for the CPU, --gpus and --device cuda for GPUs; give one of them"
-            )
         numbers = {"workers": self.workers, "jobs_per_gpu": self.jobs_per_gpu, "threads": self.threads}
         for name, number in numbers.items():
             if number is not None and not 1 <= number <= MOST_PROCESSES:
                 raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
+        on_gpu = self.device == "cuda" or self.gpus is not None
+        on_cpu = self.device == "cpu" or self.workers is not None
+        if on_cpu and (on_gpu or self.jobs_per_gpu > 1):
+            raise UserError(
+                "--workers and --device cpu are for the CPU, --gpus, --jobs-per-gpu and --device cuda for GPUs; "
+                "give one of them"
+            )
         devices: list[str] = []
         if not on_cpu:
             os.environ.setdefault(ORDER, BY_BUS)
