@@ -81,7 +81,7 @@ def _fold(recorder: "Recorder") -> None:
     for node in nodes:
         inputs = () if node.target in SHAPED else node.all_input_nodes
         made = node.op == "call_function" and node not in changed and constants.issuperset(inputs)
-        if node.op == "get_attr" or made:
+        if (node.op == "get_attr" and node not in changed) or made:
             constants.add(node)
         if made and node in recorder.values and node.users:
             with recorder.graph.inserting_before(node):
