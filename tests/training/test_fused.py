@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -434,3 +434,54 @@ def test_operations_are_repeated_not_results() -> None:
             assert torch.allclose(ours, theirs, rtol=1e-6)
     with pytest.raises(CannotFuse, match="random"):
         traced(draw, [torch.zeros(3)])
+
+
+def with_constants(x: Tensor) -> list[Tensor]:
+    """Use constants that derive from each other, two of which share a tensor."""
+    first, second = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    return [x * first + second * torch.tensor([5.0, 6.0]) + torch.tensor([7.0, 8.0]) + torch.ones_like(x) / 3]
+
+
+def changed_in_place(x: Tensor) -> list[Tensor]:
+    """Change in place what the call has made: constants, a part of one, zeros, and what derives from the input."""
+    halved, filled, zeros = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0]), torch.zeros_like(x)
+    halved *= 0.5
+    filled[1] += x[1]
+    zeros[:1].add_(x[0])
+    return [halved * x + filled, zeros, (x * 2).exp_()]
+
+
+def from_numpy(x: Tensor) -> list[Tensor]:
+    return [torch.from_numpy(np.array([1.0, 2.0], np.float32)).mul_(3) * x]
+
+
+def constant_results(x: Tensor) -> list[Tensor]:
+    one = torch.ones_like(x)
+    return [one, one * 2, x]
+
+
+@pytest.mark.parametrize("function", [with_constants, changed_in_place, from_numpy, constant_results])
+def test_recorded_operations_begin_anew_in_every_call(function: Callable[[Tensor], list[Tensor]]) -> None:
+    again = traced(function, [torch.randn(2)])
+    for _ in range(3):
+        x = torch.randn(2)
+        for ours, theirs in zip(again(x), function(x), strict=True):
+            assert torch.equal(ours, theirs)
+            ours.add_(1)  # a result is the caller's
+
+
+def test_a_captured_tensor_that_changes_in_place_is_refused() -> None:
+    captured = torch.ones(3)
+
+    def whole(x: Tensor) -> list[Tensor]:
+        captured.add_(1)
+        return [captured * x]
+
+    def part(x: Tensor) -> list[Tensor]:
+        captured[1:].view(2, 1).squeeze(1).mul_(2)
+        return [captured * x]
+
+    for function in (whole, part):
+        with pytest.raises(CannotFuse, match="a step changes in place a tensor that it has not made"):
+            traced(function, [torch.ones(3)])
+    assert torch.equal(captured, torch.ones(3))

@@ -42,7 +42,8 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
     """Record the operations of one call, as a function of tensors with the same shapes.
 
     Raises:
-        CannotFuse: random numbers are drawn, which would be the same in every call.
+        CannotFuse: random numbers are drawn, which would be the same in every call; or the call changes a tensor in
+            place that it has not made, which every call would change further.
     """
     recorder = Recorder(tensors)
     with recorder:
@@ -81,7 +82,7 @@ def _fold(recorder: "Recorder") -> None:
     for node in nodes:
         inputs = () if node.target in SHAPED else node.all_input_nodes
         made = node.op == "call_function" and node not in changed and constants.issuperset(inputs)
-        if (node.op == "get_attr" and node not in changed) or made:
+        if node.op == "get_attr" or made:
             constants.add(node)
         if made and node in recorder.values and node.users:
             with recorder.graph.inserting_before(node):
@@ -90,6 +91,15 @@ def _fold(recorder: "Recorder") -> None:
             node.replace_all_uses_with(copy, lambda user: user.op == "output")
             node.replace_all_uses_with(constant)
             constants.add(constant)
+
+
+def _memory(node: Node) -> Node:
+    """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
+    while node.target is operator.getitem or (
+        isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
+    ):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _quick(operation: OpOverload) -> Callable[..., Any]:
@@ -128,6 +138,10 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise CannotFuse("a step draws random numbers")
+        if func is aten.lift_fresh.default:  # of torch.tensor: every call begins with the numbers of the first
+            func = aten.clone.default
+        if func._schema.is_mutable:
+            self._check_changed(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and _is_same(result, args[0]):
             self._bind(result, self.node(args[0]))
@@ -150,9 +164,17 @@ class Recorder(TorchDispatchMode):
 
     def constant(self, tensor: Tensor) -> Node:
         """Add a node that stands for a tensor, the same in every call."""
-        name = f"constant_{len(list(self.root.buffers()))}"
+        name = f"constant_{len(self.root._buffers)}"  # all of them: `buffers` leaves out a tensor's second name
         self.root.register_buffer(name, tensor)
         return self.graph.get_attr(name)
+
+    def _check_changed(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        """Raise CannotFuse where an operation changes memory in place that no recorded operation made."""
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        for tensor in tree_leaves([given.get(name) for name in written]):
+            if isinstance(tensor, Tensor) and _memory(self.node(tensor)).op == "get_attr":
+                raise CannotFuse("a step changes in place a tensor that it has not made")
 
     def _known(self, argument: Any) -> Any:
         return self.node(argument) if isinstance(argument, Tensor) else argument
