@@ -110,7 +110,7 @@ Numbers = dict[str, Any]
 
 
 class What(StrEnum):
-    """Parts to carry out."""
+    """Parts of the acceptance that the command can carry out."""
 
     check = "check"
     measure = "measure"
@@ -136,11 +136,11 @@ class Setup:
     scratch: Path
 
     def folder(self) -> Path:
-        """Make a new folder."""
+        """Make a new folder in the scratch folder, and return it."""
         return Path(tempfile.mkdtemp(dir=self.scratch))
 
     def require_gpu(self, why: str) -> None:
-        """Raise Skipped on a CPU."""
+        """Raise Skipped, with the reason, where the device is a CPU."""
         if self.device.type != "cuda":
             raise Skipped(f"on a CPU {why}")
 
@@ -265,7 +265,7 @@ class Results:
 
 
 def mark(row: Numbers) -> str:
-    """Return one word for a row."""
+    """Return the word that says whether a row is ok, wrong or left out."""
     return {True: "ok", False: "WRONG", None: "-"}[row["ok"]]
 
 
@@ -315,7 +315,7 @@ def training_of(config: RunConfig, device: torch.device, folder: Path | None = N
 
 
 def make_steps(training: TrainingLoop, count: int) -> None:
-    """Make so many steps."""
+    """Make so many steps of a training, each from the batch that is next."""
     for _ in range(count):
         training.step(training.next_batch())
 

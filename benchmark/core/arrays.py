@@ -47,7 +47,8 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
     return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes)
 
 
-def _floats(array: Array) -> Tensor:
+def floats(array: Array) -> Tensor:
+    """Convert numbers of any type to a float32 tensor."""
     return torch.from_numpy(array.astype(np.float32))
 
 
@@ -94,7 +95,7 @@ def _inputs(x: Any) -> Tensor:
         raise UserError(f"x has texts, such as {brief(str(array.ravel()[0]))!r}; encode them as numbers")
     if not len(array):
         raise UserError("x has no examples")
-    return _floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else _floats(array)
+    return floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else floats(array)
 
 
 def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
@@ -103,7 +104,7 @@ def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, 
         mean, std = float(y[train].mean()), float(y[train].std())
         if not std > 0:
             raise UserError("y is the same number in all training examples; there is nothing to learn")
-        return Regression("", mean, std), _floats(y), ()
+        return Regression("", mean, std), floats(y), ()
     names, codes = np.unique(y, return_inverse=True)
     classes = tuple(map(str, names.tolist()))
     missing = set(range(len(names))) - set(codes[train].tolist())
@@ -112,7 +113,7 @@ def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, 
     if missing:
         raise UserError(f"no training example has the class {classes[min(missing)]}")
     if len(names) == 2:
-        return BinaryClassification(), _floats(codes), classes
+        return BinaryClassification(), floats(codes), classes
     return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
 
 
@@ -127,7 +128,7 @@ def _numbered(labels: Array, train: NDArray[np.int64]) -> NDArray[np.int64]:
 def _nuisance(values: Array) -> Tensor:
     """Convert nuisances (N, ...): real numbers stay so, whatever else there is becomes categories from 0."""
     if values.dtype.kind == "f":
-        return _floats(values)
+        return floats(values)
     columns = values.reshape(len(values), -1)
     codes = [np.unique(column, return_inverse=True)[1] for column in columns.T]
     return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))

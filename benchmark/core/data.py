@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.core.arrays import converted
+from invbench.core.arrays import floats as floats
 from invbench.core.settings import Settings, setting
 from invbench.core.task import Task
 from invbench.datafiles.checksums import fingerprint
@@ -394,11 +394,6 @@ def _without(split: Split, env: Tensor, number: int) -> Split:
     """Select the examples of all environments but one; higher environment numbers move down by one."""
     kept = env != number
     return replace(split.rows(kept), env=(env - (env > number).to(env.dtype))[kept])
-
-
-def floats(array: NDArray[Any]) -> Tensor:
-    """Convert numbers of any type to a float32 tensor."""
-    return torch.from_numpy(array.astype(np.float32))
 
 
 def subset(count: int | None, available: int, what: str) -> int:

@@ -118,7 +118,7 @@ def test_a_dataset_is_a_few_lines(tmp_path: Path) -> None:
 
         @invbench.register_dataset("two_cities")
         class TwoCities(invbench.Dataset):
-            """Animals of four cities."""
+            """Dataset of cats and dogs, with the city as environment."""
 
             provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "classification")
 
