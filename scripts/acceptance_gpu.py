@@ -104,6 +104,8 @@ FUSED = {"spirals_8": 300, "spirals_64": 300, "irm_regression": 2000}
 """Cases of benchmark_fusing.py, with the number of steps."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
 NO_TIME = "the time was over"
+ROW = {"part", "cell", "device", "small", "ok", "seconds"}
+"""Names that every row has."""
 RESTARTED = "INVBENCH_ACCEPTANCE_RESTARTED"
 """Environment variable of a command that took its own place: rows that failed are not tried again."""
 Numbers = dict[str, Any]
@@ -163,9 +165,9 @@ def main(
     deadline = time.monotonic() + seconds
     try:
         torch_device = choose_device(device)
-    except UserError as error:
+        results = Results(out / "rows.jsonl", {"device": torch_device.type, "small": small})
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    results = Results(out / "rows.jsonl", {"device": torch_device.type, "small": small})
     parts = (CHECKS if what != What.measure else {}) | (MEASUREMENTS if what != What.check else {})
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(torch_device, small, Path(scratch))
@@ -217,12 +219,10 @@ class Results:
     def __init__(self, path: Path, settings: Numbers) -> None:
         self.path, self.settings = path, settings
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        whole = [line for line in lines if line.endswith("}")]  # a kill may have cut the last one
-        self.rows: list[Numbers] = [json.loads(line) for line in whole]
+        self.rows = read_rows(path)
         if any(row[name] != value for row in self.rows for name, value in settings.items()):
             sys.exit(f"error: the rows of {path} are of another device or size; give another --out")
-        path.write_text("".join(f"{line}\n" for line in whole), "utf-8")
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows), "utf-8")
 
     @property
     def done(self) -> set[tuple[str, str]]:
@@ -245,8 +245,11 @@ class Results:
         row = {"part": part, "cell": cell, **self.settings, **numbers, "seconds": seconds}
         self.rows.append(row)
         if row.get("reason") != NO_TIME:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, default=str) + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, default=str) + "\n")
+            except OSError as error:
+                sys.exit(f"error: {self.path} cannot be written: {error.strerror}; the same command goes on from here")
         print(f"{mark(row):<5} {part:<13} {cell:<27} {row['seconds']:6.1f} s  {brief(row)}", flush=True)
 
     def summary(self) -> int:
@@ -262,6 +265,23 @@ class Results:
         if late := sum(row.get("reason") == NO_TIME for row in last):
             print(f"{late} rows had no time: the same command makes them")
         return int(bool(wrong or late))
+
+
+def read_rows(path: Path) -> list[Numbers]:
+    """Read the rows of earlier calls, without the last one where a kill has cut it."""
+    rows = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not row.keys() >= ROW:
+                raise ValueError
+        except ValueError:
+            if number < len(lines):
+                sys.exit(f"error: line {number} of {path} is not a row of this script; give another --out")
+        else:
+            rows.append(row)
+    return rows
 
 
 def mark(row: Numbers) -> str:

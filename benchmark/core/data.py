@@ -84,7 +84,7 @@ class Split:
         return {name: value for name, value in parts.items() if value is not None}
 
     @cached_property
-    def environments(self) -> tuple[int, ...]:
+    def environment_numbers(self) -> tuple[int, ...]:
         """Numbers of the environments that have an example here; empty where the data have none."""
         return () if self.env is None else tuple(self.env.unique().tolist())
 
@@ -92,7 +92,7 @@ class Split:
     def environment_rows(self) -> tuple[Tensor, ...]:
         """Indices of each environment's examples, in their order."""
         env = torch.empty(0) if self.env is None else self.env
-        return tuple(torch.where(env == number)[0] for number in self.environments)
+        return tuple(torch.where(env == number)[0] for number in self.environment_numbers)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
         """Apply `change` to every tensor of the split."""

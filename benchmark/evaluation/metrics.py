@@ -79,9 +79,9 @@ def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure |
 
 def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tensor]:
     """Average the scores (N,) of a split over each environment; add the mean and the worst of these."""
-    if not 2 <= len(split.environments) <= ENVIRONMENTS:
+    if not 2 <= len(split.environment_numbers) <= ENVIRONMENTS:
         return {}
-    pairs = zip(split.environments, split.environment_rows, strict=True)
+    pairs = zip(split.environment_numbers, split.environment_rows, strict=True)
     each = {f"{task.primary}_env{e}": scores[rows].mean() for e, rows in pairs}
     values = torch.stack(list(each.values()))
     worst = values.min() if task.higher_is_better else values.max()

@@ -195,9 +195,8 @@ def _conclude(request: SweepRequest, configs: Sequence[RunConfig], monitor: Swee
         raise Interrupted(f"stopped with {left} runs not finished; the same command continues")
     if counts["failed"] or left:
         kind = next((one.kind for one in monitor.outcomes.values() if one.status == "failed"), "failed")
-        raise RunFailed(
-            kind, f"{counts['failed'] + left} of {len(configs)} runs are not done; their folders in {out} say why"
-        )
+        why = f"; their folders in {out} say why" if counts["failed"] else ""
+        raise RunFailed(kind, f"{counts['failed'] + left} of {len(configs)} runs are not done{why}")
 
 
 def dry_run(request: SweepRequest, workers: int) -> list[str]:

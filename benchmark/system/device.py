@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...") from None
+        raise UserError(f"--device {name or repr(name)} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
             seen = f"only {count} GPUs are visible" if count else "no GPU is visible"
             raise UserError(f"--device {name}: {seen} to this process; use --device cpu or auto")
         return torch.device("cuda", index)
-    if device.type != "cpu":
+    if device.type != "cpu" or device.index:
         raise UserError(f"--device {name} is not supported; use auto, cpu or cuda[:i]")
     return device
 

@@ -109,6 +109,8 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("run", "-m", "erm", "-d", "spirals", "--set", "trainer.epochs"), "write it as section.name=value"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "cuda:97"), "no GPU is visible"),
         (("run", "-m", "erm", "-d", "spirals", "--device", "tpu"), "is not one of auto, cpu, cuda"),
+        (("run", "-m", "erm", "-d", "spirals", "--device", ""), "--device '' is not one of auto, cpu, cuda"),
+        (("run", "-m", "erm", "-d", "spirals", "--device", "cpu:7"), "--device cpu:7 is not supported"),
         (("run", "-m", "erm", "-d", "spirals", "--seeds", "4-1"), "4-1 runs backwards; write 1-4"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "1", "--seeds", "2"), "give either --seed or --seeds"),
         (("run", "-m", "erm", "-d", "spirals", "--seed", "-1"), "must be a whole number from 0"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from frames import innermost
 from torch import Tensor
 
 SETTINGS: dict[str, Any] = {
@@ -91,8 +92,10 @@ def compare(gpu: Accelerator, config: Any) -> dict[str, Any]:
             training = _training(config, gpu.device, second)
             with training.noise():
                 _make_steps(training, WARM_UP)
+                begun = _epochs(training.loader, *training.critics.loaders.values())
                 with gpu.counting() as steps:
                     _make_steps(training, COUNTED)
+                begun = _epochs(training.loader, *training.critics.loaders.values()) - begun
                 with gpu.counting() as evaluation:
                     metrics = training.measure(tuple(training.problem.splits), last=True)
                 training.save()
@@ -104,6 +107,7 @@ def compare(gpu: Accelerator, config: Any) -> dict[str, Any]:
             "strategy": training.objective.strategy,
             "waits": steps.waits,
             "copies": steps.copies,
+            "epochs": begun,
             "operations": steps.operations / COUNTED,
             "waits_of_evaluation": evaluation.waits,
             "difference": _difference(training, reference, gpu.on_cpu),
@@ -137,14 +141,17 @@ def compare_together(gpu: Accelerator, configs: Sequence[Any]) -> dict[str, Any]
             training = fused(gpu.device)
             for _ in range(WARM_UP):
                 training.step()
+            begun = _epochs(training.loader, *training.critic_loaders.values())
             with gpu.counting() as steps:
                 for _ in range(COUNTED):
                     training.step()
+            begun = _epochs(training.loader, *training.critic_loaders.values()) - begun
             training.unstack_runs()
         pairs = zip(training.trainings, reference.trainings, strict=True)
         return {
             "waits": steps.waits,
             "copies": steps.copies,
+            "epochs": begun,
             "operations": steps.operations / COUNTED,
             "difference": max(_difference(one, other, gpu.on_cpu) for one, other in pairs),
         }
@@ -173,6 +180,11 @@ def _make_steps(training: Any, count: int) -> None:
         next(feed, None)
 
 
+def _epochs(*loaders: Any) -> int:
+    """Return how many epochs the loaders have begun."""
+    return sum(loader.order.number for loader in loaders)
+
+
 def _difference(one: Any, other: Any, on_cpu: Callable[[Tensor], Tensor]) -> float:
     """Return the largest difference of two runs' parameters."""
     pairs = [(value.detach(), other.parameters[name].detach()) for name, value in one.parameters.items()]
@@ -180,9 +192,7 @@ def _difference(one: Any, other: Any, on_cpu: Callable[[Tensor], Tensor]) -> flo
 
 
 def _failure(error: Exception) -> str:
-    stack = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in stack if "/invbench/" in frame.filename or "/lib/python" not in frame.filename]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    where = innermost(traceback.extract_tb(error.__traceback__))
     return f"{type(error).__name__}: {str(error).splitlines()[0]} at {where}"
 
 

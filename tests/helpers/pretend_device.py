@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, Self
 
 import torch
+from frames import innermost
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -27,9 +28,14 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 NAME = "pretend"
 COPIES = ("_to_copy", "to")
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put")
+CHECKED = (
+    *("_linalg_check_errors", "linalg_pinv", "linalg_lstsq", "allclose", "linspace", "logspace", "normal", "histc"),
+    *("multinomial",),
+)
+"""Operations that look at the numbers of a tensor to tell whether, or over which range, they can be done."""
 WAITS = (
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_consecutive"),
-    *("unique_dim", "bincount", "repeat_interleave", "_linalg_svd", "_linalg_eigh", "linalg_eig"),
+    *("unique_dim", "bincount", "repeat_interleave", "_linalg_svd", "_linalg_eigh", "linalg_eig", *CHECKED),
 )
 """Operations whose result, or its size, the host has to know."""
 POINTWISE = ("where", "lerp", "clamp", "addcmul", "addcdiv", "fill_", "fill", "masked_fill", "masked_fill_", "pow")
@@ -44,6 +50,10 @@ VIEWS = (
 
 class MixedDevices(RuntimeError):
     """Tensors of two devices in one operation."""
+
+
+class HiddenCopy(RuntimeError):
+    """Numbers of Python that torch copies to the device below all modes: an index that is a list, or `new_tensor`."""
 
 
 class Counts:
@@ -76,9 +86,7 @@ def _count(kind: str, what: str) -> None:
 
 def _line() -> str:
     """Return the innermost line of the project's code that is running."""
-    frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
-    inner = [frame for frame in frames if "/invbench/" in frame.filename or "/lib/python" not in frame.filename]
-    return f"{inner[-1].filename}:{inner[-1].lineno}" if inner else "?"
+    return innermost(frame for frame in traceback.extract_stack() if frame.filename != __file__)
 
 
 class _Backend(_DummyBackendModule):
@@ -97,6 +105,14 @@ class _Backend(_DummyBackendModule):
 _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
 torch.__future__.set_overwrite_module_params_on_conversion(True)  # the device of a parameter cannot be set in place
 DEVICE = torch.device(NAME, 0)
+LIBRARY = torch.library.Library("aten", "IMPL")
+
+
+def _refuse_to_allocate(*_: Any, **__: Any) -> NoReturn:
+    raise HiddenCopy(f"a list is copied to the device; at {_line()}")
+
+
+LIBRARY.impl("empty_strided", _refuse_to_allocate, "PrivateUse1")
 
 
 class PretendTensor(Tensor):
@@ -174,6 +190,8 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     to_device = target is not None and target.type == NAME
     if not pretend and not to_device:
         return func(*args, **kwargs)
+    if any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
+        raise MixedDevices(f"{func}: a generator of the host draws numbers on the device; at {_line()}")
     if name in COPIES and tensors:
         _count_copy(tensors[0], to_device, target is not None and target.type == "cpu")
     elif name == "copy_":
@@ -261,7 +279,7 @@ torch.tensor, torch.as_tensor = _copying(torch.tensor), _copying(torch.as_tensor
 def _refused(act: Callable[[], object]) -> bool:
     try:
         act()
-    except MixedDevices:
+    except (MixedDevices, HiddenCopy):
         return True
     return False
 
@@ -278,12 +296,18 @@ def check() -> None:
         assert _refused(lambda: torch.cat([device, host]))
         assert _refused(lambda: host[device.long()])
         assert _refused(lambda: host.add_(device))
+        assert _refused(lambda: torch.randn(3, device=DEVICE, generator=torch.Generator()))
+        assert _refused(lambda: device[[0, 1]])
+        assert _refused(lambda: device.new_tensor([1.0]))
         acts: list[tuple[Callable[[], object], int, int]] = [
             (lambda: device.sum().item(), 1, 0),
             (lambda: device.tolist(), 1, 0),
             (lambda: device.cpu(), 1, 0),
             (lambda: bool((device > 1).any()), 1, 0),
             (lambda: device[device > 1], 1, 0),
+            (lambda: torch.linalg.inv(device.diag() + 1), 1, 0),
+            (lambda: torch.allclose(device, device), 1, 0),
+            (lambda: torch.normal(device, device), 1, 0),
             (lambda: device[torch.tensor([0])], 0, 1),
             (lambda: torch.tensor([1.0], device=DEVICE), 0, 1),
             (lambda: host.to(DEVICE), 0, 1),

@@ -445,6 +445,7 @@ def test_rerun_all_begins_anew_and_keeps_what_was(tmp_path: Path, bench: Bench) 
         (["--rerun", "fialed"], "did you mean 'failed'"),
         (["--timeout", "soon"], "write a time such as 90s"),
         (["--gpus", "0"], "no GPU is visible"),
+        (["--jobs-per-gpu", "4"], "no GPU is visible"),
         (["--gpus", "0", "--workers", "1"], "give one of them"),
         (["--device", "cpu", "--jobs-per-gpu", "4"], "give one of them"),
         (["--gpus", "9" * 5000], "no GPU is visible"),

@@ -460,7 +460,22 @@ def constant_results(x: Tensor) -> list[Tensor]:
     return [one, one * 2, x]
 
 
-@pytest.mark.parametrize("function", [with_constants, changed_in_place, from_numpy, constant_results])
+def conjugates(x: Tensor) -> list[Tensor]:
+    """Use a conjugate, a view of the same memory whose numbers differ."""
+    z = torch.complex(x, x * 2)
+    return [(z * z.conj()).real, (z.conj() * 3).imag.contiguous()]
+
+
+def into_the_first(x: Tensor) -> list[Tensor]:
+    """Write a result into a view of the operand."""
+    y = x * 1
+    torch.mul(y, 2, out=y.view(2))
+    return [y + x]
+
+
+@pytest.mark.parametrize(
+    "function", [with_constants, changed_in_place, from_numpy, constant_results, conjugates, into_the_first]
+)
 def test_recorded_operations_begin_anew_in_every_call(function: Callable[[Tensor], list[Tensor]]) -> None:
     again = traced(function, [torch.randn(2)])
     for _ in range(3):

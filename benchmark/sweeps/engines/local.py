@@ -337,9 +337,9 @@ class LocalResources:
         for name, number in numbers.items():
             if number is not None and not 1 <= number <= MOST_PROCESSES:
                 raise UserError(f"there can be 1 to {MOST_PROCESSES} {name}, not {number}")
-        on_gpu = self.device == "cuda" or self.gpus is not None
+        on_gpu = self.device == "cuda" or self.gpus is not None or self.jobs_per_gpu > 1
         on_cpu = self.device == "cpu" or self.workers is not None
-        if on_cpu and (on_gpu or self.jobs_per_gpu > 1):
+        if on_cpu and on_gpu:
             raise UserError(
                 "--workers and --device cpu are for the CPU, --gpus, --jobs-per-gpu and --device cuda for GPUs; "
                 "give one of them"
@@ -352,7 +352,10 @@ class LocalResources:
         if devices:
             return [Slot(number, device) for number, device in enumerate(devices * self.jobs_per_gpu)]
         if on_gpu:
-            raise UserError("--device cuda: no GPU is visible; `bench doctor` says what torch sees")
+            raise UserError(
+                "no GPU is visible, which --gpus, --jobs-per-gpu and --device cuda ask for; "
+                "`bench doctor` says what torch sees"
+            )
         workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
         return [Slot(number, CPU) for number in range(workers)]
 

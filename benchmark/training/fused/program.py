@@ -140,10 +140,11 @@ class Recorder(TorchDispatchMode):
             raise CannotFuse("a step draws random numbers")
         if func is aten.lift_fresh.default:  # of torch.tensor: every call begins with the numbers of the first
             func = aten.clone.default
-        if func._schema.is_mutable:
+        changes = func._schema.is_mutable
+        if changes:
             self._check_changed(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and _is_same(result, args[0]):
+        if not changes and isinstance(result, Tensor) and _is_same(result, args[0]):
             self._bind(result, self.node(args[0]))
             return result
         given = tree_map(self._known, args), tree_map(self._known, kwargs or {})
@@ -189,7 +190,10 @@ def _is_same(result: Tensor, argument: Any) -> bool:
     """Tell whether the result of an operation is its argument under another name, such as a view of the same shape."""
     if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
         return False
-    first, second = ((tensor.data_ptr(), tensor.size(), tensor.stride()) for tensor in (result, argument))
+    first, second = (
+        (tensor.data_ptr(), tensor.size(), tensor.stride(), tensor.is_conj(), tensor.is_neg())
+        for tensor in (result, argument)
+    )
     return result is not argument and first == second and bool(result.numel())
 
 
