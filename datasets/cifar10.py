@@ -17,6 +17,7 @@ the random labels come from the run's seed.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ class CIFAR10(Dataset):
         env = torch.arange(used) if self.environments == "per_example" else None
         splits = {"train": Split(self._standardised(train_x[:used]), _labels(labels), env)}
         if len(changed):
-            splits["train_mislabelled"] = Split(splits["train"].x[changed], splits["train"].y[changed])
+            splits["train_mislabelled"] = replace(splits["train"], env=None).rows(torch.from_numpy(changed))
         if self.validation_size:
             splits["validation"] = Split(self._standardised(train_x[available:]), _labels(train_y[available:]))
         splits["test"] = Split(self._standardised(test_x), _labels(test_y))

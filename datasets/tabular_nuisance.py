@@ -96,9 +96,9 @@ class TabularNuisance(Dataset):
             if len(index)
         }
         if self.standardise:
-            std, mean = torch.std_mean(splits["train"].x, dim=0)
+            std, mean = torch.std_mean(splits["train"].inputs(), dim=0)
             scale = torch.where(std > 0, std, 1.0)
-            splits = {name: Split((s.x - mean) / scale, s.y, s.env, s.nuisance) for name, s in splits.items()}
+            splits = {name: Split((s.inputs() - mean) / scale, s.y, s.env, s.nuisance) for name, s in splits.items()}
         facts = {"signal_fraction": whole.y.mean().item(), "missing_values": float(missing)}
         return Problem(splits, BinaryClassification(), "vector", "synthetic" if self.table is None else "full", facts)
 

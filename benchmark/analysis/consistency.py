@@ -32,7 +32,7 @@ from invbench.errors import UserError
 from invbench.seeding import stream
 from invbench.training.build import RestoredRun
 from invbench.training.flat_module import FlatModule
-from invbench.training.sampling import BatchLoader, Sampler
+from invbench.training.sampling import Sampler, loader_of
 
 Risks = Callable[[Tensor], Tensor]
 """Function from parameters (P,) to the risk of each environment (E,)."""
@@ -166,7 +166,7 @@ class Environments:
         sizes = {"batch_size": min(examples, smallest), "environments_per_step": None}
         network, x = held_still(run.model, split, seed)
         sampler = Sampler.of(replace(split, x=x), run.config.trainer.model_copy(update=sizes), seed)
-        batch = BatchLoader(sampler).batch(0)
+        batch = loader_of(sampler).batch(0)
         order = batch.env.argsort()
         flat = FlatModule(network)
         return cls(flat, run.problem.task, batch.x[order], batch.y[order], flat.weights())

@@ -136,7 +136,7 @@ def some_rows(split: Split, examples: int | None, seed: int) -> Split:
 
 def held_still(model: nn.Module, split: Split, seed: int) -> tuple[nn.Module, Tensor]:
     """Return the network without random transformations of its input, and the inputs (n, ...) under one draw."""
-    x = split.x
+    x = split.inputs()
     with torch.no_grad(), torch_stream(stream(seed, "analysis", "augmentation"), x.device):
         while isinstance(model, Averaged):
             if model.method.train_copies:

@@ -20,7 +20,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.seeding import stream, torch_stream
 from invbench.training.build import RestoredRun
 from invbench.training.gradients import Objective
-from invbench.training.sampling import BatchLoader, Sampler
+from invbench.training.sampling import Sampler, loader_of
 
 COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
 """Columns of the table, besides the task's primary metric. Slopes are derivatives by the raw number."""
@@ -49,7 +49,7 @@ def width_study(
     objective = Objective(run.config.method, task, run.model, "joint")
     sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
     state = run.config.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
-    loader, rows = BatchLoader(sampler), []
+    loader, rows = loader_of(sampler), []
     with _transforming(run):
         for number in range(batches):
             batch = loader.batch(number)

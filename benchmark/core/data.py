@@ -13,6 +13,9 @@ from torch import Tensor
 
 from invbench.core.arrays import converted
 from invbench.core.arrays import floats as floats
+from invbench.core.image_file import ImageFile
+from invbench.core.pixels import AS_THEY_ARE as AS_THEY_ARE
+from invbench.core.pixels import Pixels as Pixels
 from invbench.core.settings import Settings, setting
 from invbench.core.task import Task
 from invbench.datafiles.checksums import fingerprint
@@ -20,7 +23,6 @@ from invbench.datafiles.release import Release, release
 from invbench.errors import UserError
 from invbench.seeding import children
 from invbench.system.workarounds import warm_up_vector_math
-from invbench.tensors import scalar
 
 warm_up_vector_math()  # here, since nothing is computed from data before this module is imported
 
@@ -28,60 +30,44 @@ Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
 
 
-class Pixels(NamedTuple):
-    """Standardisation of images: x = (pixel - mean) / deviation, channel by channel, pixels in [0, 1]."""
-
-    mean: tuple[float, ...] = (0.0,)
-    deviation: tuple[float, ...] = (1.0,)
-
-    def standardised(self, pixels: Tensor) -> Tensor:
-        """Standardise pixels (..., C, H, W) to what a network is given."""
-        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
-
-    def restored(self, x: Tensor) -> Tensor:
-        """Turn standardised images back into pixels in [0, 1], as `standardised` took them."""
-        return x * self._channels(self.deviation, x) + self._channels(self.mean, x)
-
-    def black(self, x: Tensor) -> Tensor:
-        """Return the value of a black pixel in standardised images like x (C or 1, 1, 1)."""
-        return self.standardised(torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device))
-
-    def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.stack([scalar(value, like) for value in values])[:, None, None]
-
-
-AS_THEY_ARE = Pixels()
-"""Not standardised."""
-
-
 @dataclass(frozen=True)
 class Split:
     """Examples of one role, on one device.
 
     Args:
-        x: inputs (N, ...).
+        x: inputs (N, ...); images of which there are too many for the memory stay in a file.
         y: targets (N,).
         env: index of the environment of each example (N,), integers from 0.
         nuisance: what the prediction should not depend on (N, ...).
+        digests: sha256 of what each input was made from, as integers (N, 4); fingerprints take them for the inputs.
     """
 
-    x: Tensor
+    x: Tensor | ImageFile
     y: Tensor
     env: Tensor | None = None
     nuisance: Tensor | None = None
+    digests: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self.tensors().items():
+        for name, value in self.parts().items():
             if len(value) != len(self.x):
                 raise ValueError(f"split has {len(self.x)} inputs but {len(value)} values of {name}")
 
     def __len__(self) -> int:
         return len(self.x)
 
+    def parts(self) -> dict[str, Tensor | ImageFile]:
+        """Return the parts that exist, by name."""
+        return {"x": self.x} | self.tensors()
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that exist, by name."""
-        parts = {"x": self.x, "y": self.y, "env": self.env, "nuisance": self.nuisance}
-        return {name: value for name, value in parts.items() if value is not None}
+        """Return the tensors that exist, by name; images in a file are none."""
+        names = ("x", "y", "env", "nuisance", "digests")
+        return {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
+
+    def inputs(self) -> Tensor:
+        """Return the inputs (N, ...) as a tensor; those in a file are read."""
+        return self.x[:] if isinstance(self.x, ImageFile) else self.x
 
     @cached_property
     def environment_numbers(self) -> tuple[int, ...]:
@@ -94,22 +80,30 @@ class Split:
         env = torch.empty(0) if self.env is None else self.env
         return tuple(torch.where(env == number)[0] for number in self.environment_numbers)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
-        """Apply `change` to every tensor of the split."""
-        return replace(self, **{name: change(value) for name, value in self.tensors().items()})
+    def map(
+        self, change: Callable[[Tensor], Tensor], of_file: Callable[[ImageFile], ImageFile] = lambda file: file
+    ) -> "Split":
+        """Apply `change` to every tensor of the split, and `of_file` to images in a file."""
+        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        if isinstance(self.x, ImageFile):
+            changed["x"] = of_file(self.x)
+        return replace(self, **changed)
 
     def rows(self, index: slice | Tensor) -> "Split":
         """Select the examples of an index, slice or mask."""
-        return self.map(lambda t: t[index])
+        return self.map(lambda t: t[index], lambda images: images.rows(index))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Split":
-        """Move the split to `device`, its real-valued tensors as `dtype`."""
-        return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+        """Move the split to `device`, its real-valued tensors as `dtype`; images in a file follow when selected."""
+        return self.map(
+            lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype),
+            lambda images: images.to(device, dtype),
+        )
 
 
 def concatenate(splits: Sequence[Split]) -> Split:
-    """Append splits to one; they must have the same parts."""
-    return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].tensors()})
+    """Append splits in memory to one; they must have the same parts."""
+    return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].parts()})
 
 
 def drawn_splits(
@@ -182,6 +176,7 @@ class Problem:
         classes: names of the labels, where they have some.
         pixels: how images are standardised.
         augment: random change of training inputs (N, ...), applied to every batch; draws from torch's generator.
+        environment_names: names of the environments by their number, where they have some.
         law: what a linear model should find, where that is known; its errors are measured then.
         metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
     """
@@ -193,6 +188,7 @@ class Problem:
     facts: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     pixels: Pixels = AS_THEY_ARE
+    environment_names: tuple[str, ...] = ()
     augment: Callable[[Tensor], Tensor] | None = None
     law: LinearLaw | None = None
     metric: str = ""
@@ -256,11 +252,15 @@ class Problem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every tensor's name, type, shape and bytes; the device does not matter."""
+        """sha256 over every tensor's name, type, shape and bytes; the device does not matter.
+
+        Where a split has digests of its inputs, these stand for them.
+        """
         return fingerprint(
             (f"{split}.{name}", value.cpu().numpy())
             for split, part in sorted(self.splits.items())
             for name, value in part.tensors().items()
+            if name != "x" or part.digests is None
         )
 
     @property
@@ -275,6 +275,7 @@ class Problem:
             "fingerprint": self.fingerprint,
             "examples": {name: len(split) for name, split in self.splits.items()},
             "environments": self.environments,
+            **({"environment_names": list(self.environment_names)} if self.environment_names else {}),
             "facts": dict(self.facts),
             "constant": self.constant,
         }

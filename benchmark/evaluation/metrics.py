@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from invbench.components.augmentation import test_copies
 from invbench.core.data import LinearLaw, Problem, Split
+from invbench.core.image_file import ImageFile
 from invbench.core.method import Outputs, as_outputs
 from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
@@ -88,7 +89,7 @@ def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tenso
     return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
-def outputs_of(model: nn.Module, x: Tensor) -> Outputs:
+def outputs_of(model: nn.Module, x: Tensor | ImageFile) -> Outputs:
     """Predict inputs (N, ...) in parts of a size that is fast; return representations too where the model has them."""
     rows = max(ROWS_OF_CPU if x.device.type == "cpu" else ROWS, NUMBERS // x[0].numel())
     parts = [as_outputs(model(part)) for part in x.split(max(1, rows // test_copies(model)))]
@@ -105,7 +106,7 @@ def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> Tensor:
     weight.
     """
     with torch.enable_grad():
-        inputs = problem.splits["test"].x.detach().clone().requires_grad_()
+        inputs = problem.splits["test"].inputs().detach().clone().requires_grad_()
         prediction = as_outputs(model(inputs)).prediction.sum()
         slopes = torch.autograd.grad(prediction, inputs)[0].mean(0).cpu() * getattr(problem.task, "std", 1.0)
     return slopes if law.mixing is None else law.mixing.to(slopes) @ slopes

@@ -59,7 +59,7 @@ def _images(problem: Problem) -> Figure:
     columns = _columns(problem)
     figure = Figure(figsize=(1.2 + 1.25 * len(columns), 1.0 + 1.25 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), len(columns), squeeze=False)
-    low, high = _range(problem.splits["train"].x)
+    low, high = _range(problem.splits["train"].x[:DOTS])
     for (label, _, _), ax in zip(columns, axes[0], strict=True):
         ax.set_title(label, fontsize=8)
     for (name, split), row in zip(groups, axes, strict=True):
@@ -68,7 +68,7 @@ def _images(problem: Problem) -> Figure:
             inside = split.rows((split.y >= first) & (split.y < last))
             ax.set(xticks=[], yticks=[])
             if len(inside):
-                ax.imshow(_tiled((_some(inside, TILES).x - low) / (high - low)))
+                ax.imshow(_tiled((_some(inside, TILES).inputs() - low) / (high - low)))
     return figure
 
 
@@ -91,7 +91,7 @@ def _columns(problem: Problem) -> list[tuple[str, float, float]]:
 
 def _range(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the least and the largest pixel of each channel (C, 1, 1)."""
-    pixels = x[:DOTS].transpose(0, 1).flatten(1)
+    pixels = x.transpose(0, 1).flatten(1)
     low, high = pixels.amin(1), pixels.amax(1)
     return low[:, None, None], torch.where(high > low, high, low + 1)[:, None, None]
 
@@ -110,7 +110,7 @@ def _molecules(problem: Problem) -> Figure:
     figure = Figure(figsize=(2.4 * TILES, 0.6 + 2.4 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), TILES, squeeze=False, subplot_kw={"projection": "3d"})
     for (name, split), row in zip(groups, axes, strict=True):
-        for ax, x, y in zip(row, split.x, split.y.tolist(), strict=False):
+        for ax, x, y in zip(row, split.inputs(), split.y.tolist(), strict=False):
             cloud = points(x)
             _molecule(ax, cloud.positions[cloud.mask].numpy(), cloud.charges[cloud.mask].long().tolist())
             ax.set_title(f"{name.replace(chr(10), ' ')}\ny = {y:.3f}", fontsize=8)
@@ -151,7 +151,7 @@ def _scatter(problem: Problem) -> Figure:
 
 def _dots(ax: Axes, split: Split, first: int, second: int, problem: Problem) -> None:
     """Draw one input against another, coloured by the target."""
-    x, y = split.x[:, first], split.x[:, second]
+    x, y = split.inputs()[:, first], split.inputs()[:, second]
     regression = isinstance(problem.task, Regression)
     colours = split.y.numpy() if regression else [LABEL_COLOURS[int(label) % 2] for label in split.y.tolist()]
     scale = _scale(problem) if regression else None

@@ -23,7 +23,7 @@ from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, detached
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
-from invbench.training.sampling import BatchLoader, Sampler
+from invbench.training.sampling import Sampler, loader_of
 
 Augment = Callable[[Batch], Batch]
 MOST_ROWS = 10_000
@@ -79,7 +79,7 @@ class CriticTrainer:
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
         samplers = {name: Sampler.of(examples, config.trainer, self.seed, "critic", name) for name in critics}
-        self.loaders = {name: BatchLoader(sampler) for name, sampler in samplers.items()}
+        self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
 
     def update_before(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
@@ -119,7 +119,7 @@ class CriticTrainer:
         chosen = split.rows(rows)
         env = torch.zeros_like(rows) if chosen.env is None else chosen.env
         nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
-        batch = Batch(chosen.x[:, None], chosen.y[:, None], env, nuisance)
+        batch = Batch(chosen.inputs()[:, None], chosen.y[:, None], env, nuisance)
         single = outputs.map(lambda part: part[rows][:, None])
         losses = {}
         for name, critic in self.objective.critic_functions(state).items():

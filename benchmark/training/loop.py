@@ -34,7 +34,7 @@ from invbench.training.loggers import Loggers
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
-from invbench.training.sampling import BatchLoader, Sampler, check_sizes
+from invbench.training.sampling import Sampler, check_sizes, loader_of
 from invbench.training.sufficient_statistics import training_examples
 
 LEARNED_ROWS = 200
@@ -75,7 +75,7 @@ class TrainingLoop:
         self.examples = training_examples(problem, config.method, model, trainer)
         self.device = self.examples.x.device
         self.sampler = Sampler.of(self.examples, trainer, config.spec.seed)
-        self.loader = BatchLoader(self.sampler)
+        self.loader = loader_of(self.sampler)
         check_sizes(config.method, self.sampler)
         if trainer.stop_below is not None and isinstance(problem.task, Regression):
             raise UserError("trainer.stop_below is an accuracy, and this dataset is a regression; leave it out")

@@ -1,6 +1,7 @@
 """Batches: environment-major index tensors of each step, a pure function of the order stream."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,9 +13,13 @@ from torch import Tensor
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, Split
 from invbench.core.trainer import TrainerConfig
+from invbench.core.image_file import ImageFile
 from invbench.errors import UserError
 from invbench.seeding import stream
 from invbench.tensors import copy_from_host
+
+READERS, AHEAD = 2, 4
+"""Threads that read images in a file, and the steps of which they read the images at a time."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,15 @@ class Sampler:
         shape = (self.steps_per_epoch, self.per_step)
         return examples.reshape(*shape, self.batch_size), env.reshape(shape)
 
-    def batch(self, examples: Tensor, env: Tensor) -> Batch:
-        """Gather the tensors of one step from its indices (E, B) and (E,), on the split's device."""
+    def batch(self, examples: Tensor, env: Tensor, x: Tensor | None = None) -> Batch:
+        """Gather the tensors of one step from its indices (E, B) and (E,), on the split's device.
+
+        Args:
+            x: the inputs (E, B, ...), where they have been read.
+        """
         nuisance = None if self.split.nuisance is None else rows_of(self.split.nuisance, examples)
-        return Batch(rows_of(self.split.x, examples), rows_of(self.split.y, examples), env, nuisance)
+        inputs = rows_of(self.split.x, examples) if x is None else x
+        return Batch(inputs, rows_of(self.split.y, examples), env, nuisance)
 
     @cached_property
     def all(self) -> Batch:
@@ -120,7 +130,7 @@ class Sampler:
         return self.members[torch.from_numpy(np.lexsort((keys, env)))]
 
 
-def rows_of(values: Tensor, index: Tensor) -> Tensor:
+def rows_of(values: Tensor | ImageFile, index: Tensor) -> Tensor:
     """Compute `values[index]` for integers (...), about twice as fast."""
     rows: Tensor = values.index_select(0, index.flatten()).unflatten(0, index.shape)
     return rows
@@ -159,6 +169,44 @@ class BatchLoader:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
         return self.sampler.all if self.sampler.whole else self.sampler.batch(*self.order.indices(step))
+
+
+class PrefetchingLoader(BatchLoader):
+    """Batches of images in a file, which a thread reads while earlier steps are made.
+
+    The order is the same as that of images in memory. Only what follows in the order is read ahead, so another step
+    than the next one costs time and nothing else.
+    """
+
+    def __init__(self, sampler: Sampler, images: ImageFile) -> None:
+        super().__init__(sampler)
+        self.images = images
+        self.order = EpochOrder(sampler.epoch, sampler.steps_per_epoch, torch.device("cpu"))
+        self.executor = ThreadPoolExecutor(READERS, "images")
+        self.coming: dict[int, tuple[Tensor, Tensor, Future[Tensor]]] = {}
+
+    def batch(self, step: int) -> Batch:
+        if self.sampler.whole:
+            return self.sampler.all
+        self.coming = {number: read for number, read in self.coming.items() if step <= number < step + AHEAD}
+        for number in range(step, step + AHEAD):
+            if number not in self.coming:
+                self.coming[number] = self._read(number)
+        examples, env, pixels = self.coming.pop(step)
+        images = self.images.standardised(pixels.result()).unflatten(0, examples.shape)
+        examples, env = (copy_from_host(index, self.images.device) for index in (examples, env))
+        return self.sampler.batch(examples, env, images)
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor, "Future[Tensor]"]:
+        """Begin to read the pixels of a step. Returns its indices (E, B) and (E,) with them."""
+        examples, env = self.order.indices(step)
+        return examples, env, self.executor.submit(self.images.read, self.images.index[examples.flatten()])
+
+
+def loader_of(sampler: Sampler) -> BatchLoader:
+    """Make the loader that fits where the inputs are."""
+    x = sampler.split.x
+    return PrefetchingLoader(sampler, x) if isinstance(x, ImageFile) else BatchLoader(sampler)
 
 
 def check_sizes(method: Composition, sampler: Sampler) -> None:

@@ -38,7 +38,7 @@ def training_examples(problem: Problem, method: Composition, model: nn.Module, t
 
 def condensed(split: Split) -> Split:
     """Make k + 1 examples per environment with the environment's moments; k bounds the rank of its covariance."""
-    joined = torch.cat([split.x.flatten(1), split.y[:, None]], 1).double()
+    joined = torch.cat([split.inputs().flatten(1), split.y[:, None]], 1).double()
     env = torch.zeros(len(split), dtype=torch.int64, device=joined.device) if split.env is None else split.env
     parts = [_rows(joined[env == e]) for e in range(int(env.max()) + 1)]
     rows = torch.cat(parts).to(split.x.dtype)

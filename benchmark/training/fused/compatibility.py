@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from invbench.core.image_file import ImageFile
 from invbench.errors import CannotFuse
 from invbench.pytree import flatten
 from invbench.runs.resolve import fuse_obstacle, fusion_key
@@ -23,6 +24,8 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("there is nothing to train")
     if first.problem.augment is not None:
         raise CannotFuse("training inputs are changed at random")
+    if isinstance(first.examples.x, ImageFile):
+        raise CannotFuse("the images stay in a file")
     if first.learned:
         raise CannotFuse("the model learns numbers besides its weights")
     if first.config.method.transforms_features and first.config.method.needs_each_gradient:

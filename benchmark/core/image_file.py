@@ -1,0 +1,87 @@
+"""Images that stay in a file: bytes of pixels that become standardised numbers when some of them are selected."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invbench.core.pixels import Pixels
+from invbench.tensors import copy_from_host
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Images (N, C, H, W) in a memory-mapped file, with the part of a tensor's interface that training needs.
+
+    Selecting images returns a tensor with the numbers that the same images in memory have, to the bit. Memory is that
+    of the images selected.
+
+    Args:
+        pixels: of all images of the file (M, C, H, W), such as a `numpy.memmap`.
+        index: which of them these are (N,), on the CPU.
+        standardisation: of the pixels.
+        device: where selected images are copied to.
+        dtype: of the selected images.
+    """
+
+    pixels: Bytes
+    index: Tensor
+    standardisation: Pixels
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape (N, C, H, W)."""
+        return torch.Size((len(self.index), *self.pixels.shape[1:]))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return 4
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ImageFile":
+        """Have images copied to another device, as another type, when they are selected."""
+        return replace(self, device=device, dtype=dtype)
+
+    def rows(self, index: slice | Tensor) -> "ImageFile":
+        """Select images by slice, indices or mask, without reading them."""
+        return replace(self, index=self.index[index if isinstance(index, slice) else index.cpu()])
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        """Read images."""
+        if isinstance(index, int):
+            return self[torch.tensor([index])][0]
+        return self.standardised(self.read(self.rows(index).index))
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Read the images of these indices (K,)."""
+        return self[index]
+
+    def split(self, count: int) -> Iterator[Tensor]:
+        """Read all images in parts of so many, each while the one before is worked on."""
+        with ThreadPoolExecutor(1) as executor:
+            parts = [executor.submit(self.read, part) for part in self.index.split(count)[:1]]
+            for following in (*self.index.split(count)[1:], None):
+                pixels = parts.pop().result()
+                if following is not None:
+                    parts.append(executor.submit(self.read, following))
+                yield self.standardised(pixels)
+
+    def read(self, index: Tensor) -> Tensor:
+        """Read pixels of the file by their indices in it (K,), on the CPU."""
+        return torch.from_numpy(self.pixels.take(index.numpy(), axis=0))
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Copy pixels to the device and standardise them."""
+        on_device = copy_from_host(pixels, self.device)
+        return self.standardisation.standardised(on_device / 255).to(self.dtype)
