@@ -8,6 +8,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from invbench.terminal import Lasting, visible
@@ -71,6 +72,24 @@ def counting(what: str) -> Iterator[OnProgress]:
             elif time.monotonic() - last > LINE_SECONDS:
                 last = time.monotonic()
                 announce(f"{what}: {count}")
+
+        yield on_progress
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[OnProgress]:
+    """Show how much of something is done: a bar on a terminal, in a log a line every ten seconds."""
+    console, last = error_console(), time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def on_progress(count: int) -> None:
+            nonlocal last
+            bar.update(task, completed=count)
+            if not console.is_terminal and time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                announce(f"{what}: {count} of {total}")
 
         yield on_progress
 

@@ -1,6 +1,7 @@
 """Geometry of images that several datasets share."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +65,80 @@ def random_flip(images: Tensor) -> Tensor:
     """Mirror each image (N, C, H, W) left to right with probability one half."""
     flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(flip, images.flip(-1), images)
+
+
+def random_resized_crop(images: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Cut a random part out of each image (N, C, H, W) and enlarge it to the same size, bilinear.
+
+    The part of the area is uniform within `scale`, the ratio of the sides log-uniform from 3/4 to 4/3, as torchvision's
+    `RandomResizedCrop` has them; a side that would be longer than the image's is as long.
+    """
+    count, device = len(images), images.device
+    area = scale[0] + (scale[1] - scale[0]) * torch.rand(count, device=device)
+    sides = (math.log(4 / 3) * (2 * torch.rand(count, device=device) - 1)).exp().sqrt()
+    width, height = ((area.sqrt() * side).clamp(max=1) for side in (sides, 1 / sides))
+    left, top = ((1 - side) * (2 * torch.rand(count, device=device) - 1) for side in (width, height))
+    zero = torch.zeros_like(width)
+    theta = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
+    grid = F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def colour_jitter(pixels: Tensor, strength: float, hue: float) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image at random, as torchvision's `ColorJitter` does.
+
+    Args:
+        pixels: in [0, 1] (N, 3, H, W), or (N, 1, H, W), of which only brightness and contrast change.
+        strength: factors of the first three are uniform in [1 - strength, 1 + strength].
+        hue: the shift is uniform in [-hue, hue], in parts of the circle. The order is random, one for all images.
+    """
+    changes: list[Callable[[Tensor, Tensor], Tensor]] = [_brightened, _contrasted]
+    changes += [_saturated, _hue_shifted] if pixels.shape[1] == 3 else []
+    for number in torch.randperm(len(changes)).tolist():
+        drawn = 2 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device, dtype=pixels.dtype) - 1
+        change = changes[number]
+        pixels = change(pixels, drawn * hue if change is _hue_shifted else 1 + strength * drawn)
+    return pixels
+
+
+def random_grey(pixels: Tensor, probability: float) -> Tensor:
+    """Take the colour out of each image (N, C, H, W) with a probability."""
+    drawn = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < probability
+    return torch.where(drawn, grey(pixels).expand_as(pixels), pixels)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Return the luminance (N, 1, H, W) of images (N, 3, H, W), by the weights of ITU-R 601; of one channel itself."""
+    if pixels.shape[1] != 3:
+        return pixels
+    red, green, blue = pixels.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def _brightened(pixels: Tensor, factor: Tensor) -> Tensor:
+    return (factor * pixels).clamp(0, 1)
+
+
+def _contrasted(pixels: Tensor, factor: Tensor) -> Tensor:
+    return (factor * pixels + (1 - factor) * grey(pixels).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
+
+
+def _saturated(pixels: Tensor, factor: Tensor) -> Tensor:
+    return (factor * pixels + (1 - factor) * grey(pixels)).clamp(0, 1)
+
+
+def _hue_shifted(pixels: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue of colours (N, 3, H, W) by a part of the circle (N, 1, 1, 1); lightness and saturation stay."""
+    red, green, blue = pixels.unbind(1)
+    value, lowest = pixels.amax(1), pixels.amin(1)
+    chroma = value - lowest
+    divisor = torch.where(chroma > 0, chroma, 1.0)
+    hue = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    sector = (hue + 6 * shift[:, 0]) % 6
+    # Of each channel (red 5, green 3, blue 1) the share of the chroma is the height of a trapezoid over the circle.
+    parts = [(sector + start) % 6 for start in (5, 3, 1)]
+    return torch.stack([value - chroma * torch.minimum(part, 4 - part).clamp(0, 1) for part in parts], 1)

@@ -29,6 +29,7 @@ class Converted(NamedTuple):
     task: Task
     kind: ArrayKind
     classes: tuple[str, ...]
+    environment_names: tuple[str, ...]
 
 
 def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_share: float, seed: int) -> Converted:
@@ -39,12 +40,12 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
         if values is not None and len(values) != count:
             raise UserError(f"x has {count} examples, but {name} has {len(values)} values")
     labels = None if environment is None else _column("environment", environment)
-    rows = _drawn(count, labels, test_share, seed) if split is None else _named(_column("split", split))
+    rows = _drawn(count, labels, test_share, seed) if split is None else rows_by_name(_column("split", split))
     task, target, classes = _task(_column("y", y), rows["train"])
-    env = None if labels is None else torch.from_numpy(_numbered(labels, rows["train"]))
-    protected = None if nuisance is None else _nuisance(_array("nuisance", nuisance))
+    env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
+    protected = None if nuisance is None else nuisance_of(_array("nuisance", nuisance))
     indices = {name: torch.from_numpy(index) for name, index in rows.items()}
-    return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes)
+    return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes, names)
 
 
 def floats(array: Array) -> Tensor:
@@ -117,15 +118,23 @@ def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, 
     return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
 
 
-def _numbered(labels: Array, train: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number environments (N,) from 0 in the order of their labels: those that are trained on, then the others."""
+def numbered(labels: Array, train: NDArray[np.int64]) -> tuple[Tensor, tuple[str, ...]]:
+    """Number environments (N,) from 0 in the order of their labels: those that are trained on, then the others.
+
+    Args:
+        train: rows that are trained on.
+
+    Returns:
+        The numbers (N,), and the labels as texts in their order.
+    """
     trained = np.unique(labels[train])
     others = np.setdiff1d(np.unique(labels), trained)
-    number = {label: i for i, label in enumerate([*trained.tolist(), *others.tolist()])}
-    return np.array([number[label] for label in labels.tolist()], np.int64)
+    order = [*trained.tolist(), *others.tolist()]
+    number = {label: i for i, label in enumerate(order)}
+    return torch.tensor([number[label] for label in labels.tolist()]), tuple(map(str, order))
 
 
-def _nuisance(values: Array) -> Tensor:
+def nuisance_of(values: Array) -> Tensor:
     """Convert nuisances (N, ...): real numbers stay so, whatever else there is becomes categories from 0."""
     if values.dtype.kind == "f":
         return floats(values)
@@ -134,9 +143,14 @@ def _nuisance(values: Array) -> Tensor:
     return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))
 
 
-def _named(names: Array) -> dict[str, NDArray[np.int64]]:
-    """Collect the rows of each split by its name (N,)."""
-    rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+def rows_by_name(names: Array, kept: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.int64]]:
+    """Collect the rows of each split by its name (N,), of those that are kept.
+
+    Raises:
+        UserError: nothing is for training, or nothing for the test.
+    """
+    whole = np.ones(len(names), np.bool_) if kept is None else kept
+    rows = {str(name): np.flatnonzero(whole & (names == name)) for name in np.unique(names[whole])}
     for name in ("train", "test"):
         if name not in rows:
             raise UserError(f"split names {', '.join(rows)}; it must name train and test")

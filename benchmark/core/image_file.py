@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,15 +26,15 @@ class ImageFile:
         pixels: of all images of the file (M, C, H, W), such as a `numpy.memmap`.
         index: which of them these are (N,), on the CPU.
         standardisation: of the pixels.
-        device: where selected images are copied to.
         dtype: of the selected images.
+        device: where selected images are copied to.
     """
 
     pixels: Bytes
     index: Tensor
     standardisation: Pixels
-    device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,7 +51,7 @@ class ImageFile:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ImageFile":
         """Have images copied to another device, as another type, when they are selected."""
-        return replace(self, device=device, dtype=dtype)
+        return replace(self, dtype=dtype, device=device)
 
     def rows(self, index: slice | Tensor) -> "ImageFile":
         """Select images by slice, indices or mask, without reading them."""

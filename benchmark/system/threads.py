@@ -20,6 +20,11 @@ def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
         environment[POLICY] = "PASSIVE"
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def threads_put_back() -> Iterator[None]:
     """Restore torch's number of threads after this block."""

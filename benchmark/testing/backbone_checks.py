@@ -100,7 +100,9 @@ def rows_do_not_mix_in_evaluation(backbone: Backbone) -> None:
 def takes_double_precision(backbone: Backbone) -> None:
     """Check that a network in float64 takes inputs in float64 and answers in it."""
     for problem in problems(backbone):
-        prediction = as_outputs(_built(backbone, problem).double()(problem.splits["train"].inputs().double())).prediction
+        prediction = as_outputs(
+            _built(backbone, problem).double()(problem.splits["train"].inputs().double())
+        ).prediction
         require(prediction.dtype == torch.float64, f"inputs in float64 give predictions in {prediction.dtype}")
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, Split
-from invbench.core.trainer import TrainerConfig
 from invbench.core.image_file import ImageFile
+from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.seeding import stream
 from invbench.tensors import copy_from_host

@@ -32,6 +32,7 @@ from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
 from invbench.sweeps.jobs import Outcome, jobs_of, later
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
+from invbench.system.threads import available_cores
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -356,10 +357,5 @@ class LocalResources:
                 "no GPU is visible, which --gpus, --jobs-per-gpu and --device cuda ask for; "
                 "`bench doctor` says what torch sees"
             )
-        workers = max(1, _cores() // self.threads) if self.workers is None else self.workers
+        workers = max(1, available_cores() // self.threads) if self.workers is None else self.workers
         return [Slot(number, CPU) for number in range(workers)]
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,207 @@
+"""Pictures decoded once, into a file of bytes that all runs and processes map into their memory.
+
+The cache folder `pictures/<key>` has `pixels.bin`, bytes (N, channels, size, size), and `pictures.npz` as soon as all
+are decoded. Until then `done.jsonl` has a line for each chunk of pictures that is, so that a killed preparation goes
+on where it was. The key is a hash of every picture's path, size and time of change, and of how they are decoded.
+"""
+
+import hashlib
+import json
+import selectors
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from invbench.console import announce, progress_bar
+from invbench.datafiles.decoding import PENDING, PIXELS
+from invbench.datafiles.npz import read_npz
+from invbench.datafiles.release import CACHE_VARIABLE, cache_folder
+from invbench.errors import UserError
+from invbench.files import replacing
+from invbench.system.threads import available_cores
+
+CHUNK = 64
+"""Pictures that a process decodes at a time."""
+VERSION = "1"
+"""Of the decoding; another one has other files."""
+DONE, MANIFEST = "done.jsonl", "pictures.npz"
+SPARE = 1 << 28
+"""Bytes that a disk keeps free."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures.
+
+    Args:
+        pixels: of all (N, channels, size, size), mapped into memory.
+        digests: sha256 of each file and of how it was decoded, as integers (N, 4).
+        damaged: why a picture could not be decoded, by its number.
+    """
+
+    pixels: NDArray[np.uint8]
+    digests: NDArray[np.int64]
+    damaged: dict[int, str]
+
+
+def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Pictures:
+    """Decode pictures into the cache, or map what is there.
+
+    Processes that want the same wait for the first. What is announced goes to stderr.
+
+    Raises:
+        UserError: a file is not there, or the disk has no room for the pixels.
+    """
+    key = _key(paths, size, channels)
+    folder = cache_folder() / "pictures" / key
+    shape = (len(paths), channels, size, size)
+    with _named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).is_file():
+            with FileLock(folder / "lock"):
+                if not (folder / MANIFEST).is_file():
+                    _decode_all(folder, [str(path) for path in paths], shape)
+        return _mapped(folder, shape)
+
+
+def _mapped(folder: Path, shape: tuple[int, ...]) -> Pictures:
+    manifest = read_npz(folder / MANIFEST, (folder / MANIFEST).stat().st_size)
+    damaged = dict(zip(manifest["damaged"].tolist(), manifest["reasons"].tolist(), strict=True))
+    if (folder / PIXELS).stat().st_size != np.prod(shape):
+        raise UserError(f"{folder} is damaged; delete it, and the pictures are decoded again")
+    return Pictures(np.memmap(folder / PIXELS, np.uint8, "r", shape=shape), manifest["digests"], damaged)
+
+
+def _key(paths: Sequence[Path], size: int, channels: int) -> str:
+    """Return a key that is equal where the pictures are. Raises UserError for a file that is not there."""
+    digest = hashlib.sha256(f"{VERSION} {size} {channels}".encode())
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"the picture {path} cannot be read: {error.strerror}") from None
+        digest.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _decode_all(folder: Path, paths: list[str], shape: tuple[int, ...]) -> None:
+    """Decode the pictures that are not decoded yet, and write the manifest."""
+    total = int(np.prod(shape))
+    done = _read_done(folder / DONE)
+    chunks = range((len(paths) + CHUNK - 1) // CHUNK)
+    numbers = [number for number in chunks if number not in done]
+    _make_room(folder, total)
+    went_on = f", {len(done) * CHUNK} of them from before" if done else ""
+    announce(f"decoding {len(paths)} pictures{went_on}: {_bytes(total)} in {folder}")
+    pending = {"paths": paths, "numbers": numbers, "chunk": CHUNK, "size": shape[2], "channels": shape[1]}
+    (folder / PENDING).write_text(json.dumps(pending), "utf-8")
+    with (folder / DONE).open("a", encoding="utf-8") as journal, progress_bar("decoding", len(chunks)) as advance:
+        advance(len(done))
+        for line in _lines_of_workers(folder, len(numbers)):
+            answer = json.loads(line)
+            if "error" in answer:
+                raise OSError(0, answer["error"])
+            journal.write(line)
+            journal.flush()
+            done[answer["chunk"]] = answer
+            advance(len(done))
+    if missing := len(chunks) - len(done):
+        raise UserError(f"{missing} of {len(chunks)} parts of the pictures were not decoded; the same command goes on")
+    _write_manifest(folder, [done[number] for number in chunks], shape)
+
+
+def _write_manifest(folder: Path, answers: list[dict[str, Any]], shape: tuple[int, ...]) -> None:
+    how = f" {VERSION} {shape[2]} {shape[1]}".encode()
+    sums = [bytes.fromhex(text) for answer in answers for text in answer["sha256"]]
+    digests = np.frombuffer(b"".join(hashlib.sha256(one + how).digest() for one in sums), "<i8").reshape(-1, 4)
+    damaged = [(i + CHUNK * n, why) for n, answer in enumerate(answers) for i, why in answer["damaged"]]
+    with replacing(folder / MANIFEST) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            digests=digests,
+            damaged=np.array([number for number, _ in damaged], np.int64),
+            reasons=np.array([why for _, why in damaged], np.str_),
+        )
+    for name in (PENDING, DONE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _read_done(path: Path) -> dict[int, dict[str, Any]]:
+    """Read which chunks are decoded; a kill may have cut the last line."""
+    done = {}
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        with suppress(ValueError):
+            answer = json.loads(line)
+            done[int(answer["chunk"])] = answer
+    path.write_text("".join(json.dumps(answer) + "\n" for answer in done.values()), "utf-8")
+    return done
+
+
+def _make_room(folder: Path, total: int) -> None:
+    """Give the file of pixels its size. Raises UserError where the disk has less room."""
+    path = folder / PIXELS
+    there = path.stat().st_blocks * 512 if path.exists() else 0
+    free = shutil.disk_usage(folder).free
+    if total - there > free - SPARE:
+        raise UserError(
+            f"the decoded pictures take {_bytes(total)}, and {folder} has {_bytes(free)} free; set "
+            f"dataset.image_size lower, or {CACHE_VARIABLE} to a folder on another disk"
+        )
+    with path.open("ab") as file:
+        file.truncate(total)
+
+
+def _lines_of_workers(folder: Path, chunks: int) -> Iterator[str]:
+    """Decode in a process for each core. Yields the line about each chunk as soon as it is done."""
+    count = min(chunks, available_cores())
+    command = [sys.executable, "-m", "invbench.datafiles.decoding", str(folder)]
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for first in range(count):
+            arguments = [*command, str(first), str(count)]
+            worker = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+            stack.callback(_end, worker)
+            selector.register(worker.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+        while selector.get_map():
+            for key, _ in selector.select():
+                pipe: IO[str] = key.fileobj  # type: ignore[assignment]
+                if line := pipe.readline():
+                    yield line
+                else:
+                    selector.unregister(pipe)
+
+
+def _end(worker: "subprocess.Popen[str]") -> None:
+    worker.kill()
+    worker.wait()
+    if worker.stdout:
+        worker.stdout.close()
+
+
+def _bytes(count: int) -> str:
+    """Format a number of bytes, as in `843 MB` or `82.3 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    """Raise UserError for what keeps a folder from being written."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(
+            f"the decoded pictures cannot be kept in {folder}: {why}; the same command goes on, and {CACHE_VARIABLE} "
+            "names another folder"
+        ) from None
