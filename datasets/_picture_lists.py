@@ -59,6 +59,14 @@ def from_folders(root: Path) -> PictureList:
     return PictureList(paths, np.array(labels), np.array(environments))
 
 
+def class_folders(root: Path) -> tuple[Path, ...]:
+    """List the folders whose time of change tells that pictures have come or gone; none where there is no root."""
+    if not root.is_dir():
+        return ()
+    environments = _folders(root)
+    return (root, *environments, *(folder for environment in environments for folder in _folders(environment)))
+
+
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -66,15 +74,12 @@ def _folders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     """List the pictures in a folder and in those below it, sorted; links to folders are not followed."""
-    found = []
+    pictures = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        pictures += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(pictures)
 
 
 def _near(path: Path) -> str:

@@ -24,7 +24,7 @@ from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.datafiles.picture_cache import Pictures, decoded_pictures
 from invbench.datafiles.release import at_home
-from invbench.datasets._picture_lists import PictureList, from_folders, from_table
+from invbench.datasets._picture_lists import PictureList, class_folders, from_folders, from_table
 from invbench.errors import UserError, did_you_mean
 
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -66,7 +66,9 @@ class Images(Dataset):
         return tuple(what for what in self.provides if what != "nuisance" or has_nuisance)
 
     def files(self) -> tuple[Path, ...]:
-        return tuple(at_home(path) for path in (self.table or self.root,) if path)
+        if self.table is not None:
+            return (at_home(self.table),)
+        return () if self.root is None else class_folders(at_home(self.root))
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         listed = self._listed()
@@ -81,9 +83,13 @@ class Images(Dataset):
         splits = {}
         for name, index in rows.items():
             chosen = torch.from_numpy(index)
-            digests = torch.from_numpy(pictures.digests[index])
-            parts = (None if values is None else values[chosen] for values in (env, nuisance))
-            splits[name] = Split(self._inputs(pictures, chosen), y[chosen], *parts, digests)
+            splits[name] = Split(
+                self._inputs(pictures, chosen),
+                y[chosen],
+                None if env is None else env[chosen],
+                None if nuisance is None else nuisance[chosen],
+                torch.from_numpy(pictures.digests[index]),
+            )
         augment = self._augmented if self.augment == "domainbed" else None
         facts = {"damaged_pictures": float(len(pictures.damaged))} if pictures.damaged else {}
         return Problem(splits, task, "image", "full", facts, classes, self.pixels, names, augment)
@@ -110,8 +116,8 @@ class Images(Dataset):
         if pictures.damaged and self.on_damaged == "error":
             first = min(pictures.damaged)
             raise UserError(
-                f"{len(pictures.damaged)} of {len(kept)} pictures cannot be decoded, the first is {listed.paths[first]}: "
-                f"{pictures.damaged[first]}; remove them, or set dataset.on_damaged=skip"
+                f"{len(pictures.damaged)} of {len(kept)} pictures cannot be decoded, the first is "
+                f"{listed.paths[first]}: {pictures.damaged[first]}; remove them, or set dataset.on_damaged=skip"
             )
         return kept
 
