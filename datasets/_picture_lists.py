@@ -67,6 +67,13 @@ def class_folders(root: Path) -> tuple[Path, ...]:
     return (root, *environments, *(folder for environment in environments for folder in _folders(environment)))
 
 
+def environment_names(root: Path) -> tuple[str, ...]:
+    """List the environments of a tree, without its pictures. Raises UserError where there is no root."""
+    if not root.is_dir():
+        raise UserError(f"dataset.root: there is no folder {root}{_near(root)}")
+    return tuple(environment.name for environment in _folders(root) if _folders(environment))
+
+
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))

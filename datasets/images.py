@@ -24,7 +24,7 @@ from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.datafiles.picture_cache import Pictures, decoded_pictures
 from invbench.datafiles.release import at_home
-from invbench.datasets._picture_lists import PictureList, class_folders, from_folders, from_table
+from invbench.datasets._picture_lists import PictureList, class_folders, environment_names, from_folders, from_table
 from invbench.errors import UserError, did_you_mean
 
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -70,6 +70,12 @@ class Images(Dataset):
             return (at_home(self.table),)
         return () if self.root is None else class_folders(at_home(self.root))
 
+    def environment_choices(self) -> tuple[str, ...]:
+        if self.table is None and self.root is not None:
+            return environment_names(at_home(self.root))
+        environment = self._listed().environment
+        return () if environment is None else tuple(np.unique(environment).astype(str).tolist())
+
     def load(self, seed: np.random.SeedSequence) -> Problem:
         listed = self._listed()
         channels = 3 if self.colour == "rgb" else 1
@@ -92,7 +98,7 @@ class Images(Dataset):
             )
         augment = self._augmented if self.augment == "domainbed" else None
         facts = {"damaged_pictures": float(len(pictures.damaged))} if pictures.damaged else {}
-        return Problem(splits, task, "image", "full", facts, classes, self.pixels, names, augment)
+        return Problem(splits, task, "image", "full", facts, classes, self.pixels, names, augment=augment)
 
     @property
     def pixels(self) -> Pixels:

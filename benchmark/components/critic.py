@@ -81,12 +81,15 @@ class CriticMethod(WithCritic):
             warm_up=self.critic_warm_up,
         )
 
+    def tells_environments(self, has_nuisance: bool) -> bool:
+        return not has_nuisance or self.independent_of == "environment"
+
     def examples(self, outputs: Outputs, batch: Batch) -> "Examples":
         """Select and arrange what the critic gets of a batch."""
         order = batch.env.argsort(stable=True)  # whatever order the environments come in
         score = self._score(outputs)[order].flatten(0, 1)
         label = None if self.condition_on_label == "none" else batch.y[order].flatten(0, 1).long()
-        if batch.nuisance is None or self.independent_of == "environment":
+        if batch.nuisance is None or self.tells_environments(has_nuisance=True):
             nuisance = batch.env[order][:, None].expand(batch.x.shape[:2]).flatten(0, 1)
         else:
             nuisance = batch.nuisance[order].flatten(0, 1)

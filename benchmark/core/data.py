@@ -177,6 +177,7 @@ class Problem:
         pixels: how images are standardised.
         augment: random change of training inputs (N, ...), applied to every batch; draws from torch's generator.
         environment_names: names of the environments by their number, where they have some.
+        source: texts worth recording about where the data come from, such as the hash of a network.
         law: what a linear model should find, where that is known; its errors are measured then.
         metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
     """
@@ -189,6 +190,7 @@ class Problem:
     classes: tuple[str, ...] = ()
     pixels: Pixels = AS_THEY_ARE
     environment_names: tuple[str, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
     augment: Callable[[Tensor], Tensor] | None = None
     law: LinearLaw | None = None
     metric: str = ""
@@ -241,6 +243,23 @@ class Problem:
             splits, parts.task, parts.kind, "full", classes=parts.classes, environment_names=parts.environment_names
         )
 
+    def save(self, path: str | Path) -> None:
+        """Write the problem to a file, which `Problem.load` and the dataset `embedded` read.
+
+        Raises:
+            UserError: it has a task of one's own, a random change of inputs, or images in a file.
+        """
+        from invbench.core import problem_file  # which needs this module
+
+        problem_file.save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> "Problem":
+        """Read a problem that `save` has written. Raises UserError where the file is damaged or another one."""
+        from invbench.core import problem_file
+
+        return problem_file.load(Path(path))
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
@@ -279,6 +298,7 @@ class Problem:
             "environments": self.environments,
             **({"environment_names": list(self.environment_names)} if self.environment_names else {}),
             "facts": dict(self.facts),
+            **({"source": dict(self.source)} if self.source else {}),
             "constant": self.constant,
         }
 
@@ -385,6 +405,14 @@ class Dataset(Settings):
         fields = type(self).model_fields
         off = [what for what, how in self.optional.items() if all(getattr(self, k) == fields[k].default for k in how)]
         return tuple(what for what in self.provides if what not in off)
+
+    def environment_choices(self) -> tuple[str, ...]:
+        """List the environments that a setting `test_environments` can name; data with such a setting override it."""
+        return ()
+
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Return settings by section for data of which only the files tell what fits; recipes win over them."""
+        return {}
 
     def files(self) -> tuple[Path, ...]:
         """List the local files that these settings read and that may change; empty where there are none."""

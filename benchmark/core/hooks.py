@@ -145,6 +145,10 @@ class WithCritic(Method):
             outputs: of two training examples (1, 2, ...), for the sizes.
         """
 
+    def tells_environments(self, has_nuisance: bool) -> bool:
+        """Whether the critic learns to tell environments, of which it knows those that are trained on."""
+        return not has_nuisance
+
     @abstractmethod
     def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """Compute what the critic minimises (0-dimensional), from outputs (E, B, ...) that are constants to it."""

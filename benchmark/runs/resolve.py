@@ -72,10 +72,12 @@ def resolve(
     for layer in layers:
         check_sections(layer, "settings")
     layers.append(assignments_layer(assignments or {}, fields))
-    variant = merge(layers)["dataset"].get("variant", _default_variant(dataset_class))
+    given = merge(layers)["dataset"]
+    variant = given.get("variant", _default_variant(dataset_class))
     merged = merge(
         [
             {"backbone": {"name": dataset_class.backbone}},
+            dataset_class.parse(given, "dataset").defaults() if dataset_class.required_setting else {},
             {"dataset": _switched_on(dataset_class, classes.values())},
             *recipe_layers(dataset, classes, _beside_rules(classes), variant),
             *layers,

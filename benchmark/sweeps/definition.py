@@ -10,6 +10,9 @@ cells:                               each item is a product of its lists
   - method: "*"                      all that the dataset allows
     dataset: spirals
     random: {trials: 20}             each setting from its own range (`bench show`); {trials: 20, settings: [...]}
+  - method: [erm, coral]
+    dataset: images
+    test_environments: each          one run for each environment, which it is tested on and not trained on
   - method: and_mask
     dataset: spirals
     optuna: {trials: 20, at_once: 4, metric: validation_loss, direction: minimize}    led by earlier results
@@ -32,7 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import field_validator, model_validator
 
@@ -41,6 +44,7 @@ from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names, sweep_text
+from invbench.runs.given import named_cells
 from invbench.runs.resolve import RunConfig, resolve, with_penalty
 from invbench.runs.spec import Fuse, Protocol
 from invbench.strict_yaml import parse_yaml, read_yaml
@@ -50,6 +54,8 @@ FULL = "full"
 ALL = "*"
 MOST_FILES = 1000
 """Maximum number of files of a folder that are compared with a name that was not found."""
+LEFT_OUT = "test_environments"
+"""Setting of datasets that lets runs be tested on whole environments."""
 Names = str | tuple[str, ...]
 Seeds = str | int | tuple[int, ...]
 Results = Callable[[str], Mapping[str, float] | None]
@@ -63,6 +69,9 @@ class SweepCells(Settings):
     dataset: Names = setting(..., "a dataset, or several")
     set: dict[str, Any] = setting({}, "settings by dotted name")
     protocol: Protocol = setting("last", "where the settings were chosen by results on other seeds: by what")
+    test_environments: Literal["each"] | None = setting(
+        None, "each: one run for each environment of the data, which it is tested on and not trained on"
+    )
     grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings by dotted name; all combinations are run")
     random: RandomSearch | None = setting(None, "trials of settings from their own ranges, for each of the above")
     optuna: OptunaSearch | None = setting(None, "the same, where earlier results lead to later trials")
@@ -81,23 +90,39 @@ class SweepCells(Settings):
             judge: scores the trials of a search.
         """
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
-            for name in _possible(dataset) if method == ALL else [method]:
-                for values in itertools.product(*self.grid.values()):
-                    settings = common | self.set | dict(zip(self.grid, values, strict=True))
+            grid = self.grid | self._left_out(dataset, common | self.set | tier.set)
+            for name in _possible(dataset, common | self.set | tier.set) if method == ALL else [method]:
+                for values in itertools.product(*grid.values()):
+                    settings = common | self.set | dict(zip(grid, values, strict=True))
                     setup = Setup(name, dataset, settings, self.protocol)
                     for trial in self._trials(setup.also(tier.set), tier, judge):
                         yield setup.also(trial).also(tier.set)
 
-    def size(self, tier: "Tier") -> int:
-        """Return the maximum number of setups, each of which is run with every seed."""
-        methods, datasets = _names(self.method), _names(self.dataset)
-        all_of_them = methods.count(ALL)
-        cells = (len(methods) - all_of_them) * len(datasets)
-        if all_of_them:
-            cells += all_of_them * sum(len(_possible(name)) * times for name, times in Counter(datasets).items())
+    def size(self, common: dict[str, Any], tier: "Tier") -> int:
+        """Return the maximum number of setups, each of which is run with every seed.
+
+        Args:
+            common: settings of the whole sweep.
+        """
+        settings = common | self.set | tier.set
         search = self.random or self.optuna
-        trials = (tier.trials or search.trials) if search else 1
-        return cells * math.prod(map(len, self.grid.values())) * trials
+        cells = 0
+        for dataset, times in Counter(_names(self.dataset)).items():
+            grid = self.grid | self._left_out(dataset, settings)
+            methods = Counter(_names(self.method))
+            count = methods.total() - methods[ALL] + methods[ALL] * len(_possible(dataset, settings))
+            cells += times * count * math.prod(map(len, grid.values()))
+        return cells * ((tier.trials or search.trials) if search else 1)
+
+    def _left_out(self, dataset: str, settings: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return a grid of the environments that runs leave out, one in each; empty where that is not asked for."""
+        if self.test_environments is None:
+            return {}
+        data = DATASETS.load(dataset)
+        if LEFT_OUT not in data.model_fields:
+            raise UserError(f"test_environments: dataset {dataset} has no environments to choose for the test")
+        names = data.parse(_of_dataset(settings), "dataset").environment_choices()
+        return {f"dataset.{LEFT_OUT}": tuple((name,) for name in names)}
 
     def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:
         fewer = {} if tier.trials is None else {"trials": tier.trials}
@@ -164,12 +189,14 @@ class Sweep(Settings):
         return self
 
     @classmethod
-    def read(cls, name: str) -> Self:
-        """Read the sweep of a file, or the one of the package with this name.
+    def read(cls, name: str | Mapping[str, Any]) -> Self:
+        """Read the sweep of a file, or the one of the package with this name, or one that is given as it is.
 
         Raises:
             UserError: there is none, or something in it is wrong.
         """
+        if not isinstance(name, str):
+            return cls.parse(named_cells(name), source="the sweep")
         known, source = sweep_names(), f"sweep {name}"
         if name in known:
             data = parse_yaml(sweep_text(name), source)
@@ -191,7 +218,7 @@ class Sweep(Settings):
         """
         chosen = self._tier(tier)
         seeds = parse_seeds(self.seeds if chosen.seeds is None else chosen.seeds)
-        size = len(seeds) * sum(cells.size(chosen) for cells in self.cells)
+        size = len(seeds) * sum(cells.size(self.set, chosen) for cells in self.cells)
         if size > MOST_RUNS:
             number = f"{size:,}" if size < 10**18 else "more than 10^18"
             raise UserError(f"the sweep has {number} runs, and can have {MOST_RUNS:,}; make several sweeps of it")
@@ -283,7 +310,14 @@ def _values(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _possible(dataset: str) -> list[str]:
+def _of_dataset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the dataset among those by dotted name."""
+    return {name.removeprefix("dataset."): value for name, value in settings.items() if name.startswith("dataset.")}
+
+
+def _possible(dataset: str, settings: Mapping[str, Any]) -> list[str]:
     """List every method that the dataset provides for, as it can be run alone."""
     provided = DATASETS.traits(dataset)
+    if DATASETS.literal(dataset, "required_setting", ""):  # only the user's files tell
+        provided = DATASETS.load(dataset).parse(_of_dataset(settings), "dataset").capabilities()
     return [with_penalty(name) for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -52,15 +52,22 @@ class SweepRequest:
 
     @classmethod
     def read(
-        cls, name: str, out: str | Path | None, tier: str, rerun: str, fuse: str | None = None, quiet: bool = False
+        cls,
+        name: str | Mapping[str, Any],
+        out: str | Path | None,
+        tier: str,
+        rerun: str,
+        fuse: str | None = None,
+        quiet: bool = False,
     ) -> Self:
-        """Read a sweep of the package or of a file; its folder is results/<name> where `out` is None.
+        """Read a sweep; its folder is results/<name>, or results/sweep of one without a name, where `out` is None.
 
         Raises:
             UserError: there is no such sweep or choice, or something in the sweep is wrong.
         """
         again = Rerun.of(rerun)
-        folder = Path(RESULTS) / Path(name).stem if out is None else Path(out)
+        stem = Path(name).stem if isinstance(name, str) else "sweep"
+        folder = Path(RESULTS) / stem if out is None else Path(out)
         return cls(Sweep.read(name), folder, tier, again, quiet, None if fuse is None else parse_fuse(fuse))
 
     def runs(self) -> list[RunConfig]:
@@ -74,7 +81,7 @@ class SweepRequest:
 
 
 def sweep(
-    name: str | Path,
+    name: str | Path | Mapping[str, Any],
     *,
     tier: str = FULL,
     out: str | Path | None = None,
@@ -105,7 +112,8 @@ def sweep(
     [[0, 'done'], [1, 'done']]
 
     Args:
-        name: a sweep of the package, or a YAML file.
+        name: a sweep of the package, or a YAML file; or what such a file holds, where `dataset` of a cell may be a
+            `Problem`.
         tier: full, or a size that the sweep names.
         out: folder of the runs; results/<name> where it is None.
         rerun: missing, failed, stale or all.
@@ -127,7 +135,8 @@ def sweep(
         Interrupted: Ctrl-C, or a full disk; running runs have kept their checkpoints, and the same call continues.
     """
     show = somebody_looks() if progress is None else progress
-    request = SweepRequest.read(str(name), out, tier, rerun, None if fuse is None else str(fuse), quiet=not show)
+    definition = str(name) if isinstance(name, Path) else name
+    request = SweepRequest.read(definition, out, tier, rerun, None if fuse is None else str(fuse), quiet=not show)
     chosen = make_engine(
         engine,
         threads=threads,

@@ -26,8 +26,8 @@ from invbench.training.phases import timed_phase
 from invbench.training.sampling import Sampler, loader_of
 
 Augment = Callable[[Batch], Batch]
-MOST_ROWS = 10_000
-"""Maximum number of examples of a split on which a critic's loss is measured."""
+MOST_ROWS, MOST_NUMBERS = 10_000, 2**26
+"""Maximum number of examples of a split on which a critic's loss is measured, and of numbers in their inputs."""
 CRITIC = ("critic", "critic_updates", "critic_loss")
 """Names in the method's state of what the engine keeps of a critic: tensors, number of updates, the last loss."""
 
@@ -78,6 +78,7 @@ class CriticTrainer:
         self, critics: Mapping[str, Critic], objective: Objective, config: RunConfig, examples: Split, augment: Augment
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
+        self.environments = len(examples.environment_numbers) or 1
         samplers = {name: Sampler.of(examples, config.trainer, self.seed, "critic", name) for name in critics}
         self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
@@ -111,19 +112,26 @@ class CriticTrainer:
 
     @torch.no_grad()
     def losses(self, outputs: Outputs, split: Split, state: State) -> dict[str, Tensor]:
-        """Compute critic_loss on the outputs (N, ...) of a split, by part where there are several critics."""
+        """Compute critic_loss on the outputs (N, ...) of a split, by part where there are several critics.
+
+        A critic that tells environments has no loss on a split with one that it was not trained on.
+        """
         if not self.critics:
             return {}
+        most = min(MOST_ROWS, max(1, MOST_NUMBERS // split.x[0].numel()))
         order = np.random.default_rng(0).permutation(len(split))
-        rows = torch.from_numpy(order[:MOST_ROWS]).to(split.x.device)
+        rows = torch.from_numpy(order[:most]).to(split.x.device)
         chosen = split.rows(rows)
         env = torch.zeros_like(rows) if chosen.env is None else chosen.env
         nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
         batch = Batch(chosen.inputs()[:, None], chosen.y[:, None], env, nuisance)
         single = outputs.map(lambda part: part[rows][:, None])
+        unknown = max(split.environment_numbers, default=0) >= self.environments
         losses = {}
         for name, critic in self.objective.critic_functions(state).items():
             part = self.objective.method.critic_part(name)
+            if unknown and part.tells_environments(nuisance is not None):
+                continue
             key = "critic_loss" if len(self.critics) == 1 else f"critic_loss_{name}"
             losses[key] = part.critic_loss(critic, single, batch, state[name])[0]
         return losses

@@ -12,6 +12,7 @@ from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.commands import parse_seeds
 from invbench.runs.folder import RunFolder
+from invbench.runs.given import named_dataset
 from invbench.runs.options import RESULTS, Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
@@ -28,7 +29,7 @@ Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 @overload
 def run(
     method: str,
-    dataset: str,
+    dataset: str | Problem,
     *,
     seed: int = 0,
     seeds: None = None,
@@ -45,7 +46,7 @@ def run(
 @overload
 def run(
     method: str,
-    dataset: str,
+    dataset: str | Problem,
     *,
     seeds: str | Iterable[int],
     settings: Mapping[str, Any] | None = None,
@@ -60,7 +61,7 @@ def run(
 
 def run(
     method: str,
-    dataset: str,
+    dataset: str | Problem,
     *,
     seed: int = 0,
     seeds: str | Iterable[int] | None = None,
@@ -86,7 +87,7 @@ def run(
 
     Args:
         method: a registered name, or several joined by `+`.
-        dataset: a registered name.
+        dataset: a registered name; or a problem, see `Problem.from_arrays`, which is kept in the cache.
         seed: decides data, initialisation, order and noise, each by a stream of its own.
         seeds: several, such as `"0-4"` or `[0, 2, 7]`, instead of one; then the answer is a list of records.
         settings: `{"method.threshold": 0.5, "trainer.epochs": 3}`; they win over the recipe.
@@ -106,9 +107,10 @@ def run(
         raise UserError("give either seed or seeds")
     show = somebody_looks() if progress is None else progress
     options = Options(device, Path(out), checkpoint_seconds, not show, tuple(loggers), threads=threads)
+    name, chosen = named_dataset(dataset, settings)
     if seeds is None:
-        return run_one(resolve(method, dataset, seed, settings), options)
-    records, failure = run_each([resolve(method, dataset, one, settings) for one in parse_seeds(seeds)], options)
+        return run_one(resolve(method, name, seed, chosen), options)
+    records, failure = run_each([resolve(method, name, one, chosen) for one in parse_seeds(seeds)], options)
     if failure:
         raise failure
     return records

@@ -1,0 +1,36 @@
+"""Data given in Python: a `Problem` that `invbench.run` or `invbench.sweep` was called with, kept in the cache."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from invbench.core.problem_file import path_in_cache
+from invbench.core.registry import register_dataset
+from invbench.core.settings import setting
+from invbench.datafiles.checksums import is_regular
+from invbench.datasets._saved import Saved
+from invbench.errors import UserError
+
+
+@register_dataset("arrays")
+class Arrays(Saved):
+    """Your own arrays, from a notebook or script: `invbench.run(method, problem)`."""
+
+    display_name: ClassVar[str] = "Arrays"
+    provides: ClassVar[tuple[str, ...]] = (
+        *("vector", "image", "point_cloud", "classification", "regression", "environments", "nuisance"),
+    )
+    required_setting: ClassVar[str] = "dataset.fingerprint"
+    licence: ClassVar[str] = "yours"
+
+    fingerprint: str = setting("", "sha256 of the data, as `Problem.fingerprint` returns it")
+
+    def path_of_file(self) -> Path:
+        path = path_in_cache(self.fingerprint)
+        if not self.fingerprint:
+            raise UserError("dataset arrays is for problems made in Python: invbench.run(method, problem)")
+        if not is_regular(path):
+            raise UserError(
+                f"the data of this run were given in Python and are not in {path.parent} any more; call invbench.run "
+                "with the same problem again"
+            )
+        return path
