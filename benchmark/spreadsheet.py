@@ -9,7 +9,7 @@ from invbench.terminal import visible
 
 FORMULA = re.compile(r"[\t\r\n=+\-@＝＋－＠]")
 """How a text begins that spreadsheets take for a formula, or may once they have dropped the white space."""
-NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def csv(table: pd.DataFrame) -> str:

@@ -60,6 +60,9 @@ def table(
     label: Annotated[
         str, typer.Option(help="latex: what \\ref finds the table by; letters, digits and :.-_ only.")
     ] = "tab:results",
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Add a column with the mean of each row, as DomainBed prints it.")
+    ] = False,
     percent: Annotated[bool, typer.Option("--percent", help="Accuracies and other shares in per cent.")] = False,
 ) -> None:
     """Compare methods by datasets: mean ± 95 % t-interval over seeds, with n; finished runs only; the best is marked.
@@ -70,8 +73,8 @@ def table(
         raise UserError(f"--label {brief(label)}: it has letters, digits and :.-_ only, such as tab:oracle")
     if as_json and form is not Format.text:
         raise UserError(f"--json and --format {form} are two formats; use one of them")
-    if (as_json or form is Format.csv or vs_published) and (digits is not None or percent):
-        raise UserError("--digits and --percent are for tables of means to read; csv and JSON have all digits")
+    if (as_json or form is Format.csv or vs_published) and (digits is not None or percent or mean):
+        raise UserError("--digits, --percent and --mean are for tables of means to read; csv and JSON have all digits")
     if vs_published and (metric or rows or columns or select is not Select.last):
         raise UserError("--vs-published has its own metrics and layout; leave the other options out, but --format")
     from invbench.results.formats import written
@@ -95,7 +98,7 @@ def table(
         echo(csv(means.drop(columns=["seeds", "run_ids"])), nl=False)
         echo("\n".join(remarks), err=True)
     else:
-        layout = laid_out(means, _names(rows), _names(columns), style)
+        layout = laid_out(means, _names(rows), _names(columns), style, mean)
         echo(written(replace(layout, label=label), remarks, form))
 
 

@@ -34,6 +34,8 @@ def _text(value: Any) -> str:
     """Write a value as text; a whole number has no point, since pandas makes floats of a column with gaps."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.0f}"
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
+        return ", ".join(value)
     return "" if missing(value) else str(value) or "''"
 
 

@@ -9,9 +9,20 @@ import pandas as pd
 
 from invbench.choices import Format, Select
 from invbench.errors import UserError, did_you_mean
-from invbench.results.columns import SECTIONS, as_text, problem_of, settings_of
+from invbench.results.columns import SECTIONS, as_text, missing, problem_of, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
-from invbench.results.statistics import ROUNDING, critical_difference, friedman, is_share, is_share_of_cost, ranks
+from invbench.results.statistics import (
+    LEVEL,
+    ROUNDING,
+    against_best,
+    all_best,
+    critical_difference,
+    friedman,
+    half_width,
+    is_share,
+    is_share_of_cost,
+    ranks,
+)
 
 CHOSEN_BY = {
     Select.best_validation: "the validation set, and of each run the step",
@@ -96,7 +107,11 @@ class Layout:
 
 
 def laid_out(
-    table: pd.DataFrame, rows: Sequence[str] = (), columns: Sequence[str] = (), style: Style = TERMINAL
+    table: pd.DataFrame,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    style: Style = TERMINAL,
+    with_mean: bool = False,
 ) -> Layout:
     """Lay a table of means out: put each of its rows into a cell, by some of its columns.
 
@@ -106,6 +121,7 @@ def laid_out(
             differ.
         columns: columns that tell the columns apart; by default the problem, with the metric where that differs.
         style: rules for names and numbers.
+        with_mean: add a column with the mean of each row, as DomainBed prints it; its interval is over seeds.
 
     Raises:
         UserError: no such column; or one cell would have more than one mean.
@@ -139,7 +155,45 @@ def laid_out(
         or style.metric(str(table["metric"].iloc[0]))
         for title in titles
     ]
+    if with_mean:
+        shown_titles.append("mean")
+        for (_, cells), entry in zip(body, _means(table, index_of, heads, titles, style), strict=True):
+            cells.append(entry)
     return Layout([style.head(name) for name in down], shown_titles, body)
+
+
+def _means(
+    table: pd.DataFrame,
+    index_of: dict[Key, Any],
+    heads: Sequence[tuple[str, ...]],
+    titles: Sequence[tuple[str, ...]],
+    style: Style,
+) -> list[Entry | None]:
+    """Average the cells of each row, seed by seed; None where a cell is empty or the cells have no common seed."""
+    if table["metric"].nunique() > 1:
+        raise UserError("a mean over columns needs one metric in all of them; name it by --metric")
+    metric, higher = table["metric"].iloc[0], table["higher_is_better"].iloc[0]
+    of_seed: dict[Any, pd.Series] = {}
+    seeds: dict[Any, Any] = table["seeds"].to_dict()
+    for head in heads:
+        cells = [index_of.get((head, title)) for title in titles]
+        if all(cell is not None for cell in cells):
+            of_seed[head] = pd.DataFrame([pd.Series(seeds[cell]) for cell in cells]).dropna(axis=1).mean()
+    of_seed = {head: values for head, values in of_seed.items() if len(values)}
+    compared = not missing(higher) and len(of_seed) > 1
+    best = all_best(of_seed, bool(higher)) if compared else set()
+    p_values = against_best(of_seed, bool(higher)) if compared else {}
+    return [
+        Entry(
+            style.mean(metric, float(values.mean()), half_width(values)),
+            str(len(values)),
+            head in best,
+            head not in best and p_values.get(head, 0.0) > 1 - LEVEL,
+        )
+        if (values := of_seed.get(head)) is not None
+        else None
+        for head in heads
+    ]
 
 
 def _index_by_cell(

@@ -101,6 +101,8 @@ def test_text(name: str) -> None:
 @example("+1+cmd")
 @example("-2+3")
 @example("@SUM(A1)")
+@example("-.")
+@example("-1.2.3")
 @example("\t=1")
 @example("\r=1")
 @example('=HYPERLINK("http://x")')
