@@ -25,7 +25,9 @@ def list_data() -> None:
         needed = DATASETS.literal(name, "release", "")
         if not needed:
             cls = DATASETS.load(name)
-            echo(f"{name}: always available; {cls.licence}; {cls.citation}")
+            setting = cls.required_setting
+            where = f"data of your own, named by {setting}" if setting else "always available"
+            echo("; ".join(part for part in (f"{name}: {where}", cls.licence, cls.citation) if part))
             continue
         files = release(needed)
         here = files.locate()

@@ -282,3 +282,8 @@ register_backbone = BACKBONES.register
 def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ...]:
     """Return what a method requires and a dataset does not provide, in the method's order. "a or b" takes either."""
     return tuple(need for need in requires if not set(need.split(" or ")) & set(provides))
+
+
+def ready_datasets() -> list[str]:
+    """List the datasets that need no setting of the user's, such as the path of data of one's own."""
+    return [name for name in DATASETS.entries() if not DATASETS.literal(name, "required_setting", "")]
