@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from invbench.runs.record import Record
     from invbench.sweeps.execute import sweep
     from invbench.training.build import load_problem, load_run
+    from invbench.training.predictor import Predictor, fit
     from invbench.training.runner import run
 
     __version__: str
@@ -58,6 +59,7 @@ __all__ = [
     "Method",
     "Metric",
     "Outputs",
+    "Predictor",
     "Problem",
     "Record",
     "RunFailed",
@@ -67,6 +69,7 @@ __all__ = [
     "UserError",
     "__version__",
     "compare",
+    "fit",
     "load_curves",
     "load_problem",
     "load_results",
@@ -97,6 +100,7 @@ _HOMES = {
     "runs.record": ("Record",),
     "sweeps.execute": ("sweep",),
     "training.build": ("load_problem", "load_run"),
+    "training.predictor": ("Predictor", "fit"),
     "training.runner": ("run",),
 }
 """Modules, and the names that each has."""

@@ -34,7 +34,7 @@ class Converted(NamedTuple):
 
 def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_share: float, seed: int) -> Converted:
     """Convert what `Problem.from_arrays` is given. Raises UserError as it does."""
-    inputs = _inputs(x)
+    inputs = inputs_of(x)
     count = len(inputs)
     for name, values in (("y", y), ("environment", environment), ("split", split), ("nuisance", nuisance)):
         if values is not None and len(values) != count:
@@ -43,7 +43,7 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
     rows = _drawn(count, labels, test_share, seed) if split is None else rows_by_name(_column("split", split))
     task, target, classes = _task(_column("y", y), rows["train"])
     env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
-    protected = None if nuisance is None else nuisance_of(_array("nuisance", nuisance))
+    protected = None if nuisance is None else nuisance_of(array_of("nuisance", nuisance))
     indices = {name: torch.from_numpy(index) for name, index in rows.items()}
     return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes, names)
 
@@ -53,7 +53,7 @@ def floats(array: Array) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _array(name: str, values: Any) -> Array:
+def array_of(name: str, values: Any) -> Array:
     """Convert values to an array of numbers or texts, without missing ones."""
     array: Array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype == object:
@@ -68,7 +68,7 @@ def _array(name: str, values: Any) -> Array:
 
 def _column(name: str, values: Any) -> Array:
     """Convert one value of each example to an array (N,)."""
-    column = _array(name, values)
+    column = array_of(name, values)
     if column.ndim != 1:
         raise UserError(f"{name} has the shape {column.shape}; give one value of each example (N,)")
     return column
@@ -85,9 +85,9 @@ def _texts(name: str, array: Array) -> Array:
     return np.array(array.tolist())
 
 
-def _inputs(x: Any) -> Tensor:
+def inputs_of(x: Any) -> Tensor:
     """Convert inputs to float32 (N, ...); bytes of images become numbers from 0 to 1."""
-    array = _array("x", x)
+    array = array_of("x", x)
     if array.ndim not in KINDS:
         raise UserError(
             f"x has the shape {array.shape}; give vectors (N, features) or images (N, channels, height, width)"

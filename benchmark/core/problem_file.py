@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from invbench.core.data import Pixels, Problem, Split
 from invbench.core.image_file import ImageFile
-from invbench.core.task import BinaryClassification, Classification, Regression
+from invbench.core.task import BinaryClassification, Classification, Regression, Task
 from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.release import cache_folder
 from invbench.errors import UserError
@@ -29,15 +29,12 @@ def save(problem: Problem, path: Path) -> None:
     Raises:
         UserError: it has a part that no file can hold.
     """
-    task = type(problem.task)
-    if TASKS.get(task.__name__) is not task:
-        raise UserError(f"a task of class {task.__name__} cannot be kept in a file; register a dataset instead")
     if problem.augment is not None or problem.law is not None:
         raise UserError("a problem with `augment` or `law` cannot be kept in a file; register a dataset instead")
     if any(isinstance(split.x, ImageFile) for split in problem.splits.values()):
         raise UserError("these images stay in a file of their own; name their dataset instead of the problem")
     described = {name: getattr(problem, name) for name in FACTS} | {
-        "task": [task.__name__, {field.name: getattr(problem.task, field.name) for field in fields(task)}],
+        "task": described_task(problem.task),
         "pixels": [problem.pixels.mean, problem.pixels.deviation],
         "provides": provided_by(problem),
         "smallest_environment": _smallest_environment(problem),
@@ -88,6 +85,15 @@ def header(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _no_problem(path, error) from None
     return described
+
+
+def described_task(task: Task) -> list[Any]:
+    """Return the class and the settings of a task. Raises UserError for one that is not of invbench."""
+    cls = type(task)
+    known = TASKS.get(cls.__name__)
+    if known is None or known is not cls:
+        raise UserError(f"a task of class {cls.__name__} cannot be kept in a file; register a dataset instead")
+    return [cls.__name__, {field.name: getattr(task, field.name) for field in fields(known)}]
 
 
 def path_in_cache(fingerprint: str) -> Path:

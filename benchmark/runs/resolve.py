@@ -98,6 +98,18 @@ def from_spec(spec: RunSpec) -> RunConfig:
     return _check(classes, spec.dataset, DATASETS.load(spec.dataset), merged, spec.seed, spec.protocol)
 
 
+def without_data(spec: RunSpec) -> RunConfig:
+    """Rebuild the typed objects of a stored specification whose data may be gone; they are not asked for anything."""
+    single = len(spec.method_settings) == 1
+    parts = {
+        name: METHODS.load(name).parse(settings, "method" if single else f"method.{name}")
+        for name, settings in spec.method_settings.items()
+    }
+    backbone = BACKBONES.load(spec.backbone).parse(spec.backbone_settings, "backbone") if spec.backbone else None
+    data = DATASETS.load(spec.dataset).parse(spec.dataset_settings, "dataset")
+    return RunConfig(spec, Composition(parts), data, backbone, TrainerConfig.parse(spec.trainer, "trainer"))
+
+
 def _check(
     classes: Mapping[str, type[Method]],
     dataset: str,
