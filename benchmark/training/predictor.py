@@ -62,7 +62,8 @@ class Predictor:
         if isinstance(task, Regression):
             values: NDArray[np.float64] = (self._outputs(x)[:, 0] * task.std + task.mean).numpy()
             return values
-        return np.array(self.classes)[self.predict_proba(x).argmax(1)]
+        names: NDArray[Any] = np.array(self.classes)[self.predict_proba(x).argmax(1)]
+        return names
 
     def predict_proba(self, x: Any) -> NDArray[np.float64]:
         """Predict the probability of each class (N, classes). Raises UserError as `predict`, and for a regression."""
