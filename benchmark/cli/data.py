@@ -1,11 +1,13 @@
 """`bench data`: where the datasets' files are, how to get them, and whether they are the official ones."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invbench.cli.completion import data_files
+from invbench.cli.arguments import possible
+from invbench.cli.completion import data_files, datasets, settings
 from invbench.cli.output import echo
 from invbench.core.registry import DATASETS
 from invbench.errors import UserError, did_you_mean
@@ -85,6 +87,43 @@ def verify(
             bad += not right
     if bad:
         raise UserError(f"{bad} file{'s differ' if bad > 1 else ' differs'} from what should be there")
+
+
+@data_app.command()
+def embed(
+    dataset: Annotated[str, typer.Argument(help="A dataset, such as images.", autocompletion=datasets)],
+    backbone: Annotated[
+        str, typer.Option(help="A backbone, with the network's name where it has several: timm:resnet18.")
+    ],
+    out: Annotated[Path, typer.Option(callback=possible, help="File that is written, such as pacs.safetensors.")],
+    weights: Annotated[str, typer.Option(help="none (random), default (published), or the path of a file.")] = "none",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of dataset or backbone; may be repeated.", autocompletion=settings),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+) -> None:
+    """Write what a network makes of every example to a file: dataset `embedded` trains methods on it in no time."""
+    from invbench.console import counting
+    from invbench.runs.config import parse_assignments
+    from invbench.training.embedding import embed as write
+
+    chosen = parse_assignments(set_ or [])
+    with counting("embedding") as on_progress:
+        problem = write(
+            dataset,
+            backbone,
+            out,
+            weights=weights,
+            settings=chosen,
+            seed=seed,
+            device=device,
+            on_progress=on_progress,
+        )
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in problem.splits.items())
+    echo(f"{out}: {problem.input_shape[0]} numbers of each example; {sizes}")
+    echo(f"bench run -m erm -d embedded --set dataset.path={out}")
 
 
 def _releases(name: str) -> "Iterable[Release]":
