@@ -37,6 +37,7 @@ MADE = {
 }
 CONTENTS = {
     "Use": [
+        "docs/own-data",
         "docs/use",
         "docs/ideas",
         "docs/examples/index",
