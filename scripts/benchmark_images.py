@@ -1,0 +1,193 @@
+"""What do pictures cost? Against torchvision's `ImageFolder` with a `DataLoader` that has a process for each core.
+
+    python scripts/benchmark_images.py [--each 143] [--rounds 3] [--device cpu]
+
+    data      all batches of an epoch of 224-pixel pictures: the first epoch, which decodes them, and later ones
+    whole     a whole run on 64-pixel pictures with a small network and ERM, the cache empty and full
+    embedded  a sweep of 200 learning rates on 10,000 representations: trained together by `bench sweep --fuse`, against
+              a loop over runs, of which 20 are made and count ten times
+
+Sides alternate, round by round. The pictures are drawn by `draw_pictures.py`; 4 environments x 7 classes x --each.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import draw_pictures
+import numpy as np
+import torch
+import typer
+from torch.utils.data import DataLoader
+
+import invbench
+from invbench.datasets import images
+from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
+from invbench.runs.resolve import resolve
+from invbench.system.device import choose_device
+from invbench.system.threads import available_cores
+from invbench.system.workarounds import torchvision
+from invbench.training.attempt import build_training
+from invbench.training.build import _kept, build_model, load_problem
+
+BATCH, EPOCHS, RUNS, LOOPED = 32, 5, 200, 20
+RATE = "trainer.learning_rate"
+QUIET = {"trainer.measure_invariance": "off", "dataset.validation_share": 0.0, "dataset.test_share": 0.05}
+
+
+def main(
+    each: Annotated[int, typer.Option(min=8, help="Pictures of a class in an environment.")] = 143,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i")] = "cpu",
+) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for size, measure in ((224, data), (64, whole)):
+            root = Path(scratch) / f"{size}"
+            draw_pictures.main(root, each, size + size // 4)
+            measure(root, size, rounds, device)
+        embedded(Path(scratch), rounds, device)
+
+
+def report(what: str, ours: list[float], theirs: list[float]) -> None:
+    """Print the median of the ratios, and both sides."""
+    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+    print(
+        f"{what:34} {ratio:6.2f}x   {statistics.median(ours):7.2f} s against {statistics.median(theirs):7.2f} s",
+        flush=True,
+    )
+
+
+@contextmanager
+def fresh_cache() -> Iterator[None]:
+    """Use an empty cache within a block."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"INVBENCH_CACHE": folder}):
+        _kept.clear()
+        yield
+        _kept.clear()
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    """Measure the seconds of a call."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def plain_loader(root: Path, size: int) -> Any:
+    """Make the loader of a plain loop over all environments."""
+    vision = torchvision()
+    transforms = vision.transforms
+    transform = transforms.Compose(
+        [
+            transforms.Resize((size, size)),
+            transforms.ToTensor(),
+            transforms.Normalize(images.IMAGENET.mean, images.IMAGENET.deviation),
+        ]
+    )
+    folders = [vision.datasets.ImageFolder(str(folder), transform) for folder in sorted(root.iterdir())]
+    together = torch.utils.data.ConcatDataset(folders)
+    return DataLoader(together, 4 * BATCH, shuffle=True, num_workers=available_cores(), drop_last=True)
+
+
+def settings_of(root: Path, size: int) -> dict[str, Any]:
+    """Return the settings of a run on these pictures."""
+    steps = {"trainer.epochs": EPOCHS, "trainer.batch_size": BATCH}
+    return QUIET | steps | {"dataset.root": str(root), "dataset.image_size": size, "backbone.width": 16}
+
+
+def data(root: Path, size: int, rounds: int, device: str) -> None:
+    """Compare the time of an epoch's batches, without a network."""
+
+    def epoch_of_ours() -> None:
+        _kept.clear()
+        config = resolve("erm", "images", 0, settings_of(root, size))
+        training = build_training(
+            config, load_problem(config), RunFolder(root), choose_device(device), "", Options(checkpoint_seconds=1e9)
+        )
+        for step in range(training.sampler.steps_per_epoch):
+            training.loader.batch(step)
+
+    def epoch_of_theirs() -> None:
+        for x, y in plain_loader(root, size):
+            x.to(device), y.to(device)
+
+    first, later, theirs = [], [], []
+    with mock.patch.object(images, "MOST_IN_MEMORY", 0):  # the road of large data
+        for _ in range(rounds):
+            with fresh_cache():
+                theirs.append(seconds_of(epoch_of_theirs))
+                first.append(seconds_of(epoch_of_ours))
+                later.append(seconds_of(epoch_of_ours))
+    report(f"data, {size} pixels, first epoch", first, theirs)
+    report(f"data, {size} pixels, later epochs", later, theirs)
+
+
+def whole(root: Path, size: int, rounds: int, device: str) -> None:
+    """Compare whole runs of the same network."""
+
+    def run_of_theirs() -> None:
+        config = resolve("erm", "images", 0, settings_of(root, size))
+        network = build_model(config, load_problem(config)).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        loader = plain_loader(root, size)
+        for _ in range(EPOCHS):
+            for x, y in loader:
+                optimizer.zero_grad()
+                prediction = network(x.to(device)).prediction
+                torch.nn.functional.cross_entropy(prediction, y.to(device)).backward()
+                optimizer.step()
+
+    def run_of_ours() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            _kept.clear()
+            invbench.run("erm", "images", settings=settings_of(root, size), device=device, out=out, progress=False)
+
+    first, later, theirs = [], [], []
+    for _ in range(rounds):
+        with fresh_cache():
+            first.append(seconds_of(run_of_ours))
+            later.append(seconds_of(run_of_ours))
+            theirs.append(seconds_of(run_of_theirs))
+    report(f"whole, {size} pixels, empty cache", first, theirs)
+    report(f"whole, {size} pixels, full cache", later, theirs)
+
+
+def embedded(scratch: Path, rounds: int, device: str) -> None:
+    """Compare a sweep of heads that are trained together with a loop over runs."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(10_000, 512)).astype(np.float32)
+    y = (x[:, :7] + rng.normal(size=(10_000, 7))).argmax(1)
+    file = scratch / "embedded.safetensors"
+    invbench.Problem.from_arrays(x, y, environment=np.arange(10_000) % 4).save(file)
+    rates = [float(rate) for rate in np.geomspace(1e-4, 1e-2, RUNS)]
+    common = {"dataset.path": str(file), "trainer.epochs": None, "trainer.steps": 100}
+    sweep = {"set": common, "cells": [{"method": "irmv1", "dataset": "embedded", "grid": {RATE: rates}}]}
+
+    def loop(out: str) -> None:
+        for rate in rates[:: RUNS // LOOPED]:
+            invbench.run("irmv1", "embedded", settings=common | {RATE: rate}, out=out, device=device, progress=False)
+
+    together, apart = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as out:
+            began = time.perf_counter()
+            runs = invbench.sweep(sweep, out=out, workers=1, fuse=RUNS, progress=False)
+            together.append(time.perf_counter() - began)
+        if set(runs["status"]) != {"done"}:
+            sys.exit("error: not all runs are done")
+        with tempfile.TemporaryDirectory() as out:
+            apart.append(RUNS / LOOPED * seconds_of(lambda out=out: loop(out)))
+    report(f"embedded, {RUNS} runs", together, apart)
+
+
+if __name__ == "__main__":
+    typer.run(main)
