@@ -1,7 +1,7 @@
 """Images that stay in a file: bytes of pixels that become standardised numbers when some of them are selected."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,7 +61,8 @@ class ImageFile:
         """Read images."""
         if isinstance(index, int):
             return self[torch.tensor([index])][0]
-        return self.standardised(self.read(self.rows(index).index))
+        rows = self.rows(index).index
+        return self.standardised(self.read(rows, self.buffer(len(rows))))
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """Read the images of these indices (K,)."""
@@ -70,18 +71,28 @@ class ImageFile:
     def split(self, count: int) -> Iterator[Tensor]:
         """Read all images in parts of so many, each while the one before is worked on."""
         with ThreadPoolExecutor(1) as executor:
-            parts = [executor.submit(self.read, part) for part in self.index.split(count)[:1]]
-            for following in (*self.index.split(count)[1:], None):
-                pixels = parts.pop().result()
-                if following is not None:
-                    parts.append(executor.submit(self.read, following))
-                yield self.standardised(pixels)
+            coming: list[Future[Tensor]] = []
+            for part in self.index.split(count):
+                coming.append(executor.submit(self.read, part, self.buffer(len(part))))
+                if len(coming) > 1:
+                    yield self.standardised(coming.pop(0).result())
+            if coming:
+                yield self.standardised(coming.pop().result())
 
-    def read(self, index: Tensor) -> Tensor:
-        """Read pixels of the file by their indices in it (K,), on the CPU."""
-        return torch.from_numpy(self.pixels.take(index.numpy(), axis=0))
+    def buffer(self, count: int) -> Tensor:
+        """Make room for the pixels of so many images, where the device can copy them from at once.
+
+        It is made ahead of reading, since memory that a thread has taken stays with that thread.
+        """
+        shape = (count, *self.pixels.shape[1:])
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    def read(self, index: Tensor, buffer: Tensor) -> Tensor:
+        """Read pixels of the file by their indices in it (K,) into a buffer of that size, and return it."""
+        self.pixels.take(index.numpy(), axis=0, out=buffer.numpy(), mode="clip")  # other modes need a second buffer
+        return buffer
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Copy pixels to the device and standardise them."""
         on_device = copy_from_host(pixels, self.device)
-        return self.standardisation.standardised(on_device / 255).to(self.dtype)
+        return self.standardisation.standardise_(on_device / 255).to(self.dtype)

@@ -18,6 +18,10 @@ class Pixels(NamedTuple):
         """Standardise pixels (..., C, H, W) to what a network is given."""
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.deviation, pixels)
 
+    def standardise_(self, pixels: Tensor) -> Tensor:
+        """Do the same in the memory of the pixels, of which large images take much."""
+        return pixels.sub_(self._channels(self.mean, pixels)).div_(self._channels(self.deviation, pixels))
+
     def restored(self, x: Tensor) -> Tensor:
         """Turn standardised images back into pixels in [0, 1], as `standardised` took them."""
         return x * self._channels(self.deviation, x) + self._channels(self.mean, x)

@@ -22,6 +22,8 @@ NEAR = 0.1
 """Largest distance of a coefficient from its value in a solution."""
 ROWS_OF_CPU, ROWS = 128, 4096
 """Examples, or copies of them, that are evaluated together, on a CPU, whose caches they fit, and on other devices."""
+MOST_NUMBERS_OF_CPU, MOST_NUMBERS = 2**22, 2**27
+"""Most numbers in the inputs that are evaluated together, which large images keep to with fewer examples."""
 NUMBERS = 2**14
 """Numbers in the inputs that are evaluated together, where that makes more examples than ROWS."""
 
@@ -71,7 +73,7 @@ def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure |
     Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
     `<primary>_worst` of them.
     """
-    outputs = outputs_of(model, split.x)
+    outputs = outputs_of(model, split.x, representations=further is not None)
     scores = {metric: values.double() for metric, values in task.scores(outputs.prediction, split.y).items()}
     means = {metric: values.mean() for metric, values in scores.items()}
     means |= _by_environment(task, scores[task.primary], split)
@@ -89,14 +91,22 @@ def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tenso
     return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
-def outputs_of(model: nn.Module, x: Tensor | ImageFile) -> Outputs:
-    """Predict inputs (N, ...) in parts of a size that is fast; return representations too where the model has them."""
-    rows = max(ROWS_OF_CPU if x.device.type == "cpu" else ROWS, NUMBERS // x[0].numel())
-    parts = [as_outputs(model(part)) for part in x.split(max(1, rows // test_copies(model)))]
-    representations = [part.representation for part in parts if part.representation is not None]
-    return Outputs(
-        torch.cat([part.prediction for part in parts]), torch.cat(representations) if representations else None
-    )
+def outputs_of(model: nn.Module, x: Tensor | ImageFile, representations: bool = True) -> Outputs:
+    """Predict inputs (N, ...) in parts of a size that is fast.
+
+    Args:
+        representations: return those of all inputs, too, where the model has them.
+    """
+    on_cpu, size = x.device.type == "cpu", x[0].numel()
+    rows = max(ROWS_OF_CPU if on_cpu else ROWS, NUMBERS // size)
+    rows = min(rows, max(1, (MOST_NUMBERS_OF_CPU if on_cpu else MOST_NUMBERS) // size))
+    predicted, kept = [], []
+    for part in x.split(max(1, rows // test_copies(model))):
+        outputs = as_outputs(model(part))
+        predicted.append(outputs.prediction)
+        if representations and outputs.representation is not None:
+            kept.append(outputs.representation)
+    return Outputs(torch.cat(predicted), torch.cat(kept) if kept else None)
 
 
 def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> Tensor:

@@ -392,7 +392,9 @@ class TrainingLoop:
                 more |= dependence_metrics(outputs, self.problem.task, split)
             return more
 
-        return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, further)
+        has_nuisance = any(self.problem.splits[name].nuisance is not None for name in splits)
+        needed = further if self.critics.critics or (last and has_nuisance) else None  # else no representation is kept
+        return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

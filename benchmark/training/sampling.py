@@ -200,7 +200,8 @@ class PrefetchingLoader(BatchLoader):
     def _read(self, step: int) -> tuple[Tensor, Tensor, "Future[Tensor]"]:
         """Begin to read the pixels of a step. Returns its indices (E, B) and (E,) with them."""
         examples, env = self.order.indices(step)
-        return examples, env, self.executor.submit(self.images.read, self.images.index[examples.flatten()])
+        buffer = self.images.buffer(examples.numel())
+        return examples, env, self.executor.submit(self.images.read, self.images.index[examples.flatten()], buffer)
 
 
 def loader_of(sampler: Sampler) -> BatchLoader:
