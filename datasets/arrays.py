@@ -17,7 +17,13 @@ class Arrays(Saved):
 
     display_name: ClassVar[str] = "Arrays"
     provides: ClassVar[tuple[str, ...]] = (
-        *("vector", "image", "point_cloud", "classification", "regression", "environments", "nuisance"),
+        "vector",
+        "image",
+        "point_cloud",
+        "classification",
+        "regression",
+        "environments",
+        "nuisance",
     )
     required_setting: ClassVar[str] = "dataset.fingerprint"
     licence: ClassVar[str] = "yours"

@@ -20,7 +20,13 @@ class Embedded(Saved):
 
     display_name: ClassVar[str] = "Embedded"
     provides: ClassVar[tuple[str, ...]] = (
-        *("vector", "image", "point_cloud", "classification", "regression", "environments", "nuisance"),
+        "vector",
+        "image",
+        "point_cloud",
+        "classification",
+        "regression",
+        "environments",
+        "nuisance",
     )
     required_setting: ClassVar[str] = "dataset.path"
     licence: ClassVar[str] = "yours"

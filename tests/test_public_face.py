@@ -32,9 +32,20 @@ FACE = (
     "run", "sweep", "load_results", "load_curves", "table", "compare", "load_run", "load_problem", "Method", "setting",
     "register_method", "register_dataset", "register_backbone", "Problem", "Split", "Batch", "Outputs", "UserError",
     "RunFailed", "Record", "__version__", "Backbone", "Choice", "Dataset", "Gradients", "LogUniform", "Metric", "State",
-    "Uniform", "register_metric",
+    "Uniform", "register_metric", "fit", "Predictor",
 )  # fmt: skip
-EXAMPLES = ("invbench", "run", "sweep", "load_results", "load_curves", "table", "compare", "load_run", "load_problem")
+EXAMPLES = (
+    "invbench",
+    "run",
+    "sweep",
+    "load_results",
+    "load_curves",
+    "table",
+    "compare",
+    "load_run",
+    "load_problem",
+    "fit",
+)
 """What has a doctest; the example of the package itself shows the rest."""
 TWO_STEPS = {"trainer.epochs": None, "trainer.steps": 2}
 SMALL_SWEEP = "{seeds: 0-1, set: {trainer.epochs: null, trainer.steps: 2}, cells: [{method: erm, dataset: spirals}]}"

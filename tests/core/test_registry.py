@@ -57,7 +57,7 @@ def test_misspelt_name_gets_the_nearest_one() -> None:
 
 
 def test_name_far_from_all_gets_the_list() -> None:
-    with pytest.raises(UserError, match="known: and_mask_regression, chain_sem, cifar10, "):
+    with pytest.raises(UserError, match="known: and_mask_regression, arrays, chain_sem, cifar10, "):
         DATASETS.load("xyzzy")
 
 
