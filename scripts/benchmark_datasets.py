@@ -14,7 +14,7 @@ import typer
 
 from invbench.cli.listing import availability
 from invbench.components.images import rotate
-from invbench.core.registry import ready_datasets
+from invbench.core.registry import datasets_with_defaults
 from invbench.runs.resolve import resolve
 from invbench.seeding import stream
 from invbench.system.device import timed
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def main(images: Annotated[int, typer.Option(min=1)] = 4000, rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
     """Measure and print."""
-    for name in ready_datasets():
+    for name in datasets_with_defaults():
         if availability(name) == "not here":
             print(f"{name:20}  not here")
             continue

@@ -284,6 +284,6 @@ def unmet(requires: tuple[str, ...], provides: tuple[str, ...]) -> tuple[str, ..
     return tuple(need for need in requires if not set(need.split(" or ")) & set(provides))
 
 
-def ready_datasets() -> list[str]:
+def datasets_with_defaults() -> list[str]:
     """List the datasets that need no setting of the user's, such as the path of data of one's own."""
     return [name for name in DATASETS.entries() if not DATASETS.literal(name, "required_setting", "")]

@@ -10,7 +10,7 @@ import torch
 from invbench.core.backbone import Backbone
 from invbench.core.data import Dataset
 from invbench.core.method import Method
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, ready_datasets, unmet
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, datasets_with_defaults, unmet
 from invbench.core.third_party import one_line
 from invbench.errors import UserError
 from invbench.testing.backbone_checks import BACKBONE_CHECKS
@@ -154,7 +154,7 @@ def datasets_for(method: str) -> list[str]:
     requires = METHODS.traits(method)
     able = [
         name
-        for name in ready_datasets()
+        for name in datasets_with_defaults()
         if not DATASETS.literal(name, "release", "")
         and not unmet(requires, DATASETS.traits(name))
         and _enough_examples(method, name)

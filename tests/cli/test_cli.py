@@ -15,7 +15,7 @@ from conftest import Bench
 from matplotlib.figure import Figure
 
 from invbench.cli import entry, main
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, ready_datasets, unmet
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.errors import UserError
 from invbench.reporting.drawing import save
 from invbench.runs.commands import parse_seeds
@@ -170,7 +170,7 @@ def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_pa
 def test_what_is_advised_helps() -> None:
     """Of every method with every dataset that refuses it: with the settings that the error names it does not."""
     advised = 0
-    for method, dataset in itertools.product(map(with_penalty, METHODS.entries()), ready_datasets()):
+    for method, dataset in itertools.product(map(with_penalty, METHODS.entries()), datasets_with_defaults()):
         try:
             resolve(method, dataset)
         except UserError as error:

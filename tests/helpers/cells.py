@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invbench.core.data import Batch, Problem
 from invbench.core.method import Gradients, Method, Outputs, State
-from invbench.core.registry import DATASETS, METHODS, ready_datasets, unmet
+from invbench.core.registry import DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.core.settings import setting
 from invbench.runs.resolve import RunConfig
 from invbench.testing import cells
@@ -32,7 +32,9 @@ __all__ = [
     "without_coupling",
 ]
 
-SMALL: dict[str, dict[str, Any]] = {name: dict(DATASETS.literal(name, "small", {})) for name in ready_datasets()}
+SMALL: dict[str, dict[str, Any]] = {
+    name: dict(DATASETS.literal(name, "small", {})) for name in datasets_with_defaults()
+}
 """Settings that make a dataset's recipe quick."""
 ONE_EXAMPLE = ("and_mask_regression", "cifar10")
 """Data with a single example in every environment."""
@@ -48,7 +50,7 @@ def possible_cells() -> list[tuple[str, str]]:
     return [
         (method, dataset)
         for method in METHODS.entries()
-        for dataset in ready_datasets()
+        for dataset in datasets_with_defaults()
         if not unmet(METHODS.traits(method), DATASETS.traits(dataset))
         and not (dataset in ONE_EXAMPLE and METHODS.load(method)().min_examples > 1)
         # A network, or a category, for every example.

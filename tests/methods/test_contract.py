@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from cells import SMALL, possible_cells, small_config
 
-from invbench.core.registry import BACKBONES, METHODS, ready_datasets, unmet
+from invbench.core.registry import BACKBONES, METHODS, datasets_with_defaults, unmet
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
@@ -89,7 +89,7 @@ def test_other_forms_of_the_datasets(method: str, dataset: str, settings: dict[s
     trains(config)
 
 
-@pytest.mark.parametrize("dataset", ready_datasets())
+@pytest.mark.parametrize("dataset", datasets_with_defaults())
 def test_what_is_switched_on_is_provided(dataset: str) -> None:
     """For each method, with the settings that the engine finds."""
     different = {}
@@ -102,12 +102,12 @@ def test_what_is_switched_on_is_provided(dataset: str) -> None:
 
 
 @pytest.mark.parametrize("check", DATASET_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("dataset", ready_datasets())
+@pytest.mark.parametrize("dataset", datasets_with_defaults())
 def test_a_dataset_keeps_the_contract(check: Callable[[RunConfig], None], dataset: str) -> None:
     check(small_config("erm", dataset))
 
 
-@pytest.mark.parametrize("dataset", ready_datasets())
+@pytest.mark.parametrize("dataset", datasets_with_defaults())
 def test_another_seed_gives_other_data(dataset: str) -> None:
     """Or the same on purpose."""
     data = small_config("erm", dataset).dataset
@@ -125,4 +125,4 @@ def test_a_backbone_keeps_the_contract(backbone: str) -> None:
 def test_every_dataset_has_a_small_version() -> None:
     """But for one that is small."""
     assert {name for name, settings in SMALL.items() if not settings} == {"and_mask_regression"}
-    assert {dataset for _, dataset in CELLS} == set(ready_datasets())
+    assert {dataset for _, dataset in CELLS} == set(datasets_with_defaults())

@@ -8,13 +8,13 @@ from cells import small_config
 from matplotlib.image import imread
 
 from invbench.cli import main
-from invbench.core.registry import ready_datasets
+from invbench.core.registry import datasets_with_defaults
 from invbench.reporting.contact_sheet import contact_sheet
 from invbench.seeding import stream
 
 
 @pytest.mark.usefixtures("standins")
-@pytest.mark.parametrize("dataset", ready_datasets())
+@pytest.mark.parametrize("dataset", datasets_with_defaults())
 def test_every_dataset_can_be_drawn(dataset: str, tmp_path: Path) -> None:
     problem = small_config("erm", dataset).dataset.load(stream(0, "data"))
     state = torch.get_rng_state()

@@ -11,7 +11,7 @@ from cells import ONE_EXAMPLE, small_config, small_settings
 
 import invbench
 from invbench.core.data import Problem, Split
-from invbench.core.registry import DATASETS, ready_datasets
+from invbench.core.registry import DATASETS, datasets_with_defaults
 from invbench.core.task import BinaryClassification
 from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
@@ -119,7 +119,7 @@ def test_validation_is_always_there(tmp_path: Path) -> None:
 
 
 ENVIRONMENTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in ready_datasets() if "environments" in DATASETS.traits(name)),
+    *((name, {}) for name in datasets_with_defaults() if "environments" in DATASETS.traits(name)),
     ("colored_mnist", {"dataset.variant": "domainbed"}),
     ("colored_mnist", {"dataset.variant": "domainbed", "dataset.test_environment": 0}),
     ("rotmnist", {"dataset.validation_size": 30}),
