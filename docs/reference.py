@@ -22,7 +22,7 @@ from invbench.core.hooks import (
     WithCritic,
 )
 from invbench.core.method import Method, class_overrides
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
 from invbench.datafiles.release import release
@@ -98,7 +98,8 @@ def method(name: str) -> str:
 
 def suggested(name: str, cells: Iterable[str]) -> str:
     """Suggest a dataset that needs no files, if possible with settings for this method."""
-    offline = [data for data in cells if not DATASETS.literal(data, "release", "")]
+    ready = set(datasets_with_defaults())
+    offline = [data for data in cells if data in ready and not DATASETS.literal(data, "release", "")]
     tuned = [
         data for data in offline if any(name in layer.get("method", {}) for layer in recipe_layers(data, [name], {}))
     ]
@@ -108,7 +109,8 @@ def suggested(name: str, cells: Iterable[str]) -> str:
 def dataset(name: str) -> str:
     """Describe a dataset: construction, picture, licence, settings and recipe."""
     cls = DATASETS.load(name)
-    picture = f"![examples of {name}]({name}.png)" if available(name) else f"(The picture needs {cls.release}.)"
+    needed = cls.required_setting or cls.release
+    picture = f"![examples of {name}]({name}.png)" if available(name) else f"(The picture needs {needed}.)"
     facts = (line.partition(": ") for line in provenance(name, cls))
     return "\n".join(
         [
@@ -132,6 +134,8 @@ def draw(name: str, path: Path) -> None:
 
 def available(name: str) -> bool:
     """Whether a dataset can be drawn here."""
+    if DATASETS.literal(name, "required_setting", ""):
+        return False
     needed = DATASETS.literal(name, "release", "")
     return not needed or bool(release(needed).locate())
 

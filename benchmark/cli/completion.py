@@ -137,7 +137,8 @@ def _fields(registry: Registry, name: str) -> "Mapping[str, FieldInfo]":
 
 def _values_of(section: str, fields: "Mapping[str, FieldInfo]") -> dict[str, Values]:
     def values(field: "FieldInfo") -> Values:
-        return lambda: _choices(field.annotation) or [_typed(field.get_default(call_default_factory=True))]
+        default = [] if field.is_required() else [_typed(field.get_default(call_default_factory=True))]
+        return lambda: _choices(field.annotation) or default
 
     return {f"{section}.{name}": values(field) for name, field in fields.items()}
 

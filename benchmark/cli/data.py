@@ -24,6 +24,9 @@ def list_data() -> None:
     from invbench.datafiles.release import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
 
     for name in DATASETS.entries():
+        if own := DATASETS.literal(name, "required_setting", ""):
+            echo(f"{name}: bring your own; name it by {own}")
+            continue
         needed = DATASETS.literal(name, "release", "")
         if not needed:
             cls = DATASETS.load(name)

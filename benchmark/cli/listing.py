@@ -210,7 +210,7 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
 def splits_of(name: str) -> dict[str, int]:
     """Return the sizes of a dataset's splits with its recipe; empty where its files are not on this machine."""
     cls = DATASETS.load(name)
-    if cls.release and not cls().files():
+    if cls.required_setting or (cls.release and not cls().files()):
         return {}
     return {split: len(part) for split, part in _problem(name, {}, 0).splits.items()}
 
@@ -244,6 +244,8 @@ def availability(dataset: str) -> str:
     """Tell whether a dataset's files are on this machine."""
     from invbench.datafiles.release import release
 
+    if DATASETS.literal(dataset, "required_setting", ""):
+        return "bring your own"
     needed = DATASETS.literal(dataset, "release", "")
     return release(needed).state if needed else "always"
 

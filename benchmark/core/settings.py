@@ -99,7 +99,7 @@ def setting(
     """Declare a documented setting.
 
     Args:
-        default: its value when nothing sets it.
+        default: its value when nothing sets it; ... where something must.
         meaning: one line for `bench show`, with units and source.
         search: the range that a random search draws from.
         fusable: a number that hooks use in tensor arithmetic only, so runs that differ in it can be stacked; whether
@@ -177,7 +177,7 @@ class Settings(BaseModel):
             yield SettingInfo(
                 name=name,
                 type=_type_name(field.annotation),
-                default=_show(field.get_default(call_default_factory=True)),
+                default="null" if field.is_required() else _show(field.get_default(call_default_factory=True)),
                 range=_bounds(field),
                 search=str(info.search) if info.search else "",
                 meaning=field.description or "",

@@ -12,7 +12,7 @@ from invbench.core.composition import Composition
 from invbench.core.data import Dataset
 from invbench.core.hooks import GradientPenalty, WeighsPenalty, WithCritic
 from invbench.core.method import Method, class_overrides
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, unmet
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError, brief, did_you_mean
@@ -222,7 +222,9 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
         return
     settings = [f"dataset.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in _helpful(method, data).items()]
     able = [
-        name for name in DATASETS.entries() if name != dataset and not unmet(method.requires, DATASETS.traits(name))
+        name
+        for name in datasets_with_defaults()
+        if name != dataset and not unmet(method.requires, DATASETS.traits(name))
     ]
     advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
     raise UserError(

@@ -47,7 +47,8 @@ def test_what_a_file_says_of_itself_is_what_its_class_says(registry: Registry) -
         if entry.origin.startswith("invbench."):
             assert registry.traits(name) == getattr(registry.load(name), registry.trait)
             if registry is DATASETS:
-                assert registry.literal(name, "release", "") == registry.load(name).release
+                for literal in ("release", "required_setting"):
+                    assert registry.literal(name, literal, "") == getattr(registry.load(name), literal)
             assert entry.summary.endswith((".", ").", "?")), f"{name}: the first line should be a sentence"
 
 
