@@ -40,7 +40,8 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
         if values is not None and len(values) != count:
             raise UserError(f"x has {count} examples, but {name} has {len(values)} values")
     labels = None if environment is None else _column("environment", environment)
-    rows = _drawn(count, labels, test_share, seed) if split is None else rows_by_name(_column("split", split))
+    rng = np.random.default_rng(stream(seed, "data", "test"))
+    rows = drawn(count, labels, test_share, rng) if split is None else rows_by_name(_column("split", split))
     task, target, classes = _task(_column("y", y), rows["train"])
     env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
     protected = None if nuisance is None else nuisance_of(array_of("nuisance", nuisance))
@@ -102,20 +103,33 @@ def inputs_of(x: Any) -> Tensor:
 def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task of targets (N,), the targets as the task takes them, and the names of the classes."""
     if y.dtype.kind == "f":
-        mean, std = float(y[train].mean()), float(y[train].std())
-        if not std > 0:
-            raise UserError("y is the same number in all training examples; there is nothing to learn")
-        return Regression("", mean, std), floats(y), ()
+        return regression(y, train), floats(y), ()
     names, codes = np.unique(y, return_inverse=True)
     classes = tuple(map(str, names.tolist()))
-    missing = set(range(len(names))) - set(codes[train].tolist())
-    if len(names) < 2:
-        raise UserError(f"y has the class {classes[0]} only; a classification needs two or more")
+    return classification(classes, codes, train), class_targets(classes, codes), classes
+
+
+def regression(y: Array, train: NDArray[np.int64], name: str = "y") -> Regression:
+    """Return the task of real targets (N,). Raises UserError where those of training are all the same."""
+    mean, std = float(y[train].mean()), float(y[train].std())
+    if not std > 0:
+        raise UserError(f"{name} is the same number in all training examples; there is nothing to learn")
+    return Regression("", mean, std)
+
+
+def classification(classes: tuple[str, ...], codes: Array, train: NDArray[np.int64], name: str = "y") -> Task:
+    """Return the task of classes by number (N,). Raises UserError for a single class, or one never trained on."""
+    missing = set(range(len(classes))) - set(np.unique(codes[train]).tolist())
+    if len(classes) < 2:
+        raise UserError(f"{name} has the class {classes[0]} only; a classification needs two or more")
     if missing:
         raise UserError(f"no training example has the class {classes[min(missing)]}")
-    if len(names) == 2:
-        return BinaryClassification(), floats(codes), classes
-    return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
+    return BinaryClassification() if len(classes) == 2 else Classification(len(classes))
+
+
+def class_targets(classes: tuple[str, ...], codes: Array) -> Tensor:
+    """Convert classes by number (N,) to targets as the task takes them: real numbers where there are two."""
+    return floats(codes) if len(classes) == 2 else torch.from_numpy(codes.astype(np.int64))
 
 
 def numbered(labels: Array, train: NDArray[np.int64]) -> tuple[Tensor, tuple[str, ...]]:
@@ -157,11 +171,10 @@ def rows_by_name(names: Array, kept: NDArray[np.bool_] | None = None) -> dict[st
     return rows
 
 
-def _drawn(count: int, labels: Array | None, share: float, seed: int) -> dict[str, NDArray[np.int64]]:
+def drawn(count: int, labels: Array | None, share: float, rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
     """Draw a share of each environment as the test split."""
     if not 0 < share < 1:
         raise UserError(f"test_share is {share}; it must lie between 0 and 1")
-    rng = np.random.default_rng(stream(seed, "data", "test"))
     groups = np.zeros(count, int) if labels is None else np.unique(labels, return_inverse=True)[1]
     in_test = np.zeros(count, bool)
     for group in range(groups.max() + 1):
