@@ -17,43 +17,27 @@ Without a table one is generated, made to be sculpted (y: signal 1, background 0
 A classifier that reads the masses off the features gains accuracy, and piles background up under the signal peak.
 """
 
-import io
-import json
-import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from pyarrow import parquet
 
 from invbench.core.data import Dataset, Problem, Split, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
-from invbench.datafiles.checksums import is_regular, opened
+from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.release import at_home
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.datasets._tables import LARGEST, check_names, listing, numbers, read_numbers, separator_hint, too_large
+from invbench.errors import UserError, did_you_mean
 from invbench.seeding import children
 
 LABEL = "_label"
 SIGNAL_MASS, SIGNAL_WIDTH = 5.279, 0.003
 GENERATED = ("_mass", "_energy")
-LARGEST = 1e30
-"""Most that a value may be; the differences and the mean of such values are 32-bit numbers, too."""
-MAX_VALUES = 1 << 30
-"""Most values that are read of a table, 8 bytes each; a parquet file can hold them in no space at all."""
-NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
-"""Types of columns that are read."""
-Chooser = Callable[[list[str]], list[str]]
-"""Names of all columns -> of those that are read."""
-MAX_NAMES = 200
-"""Most characters that are shown of the columns' names."""
 
 
 @register_dataset("tabular_nuisance")
@@ -85,7 +69,7 @@ class TabularNuisance(Dataset):
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         order, content = (np.random.default_rng(stream) for stream in children(seed, 2))
-        frame = _generated(self.examples, content) if self.table is None else _read(at_home(self.table), self._needed)
+        frame = _generated(self.examples, content) if self.table is None else self._read(at_home(self.table))
         nuisance = self._nuisance_columns(list(frame.columns))
         bounds = self._bounds(len(frame))
         whole, missing = self._split_of(frame, nuisance)
@@ -102,26 +86,22 @@ class TabularNuisance(Dataset):
         facts = {"signal_fraction": whole.y.mean().item(), "missing_values": float(missing)}
         return Problem(splits, BinaryClassification(), "vector", "synthetic" if self.table is None else "full", facts)
 
+    def _read(self, path: Path) -> pd.DataFrame:
+        return read_numbers(path, "dataset.table", self._needed, _advice)
+
     def _needed(self, names: list[str]) -> list[str]:
         """Choose which of a table's columns are read; the others may hold anything."""
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if LABEL not in names:
-            hint = (
-                "; is it separated by ';'? A csv table's columns are by ','"
-                if len(names) == 1 and ";" in names[0]
-                else ""
-            )
-            raise UserError(f"the table {self.table} has no column {LABEL}; it has {_listing(names)}{hint}")
-        if twice or "" in names:
-            what = f"several columns named {_listing(twice)}" if twice else "a column without a name"
-            raise UserError(f"the table {self.table} has {what}; give each a name of its own")
+            hint = separator_hint(names)
+            raise UserError(f"the table {self.table} has no column {LABEL}; it has {listing(names)}{hint}")
+        check_names(names, str(self.table))
         protected = self._nuisance_columns(names)
         return [name for name in names if name == LABEL or name in protected or not name.startswith("_")]
 
     def _nuisance_columns(self, names: list[str]) -> list[str]:
         if not self.nuisance and self.table is not None:
             others = [name for name in names if name != LABEL]
-            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {_listing(others)}")
+            raise UserError(f"say which columns to protect: dataset.nuisance=[...], among {listing(others)}")
         chosen = list(self.nuisance or GENERATED)
         for name in chosen:
             if name not in names or name == LABEL:
@@ -140,9 +120,10 @@ class TabularNuisance(Dataset):
     def _split_of(self, frame: pd.DataFrame, nuisance: list[str]) -> tuple[Split, int]:
         """Make the split of all events, and count missing feature values."""
         features = [name for name in frame.columns if not name.startswith("_") and name not in nuisance]
-        x, z, y = _numbers(frame, features), _numbers(frame, nuisance), _numbers(frame, [LABEL])[:, 0]
+        x, z, y = (numbers(frame, names, _advice) for names in (features, nuisance, [LABEL]))
         if not features:
             raise UserError(f"the table has no features: every column begins with '_' or is {' or '.join(nuisance)}")
+        y = y[:, 0]
         if not np.isin(y, (0, 1)).all():
             raise UserError(f"column {LABEL} must be 1 for signal and 0 for background")
         if len(np.unique(y)) < 2:
@@ -155,9 +136,7 @@ class TabularNuisance(Dataset):
             raise UserError("infinite values among the features; remove those rows or columns")
         for values, names in ((x, features), (z, nuisance)):
             if (large := np.abs(values).max(axis=0) > LARGEST).any():
-                raise UserError(
-                    f"column {names[large.argmax()]} has values beyond {LARGEST:g}; divide it by some number"
-                )
+                raise too_large(names[large.argmax()])
         env = None
         if self.environments == "nuisance_bins":
             bins = pd.qcut(z[:, 0], self.bins, labels=False, duplicates="drop")
@@ -173,78 +152,8 @@ class TabularNuisance(Dataset):
         ), int(missing.sum())
 
 
-def _read(path: Path, chosen: Chooser) -> pd.DataFrame:
-    if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"dataset.table is {path}; it must end in .parquet or .csv")
-    try:
-        with opened(path) as file:  # here, since pandas would take some names for addresses
-            if file.seek(0, io.SEEK_END) > 8 * MAX_VALUES:
-                raise ValueError(f"it has more than {8 * MAX_VALUES} bytes")
-            file.seek(0)
-            return (_parquet if path.suffix == ".parquet" else _csv)(file, chosen)
-    except (ValueError, pd.errors.ParserWarning, pa.ArrowException) as error:
-        raise UserError(f"the table {path} cannot be read: {error}") from None
-
-
-def _csv(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
-    first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
-    names = chosen(first.iloc[0].tolist())
-    file.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows are longer than the header
-        return pd.read_csv(file, index_col=False, low_memory=False)[names]
-
-
-def _parquet(file: io.BufferedIOBase, chosen: Chooser) -> pd.DataFrame:
-    """Read the columns as numbers, whatever pandas has noted about them."""
-    table = parquet.ParquetFile(file)
-    index = _index(table.schema_arrow)
-    names = chosen([name for name in table.schema_arrow.names if name not in index])
-    for name in names:
-        if not any(is_kind(table.schema_arrow.field(name).type) for is_kind in NUMERIC):
-            raise _not_numeric(name, f", but {table.schema_arrow.field(name).type}")
-    if table.metadata.num_rows * len(names) > MAX_VALUES:
-        raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
-    columns = table.read(columns=names, use_pandas_metadata=False)
-    return pd.DataFrame({name: columns[name].cast(pa.float64(), safe=False).to_numpy() for name in names})
-
-
-def _index(schema: Any) -> list[object]:
-    """List the columns in which pandas keeps the rows' names."""
-    try:
-        described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    except (ValueError, RecursionError):
-        return []
-    index = described.get("index_columns") if isinstance(described, dict) else None
-    return index if isinstance(index, list) else []
-
-
-def _listing(names: list[str]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= MAX_NAMES else f"{text[:MAX_NAMES]}…"
-
-
-def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
-    try:
-        return frame[columns].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError):
-        odd = next(name for name in columns if not pd.api.types.is_numeric_dtype(frame[name]))
-        raise _not_numeric(odd, _first_text(frame[odd])) from None
-
-
-def _not_numeric(name: str, why: str) -> UserError:
-    hint = "labels are 0 or 1" if name == LABEL else "begin its name with '_' to leave it out"
-    return UserError(f"column {name} of the table is not numeric{why}; {hint}")
-
-
-def _first_text(column: "pd.Series[Any]") -> str:
-    """Return where a column has its first text, and which; empty where it has none."""
-    for row, value in enumerate(column, start=1):
-        try:
-            float(value)
-        except (TypeError, ValueError, OverflowError):
-            return f": row {row} has {brief(str(value))!r}"
-    return ""
+def _advice(name: str) -> str:
+    return "labels are 0 or 1" if name == LABEL else "begin its name with '_' to leave it out"
 
 
 def _generated(count: int, rng: np.random.Generator) -> pd.DataFrame:
