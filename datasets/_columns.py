@@ -1,0 +1,214 @@
+"""Columns of a csv or parquet file of any length, read batch by batch: first what they hold, then their values.
+
+A csv file says nothing of types. Its column holds integers where all its values are integers; else real numbers,
+booleans (true, false), dates, or texts, the first of these that all its values are. A parquet file says them itself.
+Missing are the nulls and NaN, and in a csv file what is empty or NA, NaN, null and the like.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import csv, parquet
+
+from invbench.datasets._tables import index_columns
+
+Holds = Literal["integer", "real", "boolean", "category", "date", "other"]
+Value = str | int | float | bool
+CSV_TYPES: Mapping[Holds, Any] = {
+    "integer": pa.int64(),
+    "real": pa.float64(),
+    "boolean": pa.bool_(),
+    "category": pa.string(),
+}
+DATES = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+KINDS: tuple[Holds, ...] = ("integer", "real", "boolean", "date", "category")
+"""Kinds of a csv file's columns; the first that fits counts."""
+PARSED = csv.ParseOptions(newlines_in_values=True)
+BLOCK = 1 << 22
+"""Number of bytes of a csv file that are parsed at once; a row must fit."""
+BATCH = 1 << 16
+"""Number of rows of a parquet file that are read at once."""
+
+
+@dataclass
+class Column:
+    """What a column holds.
+
+    Args:
+        most: how many different values are collected.
+        kind: of the values.
+        type: the same in the file's own words.
+        values: the different values, in sorted order; None where they are more.
+        missing: how many are missing, the first in row `first_missing`, counted from 1.
+    """
+
+    name: str
+    most: int
+    kind: Holds = "category"
+    type: str = "texts"
+    values: tuple[Value, ...] | None = None
+    missing: int = 0
+    first_missing: int = 0
+    found: set[Any] | None = field(default_factory=set)
+
+    def count(self, array: Any, first_row: int) -> None:
+        """Take in a batch of the column."""
+        if array.null_count:
+            self.first_missing = self.first_missing or first_row + int(np.argmax(array.is_null().to_numpy(False))) + 1
+            self.missing += array.null_count
+        if self.found is not None:
+            different = array.unique()
+            self.found = self.found | set(different.to_pylist()) if len(different) <= self.most + 1 else None
+            if self.found is not None and len(self.found - {None}) > self.most:
+                self.found = None
+
+
+class Columns:
+    """A table as a stream of columns.
+
+    Args:
+        file: the opened file; it is read several times.
+        is_parquet: else it is csv.
+    """
+
+    def __init__(self, file: io.BufferedIOBase, is_parquet: bool) -> None:
+        self.file, self.is_parquet = file, is_parquet
+
+    def names(self) -> list[str]:
+        """List the columns; of a parquet file without those in which pandas keeps the rows' names."""
+        self.file.seek(0)
+        if self.is_parquet:
+            schema = parquet.ParquetFile(self.file).schema_arrow
+            index = index_columns(schema)
+            return [name for name in schema.names if name not in index]
+        with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED) as reader:
+            names: list[str] = reader.schema.names
+            return names
+
+    def described(self, most: Mapping[str, int]) -> tuple[int, dict[str, Column]]:
+        """Return the number of rows, and what columns hold.
+
+        Args:
+            most: names of the columns, each with how many different values are collected.
+        """
+        columns = {name: Column(name, number) for name, number in most.items()}
+        possible = dict.fromkeys(most, KINDS)
+        rows = 0
+        for batch in self._batches(list(most)):
+            for name, column in columns.items():
+                array = batch.column(name)
+                if self.is_parquet:
+                    column.kind, column.type = _kind(array.type), str(array.type)
+                    array = _without_nan(array)
+                else:
+                    possible[name] = _narrowed(possible[name], array)
+                    column.kind = possible[name][0]
+                if column.kind != "other":
+                    column.count(array, rows)
+            rows += len(batch)
+        for column in columns.values():
+            if column.found is not None:
+                column.values = self._sorted(column.found - {None}, column.kind)
+        return rows, columns
+
+    def _sorted(self, values: set[Any], kind: Holds) -> tuple[Value, ...]:
+        if not self.is_parquet and kind in CSV_TYPES:
+            values = set(_typed(pa.array(sorted(values), pa.string()), kind).to_pylist())
+        return tuple(sorted(values))
+
+    def arrays(self, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+        """Yield batches of columns, each with the type of its kind."""
+        for batch in self._batches([column.name for column in columns]):
+            arrays = {column.name: batch.column(column.name) for column in columns}
+            if self.is_parquet:
+                yield {name: _without_nan(array) for name, array in arrays.items()}
+            else:
+                yield {column.name: _typed(arrays[column.name], column.kind) for column in columns}
+
+    def _batches(self, names: list[str]) -> Iterator[Any]:
+        self.file.seek(0)
+        if self.is_parquet:
+            schema = parquet.ParquetFile(self.file).schema_arrow
+            texts = [name for name in names if _is_text(schema.field(name).type)]
+            self.file.seek(0)
+            # Dictionaries stay as they are in the file; a few bytes of it may stand for any number of long texts.
+            table = parquet.ParquetFile(self.file, read_dictionary=texts)
+            yield from table.iter_batches(BATCH, columns=names, use_pandas_metadata=False)
+        else:
+            types = csv.ConvertOptions(
+                include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+            )
+            with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED, types) as reader:
+                yield from reader
+
+
+def _narrowed(kinds: tuple[Holds, ...], array: Any) -> tuple[Holds, ...]:
+    """Leave out kinds that values of a batch of texts do not have."""
+    there = pc.utf8_trim_whitespace(array.drop_null())
+    return tuple(kind for kind in kinds if _fits(there, kind))
+
+
+def _fits(array: Any, kind: Holds) -> bool:
+    if kind == "category":
+        return True
+    for type_ in DATES if kind == "date" else (CSV_TYPES[kind],):
+        with suppress(pa.ArrowInvalid):
+            array.cast(type_)
+            return True
+    return False
+
+
+def _typed(array: Any, kind: Holds) -> Any:
+    """Convert texts of a csv file to what they stand for."""
+    return array if kind == "category" else pc.utf8_trim_whitespace(array).cast(CSV_TYPES[kind])
+
+
+def _is_text(type_: Any) -> bool:
+    return any(is_kind(type_) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _kind(type_: Any) -> Holds:
+    """Return the kind of a parquet file's type."""
+    types = pa.types
+    if types.is_dictionary(type_):
+        return "category" if _is_text(type_.value_type) or types.is_integer(type_.value_type) else "other"
+    kinds: dict[Holds, tuple[Any, ...]] = {
+        "integer": (types.is_integer,),
+        "real": (types.is_floating, types.is_decimal, types.is_null),
+        "boolean": (types.is_boolean,),
+        "category": (_is_text,),
+        "date": (types.is_timestamp, types.is_date),
+    }
+    return next((kind for kind, tests in kinds.items() if any(test(type_) for test in tests)), "other")
+
+
+def _without_nan(array: Any) -> Any:
+    """Convert real numbers of any type to 64 bits, NaN to null."""
+    if _kind(array.type) != "real":
+        return array
+    wide = array.cast(pa.float64(), safe=False)
+    return pc.if_else(pc.is_nan(wide), pa.scalar(None, pa.float64()), wide)
+
+
+def numbers(array: Any) -> NDArray[np.float64]:
+    """Convert a batch of numbers or booleans to 64 bits, NaN where one is missing."""
+    wide = array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array
+    values: NDArray[np.float64] = wide.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values
+
+
+def codes(array: Any, values: Sequence[Value]) -> NDArray[np.int64]:
+    """Number a batch by its place among sorted values, -1 where one is missing."""
+    if pa.types.is_dictionary(array.type):
+        place = pc.index_in(array.dictionary, pa.array(values, array.type.value_type)).take(array.indices)
+    else:
+        place = pc.index_in(array, pa.array(values, array.type))
+    found: NDArray[np.int64] = place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
