@@ -33,7 +33,7 @@ KINDS: tuple[Holds, ...] = ("integer", "real", "boolean", "date", "category")
 PARSED = csv.ParseOptions(newlines_in_values=True)
 BLOCK = 1 << 22
 """Number of bytes of a csv file that are parsed at once; a row must fit."""
-BATCH = 1 << 16
+BATCH = 1 << 14
 """Number of rows of a parquet file that are read at once."""
 
 

@@ -109,8 +109,8 @@ def _check(column: Column, missing: Missing) -> None:
         raise UserError(f"column {column.name} has no value in any row; leave it out: {leave_out}")
     if column.missing and missing == "error":
         raise UserError(
-            f"column {column.name} has {column.missing} missing values, the first in row {column.first_missing}; set "
-            f"dataset.missing to mean, zero or indicator, or leave the column out: {leave_out}"
+            f"column {column.name} misses values in {column.missing} of its rows, the first in row {column.first_missing}; "
+            f"set dataset.missing to mean, zero or indicator, or leave the column out: {leave_out}"
         )
 
 

@@ -36,10 +36,9 @@ class Values(NamedTuple):
 
     def numbers(self) -> NDArray[np.float64]:
         """Return the rows' numbers (N,)."""
-        if is_real(self.column):
-            return self.array
-        different: NDArray[np.float64] = np.array(self.column.values, np.float64)
-        return different[self.array]
+        places = self.array
+        numbers: NDArray[np.float64] = places if is_real(self.column) else np.array(self.column.values, float)[places]
+        return numbers
 
     def labels(self) -> Labels:
         """Return the rows' labels, of those that are there; whole numbers that are kept as real ones are integers."""

@@ -32,7 +32,7 @@ CELLS = possible_cells()
 QUICK = ("spirals", "digits", "colored_digits")
 EVERYWHERE = ("erm", "and_mask", "irmv1", "mutual_information")
 """On all datasets by default: no hook, a gradient rule, a penalty, a critic."""
-SAME_FOR_EVERY_SEED = ("and_mask_regression", "cifar10", "qm9")
+SAME_FOR_EVERY_SEED = ("and_mask_regression", "cifar10", "penguins", "qm9")
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("augerino", "olivetti", {"method__train_copies": 3, "method__generators": ["rotation", "shear"]}),
     ("augerino", "qm9", {"method__interval": "symmetric", "backbone__group": "trivial"}),
