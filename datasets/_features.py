@@ -36,7 +36,8 @@ class Encoding:
         self.places = [slice(first, last) for first, last in itertools.pairwise(bounds)]
         marked = [column.name for column in columns if column.missing and missing == "indicator"]
         self.indicators = {name: bounds[-1] + i for i, name in enumerate(marked)}
-        self.width = bounds[-1] + len(marked)
+        self.names = [column.name for column, width in zip(columns, widths, strict=True) for _ in range(width)] + marked
+        self.width = len(self.names)
 
     def write(self, arrays: dict[str, Any], x: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
         """Write a batch into x (N, width), NaN where a value is missing; `rows` (N,) are its places in the table."""
@@ -57,6 +58,21 @@ class Encoding:
                 absent = np.isnan(x[:, j])
                 x[absent, j] = 0 if self.missing == "zero" else _mean(column.name, x[train, j])
 
+    def standardise(self, x: NDArray[np.float32], train: NDArray[np.int64]) -> None:
+        """Scale inputs by mean and deviation of the training rows, in place; what is constant there becomes 0."""
+        for j, name in enumerate(self.names):
+            column = x[train, j].astype(np.float64)  # column by column: one only of them is there twice
+            if column.min() == column.max():
+                x[:, j] = 0
+                continue
+            scaled = (x[:, j] - column.mean()) / column.std()
+            if (largest := np.abs(scaled).max()) > LARGEST:
+                raise UserError(
+                    f"column {name} has a value {largest:.2g} training deviations from the training mean; leave it "
+                    f"out: dataset.exclude=[{name}]"
+                )
+            x[:, j] = scaled
+
 
 def one_hot(numbers: NDArray[np.int64], count: int) -> NDArray[np.float32]:
     """Encode numbers below `count` (N,) as rows (N, count), NaN for -1."""
@@ -74,16 +90,6 @@ def check_size(name: str, values: NDArray[np.float64], rows: NDArray[np.int64]) 
     if np.isinf(values[row]):
         raise UserError(f"column {name} has an infinite value in row {rows[row] + 1}; remove the row or column")
     raise too_large(name)
-
-
-def standardise(x: NDArray[np.float32], train: NDArray[np.int64]) -> None:
-    """Scale inputs by mean and deviation of the training rows, in place; what is constant there becomes 0."""
-    for j in range(x.shape[1]):
-        column = x[train, j].astype(np.float64)  # column by column: the numbers exist twice for one of them only
-        if column.min() == column.max():
-            x[:, j] = 0
-        else:
-            x[:, j] = (x[:, j] - column.mean()) / column.std()
 
 
 def _is_category(column: Column) -> bool:
@@ -109,8 +115,8 @@ def _check(column: Column, missing: Missing) -> None:
         raise UserError(f"column {column.name} has no value in any row; leave it out: {leave_out}")
     if column.missing and missing == "error":
         raise UserError(
-            f"column {column.name} misses values in {column.missing} of its rows, the first in row {column.first_missing}; "
-            f"set dataset.missing to mean, zero or indicator, or leave the column out: {leave_out}"
+            f"column {column.name} misses values in {column.missing} of its rows, the first in row "
+            f"{column.first_missing}; set dataset.missing to mean, zero or indicator, or leave it out: {leave_out}"
         )
 
 

@@ -48,7 +48,8 @@ def opened_table(path: Path, setting: str) -> Iterator[io.BufferedIOBase]:
             file.seek(0)
             yield file
     except (ValueError, pd.errors.ParserWarning, pa.ArrowException) as error:
-        raise UserError(f"the table {path} cannot be read: {error}") from None
+        why = " ".join(str(error).split())  # a row that is repeated may have several lines
+        raise UserError(f"the table {path} cannot be read: {brief(why)}") from None
 
 
 def check_names(names: list[str], path: str | Path) -> None:

@@ -38,7 +38,7 @@ from invbench.core.task import Task
 from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.release import at_home
 from invbench.datasets._columns import Column, Columns, codes, numbers
-from invbench.datasets._features import MAX_CATEGORIES, Encoding, Missing, check_size, standardise
+from invbench.datasets._features import MAX_CATEGORIES, Encoding, Missing, check_size
 from invbench.datasets._roles import (
     MAX_LABELS,
     Labels,
@@ -206,7 +206,7 @@ class Table(Dataset):
         task, y, classes = self._target(values[self.target], rows["train"])
         encoding.fill_in(content.x, rows["train"])
         if self.standardise:
-            standardise(content.x, rows["train"])
+            encoding.standardise(content.x, rows["train"])
         env, names = (None, ()) if environment is None else environments_of(environment, rows["train"])
         whole = Split(torch.from_numpy(content.x), y, env, nuisance_of([values[name] for name in self._nuisances()]))
         splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}

@@ -32,7 +32,9 @@ __all__ = [
     "without_coupling",
 ]
 
-SMALL: dict[str, dict[str, Any]] = {name: dict(DATASETS.literal(name, "small", {})) for name in datasets_with_defaults()}
+SMALL: dict[str, dict[str, Any]] = {
+    name: dict(DATASETS.literal(name, "small", {})) for name in datasets_with_defaults()
+}
 """Settings that make a dataset's recipe quick."""
 ONE_EXAMPLE = ("and_mask_regression", "cifar10")
 """Data with a single example in every environment."""
