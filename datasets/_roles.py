@@ -97,9 +97,8 @@ def place_of(name: str, names: Sequence[str]) -> int:
 
 def environments_of(labels: Labels, train: NDArray[np.int64]) -> tuple[Tensor, tuple[str, ...]]:
     """Number environments (N,), those that are trained on first; return their names in that order."""
-    env = numbered(labels.numbers, train)
-    _, first = np.unique(env, return_index=True)
-    return torch.from_numpy(env), tuple(labels.names[number] for number in labels.numbers[first])
+    env, order = numbered(labels.numbers, train)
+    return env, tuple(labels.names[int(number)] for number in order)
 
 
 def nuisance_of(columns: Sequence[Values]) -> Tensor | None:

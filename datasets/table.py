@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
-from invbench.core.arrays import class_targets, classification, drawn, named, regression
+from invbench.core.arrays import class_targets, classification, drawn, regression, rows_by_name
 from invbench.core.data import Dataset, Problem, Split, floats, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
@@ -118,6 +118,19 @@ class Table(Dataset):
 
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
+
+    def environment_choices(self) -> tuple[str, ...]:
+        if self.environment is None:
+            return ()
+        path = at_home(self.path)
+        with opened_table(path, "dataset.path") as file:
+            table = Columns(file, path.suffix == ".parquet")
+            if self.environment not in (names := table.names()):
+                raise UserError(f"dataset.environment: the table {self.path} has no column '{brief(self.environment)}'")
+            check_names(names, self.path)
+            column = table.described({self.environment: MAX_LABELS})[1][self.environment]
+        check_labels(column, "dataset.environment")
+        return tuple(map(str, column.values or ()))
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         division, choice = (np.random.default_rng(stream) for stream in children(seed, 2))
@@ -219,7 +232,7 @@ class Table(Dataset):
         """Divide rows into splits."""
         if self.split is not None:
             names, numbers_ = values[self.split].labels()
-            return named(np.array(names)[numbers_])
+            return rows_by_name(np.array(names)[numbers_])
         if environment is None or not self.test_environments:
             return drawn(count, None if environment is None else environment.numbers, self.test_share, rng)
         tested = np.isin(environment.numbers, [place_of(str(one), environment.names) for one in self.test_environments])
