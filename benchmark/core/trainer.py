@@ -45,11 +45,6 @@ class TrainerConfig(Settings):
     weight_decay_of: dict[str, float] = setting(
         {}, "weight decay of the parameters whose names match a pattern such as '*.bias'; the first match counts"
     )
-    learning_rate_of: dict[str, float] = setting(
-        {},
-        "multiple of the learning rate of the parameters whose names match a pattern such as 'features.*'; the first "
-        "match counts",
-    )
     l1: float = setting(
         0.0, "strength of l1·sign(θ), added to the gradient after the method's rule", ge=0, fusable=True
     )

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 
-from invbench.backbones._pretrained import weights_of
 from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed
 from invbench.evaluation.invariance import affordable_examples, measure, transformations
@@ -171,7 +170,6 @@ class Attempt:
                 "steps_per_epoch": training.sampler.steps_per_epoch,
                 "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
                 "condensed": training.examples is not training.problem.splits["train"],
-                **({"weights": described} if (described := weights_of(self.config.backbone)) else {}),
                 **({"fused": fused} if fused else {}),
                 **({"inactive": inactive} if inactive else {}),
             },

@@ -28,37 +28,31 @@ class Optimizer:
         trainer: the settings of the run.
         decays: weight decay of every parameter by name.
         factors: multiples of the learning rate for parameters that are no weights; they have neither decay nor l1.
-        multiples: of the learning rate for weights, by name; 1 where there is none.
     """
 
     trainer: TrainerConfig
     decays: Mapping[str, float | Tensor]
     factors: Mapping[str, float | Tensor]
-    multiples: Mapping[str, float]
 
     @classmethod
     def of(
         cls, trainer: TrainerConfig, names: Iterable[str], learned: Mapping[str, float | None] | None = None
     ) -> "Optimizer":
-        """Make the optimiser of these settings. Raises UserError where a pattern of a setting matches no name.
+        """Make the optimiser of these settings. Raises UserError where a pattern of `weight_decay_of` matches no name.
 
         Args:
             names: of all parameters.
             learned: those of them that are no weights, with their learning rates; None is the trainer's.
         """
         names = list(names)
-        for setting in ("weight_decay_of", "learning_rate_of"):
-            for pattern in getattr(trainer, setting):
-                if not any(fnmatchcase(name, pattern) for name in names):
-                    raise UserError(f"trainer.{setting}: no parameter matches '{pattern}'; names: {', '.join(names)}")
+        for pattern in trainer.weight_decay_of:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(f"trainer.weight_decay_of: no parameter matches '{pattern}'; names: {', '.join(names)}")
         learned = learned or {}
-        decays = {name: _matching(name, trainer.weight_decay_of, trainer.weight_decay) for name in names}
-        multiples = {name: _matching(name, trainer.learning_rate_of, 1.0) for name in names if name not in learned}
         return cls(
             trainer,
-            decays | dict.fromkeys(learned, 0.0),
+            {name: 0.0 if name in learned else _decay_of(name, trainer) for name in names},
             {name: 1.0 if rate is None else rate / trainer.learning_rate for name, rate in learned.items()},
-            {name: multiple for name, multiple in multiples.items() if multiple != 1},
         )
 
     def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
@@ -95,8 +89,7 @@ class Optimizer:
                 gradient = gradient + decay * theta
             if isinstance(scale, Tensor) or scale != 1:
                 gradient = gradient * scale
-            multiple = self.factors.get(name, 1.0) * self.multiples.get(name, 1.0)
-            size, direction, moments[name] = update(gradient, state[name], count, rate * multiple)
+            size, direction, moments[name] = update(gradient, state[name], count, rate * self.factors.get(name, 1.0))
             new[name] = theta - size * direction
             if not coupled and not is_zero(decay):
                 new[name] = new[name] - size * decay * new[name]
@@ -124,6 +117,8 @@ class Optimizer:
         return rate, direction, {"velocity": velocity}
 
 
-def _matching(name: str, values: Mapping[str, float], otherwise: float) -> float:
-    """Return the value of the first pattern that a name matches."""
-    return next((value for pattern, value in values.items() if fnmatchcase(name, pattern)), otherwise)
+def _decay_of(name: str, trainer: TrainerConfig) -> float:
+    for pattern, decay in trainer.weight_decay_of.items():
+        if fnmatchcase(name, pattern):
+            return decay
+    return trainer.weight_decay
