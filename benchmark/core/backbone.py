@@ -1,9 +1,12 @@
 """The contract of a backbone: a network that a method starts from. One file in `benchmark/backbones/` each."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.core.data import Problem
 from invbench.core.method import Outputs
@@ -20,6 +23,10 @@ class Backbone(Settings):
     def build(self, problem: Problem) -> nn.Module:
         """Build a network for this problem's inputs and outputs, initialised by torch's generator."""
 
+    def weights_file(self) -> Path | None:
+        """Return the file that the settings name for the first weights; a run is made anew once it has changed."""
+        return None
+
 
 class FeaturesAndHead(nn.Module):
     """The usual network: features of the input, then a linear head.
@@ -27,12 +34,49 @@ class FeaturesAndHead(nn.Module):
     Args:
         features: (N, ...) -> (N, width).
         head: (N, width) -> (N, outputs).
+        features_rate: multiple of the learning rate for the parameters of the features.
+        weights: where the first weights of the features are from: their name, and the sha256 of their file.
     """
 
-    def __init__(self, features: nn.Module, head: nn.Linear) -> None:
+    def __init__(
+        self,
+        features: nn.Module,
+        head: nn.Linear,
+        features_rate: float = 1.0,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.features, self.head = features, head
+        self.features_rate, self.weights = features_rate, dict(weights or {})
 
     def forward(self, x: Tensor) -> Outputs:
         representation = self.features(x)
         return Outputs(self.head(representation), representation)
+
+
+def features_rates(model: nn.Module) -> dict[str, float]:
+    """Return the multiple of the learning rate of every parameter whose network gives one to its features, by name."""
+    return {
+        f"{path}.features.{name}".lstrip("."): network.features_rate
+        for path, network in _networks(model).items()
+        if network.features_rate != 1
+        for name, _ in network.features.named_parameters()
+    }
+
+
+def first_weights(model: nn.Module) -> dict[str, str]:
+    """Return where a model's first weights are from: their name, and the sha256 of their file; empty where drawn."""
+    return next((network.weights for network in _networks(model).values() if network.weights), {})
+
+
+def _networks(model: nn.Module) -> dict[str, FeaturesAndHead]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, FeaturesAndHead)}
+
+
+def couples_rows(model: nn.Module) -> bool:
+    """Tell whether a layer of a model normalises over the batch, in the mode that each is in.
+
+    Batch normalisation that stays in evaluation mode treats each row by itself.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return any(layer.training or layer.running_mean is None for layer in layers)

@@ -69,6 +69,7 @@ class Engine(_Part):
 
     fused: int = Field(1, ge=1, lt=2**31)
     inactive: str = ""
+    weights: dict[str, str] = {}
     steps: int = Field(ge=0, lt=2**63)
     steps_per_epoch: int = Field(ge=0, lt=2**63)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from invbench.core.backbone import couples_rows
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, Problem
 from invbench.core.method import State
@@ -86,7 +86,7 @@ def _couples_rows(config: RunConfig) -> bool:
         return False
     with torch.random.fork_rng(devices=()):
         network = config.backbone.build(load_problem(config))
-    return any(isinstance(module, _BatchNorm | _DropoutNd) for module in network.modules())
+    return couples_rows(network) or any(isinstance(module, _DropoutNd) for module in network.modules())
 
 
 def load(config: RunConfig, dtype: torch.dtype = torch.float32) -> Problem:

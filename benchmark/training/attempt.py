@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from invbench.core.backbone import first_weights
 from invbench.core.data import Problem
 from invbench.errors import Interrupted, RunFailed
 from invbench.evaluation.invariance import affordable_examples, measure, transformations
@@ -152,6 +153,7 @@ class Attempt:
     ) -> Record:
         """Write the record of this attempt."""
         training = self.training
+        weights = first_weights(training.model)
         best = best_validation(training.rows, training.problem.task, metrics) if status == "done" else None
         record = Record(
             run_id=self.config.spec.run_id,
@@ -170,6 +172,7 @@ class Attempt:
                 "steps_per_epoch": training.sampler.steps_per_epoch,
                 "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
                 "condensed": training.examples is not training.problem.splits["train"],
+                **({"weights": weights} if weights else {}),
                 **({"fused": fused} if fused else {}),
                 **({"inactive": inactive} if inactive else {}),
             },
@@ -186,8 +189,13 @@ class Attempt:
 def build_training(
     config: RunConfig, problem: Problem, folder: RunFolder, device: torch.device, origin: str, options: Options
 ) -> TrainingLoop:
-    """Build the training of a run on a device, at its beginning; for `origin` see `TrainingLoop`."""
+    """Build the training of a run on a device, at its beginning; for `origin` see `TrainingLoop`.
+
+    A checkpoint of other first weights is not taken up either.
+    """
     model = model_on(device, config, problem)
+    if weights := first_weights(model):
+        origin = f"{origin}-{weights['sha256']}"
     loggers = Loggers(options.loggers, folder, config.spec)
     data = problem_on(device, config, problem)
     return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from invbench.core.backbone import FeaturesAndHead
+from invbench.core.backbone import FeaturesAndHead, couples_rows
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, PairedTargets
 from invbench.core.hooks import CriticFn
@@ -318,7 +317,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
     Raises:
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
     """
-    coupled = any(isinstance(module, _BatchNorm) for module in model.modules())
+    coupled = couples_rows(model)
     if method.transforms_features:
         head_of(model)
         if trainer.strategy in ("loop", "vmap"):

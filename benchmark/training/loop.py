@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.learned import learned_parameters
+from invbench.core.backbone import features_rates
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
@@ -90,7 +91,7 @@ class TrainingLoop:
         self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.learned = learned_parameters(model)
         rates = {name: part.learning_rate for name, part in self.learned.items()}
-        self.optimizer = Optimizer.of(trainer, self.parameters, rates)
+        self.optimizer = Optimizer.of(trainer, self.parameters, rates, features_rates(model))
         if trainer.compile:
             model.compile()
 

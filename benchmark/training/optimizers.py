@@ -27,32 +27,41 @@ class Optimizer:
     Args:
         trainer: the settings of the run.
         decays: weight decay of every parameter by name.
-        factors: multiples of the learning rate for parameters that are no weights; they have neither decay nor l1.
+        factors: multiples of the learning rate, by name, of parameters that do not have the trainer's.
+        learned: names of the parameters that are no weights; they have neither decay nor l1.
     """
 
     trainer: TrainerConfig
     decays: Mapping[str, float | Tensor]
-    factors: Mapping[str, float | Tensor]
+    factors: Mapping[str, float]
+    learned: frozenset[str] = frozenset()
 
     @classmethod
     def of(
-        cls, trainer: TrainerConfig, names: Iterable[str], learned: Mapping[str, float | None] | None = None
+        cls,
+        trainer: TrainerConfig,
+        names: Iterable[str],
+        learned: Mapping[str, float | None] | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> "Optimizer":
         """Make the optimiser of these settings. Raises UserError where a pattern of `weight_decay_of` matches no name.
 
         Args:
             names: of all parameters.
             learned: those of them that are no weights, with their learning rates; None is the trainer's.
+            factors: multiples of the learning rate of weights.
         """
         names = list(names)
         for pattern in trainer.weight_decay_of:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise UserError(f"trainer.weight_decay_of: no parameter matches '{pattern}'; names: {', '.join(names)}")
         learned = learned or {}
+        rates = {name: 1.0 if rate is None else rate / trainer.learning_rate for name, rate in learned.items()}
         return cls(
             trainer,
             {name: 0.0 if name in learned else _decay_of(name, trainer) for name in names},
-            {name: 1.0 if rate is None else rate / trainer.learning_rate for name, rate in learned.items()},
+            {**(factors or {}), **rates},
+            frozenset(learned),
         )
 
     def initial_state(self, parameters: Mapping[str, Tensor]) -> OptimizerState:
@@ -82,7 +91,7 @@ class Optimizer:
         for name, theta in parameters.items():
             decay = self.decays[name]
             gradient = gradients[name]
-            if not is_zero(self.trainer.l1) and name not in self.factors:
+            if not is_zero(self.trainer.l1) and name not in self.learned:
                 gradient = gradient + self.trainer.l1 * theta.sign()
             coupled = self.trainer.weight_decay_order == "before"
             if coupled and not is_zero(decay):

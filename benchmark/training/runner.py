@@ -9,6 +9,7 @@ import torch
 
 from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
+from invbench.datafiles.checksums import is_regular, sha256
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.commands import parse_seeds
 from invbench.runs.folder import RunFolder
@@ -227,7 +228,8 @@ def _opened(config: RunConfig, options: Options) -> Iterator[Record | Attempt]:
             record = None
         problem = None
         try:
-            if record is not None and record.status == "done" and record.code["sources"] == code["sources"]:
+            done = record is not None and record.status == "done" and record.code["sources"] == code["sources"]
+            if record is not None and done and not _other_weights(config, record):
                 problem = _other_data(config, record)
                 if problem is None:
                     if not options.quiet:
@@ -268,3 +270,12 @@ def _other_data(config: RunConfig, record: Record) -> Problem | None:
         return None
     problem = load_problem(config)
     return None if problem.fingerprint == record.data["fingerprint"] else problem
+
+
+def _other_weights(config: RunConfig, record: Record) -> bool:
+    """Tell whether the file of the network's first weights is here, and another than that of the record."""
+    path = config.backbone.weights_file() if config.backbone else None
+    if path is None or not is_regular(path):
+        return False
+    known: str | None = record.engine.get("weights", {}).get("sha256")
+    return sha256(path) != known

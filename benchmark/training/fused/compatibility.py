@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
+from invbench.core.backbone import couples_rows
 from invbench.core.image_file import ImageFile
 from invbench.errors import CannotFuse
 from invbench.pytree import flatten
@@ -30,8 +29,9 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("the model learns numbers besides its weights")
     if first.config.method.transforms_features and first.config.method.needs_each_gradient:
         raise CannotFuse("representations are changed by the examples of all environments")
-    coupled = any(isinstance(module, _BatchNorm) for module in first.model.modules())
-    if coupled and first.config.method.needs_each_gradient:
+    if not all(parameter.requires_grad for parameter in first.model.parameters()):
+        raise CannotFuse("a part of the network is not trained, and may be another in each of them")
+    if couples_rows(first.model) and first.config.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
     if any(_sizes(training) != _sizes(first) for training in trainings):
         raise CannotFuse("their data or networks have different sizes")
