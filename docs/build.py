@@ -40,6 +40,7 @@ CONTENTS = {
         "docs/own-data",
         "docs/use",
         "docs/ideas",
+        "docs/pretrained",
         "docs/examples/index",
         "docs/clusters",
         "docs/gpu",

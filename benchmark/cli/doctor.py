@@ -7,7 +7,14 @@ from pathlib import Path
 from invbench.cli.output import echo
 from invbench.errors import brief
 
-EXTRAS = {"ray": "ray", "slurm": "submitit", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+EXTRAS = {
+    "timm": "timm",
+    "ray": "ray",
+    "slurm": "submitit",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 
 
 def doctor() -> None:

@@ -19,6 +19,7 @@ PACKAGES = (
     "invbench",
     "torch",
     "torchvision",
+    "timm",
     "e2cnn",
     "numpy",
     "scipy",
