@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.core.backbone import Backbone, FeaturesAndHead
 from invbench.core.data import Pixels, Problem
-from invbench.core.settings import setting
+from invbench.core.settings import Choice, setting
 from invbench.core.third_party import one_line
 from invbench.datafiles.checksums import is_regular, sha256
 from invbench.datafiles.paths import why_impossible
@@ -49,7 +49,13 @@ class PretrainedBackbone(Backbone):
     weights: str = setting("none", "first weights: none (drawn), default (the published ones), or the path of a file")
     freeze: bool = setting(False, "do not train the body, and keep it in evaluation mode")
     freeze_batch_norm: bool = setting(False, "keep batch normalisation of the body in evaluation mode")
-    dropout: float = setting(0.0, "probability of dropping a feature in training, ahead of the head", ge=0, lt=1)
+    dropout: float = setting(
+        0.0,
+        "probability of dropping a feature in training, ahead of the head; search range of DomainBed",
+        ge=0,
+        lt=1,
+        search=Choice((0.0, 0.1, 0.5)),
+    )
     body_learning_rate: float = setting(1.0, "multiple of the learning rate for the body", gt=0)
     image_size: int | None = setting(
         None,
@@ -207,18 +213,27 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], model: str, fi
     # Older files do not count batches, which nothing here reads.
     missing = [name for name in expected if name not in state and not name.endswith(".num_batches_tracked")]
     unknown = [name for name in state if name not in expected]
-    other = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    other = [name for name in expected if name in state and _form(state[name]) != _form(expected[name])]
     if missing:
         wrong = f"lacks {missing[0]}, the first of {len(missing)} tensors"
     elif unknown:
         wrong = f"has {brief(unknown[0])}, the first of {len(unknown)} tensors that the model does not have"
     elif other:
-        shapes = f"{tuple(state[other[0]].shape)}, not {tuple(expected[other[0]].shape)}"
-        wrong = f"has {other[0]} of shape {shapes}, the first of {len(other)} tensors that differ"
+        forms = f"{_form(state[other[0]])}, not {_form(expected[other[0]])}"
+        wrong = f"has {other[0]} as {forms}, the first of {len(other)} tensors that differ"
+    elif infinite := [name for name in expected if name in state and not torch.isfinite(state[name]).all()]:
+        wrong = f"has numbers that are not finite in {infinite[0]}, the first of {len(infinite)} tensors"
     else:
         network.load_state_dict({name: state.get(name, value) for name, value in expected.items()})
         return
     raise UserError(f"{file} does not fit backbone.model {model} at this image size: it {wrong}; give its own weights")
+
+
+def _form(tensor: Tensor) -> str:
+    """Describe what must be equal of two tensors so that one can take the numbers of the other."""
+    kind = "real numbers" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return f"{tuple(tensor.shape)} of {'' if plain else 'packed or absent '}{kind}"
 
 
 def read_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
@@ -237,7 +252,7 @@ def read_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # what a damaged file makes a reader raise is not known
-        raise UserError(f"{file} cannot be read as weights ({one_line(error)}); save them by torch.save") from None
+        raise UserError(f"{file} cannot be read as weights ({one_line(error)}); save them again") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds no table of tensors by name; save model.state_dict() there")
     return state

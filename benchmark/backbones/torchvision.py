@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from invbench.backbones._pretrained import Preparation, PretrainedBackbone, load_weights, read_weights
 from invbench.core.data import Pixels
@@ -62,6 +63,7 @@ class Torchvision(PretrainedBackbone):
     def network(self, shape: tuple[int, int], file: Path | None) -> nn.Module:
         network: nn.Module = workarounds.torchvision().models.get_model(self.model, **self._arguments(shape))
         head = _without_head(network)
+        _make_mappable(network)
         if file is not None:
             state = {_present_name(name): value for name, value in read_weights(file, network).items()}
             body = {name: value for name, value in state.items() if not name.startswith((f"{head}.", *AUXILIARY))}
@@ -89,6 +91,27 @@ def _without_head(network: nn.Module) -> str:
     path, _, last = name.rpartition(".")
     setattr(network.get_submodule(path), last, nn.Identity())
     return name
+
+
+def _make_mappable(network: nn.Module) -> None:
+    """Replace stochastic depth by an equal layer that `torch.func.vmap` can map; torchvision's draws in place."""
+    kind = workarounds.torchvision().ops.StochasticDepth
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, kind):
+                setattr(parent, name, StochasticDepth(module.p))
+
+
+class StochasticDepth(nn.Module):
+    """Drop each row with probability p in training, and divide the others by 1 - p: torchvision's of mode `row`."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = torch.ones_like(x.flatten(1)[:, 0]).reshape(-1, *[1] * (x.ndim - 1))
+        return x * F.dropout(ones, self.p, self.training)
 
 
 def _present_name(name: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import invbench
+from invbench.backbones._pretrained import load_weights, read_weights
 from invbench.core.backbone import couples_rows, features_rates
 from invbench.core.data import Pixels, Problem, Split
 from invbench.core.registry import BACKBONES
@@ -154,6 +155,25 @@ def test_dropout_and_frozen_batch_norm_are_domainbeds() -> None:
     assert couples_rows(built("torchvision", problem))
 
 
+def test_stochastic_depth_is_torchvisions_and_can_be_mapped(tmp_path: Path) -> None:
+    """Whole rows are dropped, as often; the others are divided by the probability of staying."""
+    ops = workarounds.torchvision().ops
+    layer = built("torchvision", images(), model="convnext_tiny").features.network.features[7][2].stochastic_depth  # type: ignore[index, union-attr]
+    assert layer.p == workarounds.torchvision().models.get_model("convnext_tiny").features[7][2].stochastic_depth.p
+    layer.p = 0.25
+    x = torch.rand(2000, 3, 2, 2) + 1
+    for each in (layer, ops.StochasticDepth(0.25, "row")):
+        ratio = (each.train()(x) / x).flatten(1)
+        assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
+        assert torch.allclose(ratio[ratio > 0], torch.tensor(1 / 0.75))
+        assert abs((ratio[:, 0] == 0).float().mean() - 0.25) < 0.05
+        assert torch.equal(each.eval()(x), x)
+    config = cell("and_mask", "colored_digits", backbone__model="convnext_tiny", backbone__image_size=64)
+    training = training_of(config, tmp_path)
+    assert training.objective.strategy == "vmap"
+    training.step(training.next_batch())
+
+
 def test_a_frozen_body_stays_as_it_is(tmp_path: Path) -> None:
     settings = {"backbone.name": "torchvision", "backbone.freeze": True, "trainer.epochs": None, "trainer.steps": 2}
     record = invbench.run("erm", "digits", settings=settings, out=tmp_path)
@@ -251,7 +271,11 @@ def without_first(state: dict[str, Tensor]) -> Any:
     [
         (without_first, "lacks layer1.0.conv1.weight, the first of 1 tensors"),
         (lambda state: state | {"more.weight": torch.ones(1)}, "has more.weight, the first of 1 tensors that the"),
-        (lambda state: state | {"conv1.weight": torch.ones(64, 1, 7, 7)}, r"has conv1.weight of shape \(64, 1, 7, 7"),
+        (lambda state: state | {"conv1.weight": torch.ones(64, 1, 7, 7)}, r"has conv1.weight as \(64, 1, 7, 7\) of"),
+        (lambda state: state | {"conv1.weight": state["conv1.weight"].int()}, "as .* of int32, not .* of real numbers"),
+        (lambda state: state | {"bn1.weight": state["bn1.weight"] / 0}, "are not finite in bn1.weight, the first of 1"),
+        (lambda state: state | {"bn1.weight": state["bn1.weight"].to("meta")}, "packed or absent real numbers"),
+        (lambda state: state | {"bn1.weight": state["bn1.weight"].to_sparse()}, "packed or absent real numbers"),
         (lambda state: {"state_dict": state}, "holds no table of tensors by name"),
         (lambda state: list(state.values()), "holds no table of tensors by name"),
         (lambda state: state | {"fc.weight": torch.ones(60_000_000)}, "MiB, more than the"),
@@ -269,13 +293,28 @@ def test_files_that_do_not_fit(
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_damaged_files(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"weights{suffix}"
-    for content in (b"", b"PK\x03\x04", b"\x80\x02}", b"\xff" * 100):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read as weights"):
-            built("torchvision", images(), weights=str(path))
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_files(kind: str, tmp_path: Path) -> None:
+    """One that is cut, or has another byte, is refused in one line or read as what it says; nothing warns."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+    if kind == "safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    load_weights(network, read_weights(path, network), "conv", path)
+    refused = 0
+    for position in range(0, len(content), len(content) // 40):
+        flipped = content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        for damaged in (content[:position], flipped):
+            path.write_bytes(damaged)
+            try:
+                load_weights(network, read_weights(path, network), "conv", path)
+            except UserError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused >= 40, "all that were cut"
 
 
 def test_a_run_keeps_the_sum_of_its_weights_and_is_made_anew_when_they_change(
