@@ -94,12 +94,24 @@ def _without_head(network: nn.Module) -> str:
 
 
 def _make_mappable(network: nn.Module) -> None:
-    """Replace stochastic depth by an equal layer that `torch.func.vmap` can map; torchvision's draws in place."""
-    kind = workarounds.torchvision().ops.StochasticDepth
+    """Replace layers by equal ones that `torch.func.vmap` can map: torchvision's stochastic depth draws in place.
+
+    Pooling to one pixel sets strides where channels come last, which is mapped one by one, with a warning.
+    """
+    stochastic_depth = workarounds.torchvision().ops.StochasticDepth
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, kind):
+            if isinstance(module, stochastic_depth):
                 setattr(parent, name, StochasticDepth(module.p))
+            elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+                setattr(parent, name, GlobalMean())
+
+
+class GlobalMean(nn.Module):
+    """Mean over the map: (N, C, H, W) -> (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1), keepdim=True)
 
 
 class StochasticDepth(nn.Module):

@@ -139,14 +139,14 @@ def test_dropout_and_frozen_batch_norm_are_domainbeds() -> None:
     """Its ResNet: dropout of the features, and batch norm in evaluation mode in training, its weights trained."""
     problem = images()
     x = problem.splits["train"].x
-    model = built("torchvision", problem, dropout=0.3, freeze_batch_norm=True).train()
-    body = model.features[0]  # type: ignore[index]
+    model: Any = built("torchvision", problem, dropout=0.3, freeze_batch_norm=True).train()
+    body: Any = model.features[0]
     before = {name: value.clone() for name, value in body.named_buffers()}
     torch.manual_seed(1)
     out = model(x)
     torch.manual_seed(1)
     assert torch.equal(out.representation, F.dropout(body(x), 0.3))
-    assert torch.equal(out.prediction, model.head(out.representation))  # type: ignore[operator]
+    assert torch.equal(out.prediction, model.head(out.representation))
     assert torch.allclose(body(x), answer(body.eval(), x))
     assert all(torch.equal(value, before[name]) for name, value in body.named_buffers())
     out.prediction.sum().backward()
@@ -158,7 +158,8 @@ def test_dropout_and_frozen_batch_norm_are_domainbeds() -> None:
 def test_stochastic_depth_is_torchvisions_and_can_be_mapped(tmp_path: Path) -> None:
     """Whole rows are dropped, as often; the others are divided by the probability of staying."""
     ops = workarounds.torchvision().ops
-    layer = built("torchvision", images(), model="convnext_tiny").features.network.features[7][2].stochastic_depth  # type: ignore[index, union-attr]
+    model: Any = built("torchvision", images(), model="convnext_tiny")
+    layer = model.features.network.features[7][2].stochastic_depth
     assert layer.p == workarounds.torchvision().models.get_model("convnext_tiny").features[7][2].stochastic_depth.p
     layer.p = 0.25
     x = torch.rand(2000, 3, 2, 2) + 1
@@ -166,7 +167,7 @@ def test_stochastic_depth_is_torchvisions_and_can_be_mapped(tmp_path: Path) -> N
         ratio = (each.train()(x) / x).flatten(1)
         assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
         assert torch.allclose(ratio[ratio > 0], torch.tensor(1 / 0.75))
-        assert abs((ratio[:, 0] == 0).float().mean() - 0.25) < 0.05
+        assert abs((ratio[:, 0] == 0).float().mean() - 0.25) < 0.05, each
         assert torch.equal(each.eval()(x), x)
     config = cell("and_mask", "colored_digits", backbone__model="convnext_tiny", backbone__image_size=64)
     training = training_of(config, tmp_path)
@@ -198,8 +199,8 @@ def training_of(config: RunConfig, path: Path) -> TrainingLoop:
 
 def test_the_body_learns_at_its_own_rate(tmp_path: Path) -> None:
     """A step of gradient descent with decay and l1: rate times gradient for the head, a tenth of it for the body."""
-    numbers = {"trainer__learning_rate": 0.5, "trainer__weight_decay": 0.01, "trainer__l1": 0.001}
-    kind = {"trainer__optimizer": "sgd", "trainer__dtype": "float64"}
+    numbers: dict[str, Any] = {"trainer__learning_rate": 0.5, "trainer__weight_decay": 0.01, "trainer__l1": 0.001}
+    kind: dict[str, Any] = {"trainer__optimizer": "sgd", "trainer__dtype": "float64"}
     training = training_of(cell("erm", "digits", backbone__body_learning_rate=0.1, **numbers, **kind), tmp_path)
     before = {name: value.detach().clone() for name, value in training.parameters.items()}
     training.step(training.next_batch())
@@ -213,7 +214,8 @@ def test_the_body_learns_at_its_own_rate(tmp_path: Path) -> None:
 
 
 def test_runs_together_keep_the_rates_and_refuse_frozen_bodies(tmp_path: Path) -> None:
-    settings = {"backbone__freeze_batch_norm": True, "trainer__optimizer": "sgd", "trainer__dtype": "float64"}
+    settings: dict[str, Any] = {"backbone__freeze_batch_norm": True, "trainer__optimizer": "sgd"}
+    settings |= {"trainer__dtype": "float64"}
     configs = [cell("erm", "digits", seed, backbone__body_learning_rate=0.1, **settings) for seed in (0, 1)]
     together = FusedTraining([training_of(config, tmp_path) for config in configs])
     together.step()
@@ -232,8 +234,10 @@ def test_with_frozen_batch_norm_all_strategies_agree(tmp_path: Path) -> None:
     steps = []
     for strategy in ("joint", "loop", "vmap"):
         config = cell("and_mask", "colored_digits", backbone__freeze_batch_norm=True, trainer__strategy=strategy)
-        assert training_of(config, tmp_path).objective.strategy == strategy
-        objective, parameters, batch, state = objective_of(config, strategy)  # type: ignore[arg-type]
+        training = training_of(config, tmp_path)
+        assert training.objective.strategy == strategy
+        training.step(training.next_batch())
+        objective, parameters, batch, state = objective_of(config, strategy)
         assert len(batch.env) > 1
         steps.append(objective.step(parameters, batch, state).gradients)
     for step in steps[1:]:
@@ -376,7 +380,7 @@ def test_old_names_in_densenets(tmp_path: Path) -> None:
     model = built("torchvision", images(), model="densenet121", weights=str(tmp_path / "old.pth"), image_size=32)
     network.set_submodule("classifier", nn.Identity())
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(answer(model.features.network.eval(), x), answer(network, x))  # type: ignore[operator, union-attr]
+    assert torch.equal(answer(model.features.network.eval(), x), answer(network, x))  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -398,11 +402,12 @@ def test_other_models_keep_the_contract(backbone: str, model: str) -> None:
 def test_features_of_timm(model: str, tmp_path: Path) -> None:
     import timm
 
-    network, path, problem = timm.create_model(model).eval(), tmp_path / "weights.safetensors", images()
+    network: Any = timm.create_model(model).eval()
+    path, problem = tmp_path / "weights.safetensors", images()
     save_file(network.state_dict(), path)
     features = representation(built("timm", problem, model=model, weights=str(path)), problem.splits["train"].x)
     network.reset_classifier(0)
-    expected = timm.data.resolve_model_data_config(network)
+    expected = network.default_cfg
     pixels = PIXELS.restored(problem.splits["train"].x)
     pixels = F.interpolate(pixels, expected["input_size"][1:], mode="bilinear", antialias=True)
     mean, deviation = (torch.tensor(expected[name])[:, None, None] for name in ("mean", "std"))
@@ -426,7 +431,8 @@ def test_published_weights_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    network, problem = timm.create_model("test_resnet").eval(), images()
+    network: Any = timm.create_model("test_resnet").eval()
+    problem = images()
     save_file(network.state_dict(), folder / "model.safetensors")
     model = built("timm", problem, **settings)
     network.reset_classifier(0)
