@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from invbench.core.backbone import couples_rows
 from invbench.core.image_file import ImageFile
 from invbench.errors import CannotFuse
@@ -29,12 +31,18 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("the model learns numbers besides its weights")
     if first.config.method.transforms_features and first.config.method.needs_each_gradient:
         raise CannotFuse("representations are changed by the examples of all environments")
-    if not all(parameter.requires_grad for parameter in first.model.parameters()):
-        raise CannotFuse("a part of the network is not trained, and may be another in each of them")
     if couples_rows(first.model) and first.config.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
     if any(_sizes(training) != _sizes(first) for training in trainings):
         raise CannotFuse("their data or networks have different sizes")
+    if not all(_same_untrained(training, first) for training in trainings):
+        raise CannotFuse("the parts of their networks that are not trained differ")
+
+
+def _same_untrained(training: TrainingLoop, other: TrainingLoop) -> bool:
+    """Tell whether the parameters that are not trained are equal: those of one run are used for all."""
+    pairs = zip(training.model.parameters(), other.model.parameters(), strict=True)
+    return all(torch.equal(one, two) for one, two in pairs if not (one.requires_grad and two.requires_grad))
 
 
 def _sizes(training: TrainingLoop) -> Any:
