@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invbench.backbones._pretrained import weights_of
 from invbench.console import OnProgress
+from invbench.core.backbone import first_weights
 from invbench.core.data import AS_THEY_ARE, Problem
 from invbench.core.image_file import ImageFile
 from invbench.core.method import as_outputs
@@ -67,7 +67,8 @@ def embed(
                 done += len(part)
                 on_progress(done)
             splits[name] = replace(problem.splits[name], x=torch.cat(parts), digests=None)
-    source = {"dataset": dataset, "network": backbone, **weights_of(config.backbone)}
+    of_weights = {f"weights_{name}": value for name, value in first_weights(model).items()}
+    source = {"dataset": dataset, "network": backbone, **of_weights}
     embedded = replace(problem, splits=splits, kind="vector", pixels=AS_THEY_ARE, augment=None, law=None, source=source)
     embedded.save(out)
     return embedded
