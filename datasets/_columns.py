@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
-from invbench.datasets._tables import index_columns
+from invbench.datasets._tables import MAX_VALUES, index_columns
 
 Holds = Literal["integer", "real", "boolean", "category", "date", "other"]
 Value = str | int | float | bool
@@ -140,6 +140,8 @@ class Columns:
             self.file.seek(0)
             # Dictionaries stay as they are in the file; a few bytes of it may stand for any number of long texts.
             table = parquet.ParquetFile(self.file, read_dictionary=texts)
+            if table.metadata.num_rows * len(names) > MAX_VALUES:
+                raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
             yield from table.iter_batches(BATCH, columns=names, use_pandas_metadata=False)
         else:
             types = csv.ConvertOptions(

@@ -78,6 +78,7 @@ class Table(Dataset):
     }
     required_setting: ClassVar[str] = "dataset.path"
     licence: ClassVar[str] = "that of your table"
+    citation: ClassVar[str] = "whoever made your table"
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 8}
 
     path: str = setting(..., "of a .csv or .parquet file; required")
@@ -140,11 +141,14 @@ class Table(Dataset):
             features = self._features(table.names())
             roles = {name: MAX_LABELS for names in self._roles().values() for name in names}
             count, columns = table.described(dict.fromkeys(features, MAX_CATEGORIES) | roles)
+            if not count:
+                raise UserError(f"the table {path} has no rows")
             encoding = Encoding([columns[name] for name in features], self.missing)
             size = subset(self.examples, count, "dataset.examples")
-            if not 0 < size * (encoding.width + len(roles)) <= MAX_VALUES:
-                what = "no rows" if not size else f"more than {MAX_VALUES} values; ask for fewer by dataset.examples"
-                raise UserError(f"the table {path} has {what}")
+            if size * (encoding.width + len(roles)) > MAX_VALUES:
+                raise UserError(
+                    f"the table {path} has more than {MAX_VALUES} values; use fewer rows by dataset.examples"
+                )
             chosen = np.sort(choice.permutation(count)[:size]) if size < count else np.arange(count)
             described = {name: columns[name] for name in roles}
             self._check_roles(described)
@@ -175,7 +179,8 @@ class Table(Dataset):
         for setting_, patterns in (("features", self.features), ("exclude", self.exclude)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in others):
-                    what = f"column '{pattern}' has another role" if pattern in taken else f"no column is '{pattern}'"
+                    name = brief(pattern)
+                    what = f"column '{name}' has another role" if pattern in taken else f"no column is '{name}'"
                     raise UserError(f"dataset.{setting_}: {what}{did_you_mean(pattern, others)}")
         wanted = [name for name in others if _matches(name, self.features) or not (self.features or name[0] == "_")]
         features = [name for name in wanted if not _matches(name, self.exclude)]

@@ -316,7 +316,7 @@ def lists(frame: pd.DataFrame) -> pd.DataFrame:
             "column region holds categories, and others of dataset.nuisance real",
         ),
         (lambda f: f.rename(columns={"age": ""}), {}, "has a column without a name"),
-        (lambda f: f.head(0), {}, "has no rows|has no value in any row"),
+        (lambda f: f.head(0), {}, "the table .* has no rows"),
         (
             lambda f: f.head(1),
             {"missing": "zero", "features": ("age",)},
@@ -370,6 +370,19 @@ def test_what_a_csv_file_means(tmp_path: Path) -> None:
     problem = Table(path=str(path), target="y", split="part", missing="zero", standardise=False).load(SEED)
     assert problem.splits["train"].x.tolist() == [[1, 1, 0, 1, 1, 0], [2, 2.5, 1, 0, 0, 1]]
     assert problem.splits["test"].x.tolist() == [[0, 0, 0, 1, 0, 1]]
+
+
+def test_more_values_than_are_read(
+    frame: pd.DataFrame, load: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of parquet before anything is read; of csv, which has a byte for each, before room is made for them."""
+    for module in ("_columns", "table"):
+        monkeypatch.setattr(f"invbench.datasets.{module}.MAX_VALUES", 3 * COUNT - 1)
+    with pytest.raises(UserError, match="cannot be read: its 90 rows have more than 269 values"):
+        load(frame, features=("size", "age"))
+    with pytest.raises(UserError, match="has more than 269 values; use fewer rows by dataset.examples"):
+        load(frame, "csv", features=("size", "age"))
+    assert load(frame, "csv", features=("size", "age"), examples=80).facts["rows"] == COUNT
 
 
 def test_long_texts_that_a_dictionary_repeats_stay_short(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ BOMB = 20 * gzip.compress(bytes(2**26))
 
 def cases() -> list[Case]:
     """Return the cases of each kind of file."""
-    groups = (_tables(), _parquet(), _names_of_tables(), _figures(), _digits(), _batches(), _faces(), _molecules())
+    tables = (_tables(), _parquet(), _names_of_tables(), _any_tables())
+    groups = (*tables, _figures(), _digits(), _batches(), _faces(), _molecules())
     return [case for group in groups for case in group]
 
 
@@ -167,6 +168,43 @@ def _parquet() -> Iterator[Case]:
         yield _table(f"parquet of {names}", content, suffix="parquet", refused=True)
     for label, content in _mutations(_packed(_frame())):
         yield _table(f"parquet {label}", content, suffix="parquet")
+
+
+def _any_table(label: str, content: Content, *more: str, suffix: str = "csv", refused: bool = False) -> Case:
+    given = {"path": f"t.{suffix}", "target": "_label", "missing": "mean"}
+    sets = [f"--set=dataset.{name}={value}" for name, value in given.items()]
+    arguments = ["run", "-m", "erm", "-d", "table", *SHORT, "--set=trainer.batch_size=4", *sets, *more]
+    return Case(
+        f"any table {label}", arguments, lambda folder: _write(folder / f"t.{suffix}", content), refused=refused
+    )
+
+
+def _any_tables() -> Iterator[Case]:
+    texts = _frame(a=lambda frame: np.where(frame._mass > 0, "x", "y\n"), part=["train"] * 40 + ["test"] * 20)
+    for suffix, content in (("csv", texts.to_csv(index=False).encode()), ("parquet", _packed(texts))):
+        yield _any_table(f"{suffix} of texts", content, "--set=dataset.split=part", suffix=suffix)
+        for label, damage in _mutations(content):
+            yield _any_table(f"{suffix} {label}", damage, "--set=dataset.split=part", suffix=suffix)
+    bad = {
+        "empty": "", "nul": bytes(1000), "header only": "_label,a\n", "one line": "a" * 2**24,
+        "quote": '_label,a\n1,"' + "x\n" * 2**22,
+        "one row": "_label,a\n1,2\n", "infinite": "_label,a\n" + "1,inf\n0,1\n" * 9,
+        "not utf-8": b"_label,a\n1,\xff\n0,x\n",
+    }  # fmt: skip
+    for label, content in bad.items():
+        yield _any_table(label, content, refused=True)
+    nested = pa.table({"_label": [1, 0] * 30, "a": [[1.0, 2.0]] * 60, "b": [{"c": 1}] * 60, "d": [b"\xff"] * 60})
+    yield _any_table("nested", _packed(nested), suffix="parquet", refused=True)
+    yield _any_table(
+        "nested left out",
+        _packed(nested.append_column("e", [[0.5, 1.5] * 30])),
+        "--set=dataset.exclude=[a, b, d]",
+        suffix="parquet",
+    )
+    for pattern in ("[", "[a", "*" * 1000, "?" * 100, "", "\\"):
+        yield _any_table(
+            f"pattern {pattern[:9]}", texts.to_csv(index=False), f"--set=dataset.exclude={json.dumps([pattern])}"
+        )
 
 
 def _names_of_tables() -> Iterator[Case]:
