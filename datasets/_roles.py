@@ -101,11 +101,11 @@ def environments_of(labels: Labels, train: NDArray[np.int64]) -> tuple[Tensor, t
     return env, tuple(labels.names[int(number)] for number in order)
 
 
-def nuisance_of(columns: Sequence[Values]) -> Tensor | None:
-    """Return nuisances (N,) or (N, k): real numbers, or categories from 0."""
+def nuisance_of(columns: Sequence[Values], categories: bool) -> Tensor | None:
+    """Return nuisances (N,) or (N, k): real numbers, or categories from 0, also of whole numbers kept as real ones."""
     if not columns:
         return None
-    if any(is_real(one.column) for one in columns):
+    if not categories and any(is_real(one.column) for one in columns):
         stacked = floats(np.stack([one.numbers() for one in columns], 1))
     else:
         stacked = torch.from_numpy(np.stack([one.labels().numbers for one in columns], 1))

@@ -226,7 +226,12 @@ class Table(Dataset):
         if self.standardise:
             encoding.standardise(content.x, rows["train"])
         env, names = (None, ()) if environment is None else environments_of(environment, rows["train"])
-        whole = Split(torch.from_numpy(content.x), y, env, nuisance_of([values[name] for name in self._nuisances()]))
+        whole = Split(
+            torch.from_numpy(content.x),
+            y,
+            env,
+            nuisance_of([values[name] for name in self._nuisances()], categories=not self.nuisance),
+        )
         splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}
         variant: Literal["partial", "full"] = "partial" if partial else "full"
         return Problem(splits, task, "vector", variant, facts, classes, environment_names=names)

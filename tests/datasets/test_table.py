@@ -222,9 +222,11 @@ def test_many_whole_numbers_are_real_numbers(load: Callable[..., Problem]) -> No
 
 def test_nuisances(frame: pd.DataFrame, load: Callable[..., Problem]) -> None:
     """They are no features; of the columns size, age, soil (3 texts), organic (2), region (3) and harvest."""
-    numbers = frame.apply(lambda column: column if column.dtype == float else column.astype("category").cat.codes)
+    frame["age"] = (frame["age"] % 3).astype(float)
+    numbers = frame.apply(lambda column: column if column.name == "harvest" else column.astype("category").cat.codes)
     cases: list[tuple[dict[str, Any], Any, int]] = [
         ({"attribute": "region"}, numbers["region"], 8),
+        ({"attribute": "age"}, numbers["age"], 10),
         ({"attribute": "region", "nuisance": ("harvest",)}, frame["harvest"], 7),
         ({"nuisance": ("age", "harvest")}, frame[["age", "harvest"]], 9),
         ({"nuisance": ("organic", "region")}, numbers[["organic", "region"]], 6),
