@@ -23,7 +23,16 @@ WAITING = ("point_resnet.py",)
 DIFFERENCE, DIFFERENCE_OF = 1e-9, {"adareg": 1e-4}
 """Largest difference of parameters from the CPU's in float64. Layouts of convolutions differ, hence rounding does, and
 adareg's strengths, which its first steps raise by orders of magnitude, enlarge it."""
-ALIKE = ("and_mask_regression", "cifar10", "colored_mnist", "linear_unit_tests", "pivot", "rotmnist")
+ALIKE = (
+    "and_mask_regression",
+    "cifar10",
+    "colored_mnist",
+    "corrupted_digits",
+    "linear_unit_tests",
+    "penguins",
+    "pivot",
+    "rotmnist",
+)
 """Data of the same kinds as others."""
 CROPPED = (("erm", "cifar10"),)
 """Cells whose images are cropped and mirrored at random."""
