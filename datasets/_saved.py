@@ -40,4 +40,4 @@ class Saved(Dataset):
         }
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        return problem_file.load(self.path_of_file())
+        return Problem.load(self.path_of_file())

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invbench.core import problem_file
 from invbench.core.arrays import converted
 from invbench.core.arrays import floats as floats
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import AS_THEY_ARE as AS_THEY_ARE
 from invbench.core.pixels import Pixels as Pixels
 from invbench.core.settings import Settings, setting
-from invbench.core.task import Task
+from invbench.core.task import Regression, Task, described_task, task_of
 from invbench.datafiles.checksums import fingerprint
 from invbench.datafiles.release import Release, release
 from invbench.errors import UserError
@@ -26,6 +27,8 @@ from invbench.system.workarounds import warm_up_vector_math
 
 warm_up_vector_math()  # here, since nothing is computed from data before this module is imported
 
+WRITTEN = ("kind", "variant", "facts", "classes", "environment_names", "metric", "source")
+"""Fields of a problem that its file holds as JSON."""
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
 
@@ -249,16 +252,52 @@ class Problem:
         Raises:
             UserError: it has a task of one's own, a random change of inputs, or images in a file.
         """
-        from invbench.core import problem_file  # which needs this module
-
-        problem_file.save(self, Path(path))
+        if self.augment is not None or self.law is not None:
+            raise UserError("a problem with `augment` or `law` cannot be kept in a file; register a dataset instead")
+        if any(isinstance(split.x, ImageFile) for split in self.splits.values()):
+            raise UserError("these images stay in a file of their own; name their dataset instead of the problem")
+        described = {name: getattr(self, name) for name in WRITTEN} | {
+            "task": described_task(self.task),
+            "pixels": self.pixels,
+            "provides": self.provides,
+            "smallest_environment": _smallest_environment(self.splits["train"]),
+            "fingerprint": self.fingerprint,
+        }
+        tensors = {
+            f"{name}.{part}": value.cpu().contiguous()
+            for name, split in self.splits.items()
+            for part, value in split.tensors().items()
+        }
+        problem_file.write(Path(path), tensors, described)
 
     @staticmethod
     def load(path: str | Path) -> "Problem":
         """Read a problem that `save` has written. Raises UserError where the file is damaged or another one."""
-        from invbench.core import problem_file
+        tensors, described = problem_file.read(Path(path))
+        splits: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            split, _, part = name.rpartition(".")
+            splits.setdefault(split, {})[part] = value
+        try:
+            problem = Problem(
+                {name: Split(**parts) for name, parts in splits.items()},
+                task_of(described["task"]),
+                pixels=Pixels(*map(tuple, described["pixels"])),
+                **{name: _frozen(described[name]) for name in WRITTEN},
+            )
+            expected = described["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise problem_file.no_problem(Path(path), error) from None
+        if problem.fingerprint != expected:
+            raise UserError(f"{path} is damaged: its data are not those that it was written with; make it again")
+        return problem
 
-        return problem_file.load(Path(path))
+    @property
+    def provides(self) -> list[str]:
+        """What the data can offer to methods, in the words of `Dataset.provides`."""
+        task = "regression" if isinstance(self.task, Regression) else "classification"
+        nuisance = ["nuisance"] if self.splits["train"].nuisance is not None else []
+        return [self.kind, task, *(["environments"] if self.environments > 1 else []), *nuisance]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -422,6 +461,14 @@ class Dataset(Settings):
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:
         """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
+
+
+def _smallest_environment(train: Split) -> int:
+    return len(train) if train.env is None else int(torch.bincount(train.env).min())
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _without(split: Split, env: Tensor, number: int) -> Split:

@@ -2,12 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from invbench.errors import UserError
 
 Average = Literal["log_probabilities", "probabilities", "logits"]
 """Quantity that is averaged over copies of an input."""
@@ -179,3 +182,21 @@ class Regression(Task):
 
     def _errors(self, prediction: Tensor, y: Tensor) -> Tensor:
         return prediction.squeeze(-1) - (y - self.mean) / self.std
+
+
+TASKS = {task.__name__: task for task in (BinaryClassification, Classification, Regression)}
+
+
+def described_task(task: Task) -> list[Any]:
+    """Return the class and the settings of a task, for a file. Raises UserError for one that is not of invbench."""
+    known = TASKS.get(type(task).__name__)
+    if known is None or known is not type(task):
+        raise UserError(f"a task of class {type(task).__name__} cannot be kept in a file; register a dataset instead")
+    return [known.__name__, {field.name: getattr(task, field.name) for field in fields(known)}]
+
+
+def task_of(described: Sequence[Any]) -> Task:
+    """Return the task that `described_task` has described. Raises KeyError or TypeError where there is no such one."""
+    name, settings = described
+    task: Task = TASKS[name](**settings)
+    return task

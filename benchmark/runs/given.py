@@ -28,7 +28,7 @@ def named_dataset(dataset: str | Problem, settings: Mapping[str, Any] | None) ->
     if not is_regular(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            problem_file.save(dataset, path)
+            dataset.save(path)
         except OSError as error:
             raise UserError(f"the problem cannot be kept in {path.parent}: {error.strerror or error}") from None
     return DATASET, chosen | {SETTING: dataset.fingerprint}

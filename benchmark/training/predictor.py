@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from invbench.core.arrays import array_of, inputs_of
 from invbench.core.data import Kind, Problem, Split
-from invbench.core.problem_file import TASKS, described_task, provided_by
 from invbench.core.registry import METHODS, unmet
-from invbench.core.task import BinaryClassification, Classification, Regression, Task
+from invbench.core.task import BinaryClassification, Classification, Regression, Task, described_task, task_of
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
@@ -100,11 +99,10 @@ class Predictor:
                 described = json.loads(metadata["predictor"])
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
             config = without_data(RunSpec.model_validate(described["spec"]))
-            task, settings = described["task"]
             problem = _example(
                 tuple(described["input_shape"]),
                 described["environments"],
-                TASKS[task](**settings),
+                task_of(described["task"]),
                 described["kind"],
                 tuple(described["classes"]),
             )
@@ -171,7 +169,7 @@ def fit(
     split = ["train"] * (len(arrays["x"]) - 1) + ["test"]  # a problem needs a test split; nobody looks at its metrics
     problem = Problem.from_arrays(**arrays, split=split)
     for name in method.split("+"):
-        if missing := unmet(METHODS.traits(name.strip()), tuple(provided_by(problem))):
+        if missing := unmet(METHODS.traits(name.strip()), tuple(problem.provides)):
             raise UserError(f"method {name.strip()} needs {' and '.join(missing)}, which these arrays do not have")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.safetensors"
