@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.core import problem_file
@@ -314,13 +315,12 @@ class Problem:
     def fingerprint(self) -> str:
         """sha256 over every tensor's name, type, shape and bytes; the device does not matter.
 
-        Where a split has digests of its inputs, these stand for them.
+        Where a split has digests of what its inputs were made from, these and the standardisation stand for them.
         """
         return fingerprint(
-            (f"{split}.{name}", value.cpu().numpy())
+            (f"{split}.{name}", value)
             for split, part in sorted(self.splits.items())
-            for name, value in part.tensors().items()
-            if name != "x" or part.digests is None
+            for name, value in _hashed(part, self.pixels).items()
         )
 
     @property
@@ -461,6 +461,14 @@ class Dataset(Settings):
     @abstractmethod
     def load(self, seed: np.random.SeedSequence) -> Problem:
         """Make the problem on the CPU. All randomness comes from `seed`: equal seeds give equal tensors."""
+
+
+def _hashed(split: Split, pixels: Pixels) -> dict[str, NDArray[Any]]:
+    """Return the arrays that a fingerprint is taken of."""
+    arrays = {name: value.cpu().numpy() for name, value in split.tensors().items() if name != "x"}
+    if split.digests is not None:
+        return arrays | {"standardisation": np.array([*pixels.mean, *pixels.deviation])}
+    return {"x": split.inputs().cpu().numpy()} | arrays
 
 
 def _smallest_environment(train: Split) -> int:

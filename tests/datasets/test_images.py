@@ -184,6 +184,16 @@ def test_a_changed_picture_changes_the_fingerprint(tree: Path) -> None:
     assert load(tree).fingerprint != before
 
 
+def test_other_standardisation_is_other_data(tree: Path, tmp_path: Path) -> None:
+    """Runs of one process share splits of the same fingerprint on a device."""
+    here = {"dataset.root": str(tree), "trainer.epochs": 1, **SMALL}
+    first = invbench.run("erm", "images", settings=here | {"dataset.standardise": "none"}, out=tmp_path / "a")
+    invbench.run("erm", "images", settings=here, out=tmp_path / "b")
+    again = invbench.run("erm", "images", settings=here | {"dataset.standardise": "none"}, out=tmp_path / "c")
+    assert first.metrics == again.metrics
+    assert load(tree).fingerprint != load(tree, standardise="none").fingerprint
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
