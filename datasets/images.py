@@ -25,7 +25,8 @@ from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.datafiles.picture_cache import Pictures, decoded_pictures
 from invbench.datafiles.release import at_home
 from invbench.datasets._picture_lists import PictureList, class_folders, environment_names, from_folders, from_table
-from invbench.errors import UserError, did_you_mean
+from invbench.datasets._roles import SPLIT_NAME
+from invbench.errors import UserError, brief, did_you_mean
 
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MOST_IN_MEMORY = 1 << 26
@@ -48,7 +49,7 @@ class Images(Dataset):
     columns: dict[str, str] = setting(
         {}, "names of the table's columns, where they are not path, label, environment, attribute, nuisance, split"
     )
-    test_environments: tuple[str, ...] = setting((), "environments that are tested on and not trained on")
+    test_environments: tuple[str | int, ...] = setting((), "environments that are tested on and not trained on")
     test_share: float = setting(0.2, "of each environment, drawn for the test where no environment is", gt=0, lt=1)
     test_out_share: float = setting(
         0.0, "of each test environment, set apart as split test_out, for choosing settings there", ge=0, lt=1
@@ -134,19 +135,24 @@ class Images(Dataset):
         if listed.split is not None:
             if self.test_environments:
                 raise UserError("the table has a column split, so leave dataset.test_environments out")
-            return rows_by_name(listed.split.astype(str), kept)
+            names = listed.split.astype(str)
+            for name in np.unique(names):
+                if not SPLIT_NAME.fullmatch(name):
+                    raise UserError(f"the table's split {brief(str(name))!r} must be lower-case letters, digits and _")
+            return rows_by_name(names, kept)
         environment = np.zeros(len(kept), "U1") if listed.environment is None else listed.environment.astype(str)
         known = list(np.unique(environment[kept]))
-        for name in self.test_environments:
+        test_environments = list(map(str, self.test_environments))
+        for name in test_environments:
             if name not in known:
                 raise UserError(f"dataset.test_environments: no environment '{name}'{did_you_mean(name, known)}")
-        if set(known) <= set(self.test_environments):
+        if set(known) <= set(test_environments):
             raise UserError("dataset.test_environments names all environments, so none is left to train on")
-        tested = np.isin(environment, self.test_environments)
-        name_of_share = "test_out" if self.test_environments else "test"
-        share = self.test_out_share if self.test_environments else self.test_share
+        tested = np.isin(environment, test_environments)
+        name_of_share = "test_out" if test_environments else "test"
+        share = self.test_out_share if test_environments else self.test_share
         apart = np.zeros(len(kept), np.bool_)
-        for name in self.test_environments or known:
+        for name in test_environments or known:
             rows = rng.permutation(np.flatnonzero(kept & (environment == name)))
             apart[rows[: round(share * len(rows))]] = True
         groups = {"train": ~tested & ~apart, "test": tested & ~apart, name_of_share: apart}
