@@ -1,6 +1,7 @@
 """`bench ls` and `bench show`: what exists, and what can be set."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -294,16 +295,18 @@ def _runnable() -> dict[str, list[str]]:
 
 
 def _cells() -> None:
-    """Print methods by datasets, whose numbers are explained below: both fit into 80 columns."""
+    """Print methods by datasets, whose numbers stand above them and are explained below: both fit into 80 columns."""
     numbers = {dataset: str(number) for number, dataset in enumerate(DATASETS.entries(), 1)}
+    tens, units = (" ".join(number.rjust(2)[digit] for number in numbers.values()) for digit in (0, 1))
     rows = [
-        (method, " ".join(("×" if dataset in able else "·").rjust(2) for dataset in numbers))
+        (method, " ".join("×" if dataset in able else "·" for dataset in numbers))
         for method, able in _runnable().items()
     ]
-    _print("cells (× can be run)", ("method", " ".join(number.rjust(2) for number in numbers.values())), rows)
+    _print("cells (× can be run)", ("", tens), [("method", units), *rows])
     echo("datasets, and what they provide:")
     for dataset, number in numbers.items():
-        echo(f"  {number.rjust(2)} {dataset}: {', '.join(DATASETS.traits(dataset))}")
+        line = f"  {number.rjust(2)} {dataset}: {', '.join(DATASETS.traits(dataset))}"
+        echo(textwrap.fill(line, 80, subsequent_indent=" " * 5))
 
 
 def _settings(section: str, cls: "type[Settings]", title: str) -> None:

@@ -32,7 +32,7 @@ from invbench.datafiles.cache import cached_arrays
 from invbench.datafiles.checksums import digest, read
 from invbench.datafiles.npz import read_npz
 from invbench.datafiles.release import SourceFile
-from invbench.datasets import qm9, tabular_nuisance
+from invbench.datasets import _tables, qm9
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._idx import read_idx
 from invbench.datasets._matlab import read_matrix
@@ -645,7 +645,7 @@ def test_bins_that_no_row_reaches(tmp_path: Path) -> None:
 
 
 def test_a_parquet_table_of_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tabular_nuisance, "MAX_VALUES", 100)
+    monkeypatch.setattr(_tables, "MAX_VALUES", 100)
     with pytest.raises(UserError, match="its 60 rows have more than 100 values|has more than 800 bytes"):
         load(columns(tmp_path / "events.parquet", a=[1] * 60))
 

@@ -308,7 +308,7 @@ def test_the_size_is_that_of_the_tier_and_of_all_that_can_be() -> None:
     plan = sweep(cells=cells, tiers={"tiny": {"trials": 1}})
     for tier in ("full", "tiny"):
         each = [len(list(one.cells({}, plan.tiers.get(tier, Tier()), judged_by_none))) for one in plan.cells]
-        assert [one.size(plan.tiers.get(tier, Tier())) for one in plan.cells] == each
+        assert [one.size(plan.set, plan.tiers.get(tier, Tier())) for one in plan.cells] == each
 
 
 def judged_by_none(*_: object) -> Judge:
