@@ -56,22 +56,10 @@ def from_folders(root: Path) -> PictureList:
             f"{root} has no pictures as environment/class/picture.jpg; of another layout give dataset.table, a list"
         )
     labels, environments = zip(*names, strict=True)
+    for name in {*labels, *environments}:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"the folder {name!r} has a name that is no UTF-8, which records need; rename it")
     return PictureList(paths, np.array(labels), np.array(environments))
-
-
-def class_folders(root: Path) -> tuple[Path, ...]:
-    """List the folders whose time of change tells that pictures have come or gone; none where there is no root."""
-    if not root.is_dir():
-        return ()
-    environments = _folders(root)
-    return (root, *environments, *(folder for environment in environments for folder in _folders(environment)))
-
-
-def environment_names(root: Path) -> tuple[str, ...]:
-    """List the environments of a tree, without its pictures. Raises UserError where there is no root."""
-    if not root.is_dir():
-        raise UserError(f"dataset.root: there is no folder {root}{_near(root)}")
-    return tuple(environment.name for environment in _folders(root) if _folders(environment))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -109,16 +97,17 @@ def from_table(table: Path, root: Path, columns: Mapping[str, str]) -> PictureLi
     Raises:
         UserError: it cannot be read, has no such column, misses a value, or names a picture twice.
     """
-    frame = _frame(table)
+    frame = _frame(table, columns)
     names = {role: columns.get(role, role) for role in COLUMNS}
     for role, name in names.items():
         if name not in frame.columns and (role in ("path", "label") or role in columns):
             raise UserError(f"the table {table} has no column {name}{did_you_mean(name, map(str, frame.columns))}")
     values = {role: _column(table, frame, name) for role, name in names.items() if name in frame.columns}
     texts = pd.Series(values.pop("path").astype(str))
+    texts = pd.Series([os.path.normpath(root / text) for text in texts])  # one picture under two names
     if (twice := texts.duplicated()).any():
         raise UserError(f"the table {table} names the picture {brief(texts[twice].iloc[0])} twice")
-    return PictureList([root / text for text in texts], **values)
+    return PictureList([Path(text) for text in texts], **values)
 
 
 def _column(table: Path, frame: pd.DataFrame, name: str) -> NDArray[Any]:
@@ -131,7 +120,7 @@ def _column(table: Path, frame: pd.DataFrame, name: str) -> NDArray[Any]:
     return column.astype(str).to_numpy(dtype=np.str_)
 
 
-def _frame(table: Path) -> pd.DataFrame:
+def _frame(table: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if table.suffix not in TABLES:
         raise UserError(f"dataset.table is {table}; it must end in {', '.join(TABLES)}")
     if not is_regular(table):
@@ -140,10 +129,10 @@ def _frame(table: Path) -> pd.DataFrame:
         if table.suffix == ".parquet":
             frame = pd.read_parquet(table)
         elif table.suffix == ".csv":
-            frame = pd.read_csv(table, low_memory=False)
+            frame = pd.read_csv(table, low_memory=False, dtype={columns.get("path", "path"): str})
         else:
             frame = _from_json(json.loads(read(table)))
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"the table {table} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if frame.columns.has_duplicates:
         raise UserError(f"the table {table} has several columns named {frame.columns[frame.columns.duplicated()][0]}")

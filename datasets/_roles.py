@@ -1,6 +1,5 @@
 """Columns of a table that are no features: targets, environments, nuisances and the names of splits."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.core.arrays import numbered
+from invbench.core.arrays import SPLIT_NAME, numbered
 from invbench.core.data import floats
 from invbench.datasets._columns import Column
 from invbench.errors import UserError, brief, did_you_mean
@@ -17,8 +16,6 @@ from invbench.errors import UserError, brief, did_you_mean
 MAX_LABELS = 1000
 """Most classes, environments or groups."""
 MAX_SPLITS = 20
-SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
-"""Pattern of names of splits, which are part of metrics' names."""
 
 
 class Labels(NamedTuple):

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,4 +41,5 @@ class Saved(Dataset):
         }
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        return Problem.load(self.path_of_file())
+        problem = Problem.load(self.path_of_file())
+        return replace(problem, source={**problem.source, "identity": problem.identity()})

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
+from invbench.core.data import Problem
 from invbench.core.problem_file import path_in_cache
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
@@ -28,7 +31,7 @@ class Arrays(Saved):
     required_setting: ClassVar[str] = "dataset.fingerprint"
     licence: ClassVar[str] = "yours"
 
-    fingerprint: str = setting("", "sha256 of the data, as `Problem.fingerprint` returns it")
+    fingerprint: str = setting("", "sha256 of the data and of what they mean, `Problem.identity`")
 
     def path_of_file(self) -> Path:
         path = path_in_cache(self.fingerprint)
@@ -40,3 +43,11 @@ class Arrays(Saved):
                 "with the same problem again"
             )
         return path
+
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        path = self.path_of_file()
+        try:
+            return super().load(seed)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise UserError(f"{path} was damaged; call invbench.run with the same problem again") from None

@@ -24,9 +24,8 @@ from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.datafiles.picture_cache import Pictures, decoded_pictures
 from invbench.datafiles.release import at_home
-from invbench.datasets._picture_lists import PictureList, class_folders, environment_names, from_folders, from_table
-from invbench.datasets._roles import SPLIT_NAME
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.datasets._picture_lists import PictureList, from_folders, from_table
+from invbench.errors import UserError, did_you_mean
 
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MOST_IN_MEMORY = 1 << 26
@@ -67,13 +66,13 @@ class Images(Dataset):
         return tuple(what for what in self.provides if what != "nuisance" or has_nuisance)
 
     def files(self) -> tuple[Path, ...]:
-        if self.table is not None:
-            return (at_home(self.table),)
-        return () if self.root is None else class_folders(at_home(self.root))
+        try:
+            pictures = self._listed().paths
+        except UserError:  # `load` says why
+            return ()
+        return (*pictures, *([at_home(self.table)] if self.table is not None else []))
 
     def environment_choices(self) -> tuple[str, ...]:
-        if self.table is None and self.root is not None:
-            return environment_names(at_home(self.root))
         environment = self._listed().environment
         return () if environment is None else tuple(np.unique(environment).astype(str).tolist())
 
@@ -135,11 +134,7 @@ class Images(Dataset):
         if listed.split is not None:
             if self.test_environments:
                 raise UserError("the table has a column split, so leave dataset.test_environments out")
-            names = listed.split.astype(str)
-            for name in np.unique(names):
-                if not SPLIT_NAME.fullmatch(name):
-                    raise UserError(f"the table's split {brief(str(name))!r} must be lower-case letters, digits and _")
-            return rows_by_name(names, kept)
+            return rows_by_name(listed.split.astype(str), kept)
         environment = np.zeros(len(kept), "U1") if listed.environment is None else listed.environment.astype(str)
         known = list(np.unique(environment[kept]))
         test_environments = list(map(str, self.test_environments))
@@ -173,6 +168,8 @@ class Images(Dataset):
 
 def _task(labels: NDArray[Any], train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task, the targets (N,) and the names of the classes; a class may be missing in training."""
+    if labels.dtype.kind == "f":
+        raise UserError("the labels of pictures are classes: whole numbers or texts, not real numbers")
     names, codes = np.unique(labels, return_inverse=True)
     if len(np.unique(codes[train])) < 2:
         raise UserError(f"all training pictures are of the class {names[codes[train][0]]}; a task needs two or more")

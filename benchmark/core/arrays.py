@@ -1,9 +1,11 @@
 """Tensors of a problem from arrays: inputs, targets and, where there are some, environments, splits and nuisances."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +16,10 @@ from invbench.seeding import stream
 
 Array = NDArray[Any]
 ArrayKind = Literal["vector", "image"]
+LARGEST, FINEST = 1e30, 1e-5
+"""Most that a number may be, and the least range of a column's numbers in parts of the largest."""
+SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+"""Pattern of names of splits, which are part of metrics' names."""
 KINDS: Mapping[int, ArrayKind] = {2: "vector", 4: "image"}
 """Kinds of inputs by the number of axes of their array."""
 
@@ -36,9 +42,8 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
     """Convert what `Problem.from_arrays` is given. Raises UserError as it does."""
     inputs = inputs_of(x)
     count = len(inputs)
-    for name, values in (("y", y), ("environment", environment), ("split", split), ("nuisance", nuisance)):
-        if values is not None and len(values) != count:
-            raise UserError(f"x has {count} examples, but {name} has {len(values)} values")
+    columns = {"x": x, "y": y, "environment": environment, "split": split, "nuisance": nuisance}
+    check_lengths({name: values for name, values in columns.items() if values is not None or name == "y"})
     labels = None if environment is None else _column("environment", environment)
     rng = np.random.default_rng(stream(seed, "data", "test"))
     rows = drawn(count, labels, test_share, rng) if split is None else rows_by_name(_column("split", split))
@@ -56,15 +61,48 @@ def floats(array: Array) -> Tensor:
 
 def array_of(name: str, values: Any) -> Array:
     """Convert values to an array of numbers or texts, without missing ones."""
-    array: Array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype == object:
-        array = _texts(name, array)
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise UserError(f"{name} has masked values; remove those rows or fill them in")
+    try:
+        array: Array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if array.dtype == object:
+            array = _texts(name, array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be turned into an array: {' '.join(str(error).split())[:200]}") from None
     if array.dtype.kind not in "biufU":
         raise UserError(f"{name} has values of type {array.dtype}; give numbers or texts")
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
-        row = int(np.argwhere(~finite)[0, 0])
+        row = int(np.argwhere(~finite)[0, 0]) if array.ndim else 0
         raise UserError(f"{name} has a missing or infinite value in row {row}; remove the row or fill it in")
     return array
+
+
+def check_lengths(columns: Mapping[str, Any]) -> None:
+    """Raise UserError unless every column has as many values as x has examples."""
+    for name, values in columns.items():
+        try:
+            count = len(values)
+        except TypeError:
+            raise UserError(f"{name} is a {type(values).__name__}; give one value of each example") from None
+        if count != len(columns["x"]):
+            raise UserError(f"x has {len(columns['x'])} examples, but {name} has {count} values")
+
+
+def check_precision(name: str, array: Array) -> None:
+    """Raise UserError for a column of numbers (N, ...) that differ by too little, or are too large, for 32 bits."""
+    if array.dtype.kind not in "iuf" or not array.size:
+        return
+    columns = array.reshape(len(array), -1)
+    largest = np.maximum(np.abs(columns.max(0).astype(np.float64)), np.abs(columns.min(0).astype(np.float64)))
+    spread = columns.max(0).astype(np.float64) - columns.min(0).astype(np.float64)
+    where = f"column {{}} of {name}" if columns.shape[1] > 1 else name
+    if (large := largest > LARGEST).any():
+        raise UserError(f"{where.format(large.argmax())} has values beyond {LARGEST:g}; divide it by some number")
+    if (close := (spread > 0) & (spread < FINEST * largest)).any():
+        raise UserError(
+            f"{where.format(close.argmax())} has values near {largest[close.argmax()]:g} that differ by "
+            f"{spread[close.argmax()]:g} only, too little for 32-bit numbers; subtract their mean"
+        )
 
 
 def _column(name: str, values: Any) -> Array:
@@ -78,7 +116,7 @@ def _column(name: str, values: Any) -> Array:
 def _texts(name: str, array: Array) -> Array:
     """Convert objects to texts or numbers. Raises UserError for a missing value, and for a mixture."""
     for row, value in enumerate(array.ravel()):
-        if value is None or value != value:  # NaN differs from itself
+        if value is None or pd.isna(value):
             raise UserError(f"{name} has a missing value at position {row}; remove the row or fill it in")
     kinds = {type(value) for value in array.ravel()}
     if len(kinds) > 1:
@@ -95,14 +133,16 @@ def inputs_of(x: Any) -> Tensor:
         )
     if array.dtype.kind == "U":
         raise UserError(f"x has texts, such as {brief(str(array.ravel()[0]))!r}; encode them as numbers")
-    if not len(array):
-        raise UserError("x has no examples")
+    if not array.size:
+        raise UserError(f"x has no examples, or no numbers: its shape is {array.shape}")
+    check_precision("x", array)
     return floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else floats(array)
 
 
 def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task of targets (N,), the targets as the task takes them, and the names of the classes."""
     if y.dtype.kind == "f":
+        check_precision("y", y)
         return regression(y, train), floats(y), ()
     names, codes = np.unique(y, return_inverse=True)
     classes = tuple(map(str, names.tolist()))
@@ -165,6 +205,9 @@ def rows_by_name(names: Array, kept: NDArray[np.bool_] | None = None) -> dict[st
     """
     whole = np.ones(len(names), np.bool_) if kept is None else kept
     rows = {str(name): np.flatnonzero(whole & (names == name)) for name in np.unique(names[whole])}
+    for name in rows:
+        if not SPLIT_NAME.fullmatch(name) or name == "held_out":
+            raise UserError(f"split names {brief(name)!r}; use lower-case letters, digits and _, and not held_out")
     for name in ("train", "test"):
         if name not in rows:
             raise UserError(f"split names {', '.join(rows)}; it must name train and test")

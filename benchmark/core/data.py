@@ -1,5 +1,7 @@
 """The data side of the contract: splits, batches, problems, datasets (all plain tensors)."""
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,19 +259,27 @@ class Problem:
             raise UserError("a problem with `augment` or `law` cannot be kept in a file; register a dataset instead")
         if any(isinstance(split.x, ImageFile) for split in self.splits.values()):
             raise UserError("these images stay in a file of their own; name their dataset instead of the problem")
-        described = {name: getattr(self, name) for name in WRITTEN} | {
-            "task": described_task(self.task),
-            "pixels": self.pixels,
+        described = self.described() | {
             "provides": self.provides,
             "smallest_environment": _smallest_environment(self.splits["train"]),
-            "fingerprint": self.fingerprint,
+            "fingerprint": replace(self).fingerprint,  # of the tensors as they are now
         }
         tensors = {
-            f"{name}.{part}": value.cpu().contiguous()
+            f"{name}.{part}": value.detach().cpu().contiguous().clone()  # which may share memory with another
             for name, split in self.splits.items()
             for part, value in split.tensors().items()
         }
         problem_file.write(Path(path), tensors, described)
+
+    def described(self) -> dict[str, Any]:
+        """Return what tensors do not tell: task, kind, names and standardisation. Raises UserError as `save` does."""
+        described = {name: getattr(self, name) for name in WRITTEN}
+        return described | {"task": described_task(self.task), "pixels": self.pixels}
+
+    def identity(self) -> str:
+        """Return a sha256 of the tensors as they are now, and of what they mean. Raises UserError as `save` does."""
+        text = json.dumps([replace(self).fingerprint, self.described()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @staticmethod
     def load(path: str | Path) -> "Problem":
@@ -287,7 +297,7 @@ class Problem:
                 **{name: _frozen(described[name]) for name in WRITTEN},
             )
             expected = described["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise problem_file.no_problem(Path(path), error) from None
         if problem.fingerprint != expected:
             raise UserError(f"{path} is damaged: its data are not those that it was written with; make it again")
@@ -317,11 +327,13 @@ class Problem:
 
         Where a split has digests of what its inputs were made from, these and the standardisation stand for them.
         """
-        return fingerprint(
+        arrays = [
             (f"{split}.{name}", value)
             for split, part in sorted(self.splits.items())
             for name, value in _hashed(part, self.pixels).items()
-        )
+        ]
+        source = json.dumps(self.source, sort_keys=True).encode()
+        return fingerprint([*arrays, *([("source", np.frombuffer(source, np.uint8))] if self.source else [])])
 
     @property
     def provenance(self) -> dict[str, Any]:

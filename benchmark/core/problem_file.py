@@ -1,6 +1,8 @@
 """Files of problems: tensors in safetensors, with what they mean as JSON in the header."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,37 @@ from invbench.errors import UserError
 from invbench.files import replacing
 
 FORMAT = "invbench problem 1"
+ENTRIES: dict[str, type] = {
+    "kind": str,
+    "variant": str,
+    "facts": dict,
+    "classes": list,
+    "environment_names": list,
+    "metric": str,
+    "source": dict,
+    "task": list,
+    "pixels": list,
+    "provides": list,
+    "smallest_environment": int,
+    "fingerprint": str,
+}
+"""Entries of a description, with their types."""
 
 
 def write(path: Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
-    """Write tensors with their description, replacing a file that is there."""
-    with replacing(path) as temporary:
+    """Write tensors with their description, replacing a file that is there. Raises UserError where that fails."""
+    with named_errors(path), replacing(path) as temporary:
         save_file(tensors, temporary, {"format": FORMAT, "problem": json.dumps(described)})
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Raise UserError for what keeps a file of tensors from being written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise UserError(f"{path} cannot be written: {why}") from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -42,9 +69,17 @@ def header(path: Path) -> dict[str, Any]:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         described: dict[str, Any] = json.loads(metadata["problem"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        if not isinstance(described, dict) or missing(described):
+            raise ValueError(f"its description has no {missing(described)}")
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise no_problem(path, error) from None
     return described
+
+
+def missing(described: Any) -> str:
+    """Return the first entry that the description of a problem lacks, or has in another type; empty if it is whole."""
+    there = described if isinstance(described, dict) else {}
+    return next((name for name, kind in ENTRIES.items() if not isinstance(there.get(name), kind)), "")
 
 
 def no_problem(path: Path, error: Exception) -> UserError:

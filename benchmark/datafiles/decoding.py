@@ -10,6 +10,7 @@ import io
 import json
 import os
 import signal
+import stat
 import sys
 import warnings
 from pathlib import Path
@@ -62,18 +63,23 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 def decode_files(
     paths: list[str], size: int, channels: int
 ) -> tuple[NDArray[np.uint8], list[str], list[tuple[int, str]]]:
-    """Decode files. Returns pixels (N, channels, size, size), the sha256 of each, and which are damaged, and how."""
+    """Decode files. Returns pixels (N, channels, size, size), the sha256 of each, and which are damaged, and how.
+
+    Raises:
+        OSError: a file cannot be read, which may be otherwise later.
+    """
     pixels = np.zeros((len(paths), channels, size, size), np.uint8)
     sums, damaged = [], []
     for i, path in enumerate(paths):
         content = b""
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
+            if not stat.S_ISREG(Path(path).stat().st_mode):
+                raise ValueError("it is no regular file")
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
                 raise ValueError(f"its file has more than {MAX_BYTES} bytes")
-            content = Path(path).read_bytes()
             pixels[i] = decode(content, size, channels)
-        except OSError as error:
-            damaged.append((i, error.strerror or str(error)))
         except ValueError as error:
             damaged.append((i, str(error)))
         sums.append(hashlib.sha256(content).hexdigest())
@@ -88,7 +94,11 @@ def work(folder: Path, first: int, every: int) -> None:
     with (folder / PIXELS).open("r+b") as file:
         for number in pending["numbers"][first::every]:
             paths = pending["paths"][number * length : (number + 1) * length]
-            pixels, sums, damaged = decode_files(paths, size, channels)
+            try:
+                pixels, sums, damaged = decode_files(paths, size, channels)
+            except OSError as error:
+                _answer({"unreadable": f"{error.filename}: {error.strerror}"})
+                return
             try:
                 file.seek(number * length * channels * size * size)
                 file.write(pixels.data)

@@ -66,19 +66,31 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
     shape = (len(paths), channels, size, size)
     with _named_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).is_file():
+        pictures = _mapped(folder, shape)
+        if pictures is None:
             with FileLock(folder / "lock"):
-                if not (folder / MANIFEST).is_file():
+                pictures = _mapped(folder, shape)
+                if pictures is None:
                     _decode_all(folder, [str(path) for path in paths], shape)
-        return _mapped(folder, shape)
+                    pictures = _mapped(folder, shape)
+        if pictures is None:
+            raise UserError(f"{folder} was changed while pictures were decoded; the same command goes on")
+        return pictures
 
 
-def _mapped(folder: Path, shape: tuple[int, ...]) -> Pictures:
-    manifest = read_npz(folder / MANIFEST, (folder / MANIFEST).stat().st_size)
-    damaged = dict(zip(manifest["damaged"].tolist(), manifest["reasons"].tolist(), strict=True))
-    if (folder / PIXELS).stat().st_size != np.prod(shape):
-        raise UserError(f"{folder} is damaged; delete it, and the pictures are decoded again")
-    return Pictures(np.memmap(folder / PIXELS, np.uint8, "r", shape=shape), manifest["digests"], damaged)
+def _mapped(folder: Path, shape: tuple[int, ...]) -> Pictures | None:
+    """Map the pixels of a folder that is complete and whole; None where it is not."""
+    try:
+        manifest = read_npz(folder / MANIFEST, (folder / MANIFEST).stat().st_size)
+        damaged = dict(zip(manifest["damaged"].tolist(), manifest["reasons"].tolist(), strict=True))
+        whole = (folder / PIXELS).stat().st_size == np.prod(shape) and manifest["digests"].shape == (shape[0], 4)
+    except (OSError, ValueError, KeyError):
+        return None
+    return (
+        Pictures(np.memmap(folder / PIXELS, np.uint8, "r", shape=shape), manifest["digests"], damaged)
+        if whole
+        else None
+    )
 
 
 def _key(paths: Sequence[Path], size: int, channels: int) -> str:
@@ -96,8 +108,11 @@ def _key(paths: Sequence[Path], size: int, channels: int) -> str:
 def _decode_all(folder: Path, paths: list[str], shape: tuple[int, ...]) -> None:
     """Decode the pictures that are not decoded yet, and write the manifest."""
     total = int(np.prod(shape))
-    done = _read_done(folder / DONE)
+    pixels = folder / PIXELS
+    if not pixels.is_file() or pixels.stat().st_size != total:  # what the journal tells of it is not there
+        (folder / DONE).unlink(missing_ok=True)
     chunks = range((len(paths) + CHUNK - 1) // CHUNK)
+    done = _read_done(folder / DONE, len(paths))
     numbers = [number for number in chunks if number not in done]
     _make_room(folder, total)
     went_on = f", {len(done) * CHUNK} of them from before" if done else ""
@@ -110,6 +125,8 @@ def _decode_all(folder: Path, paths: list[str], shape: tuple[int, ...]) -> None:
             answer = json.loads(line)
             if "error" in answer:
                 raise OSError(0, answer["error"])
+            if "unreadable" in answer:
+                raise UserError(f"the picture {answer['unreadable']}; the same command goes on once it can be read")
             journal.write(line)
             journal.flush()
             done[answer["chunk"]] = answer
@@ -136,14 +153,21 @@ def _write_manifest(folder: Path, answers: list[dict[str, Any]], shape: tuple[in
         (folder / name).unlink(missing_ok=True)
 
 
-def _read_done(path: Path) -> dict[int, dict[str, Any]]:
-    """Read which chunks are decoded; a kill may have cut the last line."""
+def _read_done(path: Path, count: int) -> dict[int, dict[str, Any]]:
+    """Read which chunks of so many pictures are decoded; a kill may have cut the last line."""
     done = {}
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             answer = json.loads(line)
-            done[int(answer["chunk"])] = answer
+            number, sums = answer["chunk"], [bytes.fromhex(text) for text in answer["sha256"]]
+            expected = len(range(number * CHUNK, min((number + 1) * CHUNK, count)))
+            if (
+                0 < expected == len(sums)
+                and all(len(one) == 32 for one in sums)
+                and isinstance(answer["damaged"], list)
+            ):
+                done[number] = answer
     path.write_text("".join(json.dumps(answer) + "\n" for answer in done.values()), "utf-8")
     return done
 

@@ -112,10 +112,12 @@ def _with_real(values: Array, nuisance: Array, neighbours: int) -> float:
 
 
 def _with_category(values: Array, nuisance: NDArray[np.generic], neighbours: int) -> float:
-    """Estimate mutual information with categories (N,): Ross (2014)."""
+    """Estimate mutual information with categories (N,): Ross (2014). 0 where no category has two examples."""
     total, used = 0.0, 0
     groups = [values[nuisance == category] for category in np.unique(nuisance)]
     groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        return 0.0
     everything = np.concatenate(groups)
     for group in groups:
         k = min(neighbours, len(group) - 1)

@@ -20,6 +20,8 @@ from invbench.core.task import Regression
 from invbench.reporting.drawing import save
 from invbench.system.workarounds import torchvision
 
+MOST_NUMBERS = 1 << 24
+"""Most numbers of the images of which the range is taken."""
 GROUPS, COLUMNS, TILES, DOTS = 6, 10, 4, 1500
 """Largest numbers of rows of a sheet, of its columns, of images in a cell, and of dots in a panel."""
 TITLE_LETTERS = 11
@@ -59,7 +61,8 @@ def _images(problem: Problem) -> Figure:
     columns = _columns(problem)
     figure = Figure(figsize=(1.2 + 1.25 * len(columns), 1.0 + 1.25 * len(groups)), layout="constrained")
     axes = figure.subplots(len(groups), len(columns), squeeze=False)
-    low, high = _range(problem.splits["train"].x[:DOTS])
+    train = problem.splits["train"].x
+    low, high = _range(train[: max(1, min(DOTS, MOST_NUMBERS // train[0].numel()))])
     for (label, _, _), ax in zip(columns, axes[0], strict=True):
         ax.set_title(label, fontsize=8)
     for (name, split), row in zip(groups, axes, strict=True):

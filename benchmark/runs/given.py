@@ -5,7 +5,6 @@ from typing import Any
 
 from invbench.core import problem_file
 from invbench.core.data import Problem
-from invbench.datafiles.checksums import is_regular
 from invbench.errors import UserError
 
 DATASET, SETTING = "arrays", "dataset.fingerprint"
@@ -24,14 +23,15 @@ def named_dataset(dataset: str | Problem, settings: Mapping[str, Any] | None) ->
         return dataset, chosen
     if not isinstance(dataset, Problem):
         raise UserError(f"a dataset is a name or a Problem, not a {type(dataset).__name__}; see Problem.from_arrays")
-    path = problem_file.path_in_cache(dataset.fingerprint)
-    if not is_regular(path):
-        try:
+    identity = dataset.identity()
+    path = problem_file.path_in_cache(identity)
+    try:
+        problem_file.header(path)
+    except UserError:  # it is not there, or damaged
+        with problem_file.named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            dataset.save(path)
-        except OSError as error:
-            raise UserError(f"the problem cannot be kept in {path.parent}: {error.strerror or error}") from None
-    return DATASET, chosen | {SETTING: dataset.fingerprint}
+        dataset.save(path)
+    return DATASET, chosen | {SETTING: identity}
 
 
 def named_cells(definition: Mapping[str, Any]) -> dict[str, Any]:

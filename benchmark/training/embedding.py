@@ -53,6 +53,8 @@ def embed(
     Raises:
         UserError: no such dataset or network, or it has no representation.
     """
+    if not Path(out).parent.is_dir() or Path(out).is_dir():
+        raise UserError(f"{out} cannot be written: it is a folder, or there is no folder {Path(out).parent}")
     config = _config(dataset, backbone, weights, settings or {}, seed)
     problem = config.dataset.load(stream(seed, "data"))
     chosen = choose_device(device)

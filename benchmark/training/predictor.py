@@ -14,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from invbench.core.arrays import array_of, inputs_of
+from invbench.core.arrays import array_of, check_lengths, inputs_of
 from invbench.core.data import Kind, Problem, Split
+from invbench.core.problem_file import named_errors
 from invbench.core.registry import METHODS, unmet
 from invbench.core.task import BinaryClassification, Classification, Regression, Task, described_task, task_of
+from invbench.datafiles.checksums import fingerprint
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
@@ -40,11 +42,13 @@ class Predictor:
         model: in evaluation mode, on the CPU.
         config: of the run that trained it.
         problem: shapes, task and names of the classes; it has no examples.
+        feature_names: columns of the data frame that it was trained on; empty where it was none.
     """
 
     model: nn.Module
     config: RunConfig
     problem: Problem
+    feature_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,16 +80,18 @@ class Predictor:
 
     def save(self, path: str | Path) -> None:
         """Write the predictor to a file, replacing one that is there; it is read by `Predictor.load`."""
-        described = {
+        described: dict[str, Any] = {
             "spec": self.config.spec.model_dump(),
             "task": described_task(self.problem.task),
             "classes": self.classes,
             "kind": self.problem.kind,
             "input_shape": self.problem.input_shape,
             "environments": self.problem.environments,
+            "feature_names": self.feature_names,
         }
-        weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        with replacing(Path(path)) as temporary:
+        weights = {name: value.contiguous().clone() for name, value in self.model.state_dict().items()}
+        described["fingerprint"] = _fingerprint(weights)
+        with named_errors(Path(path)), replacing(Path(path)) as temporary:
             save_file(weights, temporary, {"format": FORMAT, "predictor": json.dumps(described)})
 
     @classmethod
@@ -106,15 +112,23 @@ class Predictor:
                 described["kind"],
                 tuple(described["classes"]),
             )
+            if _fingerprint(weights) != described["fingerprint"]:
+                raise ValueError("its weights are damaged")
             model = model_on(torch.device("cpu"), config, problem)
             model.load_state_dict(weights)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             why = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is not a predictor that this invbench can read: {why}") from None
-        return cls(model.eval(), config, problem)
+        return cls(model.eval(), config, problem, tuple(described["feature_names"]))
 
     def _outputs(self, x: Any) -> Tensor:
         """Compute the outputs (N, outputs) of inputs."""
+        names = tuple(map(str, getattr(x, "columns", ())))
+        if names and self.feature_names and names != self.feature_names:
+            raise UserError(
+                f"x has the columns {', '.join(names)[:200]}; the model was trained on "
+                f"{', '.join(self.feature_names)[:200]}, in this order"
+            )
         inputs = inputs_of(x)
         if tuple(inputs.shape[1:]) != self.problem.input_shape:
             raise UserError(
@@ -162,12 +176,13 @@ def fit(
         UserError: arrays that do not fit, or a method that needs what they lack.
         RunFailed: the training failed.
     """
-    columns = {"x": x, "y": y, "environment": environment, "nuisance": nuisance}
-    arrays: dict[str, Any] = {
-        name: _with_first_again(name, values) for name, values in columns.items() if values is not None
-    }
-    split = ["train"] * (len(arrays["x"]) - 1) + ["test"]  # a problem needs a test split; nobody looks at its metrics
-    problem = Problem.from_arrays(**arrays, split=split)
+    given = {"x": x, "y": y, "environment": environment, "nuisance": nuisance}
+    columns = {name: array_of(name, values) for name, values in given.items() if values is not None or name in "xy"}
+    check_lengths(columns)
+    count = len(columns["x"])
+    split = ["train"] * count + ["test"] * count  # a problem needs a test split; nobody looks at its metrics
+    twice: dict[str, Any] = {name: np.concatenate([array, array]) for name, array in columns.items()}
+    problem = Problem.from_arrays(**twice, split=split)
     for name in method.split("+"):
         if missing := unmet(METHODS.traits(name.strip()), tuple(problem.provides)):
             raise UserError(f"method {name.strip()} needs {' and '.join(missing)}, which these arrays do not have")
@@ -180,13 +195,12 @@ def fit(
         trained = load_run(Path(folder) / record.run_id)
     given = {"fingerprint": problem.fingerprint, "validation_share": 0.0}
     spec = trained.config.spec.model_copy(update={"dataset": DATASET, "dataset_settings": given})
-    return Predictor(trained.model, without_data(spec), _without_examples(problem))
+    names = tuple(map(str, getattr(x, "columns", ())))
+    return Predictor(trained.model, without_data(spec), _without_examples(trained.problem), names)
 
 
-def _with_first_again(name: str, values: Any) -> NDArray[Any]:
-    """Return values as an array (N + 1, ...), of which the last is the first."""
-    array = array_of(name, values)
-    return np.concatenate([array, array[:1]])
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    return fingerprint((name, value.numpy()) for name, value in sorted(weights.items()))
 
 
 def _without_examples(problem: Problem) -> Problem:

@@ -221,7 +221,7 @@ def test_wrong_settings_are_one_line(tree: Path, settings: dict[str, Any], messa
         (lambda table: table.assign(label="cat"), "all training pictures are of the class cat"),
         (lambda table: table.assign(path=["../none.png", *table["path"][1:]]), "cannot be read: No such file"),
         (lambda table: table[:0], "has 0 rows"),
-        (lambda table: table.assign(split="Train set"), "split 'Train set' must be lower-case"),
+        (lambda table: table.assign(split="Train set"), "split names 'Train set'; use lower-case"),
         (lambda table: table.assign(split="train"), "it must name train and test"),
     ],
 )

@@ -26,7 +26,7 @@ def problem() -> invbench.Problem:
 
 def test_a_problem_is_run_recorded_and_restored(tmp_path: Path) -> None:
     record = invbench.run("irmv1", problem(), settings=QUICK, out=tmp_path)
-    assert record.spec.dataset_settings["fingerprint"] == problem().fingerprint
+    assert record.spec.dataset_settings["fingerprint"] == problem().identity()
     assert record.data["environment_names"] == ["Bern", "Oslo", "Rome"]
     assert record.spec.trainer["batch_size"] == 26, "four fifths of the 32 training examples of each environment"
     assert invbench.run("irmv1", problem(), settings=QUICK, out=tmp_path) == record
