@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from invbench.core.arrays import check_precision
 from invbench.datasets._columns import Column, codes, numbers
 from invbench.datasets._tables import LARGEST, too_large
 from invbench.errors import UserError
@@ -38,6 +39,7 @@ class Encoding:
         self.indicators = {name: bounds[-1] + i for i, name in enumerate(marked)}
         self.names = [column.name for column, width in zip(columns, widths, strict=True) for _ in range(width)] + marked
         self.width = len(self.names)
+        self.ranges: dict[str, tuple[float, float]] = {}  # of the columns of numbers, as far as they are written
 
     def write(self, arrays: dict[str, Any], x: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
         """Write a batch into x (N, width), NaN where a value is missing; `rows` (N,) are its places in the table."""
@@ -48,8 +50,15 @@ class Encoding:
                 values = numbers(arrays[column.name])
                 check_size(column.name, values, rows)
                 x[:, place.start] = values
+                there = np.append(values[~np.isnan(values)], self.ranges.get(column.name, ()))
+                self.ranges |= {column.name: (there.min(), there.max())} if len(there) else {}
             if column.name in self.indicators:
                 x[:, self.indicators[column.name]] = np.isnan(x[:, place.start])
+
+    def check_precision(self) -> None:
+        """Raise UserError for a column whose values differ by too little for 32 bits, once all is written."""
+        for name, bounds in self.ranges.items():
+            check_precision(f"column {name}", np.array(bounds))
 
     def fill_in(self, x: NDArray[np.float32], train: NDArray[np.int64]) -> None:
         """Replace missing values by 0 or by the mean of the training rows, in place."""

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
-from invbench.core.arrays import class_targets, classification, drawn, regression, rows_by_name
+from invbench.core.arrays import check_precision, class_targets, classification, drawn, regression, rows_by_name
 from invbench.core.data import Dataset, Problem, Split, floats, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
@@ -260,6 +260,7 @@ class Table(Dataset):
         name = f"column {self.target}"
         if self.task == "regression" or (self.task is None and is_real(values.column)):
             y = values.numbers()
+            check_precision(name, y)
             return regression(y, train, name), floats(y), ()
         classes, codes_ = values.labels()
         return classification(classes, codes_, train, name), class_targets(classes, codes_), classes
@@ -287,6 +288,7 @@ def _read(table: Columns, encoding: Encoding, roles: Mapping[str, Column], chose
         first, done = first + length, inside.stop
     if done < len(chosen):
         raise ValueError("it became shorter while it was read")
+    encoding.check_precision()
     return content
 
 

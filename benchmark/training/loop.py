@@ -75,7 +75,9 @@ class TrainingLoop:
         self.loggers = loggers or Loggers((), folder, config.spec)
         self.examples = training_examples(problem, config.method, model, trainer)
         self.device = self.examples.x.device
-        self.sampler = Sampler.of(self.examples, trainer, config.spec.seed)
+        is_condensed = self.examples is not problem.splits["train"]
+        whole = trainer.model_copy(update={"batch_size": None}) if is_condensed else trainer
+        self.sampler = Sampler.of(self.examples, whole, config.spec.seed)
         self.loader = loader_of(self.sampler)
         check_sizes(config.method, self.sampler)
         if trainer.stop_below is not None and isinstance(problem.task, Regression):

@@ -129,3 +129,23 @@ def test_a_dataset_is_a_few_lines(tmp_path: Path) -> None:
         record = invbench.run("irmv1", "two_cities", settings=settings, out=tmp_path)
     assert record.status == "done"
     assert {"test_accuracy_worst", "test_accuracy_env3"} <= record.metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": X + 1.7e9 * np.array([0, 1, 0])}, "column 1 of x has values near 1.7e.09 that differ by .* subtract"),
+        ({"x": X * 1e300}, "column 0 of x has values beyond 1e.30"),
+        ({"y": 1.7e9 + X[:, 0]}, "y has values near 1.7e.09"),
+        ({"y": np.ma.masked_array([0, 1] * 20, [0, 0, 0, 1] * 10)}, "y has masked values"),
+        ({"y": pd.array(["a", pd.NA] * 20, dtype="string")}, "y has a missing value"),
+        ({"y": 3}, "y is a int; give one value of each example"),
+        ({"x": torch.zeros(40, 2, dtype=torch.bfloat16)}, "x cannot be turned into an array"),
+        ({"x": np.zeros((40, 0))}, "no numbers: its shape is .40, 0."),
+        ({"split": ["train"] * 30 + ["held_out"] * 10}, "split names 'held_out'; use lower-case"),
+        ({"split": ["train"] * 30 + ["a.b/c d"] * 10}, "split names 'a.b/c d'; use lower-case"),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        invbench.Problem.from_arrays(**{"x": X, "y": ANIMALS} | change)

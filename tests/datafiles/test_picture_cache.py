@@ -109,3 +109,40 @@ def test_a_picture_that_claims_too_much_is_refused() -> None:
     header = b"P6 100000 100000 255\n"
     with pytest.raises(ValueError, match=r"10000000000 pixels\) exceeds limit"):
         decode(header + b"\0" * 10, 8, 3)
+
+
+def test_what_is_damaged_or_gone_is_decoded_again(tree: Path) -> None:
+    """The pixels while a journal tells of them, and the manifest in all ways."""
+    paths = paths_of(tree)
+    whole = np.array(decoded_pictures(paths, 8, 3).pixels)
+    (folder,) = (Path(os.environ["INVBENCH_CACHE"]) / "pictures").iterdir()
+    manifest = (folder / "pictures.npz").read_bytes()
+    line = {"chunk": 0, "sha256": ["00" * 32] * CHUNK, "damaged": []}
+    for journal in (json.dumps(line).encode() + b"\n", b"\xff\xfe\n5\n[1]\n{}\n", b'{"chunk": 1}\n'):
+        for damage in (b"", manifest[:100], None):
+            if damage is None:
+                (folder / "pictures.npz").unlink()
+                (folder / "pixels.bin").unlink()
+            else:
+                (folder / "pictures.npz").write_bytes(damage)
+                (folder / "pixels.bin").write_bytes(b"")
+            (folder / "done.jsonl").write_bytes(journal)
+            assert np.array_equal(decoded_pictures(paths, 8, 3).pixels, whole)
+            assert (folder / "pictures.npz").read_bytes()[:2] == b"PK"
+
+
+def test_special_files_are_no_pictures(tree: Path) -> None:
+    """A pipe would wait for ever, and a device has no end."""
+    os.mkfifo(tree / "art" / "cat" / "pipe.png")
+    (tree / "art" / "cat" / "zero.png").symlink_to("/dev/zero")
+    damaged = decoded_pictures(paths_of(tree), 8, 3).damaged
+    assert list(damaged.values()) == ["it is no regular file"] * 2
+
+
+def test_a_picture_that_cannot_be_read_now_is_asked_for_again(tree: Path) -> None:
+    (tree / "art" / "cat" / "away.png").symlink_to(tree / "later.png")
+    paths = [*paths_of(tree)]
+    with pytest.raises(UserError, match="away.png cannot be read: No such file"):
+        decoded_pictures(paths, 8, 3)
+    shutil.copy(tree / "art" / "cat" / "0.png", tree / "later.png")
+    assert not decoded_pictures(paths, 8, 3).damaged

@@ -435,3 +435,15 @@ def test_a_run(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert record.metrics["test_accuracy"] > 0.8
     assert record.data["environment_names"] == ["north", "west", "east"]
     assert "test_in_accuracy_worst" in record.metrics
+
+
+@pytest.mark.parametrize("column", ["time", "target"])
+def test_numbers_that_32_bits_cannot_tell_apart_are_refused(column: str, tmp_path: Path) -> None:
+    """A file of 32-bit numbers would have the same value in all rows, and no word about it."""
+    frame = pd.DataFrame({"time": np.linspace(0, 40, 50), "target": np.linspace(-1, 1, 50)})
+    frame[column] += 1.7e9
+    frame.to_parquet(tmp_path / "table.parquet")
+    settings = {"dataset.path": str(tmp_path / "table.parquet"), "dataset.target": "target"}
+    message = f"column {column} has values near 1.7e.09 that differ by .* subtract their mean"
+    with pytest.raises(UserError, match=message):
+        invbench.load_problem("table", settings=settings)

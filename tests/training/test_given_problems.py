@@ -152,3 +152,52 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="is not a predictor that this invbench can read"):
         invbench.Predictor.load(tmp_path / "file")
+
+
+def test_problems_with_equal_tensors_and_another_meaning_are_others(tmp_path: Path) -> None:
+    x = np.tile(X[:, :2], (1, 1)).astype(np.float32)
+    numbers = (X[:, 0] > 0).astype(np.float64)
+    classes = invbench.Problem.from_arrays(x, numbers.astype(int), environment=CITY)
+    regression = invbench.Problem.from_arrays(x, numbers, environment=CITY)
+    first, second = (invbench.run("erm", one, settings=QUICK, out=tmp_path) for one in (classes, regression))
+    assert "test_accuracy" in first.metrics
+    assert "test_mean_squared_error" in second.metrics
+    for number, one in enumerate((classes, regression)):
+        one.save(tmp_path / "file")
+        settings = QUICK | {"dataset.path": str(tmp_path / "file")}
+        record = invbench.run("erm", "embedded", settings=settings, out=tmp_path)
+        assert ("test_accuracy" in record.metrics) == (number == 0)
+
+
+def test_a_problem_that_was_changed_is_another(tmp_path: Path) -> None:
+    given = problem()
+    first = invbench.run("erm", given, settings=QUICK, out=tmp_path)
+    given.splits["train"].inputs().mul_(-1)
+    assert invbench.run("erm", given, settings=QUICK, out=tmp_path).run_id != first.run_id
+
+
+def test_a_damaged_problem_in_the_cache_is_written_again(tmp_path: Path) -> None:
+    record = invbench.run("erm", problem(), settings=QUICK, out=tmp_path)
+    path = Path(os.environ["INVBENCH_CACHE"]) / "problems" / f"{problem().identity()}.safetensors"
+    path.write_bytes(b"")
+    again = invbench.run("erm", problem(), settings=QUICK, out=tmp_path / "other")
+    assert again.metrics == record.metrics
+
+
+def test_nuisances_and_names_of_features(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    predictor = invbench.fit("erm", frame, X[:, 0] > 0, nuisance=CITY, settings=QUICK)
+    predictor.save(tmp_path / "predictor")
+    loaded = invbench.Predictor.load(tmp_path / "predictor")
+    assert np.array_equal(loaded.predict(frame), predictor.predict(frame))
+    with pytest.raises(UserError, match=r"x has the columns c, a, b; the model was trained on a, b, c, in this order"):
+        loaded.predict(frame[["c", "a", "b"]])
+    content = bytearray((tmp_path / "predictor").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "predictor").write_bytes(content)
+    with pytest.raises(UserError, match="its weights are damaged"):
+        invbench.Predictor.load(tmp_path / "predictor")
+    with pytest.raises(UserError, match="cannot be written"):
+        predictor.save(tmp_path / "none" / "predictor")
+    with pytest.raises(UserError, match="x has 120 examples, but environment has 119 values"):
+        invbench.fit("erm", X, X[:, 0], environment=CITY[1:])

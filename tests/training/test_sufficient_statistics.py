@@ -99,3 +99,16 @@ def test_the_record_says_so_and_the_run_is_the_same(tmp_path: Path) -> None:
     assert (first.engine["condensed"], second.engine["condensed"]) == (True, False)
     for name, value in first.metrics.items():
         assert value == pytest.approx(second.metrics[name], rel=1e-8), name
+
+
+def test_a_batch_of_exactly_all_examples_is_condensed(tmp_path: Path) -> None:
+    """As no number at all is; the condensed examples are fewer than the batch."""
+    import invbench
+
+    settings = {"trainer.epochs": None, "trainer.steps": 20, "dataset.examples": 30, "backbone.name": "linear"}
+    whole, named = (
+        invbench.run("erm", "chain_sem", settings=settings | {"trainer.batch_size": size}, out=tmp_path)
+        for size in (None, 30)
+    )
+    assert whole.engine["condensed"]
+    assert named.metrics == whole.metrics
