@@ -7,6 +7,7 @@ Pictures are decoded and resized once, into a file in the cache that all runs sh
 memory; of many only the batches do, and the numbers are the same.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +40,7 @@ class Images(Dataset):
 
     display_name: ClassVar[str] = "Images"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    advice: ClassVar[Mapping[str, str]] = {"nuisance": "'dataset.columns={attribute: COLUMN}'"}
     required_setting: ClassVar[str] = "dataset.root"
     backbone: ClassVar[str] = "cnn_small"
     licence: ClassVar[str] = "yours"

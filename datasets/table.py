@@ -76,6 +76,10 @@ class Table(Dataset):
         "classification": {"task": "classification"},
         "regression": {"task": "regression"},
     }
+    advice: ClassVar[Mapping[str, str]] = {
+        "environments": "dataset.environment=COLUMN",
+        "nuisance": "'dataset.nuisance=[COLUMN]'",
+    }
     required_setting: ClassVar[str] = "dataset.path"
     licence: ClassVar[str] = "that of your table"
     citation: ClassVar[str] = "whoever made your table"

@@ -25,7 +25,7 @@ from invbench.console import announce, progress_bar
 from invbench.datafiles.decoding import PENDING, PIXELS
 from invbench.datafiles.npz import read_npz
 from invbench.datafiles.release import CACHE_VARIABLE, cache_folder
-from invbench.errors import UserError
+from invbench.errors import Interrupted, UserError
 from invbench.files import replacing
 from invbench.system.threads import available_cores
 
@@ -60,6 +60,7 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
 
     Raises:
         UserError: a file is not there, or the disk has no room for the pixels.
+        Interrupted: Ctrl-C; what is decoded is kept.
     """
     key = _key(paths, size, channels)
     folder = cache_folder() / "pictures" / key
@@ -71,7 +72,10 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
             with FileLock(folder / "lock"):
                 pictures = _mapped(folder, shape)
                 if pictures is None:
-                    _decode_all(folder, [str(path) for path in paths], shape)
+                    try:
+                        _decode_all(folder, [str(path) for path in paths], shape)
+                    except KeyboardInterrupt:
+                        raise Interrupted("stopped while pictures were decoded; the same command goes on") from None
                     pictures = _mapped(folder, shape)
         if pictures is None:
             raise UserError(f"{folder} was changed while pictures were decoded; the same command goes on")

@@ -220,6 +220,11 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
     missing = unmet(method.requires, data.capabilities())
     if not missing:
         return
+    if named := [data.advice[what] for what in missing if what in data.advice]:
+        raise UserError(
+            f"method {method.name} needs {' and '.join(missing)}; say where dataset {dataset} has them: "
+            f"{', '.join(named)}"
+        )
     settings = [f"dataset.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in _helpful(method, data).items()]
     able = [
         name

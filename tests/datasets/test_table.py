@@ -447,3 +447,9 @@ def test_numbers_that_32_bits_cannot_tell_apart_are_refused(column: str, tmp_pat
     message = f"column {column} has values near 1.7e.09 that differ by .* subtract their mean"
     with pytest.raises(UserError, match=message):
         invbench.load_problem("table", settings=settings)
+
+
+def test_a_method_that_needs_environments_says_how_to_name_them(tmp_path: Path) -> None:
+    settings = {"dataset.path": str(tmp_path / "none.csv"), "dataset.target": "target"}
+    with pytest.raises(UserError, match="needs environments; say where dataset table has them: dataset.environment="):
+        invbench.run("irmv1", "table", settings=settings, out=tmp_path)
