@@ -142,6 +142,7 @@ def test_yaml_can_be_pasted(page: str, block: str, tmp_path: Path, monkeypatch: 
     assert Sweep.read(str(file)).runs(), page
 
 
+@pytest.mark.slow
 def test_the_notebook_about_data_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells run as printed, one after the other."""
     monkeypatch.chdir(tmp_path)

@@ -86,7 +86,7 @@ def representation(model: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("head", [True, False], ids=["with_head", "without"])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("model", ["resnet18", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
 def test_features_of_a_file_are_those_of_the_model(model: str, suffix: str, head: bool, tmp_path: Path) -> None:
     network, problem = plain(model), images()
     x = problem.splits["train"].x
@@ -388,6 +388,7 @@ def test_old_names_in_densenets(tmp_path: Path) -> None:
     assert torch.equal(answer(model.features.network.eval(), x), answer(network, x))  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "model"),
     [
