@@ -38,9 +38,13 @@ EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
     "composition": lambda values: max(values[3], values[7], values[11]) < 0.75 < 0.85 < values[15],
 }
 """What must hold of the numbers that they print."""
+QUICK = ("own_method", "why_erm_fails")
+"""Examples that are run by default."""
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    "example", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXAMPLES]
+)
 def test_the_worked_examples_show_what_they_say(example: str, tmp_path: Path) -> None:
     script = ROOT / "docs" / "examples" / f"{example}.py"
     done = subprocess.run(

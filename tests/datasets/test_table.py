@@ -414,7 +414,7 @@ def test_a_table_keeps_the_contract(frame: pd.DataFrame, tmp_path: Path, check: 
 def test_methods_get_what_they_require(frame: pd.DataFrame, tmp_path: Path) -> None:
     given = {"dataset.path": str(write(frame, tmp_path / "farms.csv")), "dataset.target": "good"}
     assert resolve("rsc", "table", 0, given).dataset.task == "classification"  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="method irmv1 needs environments, which dataset table with these settings"):
+    with pytest.raises(UserError, match="method irmv1 needs environments; say where dataset table has them"):
         resolve("irmv1", "table", 0, given)
     with pytest.raises(UserError, match="setting 'dataset.path' is missing"):
         resolve("erm", "table", 0)
