@@ -56,18 +56,18 @@ class Column:
     values: tuple[Value, ...] | None = None
     missing: int = 0
     first_missing: int = 0
-    found: set[Any] | None = field(default_factory=set)
+    collected: set[Any] | None = field(default_factory=set)
 
     def count(self, array: Any, first_row: int) -> None:
         """Take in a batch of the column."""
         if array.null_count:
             self.first_missing = self.first_missing or first_row + int(np.argmax(array.is_null().to_numpy(False))) + 1
             self.missing += array.null_count
-        if self.found is not None:
+        if self.collected is not None:
             different = array.unique()
-            self.found = self.found | set(different.to_pylist()) if len(different) <= self.most + 1 else None
-            if self.found is not None and len(self.found - {None}) > self.most:
-                self.found = None
+            self.collected = self.collected | set(different.to_pylist()) if len(different) <= self.most + 1 else None
+            if self.collected is not None and len(self.collected - {None}) > self.most:
+                self.collected = None
 
 
 class Columns:
@@ -114,8 +114,8 @@ class Columns:
                     column.count(array, rows)
             rows += len(batch)
         for column in columns.values():
-            if column.found is not None:
-                column.values = self._sorted(column.found - {None}, column.kind)
+            if column.collected is not None:
+                column.values = self._sorted(column.collected - {None}, column.kind)
         return rows, columns
 
     def _sorted(self, values: set[Any], kind: Holds) -> tuple[Value, ...]:
@@ -209,8 +209,8 @@ def numbers(array: Any) -> NDArray[np.float64]:
 def codes(array: Any, values: Sequence[Value]) -> NDArray[np.int64]:
     """Number a batch by its place among sorted values, -1 where one is missing."""
     if pa.types.is_dictionary(array.type):
-        place = pc.index_in(array.dictionary, pa.array(values, array.type.value_type)).take(array.indices)
+        positions = pc.index_in(array.dictionary, pa.array(values, array.type.value_type)).take(array.indices)
     else:
-        place = pc.index_in(array, pa.array(values, array.type))
-    found: NDArray[np.int64] = place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found
+        positions = pc.index_in(array, pa.array(values, array.type))
+    numbers_: NDArray[np.int64] = positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers_

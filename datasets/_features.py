@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from invbench.core.arrays import check_precision
+from invbench.core.arrays import LARGEST, check_precision
 from invbench.datasets._columns import Column, codes, numbers
-from invbench.datasets._tables import LARGEST, too_large
+from invbench.datasets._tables import too_large
 from invbench.errors import UserError
 
 Missing = Literal["error", "mean", "zero", "indicator"]

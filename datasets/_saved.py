@@ -19,6 +19,7 @@ LARGEST_BATCH = 64
 class Saved(Dataset):
     """Problem in a file; what it provides is read of the file."""
 
+    licence: ClassVar[str] = "yours"
     networks: ClassVar[Mapping[str, str]] = NETWORKS
 
     @abstractmethod

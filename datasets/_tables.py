@@ -15,11 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from invbench.core.arrays import LARGEST
 from invbench.datafiles.checksums import opened
 from invbench.errors import UserError, brief
 
-LARGEST = 1e30
-"""Most that a value may be; the differences and the mean of such values are 32-bit numbers, too."""
 MAX_VALUES = 1 << 30
 """Most values that are read of a table, 8 bytes each; a parquet file can hold them in no space at all."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)

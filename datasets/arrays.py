@@ -29,7 +29,6 @@ class Arrays(Saved):
         "nuisance",
     )
     required_setting: ClassVar[str] = "dataset.fingerprint"
-    licence: ClassVar[str] = "yours"
 
     fingerprint: str = setting("", "sha256 of the data and of what they mean, `Problem.identity`")
 

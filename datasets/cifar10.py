@@ -27,13 +27,13 @@ from torch import Tensor
 
 from invbench.components.images import random_crop, random_flip
 from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split, subset
+from invbench.core.pixels import IMAGENET
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification
 from invbench.datasets._cifar import load_batches
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PADDING = 4
 OFFICIAL = (50_000, 10_000)
 

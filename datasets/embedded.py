@@ -29,7 +29,6 @@ class Embedded(Saved):
         "nuisance",
     )
     required_setting: ClassVar[str] = "dataset.path"
-    licence: ClassVar[str] = "yours"
     networks = NETWORKS | {"vector": "linear"}
 
     path: str | None = setting(None, "file that `bench data embed` or `Problem.save` has written")

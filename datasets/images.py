@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.components.images import colour_jitter, random_flip, random_grey, random_resized_crop
-from invbench.core.arrays import nuisance_of, numbered, rows_by_name
+from invbench.core.arrays import class_targets, nuisance_of, numbered, rows_by_name
 from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split
 from invbench.core.image_file import ImageFile
+from invbench.core.pixels import IMAGENET
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification, Task
@@ -28,7 +29,6 @@ from invbench.datafiles.release import at_home
 from invbench.datasets._picture_lists import PictureList, from_folders, from_table
 from invbench.errors import UserError, did_you_mean
 
-IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MOST_IN_MEMORY = 1 << 26
 """Most numbers that become tensors in memory, 4 bytes each; of more images only the batches do."""
 Standardise = Literal["imagenet", "none"]
@@ -176,6 +176,5 @@ def _task(labels: NDArray[Any], train: NDArray[np.int64]) -> tuple[Task, Tensor,
     if len(np.unique(codes[train])) < 2:
         raise UserError(f"all training pictures are of the class {names[codes[train][0]]}; a task needs two or more")
     classes = tuple(map(str, names.tolist()))
-    if len(names) == 2:
-        return BinaryClassification(), torch.from_numpy(codes.astype(np.float32)), classes
-    return Classification(len(names)), torch.from_numpy(codes.astype(np.int64)), classes
+    task = BinaryClassification() if len(classes) == 2 else Classification(len(classes))
+    return task, class_targets(classes, codes), classes

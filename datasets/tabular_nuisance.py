@@ -25,13 +25,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invbench.core.arrays import LARGEST
 from invbench.core.data import Dataset, Problem, Split, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
 from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.release import at_home
-from invbench.datasets._tables import LARGEST, check_names, listing, numbers, read_numbers, separator_hint, too_large
+from invbench.datasets._tables import check_names, listing, numbers, read_numbers, separator_hint, too_large
 from invbench.errors import UserError, did_you_mean
 from invbench.seeding import children
 

@@ -111,7 +111,7 @@ def dataset(name: str) -> str:
     cls = DATASETS.load(name)
     needed = cls.required_setting or cls.release
     picture = f"![examples of {name}]({name}.png)" if available(name) else f"(The picture needs {needed}.)"
-    own = f" --set {cls.required_setting}=..." if cls.required_setting else ""
+    required = f" --set {cls.required_setting}=..." if cls.required_setting else ""
     facts = (line.partition(": ") for line in provenance(name, cls))
     return "\n".join(
         [
@@ -119,7 +119,7 @@ def dataset(name: str) -> str:
             f"{picture}\n",
             f"- provides: {', '.join(DATASETS.traits(name))}",
             *(f"- {what}: {text}" for what, _, text in facts if what in ("licence", "citation", "source")),
-            f"\n```sh\nbench show {name}{own} --picture sheet.png\n```\n",
+            f"\n```sh\nbench show {name}{required} --picture sheet.png\n```\n",
             "## Settings\n",
             settings("dataset", cls),
             f"## Recipe\n\n```yaml\n{(recipe_text(name) or '# none').strip()}\n```\n",

@@ -82,6 +82,18 @@ def seconds_of(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def compare(what: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
+    """Measure ours with an empty cache and with a full one, and theirs, and report."""
+    first, later, plain = [], [], []
+    for _ in range(rounds):
+        with fresh_cache():
+            first.append(seconds_of(ours))
+            later.append(seconds_of(ours))
+            plain.append(seconds_of(theirs))
+    report(f"{what}, empty cache", first, plain)
+    report(f"{what}, full cache", later, plain)
+
+
 def plain_loader(root: Path, size: int) -> Any:
     """Make the loader of a plain loop over all environments."""
     vision = torchvision()
@@ -120,15 +132,8 @@ def data(root: Path, size: int, rounds: int, device: str) -> None:
         for x, y in plain_loader(root, size):
             x.to(device), y.to(device)
 
-    first, later, theirs = [], [], []
     with mock.patch.object(images, "MOST_IN_MEMORY", 0):  # the road of large data
-        for _ in range(rounds):
-            with fresh_cache():
-                theirs.append(seconds_of(epoch_of_theirs))
-                first.append(seconds_of(epoch_of_ours))
-                later.append(seconds_of(epoch_of_ours))
-    report(f"data, {size} pixels, first epoch", first, theirs)
-    report(f"data, {size} pixels, later epochs", later, theirs)
+        compare(f"data, {size} pixels", epoch_of_ours, epoch_of_theirs, rounds)
 
 
 def whole(root: Path, size: int, rounds: int, device: str) -> None:
@@ -151,14 +156,7 @@ def whole(root: Path, size: int, rounds: int, device: str) -> None:
             _kept.clear()
             invbench.run("erm", "images", settings=settings_of(root, size), device=device, out=out, progress=False)
 
-    first, later, theirs = [], [], []
-    for _ in range(rounds):
-        with fresh_cache():
-            first.append(seconds_of(run_of_ours))
-            later.append(seconds_of(run_of_ours))
-            theirs.append(seconds_of(run_of_theirs))
-    report(f"whole, {size} pixels, empty cache", first, theirs)
-    report(f"whole, {size} pixels, full cache", later, theirs)
+    compare(f"whole, {size} pixels", run_of_ours, run_of_theirs, rounds)
 
 
 def embedded(scratch: Path, rounds: int, device: str) -> None:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from invbench.core.backbone import Backbone, FeaturesAndHead
 from invbench.core.data import Pixels, Problem
+from invbench.core.pixels import IMAGENET
 from invbench.core.settings import Choice, setting
 from invbench.core.third_party import one_line
 from invbench.datafiles.checksums import is_regular, sha256
@@ -25,7 +26,6 @@ from invbench.datafiles.paths import why_impossible
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.system.device import out_of_memory
 
-IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CHANNELS = 3
 """Of the images that the networks are made for."""
 MOST_TIMES, ALLOWANCE = 3, 64 * 2**20

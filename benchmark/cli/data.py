@@ -24,15 +24,13 @@ def list_data() -> None:
     from invbench.datafiles.release import CACHE_VARIABLE, DATA_VARIABLE, data_folders, release
 
     for name in DATASETS.entries():
-        if own := DATASETS.literal(name, "required_setting", ""):
-            echo(f"{name}: bring your own; name it by {own}")
+        if setting := DATASETS.literal(name, "required_setting", ""):
+            echo(f"{name}: bring your own; name it by {setting}")
             continue
         needed = DATASETS.literal(name, "release", "")
         if not needed:
             cls = DATASETS.load(name)
-            setting = cls.required_setting
-            where = f"data of your own, named by {setting}" if setting else "always available"
-            echo("; ".join(part for part in (f"{name}: {where}", cls.licence, cls.citation) if part))
+            echo(f"{name}: always available; {cls.licence}; {cls.citation}")
             continue
         files = release(needed)
         here = files.locate()

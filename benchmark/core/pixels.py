@@ -36,3 +36,5 @@ class Pixels(NamedTuple):
 
 AS_THEY_ARE = Pixels()
 """Not standardised."""
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Standardisation by mean and deviation of ImageNet's colours, as torchvision's networks expect it."""

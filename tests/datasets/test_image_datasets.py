@@ -12,9 +12,10 @@ from torch import Tensor
 
 from invbench.components.images import rotate
 from invbench.core.data import Problem, Split
+from invbench.core.pixels import IMAGENET
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._coloring import coloured
-from invbench.datasets.cifar10 import CIFAR10, IMAGENET
+from invbench.datasets.cifar10 import CIFAR10
 from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.colored_mnist import ColoredMNIST
 from invbench.datasets.digits import SmallDigits

@@ -15,8 +15,8 @@ from PIL import Image
 import invbench
 from invbench.core.data import Problem, Split
 from invbench.core.image_file import ImageFile
+from invbench.core.pixels import IMAGENET
 from invbench.datasets import images
-from invbench.datasets.images import IMAGENET
 from invbench.errors import UserError
 from invbench.testing import check_dataset
 
