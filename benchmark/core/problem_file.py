@@ -54,7 +54,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     described = header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, described  # noqa: SIM118, it is no mapping
+            names = list(file.keys())
+            return {name: file.get_tensor(name).clone() for name in names}, described  # else they change with the file
     except (SafetensorError, OSError, ValueError) as error:
         raise no_problem(path, error) from None
 
