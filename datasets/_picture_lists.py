@@ -4,13 +4,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from invbench.datafiles.checksums import is_regular, read
+from invbench.datafiles.picture_sources import PictureFiles
+from invbench.datasets._pictures import LabelledPictures
 from invbench.errors import UserError, brief, did_you_mean
 
 SUFFIXES = frozenset(
@@ -23,18 +25,7 @@ COLUMNS = ("path", "label", "environment", "attribute", "nuisance", "split")
 """Roles of columns; a column has the name of its role unless a setting says otherwise."""
 
 
-class PictureList(NamedTuple):
-    """Pictures, and what is known about each: arrays (N,), None where nothing is."""
-
-    paths: list[Path]
-    label: NDArray[Any]
-    environment: NDArray[Any] | None = None
-    attribute: NDArray[Any] | None = None
-    nuisance: NDArray[Any] | None = None
-    split: NDArray[Any] | None = None
-
-
-def from_folders(root: Path) -> PictureList:
+def from_folders(root: Path) -> LabelledPictures:
     """List the pictures of `root/environment/class/...`, in sorted order; files with other names are passed over.
 
     Raises:
@@ -59,7 +50,7 @@ def from_folders(root: Path) -> PictureList:
     for name in {*labels, *environments}:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise UserError(f"the folder {name!r} has a name that is no UTF-8, which records need; rename it")
-    return PictureList(paths, np.array(labels), np.array(environments))
+    return LabelledPictures(PictureFiles(paths), np.array(labels), np.array(environments))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -86,7 +77,7 @@ def _near(path: Path) -> str:
     return did_you_mean(path.name, names) if names else ""
 
 
-def from_table(table: Path, root: Path, columns: Mapping[str, str]) -> PictureList:
+def from_table(table: Path, root: Path, columns: Mapping[str, str]) -> LabelledPictures:
     """List the pictures of a table, in its order.
 
     Args:
@@ -107,7 +98,7 @@ def from_table(table: Path, root: Path, columns: Mapping[str, str]) -> PictureLi
     texts = pd.Series([os.path.normpath(root / text) for text in texts])  # one picture under two names
     if (twice := texts.duplicated()).any():
         raise UserError(f"the table {table} names the picture {brief(texts[twice].iloc[0])} twice")
-    return PictureList([Path(text) for text in texts], **values)
+    return LabelledPictures(PictureFiles([Path(text) for text in texts]), **values)
 
 
 def _column(table: Path, frame: pd.DataFrame, name: str) -> NDArray[Any]:

@@ -28,7 +28,8 @@ import typer
 from torch.utils.data import DataLoader
 
 import invbench
-from invbench.datasets import images
+from invbench.core.pixels import IMAGENET
+from invbench.datasets import _pictures
 from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
@@ -102,7 +103,7 @@ def plain_loader(root: Path, size: int) -> Any:
         [
             transforms.Resize((size, size)),
             transforms.ToTensor(),
-            transforms.Normalize(images.IMAGENET.mean, images.IMAGENET.deviation),
+            transforms.Normalize(IMAGENET.mean, IMAGENET.deviation),
         ]
     )
     folders = [vision.datasets.ImageFolder(str(folder), transform) for folder in sorted(root.iterdir())]
@@ -132,7 +133,7 @@ def data(root: Path, size: int, rounds: int, device: str) -> None:
         for x, y in plain_loader(root, size):
             x.to(device), y.to(device)
 
-    with mock.patch.object(images, "MOST_IN_MEMORY", 0):  # the road of large data
+    with mock.patch.object(_pictures, "MOST_IN_MEMORY", 0):  # the road of large data
         compare(f"data, {size} pixels", epoch_of_ours, epoch_of_theirs, rounds)
 
 

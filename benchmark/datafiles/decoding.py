@@ -41,11 +41,16 @@ def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore")  # of odd but readable metadata
         try:
             with Image.open(io.BytesIO(content)) as image:
-                resized = _in_mode(image, MODES[channels]).resize((size, size), Image.Resampling.BILINEAR)
+                return squeezed(image, size, channels)
         except ValueError:
             raise
         except Exception as error:  # Pillow raises all sorts of them on damaged files
             raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def squeezed(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """Squeeze an opened picture as `decode` does. Raises ValueError, and whatever Pillow raises on damaged files."""
+    resized = _in_mode(image, MODES[channels]).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
 
 

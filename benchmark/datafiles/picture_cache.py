@@ -2,20 +2,16 @@
 
 The cache folder `pictures/<key>` has `pixels.bin`, bytes (N, channels, size, size), and `pictures.npz` as soon as all
 are decoded. Until then `done.jsonl` has a line for each chunk of pictures that is, so that a killed preparation goes
-on where it was. The key is a hash of every picture's path, size and time of change, and of how they are decoded.
+on where it was. The key is a hash of what identifies the pictures, and of how they are decoded.
 """
 
 import hashlib
 import json
-import selectors
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,13 +20,11 @@ from numpy.typing import NDArray
 from invbench.console import announce, progress_bar
 from invbench.datafiles.decoding import PENDING, PIXELS
 from invbench.datafiles.npz import read_npz
+from invbench.datafiles.picture_sources import CHUNK, Answer, PictureSource, Shape
 from invbench.datafiles.release import CACHE_VARIABLE, cache_folder
 from invbench.errors import Interrupted, UserError
 from invbench.files import replacing
-from invbench.system.threads import available_cores
 
-CHUNK = 64
-"""Pictures that a process decodes at a time."""
 VERSION = "1"
 """Of the decoding; another one has other files."""
 DONE, MANIFEST = "done.jsonl", "pictures.npz"
@@ -53,7 +47,7 @@ class Pictures:
     damaged: dict[int, str]
 
 
-def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Pictures:
+def decoded_pictures(source: PictureSource, size: int, channels: int) -> Pictures:
     """Decode pictures into the cache, or map what is there.
 
     Processes that want the same wait for the first. What is announced goes to stderr.
@@ -62,9 +56,8 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
         UserError: a file is not there, or the disk has no room for the pixels.
         Interrupted: Ctrl-C; what is decoded is kept.
     """
-    key = _key(paths, size, channels)
-    folder = cache_folder() / "pictures" / key
-    shape = (len(paths), channels, size, size)
+    folder = cache_folder() / "pictures" / _key(source, size, channels)
+    shape = (len(source), channels, size, size)
     with _named_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         pictures = _mapped(folder, shape)
@@ -73,7 +66,7 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
                 pictures = _mapped(folder, shape)
                 if pictures is None:
                     try:
-                        _decode_all(folder, [str(path) for path in paths], shape)
+                        _decode_all(folder, source, shape)
                     except KeyboardInterrupt:
                         raise Interrupted("stopped while pictures were decoded; the same command goes on") from None
                     pictures = _mapped(folder, shape)
@@ -82,7 +75,7 @@ def decoded_pictures(paths: Sequence[Path], size: int, channels: int) -> Picture
         return pictures
 
 
-def _mapped(folder: Path, shape: tuple[int, ...]) -> Pictures | None:
+def _mapped(folder: Path, shape: Shape) -> Pictures | None:
     """Map the pixels of a folder that is complete and whole; None where it is not."""
     try:
         manifest = read_npz(folder / MANIFEST, (folder / MANIFEST).stat().st_size)
@@ -97,41 +90,34 @@ def _mapped(folder: Path, shape: tuple[int, ...]) -> Pictures | None:
     )
 
 
-def _key(paths: Sequence[Path], size: int, channels: int) -> str:
-    """Return a key that is equal where the pictures are. Raises UserError for a file that is not there."""
+def _key(source: PictureSource, size: int, channels: int) -> str:
+    """Return a key that is equal where the decoded pictures are."""
     digest = hashlib.sha256(f"{VERSION} {size} {channels}".encode())
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise UserError(f"the picture {path} cannot be read: {error.strerror}") from None
-        digest.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
+    for text in source.identity():
+        digest.update(f"\n{text}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _decode_all(folder: Path, paths: list[str], shape: tuple[int, ...]) -> None:
+def _decode_all(folder: Path, source: PictureSource, shape: Shape) -> None:
     """Decode the pictures that are not decoded yet, and write the manifest."""
     total = int(np.prod(shape))
     pixels = folder / PIXELS
     if not pixels.is_file() or pixels.stat().st_size != total:  # what the journal tells of it is not there
         (folder / DONE).unlink(missing_ok=True)
-    chunks = range((len(paths) + CHUNK - 1) // CHUNK)
-    done = _read_done(folder / DONE, len(paths))
+    chunks = range((len(source) + CHUNK - 1) // CHUNK)
+    done = _read_done(folder / DONE, len(source))
     numbers = [number for number in chunks if number not in done]
     _make_room(folder, total)
     went_on = f", {len(done) * CHUNK} of them from before" if done else ""
-    announce(f"decoding {len(paths)} pictures{went_on}: {_bytes(total)} in {folder}")
-    pending = {"paths": paths, "numbers": numbers, "chunk": CHUNK, "size": shape[2], "channels": shape[1]}
-    (folder / PENDING).write_text(json.dumps(pending), "utf-8")
-    with (folder / DONE).open("a", encoding="utf-8") as journal, progress_bar("decoding", len(chunks)) as advance:
+    announce(f"decoding {len(source)} pictures{went_on}: {_bytes(total)} in {folder}")
+    with (
+        (folder / DONE).open("a", encoding="utf-8") as journal,
+        progress_bar("decoding", len(chunks)) as advance,
+        closing(source.decoded(folder, numbers, shape)) as answers,
+    ):
         advance(len(done))
-        for line in _lines_of_workers(folder, len(numbers)):
-            answer = json.loads(line)
-            if "error" in answer:
-                raise OSError(0, answer["error"])
-            if "unreadable" in answer:
-                raise UserError(f"the picture {answer['unreadable']}; the same command goes on once it can be read")
-            journal.write(line)
+        for answer in answers:
+            journal.write(json.dumps(answer) + "\n")
             journal.flush()
             done[answer["chunk"]] = answer
             advance(len(done))
@@ -140,7 +126,7 @@ def _decode_all(folder: Path, paths: list[str], shape: tuple[int, ...]) -> None:
     _write_manifest(folder, [done[number] for number in chunks], shape)
 
 
-def _write_manifest(folder: Path, answers: list[dict[str, Any]], shape: tuple[int, ...]) -> None:
+def _write_manifest(folder: Path, answers: list[Answer], shape: Shape) -> None:
     how = f" {VERSION} {shape[2]} {shape[1]}".encode()
     sums = [bytes.fromhex(text) for answer in answers for text in answer["sha256"]]
     digests = np.frombuffer(b"".join(hashlib.sha256(one + how).digest() for one in sums), "<i8").reshape(-1, 4)
@@ -157,7 +143,7 @@ def _write_manifest(folder: Path, answers: list[dict[str, Any]], shape: tuple[in
         (folder / name).unlink(missing_ok=True)
 
 
-def _read_done(path: Path, count: int) -> dict[int, dict[str, Any]]:
+def _read_done(path: Path, count: int) -> dict[int, Answer]:
     """Read which chunks of so many pictures are decoded; a kill may have cut the last line."""
     done = {}
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -188,33 +174,6 @@ def _make_room(folder: Path, total: int) -> None:
         )
     with path.open("ab") as file:
         file.truncate(total)
-
-
-def _lines_of_workers(folder: Path, chunks: int) -> Iterator[str]:
-    """Decode in a process for each core. Yields the line about each chunk as soon as it is done."""
-    count = min(chunks, available_cores())
-    command = [sys.executable, "-m", "invbench.datafiles.decoding", str(folder)]
-    with ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-        for first in range(count):
-            arguments = [*command, str(first), str(count)]
-            worker = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-            stack.callback(_end, worker)
-            selector.register(worker.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-        while selector.get_map():
-            for key, _ in selector.select():
-                pipe: IO[str] = key.fileobj  # type: ignore[assignment]
-                if line := pipe.readline():
-                    yield line
-                else:
-                    selector.unregister(pipe)
-
-
-def _end(worker: "subprocess.Popen[str]") -> None:
-    worker.kill()
-    worker.wait()
-    if worker.stdout:
-        worker.stdout.close()
 
 
 def _bytes(count: int) -> str:

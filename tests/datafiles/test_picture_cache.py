@@ -17,18 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import write_tree
 
-from invbench.datafiles import picture_cache
+from invbench.datafiles import picture_cache, picture_sources
 from invbench.datafiles.decoding import decode, decode_files
-from invbench.datafiles.picture_cache import CHUNK, decoded_pictures
+from invbench.datafiles.picture_cache import Pictures
+from invbench.datafiles.picture_sources import CHUNK, PictureFiles
 from invbench.errors import UserError
 
 PREPARE = """
 import sys, pathlib
 from invbench.datafiles.picture_cache import decoded_pictures
+from invbench.datafiles.picture_sources import PictureFiles
 paths = sorted(pathlib.Path(sys.argv[1]).rglob("*.png"))
-pictures = decoded_pictures(paths, 32, 3)
+pictures = decoded_pictures(PictureFiles(paths), 32, 3)
 print(len(pictures.pixels), int(pictures.pixels.sum()))
 """
+
+
+def decoded_pictures(paths: list[Path], size: int, channels: int) -> Pictures:
+    return picture_cache.decoded_pictures(PictureFiles(paths), size, channels)
 
 
 def paths_of(tree: Path) -> list[Path]:
@@ -49,7 +55,7 @@ def test_pixels_and_digests_do_not_depend_on_the_processes(tree: Path, monkeypat
     assert not damaged
     assert len(set(map(bytes, whole.digests))) == len(set(sums)) == len(paths)
     shutil.rmtree(os.environ["INVBENCH_CACHE"])
-    monkeypatch.setattr(picture_cache, "available_cores", lambda: 1)
+    monkeypatch.setattr(picture_sources, "available_cores", lambda: 1)
     assert np.array_equal(decoded_pictures(paths, 8, 3).digests, whole.digests)
 
 
@@ -90,7 +96,7 @@ def test_a_full_disk_is_refused_before_and_named_after(tree: Path, monkeypatch: 
             decoded_pictures(paths_of(tree), 32, 3)
     lines: list[dict[str, Any]] = [{"error": os.strerror(28)}]
     with monkeypatch.context() as context:
-        context.setattr(picture_cache, "_lines_of_workers", lambda *_: (json.dumps(line) + "\n" for line in lines))
+        context.setattr(picture_sources, "_lines_of_workers", lambda *_: (json.dumps(line) + "\n" for line in lines))
         with pytest.raises(UserError, match="No space left on device; the same command goes on"):
             decoded_pictures(paths_of(tree), 8, 3)
     assert len(decoded_pictures(paths_of(tree), 8, 3).pixels) == len(paths_of(tree))

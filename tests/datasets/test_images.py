@@ -16,7 +16,7 @@ import invbench
 from invbench.core.data import Problem, Split
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import IMAGENET
-from invbench.datasets import images
+from invbench.datasets import _pictures, images
 from invbench.errors import UserError
 from invbench.testing import check_dataset
 
@@ -245,7 +245,7 @@ def test_images_in_a_file_train_as_those_in_memory(tree: Path, tmp_path: Path, m
         config = here | {"trainer.epochs": 2} | settings
         metrics = []
         for most in (1 << 26, 0):
-            monkeypatch.setattr(images, "MOST_IN_MEMORY", most)
+            monkeypatch.setattr(_pictures, "MOST_IN_MEMORY", most)
             monkeypatch.setattr("invbench.training.build._kept", type(invbench.training.build._kept)())
             out = tmp_path / f"{number}-{most}"
             record = invbench.run(method, "images", settings=config, out=out, progress=False)
@@ -257,7 +257,7 @@ def test_images_in_a_file_train_as_those_in_memory(tree: Path, tmp_path: Path, m
 
 def test_selected_images_are_the_tensors_of_all(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load(tree).splits["train"]
-    monkeypatch.setattr(images, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(_pictures, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr("invbench.training.build._kept", type(invbench.training.build._kept)())
     split = load(tree).splits["train"]
     x, mapped = whole.inputs(), split.x
