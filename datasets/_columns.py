@@ -6,10 +6,12 @@ Missing are the nulls and NaN, and in a csv file what is empty or NA, NaN, null 
 """
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
-from invbench.datasets._tables import MAX_VALUES, index_columns
+from invbench.datasets._tables import MAX_VALUES, index_columns, opened_table
 
 Holds = Literal["integer", "real", "boolean", "category", "date", "other"]
 Value = str | int | float | bool
@@ -70,27 +72,19 @@ class Column:
                 self.collected = None
 
 
-class Columns:
-    """A table as a stream of columns.
+class Columns(ABC):
+    """A table as a stream of columns; it is read several times."""
 
-    Args:
-        file: the opened file; it is read several times.
-        is_parquet: else it is csv.
-    """
+    typed: ClassVar[bool] = True
+    """Whether columns have types of their own; else all values are texts, and what they stand for is found out."""
 
-    def __init__(self, file: io.BufferedIOBase, is_parquet: bool) -> None:
-        self.file, self.is_parquet = file, is_parquet
-
+    @abstractmethod
     def names(self) -> list[str]:
-        """List the columns; of a parquet file without those in which pandas keeps the rows' names."""
-        self.file.seek(0)
-        if self.is_parquet:
-            schema = parquet.ParquetFile(self.file).schema_arrow
-            index = index_columns(schema)
-            return [name for name in schema.names if name not in index]
-        with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED) as reader:
-            names: list[str] = reader.schema.names
-            return names
+        """List the columns."""
+
+    @abstractmethod
+    def batches(self, names: list[str]) -> Iterator[Any]:
+        """Yield the columns of these names as batches of Arrow."""
 
     def described(self, most: Mapping[str, int]) -> tuple[int, dict[str, Column]]:
         """Return the number of rows, and what columns hold.
@@ -101,10 +95,10 @@ class Columns:
         columns = {name: Column(name, number) for name, number in most.items()}
         possible = dict.fromkeys(most, KINDS)
         rows = 0
-        for batch in self._batches(list(most)):
+        for batch in self.batches(list(most)):
             for name, column in columns.items():
                 array = batch.column(name)
-                if self.is_parquet:
+                if self.typed:
                     column.kind, column.type = _kind(array.type), str(array.type)
                     array = _without_nan(array)
                 else:
@@ -119,36 +113,72 @@ class Columns:
         return rows, columns
 
     def _sorted(self, values: set[Any], kind: Holds) -> tuple[Value, ...]:
-        if not self.is_parquet and kind in CSV_TYPES:
+        if not self.typed and kind in CSV_TYPES:
             values = set(_typed(pa.array(sorted(values), pa.string()), kind).to_pylist())
         return tuple(sorted(values))
 
     def arrays(self, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
         """Yield batches of columns, each with the type of its kind."""
-        for batch in self._batches([column.name for column in columns]):
+        for batch in self.batches([column.name for column in columns]):
             arrays = {column.name: batch.column(column.name) for column in columns}
-            if self.is_parquet:
+            if self.typed:
                 yield {name: _without_nan(array) for name, array in arrays.items()}
             else:
                 yield {column.name: _typed(arrays[column.name], column.kind) for column in columns}
 
-    def _batches(self, names: list[str]) -> Iterator[Any]:
+
+class CsvColumns(Columns):
+    """Columns of an opened csv file."""
+
+    typed = False
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self.file = file
+
+    def names(self) -> list[str]:
         self.file.seek(0)
-        if self.is_parquet:
-            schema = parquet.ParquetFile(self.file).schema_arrow
-            texts = [name for name in names if _is_text(schema.field(name).type)]
-            self.file.seek(0)
-            # Dictionaries stay as they are in the file; a few bytes of it may stand for any number of long texts.
-            table = parquet.ParquetFile(self.file, read_dictionary=texts)
-            if table.metadata.num_rows * len(names) > MAX_VALUES:
-                raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
-            yield from table.iter_batches(BATCH, columns=names, use_pandas_metadata=False)
-        else:
-            types = csv.ConvertOptions(
-                include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
-            )
-            with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED, types) as reader:
-                yield from reader
+        with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED) as reader:
+            names: list[str] = reader.schema.names
+            return names
+
+    def batches(self, names: list[str]) -> Iterator[Any]:
+        self.file.seek(0)
+        types = csv.ConvertOptions(
+            include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+        )
+        with csv.open_csv(self.file, csv.ReadOptions(block_size=BLOCK), PARSED, types) as reader:
+            yield from reader
+
+
+class ParquetColumns(Columns):
+    """Columns of an opened parquet file, without those in which pandas keeps the rows' names."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self.file = file
+
+    def names(self) -> list[str]:
+        self.file.seek(0)
+        schema = parquet.ParquetFile(self.file).schema_arrow
+        index = index_columns(schema)
+        return [name for name in schema.names if name not in index]
+
+    def batches(self, names: list[str]) -> Iterator[Any]:
+        self.file.seek(0)
+        schema = parquet.ParquetFile(self.file).schema_arrow
+        texts = [name for name in names if _is_text(schema.field(name).type)]
+        self.file.seek(0)
+        # Dictionaries stay as they are in the file; a few bytes of it may stand for any number of long texts.
+        table = parquet.ParquetFile(self.file, read_dictionary=texts)
+        if table.metadata.num_rows * len(names) > MAX_VALUES:
+            raise ValueError(f"its {table.metadata.num_rows} rows have more than {MAX_VALUES} values")
+        yield from table.iter_batches(BATCH, columns=names, use_pandas_metadata=False)
+
+
+@contextmanager
+def opened_columns(path: Path, setting: str) -> Iterator[Columns]:
+    """Open the table that a setting names, as `opened_table` does."""
+    with opened_table(path, setting) as file:
+        yield ParquetColumns(file) if path.suffix == ".parquet" else CsvColumns(file)
 
 
 def _narrowed(kinds: tuple[Holds, ...], array: Any) -> tuple[Holds, ...]:

@@ -93,7 +93,9 @@ def from_table(table: Path, root: Path, columns: Mapping[str, str]) -> LabelledP
     for role, name in names.items():
         if name not in frame.columns and (role in ("path", "label") or role in columns):
             raise UserError(f"the table {table} has no column {name}{did_you_mean(name, map(str, frame.columns))}")
-    values = {role: _column(table, frame, name) for role, name in names.items() if name in frame.columns}
+    values: dict[str, Any] = {
+        role: _column(table, frame, name) for role, name in names.items() if name in frame.columns
+    }
     texts = pd.Series(values.pop("path").astype(str))
     texts = pd.Series([os.path.normpath(root / text) for text in texts])  # one picture under two names
     if (twice := texts.duplicated()).any():

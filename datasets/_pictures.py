@@ -32,7 +32,10 @@ Standardise = Literal["imagenet", "none"]
 
 
 class LabelledPictures(NamedTuple):
-    """Pictures, and what is known about each: arrays (N,), None where nothing is."""
+    """Pictures, and what is known about each: arrays (N,), None where nothing is.
+
+    Where `classes` has names, labels are their numbers; else the classes are the sorted labels.
+    """
 
     pictures: PictureSource
     label: NDArray[Any]
@@ -40,12 +43,12 @@ class LabelledPictures(NamedTuple):
     attribute: NDArray[Any] | None = None
     nuisance: NDArray[Any] | None = None
     split: NDArray[Any] | None = None
+    classes: tuple[str, ...] = ()
 
 
 class PictureDataset(Dataset):
     """Dataset of pictures; a subclass says what they are."""
 
-    backbone: ClassVar[str] = "cnn_small"
     licence: ClassVar[str] = "yours"
 
     test_environments: tuple[str | int, ...] = setting((), "environments that are tested on and not trained on")
@@ -61,6 +64,13 @@ class PictureDataset(Dataset):
     )
     on_damaged: Literal["error", "skip"] = setting("error", "what becomes of pictures that cannot be decoded")
 
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Return settings of a narrow network that trains on a CPU; environments have equal shares, as in DomainBed."""
+        return {
+            "backbone": {"name": "cnn_small", "width": 32},
+            "trainer": {"steps": 1000, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-3},
+        }
+
     @abstractmethod
     def labelled(self) -> LabelledPictures:
         """List the pictures with their labels. Raises UserError where they are not there or not as they should be."""
@@ -75,7 +85,7 @@ class PictureDataset(Dataset):
         pictures = decoded_pictures(listed.pictures, self.image_size, channels)
         kept = self._undamaged(listed, pictures)
         rows = self._rows(listed, kept, np.random.default_rng(seed))
-        task, y, classes = _task(listed.label, rows["train"])
+        task, y, classes = _task(listed, rows["train"])
         env, names = (None, ()) if listed.environment is None else numbered(listed.environment, rows["train"])
         protected = listed.attribute if listed.nuisance is None else listed.nuisance
         nuisance = None if protected is None else nuisance_of(protected)
@@ -151,13 +161,13 @@ class PictureDataset(Dataset):
         return self.pixels.standardised(pixels)
 
 
-def _task(labels: NDArray[Any], train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
+def _task(listed: LabelledPictures, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task, the targets (N,) and the names of the classes; a class may be missing in training."""
-    if labels.dtype.kind == "f":
+    if listed.label.dtype.kind == "f":
         raise UserError("the labels of pictures are classes: whole numbers or texts, not real numbers")
-    names, codes = np.unique(labels, return_inverse=True)
+    names, codes = np.unique(listed.label, return_inverse=True)
     if len(np.unique(codes[train])) < 2:
         raise UserError(f"all training pictures are of the class {names[codes[train][0]]}; a task needs two or more")
-    classes = tuple(map(str, names.tolist()))
+    classes = listed.classes or tuple(map(str, names.tolist()))
     task = BinaryClassification() if len(classes) == 2 else Classification(len(classes))
-    return task, class_targets(classes, codes), classes
+    return task, class_targets(classes, listed.label if listed.classes else codes), classes

@@ -20,6 +20,7 @@ columns; memory is needed for the inputs as 32-bit numbers, not for the file.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -37,7 +38,7 @@ from invbench.core.settings import setting
 from invbench.core.task import Task
 from invbench.datafiles.checksums import is_regular
 from invbench.datafiles.release import at_home
-from invbench.datasets._columns import Column, Columns, codes, numbers
+from invbench.datasets._columns import Column, Columns, codes, numbers, opened_columns
 from invbench.datasets._features import MAX_CATEGORIES, Encoding, Missing, check_size
 from invbench.datasets._roles import (
     MAX_LABELS,
@@ -51,7 +52,7 @@ from invbench.datasets._roles import (
     place_of,
     type_of,
 )
-from invbench.datasets._tables import MAX_VALUES, check_names, listing, opened_table, separator_hint
+from invbench.datasets._tables import MAX_VALUES, check_names, listing, separator_hint
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.seeding import children
 
@@ -124,12 +125,14 @@ class Table(Dataset):
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
 
+    def opened(self) -> AbstractContextManager[Columns]:
+        """Open the table. Raises UserError where that cannot be done."""
+        return opened_columns(at_home(self.path), "dataset.path")
+
     def environment_choices(self) -> tuple[str, ...]:
         if self.environment is None:
             return ()
-        path = at_home(self.path)
-        with opened_table(path, "dataset.path") as file:
-            table = Columns(file, path.suffix == ".parquet")
+        with self.opened() as table:
             if self.environment not in (names := table.names()):
                 raise UserError(f"dataset.environment: the table {self.path} has no column '{brief(self.environment)}'")
             check_names(names, self.path)
@@ -139,19 +142,17 @@ class Table(Dataset):
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         division, choice = (np.random.default_rng(stream) for stream in children(seed, 2))
-        path = at_home(self.path)
-        with opened_table(path, "dataset.path") as file:
-            table = Columns(file, path.suffix == ".parquet")
+        with self.opened() as table:
             features = self._features(table.names())
             roles = {name: MAX_LABELS for names in self._roles().values() for name in names}
             count, columns = table.described(dict.fromkeys(features, MAX_CATEGORIES) | roles)
             if not count:
-                raise UserError(f"the table {path} has no rows")
+                raise UserError(f"the table {self.path} has no rows")
             encoding = Encoding([columns[name] for name in features], self.missing)
             size = subset(self.examples, count, "dataset.examples")
             if size * (encoding.width + len(roles)) > MAX_VALUES:
                 raise UserError(
-                    f"the table {path} has more than {MAX_VALUES} values; use fewer rows by dataset.examples"
+                    f"the table {self.path} has more than {MAX_VALUES} values; use fewer rows by dataset.examples"
                 )
             chosen = np.sort(choice.permutation(count)[:size]) if size < count else np.arange(count)
             described = {name: columns[name] for name in roles}

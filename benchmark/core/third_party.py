@@ -17,11 +17,12 @@ PATIENCE = 5.0
 """Seconds of loading after which a line says what is being imported."""
 
 
-def load_guarded(load: Callable[[], T], what: str) -> T:
+def load_guarded(load: Callable[[], T], what: str, doing: str = "importing") -> T:
     """Call `load` and return its result; what it prints goes to stderr.
 
     Args:
         what: description of the code, for messages.
+        doing: what is done with it, for the line that says it takes long.
 
     Raises:
         UserError: the code raised anything, KeyboardInterrupt and SystemExit included.
@@ -32,7 +33,7 @@ def load_guarded(load: Callable[[], T], what: str) -> T:
         redirect_stdout(stderr),
         redirect_stderr(stderr),
         warnings.catch_warnings(),
-        _said_after(PATIENCE, f"importing {what} takes long"),
+        _said_after(PATIENCE, f"{doing} {what} takes long"),
         _interrupts() as pressed,
     ):
         try:
