@@ -1,8 +1,10 @@
 """Datasets of other packages, which are extras: the package, a class by its name, and an object of that class."""
 
 import importlib
+import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -33,7 +35,7 @@ def package(name: str, extra: str) -> ModuleType:
         workarounds.torchvision()
         sys.path.insert(0, str(home))
         try:
-            load_guarded(lambda: importlib.import_module(name), f"the package {name}")
+            _quietly(lambda: importlib.import_module(name), f"the package {name}")
         finally:
             sys.path.remove(str(home))
     module = sys.modules[name]
@@ -66,11 +68,53 @@ def made(make: Callable[..., T], arguments: Mapping[str, Any], offline: str) -> 
     """Make an object of another package, and say how to work offline where its files are not there."""
     what = f"{getattr(make, '__name__', make)}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
     try:
-        return load_guarded(lambda: make(**arguments), brief(what), "making")
+        return _quietly(lambda: make(**arguments), brief(what), "making")
     except UserError as error:
         if isinstance(error.__cause__, TypeError):  # of the arguments
             raise
         raise UserError(f"{error}; {offline}") from None
+
+
+def _quietly(load: Callable[[], T], what: str, doing: str = "importing") -> T:
+    """Call another package's code; its warnings are for those who maintain it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_guarded(load, what, doing)
+
+
+def made_splits(
+    cls: type[Any], root: str, download: bool, arguments: Mapping[str, Any], splits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Make a dataset for each split.
+
+    Args:
+        cls: class of the datasets; `root` and `download` are given to it where it has such arguments.
+        arguments: further ones, of all splits.
+        splits: arguments of each split; empty: as the class names its splits, by an argument `train` or `split`.
+
+    Raises:
+        UserError: the class raises something, or a split is empty.
+    """
+    parameters = inspect.signature(cls).parameters
+    where = {name: value for name, value in (("root", root), ("download", download)) if name in parameters}
+    offline = f"put its files into {root}" + (", or set dataset.download=true" if "download" in where else "")
+    parts = {}
+    for split, more in (splits or _splits_of(parameters)).items():
+        parts[split] = made(
+            cls, where | dict(arguments) | dict(more), f"{offline}; dataset.splits sets what splits are"
+        )
+        if not len(parts[split]):
+            raise UserError(f"dataset.name: {cls.__name__} has nothing in the split {split}, made with {dict(more)}")
+    return parts
+
+
+def _splits_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, dict[str, Any]]:
+    """Return the arguments of the splits that a class with these parameters has; of others it is all one."""
+    if "train" in parameters:
+        return {"train": {"train": True}, "test": {"train": False}}
+    if "split" in parameters and isinstance(parameters["split"].default, str):
+        return {"train": {"split": parameters["split"].default}, "test": {"split": "test"}}
+    return {"train": {}}
 
 
 def files_below(folder: Path) -> list[str]:

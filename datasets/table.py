@@ -125,6 +125,13 @@ class Table(Dataset):
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
 
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Return the usual settings for a few thousand rows: nobody has published any for a table that is yours."""
+        return {
+            "backbone": {"name": "mlp", "width": 64, "depth": 2, "activation": "relu"},
+            "trainer": {"steps": 2000, "batch_size": 64, "optimizer": "adam", "learning_rate": 1e-3},
+        }
+
     def opened(self) -> AbstractContextManager[Columns]:
         """Open the table. Raises UserError where that cannot be done."""
         return opened_columns(at_home(self.path), "dataset.path")

@@ -7,7 +7,6 @@ share is tested. `dataset.splits` says it otherwise, as in `{train: {split: trai
 environments, unless an attribute of the dataset, as of a class of your own, has them.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -21,10 +20,11 @@ from invbench.console import progress_bar
 from invbench.core.arrays import array_of
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
+from invbench.core.third_party import one_line
 from invbench.datafiles.cache import Arrays, cached_arrays
 from invbench.datafiles.picture_sources import PictureItems
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, files_below, made
+from invbench.datasets._packages import class_of, files_below, made_splits
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError
 from invbench.system import workarounds
@@ -58,7 +58,7 @@ class Torchvision(PictureDataset):
     def labelled(self) -> LabelledPictures:
         contract = workarounds.torchvision().datasets.VisionDataset
         cls: type[Any] = class_of(self.name, "torchvision.datasets", contract)
-        parts = {split: self._made(cls, arguments) for split, arguments in (self.splits or _splits(cls)).items()}
+        parts = made_splits(cls, str(at_home(self.root)), self.download, self.arguments, self.splits)
         whole: ConcatDataset[Any] = ConcatDataset([part for part in parts.values() if len(part)])
         identity = (self.name, repr(self.arguments), repr(self.splits), *files_below(at_home(self.root)))
         names = np.repeat(list(parts), [len(part) for part in parts.values()])
@@ -70,19 +70,6 @@ class Torchvision(PictureDataset):
             classes=_classes(whole.datasets[0]),
         )
 
-    def _made(self, cls: type[Any], arguments: Mapping[str, Any]) -> Any:
-        """Make the dataset of a split. Raises UserError where the class does, which names the files it misses."""
-        parameters = inspect.signature(cls).parameters
-        where = {"root": str(at_home(self.root)), "download": self.download}
-        named = {name: value for name, value in where.items() if name in parameters}
-        offline = (
-            f"put its files into {self.root}, or set dataset.download=true; dataset.splits has the splits' arguments"
-        )
-        dataset = made(cls, named | self.arguments | dict(arguments), offline)
-        if not len(dataset):
-            raise UserError(f"dataset.name: {self.name} with {dict(arguments)} has no pictures")
-        return dataset
-
     def _environments(self, dataset: Any) -> NDArray[Any]:
         values = getattr(dataset, self.environment or "", None)
         if values is None:
@@ -93,16 +80,6 @@ class Torchvision(PictureDataset):
                 f"dataset.environment: {self.environment} must have one value of each of {len(dataset)} pictures"
             )
         return environments
-
-
-def _splits(cls: type[Any]) -> dict[str, dict[str, Any]]:
-    """Return the arguments of the splits that a class has by itself."""
-    parameters = inspect.signature(cls).parameters
-    if "train" in parameters:
-        return {"train": {"train": True}, "test": {"train": False}}
-    if "split" in parameters and isinstance(parameters["split"].default, str):
-        return {"train": {"split": parameters["split"].default}, "test": {"split": "test"}}
-    return {"train": {}}
 
 
 def _picture(picture: Any) -> Image.Image:
@@ -120,10 +97,13 @@ def _labels(whole: "ConcatDataset[Any]", identity: Sequence[str]) -> NDArray[np.
 
     def read() -> Arrays:
         with ThreadPoolExecutor(available_cores()) as executor, progress_bar("reading labels", len(whole)) as advance:
-            labels = []
-            for label in executor.map(lambda number: whole[number][1], range(len(whole))):
-                labels.append(label)
-                advance(len(labels))
+            labels: list[Any] = []
+            try:
+                for label in executor.map(lambda number: whole[number][1], range(len(whole))):
+                    labels.append(label)
+                    advance(len(labels))
+            except Exception as error:  # of the other package
+                raise UserError(f"the label of picture {len(labels)} cannot be read: {one_line(error)}") from None
         return {"labels": _whole_numbers(labels)}
 
     return cached_arrays("labels", identity, read)["labels"]

@@ -1,0 +1,58 @@
+"""Datasets of Hugging Face's package `datasets`: loaded from disk, or by a name that its `load_dataset` takes."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from invbench.datafiles.release import at_home
+from invbench.datasets._packages import made, package
+from invbench.errors import UserError, brief, did_you_mean
+
+SAVED = ("dataset_dict.json", "dataset_info.json")
+"""Files of which a folder has one that `save_to_disk` has written."""
+RENAMED = {"val": "validation", "valid": "validation", "dev": "validation"}
+"""Usual names of splits that have another one here."""
+
+
+def huggingface() -> ModuleType:
+    """Import the package."""
+    return package("datasets", "huggingface")
+
+
+def loaded(path: str, arguments: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, Any]:
+    """Load a dataset as one `datasets.Dataset` for each split.
+
+    Args:
+        path: a folder that `save_to_disk` has written, or what `load_dataset` takes, such as `imagefolder`.
+        arguments: of `load_dataset`, such as `{data_dir: photos}`.
+        splits: the dataset's name of each split that is used; empty takes all.
+
+    Raises:
+        UserError: it is not there, or has no such split.
+    """
+    datasets = huggingface()
+    folder = at_home(path)
+    offline = (
+        "where there is no network, give a folder that `save_to_disk` has written, or csv, parquet or images with "
+        "'dataset.arguments={data_files: ...}'"
+    )
+    if any((folder / name).is_file() for name in SAVED):
+        content = made(datasets.load_from_disk, {"dataset_path": str(folder)}, offline)
+    else:
+        content = made(datasets.load_dataset, {"path": path} | dict(arguments), offline)
+    parts = dict(content) if isinstance(content, datasets.DatasetDict) else {"train": content}
+    if not all(isinstance(part, datasets.Dataset) for part in parts.values()):
+        raise UserError(f"dataset.path: {brief(path)} is streamed; leave streaming out")
+    for split, name in splits.items():
+        if name not in parts:
+            raise UserError(f"dataset.splits: {split} is {brief(name)}, which is no split{did_you_mean(name, parts)}")
+    chosen = {split: parts[name] for split, name in splits.items()} or {RENAMED.get(k, k): v for k, v in parts.items()}
+    if not sum(map(len, chosen.values())):
+        raise UserError(f"dataset.path: {brief(path)} has no rows")
+    return chosen
+
+
+def check_column(part: Any, name: str, setting: str) -> None:
+    """Raise UserError with the nearest name where a dataset has no such column."""
+    if name not in part.column_names:
+        raise UserError(f"{setting}: the dataset has no column '{brief(name)}'{did_you_mean(name, part.column_names)}")
