@@ -171,8 +171,9 @@ class Settings(BaseModel):
 
     @classmethod
     def describe(cls) -> Iterator[SettingInfo]:
-        """Yield every setting in the order of the class."""
-        for name, field in cls.model_fields.items():
+        """Yield every setting, those of the class itself ahead of what it derives from."""
+        fields = sorted(cls.model_fields.items(), key=lambda named: named[0] not in cls.__annotations__)
+        for name, field in fields:
             info = search_info(field)
             yield SettingInfo(
                 name=name,
