@@ -162,13 +162,13 @@ class FusedTraining:
         critics = self.first.critics
         for name, loader in self.critic_loaders.items():
             for count in critics.update_counts(name, done):
-                leaves, _ = self._call(partial(self._critic_update, name), leaves, loader.batch(count), count=count)
+                leaves, _ = self._call(partial(self._critic_update, name), leaves, loader, count, count=count)
         factor = self.first.config.trainer.rate_factor(done, self.first.sampler.steps_per_epoch)
         simultaneous = [
             name for name, critic in critics.critics.items() if critic.simultaneous and done >= critic.first_step
         ]
         counts = {name: critics.updates_before(critics.critics[name], done) for name in simultaneous}
-        return self._call(self._step, leaves, self.loader.batch(done), factor=factor, **counts)
+        return self._call(self._step, leaves, self.loader, done, factor=factor, **counts)
 
     def _restarted(self) -> list[Tensor]:
         """Zero the moments of the runs whose optimiser restarts ahead of this step. Returns all runs."""
@@ -179,13 +179,16 @@ class FusedTraining:
                 value[rows] = 0
         return self.leaves
 
-    def _call(self, step: "RunStep", leaves: list[Tensor], batch: Tensors, **shared: float) -> "StepResult":
-        """Compute the runs after a step, and its parts; the step is traced when it is made for the first time."""
+    def _call(
+        self, step: "RunStep", leaves: list[Tensor], loader: StackedBatchLoader, number: int, **shared: float
+    ) -> "StepResult":
+        """Compute the runs after a step on the batch with this number, and its parts; the first time it is traced."""
+        batch = loader.batch(number)
         values = {name: _scalar(value) for name, value in shared.items()}
         key = "/".join(shared) + str(getattr(step, "args", ""))
         if key in self.programs:
             return self.programs[key](leaves, batch, values)
-        program = Program(step, tree_unflatten(leaves, self.treedef), self.settings, batch, values)
+        program = Program(step, tree_unflatten(leaves, self.treedef), self.settings, batch, values, loader.axis)
         after, aux = program(leaves, batch, values)
         if all(new.shape == old.shape for new, old in zip(after, leaves, strict=True)):
             self.programs[key] = program  # states may get their size in the first step

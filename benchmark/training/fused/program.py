@@ -215,12 +215,21 @@ class Program:
         step: of one run.
         runs, settings, batch: of all runs, with a leading axis.
         shared: what is the same for all.
+        batch_axis: 0, or None where all runs have the same batch, without that axis.
 
     Raises:
         CannotFuse: the step does something that cannot be mapped or repeated.
     """
 
-    def __init__(self, step: RunStep, runs: Tree, settings: Tensors, batch: Tensors, shared: Tensors) -> None:
+    def __init__(
+        self,
+        step: RunStep,
+        runs: Tree,
+        settings: Tensors,
+        batch: Tensors,
+        shared: Tensors,
+        batch_axis: int | None,
+    ) -> None:
         leaves, treedef = tree_flatten((runs, settings, batch, shared))
         self.kept = len(tree_leaves(runs))
         self.settings = list(settings.values())
@@ -231,7 +240,7 @@ class Program:
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             arguments = tree_unflatten(list(tensors), treedef)
-            after, aux = vmap(one_run, in_dims=(0, 0, 0, None), randomness="different")(*arguments)
+            after, aux = vmap(one_run, in_dims=(0, 0, batch_axis, None), randomness="different")(*arguments)
             aux_leaves, self.aux_treedef = tree_flatten(aux)
             return [*tree_leaves(after), *aux_leaves]
 
