@@ -447,6 +447,7 @@ def test_long_texts_that_a_dictionary_repeats_stay_short(tmp_path: Path) -> None
 GIVEN: list[dict[str, Any]] = [
     {"dataset__target": "good", "dataset__task": "classification", "dataset__attribute": "region"},
     {"dataset__target": "harvest", "dataset__task": "regression", "dataset__environment": "region"},
+    {"dataset__target": "harvest", "dataset__task": "regression", "dataset__weight": "age"},
 ]
 
 

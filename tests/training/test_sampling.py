@@ -1,4 +1,4 @@
-"""Batches: environment-major, every example at most once an epoch, a pure function of the seed."""
+"""Batches: environment-major, an example at most once an epoch, or as its weight says, a pure function of the seed."""
 
 from dataclasses import replace
 
