@@ -1,4 +1,4 @@
-"""Columns of a table that are no features: targets, environments, nuisances and the names of splits."""
+"""Columns of a table that are no features: targets, environments, nuisances, weights and the names of splits."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -84,6 +84,12 @@ def _check_splits(column: str, names: Sequence[str]) -> None:
     for name in names:
         if not SPLIT_NAME.fullmatch(name):
             raise UserError(f"dataset.split: column {column} has {brief(name)!r}; use lower-case letters, digits and _")
+
+
+def check_numbers(column: Column, setting_: str) -> None:
+    """Raise UserError unless a column holds numbers."""
+    if column.kind not in ("integer", "real"):
+        raise UserError(f"{setting_}: column {column.name} holds no numbers")
 
 
 def place_of(name: str, names: Sequence[str]) -> int:

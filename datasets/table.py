@@ -6,7 +6,8 @@ Every column without another role is a feature, unless its name begins with `_`:
 one-hot over the values of the whole table in sorted order, at most 100. Names of columns may be shell patterns such as
 `sensor_*`. Real targets make a regression, with the deviation of the training targets as the unit of its loss;
 integers, booleans and texts with at most 1,000 different values are classes in sorted order; integers with more are
-real numbers. The same holds of nuisances. Means and deviations are those of the training split.
+real numbers. The same holds of nuisances. Means and deviations are those of the training split, with every row counted
+once; `weight` names the column that says how often each row is drawn in training.
 
     no environments       `test_share` of the rows is the test split
     environments          `test_share` of each environment is the test split
@@ -31,7 +32,15 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
-from invbench.core.arrays import check_precision, class_targets, classification, drawn, regression, rows_by_name
+from invbench.core.arrays import (
+    check_precision,
+    class_targets,
+    classification,
+    drawn,
+    regression,
+    rows_by_name,
+    weights_of,
+)
 from invbench.core.data import Dataset, Problem, Split, floats, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
@@ -45,6 +54,7 @@ from invbench.datasets._roles import (
     Labels,
     Values,
     check_labels,
+    check_numbers,
     check_values,
     environments_of,
     is_real,
@@ -97,6 +107,11 @@ class Table(Dataset):
         None, "column with the group of each row; no feature, and the nuisance, as a category, where none is given"
     )
     nuisance: tuple[str, ...] = setting((), "columns that the prediction should not depend on; no features")
+    weight: str | None = setting(
+        None,
+        "column with how often each row is drawn in training, with replacement, relative to the others of its "
+        "environment; no feature; metrics count every row once",
+    )
     split: str | None = setting(None, "column with the split of each row: train, test and others")
     missing: Missing = setting("error", "missing features: refused, or replaced by the mean of the training rows or 0")
     standardise: bool = setting(True, "scale features by mean and deviation of the training split")
@@ -121,6 +136,12 @@ class Table(Dataset):
             "environments": self.environment is not None,
         }
         return tuple(what for what in self.provides if there.get(what, True))
+
+    def canonical(self) -> dict[str, Any]:
+        settings = super().canonical()
+        if self.weight is None:
+            del settings["weight"]  # so that runs without weights keep the ids of the time before there were any
+        return settings
 
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
@@ -174,7 +195,7 @@ class Table(Dataset):
     def _roles(self) -> dict[str, list[str]]:
         """Return the columns that are no features, by the setting that names them."""
         single = {"target": self.target, "environment": self.environment, "attribute": self.attribute}
-        single["split"] = self.split
+        single |= {"weight": self.weight, "split": self.split}
         roles = {f"dataset.{role}": [name] for role, name in single.items() if name is not None}
         return roles | {"dataset.nuisance": list(self.nuisance)} if self.nuisance else roles
 
@@ -204,6 +225,8 @@ class Table(Dataset):
         """Raise UserError for a column that cannot have its role."""
         for setting_, names in self._roles().items():
             for column in (columns[name] for name in names):
+                if setting_ == "dataset.weight":
+                    check_numbers(column, setting_)
                 check_values(column, setting_)
                 if setting_ in ("dataset.environment", "dataset.attribute", "dataset.split"):
                     check_labels(column, setting_)
@@ -238,11 +261,15 @@ class Table(Dataset):
         if self.standardise:
             encoding.standardise(content.x, rows["train"])
         env, names = (None, ()) if environment is None else environments_of(environment, rows["train"])
+        weights = None
+        if self.weight is not None:
+            weights = weights_of(values[self.weight].numbers(), env, names, rows["train"], f"column {self.weight}")
         whole = Split(
             torch.from_numpy(content.x),
             y,
             env,
             nuisance_of([values[name] for name in self._nuisances()], categories=not self.nuisance),
+            weights=weights,
         )
         splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}
         variant: Literal["partial", "full"] = "partial" if partial else "full"

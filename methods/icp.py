@@ -49,6 +49,8 @@ class ICP(Method):
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         train, task = problem.splits["train"], problem.task
+        if train.weights is not None:
+            raise UserError("method icp tests all training examples alike; leave out their weights, or use erm")
         x = train.inputs().flatten(1).double().numpy()
         y = ((train.y - getattr(task, "mean", 0.0)) / getattr(task, "std", 1.0)).double().numpy()
         env = np.zeros(len(y), dtype=np.int64) if train.env is None else train.env.numpy()

@@ -165,7 +165,7 @@ class Environments:
         smallest = int(torch.bincount(split.env).min())  # type: ignore[arg-type]
         sizes = {"batch_size": min(examples, smallest), "environments_per_step": None}
         network, x = held_still(run.model, split, seed)
-        sampler = Sampler.of(replace(split, x=x), run.config.trainer.model_copy(update=sizes), seed)
+        sampler = Sampler.of(replace(split, x=x, weights=None), run.config.trainer.model_copy(update=sizes), seed)
         batch = loader_of(sampler).batch(0)
         order = batch.env.argsort()
         flat = FlatModule(network)

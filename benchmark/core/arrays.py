@@ -1,4 +1,4 @@
-"""Tensors of a problem from arrays: inputs, targets and, where there are some, environments, splits and nuisances."""
+"""Tensors of a problem from arrays: inputs, targets and, where there are some, environments, nuisances and weights."""
 
 import re
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ class Converted(NamedTuple):
     y: Tensor
     env: Tensor | None
     nuisance: Tensor | None
+    weights: Tensor | None
     rows: dict[str, Tensor]
     task: Task
     kind: ArrayKind
@@ -38,11 +39,13 @@ class Converted(NamedTuple):
     environment_names: tuple[str, ...]
 
 
-def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_share: float, seed: int) -> Converted:
+def converted(
+    x: Any, y: Any, environment: Any, split: Any, nuisance: Any, weight: Any, test_share: float, seed: int
+) -> Converted:
     """Convert what `Problem.from_arrays` is given. Raises UserError as it does."""
     inputs = inputs_of(x)
     count = len(inputs)
-    columns = {"x": x, "y": y, "environment": environment, "split": split, "nuisance": nuisance}
+    columns = {"x": x, "y": y, "environment": environment, "split": split, "nuisance": nuisance, "weight": weight}
     check_lengths({name: values for name, values in columns.items() if values is not None or name == "y"})
     labels = None if environment is None else _column("environment", environment)
     rng = np.random.default_rng(stream(seed, "data", "test"))
@@ -50,8 +53,9 @@ def converted(x: Any, y: Any, environment: Any, split: Any, nuisance: Any, test_
     task, target, classes = _task(_column("y", y), rows["train"])
     env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
     protected = None if nuisance is None else nuisance_of(array_of("nuisance", nuisance))
+    weights = None if weight is None else weights_of(_column("weight", weight), env, names, rows["train"])
     indices = {name: torch.from_numpy(index) for name, index in rows.items()}
-    return Converted(inputs, target, env, protected, indices, task, KINDS[inputs.ndim], classes, names)
+    return Converted(inputs, target, env, protected, weights, indices, task, KINDS[inputs.ndim], classes, names)
 
 
 def floats(array: Array) -> Tensor:
@@ -195,6 +199,36 @@ def nuisance_of(values: Array) -> Tensor:
     columns = values.reshape(len(values), -1)
     codes = [np.unique(column, return_inverse=True)[1] for column in columns.T]
     return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))
+
+
+def weights_of(
+    values: Array, env: Tensor | None, names: tuple[str, ...], train: NDArray[np.int64], name: str = "weight"
+) -> Tensor:
+    """Convert weights of examples (N,), without missing or infinite ones, to float32.
+
+    Args:
+        env: number of each example's environment (N,), those that are trained on first; `names` are theirs.
+        train: rows that are trained on.
+
+    Raises:
+        UserError: they are no numbers, negative, beyond 32 bits, or all 0 in a training environment.
+    """
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"{name} holds no numbers; give one of each example, 0 or more")
+    weights = values.astype(np.float64)
+    if (weights < 0).any():
+        raise UserError(f"{name} has the negative value {weights.min():g}; a weight is 0 or more")
+    if (odd := (weights > LARGEST) | ((weights > 0) & (weights < 1 / LARGEST))).any():
+        raise UserError(
+            f"{name} has the value {weights[odd][0]:g}; a weight is 0, or from {1 / LARGEST:g} to {LARGEST:g}: "
+            "multiply all by some number"
+        )
+    numbers = np.zeros(len(values), np.int64) if env is None else env.numpy()
+    empty = np.flatnonzero(np.bincount(numbers[train], weights[train]) == 0)
+    if len(empty):
+        where = f" of environment {brief(names[empty[0]])}" if names else ""
+        raise UserError(f"{name} is 0 in all training examples{where}; one at least needs a weight above 0")
+    return floats(weights)
 
 
 def rows_by_name(names: Array, kept: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.int64]]:

@@ -46,6 +46,8 @@ class Split:
         env: index of the environment of each example (N,), integers from 0.
         nuisance: what the prediction should not depend on (N, ...).
         digests: sha256 of what each input was made from, as integers (N, 4); fingerprints take them for the inputs.
+        weights: how often each example is drawn in training, relative to the others of its environment (N,): real
+            numbers from 0. Metrics, and what is computed from the data ahead of training, count every example once.
     """
 
     x: Tensor | ImageFile
@@ -53,6 +55,7 @@ class Split:
     env: Tensor | None = None
     nuisance: Tensor | None = None
     digests: Tensor | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.parts().items():
@@ -68,7 +71,7 @@ class Split:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that exist, by name; images in a file are none."""
-        names = ("x", "y", "env", "nuisance", "digests")
+        names = ("x", "y", "env", "nuisance", "digests", "weights")
         return {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
 
     def inputs(self) -> Tensor:
@@ -214,6 +217,7 @@ class Problem:
         environment: Any = None,
         split: Any = None,
         nuisance: Any = None,
+        weight: Any = None,
         test_share: float = 0.2,
         seed: int = 0,
     ) -> "Problem":
@@ -236,14 +240,18 @@ class Problem:
             split: name of the split of each example (N,): train and test, and others such as validation. Without it
                 a share of each environment is drawn for testing.
             nuisance: what predictions should not depend on (N,) or (N, k): real numbers, or categories.
+            weight: how often each example is drawn in training, relative to the others of its environment (N,):
+                numbers from 0. Draws are with replacement, also where all weights are equal; metrics count every
+                example once.
             test_share: of each environment, where no split is given.
             seed: of that draw.
 
         Raises:
-            UserError: shapes that do not fit, missing values, a single class or one that is never trained on.
+            UserError: shapes that do not fit, missing values, a single class or one that is never trained on, weights
+                that are negative or all 0 in a training environment.
         """
-        parts = converted(x, y, environment, split, nuisance, test_share, seed)
-        whole = Split(parts.x, parts.y, parts.env, parts.nuisance)
+        parts = converted(x, y, environment, split, nuisance, weight, test_share, seed)
+        whole = Split(parts.x, parts.y, parts.env, parts.nuisance, weights=parts.weights)
         splits = {name: whole.rows(index) for name, index in parts.rows.items()}
         return cls(
             splits, parts.task, parts.kind, "full", classes=parts.classes, environment_names=parts.environment_names

@@ -15,7 +15,9 @@ class TrainerConfig(Settings):
 
     epochs: int | None = setting(None, "passes over the smallest environment's examples; or give steps", ge=1)
     steps: int | None = setting(None, "optimiser steps; or give epochs", ge=1)
-    batch_size: int | None = setting(64, "examples per environment and step; null takes all", ge=1)
+    batch_size: int | None = setting(
+        64, "examples per environment and step; null takes all, and of weighted ones draws as many", ge=1
+    )
     environments_per_step: int | None = setting(
         None, "environments in each step, in random groups; null takes all", ge=1
     )

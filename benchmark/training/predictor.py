@@ -148,6 +148,7 @@ def fit(
     *,
     environment: Any = None,
     nuisance: Any = None,
+    weight: Any = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -166,7 +167,7 @@ def fit(
 
     Args:
         method: a registered name, or several joined by `+`.
-        x, y, environment, nuisance: as `Problem.from_arrays` takes them.
+        x, y, environment, nuisance, weight: as `Problem.from_arrays` takes them.
         settings: `{"trainer.epochs": 20, "backbone.name": "linear"}`.
         seed: of first weights, order and noise.
         device: auto, cpu, cuda or cuda:i.
@@ -176,7 +177,7 @@ def fit(
         UserError: arrays that do not fit, or a method that needs what they lack.
         RunFailed: the training failed.
     """
-    given = {"x": x, "y": y, "environment": environment, "nuisance": nuisance}
+    given = {"x": x, "y": y, "environment": environment, "nuisance": nuisance, "weight": weight}
     columns = {name: array_of(name, values) for name, values in given.items() if values is not None or name in "xy"}
     check_lengths(columns)
     count = len(columns["x"])

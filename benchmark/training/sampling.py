@@ -29,6 +29,9 @@ class Sampler:
     An epoch permutes every environment's examples and cuts them into batches of equal size until the smallest
     environment is used up. Where a step takes fewer environments than there are, each pass over the environments
     groups them afresh. Where every step takes every example, all batches are the same one, in the order of the split.
+
+    Where the split has weights, an epoch's examples of an environment are drawn with replacement instead, each with a
+    probability proportional to its weight. They are as many as without weights, in a step of all examples too.
     """
 
     split: Split
@@ -39,10 +42,15 @@ class Sampler:
     batches: int  # of each environment in an epoch
     seed: int
     order: tuple[str, ...] = ()  # name of the order stream; empty for the model's
+    chances: tuple[NDArray[np.float64], ...] = ()  # of each environment's examples; empty where they have no weights
 
     @classmethod
     def of(cls, split: Split, trainer: TrainerConfig, seed: int, *order: str) -> "Sampler":
-        """Make a sampler. Raises UserError when a batch is larger than an environment or a step than their number."""
+        """Make a sampler.
+
+        Raises:
+            UserError: a batch is larger than an environment, a step than their number, or an environment has no weight.
+        """
         env = torch.zeros(len(split), dtype=torch.int64) if split.env is None else split.env.cpu()
         counts = torch.bincount(env)
         smallest, environments = int(counts.min()), len(counts)
@@ -58,9 +66,9 @@ class Sampler:
                 f"trainer.environments_per_step is {per_step}, but there are only {environments} environments"
             )
         starts = torch.cumsum(counts, 0) - counts
-        return cls(
-            split, torch.argsort(env, stable=True), starts, batch_size, per_step, smallest // batch_size, seed, order
-        )
+        members = torch.argsort(env, stable=True)
+        chances = () if split.weights is None else _chances(split.weights.cpu()[members], counts)
+        return cls(split, members, starts, batch_size, per_step, smallest // batch_size, seed, order, chances)
 
     @property
     def environments(self) -> int:
@@ -75,7 +83,7 @@ class Sampler:
     @property
     def whole(self) -> bool:
         """Whether every step takes every example, so that all steps have the same batch."""
-        return self.per_step * self.batch_size == len(self.members)
+        return not self.chances and self.per_step * self.batch_size == len(self.members)
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
         """Draw the indices of an epoch: examples (steps, E, B), environments (steps, E), on the CPU."""
@@ -83,8 +91,8 @@ class Sampler:
             return self._everything
         rng = np.random.default_rng(stream(self.seed, "order", *self.order, number))
         count = self.batches * self.batch_size
-        order = self._shuffled(rng)
-        rows = order[self.starts[:, None] + torch.arange(count)].reshape(-1, self.batches, self.batch_size)
+        rows = self._drawn(rng, count) if self.chances else self._permuted(rng, count)
+        rows = rows.reshape(-1, self.batches, self.batch_size)
         groups = self.environments // self.per_step
         passes = rng.permuted(np.tile(np.arange(self.environments), (self.batches, 1)), axis=1)
         env = torch.from_numpy(passes)[:, : groups * self.per_step]
@@ -119,6 +127,15 @@ class Sampler:
         sizes: NDArray[np.int64] = torch.diff(self.starts, append=torch.tensor([len(self.members)])).numpy()
         return sizes
 
+    def _permuted(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Return so many examples (E, count) of each environment, each at most once."""
+        return self._shuffled(rng)[self.starts[:, None] + torch.arange(count)]
+
+    def _drawn(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Draw so many examples (E, count) of each environment, with replacement, by their weights."""
+        places = np.stack([rng.choice(len(chances), count, p=chances) for chances in self.chances])
+        return self.members[self.starts[:, None] + torch.from_numpy(places)]
+
     def _shuffled(self, rng: np.random.Generator) -> Tensor:
         """Return `members` with each environment's examples in a new random order."""
         keys = rng.random(len(self.members))
@@ -128,6 +145,22 @@ class Sampler:
             return self.members[torch.from_numpy(order.ravel())]
         env = np.repeat(np.arange(self.environments), sizes)
         return self.members[torch.from_numpy(np.lexsort((keys, env)))]
+
+
+def _chances(weights: Tensor, counts: Tensor) -> tuple[NDArray[np.float64], ...]:
+    """Scale weights (N,), sorted by environment, so that each environment's sum to 1. Raises UserError as `of`."""
+    numbers = weights.double().numpy()
+    if numbers.ndim != 1 or not np.isfinite(numbers).all() or (numbers < 0).any():
+        raise UserError("the weights of the training examples must be finite numbers from 0, one of each")
+    parts = np.split(numbers, counts.cumsum(0)[:-1].numpy())
+    for number, part in enumerate(parts):
+        if not part.any():
+            where = f"environment {number} has" if len(parts) > 1 else "there is"
+            raise UserError(
+                f"{where} no example with a weight above 0 left to train on; give one to more of them, or lower "
+                "dataset.validation_share"
+            )
+    return tuple(part / part.sum() for part in parts)
 
 
 def rows_of(values: Tensor | ImageFile, index: Tensor) -> Tensor:

@@ -65,9 +65,9 @@ def _is_quadratic(problem: Problem, model: nn.Module) -> bool:
 
 
 def _is_whole(train: Split, trainer: TrainerConfig) -> bool:
-    """Tell whether every step takes every example, and the split has no nuisance."""
+    """Tell whether every step takes every example once, and the split has no nuisance; weighted ones are drawn."""
     counts = torch.bincount(train.env) if train.env is not None else torch.tensor([len(train)])
     same = bool((counts == counts[0]).all())
     all_examples = trainer.batch_size in (None, int(counts[0]))
     all_environments = trainer.environments_per_step in (None, len(counts))
-    return same and all_examples and all_environments and train.nuisance is None
+    return same and all_examples and all_environments and train.nuisance is None and train.weights is None

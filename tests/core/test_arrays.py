@@ -101,6 +101,20 @@ def test_real_targets_images_and_several_nuisances() -> None:
         ),
         ({"test_share": 1.0}, "test_share is 1.0; it must lie between 0 and 1"),
         ({"test_share": 0.001}, "40 examples leave nothing to train or to test on with test_share 0.001"),
+        ({"weight": [1.0] * 39}, "x has 40 examples, but weight has 39 values"),
+        ({"weight": X}, "weight has the shape (40, 3); give one value of each example (N,)"),
+        ({"weight": ANIMALS}, "weight holds no numbers; give one of each example, 0 or more"),
+        ({"weight": X[:, 0] > 0}, "weight holds no numbers"),
+        ({"weight": [*[1.0] * 39, np.nan]}, "weight has a missing or infinite value in row 39"),
+        ({"weight": [*[1.0] * 39, np.inf]}, "weight has a missing or infinite value in row 39"),
+        ({"weight": [*[1] * 39, -2]}, "weight has the negative value -2; a weight is 0 or more"),
+        ({"weight": [*[1.0] * 39, 1e31]}, "weight has the value 1e+31; a weight is 0, or from 1e-30 to 1e+30"),
+        ({"weight": [*[1.0] * 39, 1e-50]}, "weight has the value 1e-50; a weight is 0, or from 1e-30 to 1e+30"),
+        ({"weight": [0] * 40}, "weight is 0 in all training examples; one at least needs a weight above 0"),
+        (
+            {"weight": (CITIES != "Rome").astype(float), "environment": CITIES},
+            "weight is 0 in all training examples of environment Rome; one at least",
+        ),
         ({"nuisance": np.array([1j] * 40)}, "nuisance has values of type complex128; give numbers or texts"),
     ],
 )
@@ -111,6 +125,26 @@ def test_odd_arrays_are_refused_in_one_line(arguments: dict[str, Any], line: str
         invbench.Problem.from_arrays(x, y, **further)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.uint8])
+def test_weights_follow_their_examples(dtype: type[np.generic]) -> None:
+    """Into splits, a validation set, and what is left of them without an environment."""
+    number = np.arange(1, 41)
+    x = np.stack([number, -number], 1)
+    given = invbench.Problem.from_arrays(x, ANIMALS, environment=CITIES, weight=number.astype(dtype))
+    carved = given.with_validation(0.25, np.random.SeedSequence(0))
+    for problem in (given, carved, carved.without_environment(1), carved.to(torch.device("cpu"), torch.float64)):
+        for name, split in problem.splits.items():
+            assert split.weights is not None, name
+            assert split.weights.dtype == split.inputs().dtype
+            assert torch.equal(split.weights, split.inputs()[:, 0]), name
+    plain = invbench.Problem.from_arrays(x, ANIMALS, environment=CITIES)
+    assert plain.splits["train"].weights is None
+    assert plain.fingerprint != given.fingerprint
+    other = invbench.Problem.from_arrays(x, ANIMALS, environment=CITIES, weight=number[::-1].astype(dtype))
+    assert other.fingerprint != given.fingerprint
+    assert other.identity() != given.identity()
 
 
 def test_a_dataset_is_a_few_lines(tmp_path: Path) -> None:

@@ -240,6 +240,30 @@ def test_nuisances(frame: pd.DataFrame, load: Callable[..., Problem]) -> None:
         assert problem.input_shape == (width,)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("weight", ["age", "size"])
+def test_weights_are_no_features_and_change_nothing_else(
+    frame: pd.DataFrame, load: Callable[..., Problem], suffix: str, weight: str
+) -> None:
+    frame["size"] = np.arange(COUNT) + 0.5
+    given = {"split": "part", "features": ("soil", "harvest")}
+    problem, plain = load(frame, suffix, weight=weight, **given), load(frame, suffix, **given)
+    for name, split in problem.splits.items():
+        assert split.weights is not None
+        assert split.weights.tolist() == frame[weight][frame["part"] == name].tolist()
+        assert torch.equal(split.inputs(), plain.splits[name].inputs()), "means and deviations count every row once"
+    every = load(frame, suffix, split="part", weight="age")
+    assert every.input_shape[0] == load(frame, suffix, split="part").input_shape[0] - 1
+
+
+def test_a_run_without_weights_has_the_settings_that_it_had(frame: pd.DataFrame, tmp_path: Path) -> None:
+    given = {"dataset.path": str(write(frame, tmp_path / "farms.csv")), "dataset.target": "good"}
+    plain, weighted = (resolve("erm", "table", 0, given | more) for more in ({}, {"dataset.weight": "age"}))
+    assert "weight" not in plain.spec.dataset_settings
+    assert weighted.spec.dataset_settings == plain.spec.dataset_settings | {"weight": "age"}
+    assert resolve("erm", "table", 0, given | {"dataset.weight": None}).spec.run_id == plain.spec.run_id
+
+
 def test_what_is_constant_in_training_is_zero(frame: pd.DataFrame, load: Callable[..., Problem]) -> None:
     """Though the mean of 0.1 is not 0.1 in 32 bits, and though it varies elsewhere."""
     frame = frame.assign(age=np.where(frame["part"] == "train", 0.1, 7.0))
@@ -317,6 +341,29 @@ def lists(frame: pd.DataFrame) -> pd.DataFrame:
             {"nuisance": ("harvest", "region")},
             "column region holds categories, and others of dataset.nuisance real",
         ),
+        (None, {"weight": "ages"}, "dataset.weight: the table .* has no column 'ages'; did you mean 'age'"),
+        (None, {"weight": "soil"}, "dataset.weight: column soil holds no numbers"),
+        (None, {"weight": "organic"}, "dataset.weight: column organic holds no numbers"),
+        (None, {"weight": "size"}, "dataset.weight: column size has no value in row 5; remove the row or fill it in"),
+        (None, {"weight": "harvest"}, "column harvest has the negative value -.*; a weight is 0 or more"),
+        (lambda f: f.assign(age=f.age - 1), {"weight": "age"}, "column age has the negative value -1; a weight is 0"),
+        (
+            lambda f: f.assign(size=np.where(f.index == 7, np.inf, 1.5)),
+            {"weight": "size"},
+            "column size has an infinite value in row 8",
+        ),
+        (lambda f: f.assign(size=1e-40), {"weight": "size"}, "column size has the value 1e-40; a weight is 0, or from"),
+        (
+            lambda f: f.assign(age=(f.part == "test").astype(int)),
+            {"weight": "age", "split": "part"},
+            "column age is 0 in all training examples; one at least needs a weight above 0",
+        ),
+        (
+            lambda f: f.assign(age=(f.region != "north").astype(int)),
+            {"weight": "age", "environment": "region"},
+            "column age is 0 in all training examples of environment north; one at least",
+        ),
+        (None, {"weight": "age", "features": ("age",)}, "dataset.features: column 'age' has another role"),
         (lambda f: f.rename(columns={"age": ""}), {}, "has a column without a name"),
         (lambda f: f.head(0), {}, "the table .* has no rows"),
         (
@@ -400,6 +447,7 @@ def test_long_texts_that_a_dictionary_repeats_stay_short(tmp_path: Path) -> None
 GIVEN: list[dict[str, Any]] = [
     {"dataset__target": "good", "dataset__task": "classification", "dataset__attribute": "region"},
     {"dataset__target": "harvest", "dataset__task": "regression", "dataset__environment": "region"},
+    {"dataset__target": "harvest", "dataset__task": "regression", "dataset__weight": "age"},
 ]
 
 

@@ -201,6 +201,13 @@ def _any_tables() -> Iterator[Case]:
         "--set=dataset.exclude=[a, b, d]",
         suffix="parquet",
     )
+    yield _any_table("weights", _text(w=range(60)), "--set=dataset.weight=w")
+    for label, weights in {
+        "negative": -1.0, "infinite": np.inf, "gone": np.nan, "text": "x", "bools": True, "dates": "2020-01-01",
+        "zero": 0, "1e308": 1e308, "1e-308": 1e-308, "once gone": [None] + [1.0] * 59, "400 digits": "9" * 400,
+    }.items():  # fmt: skip
+        yield _any_table(f"weights {label}", _text(w=weights), "--set=dataset.weight=w", refused=True)
+    yield _any_table("weights of no column", _text(), "--set=dataset.weight=w", refused=True)
     for pattern in ("[", "[a", "*" * 1000, "?" * 100, "", "\\"):
         yield _any_table(
             f"pattern {pattern[:9]}", texts.to_csv(index=False), f"--set=dataset.exclude={json.dumps([pattern])}"

@@ -1,9 +1,13 @@
-"""Batches: environment-major, every example at most once an epoch, a pure function of the seed."""
+"""Batches: environment-major, an example at most once an epoch, or as its weight says, a pure function of the seed."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from invbench.core.data import Split
 from invbench.core.trainer import TrainerConfig
@@ -69,6 +73,83 @@ def test_without_environments_there_is_one() -> None:
     examples, env = sampler.epoch(0)
     assert examples.shape == (1, 1, 50)
     assert env.tolist() == [[0]]
+
+
+def weighted(weights: list[float], env: list[int]) -> Split:
+    return replace(
+        Split(torch.arange(len(env)), torch.zeros(len(env)), torch.tensor(env)), weights=torch.tensor(weights)
+    )
+
+
+def test_weighted_examples_are_drawn_as_often_as_their_weights_say() -> None:
+    """In each environment by itself, though the weights of one are far larger than those of the other."""
+    env = [0, 1] * 6
+    weights = [1e20 * (i // 2) if i % 2 == 0 else 1e-20 * (6 - i // 2) for i in range(12)]
+    sampler = Sampler.of(weighted(weights, env), trainer(3), seed=5)
+    assert not sampler.whole
+    assert sampler.steps_per_epoch == 2
+    drawn = torch.cat([sampler.epoch(number)[0].flatten() for number in range(2000)]).bincount(minlength=12).numpy()
+    assert drawn[0] == 0, "its weight is 0"
+    for number in (0, 1):
+        counts, expected = drawn[number::2], np.array(weights[number::2])
+        there = expected > 0
+        p = stats.chisquare(counts[there], counts.sum() * expected[there] / expected.sum()).pvalue
+        assert p > 0.01, f"environment {number}"
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.data())
+def test_weighted_epoch(sizes: list[int], data: st.DataObject) -> None:
+    """As many examples, and as many of each environment in each step, as without weights; none of weight 0."""
+    batch_size = data.draw(st.integers(1, min(sizes)))
+    per_step = data.draw(st.integers(1, len(sizes)))
+    part = split(sizes)
+    assert part.env is not None
+    positive = torch.tensor([data.draw(st.booleans()) for _ in part.y])
+    for number in range(len(sizes)):
+        positive[torch.where(part.env == number)[0][0]] = True
+    sampler = Sampler.of(replace(part, weights=positive.float()), trainer(batch_size, per_step), seed=3)
+    examples, env = sampler.epoch(0)
+    plain = Sampler.of(part, trainer(batch_size, per_step), seed=3)
+    assert sampler.steps_per_epoch == plain.steps_per_epoch
+    assert examples.shape == (sampler.steps_per_epoch, per_step, batch_size)
+    assert env.shape == (sampler.steps_per_epoch, per_step)
+    assert torch.equal(part.env[examples], env[..., None].expand_as(examples)), "rows come from their environment"
+    assert all(step.unique().numel() == per_step for step in env), "no environment twice in a step"
+    assert positive[examples].all()
+    again = Sampler.of(replace(part, weights=positive.float()), trainer(batch_size, per_step), seed=3)
+    assert torch.equal(again.epoch(0)[0], examples)
+
+
+def test_equal_weights_are_drawn_with_replacement_and_all_examples_afresh_in_each_step() -> None:
+    sampler = Sampler.of(weighted([2.0] * 60, [0, 1] * 30), trainer(None), seed=0)
+    first, second = sampler.epoch(0)[0], sampler.epoch(1)[0]
+    assert first.shape == (1, 2, 30)
+    assert first.unique().numel() < 60
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            [0.0, 1.0, 0.0, 1.0],
+            "environment 0 has no example with a weight above 0 left to train on; .*validation_share",
+        ),
+        ([1.0, 1.0, -1.0, 1.0], "weights of the training examples must be finite numbers from 0, one of each"),
+        ([1.0, 1.0, float("inf"), 1.0], "must be finite numbers from 0"),
+        ([1.0, float("nan"), 1.0, 1.0], "must be finite numbers from 0"),
+        ([[1.0], [1.0], [1.0], [1.0]], "must be finite numbers from 0, one of each"),
+    ],
+)
+def test_bad_weights_are_one_clear_line(weights: list[float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sampler.of(weighted(weights, [0, 1, 0, 1]), trainer(2), 0)
+
+
+def test_a_single_environment_without_a_weight_is_no_number() -> None:
+    part = Split(torch.arange(4), torch.zeros(4), weights=torch.zeros(4))
+    with pytest.raises(UserError, match="there is no example with a weight above 0 left to train on"):
+        Sampler.of(part, trainer(2), 0)
 
 
 def test_bad_sizes_are_one_clear_line() -> None:
