@@ -137,12 +137,6 @@ class Table(Dataset):
         }
         return tuple(what for what in self.provides if there.get(what, True))
 
-    def canonical(self) -> dict[str, Any]:
-        settings = super().canonical()
-        if self.weight is None:
-            del settings["weight"]  # so that runs without weights keep the ids of the time before there were any
-        return settings
-
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
 

@@ -256,14 +256,6 @@ def test_weights_are_no_features_and_change_nothing_else(
     assert every.input_shape[0] == load(frame, suffix, split="part").input_shape[0] - 1
 
 
-def test_a_run_without_weights_has_the_settings_that_it_had(frame: pd.DataFrame, tmp_path: Path) -> None:
-    given = {"dataset.path": str(write(frame, tmp_path / "farms.csv")), "dataset.target": "good"}
-    plain, weighted = (resolve("erm", "table", 0, given | more) for more in ({}, {"dataset.weight": "age"}))
-    assert "weight" not in plain.spec.dataset_settings
-    assert weighted.spec.dataset_settings == plain.spec.dataset_settings | {"weight": "age"}
-    assert resolve("erm", "table", 0, given | {"dataset.weight": None}).spec.run_id == plain.spec.run_id
-
-
 def test_what_is_constant_in_training_is_zero(frame: pd.DataFrame, load: Callable[..., Problem]) -> None:
     """Though the mean of 0.1 is not 0.1 in 32 bits, and though it varies elsewhere."""
     frame = frame.assign(age=np.where(frame["part"] == "train", 0.1, 7.0))

@@ -500,3 +500,17 @@ def test_a_captured_tensor_that_changes_in_place_is_refused() -> None:
         with pytest.raises(CannotFuse, match="a step changes in place a tensor that it has not made"):
             traced(function, [torch.ones(3)])
     assert torch.equal(captured, torch.ones(3))
+
+
+def test_runs_in_one_order_share_their_batches(tmp_path: Path) -> None:
+    """Runs that differ in numbers only; their results are those that they have alone."""
+    configs = [small_config("irmv1", "spirals", 0, trainer__learning_rate=rate) for rate in (1e-3, 2e-3)]
+    loader = fused(configs, tmp_path).loader
+    assert loader.axis is None
+    assert loader.batch(0)["x"].ndim == 3
+    ends: list[Ended] = []
+    run_together(configs, Options("cpu", tmp_path / "together", 0, fuse=2), lambda _, ended: ends.append(ended))
+    for config in configs:
+        run_one(config, Options("cpu", tmp_path / "alone", 0))
+        name = config.spec.run_id
+        assert_close(RunFolder(tmp_path / "alone" / name), RunFolder(tmp_path / "together" / name), 1e-5)
