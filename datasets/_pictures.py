@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.components.images import colour_jitter, random_flip, random_grey, random_resized_crop
+from invbench.console import announce
 from invbench.core.arrays import class_targets, nuisance_of, numbered, rows_by_name
 from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split
 from invbench.core.image_file import ImageFile
@@ -114,12 +115,16 @@ class PictureDataset(Dataset):
         """Tell which pictures were decoded (N,). Raises UserError for the others unless they are skipped."""
         kept = np.ones(len(listed.pictures), np.bool_)
         kept[list(pictures.damaged)] = False
-        if pictures.damaged and self.on_damaged == "error":
-            first = min(pictures.damaged)
-            raise UserError(
-                f"{len(pictures.damaged)} of {len(kept)} pictures cannot be decoded, the first is "
-                f"{listed.pictures.name(first)}: {pictures.damaged[first]}; remove them, or set dataset.on_damaged=skip"
-            )
+        if not pictures.damaged:
+            return kept
+        first = min(pictures.damaged)
+        what = (
+            f"{len(pictures.damaged)} of {len(kept)} pictures cannot be decoded, the first is "
+            f"{listed.pictures.name(first)}: {pictures.damaged[first]}"
+        )
+        if self.on_damaged == "error":
+            raise UserError(f"{what}; remove them, or set dataset.on_damaged=skip")
+        announce(f"left out: {what}")
         return kept
 
     def _rows(

@@ -71,9 +71,13 @@ class ImageFile:
     def split(self, count: int) -> Iterator[Tensor]:
         """Read all images in parts of so many, each while the one before is worked on."""
         with ThreadPoolExecutor(1) as executor:
+            # Two buffers in turn, which a CPU has copied from when it goes on; a GPU may not have.
+            on_cpu = self.device.type == "cpu"
+            buffers = [self.buffer(min(count, len(self))) for _ in range(2)] if on_cpu else []
             coming: list[Future[Tensor]] = []
-            for part in self.index.split(count):
-                coming.append(executor.submit(self.read, part, self.buffer(len(part))))
+            for number, part in enumerate(self.index.split(count)):
+                buffer = buffers[number % 2][: len(part)] if buffers else self.buffer(len(part))
+                coming.append(executor.submit(self.read, part, buffer))
                 if len(coming) > 1:
                     yield self.standardised(coming.pop(0).result())
             if coming:

@@ -1,6 +1,7 @@
 """Measure metrics of whole splits, with one transfer to the host per split, and coefficients of linear models."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +101,27 @@ def outputs_of(model: nn.Module, x: Tensor | ImageFile, representations: bool = 
     on_cpu, size = x.device.type == "cpu", x[0].numel()
     rows = max(ROWS_OF_CPU if on_cpu else ROWS, NUMBERS // size)
     rows = min(rows, max(1, (MOST_NUMBERS_OF_CPU if on_cpu else MOST_NUMBERS) // size))
-    predicted, kept = [], []
+    prediction = representation = None
+    done = 0
     for part in x.split(max(1, rows // test_copies(model))):
         outputs = as_outputs(model(part))
-        predicted.append(outputs.prediction)
+        prediction = _filled(prediction, done, outputs.prediction, len(x))
         if representations and outputs.representation is not None:
-            kept.append(outputs.representation)
-    return Outputs(torch.cat(predicted), torch.cat(kept) if kept else None)
+            representation = _filled(representation, done, outputs.representation, len(x))
+        done += len(part)
+    return Outputs(cast(Tensor, prediction), representation)  # a split has an example
+
+
+def _filled(whole: Tensor | None, start: int, part: Tensor, count: int) -> Tensor:
+    """Write a part into a tensor of so many rows, which the first part makes.
+
+    Parts that are kept, to be joined at the end, would lie between the large tensors of each part's inputs, and keep
+    the C library from using their memory again: gigabytes of it, with large images.
+    """
+    if whole is None:
+        whole = part.new_empty((count, *part.shape[1:]))
+    whole[start : start + len(part)] = part
+    return whole
 
 
 def coefficients(model: nn.Module, problem: Problem, law: LinearLaw) -> Tensor:

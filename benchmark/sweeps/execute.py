@@ -1,5 +1,7 @@
 """Carry out a sweep: choose the runs that are left, give them to an engine, say how it ended."""
 
+import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import Fuse, parse_fuse
 from invbench.sweeps.definition import FULL, Sweep
 from invbench.sweeps.engines import Engine, make_engine
+from invbench.sweeps.engines.worker import mark_of_unguarded
 from invbench.sweeps.folder import (
     CostEstimator,
     announce_changes,
@@ -134,6 +137,9 @@ def sweep(
         UserError: something in the request is wrong, or an option is none of the engine's; nothing was run.
         Interrupted: Ctrl-C, or a full disk; running runs have kept their checkpoints, and the same call continues.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a process of the sweep imports the script
+        mark_of_unguarded(os.getppid()).touch()
+        os._exit(1)
     show = somebody_looks() if progress is None else progress
     definition = str(name) if isinstance(name, Path) else name
     request = SweepRequest.read(definition, out, tier, rerun, None if fuse is None else str(fuse), quiet=not show)

@@ -1,6 +1,9 @@
 """Pictures of one's own: every layout is read, splits hold what they say, and bad input is one line."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +19,7 @@ import invbench
 from invbench.core.data import Problem, Split
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import IMAGENET
+from invbench.datafiles import picture_cache
 from invbench.datasets import _pictures, images
 from invbench.errors import UserError
 from invbench.testing import check_dataset
@@ -279,3 +283,34 @@ def test_the_contract_of_datasets(tree: Path) -> None:
         small: ClassVar[dict[str, Any]] = {"dataset.root": str(tree), "dataset.test_environments": ("photo",), **SMALL}
 
     check_dataset(Here)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+import invbench
+settings = {
+    "dataset.root": sys.argv[1], "dataset.image_size": 1024, "dataset.standardise": "none", "backbone.name": "linear",
+    "trainer.steps": 5, "trainer.batch_size": 2, "trainer.evaluate_splits": ["test"], "trainer.optimizer": "sgd",
+    "trainer.measure_invariance": "off",
+}
+record = invbench.run("irmv1", "images", settings=settings, out=sys.argv[2], progress=False)
+print(record.status)
+"""
+
+
+@pytest.mark.slow
+def test_four_gigabytes_of_pictures_train_in_one(tmp_path: Path) -> None:
+    """The decoded pictures are a file with holes, all black, so that the test takes no room."""
+    tree = write_tree(tmp_path / "pictures", each=230, size=4)
+    pictures = images.Images(root=str(tree)).labelled().pictures
+    shape = (len(pictures), 3, 1024, 1024)
+    folder = Path(os.environ["INVBENCH_CACHE"]) / "pictures" / picture_cache._key(pictures, 1024, 3)
+    folder.mkdir(parents=True)
+    with (folder / "pixels.bin").open("wb") as file:
+        assert file.truncate(int(np.prod(shape))) > 4 * 10**9
+    nothing: dict[str, Any] = {"damaged": np.array([], np.int64), "reasons": np.array([], np.str_)}
+    np.savez(folder / "pictures.npz", digests=np.arange(4 * shape[0]).reshape(-1, 4), **nothing)
+    command = [sys.executable, "-c", LIMITED, str(tree), str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -225,3 +226,15 @@ def test_results_that_cannot_be_written(faulty_sweep: FaultySweep) -> None:
     status, said = faulty_sweep.run(faulty_sweep.file(["none"]))
     assert (status, said.count("\n")) == (2, 1)
     assert "cannot write to /proc/none" in said
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    """Each process of the sweep imports the script, and so begins the sweep; no run is taken to have failed."""
+    definition = {"seeds": "0-3", "cells": [{"method": "erm", "dataset": "spirals"}]}
+    script = tmp_path / "script.py"
+    script.write_text(f"import invbench\ninvbench.sweep({definition!r}, out={str(tmp_path / 'out')!r}, workers=2)\n")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith("put the call under `if __name__ == '__main__':`")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sweep.yaml"]

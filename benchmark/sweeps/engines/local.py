@@ -28,7 +28,7 @@ from invbench.runs.lease import Owner, read_lease
 from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
-from invbench.sweeps.engines.worker import carry_out, prepare, settle_outcomes
+from invbench.sweeps.engines.worker import UNGUARDED, carry_out, mark_of_unguarded, prepare, settle_outcomes
 from invbench.sweeps.jobs import Outcome, jobs_of, later
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
@@ -195,6 +195,11 @@ class _Work:
                 self._ended(*self.answers.get_nowait())
 
     def _ended(self, number: int, outcomes: "Sequence[Outcome]") -> None:
+        if any(outcome.kind == UNGUARDED for outcome in outcomes):
+            raise UserError(
+                "the script that calls invbench.sweep is imported by the sweep's processes; put the call under "
+                "`if __name__ == '__main__':`"
+            )
         busy = self.busy.pop(number)
         self._disturbed(self.engine.slots[number].device)
         if busy.stopping:
@@ -282,6 +287,9 @@ def _end(done: "Future[Any]") -> Outcome | None:
     error = done.exception()
     if isinstance(error, ProcessExpired):
         return Outcome("failed", "killed", f"its process ended with status {error.exitcode} (out of memory?)")
+    if isinstance(error, BrokenProcessPool) and (mark := mark_of_unguarded(os.getpid())).exists():
+        mark.unlink(missing_ok=True)
+        return Outcome("failed", UNGUARDED)
     if isinstance(error, BrokenProcessPool):
         return Outcome("failed", "killed", "its process ended before it began")
     if error is not None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,18 @@ from invbench.training.runner import run_one, run_together
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
+UNGUARDED = "unguarded"
+"""Kind of the failure of a process that imports a script in which a sweep begins."""
 PARENT_SECONDS = 1.0
 """How often a worker looks whether the sweep that started it is there."""
+
+
+def mark_of_unguarded(sweep: int) -> Path:
+    """Return the file by which a process tells its sweep's, which has this number, that the script begins a sweep.
+
+    It imports the script before it is given anything that it could tell it by.
+    """
+    return Path(tempfile.gettempdir()) / f"invbench-{UNGUARDED}-{sweep}"
 
 
 def carry_out(specs: Sequence[dict[str, Any]], options: Options) -> list[Outcome]:
