@@ -3,15 +3,16 @@
     python scripts/benchmark_images.py [--each 143] [--rounds 3] [--device cpu]
 
     data      all batches of an epoch of 224-pixel pictures: the first epoch, which decodes them, and later ones
-    whole     a whole run on 64-pixel pictures with a small network and ERM, the cache empty and full
+    whole     whole runs on 64-pixel pictures with ERM and small networks, of width 4 and 16, the cache empty and full
     embedded  a sweep of 200 learning rates on 10,000 representations: trained together by `bench sweep --fuse`, against
-              a loop over runs, of which 20 are made and count ten times
+              200 commands `bench run`, of which 4 are made, and a loop in one process, of which 20
 
 Sides alternate, round by round. The pictures are drawn by `draw_pictures.py`; 4 environments x 7 classes x --each.
 """
 
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,7 +40,7 @@ from invbench.system.workarounds import torchvision
 from invbench.training.attempt import build_training
 from invbench.training.build import _kept, build_model, load_problem
 
-BATCH, EPOCHS, RUNS, LOOPED = 32, 5, 200, 20
+BATCH, EPOCHS, RUNS, LOOPED, COMMANDS = 32, 5, 200, 20, 4
 RATE = "trainer.learning_rate"
 QUIET = {"trainer.measure_invariance": "off", "dataset.validation_share": 0.0, "dataset.test_share": 0.05}
 
@@ -51,10 +52,12 @@ def main(
 ) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as scratch:
-        for size, measure in ((224, data), (64, whole)):
-            root = Path(scratch) / f"{size}"
-            draw_pictures.main(root, each, size + size // 4)
-            measure(root, size, rounds, device)
+        large, small = Path(scratch) / "224", Path(scratch) / "64"
+        draw_pictures.main(large, each, 280)
+        data(large, 224, rounds, device)
+        draw_pictures.main(small, each, 80)
+        for width in (4, 16):
+            whole(small, 64, width, rounds, device)
         embedded(Path(scratch), rounds, device)
 
 
@@ -111,10 +114,10 @@ def plain_loader(root: Path, size: int) -> Any:
     return DataLoader(together, 4 * BATCH, shuffle=True, num_workers=available_cores(), drop_last=True)
 
 
-def settings_of(root: Path, size: int) -> dict[str, Any]:
+def settings_of(root: Path, size: int, width: int = 16) -> dict[str, Any]:
     """Return the settings of a run on these pictures."""
     steps = {"trainer.epochs": EPOCHS, "trainer.batch_size": BATCH}
-    return QUIET | steps | {"dataset.root": str(root), "dataset.image_size": size, "backbone.width": 16}
+    return QUIET | steps | {"dataset.root": str(root), "dataset.image_size": size, "backbone.width": width}
 
 
 def data(root: Path, size: int, rounds: int, device: str) -> None:
@@ -137,11 +140,11 @@ def data(root: Path, size: int, rounds: int, device: str) -> None:
         compare(f"data, {size} pixels", epoch_of_ours, epoch_of_theirs, rounds)
 
 
-def whole(root: Path, size: int, rounds: int, device: str) -> None:
+def whole(root: Path, size: int, width: int, rounds: int, device: str) -> None:
     """Compare whole runs of the same network."""
 
     def run_of_theirs() -> None:
-        config = resolve("erm", "images", 0, settings_of(root, size))
+        config = resolve("erm", "images", 0, settings_of(root, size, width))
         network = build_model(config, load_problem(config)).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         loader = plain_loader(root, size)
@@ -155,9 +158,11 @@ def whole(root: Path, size: int, rounds: int, device: str) -> None:
     def run_of_ours() -> None:
         with tempfile.TemporaryDirectory() as out:
             _kept.clear()
-            invbench.run("erm", "images", settings=settings_of(root, size), device=device, out=out, progress=False)
+            invbench.run(
+                "erm", "images", settings=settings_of(root, size, width), device=device, out=out, progress=False
+            )
 
-    compare(f"whole, {size} pixels", run_of_ours, run_of_theirs, rounds)
+    compare(f"whole, {size} pixels, width {width}", run_of_ours, run_of_theirs, rounds)
 
 
 def embedded(scratch: Path, rounds: int, device: str) -> None:
@@ -175,7 +180,14 @@ def embedded(scratch: Path, rounds: int, device: str) -> None:
         for rate in rates[:: RUNS // LOOPED]:
             invbench.run("irmv1", "embedded", settings=common | {RATE: rate}, out=out, device=device, progress=False)
 
-    together, apart = [], []
+    def commands(out: str) -> None:
+        """Run some of the commands."""
+        given = [f"--set=dataset.path={file}", "--set=trainer.steps=100", f"--device={device}", f"--out={out}", "-q"]
+        for rate in rates[:: RUNS // COMMANDS]:
+            command = ["bench", "run", "-m", "irmv1", "-d", "embedded", f"--set={RATE}={rate}", *given]
+            subprocess.run(command, check=True, capture_output=True)
+
+    together, by_command, apart = [], [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as out:
             began = time.perf_counter()
@@ -185,7 +197,9 @@ def embedded(scratch: Path, rounds: int, device: str) -> None:
             sys.exit("error: not all runs are done")
         with tempfile.TemporaryDirectory() as out:
             apart.append(RUNS / LOOPED * seconds_of(lambda out=out: loop(out)))
-    report(f"embedded, {RUNS} runs", together, apart)
+            by_command.append(RUNS / COMMANDS * seconds_of(lambda out=out: commands(out)))
+    report(f"embedded, {RUNS} commands", together, by_command)
+    report(f"embedded, {RUNS} runs in a loop", together, apart)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,12 @@ def named_dataset(dataset: str | Problem, settings: Mapping[str, Any] | None) ->
 
 def named_cells(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Return the definition of a sweep with names in the place of problems; a cell has one problem at most."""
-    cells = []
-    for cell in definition.get("cells", ()):
+    if not isinstance(definition, Mapping):
+        raise UserError(f"a sweep is a name, a file or a mapping, not a {type(definition).__name__}")
+    cells: list[Any] = []
+    if not isinstance(definition.get("cells"), list | tuple):
+        return dict(definition)
+    for cell in definition["cells"]:
         if isinstance(cell, Mapping) and isinstance(cell.get("dataset"), Problem):
             name, settings = named_dataset(cell["dataset"], cell.get("set"))
             cells.append({**cell, "dataset": name, "set": settings})

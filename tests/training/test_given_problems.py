@@ -201,3 +201,9 @@ def test_nuisances_and_names_of_features(tmp_path: Path) -> None:
         predictor.save(tmp_path / "none" / "predictor")
     with pytest.raises(UserError, match="x has 120 examples, but environment has 119 values"):
         invbench.fit("erm", X, X[:, 0], environment=CITY[1:])
+
+
+@pytest.mark.parametrize("definition", [5, {"cells": 5}, {"cells": None}, {"cells": [5]}])
+def test_a_sweep_that_is_none_is_one_line(definition: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a sweep is a name|setting 'cells"):
+        invbench.sweep(definition, out=tmp_path)
