@@ -10,6 +10,7 @@ cells:                               each item is a product of its lists
   - method: "*"                      all that the dataset allows
     dataset: spirals
     random: {trials: 20}             each setting from its own range (`bench show`); {trials: 20, settings: [...]}
+                                     ranges: {trainer.batch_size: [16, 64], trainer.learning_rate: {low: 1e-3, high: 1}}
   - method: [erm, coral]
     dataset: images
     test_environments: each          one run for each environment, which it is tested on and not trained on

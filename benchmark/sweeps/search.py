@@ -3,10 +3,10 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_validator, model_validator
 
 from invbench.core.settings import (
     LARGEST,
@@ -37,11 +37,27 @@ Judge = Callable[[dict[str, Any]], float | None]
 """Function from a trial's settings to its score: NaN where it failed, None while that is not known."""
 
 
+class Bounds(Settings):
+    """Range of a search that a sweep gives: a number between two, drawn by its logarithm."""
+
+    low: float = setting(..., "least value", gt=0)
+    high: float = setting(..., "largest value", gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g}, above high, {self.high:g}")
+        return self
+
+
 class RandomSearch(Settings):
     """Random search: a number of trials over some settings."""
 
     trials: int = setting(..., "how many settings are tried", ge=1, le=MOST_RUNS)
     settings: tuple[str, ...] = setting((), "dotted names; by default all of method and trainer that have a range")
+    ranges: dict[str, tuple[Any, ...] | Bounds] = setting(
+        {}, "ranges in the place of settings' own, or of settings without one: a list of values, or {low: , high: }"
+    )
 
 
 class OptunaSearch(RandomSearch):
@@ -103,8 +119,14 @@ def optuna_trials(config: RunConfig, search: OptunaSearch, judge: Judge) -> Iter
 
 def _searched(config: RunConfig, search: RandomSearch) -> Ranges:
     """Return the ranges of the settings of a search."""
-    ranges = search_ranges(config)
-    names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED))
+    ranges = dict(search_ranges(config))
+    whole = {name: isinstance(value, int) for name, value in config.spec.flat().items()}
+    for name, given in search.ranges.items():
+        if name not in whole:
+            raise UserError(f"search over '{name}', which is no setting{did_you_mean(name, whole)}")
+        drawn = LogUniform(given.low, given.high) if isinstance(given, Bounds) else Choice(given)
+        ranges[name] = (drawn, whole[name])
+    names = search.settings or tuple(name for name in ranges if name.startswith(SEARCHED) or name in search.ranges)
     for name in names:
         if name not in ranges:
             raise UserError(f"search over '{name}', which has no search range{did_you_mean(name, ranges)}")

@@ -121,6 +121,17 @@ def test_annealing_ends_within_the_run(settings: dict[str, Any]) -> None:
         assert len(set(steps)) >= least
 
 
+def test_a_sweep_may_give_ranges_of_its_own() -> None:
+    """A list of values, for a setting without a range too; or bounds, in the place of the setting's own."""
+    size, rate = "trainer.batch_size", "trainer.learning_rate"
+    ranges = {size: [8, 16], rate: {"low": 1, "high": 10}}
+    cell = {"method": "and_mask", "dataset": "spirals", "random": {"trials": 60, "ranges": ranges}}
+    trials = [run.spec.flat() for run in sweep(cells=[cell]).runs()]
+    assert {trial[size] for trial in trials} == {8, 16}
+    assert all(1 <= trial[rate] <= 10 for trial in trials)
+    assert len({trial["method.threshold"] for trial in trials}) > 50, "and all others from theirs"
+
+
 def test_another_setting_or_trial_moves_no_other() -> None:
     rate, threshold = "trainer.learning_rate", "method.threshold"
     alone, both = drawn([rate]), drawn([threshold, rate])
@@ -254,6 +265,26 @@ def test_rules_keep_and_leave_out() -> None:
         (
             {"cells": [{"method": "erm", "dataset": "spirals", "random": {"trials": 1, "settings": ["trainer.stps"]}}]},
             "search over 'trainer.stps', which has no search range",
+        ),
+        (
+            {
+                "cells": [
+                    {"method": "erm", "dataset": "spirals", "random": {"trials": 1, "ranges": {"trainer.stps": [1]}}}
+                ]
+            },
+            "search over 'trainer.stps', which is no setting",
+        ),
+        (
+            {
+                "cells": [
+                    {
+                        "method": "erm",
+                        "dataset": "spirals",
+                        "random": {"trials": 1, "ranges": {"trainer.steps": {"low": 9, "high": 1}}},
+                    }
+                ]
+            },
+            "low is 9, above high, 1",
         ),
         ({"cells": [LED | {"random": {"trials": 1}}]}, "give each a cell of its own"),
         ({"cells": [LED | {"optuna": LED["optuna"] | {"metric": "test_accuracy"}}]}, "would choose by the test set"),
