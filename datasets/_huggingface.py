@@ -1,11 +1,12 @@
 """Datasets of Hugging Face's package `datasets`: loaded from disk, or by a name that its `load_dataset` takes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import made, package
+from invbench.datasets._packages import files_below, made, named_in, package
 from invbench.errors import UserError, brief, did_you_mean
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
@@ -32,6 +33,11 @@ def loaded(path: str, arguments: Mapping[str, Any], splits: Mapping[str, str]) -
     """
     datasets = huggingface()
     folder = at_home(path)
+    if folder.is_file():
+        raise UserError(
+            "dataset.path is a file; of files it is csv, parquet, json or the like, with "
+            f"'dataset.arguments={{data_files: {brief(path)}}}'"
+        )
     offline = (
         "where there is no network, give a folder that `save_to_disk` has written, or csv, parquet or images with "
         "'dataset.arguments={data_files: ...}'"
@@ -46,10 +52,25 @@ def loaded(path: str, arguments: Mapping[str, Any], splits: Mapping[str, str]) -
     for split, name in splits.items():
         if name not in parts:
             raise UserError(f"dataset.splits: {split} is {brief(name)}, which is no split{did_you_mean(name, parts)}")
-    chosen = {split: parts[name] for split, name in splits.items()} or {RENAMED.get(k, k): v for k, v in parts.items()}
+    if len(set(splits.values())) < len(splits):
+        raise UserError("dataset.splits takes one split twice, so that it would be tested on what it is trained on")
+    chosen = {split: parts[name] for split, name in splits.items()}
+    if not chosen:  # `validation` twice would leave one of them out
+        renamed = [RENAMED.get(name, name) for name in parts]
+        chosen = dict(zip(renamed if len(set(renamed)) == len(renamed) else parts, parts.values(), strict=True))
+    names = [part.column_names for part in chosen.values()]
+    if any(set(columns) != set(names[0]) for columns in names):
+        raise UserError("the splits of the dataset have different columns; choose some by dataset.splits")
     if not sum(map(len, chosen.values())):
         raise UserError(f"dataset.path: {brief(path)} has no rows")
     return chosen
+
+
+def local_files(path: str, arguments: Mapping[str, Any]) -> tuple[Path, ...]:
+    """List the files of a dataset that is saved on disk or built of local files."""
+    folder = at_home(path)
+    saved = files_below(folder) if any((folder / name).is_file() for name in SAVED) else ()
+    return (*saved, *files_below(*named_in(dict(arguments))))
 
 
 def check_column(part: Any, name: str, setting: str) -> None:

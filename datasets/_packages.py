@@ -5,18 +5,24 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from invbench.core.third_party import load_guarded
+from invbench.datafiles.checksums import sha256
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.system import workarounds
 
 T = TypeVar("T")
+MOST_FILES = 20_000_000
+RUNS = frozenset(("spec.yaml", "sweep.yaml"))
+"""Files of folders of runs, which change all the time."""
+_sources: dict[str, str] = {}
+"""Sums of the files of modules of one's own, as they were when they were imported."""
 
 
 def package(name: str, extra: str) -> ModuleType:
@@ -33,6 +39,7 @@ def package(name: str, extra: str) -> ModuleType:
         raise UserError(f"this dataset needs the package {name}: pip install 'invbench[{extra}]'") from None
     if name not in sys.modules:
         workarounds.torchvision()
+        workarounds.without_version_checks()
         sys.path.insert(0, str(home))
         try:
             _quietly(lambda: importlib.import_module(name), f"the package {name}")
@@ -46,22 +53,54 @@ def package(name: str, extra: str) -> ModuleType:
 
 
 def class_of(name: str, module: str, contract: type[T]) -> type[T]:
-    """Return a dataset's class: of a module of the package, or `my_module:MyDataset`.
+    """Return a dataset's class: of a module of the package, or `my_module:MyDataset`, also of the working folder.
 
     Raises:
         UserError: there is none, or it does not derive from the contract.
     """
     own_module, colon, own_name = name.partition(":")
-    where = own_module if colon else module
-    home = load_guarded(
-        lambda: importlib.import_module(where), f"dataset.name={brief(name)}: the module {brief(where)}"
-    )
-    cls = getattr(home, own_name if colon else name, None)
+    where, wanted = (own_module, own_name) if colon else (module, name)
+    if colon and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    home = _quietly(lambda: importlib.import_module(where), f"dataset.name: the module {brief(where)}")
+    home = _renewed(home) if colon else home
+    cls = getattr(home, wanted, None)
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         choices = [one for one, value in vars(home).items() if isinstance(value, type) and issubclass(value, contract)]
-        hint = did_you_mean(own_name if colon else name, choices)
-        raise UserError(f"dataset.name: {where} has no {contract.__name__} named '{brief(own_name or name)}'{hint}")
+        hint = did_you_mean(wanted, choices) or ("" if colon else "; a class of your own is my_module:MyDataset")
+        raise UserError(f"dataset.name: {where} has no {contract.__name__} named '{brief(wanted)}'{hint}")
     return cls
+
+
+def _renewed(module: ModuleType) -> ModuleType:
+    """Return a module as its file has it now, which may have changed since it was imported."""
+    path = _file_of(module)
+    if path is None or module.__name__ == "__main__":
+        return module
+    digest = sha256(path)
+    if _sources.setdefault(module.__name__, digest) != digest:
+        module = _quietly(lambda: importlib.reload(module), f"dataset.name: the module {module.__name__}")
+        _sources[module.__name__] = digest
+    return module
+
+
+def code_of(cls: type[Any]) -> str:
+    """Return a text that is equal where the code of a class is: of its file, or of itself where it has none."""
+    path = _file_of(sys.modules[cls.__module__])
+    functions = [one.__code__ for one in vars(cls).values() if isinstance(one, FunctionType)]
+    code = sha256(path) if path else str([(one.co_code, one.co_consts, one.co_names) for one in functions])
+    return f"{cls.__module__}.{cls.__qualname__} {code}"
+
+
+def file_of(cls: type[Any]) -> tuple[Path, ...]:
+    """Return the file of a class's code; empty where it has none."""
+    path = _file_of(sys.modules[cls.__module__])
+    return () if path is None else (path,)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    path = Path(getattr(module, "__file__", None) or "")
+    return path if path.is_file() else None
 
 
 def made(make: Callable[..., T], arguments: Mapping[str, Any], offline: str) -> T:
@@ -97,13 +136,14 @@ def made_splits(
     """
     parameters = inspect.signature(cls).parameters
     where = {name: value for name, value in (("root", root), ("download", download)) if name in parameters}
-    offline = f"put its files into {root}" + (", or set dataset.download=true" if "download" in where else "")
+    fetch = ", or set dataset.download=true" if "download" in where and not download else ""
+    offline = f"put its files into {root}{fetch}"
     parts = {}
     for split, more in (splits or _splits_of(parameters)).items():
         parts[split] = made(
             cls, where | dict(arguments) | dict(more), f"{offline}; dataset.splits sets what splits are"
         )
-        if not len(parts[split]):
+        if not _quietly(lambda part=parts[split]: len(part), f"len of {cls.__name__}", "measuring"):  # type: ignore[misc]
             raise UserError(f"dataset.name: {cls.__name__} has nothing in the split {split}, made with {dict(more)}")
     return parts
 
@@ -112,17 +152,48 @@ def _splits_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, dict[st
     """Return the arguments of the splits that a class with these parameters has; of others it is all one."""
     if "train" in parameters:
         return {"train": {"train": True}, "test": {"train": False}}
-    if "split" in parameters and isinstance(parameters["split"].default, str):
-        return {"train": {"split": parameters["split"].default}, "test": {"split": "test"}}
-    return {"train": {}}
+    if "split" not in parameters:
+        return {"train": {}}
+    first = parameters["split"].default
+    if not (isinstance(first, str) and first.startswith("train")):
+        raise UserError("say what the splits are: 'dataset.splits={train: {split: ...}, test: {split: ...}}'")
+    return {"train": {"split": first}, "test": {"split": "test"}}
 
 
-def files_below(folder: Path) -> list[str]:
-    """Return the path, size and time of change of every file below a folder, in sorted order."""
-    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    lines = []
+def files_below(*folders: str | Path) -> tuple[Path, ...]:
+    """List the files below folders, in sorted order, links followed; without hidden ones and folders of runs."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder in folders:
+        if Path(folder).is_file():
+            files.append(Path(folder))
+        for parent, names, there in os.walk(folder, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen or not RUNS.isdisjoint(there):
+                names.clear()
+                continue
+            seen.add(real)
+            names[:] = [name for name in names if not name.startswith((".", "__"))]
+            files += [Path(parent, name) for name in there if not name.startswith(".")]
+            if len(files) > MOST_FILES:
+                raise UserError(f"{folder} has more than {MOST_FILES} files; give a folder that has the dataset alone")
+    return tuple(sorted(files))
+
+
+def stamps(files: Iterable[Path]) -> Iterator[str]:
+    """Yield the path, size and time of change of files that are there."""
     for path in files:
         with suppress(OSError):  # a link to nothing
             status = path.stat()
-            lines.append(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}")
-    return sorted(lines)
+            yield f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+def named_in(value: Any) -> Iterator[str]:
+    """Yield the folders and files that arguments name."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from named_in(one)
+    elif isinstance(value, str) and Path(value).exists():
+        yield value

@@ -124,6 +124,8 @@ class PictureDataset(Dataset):
         )
         if self.on_damaged == "error":
             raise UserError(f"{what}; remove them, or set dataset.on_damaged=skip")
+        if not kept.any():
+            raise UserError(f"{what}; none is left")
         announce(f"left out: {what}")
         return kept
 
@@ -168,6 +170,12 @@ class PictureDataset(Dataset):
 
 def _task(listed: LabelledPictures, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task, the targets (N,) and the names of the classes; a class may be missing in training."""
+    count = len(listed.classes)
+    if count and not (listed.label.min() >= 0 and listed.label.max() < count):
+        raise UserError(
+            f"labels go from {listed.label.min()} to {listed.label.max()}, but there are {count} classes, from 0 to "
+            f"{count - 1}; leave out the split or rows without a label"
+        )
     if listed.label.dtype.kind == "f":
         raise UserError("the labels of pictures are classes: whole numbers or texts, not real numbers")
     names, codes = np.unique(listed.label, return_inverse=True)

@@ -7,11 +7,12 @@ those of the dataset, where `val`, `valid` and `dev` are `validation`. A single 
 `test_environments` all of them are put together and divided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from invbench.core.registry import register_dataset
@@ -19,10 +20,12 @@ from invbench.core.settings import setting
 from invbench.datafiles.checksums import read
 from invbench.datafiles.decoding import MAX_BYTES
 from invbench.datafiles.picture_sources import PictureItems
-from invbench.datasets._huggingface import check_column, huggingface, loaded
+from invbench.datasets._huggingface import check_column, huggingface, loaded, local_files
+from invbench.datasets._packages import made, stamps
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError, brief
 
+BATCH = 1 << 10
 ROLES = ("image", "label", "environment", "attribute", "nuisance")
 
 
@@ -52,11 +55,14 @@ class HuggingFaceImages(PictureDataset):
         }
         return tuple(what for what in self.provides if there.get(what, True))
 
+    def files(self) -> tuple[Path, ...]:
+        return local_files(self.path, self.arguments)
+
     def labelled(self) -> LabelledPictures:
         if odd := set(self.columns) - set(ROLES):
             raise UserError(f"dataset.columns: no role '{brief(min(odd))}'; the roles are {', '.join(ROLES)}")
         parts = loaded(self.path, self.arguments, self.splits)
-        whole = huggingface().concatenate_datasets(list(parts.values()))
+        whole = made(huggingface().concatenate_datasets, {"dsets": list(parts.values())}, "their columns must be alike")
         names = np.repeat(list(parts), [len(part) for part in parts.values()])
         label = self._column(whole, "label", "ClassLabel")
         others = {role: _values(whole, self.columns[role]) for role in ROLES[2:] if role in self.columns}
@@ -82,7 +88,9 @@ class HuggingFaceImages(PictureDataset):
                 raise ValueError("there is no picture")
             return read(Path(picture["path"]), MAX_BYTES)
 
-        return PictureItems(len(whole), content, (self.path, repr(self.columns), whole._fingerprint), self.path)
+        paths = (path for batch in column.with_format("arrow").iter(BATCH) for path in _paths(batch.column(name)))
+        identity = (self.path, repr(self.columns), whole._fingerprint, *stamps(sorted(set(paths))))
+        return PictureItems(len(whole), content, identity, self.path)
 
     def _column(self, whole: Any, role: str, kind: str) -> str:
         """Return the name of the column with a role: the one that is named, else the only one of a type."""
@@ -94,6 +102,14 @@ class HuggingFaceImages(PictureDataset):
             what = f"{len(names)} columns are" if names else "no column is"
             raise UserError(f"{what} of the type {kind}; name one: 'dataset.columns={{{role}: COLUMN}}'")
         return names[0]
+
+
+def _paths(column: Any) -> Iterator[Path]:
+    """Yield the files of the pictures of a batch that are not in the dataset itself."""
+    outside = pc.is_null(pc.struct_field(column, "bytes"))
+    for path in pc.struct_field(column, "path").filter(outside).to_pylist():
+        if path is not None:
+            yield Path(path)
 
 
 def _values(whole: Any, name: str) -> NDArray[Any]:

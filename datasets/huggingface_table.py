@@ -22,7 +22,7 @@ from invbench.core.data import Problem
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.datasets._columns import BATCH, Columns
-from invbench.datasets._huggingface import loaded
+from invbench.datasets._huggingface import loaded, local_files
 from invbench.datasets._tables import MAX_VALUES
 from invbench.datasets.table import Table
 from invbench.errors import UserError
@@ -48,7 +48,7 @@ class HuggingFaceTable(Table):
     splits: dict[str, str] = setting({}, "the dataset's name of each split; empty: all splits by their own names")
 
     def files(self) -> tuple[Path, ...]:
-        return ()
+        return local_files(self.path, self.arguments)
 
     @contextmanager
     def opened(self) -> Iterator[Columns]:
@@ -67,10 +67,11 @@ class DatasetColumns(Columns):
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self.parts = parts
         features = next(iter(parts.values())).features
-        self.class_names = {name: one.names for name, one in features.items() if hasattr(one, "names")}
         self.lists = {name: self._length(name) for name, one in features.items() if type(one).__name__ == "List"}
         plain = [name for name in features if name not in self.lists]
         self.elements = {f"{name}.{i}": (name, i) for name, length in self.lists.items() for i in range(length)}
+        if SPLIT in features and len(parts) > 1:
+            raise UserError(f"the dataset has several splits and a column {SPLIT}, which is to name them; rename it")
         self.all = [*plain, *self.elements, *([] if SPLIT in features else [SPLIT])]
 
     def names(self) -> list[str]:
@@ -95,10 +96,13 @@ class DatasetColumns(Columns):
             list_, i = self.elements[name]
             return pa.array(lists[list_][:, i])
         array = batch.column(name).combine_chunks()
-        if name not in self.class_names:
+        class_names = getattr(
+            self.parts[split].features[name], "names", None
+        )  # those of the split may be in another order
+        if class_names is None:
             return array
         codes = pc.if_else(pc.less(array, 0), pa.scalar(None, array.type), array)  # -1 is a label that is missing
-        return pa.DictionaryArray.from_arrays(codes.cast(pa.int32()), pa.array(self.class_names[name]))
+        return pa.DictionaryArray.from_arrays(codes.cast(pa.int32()), pa.array(class_names))
 
     def _matrix(self, batch: Any, name: str) -> NDArray[Any]:
         """Return a column of lists as numbers (rows, length). Raises UserError where one has another length."""

@@ -2,12 +2,14 @@
 
     bench run -m erm -d pyg --set dataset.name=QM9 --set dataset.root=data/QM9 --set dataset.target=4
 
-A graph needs positions `pos` (n, 3); its charges are `z` (n,), or 1 where it has none. Edges and other features are
-left out. Targets `y` that are whole numbers are classes, others real numbers; `dataset.target` says which of several.
-Splits are made as in the dataset `torchvision`. An attribute of each graph may be its environment.
+A graph needs positions `pos` (n, 3); its charges are `z` (n,), of H, C, N, O and F, or 1 where it has none. Edges and
+other features are left out. Targets `y` that are whole numbers are classes, others real numbers; `dataset.target` says
+which of several. Splits are made as in the dataset `torchvision`. An attribute of each graph may be its environment.
+The package fetches its datasets by itself where they are not there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,8 +33,8 @@ from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Task
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, made_splits, package
-from invbench.errors import UserError, brief
+from invbench.datasets._packages import class_of, file_of, files_below, made_splits, named_in, package
+from invbench.errors import UserError, brief, did_you_mean
 
 MAX_VALUES = 1 << 28
 """Most numbers of all point clouds together, 4 bytes each."""
@@ -69,17 +71,38 @@ class PyG(Dataset):
             "trainer": {"steps": 2000, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-3},
         }
 
-    def load(self, seed: np.random.SeedSequence) -> Problem:
+    def files(self) -> tuple[Path, ...]:
+        try:
+            return (*file_of(self._class()), *files_below(at_home(self.root), *named_in([self.arguments, self.splits])))
+        except UserError:  # `load` says why
+            return ()
+
+    def environment_choices(self) -> tuple[str, ...]:
+        if self.environment is None:
+            return ()
+        graphs = [graph for part in self._parts().values() for graph in part]
+        return tuple(np.unique(self._environments(graphs)).astype(str).tolist())
+
+    def _class(self) -> type[Any]:
         package("torch_geometric", "pyg")
         from torch_geometric.data import Dataset as Graphs
 
-        cls = class_of(self.name, "torch_geometric.datasets", Graphs)
-        parts = made_splits(cls, str(at_home(self.root)), False, self.arguments, self.splits)
+        return class_of(self.name, "torch_geometric.datasets", Graphs)
+
+    def _parts(self) -> dict[str, Any]:
+        return made_splits(self._class(), str(at_home(self.root)), False, self.arguments, self.splits)
+
+    def load(self, seed: np.random.SeedSequence) -> Problem:
+        parts = self._parts()
         graphs = [graph for part in parts.values() for graph in part]
         labels = None if self.environment is None else self._environments(graphs)
+        if self.test_environments:
+            names = np.where(_tested(labels, self.test_environments), "test", "train")
+        else:
+            names = np.repeat(list(parts), [len(part) for part in parts.values()])
+        divided = self.test_environments or len(parts) > 1
         rng = np.random.default_rng(seed)
-        names = np.repeat(list(parts), [len(part) for part in parts.values()])
-        rows = rows_by_name(names) if len(parts) > 1 else drawn(len(graphs), labels, self.test_share, rng)
+        rows = rows_by_name(names) if divided else drawn(len(graphs), labels, self.test_share, rng)
         task, y, classes = self._targets(graphs, rows["train"])
         env, environment_names = (None, ()) if labels is None else numbered(labels, rows["train"])
         whole = Split(torch.from_numpy(_clouds(graphs)), y, env)
@@ -113,9 +136,24 @@ class PyG(Dataset):
         return array_of("dataset.environment", np.concatenate(values))
 
 
+def _tested(labels: NDArray[Any] | None, names: Sequence[str | int]) -> NDArray[np.bool_]:
+    """Tell which graphs (N,) are of environments that are tested on."""
+    if labels is None:
+        raise UserError("dataset.test_environments needs dataset.environment, the attribute that has them")
+    known = np.unique(labels.astype(str)).tolist()
+    for name in map(str, names):
+        if name not in known:
+            raise UserError(f"dataset.test_environments: no environment '{brief(name)}'{did_you_mean(name, known)}")
+    if set(map(str, names)) >= set(known):
+        raise UserError("dataset.test_environments names all environments, so none is left to train on")
+    return np.isin(labels.astype(str), list(map(str, names)))
+
+
 def _clouds(graphs: list[Any]) -> NDArray[np.float32]:
     """Return positions and charges of all nodes, zero-padded: (N, nodes, 4)."""
-    sizes = [graph.num_nodes for graph in graphs]
+    sizes = [graph.num_nodes or 0 for graph in graphs]
+    if not all(sizes):
+        raise UserError(f"graph {sizes.index(0)} has no nodes")
     if len(graphs) * max(sizes) * 4 > MAX_VALUES:
         raise UserError(f"{len(graphs)} graphs with up to {max(sizes)} nodes are more than {MAX_VALUES} numbers")
     clouds = np.zeros((len(graphs), max(sizes), 4), np.float32)
@@ -125,8 +163,11 @@ def _clouds(graphs: list[Any]) -> NDArray[np.float32]:
             raise UserError(
                 f"graph {number} has no positions in space, an attribute pos (nodes, 3), which networks here use"
             )
-        cloud[: graph.num_nodes, :3] = positions
-        cloud[: graph.num_nodes, 3] = graph.z if getattr(graph, "z", None) is not None else 1
+        charges = getattr(graph, "z", None)
+        if charges is not None and (charges.shape != (graph.num_nodes,) or not (charges > 0).all()):
+            raise UserError(f"graph {number} needs charges z from 1, one of each of its {graph.num_nodes} nodes")
+        cloud[: graph.num_nodes, :3] = positions.detach()
+        cloud[: graph.num_nodes, 3] = 1 if charges is None else charges
     if not np.isfinite(clouds).all():
         raise UserError("a position is missing or infinite")
     if odd := set(np.unique(clouds[..., 3]).tolist()) - {0.0, *SPECIES}:

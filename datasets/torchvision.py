@@ -8,7 +8,7 @@ environments, unless an attribute of the dataset, as of a class of your own, has
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,14 +24,15 @@ from invbench.core.third_party import one_line
 from invbench.datafiles.cache import Arrays, cached_arrays
 from invbench.datafiles.picture_sources import PictureItems
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, files_below, made_splits
+from invbench.datasets._packages import class_of, code_of, file_of, files_below, made_splits, named_in, stamps
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError
 from invbench.system import workarounds
-from invbench.system.threads import available_cores
 
 LABELS = ("targets", "labels", "_labels")
 """Attributes in which torchvision's classes keep the class of every picture, where they do."""
+COMPARED = 32
+"""Items of which the label is compared with that of such an attribute."""
 
 
 @register_dataset("torchvision")
@@ -55,20 +56,35 @@ class Torchvision(PictureDataset):
     def capabilities(self) -> tuple[str, ...]:
         return tuple(what for what in self.provides if what != "environments" or self.environment is not None)
 
+    def files(self) -> tuple[Path, ...]:
+        try:
+            return (*file_of(self._class()), *files_below(at_home(self.root), *named_in([self.arguments, self.splits])))
+        except UserError:  # `load` says why
+            return ()
+
     def labelled(self) -> LabelledPictures:
-        contract = workarounds.torchvision().datasets.VisionDataset
-        cls: type[Any] = class_of(self.name, "torchvision.datasets", contract)
+        cls = self._class()
         parts = made_splits(cls, str(at_home(self.root)), self.download, self.arguments, self.splits)
-        whole: ConcatDataset[Any] = ConcatDataset([part for part in parts.values() if len(part)])
-        identity = (self.name, repr(self.arguments), repr(self.splits), *files_below(at_home(self.root)))
-        names = np.repeat(list(parts), [len(part) for part in parts.values()])
+        whole: ConcatDataset[Any] = ConcatDataset(list(parts.values()))
+        identity = (code_of(cls), repr(self.arguments), repr(self.splits), *stamps(self.files()))
+        sizes = [len(part) for part in parts.values()]
+        labels, named = _labels(whole, identity)
+        classes = [_classes(part) if named else () for part in whole.datasets]
+        if len(set(classes)) > 1:  # each split has numbers of its own
+            each = zip(np.split(labels, np.cumsum(sizes)[:-1]), classes, strict=True)
+            labels = np.concatenate([_named(numbers, names) for numbers, names in each])
         return LabelledPictures(
             PictureItems(len(whole), lambda number: _picture(whole[number][0]), identity, self.name),
-            _labels(whole, identity),
+            labels,
             None if self.environment is None else np.concatenate([self._environments(one) for one in whole.datasets]),
-            split=None if self.test_environments or len(parts) == 1 else names,
-            classes=_classes(whole.datasets[0]),
+            split=None if self.test_environments or len(parts) == 1 else np.repeat(list(parts), sizes),
+            classes=classes[0] if len(set(classes)) == 1 else (),
         )
+
+    def _class(self) -> type[Any]:
+        contract = workarounds.torchvision().datasets.VisionDataset
+        cls: type[Any] = class_of(self.name, "torchvision.datasets", contract)
+        return cls
 
     def _environments(self, dataset: Any) -> NDArray[Any]:
         values = getattr(dataset, self.environment or "", None)
@@ -88,25 +104,47 @@ def _picture(picture: Any) -> Image.Image:
     return picture
 
 
-def _labels(whole: "ConcatDataset[Any]", identity: Sequence[str]) -> NDArray[np.int64]:
-    """Return the classes (N,): of an attribute of the datasets, else of their items, read once."""
+def _labels(whole: "ConcatDataset[Any]", identity: Sequence[str]) -> tuple[NDArray[np.int64], bool]:
+    """Return the classes (N,), and whether names of classes fit them.
+
+    They are those of an attribute of the datasets where items agree with it, which a transformation of targets or a
+    derived class may not; else those of the items, which are read once.
+    """
     parts: list[Any] = whole.datasets
     known = [next((getattr(part, name) for name in LABELS if hasattr(part, name)), None) for part in parts]
-    if all(labels is not None and len(labels) == len(part) for labels, part in zip(known, parts, strict=True)):
-        return np.concatenate([_whole_numbers(labels) for labels in known])
+    there = all(labels is not None and len(labels) == len(part) for labels, part in zip(known, parts, strict=True))
+    if there:
+        labels = np.concatenate([_whole_numbers(values) for values in known])
+        some = np.unique(np.linspace(0, len(whole) - 1, COMPARED).astype(int)).tolist()
+        if all(_agrees(whole, number, int(labels[number])) for number in some):
+            return labels, True
 
     def read() -> Arrays:
-        with ThreadPoolExecutor(available_cores()) as executor, progress_bar("reading labels", len(whole)) as advance:
-            labels: list[Any] = []
-            try:
-                for label in executor.map(lambda number: whole[number][1], range(len(whole))):
-                    labels.append(label)
-                    advance(len(labels))
-            except Exception as error:  # of the other package
-                raise UserError(f"the label of picture {len(labels)} cannot be read: {one_line(error)}") from None
+        labels: list[Any] = []
+        with progress_bar("reading labels", len(whole)) as advance:
+            for number in range(len(whole)):
+                try:
+                    labels.append(whole[number][1])
+                except Exception as error:  # of the other package
+                    raise UserError(f"the label of picture {number} cannot be read: {one_line(error)}") from None
+                advance(len(labels))
         return {"labels": _whole_numbers(labels)}
 
-    return cached_arrays("labels", identity, read)["labels"]
+    return cached_arrays("labels", identity, read)["labels"], not there
+
+
+def _agrees(whole: "ConcatDataset[Any]", number: int, label: int) -> bool:
+    """Tell whether an item has a label, or cannot be read, which decoding will tell of."""
+    try:
+        return bool(whole[number][1] == label)
+    except Exception:  # of the other package
+        return True
+
+
+def _named(numbers: NDArray[np.int64], names: tuple[str, ...]) -> NDArray[np.str_]:
+    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(names)):
+        raise UserError(f"labels go from {numbers.min()} to {numbers.max()}, but a split has {len(names)} classes")
+    return np.array(names)[numbers]
 
 
 def _whole_numbers(labels: Any) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.datafiles.picture_sources import PictureItems
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, files_below, made, package
+from invbench.datasets._packages import class_of, code_of, file_of, files_below, made, package, stamps
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError, brief, did_you_mean
 
@@ -58,35 +58,52 @@ class Wilds(PictureDataset):
     def capabilities(self) -> tuple[str, ...]:
         return tuple(what for what in self.provides if what != "nuisance" or self.attribute is not None)
 
+    def files(self) -> tuple[Path, ...]:
+        try:
+            if ":" in self.name:
+                return (*file_of(self._own_class()), *files_below(at_home(self.root)))
+            return files_below(*at_home(self.root).glob(f"{self.name}_v*"))
+        except UserError:  # `load` says why
+            return ()
+
     def labelled(self) -> LabelledPictures:
         dataset = self._dataset()
-        if dataset.n_classes is None or dataset.y_size != 1:
+        y = np.asarray(dataset.y_array)
+        if dataset.n_classes is None or y.size != len(dataset):
             raise UserError(f"{self.name} is no classification by one label, which is what this dataset takes")
         splits = np.asarray(dataset.split_array)
-        names = {number: "validation" if name == "val" else name for name, number in dataset.split_dict.items()}
+        names = {number: name for name, number in dataset.split_dict.items()}
+        if "validation" not in names.values():
+            names = {number: "validation" if name == "val" else name for number, name in names.items()}
         used = np.flatnonzero(np.isin(splits, list(names)))
         fields = self.environment or ENVIRONMENTS.get(self.name, tuple(dataset.metadata_fields[:1]))
         values = [_field(dataset, field, "dataset.environment")[used] for field in fields]
-        combined = [", ".join(map(str, one)) for one in zip(*values, strict=True)]
+        pairs = [
+            [f"{field}={value}" for value in column.tolist()] for field, column in zip(fields, values, strict=True)
+        ]
         return LabelledPictures(
             self._pictures(dataset, used),
-            np.asarray(dataset.y_array)[used].astype(np.int64),
-            values[0] if len(fields) == 1 else np.array(combined),
+            _whole_numbers(y.reshape(-1), "labels")[used],
+            values[0] if len(fields) == 1 else np.array([", ".join(one) for one in zip(*pairs, strict=True)]),
             None if self.attribute is None else _field(dataset, self.attribute, "dataset.attribute")[used],
             split=None if self.test_environments else np.array([names[number] for number in splits[used].tolist()]),
-            classes=_texts(dataset, "y", dataset.n_classes),
+            classes=_texts(dataset, "y", dataset.n_classes) or tuple(map(str, range(dataset.n_classes))),
         )
 
+    def _own_class(self) -> Any:
+        package("wilds", "wilds")
+        from wilds.datasets.wilds_dataset import WILDSDataset
+
+        return class_of(self.name, "", WILDSDataset)
+
     def _dataset(self) -> Any:
-        wilds = package("wilds", "wilds")
         where = {"root_dir": str(at_home(self.root)), "download": self.download} | self.arguments
         offline = f"put a copy into {self.root} (wilds.stanford.edu/downloads), or set dataset.download=true"
         if ":" in self.name:
-            from wilds.datasets.wilds_dataset import WILDSDataset
-
-            return made(class_of(self.name, "", WILDSDataset), where, offline)
+            return made(self._own_class(), where, f"its folder is dataset.root, {self.root}")
+        wilds = package("wilds", "wilds")
         if self.name not in wilds.supported_datasets:
-            hint = did_you_mean(self.name, wilds.supported_datasets)
+            hint = did_you_mean(self.name, wilds.supported_datasets) + "; a class of your own is my_module:MyDataset"
             raise UserError(f"dataset.name: wilds has no '{brief(self.name)}'{hint}")
         return made(wilds.get_dataset, {"dataset": self.name} | where, offline)
 
@@ -99,8 +116,9 @@ class Wilds(PictureDataset):
                 raise TypeError(f"its inputs are of type {type(picture).__name__}, not pictures")
             return picture
 
-        identity = (self.name, repr(self.arguments), hashlib.sha256(used.tobytes()).hexdigest())
-        return PictureItems(len(used), read, (*identity, *files_below(Path(dataset.data_dir))), self.name)
+        identity = (code_of(type(dataset)), repr(self.arguments), hashlib.sha256(used.tobytes()).hexdigest())
+        files = {*self.files(), *files_below(dataset.data_dir)}
+        return PictureItems(len(used), read, (*identity, *stamps(sorted(files))), self.name)
 
 
 def _field(dataset: Any, field: str, setting_: str) -> NDArray[Any]:
@@ -108,11 +126,18 @@ def _field(dataset: Any, field: str, setting_: str) -> NDArray[Any]:
     if field not in dataset.metadata_fields:
         hint = did_you_mean(field, dataset.metadata_fields)
         raise UserError(f"{setting_}: {dataset.dataset_name} has no metadata field '{brief(field)}'{hint}")
-    numbers: NDArray[np.int64] = (
-        dataset.metadata_array[:, dataset.metadata_fields.index(field)].numpy().astype(np.int64)
-    )
+    numbers = _whole_numbers(dataset.metadata_array[:, dataset.metadata_fields.index(field)].numpy(), field)
     names = _texts(dataset, field, int(numbers.max()) + 1)
-    return np.array(names)[numbers] if names else numbers
+    if not names:
+        return numbers
+    named: NDArray[np.str_] = np.array(names)[numbers]  # where a value is unknown it is -1, which would take the last
+    return np.where(numbers < 0, numbers.astype(np.str_), named)
+
+
+def _whole_numbers(values: NDArray[Any], what: str) -> NDArray[np.int64]:
+    if not np.array_equal(values, np.floor(values)):
+        raise UserError(f"{what} of this dataset are not whole numbers, or missing")
+    return values.astype(np.int64)
 
 
 def _texts(dataset: Any, field: str, count: int) -> tuple[str, ...]:

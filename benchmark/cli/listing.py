@@ -155,7 +155,18 @@ def show(
             except UserError as error:
                 sizes = str(error)
             echo(f"splits: {sizes or 'known once its files are here'}")
-            echo(f"recipe:\n{recipe_text(name) or 'none'}")
+            echo(f"recipe:\n{recipe_text(name) or _defaults(cls)}")
+
+
+def _defaults(cls: "type[Dataset]") -> str:
+    """Return the settings of runs on data of one's own as YAML, where the data need not be there to tell."""
+    import yaml
+
+    try:
+        defaults = cls.model_construct().defaults()
+    except (UserError, AttributeError):  # the file says what fits, and none is named
+        return "known once its files are here"
+    return yaml.safe_dump(defaults, sort_keys=False) if defaults else "none"
 
 
 def _shown(registry: Registry, name: str) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        environments = "" if self.env is None else f", {len(self.environment_numbers)} environments"
+        return f"Split({len(self)} x {tuple(self.x.shape[1:])}{environments})"
+
     def parts(self) -> dict[str, Tensor | ImageFile]:
         """Return the parts that exist, by name."""
         return {"x": self.x} | self.tensors()
@@ -207,6 +211,10 @@ class Problem:
     def __post_init__(self) -> None:
         if not {"train", "test"} <= set(self.splits):
             raise ValueError(f"a problem needs the splits train and test, not {sorted(self.splits)}")
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}={split!r}" for name, split in self.splits.items())
+        return f"Problem({self.kind}, {type(self.task).__name__}, {self.variant}, {splits})"
 
     @classmethod
     def from_arrays(

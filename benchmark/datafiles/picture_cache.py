@@ -92,7 +92,7 @@ def _mapped(folder: Path, shape: Shape) -> Pictures | None:
 
 def _key(source: PictureSource, size: int, channels: int) -> str:
     """Return a key that is equal where the decoded pictures are."""
-    digest = hashlib.sha256(f"{VERSION} {size} {channels}".encode())
+    digest = hashlib.sha256(f"{VERSION} {size} {channels} {len(source)}".encode())
     for text in source.identity():
         digest.update(f"\n{text}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Lock
 from typing import IO, Any
 
 import numpy as np
@@ -93,9 +94,11 @@ class PictureFiles(PictureSource):
 class PictureItems(PictureSource):
     """Pictures that another package gives one by one, decoded by a thread for each core.
 
+    They are read one at a time, since few datasets can be asked by several threads at once.
+
     Args:
         count: how many there are.
-        read: returns a picture, opened or as the content of its file, by its number; threads call it at once.
+        read: returns a picture, opened or as the content of its file, by its number.
         identified_by: texts that are equal where the pictures are.
         title: of the collection, for messages.
     """
@@ -104,6 +107,7 @@ class PictureItems(PictureSource):
     read: Callable[[int], Image.Image | bytes]
     identified_by: tuple[str, ...]
     title: str
+    one_at_a_time: Lock = field(default_factory=Lock)
 
     def __len__(self) -> int:
         return self.count
@@ -117,25 +121,39 @@ class PictureItems(PictureSource):
     def decoded(self, folder: Path, chunks: Sequence[int], shape: Shape) -> Generator[Answer]:
         with warnings.catch_warnings(), ThreadPoolExecutor(available_cores(), "pictures") as executor:
             warnings.simplefilter("ignore")  # of odd but readable metadata; a thread cannot ignore them by itself
+            stop = Event()
             try:
-                for done in as_completed([executor.submit(self._chunk, folder, chunk, shape) for chunk in chunks]):
+                jobs = [executor.submit(self._chunk, folder, chunk, shape, stop) for chunk in chunks]
+                for done in as_completed(jobs):
                     yield done.result()
             finally:
+                stop.set()
                 executor.shutdown(cancel_futures=True)
 
-    def _chunk(self, folder: Path, chunk: int, shape: Shape) -> Answer:
-        """Decode a chunk into the folder's file of pixels."""
+    def _chunk(self, folder: Path, chunk: int, shape: Shape, stop: Event) -> Answer:
+        """Decode a chunk into the folder's file of pixels.
+
+        Raises:
+            UserError: a picture cannot be read, which may be otherwise later.
+            InterruptedError: it was to stop.
+        """
         count, channels, size, _ = shape
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, count))
         pixels = np.zeros((len(numbers), channels, size, size), np.uint8)
         damaged = []
         for i, number in enumerate(numbers):
+            if stop.is_set():
+                raise InterruptedError
             try:
-                picture = self.read(number)
+                with self.one_at_a_time:
+                    picture = self.read(number)
                 decoder: Any = decode if isinstance(picture, bytes) else squeezed
                 pixels[i] = decoder(picture, size, channels)
-            except Exception as error:  # of the other package, and of Pillow on damaged files
-                damaged.append((i, brief(" ".join(str(error).split())) or type(error).__name__))
+            except (Exception, SystemExit) as error:  # of the other package, and of Pillow on damaged files
+                why = brief(" ".join(str(error).split())) or type(error).__name__
+                if isinstance(error, MemoryError | UserError) or (isinstance(error, OSError) and error.errno):
+                    raise UserError(f"picture {self.name(number)}: {why}; the same command goes on") from None
+                damaged.append((i, why))
         with (folder / PIXELS).open("r+b") as file:  # no map, which a full disk would turn into a fault of the process
             file.seek(numbers[0] * channels * size * size)
             file.write(pixels.data)

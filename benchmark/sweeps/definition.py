@@ -123,6 +123,8 @@ class SweepCells(Settings):
         if LEFT_OUT not in data.model_fields:
             raise UserError(f"test_environments: dataset {dataset} has no environments to choose for the test")
         names = data.parse(_of_dataset(settings), "dataset").environment_choices()
+        if not names:
+            raise UserError(f"test_environments: with these settings dataset {dataset} has no environments to choose")
         return {f"dataset.{LEFT_OUT}": tuple((name,) for name in names)}
 
     def _trials(self, setup: "Setup", tier: "Tier", judge: "JudgeOf") -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Defects of other people's software, each with its cure: the C library's memory, vector mathematics, torchvision.
+"""Defects of others' software, each with its cure: the C library's memory, vector mathematics, torchvision, WILDS.
 
 Memory. The C library's way of giving freed memory back costs more than it is worth. Of tensors that are larger than its
 threshold, every allocation is a call of the kernel, and every page of it a fault when it is first written to: with
@@ -9,6 +9,9 @@ vectors to Intel's vector mathematics, in several threads. In a process's first 
 processor can do, and a thread that comes while another is still finding out takes a kernel that rounds otherwise: in 3
 of 60 fresh processes the second half of the first square roots differed in their last bits, enough to make another run
 of it. A call that one thread computes alone settles the matter beforehand.
+
+WILDS. It and its dependency OGB ask the network for their latest version when they are imported, in a thread that warns
+of its failure later.
 
 torchvision. Its wheels are built with CUDA; beside a CPU-only torch the import fails because two operators it describes
 do not exist. Declaring their schemas first cures that; the operators themselves (`nms`) stay unusable and are not
@@ -78,6 +81,14 @@ def torchvision() -> ModuleType:
     import torchvision.datasets
 
     return torchvision  # type: ignore[no-any-return]
+
+
+def without_version_checks() -> None:
+    """Keep packages that ask by way of `outdated` from asking the network for their latest version."""
+    with suppress(ImportError):
+        import outdated
+
+        outdated.check_outdated = lambda package, version: (False, version)
 
 
 _kept: list[torch.library.Library] = []  # a library's definitions live as long as the object

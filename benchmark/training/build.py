@@ -106,6 +106,9 @@ class RestoredRun(NamedTuple):
     problem: Problem
     model: nn.Module
 
+    def __repr__(self) -> str:
+        return f"RestoredRun({self.config.title}, {self.problem!r})"
+
 
 def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     """Restore what the run of a folder has trained.

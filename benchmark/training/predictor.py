@@ -50,6 +50,9 @@ class Predictor:
     problem: Problem
     feature_names: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Predictor({self.config.title}, {self.problem!r})"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of `predict_proba`; empty for a regression."""

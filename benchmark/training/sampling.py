@@ -60,7 +60,10 @@ class Sampler:
         per_step = trainer.environments_per_step or environments
         if batch_size > smallest:
             where = "an environment" if environments > 1 else "the training split"
-            raise UserError(f"trainer.batch_size is {batch_size}, but {where} has only {smallest} examples")
+            raise UserError(
+                f"trainer.batch_size is {batch_size}, but {where} has only {smallest} examples; set it to {smallest} "
+                "or less, or to null for all"
+            )
         if per_step > environments:
             raise UserError(
                 f"trainer.environments_per_step is {per_step}, but there are only {environments} environments"

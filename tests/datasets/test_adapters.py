@@ -1,7 +1,10 @@
 """Datasets of other packages, made on the spot: all of their pictures, labels, environments and splits arrive."""
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,6 +21,7 @@ from invbench.core.data import Problem
 from invbench.datafiles.decoding import squeezed
 from invbench.datasets._packages import package
 from invbench.errors import UserError
+from invbench.sweeps.definition import Sweep
 
 OWN = '''
 import os
@@ -95,7 +99,7 @@ class Shapes(InMemoryDataset):
         for i in range(20):
             n = 2 + i % 3
             y = torch.tensor([[0.5 * i, float(i)]]) if real else torch.tensor([i % 2])
-            graph = Data(pos=torch.rand(n, 2 if flat else 3, generator=generator), y=y, place=i % 2)
+            graph = Data(pos=torch.rand(n, 2 if flat else 3, generator=generator), y=y, place=i // 2 % 2)
             if real:
                 graph.z = torch.tensor([6, 1, 1, 8][:n])
             graphs.append(graph)
@@ -230,7 +234,9 @@ def test_a_wilds_dataset_keeps_its_splits_classes_and_metadata(herd: dict[str, A
 def test_several_fields_are_environments_together(herd: dict[str, Any]) -> None:
     """The same groups as `CombinatorialGrouper` forms."""
     problem = load("wilds", **herd, environment=("farm", "year"), attribute="year", validation_share=0.0)
-    assert problem.environment_names == ("elm, 0", "elm, 1", "oak, 0", "oak, 1", "ash, 0", "ash, 1")
+    assert problem.environment_names == tuple(
+        f"farm={farm}, year={year}" for farm in ("elm", "oak", "ash") for year in (0, 1)
+    )
     from own_wilds import Herd  # type: ignore[import-not-found]
     from wilds.common.grouper import CombinatorialGrouper
 
@@ -417,6 +423,122 @@ def test_what_is_wrong_with_graphs_is_one_line(settings: dict[str, Any], message
     extra("torch_geometric", "pyg")
     with pytest.raises(UserError, match=message):
         load("pyg", **{"name": "own_graphs:Shapes"} | settings)
+
+
+def test_environments_of_graphs_are_left_out() -> None:
+    extra("torch_geometric", "pyg")
+    problem = load("pyg", name="own_graphs:Shapes", environment="place", test_environments=(1,), validation_share=0.0)
+    assert {name: len(split) for name, split in problem.splits.items()} == {"train": 10, "test": 10}
+    cells = [{"method": "erm", "dataset": "pyg", "test_environments": "each"}]
+    chosen = {"dataset.name": "own_graphs:Shapes", "dataset.environment": "place", "trainer.steps": 1}
+    assert len(Sweep.read({"cells": cells, "set": chosen}).runs()) == 2
+    with pytest.raises(UserError, match="has no environments to choose"):
+        Sweep.read({"cells": cells, "set": {"dataset.name": "own_graphs:Shapes"}}).runs()
+
+
+# --- what changes is noticed -----------------------------------------------------------------------------------------
+
+
+def test_a_class_that_changes_has_its_pictures_anew(tmp_path: Path) -> None:
+    """In one process, as in a notebook, and the record of a run on the old ones does not count as done."""
+    settings = {"dataset.name": "own:Own", "dataset.image_size": 8, "trainer.batch_size": 4, "trainer.steps": 1}
+    first = invbench.run("erm", "torchvision", settings=settings, out=tmp_path / "out")
+    changed = OWN.replace("default_rng(i)", "default_rng(i + 1)").replace("i % 2 for", "(i + 1) % 2 for")
+    (tmp_path / "own.py").write_text(changed)
+    problem = load("torchvision", name="own:Own", validation_share=0.0, **PLAIN)
+    assert torch.equal(problem.splits["train"].inputs()[0], pixels(0))
+    assert problem.splits["train"].y.tolist() == [i % 2 for i in range(16)], "as the items say, not the attribute"
+    again = invbench.run("erm", "torchvision", settings=settings, out=tmp_path / "out")
+    assert again.data["fingerprint"] != first.data["fingerprint"]
+
+
+def test_pictures_of_linked_folders_and_of_splits_are_watched(tmp_path: Path) -> None:
+    for place, value in (("there", 10), ("test", 20)):
+        for name in ("ant", "bee"):
+            (tmp_path / place / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (4, 4), (value, i, 0)).save(tmp_path / place / name / f"{i}.png")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "ant").symlink_to(tmp_path / "there" / "ant")
+    (tmp_path / "train" / "cow").symlink_to(tmp_path / "there" / "bee")
+    splits = {name: {"root": str(tmp_path / name)} for name in ("train", "test")}
+    settings: dict[str, Any] = {"name": "ImageFolder", "splits": splits, "validation_share": 0.0, "on_damaged": "skip"}
+    problem = load("torchvision", **settings, **PLAIN)
+    assert problem.classes == ("ant", "bee", "cow"), "each split numbers its own"
+    assert sorted(problem.splits["test"].y.tolist()) == [0] * 4 + [1] * 4
+    assert sorted(problem.splits["train"].y.tolist()) == [0] * 4 + [2] * 4
+    Image.new("RGB", (4, 4), (250, 0, 0)).save(tmp_path / "there" / "ant" / "0.png")
+    problem = load("torchvision", **settings, **PLAIN)
+    assert problem.splits["train"].inputs()[0, 0, 0, 0] == pytest.approx(250 / 255)
+
+
+def test_a_folder_that_is_saved_anew_is_loaded_anew(tmp_path: Path) -> None:
+    datasets = extra("datasets", "huggingface")
+    for scale in (1.0, 5.0):
+        rows = {"v": [scale * i for i in range(20)], "y": [0, 1] * 10}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / f"{scale}")
+        (tmp_path / "saved").unlink(missing_ok=True)
+        (tmp_path / "saved").symlink_to(tmp_path / f"{scale}")
+        problem = load("huggingface_table", path=str(tmp_path / "saved"), target="y", standardise=False)
+        assert max(float(split.inputs().max()) for split in problem.splits.values()) == scale * 19
+
+
+def test_pictures_that_are_away_for_a_while_are_not_damaged(tmp_path: Path) -> None:
+    extra("datasets", "huggingface")
+    lines = []
+    for i in range(6):
+        _image(i).save(tmp_path / f"{i}.png")
+        lines.append({"image": str(tmp_path / f"{i}.png"), "label": i % 2})
+    (tmp_path / "list.json").write_text("\n".join(map(json.dumps, lines)))
+    arguments = {"data_files": str(tmp_path / "list.json"), "cache_dir": str(tmp_path / "cache_of_hf")}
+    settings = {"path": "json", "arguments": arguments, "columns": {"image": "image", "label": "label"}, **PLAIN}
+    (tmp_path / "3.png").rename(tmp_path / "away.png")
+    with pytest.raises(
+        UserError, match=r"number 3 of json: .*3\.png cannot be read: No such file.*the same command goes on"
+    ):
+        load("huggingface_images", **settings)
+    (tmp_path / "away.png").rename(tmp_path / "3.png")
+    assert sum(map(len, load("huggingface_images", **settings).splits.values())) == 6
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        OWN.replace("i % 2 for", "i % 2 - (not train) for").replace("self.numbers[i] % 2\n", "self.targets[i]\n")
+    )
+    with pytest.raises(UserError, match="labels go from -1 to 1, but there are 2 classes, from 0 to 1"):
+        load("torchvision", name="own:Own", **PLAIN)
+
+
+def test_pictures_are_read_one_at_a_time(tmp_path: Path) -> None:
+    """Few datasets can be asked by several threads at once: this one shares a place in a file."""
+    shared = OWN.replace(
+        "        return picture(",
+        "        self.place = i\n        time.sleep(1e-4)\n        i = self.place\n        return picture(",
+    )
+    (tmp_path / "own.py").write_text("import time\n" + shared.replace("range(16)", "range(400)"))
+    problem = load("torchvision", name="own:Own", splits={"train": {}}, validation_share=0.0, **PLAIN)
+    train = problem.splits["train"]
+    images = {picture.tobytes(): i % 2 for i, picture in enumerate(pixels(i).numpy() for i in range(400))}
+    assert [images[one.numpy().tobytes()] for one in train.inputs()] == train.y.tolist()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_slow_pictures_are_decoded(tmp_path: Path) -> None:
+    slow = OWN.replace("        return picture(", "        time.sleep(0.2)\n        return picture(")
+    (tmp_path / "own.py").write_text("import time\n" + slow.replace("range(16)", "range(300)"))
+    code = (
+        "import invbench; invbench.load_problem('torchvision', settings={'dataset.name': 'own:Own',"
+        " 'trainer.batch_size': 1, 'dataset.splits': {'train': {}}})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "decoding" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate()
+    assert time.monotonic() - began < 5
 
 
 # --- all -------------------------------------------------------------------------------------------------------------

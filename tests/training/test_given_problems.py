@@ -207,3 +207,13 @@ def test_nuisances_and_names_of_features(tmp_path: Path) -> None:
 def test_a_sweep_that_is_none_is_one_line(definition: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a sweep is a name|setting 'cells"):
         invbench.sweep(definition, out=tmp_path)
+
+
+def test_problems_and_predictors_are_shown_in_a_line() -> None:
+    y = (X[:, 0] > 0).astype(int)
+    problem = invbench.Problem.from_arrays(X, y, environment=CITY)
+    predictor = invbench.fit("erm", X, y, settings={"trainer.steps": 1, "trainer.batch_size": 4})
+    for shown in (repr(problem), repr(predictor)):
+        assert "\n" not in shown
+        assert len(shown) < 300
+    assert "train=Split(" in repr(problem)
