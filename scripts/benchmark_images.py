@@ -3,7 +3,8 @@
     python scripts/benchmark_images.py [--each 143] [--rounds 3] [--device cpu]
 
     data      all batches of an epoch of 224-pixel pictures: the first epoch, which decodes them, and later ones
-    whole     whole runs on 64-pixel pictures with ERM and small networks, of width 4 and 16, the cache empty and full
+    whole     whole runs on 64-pixel pictures with ERM and small networks, a linear one and convolutions of width 4 and
+              16, the cache empty and full
     embedded  a sweep of 200 learning rates on 10,000 representations: trained together by `bench sweep --fuse`, against
               200 commands `bench run`, of which 4 are made, and a loop in one process, of which 20
 
@@ -56,8 +57,9 @@ def main(
         draw_pictures.main(large, each, 280)
         data(large, 224, rounds, device)
         draw_pictures.main(small, each, 80)
+        whole(small, 64, {"backbone.name": "linear"}, rounds, device)
         for width in (4, 16):
-            whole(small, 64, width, rounds, device)
+            whole(small, 64, {"backbone.width": width}, rounds, device)
         embedded(Path(scratch), rounds, device)
 
 
@@ -114,10 +116,10 @@ def plain_loader(root: Path, size: int) -> Any:
     return DataLoader(together, 4 * BATCH, shuffle=True, num_workers=available_cores(), drop_last=True)
 
 
-def settings_of(root: Path, size: int, width: int = 16) -> dict[str, Any]:
+def settings_of(root: Path, size: int) -> dict[str, Any]:
     """Return the settings of a run on these pictures."""
     steps = {"trainer.epochs": EPOCHS, "trainer.batch_size": BATCH}
-    return QUIET | steps | {"dataset.root": str(root), "dataset.image_size": size, "backbone.width": width}
+    return QUIET | steps | {"dataset.root": str(root), "dataset.image_size": size}
 
 
 def data(root: Path, size: int, rounds: int, device: str) -> None:
@@ -140,11 +142,12 @@ def data(root: Path, size: int, rounds: int, device: str) -> None:
         compare(f"data, {size} pixels", epoch_of_ours, epoch_of_theirs, rounds)
 
 
-def whole(root: Path, size: int, width: int, rounds: int, device: str) -> None:
+def whole(root: Path, size: int, network_settings: dict[str, Any], rounds: int, device: str) -> None:
     """Compare whole runs of the same network."""
+    settings = settings_of(root, size) | network_settings
 
     def run_of_theirs() -> None:
-        config = resolve("erm", "images", 0, settings_of(root, size, width))
+        config = resolve("erm", "images", 0, settings)
         network = build_model(config, load_problem(config)).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         loader = plain_loader(root, size)
@@ -158,11 +161,10 @@ def whole(root: Path, size: int, width: int, rounds: int, device: str) -> None:
     def run_of_ours() -> None:
         with tempfile.TemporaryDirectory() as out:
             _kept.clear()
-            invbench.run(
-                "erm", "images", settings=settings_of(root, size, width), device=device, out=out, progress=False
-            )
+            invbench.run("erm", "images", settings=settings, device=device, out=out, progress=False)
 
-    compare(f"whole, {size} pixels, width {width}", run_of_ours, run_of_theirs, rounds)
+    which = " ".join(map(str, network_settings.values()))
+    compare(f"whole, {size} pixels, {which}", run_of_ours, run_of_theirs, rounds)
 
 
 def embedded(scratch: Path, rounds: int, device: str) -> None:
