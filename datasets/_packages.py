@@ -39,10 +39,10 @@ def package(name: str, extra: str) -> ModuleType:
         raise UserError(f"this dataset needs the package {name}: pip install 'invbench[{extra}]'") from None
     if name not in sys.modules:
         workarounds.torchvision()
-        workarounds.without_version_checks()
         sys.path.insert(0, str(home))
         try:
-            _quietly(lambda: importlib.import_module(name), f"the package {name}")
+            with workarounds.without_version_checks():
+                _quietly(lambda: importlib.import_module(name), f"the package {name}")
         finally:
             sys.path.remove(str(home))
     module = sys.modules[name]

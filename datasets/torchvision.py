@@ -39,7 +39,7 @@ COMPARED = 32
 class Torchvision(PictureDataset):
     """An image classification set of torchvision, or your own `VisionDataset`."""
 
-    display_name: ClassVar[str] = "torchvision"
+    display_name: ClassVar[str] = "TorchVision"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments")
     advice: ClassVar[Mapping[str, str]] = {"environments": "dataset.environment=ATTRIBUTE"}
     required_setting: ClassVar[str] = "dataset.name"

@@ -10,8 +10,8 @@ processor can do, and a thread that comes while another is still finding out tak
 of 60 fresh processes the second half of the first square roots differed in their last bits, enough to make another run
 of it. A call that one thread computes alone settles the matter beforehand.
 
-WILDS. It and its dependency OGB ask the network for their latest version when they are imported, in a thread that warns
-of its failure later.
+WILDS. It asks the network for its latest version when it is imported, by a package that does so for itself, too, in
+threads that warn of their failure later.
 
 torchvision. Its wheels are built with CUDA; beside a CPU-only torch the import fails because two operators it describes
 do not exist. Declaring their schemas first cures that; the operators themselves (`nms`) stay unusable and are not
@@ -21,7 +21,8 @@ needed.
 import ctypes
 import functools
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import ModuleType
 
@@ -83,12 +84,17 @@ def torchvision() -> ModuleType:
     return torchvision  # type: ignore[no-any-return]
 
 
-def without_version_checks() -> None:
-    """Keep packages that ask by way of `outdated` from asking the network for their latest version."""
-    with suppress(ImportError):
-        import outdated
-
-        outdated.check_outdated = lambda package, version: (False, version)
+@contextmanager
+def without_version_checks() -> Iterator[None]:
+    """Let the package `outdated`, which asks for versions, not be there for what is imported in the block."""
+    there = sys.modules.get("outdated")
+    sys.modules["outdated"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["outdated"]
+        if there is not None:
+            sys.modules["outdated"] = there
 
 
 _kept: list[torch.library.Library] = []  # a library's definitions live as long as the object
