@@ -13,7 +13,7 @@ import invbench
 
 ORDER = (
     "top", "system", "datafiles", "core", "components", "backbones", "evaluation", "runs", "training", "results",
-    "sweeps", "published", "analysis", "reporting", "testing", "cli",
+    "sweeps", "leaderboard", "published", "analysis", "reporting", "testing", "cli",
 )  # fmt: skip
 """Rooms, each of which may import those ahead of it; `top` are the files beside them."""
 BESIDE = {"methods": ("top", "core", "components"), "datasets": ("top", "datafiles", "core", "components", "system")}

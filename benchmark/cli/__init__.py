@@ -15,6 +15,7 @@ from invbench.cli.compare import compare
 from invbench.cli.completion import words_put_together
 from invbench.cli.data import data_app
 from invbench.cli.doctor import doctor
+from invbench.cli.leaderboard import leaderboard_app
 from invbench.cli.listing import ls, show
 from invbench.cli.output import NO_OUTPUT, accept_all_text, echo
 from invbench.cli.plot import plot
@@ -45,6 +46,7 @@ app.command()(ls)
 app.command()(show)
 app.command()(table)
 app.command()(compare)
+app.add_typer(leaderboard_app)
 app.command()(plot)
 app.add_typer(analyze_app)
 app.command()(report)

@@ -92,7 +92,7 @@ class SweepCells(Settings):
         """
         for method, dataset in itertools.product(_names(self.method), _names(self.dataset)):
             grid = self.grid | self._left_out(dataset, common | self.set | tier.set)
-            for name in _possible(dataset, common | self.set | tier.set) if method == ALL else [method]:
+            for name in possible_methods(dataset, common | self.set | tier.set) if method == ALL else [method]:
                 for values in itertools.product(*grid.values()):
                     settings = common | self.set | dict(zip(grid, values, strict=True))
                     setup = Setup(name, dataset, settings, self.protocol)
@@ -111,7 +111,7 @@ class SweepCells(Settings):
         for dataset, times in Counter(_names(self.dataset)).items():
             grid = self.grid | self._left_out(dataset, settings)
             methods = Counter(_names(self.method))
-            count = methods.total() - methods[ALL] + methods[ALL] * len(_possible(dataset, settings))
+            count = methods.total() - methods[ALL] + methods[ALL] * len(possible_methods(dataset, settings))
             cells += times * count * math.prod(map(len, grid.values()))
         return cells * ((tier.trials or search.trials) if search else 1)
 
@@ -318,7 +318,7 @@ def _of_dataset(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("dataset."): value for name, value in settings.items() if name.startswith("dataset.")}
 
 
-def _possible(dataset: str, settings: Mapping[str, Any]) -> list[str]:
+def possible_methods(dataset: str, settings: Mapping[str, Any]) -> list[str]:
     """List every method that the dataset provides for, as it can be run alone."""
     provided = DATASETS.traits(dataset)
     if DATASETS.literal(dataset, "required_setting", ""):  # only the user's files tell

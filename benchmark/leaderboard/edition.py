@@ -1,0 +1,109 @@
+"""Editions of the leaderboard as files: the problems, how settings are searched and selected, with which seeds.
+
+A file `configs/leaderboard/<name>.yaml` is one edition. Rows of two versions are never mixed.
+
+version: "2026.1"
+trials: 10                               random settings of each method, beside those of the recipe
+seeds: 0-2                               of every trial
+fresh_seeds: 100-104                     with which selected settings are run again; only these are shown
+ranges:                                  searched for every method, in the place of the settings' own ranges
+  trainer.learning_rate: {low: 1e-4, high: 1e-1}
+problems:
+  spirals:
+    what: two spirals, of which 16 signatures tell the class in 16 environments, another way in each
+    dataset: spirals
+    set: {trainer.steps: 300}            its small form; wins over recipes and is the same for all methods
+    ranges: {trainer.batch_size: [32, 128]}
+    left_out: 4                          environments that are left out in turn, for the rule that selects by that
+    impossible: {icp: it needs a linear problem}
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from invbench.core.registry import METHODS
+from invbench.core.settings import Settings, setting
+from invbench.errors import UserError, did_you_mean
+from invbench.runs.commands import parse_seeds
+from invbench.strict_yaml import parse_yaml
+from invbench.sweeps.definition import ALL, Sweep, SweepCells, possible_methods
+from invbench.sweeps.search import Bounds, RandomSearch
+
+Ranges = dict[str, tuple[Any, ...] | Bounds]
+HELD_OUT = "trainer.held_out_environment"
+
+
+class LeaderboardProblem(Settings):
+    """Problem of an edition: a dataset in a fixed form."""
+
+    what: str = setting(..., "the problem in a reader's words")
+    dataset: str = setting(..., "a dataset")
+    set: dict[str, Any] = setting({}, "settings by dotted name, the same for all methods")
+    ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
+    left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
+    impossible: dict[str, str] = setting({}, "methods that cannot be run here, and why")
+
+
+class Edition(Settings):
+    """Validated edition."""
+
+    version: str = setting(..., "rows of two versions are never mixed")
+    trials: int = setting(..., "random settings of each method", ge=1)
+    seeds: str = setting(..., "of every trial")
+    fresh_seeds: str = setting(..., "of the selected settings")
+    ranges: Ranges = setting({}, "ranges that are searched for every method")
+    problems: dict[str, LeaderboardProblem] = setting(..., "by name", min_length=1)
+
+    def problem(self, name: str) -> LeaderboardProblem:
+        """Return a problem. Raises UserError with the nearest name where there is none."""
+        if name not in self.problems:
+            raise UserError(f"the edition has no problem '{name}'{did_you_mean(name, self.problems)}")
+        return self.problems[name]
+
+    def search(self, name: str, method: str = ALL) -> Sweep:
+        """Return the sweep of all trials of a problem: the recipe's settings, and random ones.
+
+        Args:
+            method: one, or `*` for all that the problem admits.
+        """
+        return self._sweep(name, method, self.seeds, {})
+
+    def left_out_search(self, name: str, method: str = ALL) -> Sweep | None:
+        """Return the sweep of the same trials with each environment left out, by the first seed; None where none is."""
+        count = self.problem(name).left_out
+        return self._sweep(name, method, parse_seeds(self.seeds)[0], {HELD_OUT: tuple(range(count))}) if count else None
+
+    def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
+        problem = self.problem(name)
+        methods = possible_methods(problem.dataset, problem.set) if method == ALL else [method]
+        search = RandomSearch(trials=self.trials, ranges=self.ranges | problem.ranges)
+        cells = tuple(
+            SweepCells(method=one, dataset=problem.dataset, set=_settings(one, problem.set), grid=grid, random=random)
+            for one in methods
+            if one not in problem.impossible
+            for random in (None, search)
+        )
+        return Sweep(seeds=seeds, cells=cells, fuse="auto")
+
+
+def _settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a problem for a method; one that brings its own network takes none of the backbone."""
+    own = METHODS.literal(method.partition("+")[0], "replaces_model", False)
+    return {name: value for name, value in settings.items() if not (own and name.startswith("backbone."))}
+
+
+def edition_names() -> list[str]:
+    """List the editions that come with the package."""
+    folder = files("invbench.configs") / "leaderboard"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+@cache
+def read_edition(name: str) -> Edition:
+    """Read an edition of the package. Raises UserError where there is none of the name."""
+    if name not in (names := edition_names()):
+        raise UserError(f"there is no edition '{name}' of the leaderboard{did_you_mean(name, names)}")
+    text = (files("invbench.configs") / "leaderboard" / f"{name}.yaml").read_text(encoding="utf-8")
+    return Edition.parse(parse_yaml(text, f"edition {name}.yaml"), source=f"edition {name}")

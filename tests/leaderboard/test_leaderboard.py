@@ -1,0 +1,148 @@
+"""The leaderboard: an edition says what is run, each rule selects, and standings are what one computes by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from invbench.choices import Format, Select
+from invbench.errors import UserError
+from invbench.leaderboard.build import RULES, STAGES, build, write_rows
+from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, read_rows, standings
+from invbench.results.formats import written
+from invbench.sweeps.engines.local import LocalEngine, LocalResources
+
+SMALL: dict[str, Any] = {
+    "trainer.steps": 4, "trainer.schedule": "constant", "trainer.batch_size": 8, "backbone.width": 4,
+    "dataset.environments": 3, "dataset.examples": 32, "dataset.test_examples": 50,
+}  # fmt: skip
+
+
+def edition(**problem: Any) -> Edition:
+    problem = {"what": "two spirals", "dataset": "spirals", "set": SMALL, "left_out": 3} | problem
+    content = {
+        "version": "test", "trials": 2, "seeds": "0-1", "fresh_seeds": "100-101", "problems": {"spirals": problem},
+        "ranges": {"trainer.learning_rate": {"low": 1e-3, "high": 1e-2}},
+    }  # fmt: skip
+    return Edition.parse(content, source="the edition")
+
+
+def test_every_method_is_searched_alike() -> None:
+    runs = edition().search("spirals").runs()
+    rates: dict[str, set[float]] = {}
+    for run in runs:
+        rates.setdefault(run.spec.method, set()).add(run.spec.flat()["trainer.learning_rate"])
+    assert {"erm", "irmv1", "vrex", "and_mask"} <= set(rates)
+    assert len(set(map(frozenset, rates.values()))) == 1, "the recipe's and the same two of the search"
+    assert len(rates["erm"]) == 3
+    assert {run.spec.seed for run in runs} == {0, 1}
+    assert {run.spec.flat()["trainer.steps"] for run in runs} == {4}
+
+
+def test_environments_are_left_out_by_the_first_seed() -> None:
+    sweep = edition().left_out_search("spirals", "erm")
+    assert sweep is not None
+    runs = [run.spec for run in sweep.runs()]
+    assert sorted(run.flat()[HELD_OUT] for run in runs) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {run.seed for run in runs} == {0}
+    assert edition(left_out=0).left_out_search("spirals") is None
+
+
+def test_what_is_impossible_is_not_run() -> None:
+    methods = {run.spec.method for run in edition(impossible={"fish": "it takes too long"}).search("spirals").runs()}
+    assert "fish" not in methods
+    with pytest.raises(UserError, match="no problem 'spiral'; did you mean 'spirals'"):
+        edition().search("spiral")
+    with pytest.raises(UserError, match="no edition 'smal' of the leaderboard; did you mean 'small'"):
+        read_edition("smal")
+
+
+@pytest.mark.parametrize("name", edition_names())
+def test_the_editions_of_the_package_can_be_run(name: str) -> None:
+    chosen = read_edition(name)
+    for problem in chosen.problems:
+        assert len(chosen.search(problem, "erm").runs()) == 3 * (chosen.trials + 1)
+        chosen.left_out_search(problem, "erm")
+
+
+@pytest.mark.slow
+def test_a_problem_is_built_once(tmp_path: Path) -> None:
+    engine = LocalEngine(LocalResources(workers=2).slots())
+    for method in ("erm", "irmv1"):
+        rows = build(edition(), "spirals", tmp_path, engine, method, quiet=True)
+    counts = rows.groupby(["method", "stage"]).size()
+    for method in ("erm", "irmv1"):
+        assert counts[method].to_dict() == dict(zip(STAGES, (6, 9, 2, 2, 2), strict=True))
+    assert set(rows["status"]) == {"done"}
+    best = rows[(rows["stage"] == "search") & (rows["method"] == "erm")].groupby("trainer.learning_rate")
+    means = best["best_validation.validation_accuracy"].mean()
+    chosen = rows[(rows["stage"] == "best_validation") & (rows["method"] == "erm")]["trainer.learning_rate"]
+    assert means[chosen.iloc[0]] == means.max()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    again = build(edition(), "spirals", tmp_path, engine, "irmv1", quiet=True)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    pd.testing.assert_frame_equal(again, rows)
+    write_rows(rows, tmp_path / "rows" / "spirals.parquet")
+    ((name, read),) = read_rows(tmp_path / "rows", ["spirals", "other"])
+    for rule in RULES:
+        text = written(*laid_out(name, standings(read, rule)), Format.text)
+        assert "spirals: test_accuracy" in text
+        assert "irmv1" in text
+
+
+def made_up(**scores: list[float]) -> pd.DataFrame:
+    """Return rows of methods with these scores of fresh seeds; each had 0.9 in validation, and has 0.8."""
+    rows = []
+    for method, values in scores.items():
+        common = {
+            "problem": "p", "method": method, "status": "done", "data.metric": "test_accuracy",
+            "data.primary": "accuracy", "data.higher_is_better": True, "trainer.learning_rate": 0.1,
+            "best_validation.step": 5.0, "cost.wall_seconds": 2.0,
+        }  # fmt: skip
+        for seed in range(3):
+            rows.append(common | {"stage": "search", "seed": seed, "best_validation.validation_accuracy": 0.9})
+        for seed, value in enumerate(values, start=100):
+            at_best = {"best_validation.test_accuracy": value, "best_validation.validation_accuracy": 0.8}
+            rows.append(common | {"stage": "best_validation", "seed": seed, "test_accuracy": 0.0} | at_best)
+    return pd.DataFrame(rows)
+
+
+def test_standings_agree_with_a_calculation_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    erm = rng.normal(0.5, 0.02, 5)
+    scores = {
+        "erm": erm, "irmv1": erm + 0.2 + rng.normal(0, 0.01, 5), "vrex": erm - 0.1 + rng.normal(0, 0.01, 5),
+        "coral": erm + rng.normal(0, 0.05, 5),
+    }  # fmt: skip
+    table = standings(made_up(**{name: list(values) for name, values in scores.items()}), Select.best_validation)
+    table = table.set_index("method")
+    assert table["rank"].to_dict() == {
+        name: 1 + sum(other.mean() > values.mean() for other in scores.values()) for name, values in scores.items()
+    }
+    raw = {name: scipy.stats.ttest_rel(values, erm).pvalue for name, values in scores.items() if name != "erm"}
+    worst = 0.0
+    for place, name in enumerate(sorted(raw, key=raw.__getitem__)):
+        worst = max(worst, min(1.0, (len(raw) - place) * raw[name]))
+        assert table.loc[name, "p_value"] == pytest.approx(worst)
+    for name, values in scores.items():
+        low, high = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
+        assert table.loc[name, "half_width"] == pytest.approx((high - low) / 2)
+        assert table.loc[name, "difference"] == pytest.approx((values - erm).mean())
+        assert table.loc[name, "promise"] == pytest.approx(0.1)
+    assert table["verdict"].to_dict() == {"erm": "", "irmv1": BETTER, "vrex": WORSE, "coral": SAME}
+
+
+def test_numbers_are_rounded_by_their_uncertainty() -> None:
+    layout, _ = laid_out("p", standings(made_up(erm=[0.51, 0.47, 0.59], irmv1=[0.5, 0.5, 0.5]), Select.best_validation))
+    assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.5 (3)"]
+
+
+def test_a_rule_by_which_nothing_was_selected_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="p: nothing was selected by oracle in this edition"):
+        standings(made_up(erm=[0.5, 0.6]), Select.oracle)
+    with pytest.raises(UserError, match="there are no rows in .*`bench leaderboard build` makes them"):
+        list(read_rows(tmp_path, ["spirals"]))
