@@ -326,6 +326,7 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
     assert refused >= 40, "all that were cut"
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_sum_of_its_weights_and_is_made_anew_when_they_change(
     saved: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:

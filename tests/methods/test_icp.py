@@ -46,6 +46,7 @@ def test_a_run_has_metrics_and_no_steps(dataset: str, tmp_path: Path) -> None:
     assert "test_mean_squared_error" in record.metrics
 
 
+@pytest.mark.slow
 def test_the_published_pattern(tmp_path: Path) -> None:
     """Homoskedastic: causes found. Heteroskedastic, where residuals of causes do change: not found."""
     good = run_one(small_config("icp", "chain_sem", dataset__examples=1000), Options(out=tmp_path)).metrics

@@ -86,6 +86,7 @@ def test_d16_is_equivariant_to_turns_only() -> None:
     assert not torch.allclose(model(x.flip(-1)).prediction, before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_d16_has_as_many_parameters_as_the_authors_network() -> None:
     """On digits of ten classes, with int(C / √2) fields; theirs has a bias for each in front of a batch norm."""
     problem = replace(problem_of(28), task=Classification(10))

@@ -21,8 +21,8 @@ CELLS = [
     ("erm", "spirals"),
     ("erm", "cifar10"),  # random crops and flips in training
     ("augerino", "mario_iggy"),  # random copies, parameters that are no weights
-    ("irmv1+adareg", "spirals"),  # state of every parameter
-    ("pcgrad", "spirals"),  # random numbers in the rule
+    pytest.param("irmv1+adareg", "spirals", marks=pytest.mark.slow),  # state of every parameter
+    pytest.param("pcgrad", "spirals", marks=pytest.mark.slow),  # random numbers in the rule
     ("mutual_information", "mi_toy"),  # a critic, caught in the middle of its many updates
 ]
 """Some kinds of state; the contract test resumes every method, without a kill."""
