@@ -527,6 +527,7 @@ def test_ctrl_c_while_slow_pictures_are_decoded(tmp_path: Path) -> None:
     slow = OWN.replace("        return picture(", "        time.sleep(0.2)\n        return picture(")
     (tmp_path / "own.py").write_text("import time\n" + slow.replace("range(16)", "range(300)"))
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a foreground job
         "import invbench; invbench.load_problem('torchvision', settings={'dataset.name': 'own:Own',"
         " 'trainer.batch_size': 1, 'dataset.splits': {'train': {}}})"
     )
