@@ -12,7 +12,7 @@ from typing import Any
 from typer.main import get_command
 
 from invbench.cli import app
-from invbench.cli.listing import provenance, trained_together
+from invbench.cli.listing import provenance, recipe_of, trained_together
 from invbench.core.hooks import (
     BatchMixing,
     FeatureTransform,
@@ -28,7 +28,7 @@ from invbench.core.trainer import TrainerConfig
 from invbench.datafiles.release import release
 from invbench.published.claims import Claim, sources
 from invbench.reporting.contact_sheet import contact_sheet
-from invbench.runs.config import recipe_layers, recipe_text, sweep_names, sweep_text
+from invbench.runs.config import recipe_layers, sweep_names, sweep_text
 from invbench.runs.resolve import resolve
 from invbench.training.build import load_problem
 
@@ -122,7 +122,7 @@ def dataset(name: str) -> str:
             f"\n```sh\nbench show {name}{required} --picture sheet.png\n```\n",
             "## Settings\n",
             settings("dataset", cls),
-            f"## Recipe\n\n```yaml\n{(recipe_text(name) or '# none').strip()}\n```\n",
+            f"## Recipe\n\n```yaml\n{(recipe_of(name, cls) or '# none').strip()}\n```\n",
         ]
     )
 

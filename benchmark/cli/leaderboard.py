@@ -29,13 +29,20 @@ def show(
     format_: Annotated[Format, typer.Option("--format", **choice(Format), help="How it is written.")] = Format.text,
 ) -> None:
     """Print the standings: means over fresh seeds with 95 % intervals, and whether they can be told from ERM's."""
+    import pandas as pd
+
     from invbench.leaderboard.edition import read_edition
     from invbench.leaderboard.standings import laid_out, read_rows, standings
     from invbench.results.formats import written
+    from invbench.spreadsheet import csv
 
     names = list(read_edition(edition).problems) if problem is None else [problem]
-    for name, rows in read_rows(folder / edition, names):
-        echo(written(*laid_out(name, standings(rows, rule)), format_))
+    tables = {name: standings(rows, rule) for name, rows in read_rows(folder / edition, names)}
+    if format_ is Format.csv:
+        echo(csv(pd.concat(tables, names=["problem"]).reset_index("problem")), nl=False)
+        return
+    for name, table in tables.items():
+        echo(written(*laid_out(name, table), format_))
 
 
 @leaderboard_app.command()

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,7 +119,6 @@ def show(
 ) -> None:
     """Show every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
     from invbench.core.trainer import TrainerConfig
-    from invbench.runs.config import recipe_text
 
     if picture is not None:
         if as_json:
@@ -155,18 +155,21 @@ def show(
             except UserError as error:
                 sizes = str(error)
             echo(f"splits: {sizes or 'known once its files are here'}")
-            echo(f"recipe:\n{recipe_text(name) or _defaults(cls)}")
+            echo(f"recipe:\n{recipe_of(name, cls) or 'none'}")
 
 
-def _defaults(cls: "type[Dataset]") -> str:
-    """Return the settings of runs on data of one's own as YAML, where the data need not be there to tell."""
+def recipe_of(name: str, cls: "type[Dataset]") -> str | None:
+    """Return the YAML of a dataset's recipe, or of its defaults where these need no file to tell; None without any."""
     import yaml
 
-    try:
-        defaults = cls.model_construct().defaults()
-    except (UserError, AttributeError):  # the file says what fits, and none is named
-        return "known once its files are here"
-    return yaml.safe_dump(defaults, sort_keys=False) if defaults else "none"
+    from invbench.runs.config import recipe_text
+
+    if (text := recipe_text(name)) is not None:
+        return text
+    with suppress(UserError, AttributeError):  # the user's file says what fits, and none is named
+        if defaults := cls.model_construct().defaults():
+            return yaml.safe_dump(defaults, sort_keys=False)
+    return None
 
 
 def _shown(registry: Registry, name: str) -> dict[str, Any]:
@@ -177,10 +180,9 @@ def _shown(registry: Registry, name: str) -> dict[str, Any]:
     if registry is METHODS:
         facts["trained_together"] = trained_together(name, cls)
     if registry is DATASETS:
-        from invbench.runs.config import recipe_text
         from invbench.strict_yaml import parse_yaml
 
-        text = recipe_text(name)
+        text = recipe_of(name, cls)
         facts["recipe"] = None if text is None else parse_yaml(text, f"recipe {name}.yaml")
     return facts
 

@@ -1,5 +1,6 @@
 """The leaderboard: an edition says what is run, each rule selects, and standings are what one computes by hand."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from typer.testing import CliRunner
 
 from invbench.choices import Format, Select
+from invbench.cli import app
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, STAGES, build, write_rows
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
@@ -139,6 +142,20 @@ def test_standings_agree_with_a_calculation_by_hand() -> None:
 def test_numbers_are_rounded_by_their_uncertainty() -> None:
     layout, _ = laid_out("p", standings(made_up(erm=[0.51, 0.47, 0.59], irmv1=[0.5, 0.5, 0.5]), Select.best_validation))
     assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.5 (3)"]
+
+
+def test_standings_are_shown_in_all_formats(tmp_path: Path) -> None:
+    write_rows(made_up(erm=[0.5, 0.6], irmv1=[0.7, 0.9]), tmp_path / "small" / "spirals.parquet")
+    command = ["leaderboard", "show", "--folder", str(tmp_path)]
+    for form in Format:
+        shown = CliRunner().invoke(app, [*command, "--format", form.value])
+        assert shown.exit_code == 0, shown.output
+        assert "irmv1" in shown.output
+    shown = CliRunner().invoke(app, [*command, "--format", "csv"])
+    table = pd.read_csv(io.StringIO(shown.stdout))
+    assert table[["problem", "method", "mean"]].values.tolist() == [
+        ["spirals", "irmv1", pytest.approx(0.8)], ["spirals", "erm", pytest.approx(0.55)],
+    ]  # fmt: skip
 
 
 def test_a_rule_by_which_nothing_was_selected_is_one_line(tmp_path: Path) -> None:
