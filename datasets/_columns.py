@@ -80,7 +80,7 @@ class Columns(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """List the columns."""
+        """List the names of the columns."""
 
     @abstractmethod
     def batches(self, names: list[str]) -> Iterator[Any]:

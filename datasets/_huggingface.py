@@ -16,7 +16,7 @@ RENAMED = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 def huggingface() -> ModuleType:
-    """Import the package."""
+    """Import Hugging Face's package `datasets`, and return it."""
     return package("datasets", "huggingface")
 
 

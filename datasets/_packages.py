@@ -7,13 +7,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from invbench.core.third_party import load_guarded
-from invbench.datafiles.checksums import sha256
+from invbench.datafiles.checksums import sha256, stamp
 from invbench.errors import UserError, brief, did_you_mean
 from invbench.system import workarounds
 
@@ -92,10 +93,10 @@ def code_of(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__} {code}"
 
 
-def file_of(cls: type[Any]) -> tuple[Path, ...]:
-    """Return the file of a class's code; empty where it has none."""
-    path = _file_of(sys.modules[cls.__module__])
-    return () if path is None else (path,)
+def files_of(cls: type[Any], root: Path, arguments: object) -> tuple[Path, ...]:
+    """List the files that a dataset of a class depends on: its code, and those below its root and in its arguments."""
+    code = _file_of(sys.modules[cls.__module__])
+    return (*([] if code is None else [code]), *files_below(root, *named_in(arguments)))
 
 
 def _file_of(module: ModuleType) -> Path | None:
@@ -140,11 +141,10 @@ def made_splits(
     offline = f"put its files into {root}{fetch}"
     parts = {}
     for split, more in (splits or _splits_of(parameters)).items():
-        parts[split] = made(
-            cls, where | dict(arguments) | dict(more), f"{offline}; dataset.splits sets what splits are"
-        )
-        if not _quietly(lambda part=parts[split]: len(part), f"len of {cls.__name__}", "measuring"):  # type: ignore[misc]
+        part = made(cls, where | dict(arguments) | dict(more), f"{offline}; dataset.splits sets what splits are")
+        if not _quietly(partial(len, part), f"len of {cls.__name__}", "measuring"):
             raise UserError(f"dataset.name: {cls.__name__} has nothing in the split {split}, made with {dict(more)}")
+        parts[split] = part
     return parts
 
 
@@ -184,8 +184,7 @@ def stamps(files: Iterable[Path]) -> Iterator[str]:
     """Yield the path, size and time of change of files that are there."""
     for path in files:
         with suppress(OSError):  # a link to nothing
-            status = path.stat()
-            yield f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+            yield stamp(path)
 
 
 def named_in(value: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invbench.components.images import colour_jitter, random_flip, random_grey, random_resized_crop
 from invbench.console import announce
-from invbench.core.arrays import class_targets, nuisance_of, numbered, rows_by_name
+from invbench.core.arrays import are_tested, class_targets, nuisance_of, numbered, rows_by_name
 from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import IMAGENET
@@ -25,7 +25,7 @@ from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.datafiles.picture_cache import Pictures, decoded_pictures
 from invbench.datafiles.picture_sources import PictureSource
-from invbench.errors import UserError, did_you_mean
+from invbench.errors import UserError
 
 MOST_IN_MEMORY = 1 << 26
 """Most numbers that become tensors in memory, 4 bytes each; of more images only the batches do."""
@@ -138,18 +138,13 @@ class PictureDataset(Dataset):
                 raise UserError("the table has a column split, so leave dataset.test_environments out")
             return rows_by_name(listed.split.astype(str), kept)
         environment = np.zeros(len(kept), "U1") if listed.environment is None else listed.environment.astype(str)
-        known = list(np.unique(environment[kept]))
+        tested = np.zeros(len(kept), np.bool_)
+        tested[kept] = are_tested(environment[kept], self.test_environments)
         test_environments = list(map(str, self.test_environments))
-        for name in test_environments:
-            if name not in known:
-                raise UserError(f"dataset.test_environments: no environment '{name}'{did_you_mean(name, known)}")
-        if set(known) <= set(test_environments):
-            raise UserError("dataset.test_environments names all environments, so none is left to train on")
-        tested = np.isin(environment, test_environments)
         name_of_share = "test_out" if test_environments else "test"
         share = self.test_out_share if test_environments else self.test_share
         apart = np.zeros(len(kept), np.bool_)
-        for name in test_environments or known:
+        for name in test_environments or np.unique(environment[kept]):
             rows = rng.permutation(np.flatnonzero(kept & (environment == name)))
             apart[rows[: round(share * len(rows))]] = True
         groups = {"train": ~tested & ~apart, "test": tested & ~apart, name_of_share: apart}

@@ -9,7 +9,7 @@ Class labels stand for their names. A column of lists of equal lengths, such as 
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from invbench.errors import UserError
 SPLIT = "_split"
 """Name of the column of splits; that it begins with `_` keeps it from being a feature."""
 MAX_LENGTH = 100_000
-"""Most numbers of a list."""
+"""Most numbers that a list of a column may have."""
 
 
 @register_dataset("huggingface_table")
@@ -50,15 +50,14 @@ class HuggingFaceTable(Table):
     def files(self) -> tuple[Path, ...]:
         return local_files(self.path, self.arguments)
 
-    @contextmanager
-    def opened(self) -> Iterator[Columns]:
-        yield DatasetColumns(loaded(self.path, self.arguments, self.splits))
+    def opened(self) -> AbstractContextManager[Columns]:
+        return nullcontext(DatasetColumns(loaded(self.path, self.arguments, self.splits)))
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        several = len(loaded(self.path, self.arguments, self.splits)) > 1
-        if several and self.split is None and not self.test_environments:
-            return super(HuggingFaceTable, self.model_copy(update={"split": SPLIT})).load(seed)
-        return super().load(seed)
+        parts = loaded(self.path, self.arguments, self.splits)
+        by_split = len(parts) > 1 and self.split is None and not self.test_environments
+        settings = self.model_copy(update={"split": SPLIT}) if by_split else self
+        return settings.loaded_from(nullcontext(DatasetColumns(parts)), seed)
 
 
 class DatasetColumns(Columns):
@@ -96,9 +95,8 @@ class DatasetColumns(Columns):
             list_, i = self.elements[name]
             return pa.array(lists[list_][:, i])
         array = batch.column(name).combine_chunks()
-        class_names = getattr(
-            self.parts[split].features[name], "names", None
-        )  # those of the split may be in another order
+        # Those of the split, which may have them in another order than the first.
+        class_names = getattr(self.parts[split].features[name], "names", None)
         if class_names is None:
             return array
         codes = pc.if_else(pc.less(array, 0), pa.scalar(None, array.type), array)  # -1 is a label that is missing

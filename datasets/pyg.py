@@ -8,7 +8,7 @@ which of several. Splits are made as in the dataset `torchvision`. An attribute 
 The package fetches its datasets by itself where they are not there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,23 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.components.point_clouds import SPECIES
-from invbench.core.arrays import (
-    array_of,
-    check_precision,
-    class_targets,
-    classification,
-    drawn,
-    numbered,
-    regression,
-    rows_by_name,
-)
-from invbench.core.data import Dataset, Problem, Split, floats
+from invbench.core.arrays import are_tested, array_of, drawn, numbered, rows_by_name, task_of
+from invbench.core.data import Dataset, Problem, Split
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Task
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, file_of, files_below, made_splits, named_in, package
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.datasets._packages import class_of, files_of, made_splits, package
+from invbench.errors import UserError, brief
 
 MAX_VALUES = 1 << 28
 """Most numbers of all point clouds together, 4 bytes each."""
@@ -73,7 +64,7 @@ class PyG(Dataset):
 
     def files(self) -> tuple[Path, ...]:
         try:
-            return (*file_of(self._class()), *files_below(at_home(self.root), *named_in([self.arguments, self.splits])))
+            return files_of(self._class(), at_home(self.root), [self.arguments, self.splits])
         except UserError:  # `load` says why
             return ()
 
@@ -96,10 +87,11 @@ class PyG(Dataset):
         parts = self._parts()
         graphs = [graph for part in parts.values() for graph in part]
         labels = None if self.environment is None else self._environments(graphs)
+        names = np.repeat(list(parts), [len(part) for part in parts.values()])
         if self.test_environments:
-            names = np.where(_tested(labels, self.test_environments), "test", "train")
-        else:
-            names = np.repeat(list(parts), [len(part) for part in parts.values()])
+            if labels is None:
+                raise UserError("dataset.test_environments needs dataset.environment, the attribute that has them")
+            names = np.where(are_tested(labels.astype(str), self.test_environments), "test", "train")
         divided = self.test_environments or len(parts) > 1
         rng = np.random.default_rng(seed)
         rows = rows_by_name(names) if divided else drawn(len(graphs), labels, self.test_share, rng)
@@ -118,13 +110,7 @@ class PyG(Dataset):
                     f"dataset.target is {self.target}, but graph {number} has {y.size} targets; count from 0"
                 )
             values.append(y[self.target])
-        y = array_of("y", np.array(values))
-        if y.dtype.kind == "f":
-            check_precision("y", y)
-            return regression(y, train), floats(y), ()
-        names, codes = np.unique(y, return_inverse=True)
-        classes = tuple(map(str, names.tolist()))
-        return classification(classes, codes, train), class_targets(classes, codes), classes
+        return task_of(array_of("y", np.array(values)), train)
 
     def _environments(self, graphs: list[Any]) -> NDArray[Any]:
         """Return the environment of each graph (N,)."""
@@ -134,19 +120,6 @@ class PyG(Dataset):
             if value.size != 1:
                 raise UserError(f"dataset.environment: graph {number} has {value.size} values of {brief(name)}, not 1")
         return array_of("dataset.environment", np.concatenate(values))
-
-
-def _tested(labels: NDArray[Any] | None, names: Sequence[str | int]) -> NDArray[np.bool_]:
-    """Tell which graphs (N,) are of environments that are tested on."""
-    if labels is None:
-        raise UserError("dataset.test_environments needs dataset.environment, the attribute that has them")
-    known = np.unique(labels.astype(str)).tolist()
-    for name in map(str, names):
-        if name not in known:
-            raise UserError(f"dataset.test_environments: no environment '{brief(name)}'{did_you_mean(name, known)}")
-    if set(map(str, names)) >= set(known):
-        raise UserError("dataset.test_environments names all environments, so none is left to train on")
-    return np.isin(labels.astype(str), list(map(str, names)))
 
 
 def _clouds(graphs: list[Any]) -> NDArray[np.float32]:

@@ -163,8 +163,12 @@ class Table(Dataset):
         return tuple(map(str, column.values or ()))
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
+        return self.loaded_from(self.opened(), seed)
+
+    def loaded_from(self, opened: AbstractContextManager[Columns], seed: np.random.SeedSequence) -> Problem:
+        """Make the problem of a table that is opened for it."""
         division, choice = (np.random.default_rng(stream) for stream in children(seed, 2))
-        with self.opened() as table:
+        with opened as table:
             features = self._features(table.names())
             roles = {name: MAX_LABELS for names in self._roles().values() for name in names}
             count, columns = table.described(dict.fromkeys(features, MAX_CATEGORIES) | roles)

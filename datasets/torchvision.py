@@ -24,7 +24,7 @@ from invbench.core.third_party import one_line
 from invbench.datafiles.cache import Arrays, cached_arrays
 from invbench.datafiles.picture_sources import PictureItems
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, code_of, file_of, files_below, made_splits, named_in, stamps
+from invbench.datasets._packages import class_of, code_of, files_of, made_splits, stamps
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError
 from invbench.system import workarounds
@@ -58,7 +58,7 @@ class Torchvision(PictureDataset):
 
     def files(self) -> tuple[Path, ...]:
         try:
-            return (*file_of(self._class()), *files_below(at_home(self.root), *named_in([self.arguments, self.splits])))
+            return files_of(self._class(), at_home(self.root), [self.arguments, self.splits])
         except UserError:  # `load` says why
             return ()
 

@@ -19,7 +19,7 @@ from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.datafiles.picture_sources import PictureItems
 from invbench.datafiles.release import at_home
-from invbench.datasets._packages import class_of, code_of, file_of, files_below, made, package, stamps
+from invbench.datasets._packages import class_of, code_of, files_below, files_of, made, package, stamps
 from invbench.datasets._pictures import LabelledPictures, PictureDataset
 from invbench.errors import UserError, brief, did_you_mean
 
@@ -61,7 +61,7 @@ class Wilds(PictureDataset):
     def files(self) -> tuple[Path, ...]:
         try:
             if ":" in self.name:
-                return (*file_of(self._own_class()), *files_below(at_home(self.root)))
+                return files_of(self._own_class(), at_home(self.root), self.arguments)
             return files_below(*at_home(self.root).glob(f"{self.name}_v*"))
         except UserError:  # `load` says why
             return ()

@@ -183,7 +183,7 @@ def embedded(scratch: Path, rounds: int, device: str) -> None:
             invbench.run("irmv1", "embedded", settings=common | {RATE: rate}, out=out, device=device, progress=False)
 
     def commands(out: str) -> None:
-        """Run some of the commands."""
+        """Run the commands of a few of the learning rates."""
         given = [f"--set=dataset.path={file}", "--set=trainer.steps=100", f"--device={device}", f"--out={out}", "-q"]
         for rate in rates[:: RUNS // COMMANDS]:
             command = ["bench", "run", "-m", "irmv1", "-d", "embedded", f"--set={RATE}={rate}", *given]

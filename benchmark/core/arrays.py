@@ -1,7 +1,7 @@
 """Tensors of a problem from arrays: inputs, targets and, where there are some, environments, nuisances and weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.core.task import BinaryClassification, Classification, Regression, Task
-from invbench.errors import UserError, brief
+from invbench.errors import UserError, brief, did_you_mean
 from invbench.seeding import stream
 
 Array = NDArray[Any]
@@ -50,7 +50,7 @@ def converted(
     labels = None if environment is None else _column("environment", environment)
     rng = np.random.default_rng(stream(seed, "data", "test"))
     rows = drawn(count, labels, test_share, rng) if split is None else rows_by_name(_column("split", split))
-    task, target, classes = _task(_column("y", y), rows["train"])
+    task, target, classes = task_of(_column("y", y), rows["train"])
     env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
     protected = None if nuisance is None else nuisance_of(array_of("nuisance", nuisance))
     weights = None if weight is None else weights_of(_column("weight", weight), env, names, rows["train"])
@@ -143,7 +143,7 @@ def inputs_of(x: Any) -> Tensor:
     return floats(array) / 255 if array.ndim == 4 and array.dtype == np.uint8 else floats(array)
 
 
-def _task(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
+def task_of(y: Array, train: NDArray[np.int64]) -> tuple[Task, Tensor, tuple[str, ...]]:
     """Return the task of targets (N,), the targets as the task takes them, and the names of the classes."""
     if y.dtype.kind == "f":
         check_precision("y", y)
@@ -199,6 +199,25 @@ def nuisance_of(values: Array) -> Tensor:
     columns = values.reshape(len(values), -1)
     codes = [np.unique(column, return_inverse=True)[1] for column in columns.T]
     return torch.from_numpy(np.stack(codes, 1).astype(np.int64).reshape(values.shape))
+
+
+def are_tested(labels: Array, names: Iterable[str | int]) -> NDArray[np.bool_]:
+    """Tell which examples (N,) are of the environments that `dataset.test_environments` names.
+
+    Args:
+        labels: environment of each example, as text (N,).
+
+    Raises:
+        UserError: there is no such environment, or none is left to train on.
+    """
+    known = np.unique(labels).tolist()
+    chosen = list(map(str, names))
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"dataset.test_environments: no environment '{brief(name)}'{did_you_mean(name, known)}")
+    if set(known) <= set(chosen):
+        raise UserError("dataset.test_environments names all environments, so none is left to train on")
+    return np.isin(labels, chosen)
 
 
 def weights_of(

@@ -98,6 +98,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> str:
+    """Return the path, size and time of change of a file, which tell whether it has changed. Raises OSError."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
 def verify(content: bytes, expected: str, path: Path) -> None:
     """Raise UserError unless the content has this sha256."""
     digest = hashlib.sha256(content).hexdigest()

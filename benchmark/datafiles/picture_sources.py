@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from invbench.datafiles.checksums import stamp
 from invbench.datafiles.decoding import PENDING, PIXELS, decode, squeezed
 from invbench.errors import UserError, brief
 from invbench.system.threads import available_cores
@@ -41,7 +42,7 @@ class PictureSource(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of pictures."""
 
     @abstractmethod
     def name(self, number: int) -> str:
@@ -72,10 +73,9 @@ class PictureFiles(PictureSource):
         """Yield each file's path, size and time of change. Raises UserError for a file that is not there."""
         for path in self.paths:
             try:
-                status = path.stat()
+                yield stamp(path)
             except OSError as error:
                 raise UserError(f"the picture {path} cannot be read: {error.strerror}") from None
-            yield f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
     def decoded(self, folder: Path, chunks: Sequence[int], shape: Shape) -> Generator[Answer]:
         paths = [str(path) for path in self.paths]

@@ -47,7 +47,7 @@ class LeaderboardProblem(Settings):
 
 
 class Edition(Settings):
-    """Validated edition."""
+    """Edition of the leaderboard: problems, ranges of the search, seeds."""
 
     version: str = setting(..., "rows of two versions are never mixed")
     trials: int = setting(..., "random settings of each method", ge=1)
@@ -90,8 +90,8 @@ class Edition(Settings):
 
 def _settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a problem for a method; one that brings its own network takes none of the backbone."""
-    own = METHODS.literal(method.partition("+")[0], "replaces_model", False)
-    return {name: value for name, value in settings.items() if not (own and name.startswith("backbone."))}
+    has_network = METHODS.literal(method.partition("+")[0], "replaces_model", False)
+    return {name: value for name, value in settings.items() if not (has_network and name.startswith("backbone."))}
 
 
 def edition_names() -> list[str]:

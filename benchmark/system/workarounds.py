@@ -87,14 +87,14 @@ def torchvision() -> ModuleType:
 @contextmanager
 def without_version_checks() -> Iterator[None]:
     """Let the package `outdated`, which asks for versions, not be there for what is imported in the block."""
-    there = sys.modules.get("outdated")
+    imported = sys.modules.get("outdated")
     sys.modules["outdated"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         del sys.modules["outdated"]
-        if there is not None:
-            sys.modules["outdated"] = there
+        if imported is not None:
+            sys.modules["outdated"] = imported
 
 
 _kept: list[torch.library.Library] = []  # a library's definitions live as long as the object
