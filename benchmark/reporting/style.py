@@ -134,6 +134,10 @@ def styles_of(names: Iterable[str]) -> dict[str, Style]:
     return dict(zip(unique, styles, strict=False))
 
 
+FEW_ROWS, ROW = 4, 0.2
+"""Rows of a legend for which figures have room, and the inches that each further one takes."""
+
+
 def finish(figure: Figure, labelled: list[Axes]) -> Figure:
     """Add small ticks, a light grid, and one legend below for the labels of some axes."""
     for ax in figure.axes:
@@ -147,5 +151,7 @@ def finish(figure: Figure, labelled: list[Axes]) -> Figure:
     if handles:
         fitting = int(figure.get_figwidth() / (0.5 + 0.08 * max(map(len, handles))))
         columns = max(1, min(4, len(handles), fitting))
+        further = max(0, math.ceil(len(handles) / columns) - FEW_ROWS)  # would take the room of the axes
+        figure.set_figheight(figure.get_figheight() + ROW * further)
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
     return figure

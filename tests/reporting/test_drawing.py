@@ -7,6 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from invbench.reporting.drawing import drawn
+from invbench.reporting.style import finish
 
 
 def figure() -> Figure:
@@ -31,3 +32,17 @@ def test_dollars_are_dollars_but_powers_are_powers() -> None:
     for name in (r"a$\frac$ and b$_2$", r"$\what{$\x1b", r"c$\frac$"):
         assert f">{name}</text>" in text
     assert "mathdefault" not in text
+
+
+def test_a_long_legend_leaves_the_axes_their_room() -> None:
+    """Constrained layout warns where it does not, and warnings are errors."""
+    heights = []
+    for curves in (4, 40):
+        figure = Figure(figsize=(4, 3), layout="constrained")
+        ax = figure.subplots()
+        for i in range(curves):
+            ax.plot([0, 1], label=f"a method with settings, number {i}")
+        finish(figure, [ax])
+        figure.savefig(io.BytesIO())
+        heights.append(ax.get_position().height * figure.get_figheight())
+    assert heights[1] > 0.8 * heights[0]
