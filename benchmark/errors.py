@@ -13,6 +13,10 @@ class UserError(Exception):
     """The request cannot be met: one line that says what is wrong and what to do. Exit status 2."""
 
 
+class NotProvided(UserError):
+    """The method requires something that the dataset does not provide."""
+
+
 class RunHeld(UserError):
     """Another process works on the run."""
 

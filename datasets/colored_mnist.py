@@ -8,7 +8,8 @@ the label, flipped with probability e. The best invariant accuracy is 75 %; colo
                10,000 are the test environment, e = 0.9. Every second pixel (14x14), logistic loss.
     domainbed  all 70,000 digits, shuffled and dealt to three environments, e = 0.1, 0.2, 0.9, of which one is the test
                environment; 28x28, cross-entropy of two classes. 80 % of each environment train or test, 20 % are held
-               out as `validation` and, in the test environment, as `test_out` (for selection by an oracle).
+               out as `validation` and, in the test environment, as `test_out` (for selection by an oracle). `size`
+               takes a part of the digits, each with the colour that it has among all.
 
 `grayscale` leaves the colour away: ERM on it is the oracle.
 
@@ -23,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from invbench.core.data import Dataset, Problem
+from invbench.core.data import Dataset, Problem, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification
@@ -50,6 +51,7 @@ class ColoredMNIST(Dataset):
     variant: Literal["irm", "domainbed"] = setting("irm", "the paper's construction, or DomainBed's")
     grayscale: bool = setting(False, "leave the colour away: the oracle")
     test_environment: int = setting(2, "domainbed: which of the three environments is the test", ge=0, le=2)
+    size: int | None = setting(None, "domainbed: use so many digits, at random; null takes all", ge=30)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         digits, rng = load_mnist(), np.random.default_rng(seed)
@@ -58,6 +60,8 @@ class ColoredMNIST(Dataset):
     def _irm(self, digits: Digits, rng: np.random.Generator) -> Problem:
         if self.test_environment != 2:
             raise UserError("dataset.test_environment is for variant domainbed; that of irm is fixed")
+        if self.size is not None:
+            raise UserError("dataset.size is for variant domainbed; irm takes all digits")
         train = round(TRAIN_IRM * digits.train)
         order = np.concatenate([rng.permutation(train), np.arange(train, digits.train)])
         images = torch.from_numpy(digits.images[order][:, None, ::2, ::2].copy()) / 255
@@ -67,9 +71,11 @@ class ColoredMNIST(Dataset):
 
     def _domainbed(self, digits: Digits, rng: np.random.Generator) -> Problem:
         order = rng.permutation(len(digits.labels))
+        used = subset(self.size, len(order), "dataset.size")
         env = alternating(len(order), 3)
         images = torch.from_numpy(digits.images[order])[:, None] / 255
         whole = coloured(images, digits.labels[order], env, DOMAINBED_FLIPS, rng, grayscale=self.grayscale)
+        order, env, whole = order[:used], env[:used], whole.rows(torch.arange(used))
         # The order is random already: the first of each environment can be held out.
         sizes = np.bincount(env)
         held_out = torch.from_numpy(np.arange(len(order)) // 3 < (HELD_OUT * sizes).astype(int)[env])
@@ -83,4 +89,5 @@ class ColoredMNIST(Dataset):
             "test": whole.rows(in_test & ~held_out),
             "test_out": whole.rows(in_test & held_out),
         }
-        return Problem(splits, Classification(2), "image", "full" if digits.official else "partial")
+        full = digits.official and self.size is None
+        return Problem(splits, Classification(2), "image", "full" if full else "partial")

@@ -42,6 +42,7 @@ class RotMNIST(RotatedDigits):
     variant: Literal["60k", "12k"] = setting("60k", "60,000/10,000 digits as in Augerino, or 12,000/50,000")
     train_size: int | None = setting(None, "use only the first so many training digits; null takes all", ge=1)
     validation_size: int = setting(0, "training digits held out as validation split, from the end", ge=0)
+    test_size: int | None = setting(None, "use only the first so many test digits; null takes all", ge=1)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
         digits = load_mnist()
@@ -54,10 +55,11 @@ class RotMNIST(RotatedDigits):
             subset(train + test, len(order), "the size of variant 12k")
         available = train - self.validation_size
         used = subset(self.train_size, available, "dataset.train_size plus dataset.validation_size")
+        tested = subset(self.test_size, test, "dataset.test_size")
         rows = {
             "train": order[:used],
             "validation": order[available:train],
-            "test": order[train : train + test],
+            "test": order[train : train + tested],
         }
         # Every digit's angle is drawn whether it is used or not: a smaller training set is a part of the larger.
         angles = torch.empty(len(order))
@@ -71,5 +73,5 @@ class RotMNIST(RotatedDigits):
             for name, index in rows.items()
             if len(index)
         }
-        full = digits.official and self.train_size is None
+        full = digits.official and self.train_size is None and self.test_size is None
         return Problem(splits, Classification(10), "image", "full" if full else "partial", pixels=PIXELS)

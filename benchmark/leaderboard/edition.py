@@ -8,6 +8,8 @@ seeds: 0-2                               of every trial
 fresh_seeds: 100-104                     with which selected settings are run again; only these are shown
 ranges:                                  searched for every method, in the place of the settings' own ranges
   trainer.learning_rate: {low: 1e-4, high: 1e-1}
+step_shares: {anneal_steps: 0.1}         such settings of recipes, as shares of the run: where a recipe's number is
+                                         not below the problem's steps, so that its method would do nothing
 problems:
   spirals:
     what: two spirals, of which 16 signatures tell the class in 16 environments, another way in each
@@ -15,18 +17,22 @@ problems:
     set: {trainer.steps: 300}            its small form; wins over recipes and is the same for all methods
     ranges: {trainer.batch_size: [32, 128]}
     left_out: 4                          environments that are left out in turn, for the rule that selects by that
+    set_of:                              of single methods, which could not be run otherwise
+      mmd: {trainer.batch_size: 128}
     impossible: {icp: it needs a linear problem}
 """
 
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from invbench.core.registry import METHODS
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, did_you_mean
 from invbench.runs.commands import parse_seeds
+from invbench.runs.resolve import resolve
 from invbench.strict_yaml import parse_yaml
 from invbench.sweeps.definition import ALL, Sweep, SweepCells, possible_methods
 from invbench.sweeps.search import Bounds, RandomSearch
@@ -43,6 +49,7 @@ class LeaderboardProblem(Settings):
     set: dict[str, Any] = setting({}, "settings by dotted name, the same for all methods")
     ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
     left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
+    set_of: dict[str, dict[str, Any]] = setting({}, "settings of single methods, for which it would be too slow")
     impossible: dict[str, str] = setting({}, "methods that cannot be run here, and why")
 
 
@@ -54,7 +61,16 @@ class Edition(Settings):
     seeds: str = setting(..., "of every trial")
     fresh_seeds: str = setting(..., "of the selected settings")
     ranges: Ranges = setting({}, "ranges that are searched for every method")
+    step_shares: dict[str, float] = setting({}, "settings of methods that count steps, where a recipe's are too many")
     problems: dict[str, LeaderboardProblem] = setting(..., "by name", min_length=1)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name, problem in self.problems.items():
+            for method in (*problem.set_of, *problem.impossible):
+                if method.partition("+")[0] not in METHODS.entries():
+                    raise ValueError(f"{name}: there is no method '{method}'{did_you_mean(method, METHODS.entries())}")
+        return self
 
     def problem(self, name: str) -> LeaderboardProblem:
         """Return a problem. Raises UserError with the nearest name where there is none."""
@@ -80,18 +96,25 @@ class Edition(Settings):
         methods = possible_methods(problem.dataset, problem.set) if method == ALL else [method]
         search = RandomSearch(trials=self.trials, ranges=self.ranges | problem.ranges)
         cells = tuple(
-            SweepCells(method=one, dataset=problem.dataset, set=_settings(one, problem.set), grid=grid, random=random)
+            SweepCells(method=one, dataset=problem.dataset, set=self._settings(one, problem), grid=grid, random=random)
             for one in methods
             if one not in problem.impossible
             for random in (None, search)
         )
         return Sweep(seeds=seeds, cells=cells, fuse="auto")
 
-
-def _settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a problem for a method; one that brings its own network takes none of the backbone."""
-    has_network = METHODS.literal(method.partition("+")[0], "replaces_model", False)
-    return {name: value for name, value in settings.items() if not (has_network and name.startswith("backbone."))}
+    def _settings(self, method: str, problem: LeaderboardProblem) -> dict[str, Any]:
+        """Return the settings of a problem for a method; one that brings its own network takes none of the backbone."""
+        has_network = METHODS.literal(method.partition("+")[0], "replaces_model", False)
+        settings = problem.set | problem.set_of.get(method, {})
+        settings = {
+            name: value for name, value in settings.items() if not (has_network and name.startswith("backbone."))
+        }
+        values = resolve(method, problem.dataset, assignments=settings).spec.flat()
+        steps = values["trainer.steps"]
+        shares = {name: self.step_shares.get(name.rpartition(".")[2]) for name in values if name.startswith("method.")}
+        too_long = {name: share for name, share in shares.items() if share and steps and values[name] >= steps}
+        return settings | {name: round(share * steps) for name, share in too_long.items()}
 
 
 def edition_names() -> list[str]:

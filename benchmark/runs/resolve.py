@@ -15,7 +15,7 @@ from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.errors import NotProvided, UserError, brief, did_you_mean
 from invbench.runs.config import Layer, assignments_layer, check_sections, merge, recipe_layers
 from invbench.runs.spec import Protocol, RunSpec, _checked_seed
 
@@ -221,7 +221,7 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
     if not missing:
         return
     if named := [data.advice[what] for what in missing if what in data.advice]:
-        raise UserError(
+        raise NotProvided(
             f"method {method.name} needs {' and '.join(missing)}; say where dataset {dataset} has them: "
             f"{', '.join(named)}"
         )
@@ -232,7 +232,7 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
         if name != dataset and not unmet(method.requires, DATASETS.traits(name))
     ]
     advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
-    raise UserError(
+    raise NotProvided(
         f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
         f"provide; {advice}"
     )

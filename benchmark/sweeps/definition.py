@@ -42,7 +42,7 @@ from pydantic import field_validator, model_validator
 
 from invbench.core.registry import DATASETS, METHODS, unmet
 from invbench.core.settings import Settings, setting
-from invbench.errors import UserError, brief, did_you_mean
+from invbench.errors import NotProvided, UserError, brief, did_you_mean
 from invbench.runs.commands import parse_seeds
 from invbench.runs.config import sweep_names, sweep_text
 from invbench.runs.given import named_cells
@@ -319,8 +319,18 @@ def _of_dataset(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def possible_methods(dataset: str, settings: Mapping[str, Any]) -> list[str]:
-    """List every method that the dataset provides for, as it can be run alone."""
+    """List every method that the dataset provides for, with these settings of it, as it can be run alone."""
     provided = DATASETS.traits(dataset)
     if DATASETS.literal(dataset, "required_setting", ""):  # only the user's files tell
         provided = DATASETS.load(dataset).parse(_of_dataset(settings), "dataset").capabilities()
-    return [with_penalty(name) for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]
+    methods = [with_penalty(name) for name in METHODS.entries() if not unmet(METHODS.traits(name), provided)]
+    given = {name: value for name, value in settings.items() if name.startswith("dataset.")}
+    return [name for name in methods if not given or _provided_for(name, dataset, given)]
+
+
+def _provided_for(method: str, dataset: str, settings: Mapping[str, Any]) -> bool:
+    try:
+        resolve(method, dataset, assignments=settings)
+    except NotProvided:
+        return False
+    return True
