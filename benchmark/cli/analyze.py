@@ -164,10 +164,11 @@ def _keep(path: Path, text: str) -> None:
 
 
 def _spectrum_row(spectrum: "Spectrum", alphas: list[float]) -> list[str]:
+    from invbench.results.rounding import rounded
+
     def dimension(alpha: float) -> str:
         value, error = spectrum.effective_dimension(alpha)
-        decimals = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
-        return f"{value:.{decimals}f} ± {error:.{decimals}f}" if error else f"{value:.3f}"
+        return rounded(value, error or math.nan)
 
     return [f"{spectrum.eigenvalues[0]:.4g}", *map(dimension, alphas)]
 

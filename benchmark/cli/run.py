@@ -153,10 +153,11 @@ def _means(done: "list[Record]", names: list[str]) -> list[str]:
     """Return the mean and the 95 % interval of each metric, as text."""
     import pandas as pd
 
-    from invbench.results.statistics import half_width  # scipy.stats takes a second to import
+    from invbench.results.rounding import rounded  # scipy, which it imports, takes long
+    from invbench.results.statistics import half_width
 
     columns = (pd.Series([record.metrics[name] for record in done]) for name in names)
-    return [f"{values.mean():.4f} ± {half_width(values):.4f}" for values in columns]
+    return [rounded(values.mean(), half_width(values)) for values in columns]
 
 
 def _table(title: str, rows: list[list[str]]) -> "Table":

@@ -12,6 +12,7 @@ from invbench.errors import UserError
 from invbench.leaderboard.build import SEARCH
 from invbench.results.columns import as_text
 from invbench.results.layout import Entry, Layout
+from invbench.results.rounding import rounded
 from invbench.results.selection import at_best_validation
 from invbench.results.statistics import LEVEL, half_width, holm, paired_p_value
 from invbench.results.table import higher_is_better
@@ -114,8 +115,10 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     """Lay standings out for people, with the remarks below them."""
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in table.iterrows():
-        mean = f"{_rounded(row['mean'], row['half_width'])} ({row['n']})"
-        difference = "" if row["method"] == BASELINE else _rounded(row["difference"], row["difference_half_width"], "+")
+        mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})"
+        difference = (
+            "" if row["method"] == BASELINE else rounded(row["difference"], row["difference_half_width"], sign="+")
+        )
         promise = "" if math.isnan(row["promise"]) else f"{row['promise']:+.2g}"
         rows.append(([row["method"], mean, difference, row["verdict"], promise, f"{row['seconds']:.2g}"], []))
     title = f"{name}: {table['metric'].iloc[0]}"
@@ -125,13 +128,3 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
         "promise: what the selected settings scored in validation in the search, more than with fresh seeds",
     ]
     return Layout(names, [], rows), remarks
-
-
-def _rounded(value: float, spread: float, sign: str = "") -> str:
-    """Round a number by its uncertainty, to two digits of that, as in 0.52 ± 0.18."""
-    if math.isnan(value):
-        return ""
-    if not spread > 0:  # one seed, or always the same number
-        return f"{value:{sign}.3g}"
-    digits = max(0, 1 - math.floor(math.log10(spread)))
-    return f"{value:{sign}.{digits}f} ± {spread:.{digits}f}"

@@ -11,6 +11,7 @@ from invbench.errors import UserError
 from invbench.published.claims import Claim, Number, sources
 from invbench.results.columns import SECTIONS, missing
 from invbench.results.layout import Entry, Layout
+from invbench.results.rounding import rounded
 from invbench.results.table import table
 from invbench.runs.commands import parse_seeds
 from invbench.sweeps.definition import Sweep, SweepCells
@@ -156,8 +157,7 @@ def verdicts(numbers: pd.DataFrame) -> tuple[Layout, list[str]]:
     known = numbers[(numbers["verdict"] != "not yet run") | (numbers["n"] > 0)]
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in known.iterrows():
-        spread = "" if pd.isna(row["half_width"]) else f" ± {row['half_width']:.2g}"
-        ours = "" if pd.isna(row["ours"]) else f"{row['ours']:.4g}{spread}"
+        ours = "" if pd.isna(row["ours"]) else rounded(row["ours"], row["half_width"])
         verdict = f"{row['verdict']}: {row['why']}" if row["why"] else row["verdict"]
         rows.append(([row["claim"], row["metric"], row["published"], ours, f"{row['n']}/{row['seeds']}", verdict], []))
     remarks = [

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from invbench.errors import UserError
 from invbench.results.columns import SECTIONS, as_text, differing, joined, keys_of
 from invbench.results.layout import Entry, Layout
+from invbench.results.rounding import rounded
 from invbench.results.statistics import LEVEL, half_width, holm, paired_p_value
 from invbench.results.table import PRIMARY, each_once, higher_is_better
 
@@ -96,8 +97,8 @@ def laid_out(comparison: pd.DataFrame) -> Layout:
     """Lay the table of `compare` out for people."""
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in comparison.iterrows():
-        spread = "" if math.isnan(row["half_width"]) else f" ± {row['half_width']:.2g}"
-        texts = [f"{row['first']:.4g}", f"{row['second']:.4g}", f"{row['difference']:+.3g}{spread}", str(row["n"])]
+        difference = rounded(row["difference"], row["half_width"], sign="+")
+        texts = [f"{row['first']:.4g}", f"{row['second']:.4g}", difference, str(row["n"])]
         head = [row["method"], row["dataset"], row["settings"], row["metric"]]
         rows.append(([*head, *texts, row["verdict"], f"{row['time']:.2f}"], []))
     names = ["method", "dataset", "settings", "metric", "first", "second", "difference", "seeds", "verdict", "time"]

@@ -11,9 +11,9 @@ from invbench.choices import Format, Select
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import SECTIONS, as_text, missing, problem_of, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
+from invbench.results.rounding import rounded
 from invbench.results.statistics import (
     LEVEL,
-    ROUNDING,
     against_best,
     all_best,
     critical_difference,
@@ -53,7 +53,7 @@ class Style:
     paper: bool = True
     """Show names as a paper has them, not as they are registered; set the best in bold, not with a star."""
     digits: int | None = None
-    """Decimals. None: up to the first digit of the interval, or three significant digits without an interval."""
+    """Decimals. None: as the interval warrants, or three significant digits without an interval."""
     percent: bool = False
     """Multiply shares, such as accuracies, by 100."""
 
@@ -86,7 +86,7 @@ class Style:
     def mean(self, metric: str, mean: float, half_width: float) -> str:
         """Return a mean with its interval as text; a half_width of NaN means that there is no interval."""
         factor = 100 if self.percent and is_share(metric) else 1
-        return _rounded(factor * mean, factor * half_width, self.digits)
+        return rounded(factor * mean, factor * half_width, self.digits)
 
 
 PAPER, TERMINAL = Style(), Style(paper=False)
@@ -401,29 +401,6 @@ def _entry(row: pd.Series, style: Style) -> Entry:
     n = str(row["n"]) if row["n"] == row["runs"] else f"{row['n']}/{row['runs']}"
     mean = style.mean(row["metric"], row["mean"], row["half_width"])
     return Entry(mean, n, bool(row["best"]), bool(row["tied"]))
-
-
-def _rounded(mean: float, half_width: float, digits: int | None) -> str:
-    """Round a mean and its interval to the same decimals; very small and very large ones are powers of ten."""
-    known = half_width > ROUNDING * abs(mean)  # the interval of equal values is zero
-    if digits is None:
-        last = _leading(half_width) if known else _leading(mean, 3) - 2
-        if not -5 < max(last, _leading(mean)) < 5:
-            return _in_powers(mean, half_width, last)
-        digits = max(0, -last)
-    texts = [f"{round(value, digits) + 0.0:.{digits}f}" for value in (mean, half_width)]  # never -0
-    return texts[0] if math.isnan(half_width) else " ± ".join(texts)
-
-
-def _in_powers(mean: float, half_width: float, last: int) -> str:
-    """Write a mean and its interval as powers of ten, the mean down to the power `last`."""
-    text = f"{mean:.{max(0, _leading(mean) - last)}e}"
-    return text if math.isnan(half_width) else f"{text} ± {half_width:.0e}"
-
-
-def _leading(value: float, digits: int = 1) -> int:
-    """Return the power of ten of a number's first digit, once it is rounded to `digits` significant digits."""
-    return int(f"{value:.{digits - 1}e}".partition("e")[2]) if math.isfinite(value) else 0
 
 
 def _titled(name: str, label: str, style: Style) -> str:

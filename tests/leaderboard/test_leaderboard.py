@@ -141,7 +141,7 @@ def test_standings_agree_with_a_calculation_by_hand() -> None:
 
 def test_numbers_are_rounded_by_their_uncertainty() -> None:
     layout, _ = laid_out("p", standings(made_up(erm=[0.51, 0.47, 0.59], irmv1=[0.5, 0.5, 0.5]), Select.best_validation))
-    assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.5 (3)"]
+    assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.500 ± 0.000 (3)"]
 
 
 def test_standings_are_shown_in_all_formats(tmp_path: Path) -> None:

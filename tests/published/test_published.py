@@ -159,7 +159,7 @@ def test_names_are_looked_up() -> None:
 
 def test_the_table_for_people() -> None:
     layout, remarks = verdicts(against_published(rows_of(CLAIM, test_accuracy=0.5, test_loss=1.5)))
-    assert layout.rows[0][0] == ["claim", "test_accuracy", "0.5 ± 0.1", "0.5 ± 0", "4/4", "reproduced"]
+    assert layout.rows[0][0] == ["claim", "test_accuracy", "0.5 ± 0.1", "0.500 ± 0.000", "4/4", "reproduced"]
     assert remarks[0].startswith("2 reproduced")
     layout, remarks = verdicts(against_published(pd.DataFrame()))
     assert (layout.rows, remarks[0].startswith("2 not yet run")) == ([], True)

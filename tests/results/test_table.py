@@ -360,7 +360,7 @@ def odd_names() -> pd.DataFrame:
 def test_latex_of_odd_names() -> None:
     means = invbench.table(odd_names())
     text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.latex)
-    assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.9 $\pm$ 0.1} (3) \\" in text
+    assert r"a\_b\&50\%\{\textbackslash{}x\} & \textbf{0.85 $\pm$ 0.12} (3) \\" in text
     assert r"\#\textasciitilde{}\textasciicircum{}\$ & 0.83 $\pm$ 0.08 (3)$^{\dagger}$ \\" in text
     assert text.count("{") == text.count("}")
     assert re.findall(r"\\(?:begin|end)\{(\w+)", text) == ["table", "tabular", "tabular", "table"]
@@ -390,29 +390,27 @@ def test_html_and_markdown_of_odd_names() -> None:
     assert "&lt;b&gt;|*c*" in text
     assert "<b>" not in text
     assert text.count("<tr>") == text.count("</tr>") == 4
-    assert "<strong>0.9 ± 0.1</strong> (3)" in text
+    assert "<strong>0.85 ± 0.12</strong> (3)" in text
     text = written(laid_out(means, style=PAPER), notes(means, {}, PAPER), Format.markdown)
-    assert r"| &lt;b&gt;\|\*c\* | 0.5 ± 0.1 (3) |" in text
-    assert "**0.9 ± 0.1** (3)" in text
+    assert r"| &lt;b&gt;\|\*c\* | 0.45 ± 0.11 (3) |" in text
+    assert "**0.85 ± 0.12** (3)" in text
 
 
 @pytest.mark.parametrize(
     ("mean", "half_width", "style", "expected"),
     [
-        (0.8432, 0.0119, PAPER, "0.84 ± 0.01"), (0.8432, 0.00961, PAPER, "0.84 ± 0.01"),
-        (0.8432, 0.94, PAPER, "0.8 ± 0.9"), (0.8432, 0.961, PAPER, "1 ± 1"), (0.8432, math.nan, PAPER, "0.843"),
-        (0.99996, math.nan, PAPER, "1.00"), (0.0, math.nan, PAPER, "0.00"), (-0.0004, 0.02, PAPER, "0.00 ± 0.02"),
+        (0.8432, 0.0119, PAPER, "0.843 ± 0.012"), (0.8432, 0.00961, PAPER, "0.843 ± 0.010"),
+        (0.8432, 0.94, PAPER, "0.8 ± 0.9"), (0.8432, 0.961, PAPER, "0.8 ± 1.0"), (0.8432, math.nan, PAPER, "0.843"),
+        (0.99996, math.nan, PAPER, "1.00"), (0.0, math.nan, PAPER, "0.00"), (-0.0004, 0.02, PAPER, "0.000 ± 0.020"),
         (0.5, 0.0, PAPER, "0.500 ± 0.000"), (0.5, 1e-17, PAPER, "0.500 ± 0.000"),
-        (1234.4, 56.2, PAPER, "1234 ± 56"), (1.2e-7, 3.4e-8, PAPER, "1.2e-07 ± 3e-08"),
-        (1.23456e8, 3e5, PAPER, "1.235e+08 ± 3e+05"), (5.28e8, math.nan, PAPER, "5.28e+08"),
+        (1234.4, 56.2, PAPER, "1234 ± 56"), (1.2e-7, 3.4e-8, PAPER, "1.20e-07 ± 3.4e-08"),
+        (1.23456e8, 3e5, PAPER, "1.2346e+08 ± 3.0e+05"), (5.28e8, math.nan, PAPER, "5.28e+08"),
         (math.inf, math.nan, PAPER, "inf"), (0.8432, 0.0119, Style(digits=4), "0.8432 ± 0.0119"),
-        (0.8432, math.nan, Style(digits=1), "0.8"), (0.8432, 0.0119, Style(percent=True), "84 ± 1"),
+        (0.8432, math.nan, Style(digits=1), "0.8"), (0.8432, 0.0119, Style(percent=True), "84.3 ± 1.2"),
         (0.8432, 0.0119, Style(digits=1, percent=True), "84.3 ± 1.2"),
     ],
 )  # fmt: skip
-def test_numbers_end_with_the_first_digit_of_their_interval(
-    mean: float, half_width: float, style: Style, expected: str
-) -> None:
+def test_numbers_are_rounded_by_their_interval(mean: float, half_width: float, style: Style, expected: str) -> None:
     assert style.mean("test_accuracy", mean, half_width) == expected
 
 
