@@ -1,23 +1,27 @@
 """Registries of methods, datasets and backbones by name, listed without importing them.
 
 Built-in ones are found as files (one file, one name); third parties add theirs through the entry-point groups
-`invbench.methods`, `invbench.datasets` and `invbench.backbones`; a script or notebook adds one by using the decorator.
+`invbench.methods`, `invbench.datasets` and `invbench.backbones`; a script or notebook adds one by using the decorator,
+and so does a file that the environment variable INVBENCH_IMPORT names, for commands and the processes that they start.
 This module imports nothing heavy: `bench ls` must answer at once.
 """
 
 import ast
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
+from zlib import crc32
 
 from invbench.core.third_party import load_guarded, one_line
 from invbench.errors import UserError, brief, did_you_mean
@@ -25,6 +29,8 @@ from invbench.errors import UserError, brief, did_you_mean
 T = TypeVar("T", bound=type)
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Pattern of names, which are part of settings and of files' names."""
+IMPORT_VARIABLE = "INVBENCH_IMPORT"
+"""Environment variable of Python files, separated as in PATH, whose entries are registered with the others."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,34 @@ class Entry:
     summary: str = ""
     literals: Mapping[str, Any] | None = None
     """Class attributes that are written as plain literals; None where only the class itself can tell."""
+
+
+def import_named_files() -> None:
+    """Import each file that INVBENCH_IMPORT names, once. Raises UserError for one that does not load."""
+    for path in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(os.pathsep)):
+        import_file(Path(path))
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file, once, with its folder on the path as that of a script is.
+
+    Raises:
+        UserError: there is no such file, or it does not load.
+    """
+    name = f"_imported_{path.stem}_{crc32(str(path.resolve()).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{brief(str(path))} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.resolve().parent))
+    try:
+        load_guarded(partial(spec.loader.exec_module, module), str(path))
+    except UserError:
+        del sys.modules[name]
+        raise
+    return module
 
 
 class Registry:
@@ -95,7 +129,8 @@ class Registry:
         return {name: entry for name, entry in self.known().items() if name not in self._unusable}
 
     def known(self) -> dict[str, Entry]:
-        """Return every entry in alphabetical order, usable or not, without importing any."""
+        """Return every entry in alphabetical order, usable or not, without importing any but named files."""
+        import_named_files()
         registered = {
             name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
             for name, cls in self._registered.items()

@@ -1,6 +1,7 @@
 """Build a problem of an edition: all trials, the selection by each rule, fresh runs of what is selected, and rows."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from invbench.errors import RunFailed, UserError
 from invbench.files import replacing
 from invbench.leaderboard.edition import Edition
 from invbench.results.columns import SECTIONS, as_text
-from invbench.results.load import load_results
+from invbench.results.load import curves_of, load_results
+from invbench.runs.folder import RunFolder
 from invbench.sweeps.definition import ALL, Sweep, SweepCells
 from invbench.sweeps.engines import Engine
 from invbench.sweeps.execute import SweepRequest, carry_out_sweep
@@ -23,8 +25,12 @@ RULES = (Select.best_validation, Select.leave_one_env_out, Select.oracle)
 """Rules of selection, the last of which looks at the test data and is shown for comparison only."""
 STAGES = (SEARCH, LEFT_OUT, *(rule.value for rule in RULES))
 """Folders of the runs of a problem, and the stages of its rows."""
-LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "fused", "backbone", "data.variant")
+LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "backbone", "data.variant")
 """Columns of results that no row needs: they follow from the edition, or differ from machine to machine."""
+NO_SUBJECT = re.compile(
+    r"(best_validation\.)?(train_.*|.*_loss(_env\d+)?|coefficient\.\d+)|cost\.(?!wall|training|peak).*"
+)
+"""Columns of metrics and costs that say nothing about how a method does on the data that it is judged by."""
 
 
 def build(
@@ -72,19 +78,42 @@ def selected(edition: Edition, out: Path, rule: Select) -> Sweep:
 def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     """Return the rows of a problem: every run of every stage, with the settings that were searched.
 
-    Columns: edition, problem, stage, method, seed, status, kind; searched settings by dotted name; metrics and the
-    rest as `load_results` has them.
+    Columns: edition, problem, stage, method, seed, status, kind, code (hash of the sources); searched settings by
+    dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
-    runs = pd.concat(_stages(out), ignore_index=True)
+    runs = pd.concat(_stages(out), ignore_index=True).copy()  # in one piece, which makes adding columns fast
+    records = [RunFolder(Path(path)).read_record() for path in runs["path"]]
+    runs = runs.assign(code=["" if record is None else record.code.get("sources", "") for record in records])
+    runs = runs.drop(columns=[name for name in map(str, runs) if NO_SUBJECT.fullmatch(name)])
     settings = [column for column in map(str, runs) if column.startswith(SECTIONS)]
     texts = as_text(runs, settings)
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
-    first = ["edition", "problem", "stage", "method", "seed", "status"]
+    first = ["edition", "problem", "stage", "method", "seed", "status", "code"]
     kept = kept.assign(edition=edition.version, problem=name)
     ordered = kept[[*first, *(column for column in kept if column not in first)]]
     return ordered.sort_values(["stage", "method", "run_id"], ignore_index=True)
+
+
+def curves(out: Path) -> pd.DataFrame:
+    """Return the learning curves of the settings that validation selected: method, seed, step, validation and test.
+
+    Args:
+        out: folder of the runs of a problem.
+    """
+    runs = load_results(out / RULES[0].value)
+    runs = runs[runs["status"] == "done"]
+    parts = []
+    for (_, run), curve in zip(
+        runs.iterrows(), curves_of([RunFolder(Path(path)) for path in runs["path"]]), strict=True
+    ):
+        names = {f"validation_{run['data.primary']}": "validation", str(run["data.metric"]): "test"}
+        if curve is not None and set(names) <= set(curve):
+            measured = curve[["step", *names]].rename(columns=names).dropna(subset=["test"])
+            parts.append(measured.assign(method=run["method"], seed=run["seed"]))
+    table = pd.concat(parts, ignore_index=True)[["method", "seed", "step", "validation", "test"]]
+    return table.sort_values(["method", "seed", "step"], ignore_index=True)
 
 
 def _stages(out: Path) -> Iterator[pd.DataFrame]:
@@ -99,6 +128,28 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool) -> None:
         carry_out_sweep(SweepRequest(sweep, out, quiet=quiet), engine)
     if not (load_results(out)["status"] == "done").any():
         raise UserError(f"all runs in {out} have failed; their folders say why")
+
+
+def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.DataFrame]:
+    """Read the rows of the problems that are built, by name.
+
+    Raises:
+        UserError: rows are of another edition, or a file cannot be read.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for name in names:
+        path = folder / f"{name}.parquet"
+        if not path.is_file():
+            continue
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        if set(table["edition"]) != {version}:
+            other = ", ".join(sorted(set(map(str, table["edition"]))))
+            raise UserError(f"{path} is of edition {other}, not {version}; editions are not mixed")
+        tables[name] = table
+    return tables
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:

@@ -78,6 +78,11 @@ class Edition(Settings):
             raise UserError(f"the edition has no problem '{name}'{did_you_mean(name, self.problems)}")
         return self.problems[name]
 
+    def methods_on(self, name: str) -> list[str]:
+        """List the methods that a problem admits, but for those that the edition calls impossible."""
+        problem = self.problem(name)
+        return [one for one in possible_methods(problem.dataset, problem.set) if one not in problem.impossible]
+
     def search(self, name: str, method: str = ALL) -> Sweep:
         """Return the sweep of all trials of a problem: the recipe's settings, and random ones.
 
@@ -93,18 +98,19 @@ class Edition(Settings):
 
     def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
         problem = self.problem(name)
-        methods = possible_methods(problem.dataset, problem.set) if method == ALL else [method]
+        methods = self.methods_on(name) if method == ALL else [method]
         search = RandomSearch(trials=self.trials, ranges=self.ranges | problem.ranges)
         cells = tuple(
-            SweepCells(method=one, dataset=problem.dataset, set=self._settings(one, problem), grid=grid, random=random)
+            SweepCells(
+                method=one, dataset=problem.dataset, set=self.settings_of(one, problem), grid=grid, random=random
+            )
             for one in methods
-            if one not in problem.impossible
             for random in (None, search)
         )
         return Sweep(seeds=seeds, cells=cells, fuse="auto")
 
-    def _settings(self, method: str, problem: LeaderboardProblem) -> dict[str, Any]:
-        """Return the settings of a problem for a method; one that brings its own network takes none of the backbone."""
+    def settings_of(self, method: str, problem: LeaderboardProblem) -> dict[str, Any]:
+        """Return a problem's settings for a method; one that brings its own network takes none of the backbone."""
         has_network = METHODS.literal(method.partition("+")[0], "replaces_model", False)
         settings = problem.set | problem.set_of.get(method, {})
         settings = {

@@ -1,76 +1,177 @@
 """Standings of methods on a problem, from its rows: means of fresh seeds, and how they differ from ERM's."""
 
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from invbench.choices import Select
+from invbench.core.registry import METHODS
 from invbench.errors import UserError
-from invbench.leaderboard.build import SEARCH
-from invbench.results.columns import as_text
+from invbench.leaderboard.build import LEFT_OUT, SEARCH
+from invbench.results.columns import as_text, joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
 from invbench.results.selection import at_best_validation
-from invbench.results.statistics import LEVEL, half_width, holm, paired_p_value
+from invbench.results.statistics import LEVEL, ROUNDING, alike, half_width, holm, paired_p_value
 from invbench.results.table import higher_is_better
+from invbench.results.table import table as mean_table
 
 BASELINE = "erm"
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
+KNOWLEDGE = ("environments", "nuisance", "oracle")
+"""What some methods require of the data beyond inputs and labels."""
+INVARIANCE = "invariance."
+"""Beginning of the columns of mean changes of predictions under transformations."""
+
+
+def fresh_runs(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
+    """Return the finished fresh runs of the settings that a rule selected, at the step that it shows.
+
+    Args:
+        rows: of one problem, as `build` returns them.
+
+    Raises:
+        UserError: nothing was selected by this rule.
+    """
+    fresh = rows[(rows["stage"] == rule.value) & (rows["status"] == "done")]
+    if not len(fresh):
+        raise UserError(f"{rows['problem'].iloc[0]}: nothing was selected by {rule.value} in this edition")
+    return at_best_validation(fresh) if rule is Select.best_validation else fresh
+
+
+def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:
+    """Return the metric that a problem is judged by, and whether a high one is good."""
+    run = rows[rows["status"] == "done"].iloc[0]
+    metric = str(run["data.metric"])
+    return metric, bool(higher_is_better(metric, run["data.primary"], run["data.higher_is_better"]))
+
+
+def scores(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
+    """Return the metric of each method (column) with each fresh seed (row), of which a high one is good."""
+    metric, higher = metric_of_rows(rows)
+    table = fresh_runs(rows, rule).pivot_table(index="seed", columns="method", values=metric, dropna=False)
+    return table if higher else -table
 
 
 def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     """Rank the methods of a problem by a rule of selection.
 
-    Columns: method, metric, n (fresh seeds that are done), failed (trials), mean, half_width (95 % over seeds),
-    difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the methods), verdict,
-    promise (mean score in validation of the selected settings in the search, less that of the fresh runs; positive
-    where selection flatters), seconds (median of a fresh run), rank (1 is the best mean).
+    Columns: method, knows (what it is told beyond inputs and labels), metric, n (fresh seeds that are done), failed
+    (trials), mean, half_width (95 % over seeds), difference, difference_half_width, p_value (from ERM, paired by seed,
+    Holm-corrected over the methods), verdict, promise (mean score in validation of the selected settings in the search,
+    less that of the fresh runs; positive where selection flatters), seed_deviation (standard deviation over fresh
+    seeds), search_deviation (that which comes from searching, see `search_deviation`), dependence (distance correlation
+    of the score and the nuisance; NaN without one), changes (mean change of predictions on transformed images, in units
+    of the task; NaN without images), seconds (median of a fresh run), tuning_seconds (of all runs of the problem), rank
+    (1 is the best mean).
 
     Args:
         rows: of one problem, as `build` returns them.
         rule: of which the fresh runs are taken.
+
+    Raises:
+        UserError: nothing was selected by this rule.
     """
-    fresh = rows[(rows["stage"] == rule.value) & (rows["status"] == "done")]
-    if not len(fresh):
-        raise UserError(f"{rows['problem'].iloc[0]}: nothing was selected by {rule.value} in this edition")
-    if rule is Select.best_validation:
-        fresh = at_best_validation(fresh)
-    run = fresh.iloc[0]
-    metric = str(run["data.metric"])
-    higher = bool(higher_is_better(metric, run["data.primary"], run["data.higher_is_better"]))
-    scores = {str(name): runs.set_index("seed")[metric] for name, runs in fresh.groupby("method")}
-    search = rows[rows["stage"] == SEARCH]
+    fresh = fresh_runs(rows, rule)
+    metric, higher = metric_of_rows(rows)
+    each = {str(name): runs for name, runs in fresh.groupby("method")}
+    values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
+    search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)
     table = pd.DataFrame(
         [
             {
                 "method": name,
+                "knows": knows(name),
                 "metric": metric,
-                "n": len(values),
+                "n": len(values[name]),
                 "failed": int((search.loc[search["method"] == name, "status"] == "failed").sum()),
-                "mean": values.mean(),
-                "half_width": half_width(values),
-                **_from_baseline(values, scores.get(BASELINE)),
+                "mean": values[name].mean(),
+                "half_width": half_width(values[name]),
+                **_from_baseline(values[name], values.get(BASELINE)),
                 "promise": _promise(rows, fresh, name, rule),
-                "seconds": fresh.loc[fresh["method"] == name, "cost.wall_seconds"].median(),
+                "seed_deviation": values[name].std(ddof=1),
+                "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
+                "dependence": _mean_of(runs, ["test_distance_correlation"]),
+                "changes": _mean_of(runs, [column for column in map(str, runs) if column.startswith(INVARIANCE)]),
+                "seconds": runs["cost.wall_seconds"].median(),
+                "tuning_seconds": tuning[name],
             }
-            for name, values in scores.items()
+            for name, runs in each.items()
         ]
     )
     p_values = dict(zip(table["method"], table["p_value"], strict=True))
     p_values.pop(BASELINE, None)
     table["p_value"] = table["method"].map(holm(p_values))
     table["verdict"] = [_verdict(row, higher) for _, row in table.iterrows()]
-    table["rank"] = table["mean"].rank(ascending=not higher)
+    table["rank"] = alike(table["mean"]).rank(ascending=not higher)
     return table.sort_values(["rank", "method"], ignore_index=True)
+
+
+def knows(method: str) -> str:
+    """Say what a method is told beyond inputs and labels, such as `environments`."""
+    needs = [need for name in method.split("+") for need in METHODS.traits(name)]
+    return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
+
+
+def tuning_seconds(rows: pd.DataFrame) -> pd.Series:
+    """Sum the seconds of all runs of each method on a problem; runs that were trained together have equal shares."""
+    return rows.groupby("method")["cost.wall_seconds"].sum()
+
+
+def selected_settings(rows: pd.DataFrame, rule: Select) -> "pd.Series[str]":
+    """Select settings of a method from its trials, as `build` does. Returns their texts by column.
+
+    Args:
+        rows: of one method on one problem.
+        rule: of selection.
+
+    Raises:
+        UserError: nothing can be selected.
+    """
+    trials = rows[rows["stage"].isin([SEARCH, LEFT_OUT])]
+    means = mean_table(trials.assign(dataset=trials["problem"], backbone="", protocol="last"), None, rule.value)
+    chosen = trials[trials["run_id"] == means["run_ids"].iloc[0][0]]
+    return as_text(chosen, _searched(rows)).iloc[0]
+
+
+def search_deviation(rows: pd.DataFrame, method: str) -> float:
+    """Return the standard deviation of the shown metric that comes from searching, with the search's own seeds.
+
+    A search of as many trials, drawn again from those that were tried (with replacement), selects the one of them that
+    is best in validation. The k-th best of n is selected with probability ((n - k + 1)^n - (n - k)^n) / n^n.
+    """
+    metric, _ = metric_of_rows(rows)
+    search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["status"] == "done")]
+    criterion, shown = f"best_validation.validation_{search['data.primary'].iloc[0]}", f"best_validation.{metric}"
+    if criterion not in search or shown not in search:
+        return math.nan
+    means = search.groupby(joined(search, _searched(search)))[[criterion, shown]].mean().dropna()
+    ordered = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])[shown].to_numpy()
+    n = len(ordered)
+    left = np.arange(n, -1, -1) / n if n else np.zeros(1)
+    shares = left[:-1] ** n - left[1:] ** n
+    mean = float(shares @ ordered)
+    return math.sqrt(float(shares @ (ordered - mean) ** 2)) if n else math.nan
+
+
+def _mean_of(runs: pd.DataFrame, columns: list[str]) -> float:
+    """Average columns over runs; NaN where there is none."""
+    known = [column for column in columns if column in runs]
+    return float(runs[known].to_numpy(float).mean()) if known else math.nan
+
+
+def _searched(rows: pd.DataFrame) -> list[str]:
+    """Return the columns of settings of methods and of training."""
+    return [name for name in map(str, rows) if name.startswith(("method.", "trainer."))]
 
 
 def _from_baseline(values: pd.Series, baseline: pd.Series | None) -> dict[str, float]:
     if baseline is None:
         return {"difference": math.nan, "difference_half_width": math.nan, "p_value": math.nan}
     differences = (values - baseline).dropna()
+    differences = differences.where(differences.abs() > ROUNDING * baseline[differences.index].abs(), 0.0)
     p_value = paired_p_value(values, baseline)
     return {"difference": differences.mean(), "difference_half_width": half_width(differences), "p_value": p_value}
 
@@ -90,25 +191,11 @@ def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select)
     if column not in rows:
         return math.nan
     ours = fresh[fresh["method"] == method]
-    settings = [name for name in map(str, rows) if name.startswith(("method.", "trainer."))]
+    settings = _searched(rows)
     search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method)]
     same = (as_text(search, settings)[settings] == as_text(ours, settings)[settings].iloc[0]).all(axis=1)
     difference = float(search.loc[same, column].mean() - ours[column].mean())
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
-
-
-def read_rows(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows of the problems that are built, with their names.
-
-    Raises:
-        UserError: none is.
-    """
-    paths = {name: folder / f"{name}.parquet" for name in names}
-    if not any(path.is_file() for path in paths.values()):
-        raise UserError(f"there are no rows in {folder}; `bench leaderboard build` makes them")
-    for name, path in paths.items():
-        if path.is_file():
-            yield name, pd.read_parquet(path)
 
 
 def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.leaderboard.build import RULES, STAGES, build, write_rows
+from invbench.leaderboard.build import RULES, STAGES, build, read_rows, write_rows
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
-from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, read_rows, standings
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, standings
 from invbench.results.formats import written
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 
@@ -90,9 +90,10 @@ def test_a_problem_is_built_once(tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
     pd.testing.assert_frame_equal(again, rows)
     write_rows(rows, tmp_path / "rows" / "spirals.parquet")
-    ((name, read),) = read_rows(tmp_path / "rows", ["spirals", "other"])
+    read = read_rows(tmp_path / "rows", ["spirals", "other"], "test")
+    assert list(read) == ["spirals"]
     for rule in RULES:
-        text = written(*laid_out(name, standings(read, rule)), Format.text)
+        text = written(*laid_out("spirals", standings(read["spirals"], rule)), Format.text)
         assert "spirals: test_accuracy" in text
         assert "irmv1" in text
 
@@ -145,21 +146,31 @@ def test_numbers_are_rounded_by_their_uncertainty() -> None:
 
 
 def test_standings_are_shown_in_all_formats(tmp_path: Path) -> None:
-    write_rows(made_up(erm=[0.5, 0.6], irmv1=[0.7, 0.9]), tmp_path / "small" / "spirals.parquet")
-    command = ["leaderboard", "show", "--folder", str(tmp_path)]
+    rows = made_up(erm=[0.5, 0.6], irmv1=[0.7, 0.9]).assign(edition=read_edition("small").version)
+    write_rows(rows, tmp_path / "small" / "spirals.parquet")
+    command = ["leaderboard", "show", "--folder", str(tmp_path), "--problem", "spirals"]
     for form in Format:
         shown = CliRunner().invoke(app, [*command, "--format", form.value])
         assert shown.exit_code == 0, shown.output
         assert "irmv1" in shown.output
     shown = CliRunner().invoke(app, [*command, "--format", "csv"])
     table = pd.read_csv(io.StringIO(shown.stdout))
-    assert table[["problem", "method", "mean"]].values.tolist() == [
-        ["spirals", "irmv1", pytest.approx(0.8)], ["spirals", "erm", pytest.approx(0.55)],
-    ]  # fmt: skip
+    assert table[["method", "mean"]].values.tolist() == [["irmv1", pytest.approx(0.8)], ["erm", pytest.approx(0.55)]]
+    summary = CliRunner().invoke(app, [*command[:-2], "--format", "csv"])
+    assert pd.read_csv(io.StringIO(summary.stdout))["better"].tolist() == [0, 0]
 
 
 def test_a_rule_by_which_nothing_was_selected_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="p: nothing was selected by oracle in this edition"):
         standings(made_up(erm=[0.5, 0.6]), Select.oracle)
-    with pytest.raises(UserError, match="there are no rows in .*`bench leaderboard build` makes them"):
-        list(read_rows(tmp_path, ["spirals"]))
+    shown = CliRunner().invoke(app, ["leaderboard", "show", "--folder", str(tmp_path)])
+    assert "there are no rows in" in str(shown.exception)
+
+
+def test_rows_of_another_edition_are_refused(tmp_path: Path) -> None:
+    write_rows(made_up(erm=[0.5, 0.6]).assign(edition="2020.1"), tmp_path / "spirals.parquet")
+    with pytest.raises(UserError, match="is of edition 2020.1, not 2026.1; editions are not mixed"):
+        read_rows(tmp_path, ["spirals"], "2026.1")
+    (tmp_path / "spirals.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_rows(tmp_path, ["spirals"], "2026.1")

@@ -1,0 +1,200 @@
+"""What an edition says over all its problems: mean ranks, who is in the top three, cost, and whether a rule matters."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from invbench.choices import Select
+from invbench.errors import UserError
+from invbench.leaderboard.build import RULES
+from invbench.leaderboard.standings import BASELINE, BETTER, WORSE, scores, standings, tuning_seconds
+from invbench.results.layout import Entry, Layout
+from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
+
+TOP = 3
+RESAMPLES = 2000
+SHARE_OF_METHODS = 0.5
+"""A problem counts in mean ranks where at least this share of all methods can be run on it."""
+SAME_ORDER, OTHER_ORDER = 0.7, 0.4
+"""Kendall's tau from which on an order is called the same, and below which another one."""
+Array = NDArray[np.float64]
+
+
+class Ranking(NamedTuple):
+    """Ranks of methods over problems."""
+
+    table: pd.DataFrame
+    """A row per method: mean_rank, low and high (95 % of resamples), top (probability of a place in the top three)."""
+    ranks: pd.DataFrame
+    """Rank of each method (column) on each problem (row); 1 is the best mean of fresh seeds."""
+    critical_difference: float
+    """Distance of mean ranks beyond which two methods differ at 5 % (Nemenyi)."""
+    friedman: float
+    """P-value of the hypothesis that all methods rank alike."""
+
+
+def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RESAMPLES) -> Ranking:
+    """Rank the methods that have fresh runs on every common problem.
+
+    A problem is common where at least half of the methods of all problems have fresh runs. Intervals and the
+    probability of a place in the top three are those of a bootstrap over seeds, the same ones for all methods, and over
+    problems.
+
+    Args:
+        rows: by problem, as `build` returns them.
+
+    Raises:
+        UserError: fewer than two methods are on the same two problems.
+    """
+    values = {name: scores(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
+    every = {str(method) for table in values.values() for method in table}
+    common = {name: table for name, table in values.items() if table.shape[1] >= SHARE_OF_METHODS * len(every)}
+    methods = sorted(set.intersection(*(set(map(str, table)) for table in common.values()))) if common else []
+    if len(methods) < 2 or len(common) < 2:
+        raise UserError(f"no ranks by {rule.value}: that takes two methods on the same two problems")
+    samples = [table[methods].dropna().to_numpy() for table in common.values()]
+    order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], index=list(common), columns=methods)
+    means, among_top = _resampled(samples, resamples)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    table = pd.DataFrame(
+        {"method": methods, "mean_rank": order.mean().to_numpy(), "low": low, "high": high, "top": among_top}
+    ).sort_values(["mean_rank", "method"], ignore_index=True)
+    return Ranking(table, order, critical_difference(len(methods), len(common)), friedman(-order))
+
+
+def _ranks(means: Array) -> Array:
+    """Rank scores of which a high one is good; 1 is the best, equal ones share the mean of their ranks."""
+    return np.asarray(alike(pd.Series(means)).rank(ascending=False), dtype=np.float64)
+
+
+def _resampled(samples: list[Array], resamples: int) -> tuple[Array, Array]:
+    """Bootstrap scores (seeds, methods) of each problem over seeds and problems.
+
+    Returns:
+        Mean ranks (resamples, methods), and the share of resamples in which each method is in the top three; methods
+        that tie for a place share it.
+    """
+    rng = np.random.default_rng(0)
+    ranks = np.empty((resamples, len(samples), samples[0].shape[1]))
+    for p, sample in enumerate(samples):
+        seeds = rng.integers(len(sample), size=(resamples, len(sample)))
+        ranks[:, p] = pd.DataFrame(sample[seeds].mean(1)).rank(axis=1, ascending=False).to_numpy()
+    problems = rng.integers(len(samples), size=(resamples, len(samples)))
+    means = np.take_along_axis(ranks, problems[:, :, None], axis=1).mean(1)
+    places = pd.DataFrame(means)
+    first, last = (places.rank(axis=1, method=method).to_numpy() for method in ("min", "max"))
+    shares = np.clip((TOP + 1 - first) / (last - first + 1), 0, 1)
+    return means, shares.mean(0)
+
+
+def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
+    """Sum up an edition, a row per method.
+
+    Columns: method, knows, mean_rank, low, high, top (see `Ranking`; NaN for methods without a rank), problems (on
+    which it has fresh runs by this rule), better, same, worse (on how many of them it is better than ERM, cannot be
+    told from it, is worse), cost (median over problems of the seconds of its tuning, divided by ERM's), promise_share
+    (share of problems on which validation promised more than the fresh seeds gave).
+    """
+    tables = {name: standings(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
+    if not tables:
+        raise UserError(f"nothing was selected by {rule.value} in this edition")
+    each = pd.concat(tables, names=["problem"]).reset_index("problem")
+    costs = pd.DataFrame({name: tuning_seconds(rows[name]) for name in tables})
+    counts = [
+        {
+            "method": method,
+            "knows": of_method["knows"].iloc[0],
+            "problems": len(of_method),
+            "better": int((of_method["verdict"] == BETTER).sum()),
+            "same": len(of_method) - int(of_method["verdict"].isin([BETTER, WORSE]).sum()),
+            "worse": int((of_method["verdict"] == WORSE).sum()),
+            "cost": float((costs.T[method] / costs.T[BASELINE]).median()) if BASELINE in costs.index else math.nan,
+            "promise_share": float((of_method["promise"].dropna() > 0).mean()),
+        }
+        for method, of_method in each.groupby("method")
+    ]
+    table = pd.DataFrame(counts)
+    try:
+        table = table.merge(ranking(rows, rule).table, on="method", how="left")
+    except UserError:
+        table = table.assign(mean_rank=math.nan, low=math.nan, high=math.nan, top=math.nan)
+    first = ["method", "knows", "mean_rank", "low", "high", "top"]
+    return table.sort_values(["mean_rank", "method"], ignore_index=True)[
+        [*first, *(name for name in table if name not in first)]
+    ]
+
+
+def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Compare the order of methods by the first rule with that by each other rule, on the problems that both have.
+
+    Returns:
+        For each other rule: rule, problems, methods, tau (Kendall's, of mean ranks), top (how many of the first three
+        are among the first three by both).
+    """
+    from scipy.stats import kendalltau
+
+    results: list[dict[str, Any]] = []
+    for rule in RULES[1:]:
+        both = {name: table for name, table in rows.items() if {RULES[0].value, rule.value} <= set(table["stage"])}
+        try:
+            orders = [ranking(both, one, resamples=1).ranks.mean() for one in (RULES[0], rule)]
+        except UserError:
+            continue
+        methods = sorted(set(orders[0].index) & set(orders[1].index))
+        first, second = (order[methods] for order in orders)
+        tau = float(kendalltau(first, second).statistic)
+        top = len(set(first.nsmallest(TOP).index) & set(second.nsmallest(TOP).index))
+        results.append({"rule": rule.value, "problems": len(both), "methods": len(methods), "tau": tau, "top": top})
+    return results
+
+
+def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
+    """Say whether the order of methods survives another rule of selection, as `agreement` computes it."""
+    parts = []
+    for row in agreement(rows):
+        says = "stays" if row["tau"] >= SAME_ORDER else "changes" if row["tau"] < OTHER_ORDER else "stays in part"
+        parts.append(
+            f"by {row['rule']} it {says} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
+            f"{row['problems']} problems; {row['top']} of the first {TOP} stay)"
+        )
+    return f"the order of methods by {RULES[0].value}: {'; '.join(parts)}" if parts else ""
+
+
+def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select) -> tuple[Layout, list[str]]:
+    """Lay what `overall` returns out for people, with the remarks below it."""
+    lines: list[tuple[list[str], list[Entry | None]]] = []
+    for _, row in table.iterrows():
+        has_rank = not math.isnan(row["mean_rank"])
+        ranks = f"{row['mean_rank']:.1f} ({row['low']:.1f} to {row['high']:.1f})" if has_rank else ""
+        verdicts = "" if row["method"] == BASELINE else f"{row['better']} / {row['same']} / {row['worse']}"
+        top, cost = f"{row['top']:.0%}" if has_rank else "", f"{row['cost']:.{0 if row['cost'] >= 10 else 1}f}"
+        lines.append(([row["method"], ranks, top, verdicts, str(row["problems"]), cost, row["knows"]], []))
+    names = ["method", "mean rank", f"top {TOP}", "better / same / worse", "problems", "cost", "knows"]
+    return Layout(names, [], lines), [*remarks(rows, rule), sentence(rows)]
+
+
+def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
+    """Return the lines that a reader of `overall` needs."""
+    lines = [
+        f"settings are selected by {rule.value} and run with fresh seeds; {len(rows)} problems",
+        "better / same / worse: on so many problems than ERM (paired t-test at 5 %, Holm-corrected over the methods)",
+        "cost: seconds of the whole tuning, as a multiple of ERM's, median over problems",
+        "knows: what a method is told beyond inputs and labels",
+    ]
+    try:
+        ranked = ranking(rows, rule, resamples=1)
+    except UserError as error:
+        return [*lines, str(error)]
+    problems, methods = ranked.ranks.shape
+    bootstrap = "95 % of a bootstrap over seeds and problems"
+    difference = f"{ranked.critical_difference:.1f} cannot be told apart (Nemenyi, 5 %)"
+    return [
+        *lines,
+        f"mean rank: of the {methods} methods that can be run on all of {problems} problems, with {bootstrap}",
+        f"mean ranks closer than {difference}; all alike: p = {ranked.friedman:.2g} (Friedman)",
+        f"top {TOP}: probability of a place among the first {TOP}, by the same bootstrap",
+    ]

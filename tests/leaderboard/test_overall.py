@@ -1,0 +1,174 @@
+"""The leaderboard over all problems: ranks, the top three, costs and the order under other rules, by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from invbench.choices import Select
+from invbench.errors import UserError
+from invbench.leaderboard.overall import agreement, laid_out, overall, ranking, sentence
+from invbench.leaderboard.standings import search_deviation, standings
+
+BEST, ORACLE = Select.best_validation, Select.oracle
+
+
+def rows_of(
+    name: str, scores: dict[str, list[float]], higher: bool = True, stages: tuple[str, ...] = (BEST,)
+) -> pd.DataFrame:
+    """Return rows of methods with these scores of fresh seeds by each rule, and three trials of the search."""
+    rows = []
+    metric = "accuracy" if higher else "mean_squared_error"
+    for number, (method, values) in enumerate(scores.items()):
+        common = {
+            "problem": name, "method": method, "status": "done", "data.metric": f"test_{metric}",
+            "data.primary": metric, "data.higher_is_better": higher, "best_validation.step": 5.0,
+            "cost.wall_seconds": 1.0 + number,
+        }  # fmt: skip
+        for seed in range(3):
+            trial = {
+                "stage": "search",
+                "seed": seed,
+                f"best_validation.validation_{metric}": 0.9,
+                "trainer.learning_rate": 0.1,
+            }
+            rows.append(common | trial)
+        for stage in stages:
+            sign = -1 if stage == ORACLE else 1  # the oracle's order is the reverse
+            for seed, value in enumerate(values, start=100):
+                best = {f"best_validation.test_{metric}": sign * value, f"best_validation.validation_{metric}": 0.8}
+                fresh = {
+                    "stage": str(stage),
+                    "seed": seed,
+                    f"test_{metric}": sign * value,
+                    "trainer.learning_rate": 0.1,
+                }
+                rows.append(common | fresh | best)
+    return pd.DataFrame(rows)
+
+
+def edition_rows(stages: tuple[str, ...] = (BEST,)) -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    tables = {}
+    for p in range(6):
+        scores = {
+            m: list(0.5 + 0.05 * k + rng.normal(0, 0.04, 5)) for k, m in enumerate(["erm", "vrex", "irmv1", "coral"])
+        }
+        if p % 2:
+            tables[f"p{p}"] = rows_of(f"p{p}", {m: [-v for v in values] for m, values in scores.items()}, False, stages)
+        else:
+            tables[f"p{p}"] = rows_of(f"p{p}", scores, True, stages)
+    tables["few"] = rows_of("few", {"erm": [0.5] * 5}, stages=stages)
+    return tables
+
+
+def means(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return oriented means of the fresh seeds on the six problems that all methods have."""
+    return pd.DataFrame({
+        name: {
+            method: (1 if runs["data.higher_is_better"].iloc[0] else -1)
+            * runs.loc[runs["stage"] == BEST, "best_validation." + runs["data.metric"].iloc[0]].mean()
+            for method, runs in table.groupby("method")
+        }
+        for name, table in rows.items() if name != "few"
+    })  # fmt: skip
+
+
+def test_ranks_are_those_of_scipy_on_problems_that_most_methods_have() -> None:
+    rows = edition_rows()
+    result = ranking(rows, BEST)
+    expected = means(rows).apply(lambda column: scipy.stats.rankdata(-column))
+    pd.testing.assert_frame_equal(result.ranks.T.sort_index(), expected.sort_index(), check_names=False)
+    statistic = scipy.stats.friedmanchisquare(*expected.to_numpy())
+    assert result.friedman == pytest.approx(statistic.pvalue)
+    assert result.critical_difference == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 6)), rel=1e-3)  # Demšar's table 5
+    assert result.table["mean_rank"].is_monotonic_increasing
+
+
+def test_the_bootstrap_agrees_with_a_slow_one() -> None:
+    rows = edition_rows()
+    result = ranking(rows, BEST, resamples=4000).table.set_index("method")
+    rng, counts, ranks = np.random.default_rng(1), dict.fromkeys(result.index, 0.0), []
+    fresh = {
+        name: {
+            method: (1 if runs["data.higher_is_better"].iloc[0] else -1)
+            * runs.loc[runs["stage"] == BEST, "best_validation." + runs["data.metric"].iloc[0]].to_numpy()
+            for method, runs in table.groupby("method")
+        }
+        for name, table in rows.items() if name != "few"
+    }  # fmt: skip
+    methods = sorted(counts)
+    for _ in range(1500):
+        drawn = []
+        for name in rng.choice(list(fresh), len(fresh)):
+            seeds = rng.integers(5, size=5)
+            drawn.append(scipy.stats.rankdata([-fresh[name][method][seeds].mean() for method in methods]))
+        ranks.append(np.mean(drawn, 0))
+        for method, place in zip(methods, scipy.stats.rankdata(ranks[-1], "ordinal"), strict=True):
+            counts[method] += place <= 3
+    for number, method in enumerate(methods):
+        assert result.loc[method, "top"] == pytest.approx(counts[method] / 1500, abs=0.05)
+        low, high = np.quantile(np.array(ranks)[:, number], [0.025, 0.975])
+        assert result.loc[method, "low"] == pytest.approx(low, abs=0.25)
+        assert result.loc[method, "high"] == pytest.approx(high, abs=0.25)
+    assert result["top"].sum() == pytest.approx(3)
+
+
+def test_methods_that_tie_share_their_places() -> None:
+    rows = {name: rows_of(name, {method: [0.5, 0.6] for method in ("erm", "vrex", "irmv1", "coral")}) for name in "ab"}
+    assert ranking(rows, BEST).table["top"].tolist() == pytest.approx([0.75] * 4)
+
+
+def test_an_edition_is_summed_up() -> None:
+    rows = edition_rows()
+    table = overall(rows, BEST).set_index("method")
+    verdicts = pd.concat([standings(table, BEST) for table in rows.values()])
+    for method, counts in verdicts.groupby("method")["verdict"]:
+        assert table.loc[method, "better"] == (counts == "better than ERM").sum()
+        assert table.loc[method, "worse"] == (counts == "worse than ERM").sum()
+    assert table.loc["erm", "problems"] == 7
+    assert table.loc["irmv1", "cost"] == pytest.approx(3.0)
+    assert table.loc["irmv1", "knows"] == "environments"
+    assert table.loc["irmv1", "promise_share"] in (0.0, 1.0, 0.5)
+    layout, remarks = laid_out(overall(rows, BEST), rows, BEST)
+    assert len(layout.rows) == 4
+    assert any("Nemenyi" in remark for remark in remarks)
+
+
+def test_the_order_under_another_rule_is_compared() -> None:
+    (row,) = agreement(edition_rows((BEST, ORACLE)))
+    assert (row["rule"], row["problems"], row["methods"], row["tau"]) == ("oracle", 7, 4, pytest.approx(-1.0))
+    assert "by oracle it changes (Kendall's tau -1.00 of 4 methods on 7 problems; 2 of the first 3 stay)" in sentence(
+        edition_rows((BEST, ORACLE))
+    )
+    assert sentence(edition_rows()) == ""
+
+
+def test_ranks_need_two_methods_and_two_problems() -> None:
+    with pytest.raises(UserError, match="two methods on the same two problems"):
+        ranking({"few": rows_of("few", {"erm": [0.5] * 5})}, BEST)
+    table = overall({"few": rows_of("few", {"erm": [0.5] * 5})}, BEST)
+    assert table["mean_rank"].isna().all()
+    with pytest.raises(UserError, match="nothing was selected by oracle"):
+        overall(edition_rows(), ORACLE)
+
+
+def test_the_deviation_that_comes_from_searching_is_that_of_searches_drawn_again() -> None:
+    rng = np.random.default_rng(0)
+    trials = [(rate, rng.normal(0.8, 0.02), rng.normal(0.6, 0.1)) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    rows = pd.concat([rows_of("p", {"erm": [0.5, 0.6]})] + [
+        pd.DataFrame([{
+            "problem": "p", "method": "erm", "status": "done", "stage": "search", "seed": seed,
+            "data.primary": "accuracy", "data.metric": "test_accuracy", "data.higher_is_better": True,
+            "trainer.learning_rate": rate,
+            "best_validation.validation_accuracy": validation, "best_validation.test_accuracy": test,
+        } for seed in range(3)]) for rate, validation, test in trials
+    ])  # fmt: skip
+    rows = rows[(rows["stage"] != "search") | rows["best_validation.test_accuracy"].notna()]
+    drawn = []
+    for _ in range(20_000):
+        again = [trials[i] for i in rng.integers(5, size=5)]
+        drawn.append(max(again, key=lambda trial: trial[1])[2])
+    assert search_deviation(rows, "erm") == pytest.approx(np.std(drawn), rel=0.03)
