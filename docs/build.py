@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "site"
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "results/reference/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "results/reference/README.md", "results/leaderboard/README.md")
 PICTURES = ("docs/**/*.png", "results/reference/*.png")
 MADE = {
     "reference/backbones": reference.backbones,
@@ -46,6 +46,7 @@ CONTENTS = {
         "docs/gpu",
         "reference/sweeps",
         "docs/results",
+        "docs/leaderboard",
         "docs/analysis",
         "docs/glossary",
     ],
@@ -59,6 +60,7 @@ CONTENTS = {
     "Is it right?": [
         "The five sources <docs/sources>",
         "results/reference/README",
+        "results/leaderboard/README",
         "reference/published",
         "reference/faithful",
     ],

@@ -1,5 +1,6 @@
 """What the documents show works as shown."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -158,3 +159,13 @@ def test_the_notebook_about_data_of_ones_own(tmp_path: Path, monkeypatch: pytest
     assert len(names["runs"]) == 9
     accuracy = names["runs"].groupby("method")["test_accuracy"].mean()
     assert accuracy["erm"] < 0.6, "the scanner misleads"
+
+
+def test_the_answer_on_the_first_screen_is_that_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("draw_leaderboard")
+    edition = script.read_edition("small")
+    rows = script.read_rows(script.ROWS, edition.problems, edition.version)
+    block = script.BLOCK.search((ROOT / "README.md").read_text())
+    assert block is not None
+    assert block[0] == script.answer(edition, rows), "python scripts/draw_leaderboard.py"
