@@ -25,7 +25,14 @@ except ModuleNotFoundError as error:
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "site"
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "results/reference/README.md", "results/leaderboard/README.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/*.md",
+    "results/reference/README.md",
+    "results/leaderboard/README.md",
+)
 PICTURES = ("docs/**/*.png", "results/reference/*.png")
 MADE = {
     "reference/backbones": reference.backbones,

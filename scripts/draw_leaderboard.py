@@ -38,8 +38,8 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     what = (
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
-        f"ranks are over the {len(result.ranks)} problems that {len(ranked)} methods share; cost is the time of tuning, "
-        "ERM's is 1."
+        f"ranks are over the {len(result.ranks)} problems that {len(ranked)} methods share; cost is the time of "
+        "tuning, ERM's is 1."
     )
     open_questions = (
         f"What is not settled: {close} of the other {len(ranked) - 1} methods cannot be told from the first one by "

@@ -198,20 +198,31 @@ def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select)
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
 
 
+OPTIONAL = {
+    "dependence": "dependence: distance correlation of the score and the nuisance",
+    "changes": "changes: mean change of predictions on transformed inputs",
+    "failed": "failed: trials that failed",
+}
+"""Columns that are shown where they say something, and what they are."""
+
+
 def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     """Lay standings out for people, with the remarks below them."""
+    optional = [column for column in OPTIONAL if table[column].fillna(0).any()]
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in table.iterrows():
         mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})"
-        difference = (
-            "" if row["method"] == BASELINE else rounded(row["difference"], row["difference_half_width"], sign="+")
-        )
-        promise = "" if math.isnan(row["promise"]) else f"{row['promise']:+.2g}"
-        rows.append(([row["method"], mean, difference, row["verdict"], promise, f"{row['seconds']:.2g}"], []))
+        spread, baseline = row["difference_half_width"], row["method"] == BASELINE
+        difference = "" if baseline else rounded(row["difference"], spread, sign="+")
+        numbers = [row["promise"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
+        texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
+        rows.append(([row["method"], mean, difference, row["verdict"], *texts, f"{row['seconds']:.2g}"], []))
     title = f"{name}: {table['metric'].iloc[0]}"
-    names = ["method", title, "less ERM's", "verdict", "promise", "seconds"]
+    names = ["method", title, "less ERM's", "verdict", "promise", "seeds", "search", *optional, "seconds"]
     remarks = [
         "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed, Holm-corrected",
         "promise: what the selected settings scored in validation in the search, more than with fresh seeds",
+        "seeds, search: standard deviation over fresh seeds, and that which comes from searching",
+        *(OPTIONAL[column] for column in optional),
     ]
     return Layout(names, [], rows), remarks
