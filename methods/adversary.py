@@ -60,7 +60,9 @@ class Adversary(CriticMethod):
     components: int = setting(5, "mixture_density: Gaussians of each nuisance", ge=1)
     bins: int = setting(8, "bins: quantile bins of each nuisance", ge=2)
     gradient_reversal: bool = setting(False, "one update of both players at once, in the place of taking turns")
-    critic_learning_rate: float = setting(1e-4, "the adversary's step size", gt=0, search=LogUniform(1e-5, 1e-2))
+    critic_learning_rate: float = setting(
+        1e-4, "the adversary's step size", gt=0, search=LogUniform(1e-5, 1e-2), fusable=True
+    )
     critic_steps: int = setting(16, "the adversary's updates ahead of each step of the network", ge=1)
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic:

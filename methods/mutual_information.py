@@ -74,7 +74,9 @@ class MutualInformation(CriticMethod):
     )
     negatives: int = setting(16, "infonce: partners of each example", ge=1)
     gradient_penalty_weight: float = setting(0.0, "γ, of the critic's squared input gradient", ge=0, fusable=True)
-    critic_learning_rate: float = setting(8e-4, "the critic's step size", gt=0, search=LogUniform(1e-5, 1e-2))
+    critic_learning_rate: float = setting(
+        8e-4, "the critic's step size", gt=0, search=LogUniform(1e-5, 1e-2), fusable=True
+    )
     critic_steps: int = setting(8, "the critic's updates ahead of each step of the network", ge=1)
 
     @model_validator(mode="after")

@@ -54,7 +54,9 @@ class CriticMethod(WithCritic):
     critic_layer_norm: bool = setting(True, "normalise each hidden layer over its units, before the activation")
     critic_spectral_norm: bool = setting(False, "divide each of the critic's matrices by its largest singular value")
     critic_optimizer: Literal["adam", "sgd"] = setting("adam", "the critic's update rule")
-    critic_learning_rate: float = setting(1e-3, "the critic's step size", gt=0, search=LogUniform(1e-5, 1e-2))
+    critic_learning_rate: float = setting(
+        1e-3, "the critic's step size", gt=0, search=LogUniform(1e-5, 1e-2), fusable=True
+    )
     critic_steps: int = setting(1, "the critic's updates ahead of each step of the network", ge=1)
     critic_warm_up: int = setting(0, "updates that the critic has before it begins to count", ge=0)
 

@@ -141,19 +141,31 @@ class CriticTrainer:
         weights = state[name]["critic"]["weights"].detach().requires_grad_()
         loss, after = self._loss(name, weights, self.objective, outputs, batch, state[name])
         with torch.no_grad():
-            return self._updated(name, torch.autograd.grad(loss, weights)[0], loss, after, state, count)
+            gradient, rate = torch.autograd.grad(loss, weights)[0], self.learning_rate(name)
+            return self._updated(name, gradient, loss, after, state, count, rate)
+
+    def learning_rate(self, name: str) -> float:
+        """Return the learning rate of a part's critic."""
+        return self.critics[name].trainer.learning_rate
 
     def pure_update(
-        self, name: str, objective: Objective, outputs: Outputs, batch: Batch, state: State, count: Tensor
+        self,
+        name: str,
+        objective: Objective,
+        outputs: Outputs,
+        batch: Batch,
+        state: State,
+        count: Tensor,
+        rate: float | Tensor,
     ) -> State:
-        """Make one update as a pure function of tensors, with the settings of this objective's method."""
+        """Make one update as a pure function of tensors, with this learning rate and this objective's method."""
 
         def loss_of(weights: Tensor) -> tuple[Tensor, tuple[Tensor, State]]:
             loss, after = self._loss(name, weights, objective, outputs, batch, state[name])
             return loss, (loss, after)
 
         gradient, (loss, after) = grad(loss_of, has_aux=True)(state[name]["critic"]["weights"])
-        return self._updated(name, gradient, loss, after, state, count)
+        return self._updated(name, gradient, loss, after, state, count, rate)
 
     def _loss(
         self, name: str, weights: Tensor, objective: Objective, outputs: Outputs, batch: Batch, state: State
@@ -162,9 +174,16 @@ class CriticTrainer:
         return objective.method.critic_part(name).critic_loss(critic, outputs, batch, state)
 
     def _updated(
-        self, name: str, gradient: Tensor, loss: Tensor, after: State, state: State, count: int | Tensor
+        self,
+        name: str,
+        gradient: Tensor,
+        loss: Tensor,
+        after: State,
+        state: State,
+        count: int | Tensor,
+        rate: float | Tensor,
     ) -> State:
-        tensors, rate = state[name]["critic"], self.critics[name].trainer.learning_rate
+        tensors = state[name]["critic"]
         weights = {"weights": tensors["weights"]}
         new, moments = self.optimizers[name].step(weights, {"weights": gradient}, tensors["optimizer"], count, rate)
         facts = {"critic_updates": state[name]["critic_updates"] + 1, "critic_loss": loss}

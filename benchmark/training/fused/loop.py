@@ -202,7 +202,8 @@ class FusedTraining:
         critic_states: State = {}
         for name in shared.keys() - {"factor"}:
             outputs = objective.with_copies().batch_outputs(theta, batch)
-            after = critics.pure_update(name, objective, outputs, batch, state, shared[name])[name]
+            rate = self._critic_rate(name, settings)
+            after = critics.pure_update(name, objective, outputs, batch, state, shared[name], rate)[name]
             critic_states[name] = {part: after[part] for part in CRITIC}
         step = objective.pure_step(theta, batch, state)
         new, moments = optimizer.step(
@@ -227,8 +228,13 @@ class FusedTraining:
         objective, _ = self._with(settings, run["buffers"])
         batch = Batch(**tensors)
         outputs = objective.with_copies().batch_outputs(run["parameters"], batch)
-        state = self.first.critics.pure_update(name, objective, outputs, batch, run["method"], shared["count"])
+        rate = self._critic_rate(name, settings)
+        state = self.first.critics.pure_update(name, objective, outputs, batch, run["method"], shared["count"], rate)
         return run | {"method": state}, {}
+
+    def _critic_rate(self, name: str, settings: Tensors) -> float | Tensor:
+        """Return the learning rate of a run's critic."""
+        return settings.get(f"critics/{name}", self.first.critics.learning_rate(name))
 
     def _with(self, settings: Tensors, buffers: Tensors) -> tuple[Objective, Optimizer]:
         """Return objective and optimiser of the first run with the numbers of another."""
@@ -265,6 +271,7 @@ def _numbers(training: TrainingLoop) -> dict[str, float]:
     for part, settings in training.config.method.parts.items():
         numbers |= {f"method/{part}/{name}": getattr(settings, name) for name in type(settings).fusable()}
     numbers |= {f"trainer/{name}": getattr(training.config.trainer, name) for name in TrainerConfig.fusable()}
+    numbers |= {f"critics/{name}": training.critics.learning_rate(name) for name in training.critics.critics}
     decays = training.optimizer.decays
     numbers |= {f"decays/{name}": value for name, value in decays.items() if isinstance(value, float)}
     task = training.problem.task
