@@ -11,6 +11,7 @@ afterwards. 2^D sets are looked at, so there may be at most 16 inputs. Deviation
 the paper.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from typing import ClassVar
@@ -18,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtrc, stdtr
 from torch import nn
 
 from invbench.core.backbone import FeaturesAndHead
@@ -87,9 +88,12 @@ def least_squares(x: Array, y: Array, columns: list[int]) -> Array:
 
 
 def _difference(inside: Array, outside: Array) -> float:
-    mean = stats.ttest_ind(inside, outside, equal_var=False).pvalue
-    ratio = inside.var(ddof=1) / outside.var(ddof=1)
-    tail = stats.f.sf(ratio, len(inside) - 1, len(outside) - 1)
+    """Return twice the least p-value of Welch's t-test and of the F-test; scipy.stats takes 1 ms for each of these."""
+    variances, freedom = (inside.var(ddof=1), outside.var(ddof=1)), (len(inside) - 1, len(outside) - 1)
+    errors = variances[0] / len(inside), variances[1] / len(outside)
+    t = (inside.mean() - outside.mean()) / math.sqrt(sum(errors))
+    mean = 2 * stdtr(sum(errors) ** 2 / (errors[0] ** 2 / freedom[0] + errors[1] ** 2 / freedom[1]), -abs(t))
+    tail = fdtrc(*freedom, variances[0] / variances[1])
     return float(2 * min(mean, 2 * min(tail, 1 - tail)))
 
 

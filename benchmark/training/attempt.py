@@ -193,12 +193,17 @@ def build_training(
 
     A checkpoint of other first weights is not taken up either.
     """
+    began = time.perf_counter()
     model = model_on(device, config, problem)
+    built = time.perf_counter() - began
     if weights := first_weights(model):
         origin = f"{origin}-{weights['sha256']}"
     loggers = Loggers(options.loggers, folder, config.spec)
     data = problem_on(device, config, problem)
-    return TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
+    training = TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
+    if not any(part.trains for part in config.method.parts.values()):  # all that such a method does
+        training.stopwatch.seconds["training"] += built
+    return training
 
 
 def _idle_parts(training: TrainingLoop) -> list[str]:
