@@ -43,11 +43,18 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     )
     open_questions = (
         f"What is not settled: {close} of the other {len(ranked) - 1} methods cannot be told from the first one by "
-        "their mean ranks (Nemenyi, 5 %), and what is best on one problem is worst on another: look at yours. Does "
-        f"the order survive another rule of selection? Computed from the rows: {sentence(rows)}."
+        f"their mean ranks (Nemenyi, 5 %). {_winners(table, result.ranks)}, so look at your problem. Does the order "
+        f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
     drawn = "![Mean ranks of methods with their intervals; ERM is marked](docs/leaderboard.png)"
     return "\n\n".join([fill(what, WIDTH), _five_lines(ranked), drawn, fill(open_questions, WIDTH)]) + "\n"
+
+
+def _winners(table: pd.DataFrame, ranks: pd.DataFrame) -> str:
+    """Say how many methods that are first on some problem are worse than ERM on another."""
+    first = {str(method) for method in ranks if (ranks[method] == ranks.min(axis=1)).any()} - {BASELINE}
+    worse = int((table.loc[table["method"].isin(first), "worse"] > 0).sum())
+    return f"Of {len(first)} methods that are first somewhere, {worse} are worse than ERM somewhere else"
 
 
 def _five_lines(ranked: pd.DataFrame) -> str:

@@ -64,7 +64,8 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"{brief(str(path))} is no Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.resolve().parent))
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         load_guarded(partial(spec.loader.exec_module, module), str(path))
     except UserError:

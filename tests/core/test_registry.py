@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from invbench.core.method import Method
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, unmet
+from invbench.core.registry import BACKBONES, DATASETS, IMPORT_VARIABLE, METHODS, Registry, import_file, unmet
 from invbench.errors import UserError
 
 SHRUG = """
@@ -291,6 +291,23 @@ def test_a_file_that_is_no_python_spoils_no_other(tmp_path: Path, monkeypatch: p
         registry.load("broken")
     with pytest.raises(UserError, match=r"absent.py cannot be imported: ModuleNotFoundError: No module"):
         registry.load("absent")
+
+
+def test_files_that_a_variable_names_are_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside.py").write_text("NUMBER = 3")
+    (tmp_path / "mine.py").write_text(f"import beside\n{SHRUG}    number: int = beside.NUMBER")
+    with METHODS.temporary():
+        monkeypatch.setenv(IMPORT_VARIABLE, str(tmp_path / "mine.py"))
+        assert "shrug" in METHODS.entries()
+        assert METHODS.load("shrug").model_fields["number"].default == 3
+        assert import_file(tmp_path / "mine.py") is sys.modules[METHODS.load("shrug").__module__]
+        (tmp_path / "broken.py").write_text("1 / 0")
+        for name, why in (("absent.py", "is no Python file"), ("broken.py", "does not load: ZeroDivisionError")):
+            monkeypatch.setenv(IMPORT_VARIABLE, str(tmp_path / name))
+            for _ in range(2):  # it stays an error
+                with pytest.raises(UserError, match=why):
+                    METHODS.known()
+        sys.path[:] = [folder for folder in sys.path if folder != str(tmp_path)]
 
 
 def test_unmet_requirements() -> None:
