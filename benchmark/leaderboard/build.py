@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from invbench.choices import Select
@@ -14,6 +15,7 @@ from invbench.files import replacing
 from invbench.leaderboard.edition import Edition
 from invbench.results.columns import SECTIONS, as_text
 from invbench.results.load import curves_of, load_results
+from invbench.results.selection import BEST
 from invbench.runs.folder import RunFolder
 from invbench.sweeps.definition import ALL, Sweep, SweepCells
 from invbench.sweeps.engines import Engine
@@ -78,6 +80,8 @@ def selected(edition: Edition, out: Path, rule: Select) -> Sweep:
 def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     """Return the rows of a problem: every run of every stage, with the settings that were searched.
 
+    Metrics by which runs are judged and selected have all their digits, others those of single precision.
+
     Columns: edition, problem, stage, method, seed, status, kind, code (hash of the sources); searched settings by
     dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
@@ -92,8 +96,19 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
     first = ["edition", "problem", "stage", "method", "seed", "status", "code"]
     kept = kept.assign(edition=edition.version, problem=name)
+    judged = re.compile("|".join(_judged(kept)))
+    halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not judged.fullmatch(column)]
+    kept = kept.astype({column: np.float32 for column in halved if kept[column].dtype == np.float64})
     ordered = kept[[*first, *(column for column in kept if column not in first)]]
     return ordered.sort_values(["stage", "method", "run_id"], ignore_index=True)
+
+
+def _judged(runs: pd.DataFrame) -> list[str]:
+    """Return patterns of the columns by which runs are judged and selected."""
+    metrics, primaries = (map(re.escape, runs[name].dropna().unique()) for name in ("data.metric", "data.primary"))
+    return [
+        rf"({re.escape(BEST)})?({metric}|.*_{primary})" for metric, primary in zip(metrics, primaries, strict=False)
+    ]
 
 
 def curves(out: Path) -> pd.DataFrame:
