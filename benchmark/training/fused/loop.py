@@ -202,8 +202,8 @@ class FusedTraining:
         critic_states: State = {}
         for name in shared.keys() - {"factor"}:
             outputs = objective.with_copies().batch_outputs(theta, batch)
-            rate = self._critic_rate(name, settings)
-            after = critics.pure_update(name, objective, outputs, batch, state, shared[name], rate)[name]
+            of_critic = self._critic_rate(name, settings)
+            after = critics.pure_update(name, objective, outputs, batch, state, shared[name], of_critic)[name]
             critic_states[name] = {part: after[part] for part in CRITIC}
         step = objective.pure_step(theta, batch, state)
         new, moments = optimizer.step(
