@@ -62,6 +62,24 @@ def show(
 
 
 @leaderboard_app.command()
+def page(
+    out: Annotated[Path, typer.Option(callback=possible, help="File.")] = Path("leaderboard.html"),
+    edition: EditionName = "small",
+    folder: RowsFolder = ROWS,
+    add: Added = None,
+) -> None:
+    """Write the leaderboard as one page, to sort, filter and click; it needs no network."""
+    from invbench.leaderboard.build import read_curves
+    from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.page import write_page
+
+    chosen = read_edition(edition)
+    rows = _rows(chosen, folder / edition, add or [])
+    write_page(chosen, rows, read_curves(folder / edition, rows), out)
+    echo(f"{out}: {len(rows)} of {len(chosen.problems)} problems", err=True)
+
+
+@leaderboard_app.command()
 def build(
     problem: Problems = None,
     edition: EditionName = "small",
@@ -76,8 +94,8 @@ def build(
 
     A problem whose rows are there is not built again. The same command again continues.
     """
+    from invbench.leaderboard.build import CURVES, curves, write_rows
     from invbench.leaderboard.build import build as build_problem
-    from invbench.leaderboard.build import curves, write_rows
     from invbench.leaderboard.edition import read_edition
 
     chosen = read_edition(edition)
@@ -87,7 +105,7 @@ def build(
             echo(f"{name}: {path} is there already", err=True)
             continue
         table = build_problem(chosen, name, runs / edition / name, _engine(workers), quiet=quiet)
-        write_rows(curves(runs / edition / name), path.with_suffix(".curves.parquet"))
+        write_rows(curves(runs / edition / name), path.with_suffix(CURVES))
         write_rows(table, path)
         echo(f"{name}: {path}", err=True)
 

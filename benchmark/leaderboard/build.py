@@ -29,6 +29,8 @@ STAGES = (SEARCH, LEFT_OUT, *(rule.value for rule in RULES))
 """Folders of the runs of a problem, and the stages of its rows."""
 LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "backbone", "data.variant")
 """Columns of results that no row needs: they follow from the edition, or differ from machine to machine."""
+CURVES = ".curves.parquet"
+"""End of the names of files of learning curves."""
 NO_SUBJECT = re.compile(
     r"(best_validation\.)?(train_.*|.*_loss(_env\d+)?|coefficient\.\d+)|cost\.(?!wall|training|peak).*"
 )
@@ -165,6 +167,12 @@ def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.
             raise UserError(f"{path} is of edition {other}, not {version}; editions are not mixed")
         tables[name] = table
     return tables
+
+
+def read_curves(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Read the learning curves of problems, by name; of some there may be none."""
+    paths = {name: folder / f"{name}{CURVES}" for name in names}
+    return {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
