@@ -177,7 +177,9 @@ def verify(
 
     chosen = read_edition(edition)
     rows = _rows(chosen, folder / edition, add or [])
-    rows = {name: rows[name] for name in problem or rows if name in rows}
+    if absent := [name for name in problem or [] if chosen.problem(name) and name not in rows]:
+        raise UserError(f"there are no rows of {', '.join(absent)} in {folder / edition}")
+    rows = {name: rows[name] for name in problem or rows}
     table = verify_rows(chosen, rows, sample, out, seed, lambda line: echo(line, err=True))
     _write(*laid_out(table), format_, table)
     if (count := int((table["verdict"] == OTHER).sum())) > 0:
