@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from invbench.core.registry import DATASETS, METHODS
+from invbench.leaderboard.page import write_page
 
 try:
     import reference
@@ -41,8 +42,10 @@ MADE = {
     "reference/sweeps": reference.sweeps,
     "reference/published": reference.published,
     "reference/faithful": reference.faithful,
+    "reference/leaderboard": reference.leaderboard,
 }
 CONTENTS = {
+    "Which method works?": ["reference/leaderboard", "docs/leaderboard"],
     "Use": [
         "docs/own-data",
         "docs/use",
@@ -53,7 +56,6 @@ CONTENTS = {
         "docs/gpu",
         "reference/sweeps",
         "docs/results",
-        "docs/leaderboard",
         "docs/analysis",
         "docs/glossary",
     ],
@@ -87,6 +89,7 @@ def main() -> None:
         options = ["-W", "--keep-going", "-q", "-E", "-c", str(ROOT / "docs")]
         if build_main([*options, str(source), str(SITE)]):
             sys.exit("the site has errors, see above")
+    write_page(*reference.leaderboard_rows(), SITE / "leaderboard.html")
     print(f"{SITE / 'index.html'}")
 
 

@@ -9,42 +9,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from typer.main import get_command
 
+from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.cli.listing import provenance, recipe_of, trained_together
-from invbench.core.hooks import (
-    BatchMixing,
-    FeatureTransform,
-    GradientPenalty,
-    ScaledObjective,
-    UpdateSchedule,
-    WithCritic,
-)
-from invbench.core.method import Method, class_overrides
+from invbench.core.hooks import changed_by
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, Registry, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
 from invbench.datafiles.release import release
+from invbench.leaderboard import overall, standings
+from invbench.leaderboard.build import read_curves, read_rows
+from invbench.leaderboard.edition import Edition, read_edition
 from invbench.published.claims import Claim, sources
 from invbench.reporting.contact_sheet import contact_sheet
+from invbench.results.formats import written
 from invbench.runs.config import recipe_layers, sweep_names, sweep_text
 from invbench.runs.resolve import resolve
 from invbench.training.build import load_problem
 
 ROOT = Path(__file__).resolve().parent.parent
-HOOKS = {
-    "the model": ("build",),
-    "the objective": ("risk", "penalty"),
-    "the gradient": ("moments", "combine_moments", "combine"),
-}
-MIXINS: dict[str, tuple[type[Method], ...]] = {
-    "the objective": (WithCritic, GradientPenalty, ScaledObjective),
-    "the batch": (BatchMixing,),
-    "the representation": (FeatureTransform,),
-    "the order of updates": (UpdateSchedule,),
-}
-"""What a method changes, by the hooks that it overrides and by the mixins that it derives from."""
 EXAMPLES = (
     "why_erm_fails",
     "or_against_and",
@@ -195,6 +181,33 @@ def published() -> str:
     return "\n".join(parts)
 
 
+LEADERBOARD = """# The leaderboard: results
+
+<a href="../leaderboard.html">The whole leaderboard</a>: to sort, to filter and to click, with a view of each problem
+and the command behind each number. [How it is made and read](../docs/leaderboard.md). Below are the standings by
+validation.
+"""
+
+
+def leaderboard() -> str:
+    """Print the summary and the standings of each problem."""
+    edition, rows, _ = leaderboard_rows()
+    rule = Select.best_validation
+    summary = overall.laid_out(overall.overall(rows, rule), rows, rule)
+    parts = [LEADERBOARD, written(*summary, Format.markdown)]
+    for name, table in rows.items():
+        layout, remarks = standings.laid_out(name, standings.standings(table, rule))
+        parts += [f"## {name}\n\n{edition.problem(name).what}\n", written(layout, remarks, Format.markdown)]
+    return "\n\n".join(parts)
+
+
+def leaderboard_rows() -> tuple[Edition, dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """Read the edition, its rows and its curves."""
+    edition, folder = read_edition("small"), ROOT / "results" / "leaderboard" / "small"
+    rows = read_rows(folder, edition.problems, edition.version)
+    return edition, rows, read_curves(folder, rows)
+
+
 @cache
 def claims() -> list[tuple[str, Claim, str]]:
     """Name, claim, and the verdict of the table in the reference results, where there is one."""
@@ -269,9 +282,7 @@ def settings(section: str, cls: type[Settings]) -> str:
 def changes(name: str) -> str:
     """Say which of the three things, or which others, a method changes."""
     method = METHODS.load(name)
-    hooks = [what for what, names in HOOKS.items() if class_overrides(method, *names)]
-    mixins = [what for what, kinds in MIXINS.items() if issubclass(method, kinds)]
-    return " and ".join(dict.fromkeys(hooks + mixins)) or "nothing"
+    return " and ".join(changed_by(method)) or "nothing"
 
 
 def docstring(folder: str, name: str) -> str:

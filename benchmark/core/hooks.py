@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from invbench.core.data import Batch, Problem
-from invbench.core.method import Gradients, Method, Outputs, State
+from invbench.core.method import Gradients, Method, Outputs, State, class_overrides
 from invbench.core.trainer import TrainerConfig
 
 CriticFn = Callable[..., Tensor]
@@ -156,3 +156,24 @@ class WithCritic(Method):
     @abstractmethod
     def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         """Compute a term of the objective, to which the critic is a constant."""
+
+
+CHANGED_BY_HOOKS = {
+    "the model": ("build",),
+    "the objective": ("risk", "penalty"),
+    "the gradient": ("moments", "combine_moments", "combine"),
+}
+CHANGED_BY_MIXINS: dict[str, tuple[type[Method], ...]] = {
+    "the objective": (WithCritic, GradientPenalty, ScaledObjective),
+    "the batch": (BatchMixing,),
+    "the representation": (FeatureTransform,),
+    "the order of updates": (UpdateSchedule,),
+}
+"""What a method changes, by the hooks that it overrides and by the mixins that it derives from."""
+
+
+def changed_by(method: type[Method]) -> list[str]:
+    """Say in words which parts of empirical risk minimisation a method changes; none for ERM itself."""
+    hooks = [what for what, names in CHANGED_BY_HOOKS.items() if class_overrides(method, *names)]
+    mixins = [what for what, kinds in CHANGED_BY_MIXINS.items() if issubclass(method, kinds)]
+    return list(dict.fromkeys(hooks + mixins))

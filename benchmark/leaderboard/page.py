@@ -15,22 +15,14 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from invbench.choices import Select
-from invbench.core.hooks import (
-    BatchMixing,
-    FeatureTransform,
-    GradientPenalty,
-    ScaledObjective,
-    UpdateSchedule,
-    WithCritic,
-)
-from invbench.core.method import Method, class_overrides
+from invbench.core.hooks import changed_by
 from invbench.core.registry import METHODS
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.leaderboard.build import RULES, SEARCH
 from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.overall import overall, ranking, remarks, sentence
-from invbench.leaderboard.standings import BASELINE, fresh_runs, knows, metric_of_rows, standings
+from invbench.leaderboard.standings import BASELINE, fresh_runs, is_registered, knows, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
 from invbench.results.rounding import rounded
@@ -55,18 +47,6 @@ RULES_IN_WORDS = {
     Select.oracle: ("oracle", "the settings with the best score on the test data"),
 }
 """Name of each rule, and what it selects."""
-HOOKS = {
-    "the model": ("build",),
-    "the objective": ("risk", "penalty"),
-    "the gradient": ("moments", "combine_moments", "combine"),
-}
-MIXINS: dict[str, tuple[type[Method], ...]] = {
-    "the objective": (WithCritic, GradientPenalty, ScaledObjective),
-    "the batch": (BatchMixing,),
-    "the representation": (FeatureTransform,),
-    "the order of updates": (UpdateSchedule,),
-}
-"""What a method changes, by the hooks that it overrides and by the mixins that it derives from."""
 SUMMARY_HEADS = {
     "method": "as it is registered",
     "changes": "what it changes in empirical risk minimisation (ERM)",
@@ -273,18 +253,21 @@ class _Texts:
 
 @cache
 def changes(method: str) -> str:
-    """Say what a method changes, such as `the objective, the gradient`."""
+    """Say what a method changes, such as `the objective, the gradient`; `?` of one that is not registered."""
+    if not is_registered(method):
+        return "?"
     words: list[str] = []
     for name in method.split("+"):
         cls = METHODS.load(name)
-        words += [what for what, hooks in HOOKS.items() if class_overrides(cls, *hooks)]
-        words += [what for what, kinds in MIXINS.items() if issubclass(cls, kinds)]
+        words += changed_by(cls)
     return ", ".join(dict.fromkeys(words)) or "nothing"
 
 
 def _submitted(method: str) -> bool:
     """Tell whether a method is no part of the suite."""
-    return any(not METHODS.load(name).__module__.startswith("invbench.") for name in method.split("+"))
+    return not is_registered(method) or any(
+        not METHODS.load(name).__module__.startswith("invbench.") for name in method.split("+")
+    )
 
 
 def _critical_difference(rows: Mapping[str, pd.DataFrame], rule: Select) -> float | None:

@@ -74,6 +74,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     Raises:
         UserError: nothing was selected by this rule.
     """
+    rows = _with_trials(rows)
     fresh = fresh_runs(rows, rule)
     metric, higher = metric_of_rows(rows)
     each = {str(name): runs for name, runs in fresh.groupby("method")}
@@ -110,9 +111,16 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
 
 
 def knows(method: str) -> str:
-    """Say what a method is told beyond inputs and labels, such as `environments`."""
+    """Say what a method is told beyond inputs and labels, such as `environments`; `?` of one that is not registered."""
+    if not is_registered(method):
+        return "?"
     needs = [need for name in method.split("+") for need in METHODS.traits(name)]
     return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
+
+
+def is_registered(method: str) -> bool:
+    """Tell whether all parts of a method are registered; those of submissions need not be."""
+    return all(name in METHODS.known() for name in method.split("+"))
 
 
 def tuning_seconds(rows: pd.DataFrame) -> pd.Series:
@@ -143,17 +151,23 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     is best in validation. The k-th best of n is selected with probability ((n - k + 1)^n - (n - k)^n) / n^n.
     """
     metric, _ = metric_of_rows(rows)
-    search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["status"] == "done")]
+    rows = _with_trials(rows[rows["method"] == method])
+    search = rows[(rows["stage"] == SEARCH) & (rows["status"] == "done")]
     criterion, shown = f"best_validation.validation_{search['data.primary'].iloc[0]}", f"best_validation.{metric}"
     if criterion not in search or shown not in search:
         return math.nan
-    means = search.groupby(joined(search, _searched(search)))[[criterion, shown]].mean().dropna()
+    means = search.groupby("trial")[[criterion, shown]].mean().dropna()
     ordered = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])[shown].to_numpy()
     n = len(ordered)
     left = np.arange(n, -1, -1) / n if n else np.zeros(1)
     shares = left[:-1] ** n - left[1:] ** n
     mean = float(shares @ ordered)
     return math.sqrt(float(shares @ (ordered - mean) ** 2)) if n else math.nan
+
+
+def _with_trials(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add a column `trial`, equal for runs with the same settings of method and training, where there is none."""
+    return rows if "trial" in rows else rows.assign(trial=joined(rows, _searched(rows)))
 
 
 def _mean_of(runs: pd.DataFrame, columns: list[str]) -> float:
@@ -191,10 +205,8 @@ def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select)
     if column not in rows:
         return math.nan
     ours = fresh[fresh["method"] == method]
-    settings = _searched(rows)
-    search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method)]
-    same = (as_text(search, settings)[settings] == as_text(ours, settings)[settings].iloc[0]).all(axis=1)
-    difference = float(search.loc[same, column].mean() - ours[column].mean())
+    search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == ours["trial"].iloc[0])]
+    difference = float(search[column].mean() - ours[column].mean())
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
 
 

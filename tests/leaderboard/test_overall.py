@@ -172,3 +172,9 @@ def test_the_deviation_that_comes_from_searching_is_that_of_searches_drawn_again
         again = [trials[i] for i in rng.integers(5, size=5)]
         drawn.append(max(again, key=lambda trial: trial[1])[2])
     assert search_deviation(rows, "erm") == pytest.approx(np.std(drawn), rel=0.03)
+
+
+def test_methods_that_are_not_registered_are_shown() -> None:
+    rows = {name: rows_of(name, {"erm": [0.5, 0.6], "of_a_stranger": [0.6, 0.7]}) for name in "ab"}
+    table = overall(rows, BEST).set_index("method")
+    assert table.loc["of_a_stranger", "knows"] == "?"
