@@ -14,6 +14,7 @@ from invbench.analysis import spectrum as module
 from invbench.analysis.spectrum import Bulk, Hessian, Spectrum, held_still, some_rows, spectrum
 from invbench.core.task import Regression
 from invbench.evaluation.metrics import outputs_of
+from invbench.results.rounding import rounded
 from invbench.runs.options import Options
 from invbench.training.build import RestoredRun, load_run
 from invbench.training.runner import run_one
@@ -135,7 +136,7 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     kept = Spectrum.model_validate_json(path.read_text())
     assert kept.examples == 50
     assert f"{kept.weights} weights" in table
-    assert f"{kept.effective_dimension(1.0)[0]:.1f}"[:-2] in table
+    assert rounded(*kept.effective_dimension(1.0)) in table
     assert bench(*command, "--alpha", "0")[2] == "error: --alpha must be above 0\n"
     status, _, said = bench("analyze", "spectrum", "nowhere")
     assert status == 2

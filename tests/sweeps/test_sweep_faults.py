@@ -67,6 +67,7 @@ def test_a_run_that_is_killed_again_and_again_is_given_up(faulty_sweep: FaultySw
     assert said.count("begins on") == 1 + 1 + 3
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs(faulty_sweep: FaultySweep) -> None:
     status, said = faulty_sweep.run(faulty_sweep.file(["hang", "none", "none"]), "--timeout", "10s")
     assert status == 1, said
@@ -140,6 +141,7 @@ def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
         hand.replace()
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_and_twice(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
     file = faulty_sweep.slow_file()
     process = faulty_sweep.start(file)

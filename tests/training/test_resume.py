@@ -19,7 +19,7 @@ from invbench.strict_yaml import parse_yaml
 STEPS = 60
 CELLS = [
     ("erm", "spirals"),
-    ("erm", "cifar10"),  # random crops and flips in training
+    pytest.param("erm", "cifar10", marks=pytest.mark.slow),  # random crops and flips in training
     ("augerino", "mario_iggy"),  # random copies, parameters that are no weights
     pytest.param("irmv1+adareg", "spirals", marks=pytest.mark.slow),  # state of every parameter
     pytest.param("pcgrad", "spirals", marks=pytest.mark.slow),  # random numbers in the rule
@@ -102,6 +102,7 @@ def test_killed_at_three_moments(method: str, dataset: str, tmp_path: Path) -> N
     assert_same(folder, folder_of(quiet, undisturbed))
 
 
+@pytest.mark.slow
 def test_interrupted_runs_keep_their_last_step(tmp_path: Path) -> None:
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     arguments = command("erm", "spirals", disturbed, steps=400)
