@@ -32,6 +32,7 @@ class WorstCase(Method):
         return torch.logsumexp(self.sharpness * risks, dim=0) / self.sharpness, state
 '''
 MINE = "worst_case_of_tests"
+ROOT = Path(__file__).parent.parent.parent
 
 
 def tiny() -> Edition:
@@ -185,11 +186,10 @@ def test_digits_that_agree() -> None:
     assert agreeing_digits(float("nan"), 1.0) == 0
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(Path("results/leaderboard").glob("*/submissions/*")), ids=lambda path: path.name
-)
-def test_every_submission_is_as_its_edition_asks(folder: Path) -> None:
-    assert bench("check", folder, "--edition", folder.parent.parent.name).exit_code == 0
+def test_every_submission_is_as_its_edition_asks() -> None:
+    for folder in (ROOT / "results" / "leaderboard").glob("*/submissions/*"):
+        result = bench("check", folder, "--edition", folder.parent.parent.name)
+        assert result.exit_code == 0, result.output
 
 
 def test_the_package_has_the_edition_small() -> None:
