@@ -8,6 +8,8 @@ seeds: 0-2                               of every trial
 fresh_seeds: 100-104                     with which selected settings are run again; only these are shown
 ranges:                                  searched for every method, in the place of the settings' own ranges
   trainer.learning_rate: {low: 1e-4, high: 1e-1}
+ranges_of:                               of single methods, in the place of their settings' own
+  steerable: {method.architecture: [small]}
 step_shares: {anneal_steps: 0.1}         such settings of recipes, as shares of the run: where a recipe's number is
                                          not below the problem's steps, so that its method would do nothing
 problems:
@@ -61,6 +63,7 @@ class Edition(Settings):
     seeds: str = setting(..., "of every trial")
     fresh_seeds: str = setting(..., "of the selected settings")
     ranges: Ranges = setting({}, "ranges that are searched for every method")
+    ranges_of: dict[str, Ranges] = setting({}, "ranges of single methods, in the place of their settings' own")
     step_shares: dict[str, float] = setting({}, "settings of methods that count steps, where a recipe's are too many")
     problems: dict[str, LeaderboardProblem] = setting(..., "by name", min_length=1)
 
@@ -99,13 +102,13 @@ class Edition(Settings):
     def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
         problem = self.problem(name)
         methods = self.methods_on(name) if method == ALL else [method]
-        search = RandomSearch(trials=self.trials, ranges=self.ranges | problem.ranges)
+        ranges = self.ranges | problem.ranges
         cells = tuple(
             SweepCells(
                 method=one, dataset=problem.dataset, set=self.settings_of(one, problem), grid=grid, random=random
             )
             for one in methods
-            for random in (None, search)
+            for random in (None, RandomSearch(trials=self.trials, ranges=ranges | self.ranges_of.get(one, {})))
         )
         return Sweep(seeds=seeds, cells=cells, fuse="auto")
 

@@ -174,3 +174,13 @@ def test_rows_of_another_edition_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spirals.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path, ["spirals"], "2026.1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", read_edition("small").problems)
+def test_every_run_of_an_edition_is_understood(problem: str) -> None:
+    edition = read_edition("small")
+    methods = {run.spec.method for run in edition.search(problem).runs()}
+    assert "erm" in methods
+    left_out = edition.left_out_search(problem)
+    assert left_out is None or {run.spec.method for run in left_out.runs()} <= methods
