@@ -1,8 +1,8 @@
 """No call of `bench` ends with a traceback, by a signal, or not at all, whatever it is given.
 
 A case ends with status 0, with status 2 and one line, or with status 1 and a last line that says what failed. The cases
-are those of the modules `fuzz_*`; of each, a part that is drawn once and for all runs by default, and all with the mark
-`slow`.
+are those of the modules `fuzz_*`; of each, a part that is drawn once and for all runs by default, another with the mark
+`slow`, and what is left with the mark `fuzz`.
 """
 
 import importlib
@@ -19,6 +19,8 @@ from fuzzing import Case, Result, Server, damaged, fault, outcome
 
 QUICK = {"fuzz_command": 220, "fuzz_data": 100, "fuzz_results": 90, "fuzz_sweeps": 200}
 """Cases of each group that run by default, fewer where a case takes longer."""
+SLOW = 240
+"""Further cases of each group that run where slow tests do."""
 CHUNKS = 8
 """Tests that share the cases of a group."""
 LIMIT = 300.0
@@ -32,13 +34,14 @@ def server() -> Iterator[Server]:
 
 
 @cache
-def drawn(group: str) -> tuple[list[Case], list[Case]]:
-    """Return a group's cases in a fixed mixed order: those that run by default, and the others."""
+def drawn(group: str) -> tuple[list[Case], list[Case], list[Case]]:
+    """Return a group's cases in a fixed mixed order: those that run by default, with slow tests, and when asked for."""
     cases: list[Case] = importlib.import_module(group).cases()
     labels = [case.label for case in cases]
     assert len(set(labels)) == len(labels)
     mixed = random.Random(group).sample(cases, len(cases))  # noqa: S311
-    return mixed[: QUICK[group]], mixed[QUICK[group] :]
+    quick, slow = QUICK[group], QUICK[group] + SLOW
+    return mixed[:quick], mixed[quick:slow], mixed[slow:]
 
 
 def faults(server: Server, cases: list[Case]) -> list[str]:
@@ -61,8 +64,15 @@ def test_some_calls(server: Server, group: str, chunk: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("group", QUICK)
-def test_all_other_calls(server: Server, group: str, chunk: int) -> None:
+def test_more_calls(server: Server, group: str, chunk: int) -> None:
     assert not (lines := faults(server, drawn(group)[1][chunk::CHUNKS])), "\n".join(lines)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize("group", QUICK)
+def test_all_other_calls(server: Server, group: str, chunk: int) -> None:
+    assert not (lines := faults(server, drawn(group)[2][chunk::CHUNKS])), "\n".join(lines)
 
 
 @pytest.mark.parametrize(

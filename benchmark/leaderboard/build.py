@@ -60,16 +60,22 @@ def build(
         _carry_out(left_out, out / LEFT_OUT, engine, quiet)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
-            _carry_out(selected(edition, out, rule), out / rule.value, engine, quiet)
+            _carry_out(selected(edition, name, out, rule), out / rule.value, engine, quiet)
     return rows(edition, name, out)
 
 
-def selected(edition: Edition, out: Path, rule: Select) -> Sweep:
+def selected(edition: Edition, name: str, out: Path, rule: Select) -> Sweep:
     """Return the sweep of the settings that a rule selects for each method, with fresh seeds.
 
     A method of which a rule can select nothing, such as one that cannot do without an environment, has no fresh runs.
+
+    Args:
+        edition, name: which problem.
+        out: folder of its runs.
+        rule: of selection.
     """
-    trials = load_results([folder for folder in (out / SEARCH, out / LEFT_OUT) if folder.exists()])
+    minus = edition.problem(name).minus
+    trials = judged(load_results([folder for folder in (out / SEARCH, out / LEFT_OUT) if folder.exists()]), minus)
     cells: list[SweepCells] = []
     for method, runs in trials.groupby("method"):
         try:
@@ -88,6 +94,7 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
     runs = pd.concat(_stages(out), ignore_index=True).copy()  # in one piece, which makes adding columns fast
+    runs = judged(runs, edition.problem(name).minus)
     records = [RunFolder(Path(path)).read_record() for path in runs["path"]]
     runs = runs.assign(code=["" if record is None else record.code.get("sources", "") for record in records])
     runs = runs.drop(columns=[name for name in map(str, runs) if NO_SUBJECT.fullmatch(name)])
@@ -98,14 +105,41 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
     first = ["edition", "problem", "stage", "method", "seed", "status", "code"]
     kept = kept.assign(edition=edition.version, problem=name)
-    judged = re.compile("|".join(_judged(kept)))
-    halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not judged.fullmatch(column)]
+    exact = re.compile("|".join(_exact(kept)))
+    halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not exact.fullmatch(column)]
     kept = kept.astype({column: np.float32 for column in halved if kept[column].dtype == np.float64})
     ordered = kept[[*first, *(column for column in kept if column not in first)]]
     return ordered.sort_values(["stage", "method", "run_id"], ignore_index=True)
 
 
-def _judged(runs: pd.DataFrame) -> list[str]:
+def judged(runs: pd.DataFrame, minus: str | None) -> pd.DataFrame:
+    """Judge runs by their primary metric less another one, such as `test_accuracy_minus_distance_correlation`.
+
+    Only the last step has both: dependence is not measured before. So it is the one that validation selects here.
+
+    Args:
+        runs: of one dataset, with the columns of `load_results`.
+        minus: the metric that is taken off, without its split; None leaves the runs as they are.
+    """
+    if minus is None:
+        return runs
+    (primary,) = runs["data.primary"].dropna().unique()
+    name = f"{primary}_minus_{minus}"
+    splits = [str(column).removesuffix(f"_{minus}") for column in runs if str(column).endswith(f"_{minus}")]
+    differences = {
+        f"{split}_{name}": runs[f"{split}_{primary}"] - runs[f"{split}_{minus}"]
+        for split in splits
+        if f"{split}_{primary}" in runs and not split.startswith(BEST)
+    }
+    at_best = {f"{BEST}{column}": values for column, values in differences.items()}
+    known = runs["data.primary"].notna()
+    names = {"data.primary": name, "data.metric": f"test_{name}"}
+    return runs.assign(
+        **differences, **at_best, **{column: runs[column].mask(known, new) for column, new in names.items()}
+    )
+
+
+def _exact(runs: pd.DataFrame) -> list[str]:
     """Return patterns of the columns by which runs are judged and selected."""
     metrics, primaries = (map(re.escape, runs[name].dropna().unique()) for name in ("data.metric", "data.primary"))
     return [

@@ -19,6 +19,8 @@ problems:
     set: {trainer.steps: 300}            its small form; wins over recipes and is the same for all methods
     ranges: {trainer.batch_size: [32, 128]}
     left_out: 4                          environments that are left out in turn, for the rule that selects by that
+    minus: distance_correlation          taken off what the task is judged by, at the last step: dependence on a
+                                         nuisance, which a method that ignores it would have for nothing
     set_of:                              of single methods, which could not be run otherwise
       mmd: {trainer.batch_size: 128}
     impossible: {icp: it needs a linear problem}
@@ -51,6 +53,7 @@ class LeaderboardProblem(Settings):
     set: dict[str, Any] = setting({}, "settings by dotted name, the same for all methods")
     ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
     left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
+    minus: str | None = setting(None, "metric that is taken off the one that the task is judged by, at the last step")
     set_of: dict[str, dict[str, Any]] = setting({}, "settings of single methods, for which it would be too slow")
     impossible: dict[str, str] = setting({}, "methods that cannot be run here, and why")
 

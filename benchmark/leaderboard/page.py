@@ -70,6 +70,7 @@ STANDINGS_HEADS = {
     "promise": "validation score of the selected settings in the search, less that of the fresh runs",
     "seed deviation": "standard deviation over fresh seeds",
     "search deviation": "that which comes from searching: of searches that are drawn again from the trials",
+    "performance": "before the dependence is taken off",
     "dependence": "distance correlation of the score and the nuisance",
     "transformed": "mean change of predictions on transformed inputs",
     "failed": "trials of the search that failed",
@@ -364,7 +365,7 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
     for _, row in table.iterrows():
         is_baseline = row["method"] == BASELINE
         difference = rounded(row["difference"], row["difference_half_width"], sign="+")
-        numbers = ["seed_deviation", "search_deviation", "dependence", "changes"]
+        numbers = ["seed_deviation", "search_deviation", "performance", "dependence", "changes"]
         cells.append(
             [
                 str(row["method"]),

@@ -22,6 +22,9 @@ BASELINE = "erm"
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
 KNOWLEDGE = ("environments", "nuisance", "oracle")
 """What some methods require of the data beyond inputs and labels."""
+DEPENDENCE = "distance_correlation"
+MINUS_DEPENDENCE = f"_minus_{DEPENDENCE}"
+"""End of the name of a metric that the dependence on a nuisance is taken off."""
 INVARIANCE = "invariance."
 """Beginning of the columns of mean changes of predictions under transformations."""
 
@@ -63,7 +66,8 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     Holm-corrected over the methods), verdict, promise (mean score in validation of the selected settings in the search,
     less that of the fresh runs; positive where selection flatters), seed_deviation (standard deviation over fresh
     seeds), search_deviation (that which comes from searching, see `search_deviation`), dependence (distance correlation
-    of the score and the nuisance; NaN without one), changes (mean change of predictions on transformed images, in units
+    of the score and the nuisance; NaN without one), performance (the mean before the dependence was taken off; NaN
+    where none was), changes (mean change of predictions on transformed images, in units
     of the task; NaN without images), seconds (median of a fresh run), tuning_seconds (of all runs of the problem), rank
     (1 is the best mean).
 
@@ -94,7 +98,8 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "promise": _promise(rows, fresh, name, rule),
                 "seed_deviation": values[name].std(ddof=1),
                 "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
-                "dependence": _mean_of(runs, ["test_distance_correlation"]),
+                "dependence": (dependence := _mean_of(runs, [f"test_{DEPENDENCE}"])),
+                "performance": values[name].mean() + dependence if metric.endswith(MINUS_DEPENDENCE) else math.nan,
                 "changes": _mean_of(runs, [column for column in map(str, runs) if column.startswith(INVARIANCE)]),
                 "seconds": runs["cost.wall_seconds"].median(),
                 "tuning_seconds": tuning[name],
@@ -211,6 +216,7 @@ def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select)
 
 
 OPTIONAL = {
+    "performance": "performance: before the dependence is taken off",
     "dependence": "dependence: distance correlation of the score and the nuisance",
     "changes": "changes: mean change of predictions on transformed inputs",
     "failed": "failed: trials that failed",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.errors import RunFailed, UserError
-from invbench.leaderboard.build import RULES
+from invbench.leaderboard.build import RULES, judged
 from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.standings import BASELINE, metric_of_rows
 from invbench.results.columns import SECTIONS, missing
@@ -94,7 +94,8 @@ def verify(
     for count, (_, row) in enumerate(chosen := list(sampled(rows, sample, seed).iterrows())):
         table = rows[str(row["problem"])]
         metric, _ = metric_of_rows(table)
-        again, note = _again(config_of(edition, row), out, metric, row)
+        minus = edition.problem(str(row["problem"])).minus
+        again, note = _again(config_of(edition, row), out, metric, minus, row)
         digits = agreeing_digits(float(row[metric]), again)
         fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)][metric]
         distance = abs(again - float(row[metric]))
@@ -108,14 +109,16 @@ def verify(
     return pd.DataFrame(results)
 
 
-def _again(config: RunConfig, out: Path, metric: str, row: "pd.Series[Any]") -> tuple[float, str]:
+def _again(config: RunConfig, out: Path, metric: str, minus: str | None, row: "pd.Series[Any]") -> tuple[float, str]:
     """Carry a run out. Returns its metric, NaN where it fails, and a note."""
     try:
         record: Record = run_one(config, Options(out=out, quiet=True, threads=1))
     except RunFailed as failure:
         return math.nan, str(failure)
     other = record.data["fingerprint"] != row["data.fingerprint"]
-    return float(record.metrics[metric]), "other data than the row's" if other else ""
+    facts = {f"data.{name}": record.data[name] for name in ("primary", "metric")}
+    run = judged(pd.DataFrame([record.metrics | facts]), minus).iloc[0]
+    return float(run[metric]), "other data than the row's" if other else ""
 
 
 def agreeing_digits(first: float, second: float) -> int:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.leaderboard.build import RULES, STAGES, build, read_rows, write_rows
+from invbench.leaderboard.build import RULES, STAGES, build, judged, read_rows, write_rows
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, standings
 from invbench.results.formats import written
@@ -74,7 +74,7 @@ def test_the_editions_of_the_package_can_be_run(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_problem_is_built_once(tmp_path: Path) -> None:
-    engine = LocalEngine(LocalResources(workers=2).slots())
+    engine = LocalEngine(LocalResources(workers=1).slots())
     for method in ("erm", "irmv1"):
         rows = build(edition(), "spirals", tmp_path, engine, method, quiet=True)
     counts = rows.groupby(["method", "stage"]).size()
@@ -113,6 +113,38 @@ def made_up(**scores: list[float]) -> pd.DataFrame:
             at_best = {"best_validation.test_accuracy": value, "best_validation.validation_accuracy": 0.8}
             rows.append(common | {"stage": "best_validation", "seed": seed, "test_accuracy": 0.0} | at_best)
     return pd.DataFrame(rows)
+
+
+def test_dependence_is_taken_off_at_the_last_step() -> None:
+    facts = {"data.metric": "test_accuracy", "data.primary": "accuracy", "best_validation.test_accuracy": 0.9}
+    dependence = {"validation_distance_correlation": 0.4, "test_distance_correlation": 0.3}
+    done = facts | dependence | {"validation_accuracy": 0.8, "test_accuracy": 0.7, "train_accuracy": 1.0}
+    runs = pd.DataFrame([done, {"status": "failed"}])
+    derived = judged(runs, "distance_correlation")
+    assert derived["test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
+    assert derived["best_validation.test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
+    assert derived["validation_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
+    assert derived["data.metric"][0] == "test_accuracy_minus_distance_correlation"
+    assert derived["data.primary"].isna().tolist() == [False, True]
+    assert judged(runs, None) is runs
+
+
+def test_a_method_that_ignores_the_nuisance_does_not_win() -> None:
+    rows = made_up(erm=[0.9, 0.91, 0.92], adversary=[0.8, 0.81, 0.82]).drop(columns=["best_validation.test_accuracy"])
+    ignores = rows["method"] == "erm"
+    dependence = ignores.map({True: 0.5, False: 0.1})
+    accuracy = ignores.map({True: 0.9, False: 0.8})
+    metrics = {
+        f"{split}_{name}": values
+        for split in ("validation", "test")
+        for name, values in (("accuracy", accuracy), ("distance_correlation", dependence))
+    }
+    table = standings(judged(rows.assign(**metrics), "distance_correlation"), Select.best_validation)
+    assert list(table["method"]) == ["adversary", "erm"]
+    assert list(table["mean"]) == pytest.approx([0.7, 0.4])
+    assert list(table["performance"]) == pytest.approx([0.8, 0.9])
+    text = written(*laid_out("p", table), Format.text)
+    assert "performance: before the dependence is taken off" in text
 
 
 def test_standings_agree_with_a_calculation_by_hand() -> None:

@@ -422,7 +422,7 @@ def one_problem(opened: "Tab") -> None:
     opened.reload()
     assert opened.get_by_role("heading", name="penguins").is_visible(), "the address leads to the problem"
     opened.get_by_role("link", name="all problems").click()
-    assert opened.locator("#main-view").is_visible()
+    opened.locator("#main-view").wait_for()
     assert urlsplit(opened.url).fragment == "problems"
 
 

@@ -66,8 +66,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
         patch.setenv(IMPORT_VARIABLE, "")
         patch.chdir(folder)
         for command in (
-            ("build", "--workers", 2, "--quiet"),
-            ("run", "-m", "mine.py", "--workers", 2, "--quiet"),
+            ("build", "--workers", 1, "--quiet"),
+            ("run", "-m", "mine.py", "--workers", 1, "--quiet"),
             ("submit", "-m", "mine.py"),
         ):
             result = bench(*command)

@@ -26,8 +26,10 @@ adareg's strengths, which its first steps raise by orders of magnitude, enlarge 
 ALIKE = (
     "and_mask_regression",
     "cifar10",
+    "colored_digits",
     "colored_mnist",
     "corrupted_digits",
+    "irm_regression",
     "linear_unit_tests",
     "penguins",
     "pivot",
