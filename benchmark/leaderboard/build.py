@@ -25,6 +25,18 @@ from invbench.sweeps.rerun_best import sweep_of_best
 SEARCH, LEFT_OUT = "search", "left_out"
 RULES = (Select.best_validation, Select.leave_one_env_out, Select.oracle)
 """Rules of selection, the last of which looks at the test data and is shown for comparison only."""
+RULES_IN_WORDS = {
+    Select.best_validation: (
+        "validation",
+        "the settings, and of each run the step, with the best score on held-out data of the training environments",
+    ),
+    Select.leave_one_env_out: (
+        "leave one environment out",
+        "the settings with the best mean score on environments that were left out of training, each in turn",
+    ),
+    Select.oracle: ("oracle", "the settings with the best score on the test data"),
+}
+"""Name of each rule, and what it selects."""
 STAGES = (SEARCH, LEFT_OUT, *(rule.value for rule in RULES))
 """Folders of the runs of a problem, and the stages of its rows."""
 LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "backbone", "data.variant")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from invbench.choices import Select
 from invbench.errors import UserError
-from invbench.leaderboard.build import RULES
+from invbench.leaderboard.build import RULES, RULES_IN_WORDS
 from invbench.leaderboard.standings import BASELINE, BETTER, WORSE, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
@@ -148,7 +148,7 @@ def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
         first, second = (order[methods] for order in orders)
         tau = float(kendalltau(first, second).statistic)
         top = len(set(first.nsmallest(TOP).index) & set(second.nsmallest(TOP).index))
-        results.append({"rule": rule.value, "problems": len(both), "methods": len(methods), "tau": tau, "top": top})
+        results.append({"rule": rule, "problems": len(both), "methods": len(methods), "tau": tau, "top": top})
     return results
 
 
@@ -157,11 +157,12 @@ def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for row in agreement(rows):
         says = "stays" if row["tau"] >= SAME_ORDER else "changes" if row["tau"] < OTHER_ORDER else "stays in part"
+        rule, _ = RULES_IN_WORDS[row["rule"]]
         parts.append(
-            f"by {row['rule']} it {says} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
+            f"by {rule} it {says} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
             f"{row['problems']} problems; {row['top']} of the first {TOP} stay)"
         )
-    return f"the order of methods by {RULES[0].value}: {'; '.join(parts)}" if parts else ""
+    return f"the order of methods by {RULES_IN_WORDS[RULES[0]][0]}: {'; '.join(parts)}" if parts else ""
 
 
 def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select) -> tuple[Layout, list[str]]:

@@ -19,7 +19,7 @@ from invbench.core.hooks import changed_by
 from invbench.core.registry import METHODS
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.leaderboard.build import RULES, SEARCH
+from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.overall import overall, ranking, remarks, sentence
 from invbench.leaderboard.standings import BASELINE, fresh_runs, is_registered, knows, metric_of_rows, standings
@@ -35,18 +35,6 @@ POINTS = 40
 """Largest number of points of a curve."""
 DIGITS, DIGITS_OF_CURVES = 6, 4
 """Significant digits of numbers in the page; a picture shows fewer."""
-RULES_IN_WORDS = {
-    Select.best_validation: (
-        "validation",
-        "the settings, and of each run the step, with the best score on held-out data of the training environments",
-    ),
-    Select.leave_one_env_out: (
-        "leave one environment out",
-        "the settings with the best mean score on environments that were left out of training, each in turn",
-    ),
-    Select.oracle: ("oracle", "the settings with the best score on the test data"),
-}
-"""Name of each rule, and what it selects."""
 SUMMARY_HEADS = {
     "method": "as it is registered",
     "changes": "what it changes in empirical risk minimisation (ERM)",

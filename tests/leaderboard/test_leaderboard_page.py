@@ -17,9 +17,10 @@ import pytest
 
 from invbench.choices import Select
 from invbench.errors import UserError
+from invbench.leaderboard.build import RULES_IN_WORDS
 from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.overall import overall, ranking, sentence
-from invbench.leaderboard.page import POINTS, RULES_IN_WORDS, page, write_page
+from invbench.leaderboard.page import POINTS, page, write_page
 from invbench.leaderboard.standings import standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.rounding import rounded
