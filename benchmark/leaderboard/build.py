@@ -1,7 +1,7 @@
 """Build a problem of an edition: all trials, the selection by each rule, fresh runs of what is selected, and rows."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,22 +72,19 @@ def build(
         _carry_out(left_out, out / LEFT_OUT, engine, quiet)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
-            _carry_out(selected(edition, name, out, rule), out / rule.value, engine, quiet)
+            _carry_out(selected(edition, trials_of(edition, name, out), rule), out / rule.value, engine, quiet)
     return rows(edition, name, out)
 
 
-def selected(edition: Edition, name: str, out: Path, rule: Select) -> Sweep:
+def selected(edition: Edition, trials: pd.DataFrame, rule: Select) -> Sweep:
     """Return the sweep of the settings that a rule selects for each method, with fresh seeds.
 
     A method of which a rule can select nothing, such as one that cannot do without an environment, has no fresh runs.
 
     Args:
-        edition, name: which problem.
-        out: folder of its runs.
+        trials: as `trials_of` returns them.
         rule: of selection.
     """
-    minus = edition.problem(name).minus
-    trials = judged(load_results([folder for folder in (out / SEARCH, out / LEFT_OUT) if folder.exists()]), minus)
     cells: list[SweepCells] = []
     for method, runs in trials.groupby("method"):
         try:
@@ -95,6 +92,25 @@ def selected(edition: Edition, name: str, out: Path, rule: Select) -> Sweep:
         except UserError as error:
             announce(f"{method}: nothing is selected by {rule.value}: {error}")
     return Sweep(seeds=edition.fresh_seeds, cells=tuple(cells), fuse="auto")
+
+
+def trials_of(edition: Edition, name: str, out: Path) -> pd.DataFrame:
+    """Return the runs of a problem's search, also those that left an environment out, as `load_results` has them.
+
+    Runs that the edition does not have, such as those of its earlier form, are left out.
+    """
+    sweeps = {SEARCH: edition.search(name), LEFT_OUT: edition.left_out_search(name)}
+    parts = [
+        _runs_of(sweep, out / stage).assign(stage=stage)
+        for stage, sweep in sweeps.items()
+        if sweep is not None and (out / stage).exists()
+    ]
+    return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus)
+
+
+def _runs_of(sweep: Sweep, folder: Path) -> pd.DataFrame:
+    runs = load_results(folder)
+    return runs[runs["run_id"].isin([run.spec.run_id for run in sweep.runs()])]
 
 
 def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
@@ -105,8 +121,14 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     Columns: edition, problem, stage, method, seed, status, kind, code (hash of the sources); searched settings by
     dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
-    runs = pd.concat(_stages(out), ignore_index=True).copy()  # in one piece, which makes adding columns fast
-    runs = judged(runs, edition.problem(name).minus)
+    trials = trials_of(edition, name, out)
+    fresh = [
+        _runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value)
+        for rule in RULES
+        if (out / rule.value).exists()
+    ]
+    fresh = [judged(runs, edition.problem(name).minus) for runs in fresh]
+    runs = pd.concat([trials, *fresh], ignore_index=True)
     records = [RunFolder(Path(path)).read_record() for path in runs["path"]]
     runs = runs.assign(code=["" if record is None else record.code.get("sources", "") for record in records])
     runs = runs.drop(columns=[name for name in map(str, runs) if NO_SUBJECT.fullmatch(name)])
@@ -115,6 +137,7 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
+    kept = kept.copy()  # in one piece, which makes adding columns fast
     first = ["edition", "problem", "stage", "method", "seed", "status", "code"]
     kept = kept.assign(edition=edition.version, problem=name)
     exact = re.compile("|".join(_exact(kept)))
@@ -177,12 +200,6 @@ def curves(out: Path) -> pd.DataFrame:
             parts.append(measured.assign(method=run["method"], seed=run["seed"]))
     table = pd.concat(parts, ignore_index=True)[["method", "seed", "step", "validation", "test"]]
     return table.sort_values(["method", "seed", "step"], ignore_index=True)
-
-
-def _stages(out: Path) -> Iterator[pd.DataFrame]:
-    for stage in STAGES:
-        if (out / stage).exists():
-            yield load_results(out / stage).assign(stage=stage)
 
 
 def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool) -> None:

@@ -10,8 +10,8 @@ ranges:                                  searched for every method, in the place
   trainer.learning_rate: {low: 1e-4, high: 1e-1}
 ranges_of:                               of single methods, in the place of their settings' own
   steerable: {method.architecture: [small]}
-step_shares: {anneal_steps: 0.1}         such settings of recipes, as shares of the run: where a recipe's number is
-                                         not below the problem's steps, so that its method would do nothing
+step_shares: {anneal_steps: 0.1}         such settings of recipes are at most these shares of the run, which is shorter
+                                         here than the recipe's: a method would do nothing for most of it, or for all
 problems:
   spirals:
     what: two spirals, of which 16 signatures tell the class in 16 environments, another way in each
@@ -67,7 +67,7 @@ class Edition(Settings):
     fresh_seeds: str = setting(..., "of the selected settings")
     ranges: Ranges = setting({}, "ranges that are searched for every method")
     ranges_of: dict[str, Ranges] = setting({}, "ranges of single methods, in the place of their settings' own")
-    step_shares: dict[str, float] = setting({}, "settings of methods that count steps, where a recipe's are too many")
+    step_shares: dict[str, float] = setting({}, "largest shares of the run that such settings of methods may take")
     problems: dict[str, LeaderboardProblem] = setting(..., "by name", min_length=1)
 
     @model_validator(mode="after")
@@ -125,8 +125,8 @@ class Edition(Settings):
         values = resolve(method, problem.dataset, assignments=settings).spec.flat()
         steps = values["trainer.steps"]
         shares = {name: self.step_shares.get(name.rpartition(".")[2]) for name in values if name.startswith("method.")}
-        too_long = {name: share for name, share in shares.items() if share and steps and values[name] >= steps}
-        return settings | {name: round(share * steps) for name, share in too_long.items()}
+        most = {name: round(share * steps) for name, share in shares.items() if share and steps}
+        return settings | {name: most[name] for name in most if values[name] > most[name]}
 
 
 def edition_names() -> list[str]:
