@@ -63,7 +63,7 @@ class RotMNIST(RotatedDigits):
         }
         # Every digit's angle is drawn whether it is used or not: a smaller training set is a part of the larger.
         angles = torch.empty(len(order))
-        angles[torch.from_numpy(order)] = self.angles(len(order), seed)
+        angles[torch.from_numpy(order)] = self.angles(len(order), seed, slice(train, None))
         splits = {
             name: self.turned(
                 torch.from_numpy(digits.images[index])[:, None],

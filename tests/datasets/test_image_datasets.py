@@ -55,6 +55,22 @@ def test_the_angle_is_nuisance_and_environment() -> None:
     assert problem.environments == 3
 
 
+def test_test_angles_may_lie_outside_those_of_training() -> None:
+    inside = {"environments": "rotation_bins", "max_rotation": 0.5}
+    problem, plain = SmallDigits(**inside, test_rotation=1.25).load(SEED), SmallDigits(**inside).load(SEED)
+    for name in ("train", "validation"):
+        assert torch.equal(problem.splits[name].x, plain.splits[name].x)
+        assert nuisance(problem.splits[name]).abs().max() <= 0.5
+    angle, env = nuisance(problem.splits["test"]), problem.splits["test"].env
+    assert 0.5 <= angle.abs().min() < 0.55
+    assert 1.2 < angle.abs().max() <= 1.25
+    assert env is not None
+    assert torch.equal(env, 4 + (angle > 0).long())
+    assert problem.environments == 4
+    with pytest.raises(UserError, match="test_rotation must be larger"):
+        SmallDigits.parse({"max_rotation": 2.0, "test_rotation": 1.0}, source="settings")
+
+
 # --- colours ---------------------------------------------------------------------------------------------------------
 
 
