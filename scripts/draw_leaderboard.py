@@ -38,23 +38,23 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     what = (
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
-        f"ranks are over the {len(result.ranks)} problems that {len(ranked)} methods share; cost is the time of "
-        "tuning, ERM's is 1."
+        f"ranks are over {len(result.problems)} problems of {len(result.ranks)} kinds that {len(ranked)} methods "
+        "share; cost is the time of tuning, ERM's is 1."
     )
     open_questions = (
         f"What is not settled: {close} of the other {len(ranked) - 1} methods cannot be told from the first one by "
-        f"their mean ranks (Nemenyi, 5 %). {_winners(table, result.ranks)}, so look at your problem. Does the order "
+        f"their mean ranks (Nemenyi, 5 %). {_winners(table)}, so look at your problem. Does the order "
         f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
     drawn = "![Mean ranks of methods with their intervals; ERM is marked](docs/leaderboard.png)"
     return "\n\n".join([fill(what, WIDTH), _five_lines(ranked), drawn, fill(open_questions, WIDTH)]) + "\n"
 
 
-def _winners(table: pd.DataFrame, ranks: pd.DataFrame) -> str:
+def _winners(table: pd.DataFrame) -> str:
     """Say how many methods that are first on some problem are worse than ERM on another."""
-    first = {str(method) for method in ranks if (ranks[method] == ranks.min(axis=1)).any()} - {BASELINE}
-    worse = int((table.loc[table["method"].isin(first), "worse"] > 0).sum())
-    return f"Of {len(first)} methods that are first somewhere, {worse} are worse than ERM somewhere else"
+    first = table[(table["first"] > 0) & (table["method"] != BASELINE)]
+    worse = int((first["worse"] > 0).sum())
+    return f"Of {len(first)} methods that are first on some problem, {worse} are worse than ERM on another"
 
 
 def _five_lines(ranked: pd.DataFrame) -> str:
@@ -97,7 +97,7 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     )
     ax.set_yticks(range(len(table)), list(map(display_method, table["method"])), fontsize=8)
     ax.set(
-        xlabel="mean rank (1 is the best), with 95 % of a bootstrap over seeds and problems",
+        xlabel="mean rank (1 is the best), with 95 % of a bootstrap over seeds and kinds of problems",
         ylim=(len(table) - 0.5, -0.5),
     )
     ax.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invbench.choices import Format, Select
+from invbench.choices import Format, Rerun, Select
 from invbench.cli.arguments import choice, possible
 from invbench.cli.completion import methods
 from invbench.cli.output import echo
@@ -123,7 +123,7 @@ def run(
     """Take a method through the same protocol, and print the table with it in its place.
 
     Its settings are searched like everybody's, selected by each rule, and run with fresh seeds. The same command again
-    continues.
+    continues; what was made by other code is made again.
     """
     from invbench.leaderboard.build import build as build_problem
     from invbench.leaderboard.build import write_rows
@@ -139,7 +139,9 @@ def run(
     for one in problem or admitted:
         path = out / edition / name / f"{one}.parquet"
         try:
-            table = build_problem(chosen, one, out / edition / name / "runs" / one, _engine(workers), name, quiet)
+            table = build_problem(
+                chosen, one, out / edition / name / "runs" / one, _engine(workers), name, quiet, Rerun.stale
+            )
         except RunFailed as failure:
             echo(f"{one}: {failure}", err=True)
             continue
@@ -205,27 +207,35 @@ def submit(
 
     chosen, name = read_edition(edition), _registered(method)
     rows = read_rows(mine / edition / name, chosen.problems, chosen.version)
-    written = write_submission(chosen, rows, name, out or ROWS / edition / "submissions")
+    base = read_rows(ROWS / edition, chosen.problems, chosen.version)
+    written = write_submission(chosen, rows, name, base, out or ROWS / edition / "submissions")
     echo(f"{written}: commit it and open a pull request; `bench leaderboard check {written}` checks it")
 
 
 @leaderboard_app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A submission.", callback=possible)], edition: EditionName = "small"
+    folder: Annotated[Path, typer.Argument(help="A submission.", callback=possible)],
+    edition: EditionName = "small",
+    rows: Annotated[Path, typer.Option("--folder", callback=possible, help="Folder of the editions' rows.")] = ROWS,
 ) -> None:
     """Check a submission without trusting it: that its runs are the edition's, selected by its rules.
 
-    Only the file that registers its method is imported. `verify --add FOLDER` carries some of its runs out again.
+    Only the file that registers its method is imported, once it is what the submission says it is. `verify --add`
+    carries some of its runs out again.
     """
     from invbench.core.registry import METHODS
+    from invbench.leaderboard.build import read_rows
     from invbench.leaderboard.edition import read_edition
-    from invbench.leaderboard.submission import check_submission, read_submission
+    from invbench.leaderboard.submission import check_file, check_submission, read_submission
 
     chosen = read_edition(edition)
     submission, _ = read_submission(chosen, folder)
-    if submission.file is not None and submission.method not in METHODS.known():
-        _registered(str(folder / submission.file))
-    complaints = check_submission(chosen, folder)
+    complaints = check_file(submission, folder)
+    if not complaints:
+        if submission.file is not None and submission.method not in METHODS.known():
+            _registered(str(folder / submission.file))
+        base = read_rows(rows / edition, chosen.problems, chosen.version)
+        complaints = check_submission(chosen, folder, base)
     for complaint in complaints:
         echo(complaint)
     if complaints:
@@ -247,7 +257,17 @@ def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.
     rows = {name: [tables[name] for tables in each if name in tables] for name in edition.problems}
     if not any(rows.values()):
         raise UserError(f"there are no rows in {folder}; `bench leaderboard build` makes them")
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in rows.items() if tables}
+    return {name: pd.concat(_latest(tables), ignore_index=True) for name, tables in rows.items() if tables}
+
+
+def _latest(tables: "list[pd.DataFrame]") -> "list[pd.DataFrame]":
+    """Leave rows of a method out where a later table has it too, so that no method is counted twice."""
+    later: set[str] = set()
+    kept = []
+    for table in reversed(tables):
+        kept.append(table[~table["method"].isin(later)])
+        later |= set(table["method"])
+    return kept[::-1]
 
 
 def _print(rows: "dict[str, pd.DataFrame]", problem: str | None, rule: Select, format_: Format) -> None:
@@ -280,7 +300,8 @@ def _registered(method: str) -> str:
     from invbench.core.registry import IMPORT_VARIABLE, METHODS, import_file
 
     if not method.endswith(".py"):
-        METHODS.load(method.partition("+")[0])
+        for part in method.split("+"):
+            METHODS.load(part)
         return method
     path = Path(method).resolve()
     module = import_file(path)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from invbench.choices import Select
+from invbench.choices import Rerun, Select
 from invbench.console import announce
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing
@@ -43,6 +45,8 @@ LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "backbone", "d
 """Columns of results that no row needs: they follow from the edition, or differ from machine to machine."""
 CURVES = ".curves.parquet"
 """End of the names of files of learning curves."""
+MOST_ROWS, MOST_COLUMNS, MOST_BYTES = 100_000, 2000, 2**30
+"""Largest table of rows that is read."""
 NO_SUBJECT = re.compile(
     r"(best_validation\.)?(train_.*|.*_loss(_env\d+)?|coefficient\.\d+)|cost\.(?!wall|training|peak).*"
 )
@@ -50,7 +54,13 @@ NO_SUBJECT = re.compile(
 
 
 def build(
-    edition: Edition, name: str, out: Path, engine: Engine, method: str = ALL, quiet: bool = False
+    edition: Edition,
+    name: str,
+    out: Path,
+    engine: Engine,
+    method: str = ALL,
+    quiet: bool = False,
+    rerun: Rerun = Rerun.missing,
 ) -> pd.DataFrame:
     """Carry out what is left of a problem, and return its rows.
 
@@ -61,18 +71,20 @@ def build(
         out: folder of the runs; what is done there is not done again.
         engine: where runs go.
         method: one, or `*` for all that the problem admits.
+        quiet: show no progress.
+        rerun: `stale` carries out again what was made by other code.
 
     Raises:
         UserError: there is no such problem or method.
         Interrupted: Ctrl-C, or a full disk; the same call continues.
     """
     left_out = edition.left_out_search(name, method)
-    _carry_out(edition.search(name, method), out / SEARCH, engine, quiet)
+    _carry_out(edition.search(name, method), out / SEARCH, engine, quiet, rerun)
     if left_out is not None:
-        _carry_out(left_out, out / LEFT_OUT, engine, quiet)
+        _carry_out(left_out, out / LEFT_OUT, engine, quiet, rerun)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
-            _carry_out(selected(edition, trials_of(edition, name, out), rule), out / rule.value, engine, quiet)
+            _carry_out(selected(edition, trials_of(edition, name, out), rule), out / rule.value, engine, quiet, rerun)
     return rows(edition, name, out)
 
 
@@ -105,7 +117,7 @@ def trials_of(edition: Edition, name: str, out: Path) -> pd.DataFrame:
         for stage, sweep in sweeps.items()
         if sweep is not None and (out / stage).exists()
     ]
-    return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus)
+    return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus).copy()
 
 
 def _runs_of(sweep: Sweep, folder: Path) -> pd.DataFrame:
@@ -118,8 +130,8 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
 
     Metrics by which runs are judged and selected have all their digits, others those of single precision.
 
-    Columns: edition, problem, stage, method, seed, status, kind, code (hash of the sources); searched settings by
-    dotted name; metrics and the rest as `load_results` has them, without those of training data.
+    Columns: edition, problem, family, stage, method, seed, status, kind, code (hash of the sources); searched settings
+    by dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
     trials = trials_of(edition, name, out)
     fresh = [
@@ -128,7 +140,7 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
         if (out / rule.value).exists()
     ]
     fresh = [judged(runs, edition.problem(name).minus) for runs in fresh]
-    runs = pd.concat([trials, *fresh], ignore_index=True)
+    runs = pd.concat([trials, *fresh], ignore_index=True).copy()  # in one piece, which makes adding columns fast
     records = [RunFolder(Path(path)).read_record() for path in runs["path"]]
     runs = runs.assign(code=["" if record is None else record.code.get("sources", "") for record in records])
     runs = runs.drop(columns=[name for name in map(str, runs) if NO_SUBJECT.fullmatch(name)])
@@ -137,9 +149,9 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
-    kept = kept.copy()  # in one piece, which makes adding columns fast
-    first = ["edition", "problem", "stage", "method", "seed", "status", "code"]
-    kept = kept.assign(edition=edition.version, problem=name)
+    kept = kept.copy()
+    first = ["edition", "problem", "family", "stage", "method", "seed", "status", "code"]
+    kept = kept.assign(edition=edition.version, problem=name, family=edition.problem(name).family or name)
     exact = re.compile("|".join(_exact(kept)))
     halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not exact.fullmatch(column)]
     kept = kept.astype({column: np.float32 for column in halved if kept[column].dtype == np.float64})
@@ -202,10 +214,10 @@ def curves(out: Path) -> pd.DataFrame:
     return table.sort_values(["method", "seed", "step"], ignore_index=True)
 
 
-def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool) -> None:
+def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Rerun) -> None:
     """Carry out a sweep; that single runs fail is a result."""
     with suppress(RunFailed):
-        carry_out_sweep(SweepRequest(sweep, out, quiet=quiet), engine)
+        carry_out_sweep(SweepRequest(sweep, out, rerun=rerun, quiet=quiet), engine)
     if not (load_results(out)["status"] == "done").any():
         raise UserError(f"all runs in {out} have failed; their folders say why")
 
@@ -222,14 +234,28 @@ def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.
         if not path.is_file():
             continue
         try:
+            _check_size(path)
             table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
+        if "edition" not in table:
+            raise UserError(f"{path} has no column edition, so it has no rows of a leaderboard")
         if set(table["edition"]) != {version}:
             other = ", ".join(sorted(set(map(str, table["edition"]))))
             raise UserError(f"{path} is of edition {other}, not {version}; editions are not mixed")
         tables[name] = table
     return tables
+
+
+def _check_size(path: Path) -> None:
+    """Check that a file is not larger than rows can be. Raises UserError."""
+    facts = pq.read_metadata(path)
+    size = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
+    if facts.num_rows > MOST_ROWS or facts.num_columns > MOST_COLUMNS or size > MOST_BYTES:
+        raise UserError(
+            f"{path} has {facts.num_rows} rows, {facts.num_columns} columns and {size} bytes; rows of a problem have "
+            f"at most {MOST_ROWS}, {MOST_COLUMNS} and {MOST_BYTES}"
+        )
 
 
 def read_curves(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:

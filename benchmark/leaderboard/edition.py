@@ -19,6 +19,7 @@ problems:
     set: {trainer.steps: 300}            its small form; wins over recipes and is the same for all methods
     ranges: {trainer.batch_size: [32, 128]}
     left_out: 4                          environments that are left out in turn, for the rule that selects by that
+    family: spirals                      problems of a family are much alike, so they count as one in mean ranks
     minus: distance_correlation          taken off what the task is judged by, at the last step: dependence on a
                                          nuisance, which a method that ignores it would have for nothing
     set_of:                              of single methods, which could not be run otherwise
@@ -30,13 +31,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from invbench.core.registry import METHODS
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, did_you_mean
 from invbench.runs.commands import parse_seeds
 from invbench.runs.resolve import resolve
+from invbench.runs.spec import RunSpec
 from invbench.strict_yaml import parse_yaml
 from invbench.sweeps.definition import ALL, Sweep, SweepCells, possible_methods
 from invbench.sweeps.search import Bounds, RandomSearch
@@ -53,6 +55,7 @@ class LeaderboardProblem(Settings):
     set: dict[str, Any] = setting({}, "settings by dotted name, the same for all methods")
     ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
     left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
+    family: str | None = setting(None, "kind of problem, which counts once in mean ranks; null: its name")
     minus: str | None = setting(None, "metric that is taken off the one that the task is judged by, at the last step")
     set_of: dict[str, dict[str, Any]] = setting({}, "settings of single methods, for which it would be too slow")
     impossible: dict[str, str] = setting({}, "methods that cannot be run here, and why")
@@ -78,6 +81,8 @@ class Edition(Settings):
                     raise ValueError(f"{name}: there is no method '{method}'{did_you_mean(method, METHODS.entries())}")
         return self
 
+    _trials: dict[tuple[str, str], set[str]] = PrivateAttr(default_factory=dict)
+
     def problem(self, name: str) -> LeaderboardProblem:
         """Return a problem. Raises UserError with the nearest name where there is none."""
         if name not in self.problems:
@@ -101,6 +106,14 @@ class Edition(Settings):
         """Return the sweep of the same trials with each environment left out, by the first seed; None where none is."""
         count = self.problem(name).left_out
         return self._sweep(name, method, parse_seeds(self.seeds)[0], {HELD_OUT: tuple(range(count))}) if count else None
+
+    def is_trial(self, name: str, spec: RunSpec) -> bool:
+        """Tell whether a run has the settings of a trial of its method on a problem, whatever its seed and protocol."""
+        key = (name, spec.method)
+        if key not in self._trials:
+            sweeps = filter(None, (self.search(name, spec.method), self.left_out_search(name, spec.method)))
+            self._trials[key] = {_settings_of(run.spec) for sweep in sweeps for run in sweep.runs()}
+        return _settings_of(spec) in self._trials[key]
 
     def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
         problem = self.problem(name)
@@ -127,6 +140,11 @@ class Edition(Settings):
         shares = {name: self.step_shares.get(name.rpartition(".")[2]) for name in values if name.startswith("method.")}
         most = {name: round(share * steps) for name, share in shares.items() if share and steps}
         return settings | {name: most[name] for name in most if values[name] > most[name]}
+
+
+def _settings_of(spec: RunSpec) -> str:
+    """Return an identity of a run's settings, without its seed and protocol."""
+    return spec.model_copy(update={"seed": 0, "protocol": "last"}).run_id
 
 
 def edition_names() -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
-from invbench.leaderboard.standings import BASELINE, BETTER, WORSE, scores, standings, tuning_seconds
+from invbench.leaderboard.standings import BASELINE, BETTER, SAME, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
 
@@ -30,19 +30,21 @@ class Ranking(NamedTuple):
     table: pd.DataFrame
     """A row per method: mean_rank, low and high (95 % of resamples), top (probability of a place in the top three)."""
     ranks: pd.DataFrame
-    """Rank of each method (column) on each problem (row); 1 is the best mean of fresh seeds."""
+    """Rank of each method (column) in each family of problems (row); 1 is the best mean of fresh seeds."""
     critical_difference: float
     """Distance of mean ranks beyond which two methods differ at 5 % (Nemenyi)."""
     friedman: float
     """P-value of the hypothesis that all methods rank alike."""
+    problems: list[str]
+    """Names of the problems that are ranked."""
 
 
 def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RESAMPLES) -> Ranking:
     """Rank the methods that have fresh runs on every common problem.
 
-    A problem is common where at least half of the methods of all problems have fresh runs. Intervals and the
-    probability of a place in the top three are those of a bootstrap over seeds, the same ones for all methods, and over
-    problems.
+    A problem is common where at least half of the methods that are on two problems have fresh runs. Problems of a
+    family count as one: the mean of a method's ranks on them is ranked again. Intervals and the probability of a place
+    in the top three are those of a bootstrap over seeds, the same ones for all methods, and over families.
 
     Args:
         rows: by problem, as `build` returns them.
@@ -51,19 +53,29 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
         UserError: fewer than two methods are on the same two problems.
     """
     values = {name: scores(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
-    every = {str(method) for table in values.values() for method in table}
-    common = {name: table for name, table in values.items() if table.shape[1] >= SHARE_OF_METHODS * len(every)}
+    count = pd.Series([str(method) for table in values.values() for method in table]).value_counts()
+    shared = set(count.index[count >= 2])
+    enough = SHARE_OF_METHODS * len(shared)
+    common = {name: table for name, table in values.items() if len(shared & set(table)) >= enough}
     methods = sorted(set.intersection(*(set(map(str, table)) for table in common.values()))) if common else []
     if len(methods) < 2 or len(common) < 2:
         raise UserError(f"no ranks by {rule.value}: that takes two methods on the same two problems")
-    samples = [table[methods].dropna().to_numpy() for table in common.values()]
-    order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], index=list(common), columns=methods)
-    means, among_top = _resampled(samples, resamples)
+    samples = [table[methods].to_numpy() for table in common.values()]
+    families = np.unique([family_of(name, rows[name]) for name in common], return_inverse=True)
+    order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], columns=methods)
+    order = order.groupby(families[0][families[1]]).mean().rank(axis=1)
+    means, among_top = _resampled(samples, families[1], resamples)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     table = pd.DataFrame(
         {"method": methods, "mean_rank": order.mean().to_numpy(), "low": low, "high": high, "top": among_top}
     ).sort_values(["mean_rank", "method"], ignore_index=True)
-    return Ranking(table, order, critical_difference(len(methods), len(common)), friedman(-order))
+    difference = critical_difference(len(methods), len(order))
+    return Ranking(table, order, difference, friedman(-order), list(common))
+
+
+def family_of(name: str, rows: pd.DataFrame) -> str:
+    """Return the family of a problem, which is its own where the rows name none."""
+    return str(rows["family"].iloc[0]) if "family" in rows else name
 
 
 def _ranks(means: Array) -> Array:
@@ -71,8 +83,13 @@ def _ranks(means: Array) -> Array:
     return np.asarray(alike(pd.Series(means)).rank(ascending=False), dtype=np.float64)
 
 
-def _resampled(samples: list[Array], resamples: int) -> tuple[Array, Array]:
-    """Bootstrap scores (seeds, methods) of each problem over seeds and problems.
+def _resampled(samples: list[Array], families: NDArray[np.intp], resamples: int) -> tuple[Array, Array]:
+    """Bootstrap scores (seeds, methods) of each problem over seeds and families of problems.
+
+    Args:
+        samples: of each problem.
+        families: number of each problem's family, from 0 on.
+        resamples: how often.
 
     Returns:
         Mean ranks (resamples, methods), and the share of resamples in which each method is in the top three; methods
@@ -83,8 +100,11 @@ def _resampled(samples: list[Array], resamples: int) -> tuple[Array, Array]:
     for p, sample in enumerate(samples):
         seeds = rng.integers(len(sample), size=(resamples, len(sample)))
         ranks[:, p] = pd.DataFrame(sample[seeds].mean(1)).rank(axis=1, ascending=False).to_numpy()
-    problems = rng.integers(len(samples), size=(resamples, len(samples)))
-    means = np.take_along_axis(ranks, problems[:, :, None], axis=1).mean(1)
+    count = int(families.max()) + 1
+    of_families = [ranks[:, families == family].mean(1) for family in range(count)]
+    ranked = np.stack([pd.DataFrame(means).rank(axis=1).to_numpy() for means in of_families], axis=1)
+    drawn = rng.integers(count, size=(resamples, count))
+    means = np.take_along_axis(ranked, drawn[:, :, None], axis=1).mean(1)
     places = pd.DataFrame(means)
     first, last = (places.rank(axis=1, method=method).to_numpy() for method in ("min", "max"))
     shares = np.clip((TOP + 1 - first) / (last - first + 1), 0, 1)
@@ -96,8 +116,9 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
 
     Columns: method, knows, mean_rank, low, high, top (see `Ranking`; NaN for methods without a rank), problems (on
     which it has fresh runs by this rule), better, same, worse (on how many of them it is better than ERM, cannot be
-    told from it, is worse), cost (median over problems of the seconds of its tuning, divided by ERM's), promise_share
-    (share of problems on which validation promised more than the fresh seeds gave).
+    told from it, is worse or has failed), first (on how many it is the first), cost (median over problems of the
+    seconds of its tuning, divided by ERM's), promise_share (share of problems on which validation promised more than
+    the fresh seeds gave).
     """
     tables = {name: standings(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
     if not tables:
@@ -110,8 +131,9 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
             "knows": of_method["knows"].iloc[0],
             "problems": len(of_method),
             "better": int((of_method["verdict"] == BETTER).sum()),
-            "same": len(of_method) - int(of_method["verdict"].isin([BETTER, WORSE]).sum()),
-            "worse": int((of_method["verdict"] == WORSE).sum()),
+            "same": int(of_method["verdict"].isin([SAME, ""]).sum()),
+            "worse": int((~of_method["verdict"].isin([BETTER, SAME, ""])).sum()),
+            "first": int((of_method["rank"] == 1).sum()),
             "cost": float((costs.T[method] / costs.T[BASELINE]).median()) if BASELINE in costs.index else math.nan,
             "promise_share": float((of_method["promise"].dropna() > 0).mean()),
         }
@@ -141,6 +163,8 @@ def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     for rule in RULES[1:]:
         both = {name: table for name, table in rows.items() if {RULES[0].value, rule.value} <= set(table["stage"])}
         try:
+            problems = set.intersection(*(set(ranking(both, one, resamples=1).problems) for one in (RULES[0], rule)))
+            both = {name: both[name] for name in sorted(problems)}
             orders = [ranking(both, one, resamples=1).ranks.mean() for one in (RULES[0], rule)]
         except UserError:
             continue
@@ -190,12 +214,13 @@ def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
         ranked = ranking(rows, rule, resamples=1)
     except UserError as error:
         return [*lines, str(error)]
-    problems, methods = ranked.ranks.shape
-    bootstrap = "95 % of a bootstrap over seeds and problems"
+    families, methods = ranked.ranks.shape
+    bootstrap = "95 % of a bootstrap over seeds and families"
+    on = f"all of {len(ranked.problems)} problems in {families} families, which count alike"
     difference = f"{ranked.critical_difference:.1f} cannot be told apart (Nemenyi, 5 %)"
     return [
         *lines,
-        f"mean rank: of the {methods} methods that can be run on all of {problems} problems, with {bootstrap}",
+        f"mean rank: of the {methods} methods that can be run on {on}, with {bootstrap}",
         f"mean ranks closer than {difference}; all alike: p = {ranked.friedman:.2g} (Friedman)",
         f"top {TOP}: probability of a place among the first {TOP}, by the same bootstrap",
     ]

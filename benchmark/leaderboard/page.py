@@ -62,6 +62,7 @@ STANDINGS_HEADS = {
     "dependence": "distance correlation of the score and the nuisance",
     "transformed": "mean change of predictions on transformed inputs",
     "failed": "trials of the search that failed",
+    "inactive": "fresh runs whose penalty had not acted by the step that is shown: they are as good as ERM's",
     "seconds": "of a fresh run, median",
     "tuning": "seconds of all its runs on this problem",
     "knows": "what it is told beyond inputs and labels",
@@ -364,6 +365,7 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
                 _cell(f"{row['promise']:+.2g}", row["promise"]),
                 *(_cell(f"{row[column]:.2g}", row[column]) for column in numbers),
                 int(row["failed"]),
+                int(row["inactive"]),
                 *(_cell(_plain(row[column]), row[column]) for column in ("seconds", "tuning_seconds")),
                 str(row["knows"]),
             ]

@@ -10,7 +10,7 @@ from invbench.choices import Select
 from invbench.core.registry import METHODS
 from invbench.errors import UserError
 from invbench.leaderboard.build import LEFT_OUT, SEARCH
-from invbench.results.columns import as_text, joined
+from invbench.results.columns import joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
 from invbench.results.selection import at_best_validation
@@ -20,6 +20,8 @@ from invbench.results.table import table as mean_table
 
 BASELINE = "erm"
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
+FAILED = "failed in {} of {} runs"
+"""Verdict of a method of whose fresh runs some failed; it is ranked behind all others."""
 KNOWLEDGE = ("environments", "nuisance", "oracle")
 """What some methods require of the data beyond inputs and labels."""
 DEPENDENCE = "distance_correlation"
@@ -52,24 +54,31 @@ def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:
 
 
 def scores(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
-    """Return the metric of each method (column) with each fresh seed (row), of which a high one is good."""
+    """Return the metric of each method (column) with each fresh seed (row), of which a high one is good.
+
+    A run that failed, or whose metric is not finite, has minus infinity: it is worse than all others.
+    """
     metric, higher = metric_of_rows(rows)
+    fresh = rows[rows["stage"] == rule.value]
     table = fresh_runs(rows, rule).pivot_table(index="seed", columns="method", values=metric, dropna=False)
-    return table if higher else -table
+    table = table.reindex(index=sorted(fresh["seed"].unique()), columns=sorted(fresh["method"].unique()))
+    oriented = table if higher else -table
+    return oriented.where(np.isfinite(oriented), -np.inf)
 
 
 def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     """Rank the methods of a problem by a rule of selection.
 
     Columns: method, knows (what it is told beyond inputs and labels), metric, n (fresh seeds that are done), failed
-    (trials), mean, half_width (95 % over seeds), difference, difference_half_width, p_value (from ERM, paired by seed,
-    Holm-corrected over the methods), verdict, promise (mean score in validation of the selected settings in the search,
-    less that of the fresh runs; positive where selection flatters), seed_deviation (standard deviation over fresh
-    seeds), search_deviation (that which comes from searching, see `search_deviation`), dependence (distance correlation
-    of the score and the nuisance; NaN without one), performance (the mean before the dependence was taken off; NaN
-    where none was), changes (mean change of predictions on transformed images, in units
-    of the task; NaN without images), seconds (median of a fresh run), tuning_seconds (of all runs of the problem), rank
-    (1 is the best mean).
+    (trials), inactive (fresh runs whose penalty had not acted by the step that is shown), mean, half_width (95 % over
+    seeds), difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the methods),
+    verdict, promise (mean score in validation of the selected settings in the search, less that of the fresh runs;
+    positive where selection flatters), seed_deviation (standard deviation over fresh seeds), search_deviation (that
+    which comes from searching, see `search_deviation`), dependence (distance correlation of the score and the nuisance;
+    NaN without one), performance (the mean before the dependence was taken off; NaN where none was), changes (mean
+    change of predictions on transformed images, in units of the task; NaN without images), seconds (median of a fresh
+    run), tuning_seconds (of all runs of the problem), rank (1 is the best mean; methods of whose fresh runs some failed
+    are last).
 
     Args:
         rows: of one problem, as `build` returns them.
@@ -81,8 +90,10 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     rows = _with_trials(rows)
     fresh = fresh_runs(rows, rule)
     metric, higher = metric_of_rows(rows)
-    each = {str(name): runs for name, runs in fresh.groupby("method")}
+    ordered = scores(rows, rule)
+    each = {str(name): fresh[fresh["method"] == name] for name in ordered}
     values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
+    values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
     search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)
     table = pd.DataFrame(
         [
@@ -92,6 +103,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "metric": metric,
                 "n": len(values[name]),
                 "failed": int((search.loc[search["method"] == name, "status"] == "failed").sum()),
+                "inactive": int(runs["inactive"].notna().sum()) if "inactive" in runs else 0,
                 "mean": values[name].mean(),
                 "half_width": half_width(values[name]),
                 **_from_baseline(values[name], values.get(BASELINE)),
@@ -110,8 +122,8 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     p_values = dict(zip(table["method"], table["p_value"], strict=True))
     p_values.pop(BASELINE, None)
     table["p_value"] = table["method"].map(holm(p_values))
-    table["verdict"] = [_verdict(row, higher) for _, row in table.iterrows()]
-    table["rank"] = alike(table["mean"]).rank(ascending=not higher)
+    table["verdict"] = [_verdict(row, higher, len(ordered)) for _, row in table.iterrows()]
+    table["rank"] = alike(ordered.mean()).rank(ascending=False)[table["method"]].to_numpy()
     return table.sort_values(["rank", "method"], ignore_index=True)
 
 
@@ -133,8 +145,8 @@ def tuning_seconds(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby("method")["cost.wall_seconds"].sum()
 
 
-def selected_settings(rows: pd.DataFrame, rule: Select) -> "pd.Series[str]":
-    """Select settings of a method from its trials, as `build` does. Returns their texts by column.
+def selected_trial(rows: pd.DataFrame, rule: Select) -> "pd.Series[Any]":
+    """Select settings of a method from its trials, as `build` does. Returns the row of a run that has them.
 
     Args:
         rows: of one method on one problem.
@@ -145,8 +157,8 @@ def selected_settings(rows: pd.DataFrame, rule: Select) -> "pd.Series[str]":
     """
     trials = rows[rows["stage"].isin([SEARCH, LEFT_OUT])]
     means = mean_table(trials.assign(dataset=trials["problem"], backbone="", protocol="last"), None, rule.value)
-    chosen = trials[trials["run_id"] == means["run_ids"].iloc[0][0]]
-    return as_text(chosen, _searched(rows)).iloc[0]
+    row: pd.Series[Any] = trials[trials["run_id"] == means["run_ids"].iloc[0][0]].iloc[0]
+    return row
 
 
 def search_deviation(rows: pd.DataFrame, method: str) -> float:
@@ -162,6 +174,7 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     if criterion not in search or shown not in search:
         return math.nan
     means = search.groupby("trial")[[criterion, shown]].mean().dropna()
+    means[shown] = means.groupby(criterion)[shown].transform("mean")  # of equally good trials any may be selected
     ordered = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])[shown].to_numpy()
     n = len(ordered)
     left = np.arange(n, -1, -1) / n if n else np.zeros(1)
@@ -195,7 +208,9 @@ def _from_baseline(values: pd.Series, baseline: pd.Series | None) -> dict[str, f
     return {"difference": differences.mean(), "difference_half_width": half_width(differences), "p_value": p_value}
 
 
-def _verdict(row: "pd.Series[Any]", higher_is_better: bool) -> str:
+def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
+    if row["n"] < seeds:
+        return FAILED.format(seeds - row["n"], seeds)
     if row["method"] == BASELINE:
         return ""
     if not row["p_value"] < 1 - LEVEL:
@@ -210,6 +225,8 @@ def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select)
     if column not in rows:
         return math.nan
     ours = fresh[fresh["method"] == method]
+    if not len(ours):
+        return math.nan
     search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == ours["trial"].iloc[0])]
     difference = float(search[column].mean() - ours[column].mean())
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
@@ -220,6 +237,7 @@ OPTIONAL = {
     "dependence": "dependence: distance correlation of the score and the nuisance",
     "changes": "changes: mean change of predictions on transformed inputs",
     "failed": "failed: trials that failed",
+    "inactive": "inactive: fresh runs whose penalty had not acted by the step that is shown, so that they are ERM's",
 }
 """Columns that are shown where they say something, and what they are."""
 
@@ -229,16 +247,17 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     optional = [column for column in OPTIONAL if table[column].fillna(0).any()]
     rows: list[tuple[list[str], list[Entry | None]]] = []
     for _, row in table.iterrows():
-        mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})"
+        mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})" if row["n"] else ""
         spread, baseline = row["difference_half_width"], row["method"] == BASELINE
-        difference = "" if baseline else rounded(row["difference"], spread, sign="+")
+        difference = "" if baseline or not row["n"] else rounded(row["difference"], spread, sign="+")
         numbers = [row["promise"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
         texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
         rows.append(([row["method"], mean, difference, row["verdict"], *texts, f"{row['seconds']:.2g}"], []))
     title = f"{name}: {table['metric'].iloc[0]}"
     names = ["method", title, "less ERM's", "verdict", "promise", "seeds", "search", *optional, "seconds"]
     remarks = [
-        "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed, Holm-corrected",
+        "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed",
+        "verdicts are Holm-corrected over the methods, intervals are not: one that leaves out 0 can be chance",
         "promise: what the selected settings scored in validation in the search, more than with fresh seeds",
         "seeds, search: standard deviation over fresh seeds, and that which comes from searching",
         *(OPTIONAL[column] for column in optional),

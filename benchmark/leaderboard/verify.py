@@ -14,6 +14,10 @@ from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.standings import BASELINE, metric_of_rows
 from invbench.results.columns import SECTIONS, missing
 from invbench.results.layout import Layout
+from invbench.results.load import row_of_record
+from invbench.results.rounding import rounded
+from invbench.results.selection import BEST
+from invbench.results.statistics import half_width
 from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
@@ -21,18 +25,20 @@ from invbench.training.runner import run_one
 
 EXACT = 17
 """Digits of numbers that are the same."""
-THE_SAME, WITHIN, OTHER = "the same numbers", "within the spread of seeds", "another number"
+ENOUGH = 3
+"""Digits from which on numbers are not called others, however small the spread of seeds is."""
+VERDICTS = (THE_SAME, WITHIN, OTHER) = ("the same numbers", "within the spread of seeds", "another number")
 
 
 def sampled(rows: Mapping[str, pd.DataFrame], sample: int, seed: int = 0) -> pd.DataFrame:
-    """Draw finished runs of any stage at random, each equally likely.
+    """Draw runs of any stage at random, each equally likely, also such as failed.
 
     Args:
         rows: by problem, as `build` returns them.
     """
-    done = pd.concat([table[table["status"] == "done"] for table in rows.values()], ignore_index=True)
-    chosen = np.random.default_rng(seed).permutation(len(done))[:sample]
-    return done.iloc[np.sort(chosen)].reset_index(drop=True)
+    every = pd.concat(list(rows.values()), ignore_index=True)
+    chosen = np.random.default_rng(seed).permutation(len(every))[:sample]
+    return every.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
 def config_of(edition: Edition, row: "pd.Series[Any]") -> RunConfig:
@@ -63,8 +69,8 @@ def config_of(edition: Edition, row: "pd.Series[Any]") -> RunConfig:
 
 def _plain(value: Any) -> Any:
     """Return a list for an array, and an integer for a whole number, which a column with gaps makes a float."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -76,12 +82,16 @@ def verify(
     seed: int = 0,
     each: Callable[[str], object] = lambda text: None,
 ) -> pd.DataFrame:
-    """Carry a sample of rows out again, one by one, and compare the metric of their problem at the last step.
+    """Carry a sample of the rows out again, one by one, and compare all numbers that runs are judged and selected by.
 
-    Columns: problem, method, stage, seed, run_id, row (the number of the row), again (the number now), digits (that
-    agree; 17 for the same number), deviations (their distance in standard deviations over the fresh seeds of ERM),
-    verdict, and note: other data, or why the run failed. Runs that were trained together differ by rounding from those
-    that are trained alone, and rounding grows with the steps.
+    These are the metric of the problem, the score in validation and on what was left out, each at the last and at the
+    best step, and which step that is. The number that agrees least is told.
+
+    Columns: problem, method, stage, seed, run_id, number (its name), row (what the row says), again (what is found
+    now), digits (that agree; 17 for the same number), deviations (their distance in standard deviations over the fresh
+    seeds of ERM), above (the same of the problem's metric, with its sign: positive where the row is better), verdict,
+    and note: other data, or why the run failed. Runs that were trained together differ by rounding from those that are
+    trained alone, and rounding grows with the steps.
 
     Args:
         rows: by problem, as `build` returns them.
@@ -89,36 +99,55 @@ def verify(
         out: folder of the runs.
         seed: of the sample.
         each: called with a line about each row.
+
+    Raises:
+        UserError: a row has settings that are those of no trial.
     """
     results: list[dict[str, Any]] = []
     for count, (_, row) in enumerate(chosen := list(sampled(rows, sample, seed).iterrows())):
-        table = rows[str(row["problem"])]
-        metric, _ = metric_of_rows(table)
-        minus = edition.problem(str(row["problem"])).minus
-        again, note = _again(config_of(edition, row), out, metric, minus, row)
-        digits = agreeing_digits(float(row[metric]), again)
-        fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)][metric]
-        distance = abs(again - float(row[metric]))
-        deviations = distance / fresh.std(ddof=1) if fresh.std(ddof=1) > 0 else math.inf if distance else 0.0
-        result = {name: row[name] for name in ("problem", "method", "stage", "seed", "run_id")}
-        result |= {"row": float(row[metric]), "again": again, "digits": digits, "deviations": float(deviations)}
-        verdict = THE_SAME if digits == EXACT else WITHIN if deviations < 1 or digits >= 3 else OTHER
-        results.append(result | {"verdict": verdict, "note": note})
-        run = f"{row['problem']} {row['method']} seed {row['seed']}"
-        each(f"{count + 1}/{len(chosen)}  {run}: {verdict} ({digits} digits)")
+        name = str(row["problem"])
+        config = config_of(edition, row)
+        if not edition.is_trial(name, config.spec):
+            raise UserError(f"{name}: run {row['run_id']} of {row['method']} has settings that are those of no trial")
+        again, note = _again(config, out, edition.problem(name).minus, row)
+        result = {column: row[column] for column in ("problem", "method", "stage", "seed", "run_id")}
+        results.append(result | _compared(rows[name], row, again) | {"note": note})
+        run = f"{name} {row['method']} seed {row['seed']}"
+        each(f"{count + 1}/{len(chosen)}  {run}: {results[-1]['verdict']} ({results[-1]['digits']} digits)")
     return pd.DataFrame(results)
 
 
-def _again(config: RunConfig, out: Path, metric: str, minus: str | None, row: "pd.Series[Any]") -> tuple[float, str]:
-    """Carry a run out. Returns its metric, NaN where it fails, and a note."""
+def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]") -> dict[str, Any]:
+    """Compare the numbers of a row with those of now: the one that agrees least, and how far apart they are."""
+    metric, higher = metric_of_rows(table)
+    primary = table["data.primary"].dropna().iloc[0]
+    last = [metric, f"validation_{primary}", f"held_out_{primary}"]
+    names = [name for name in (*last, *(BEST + name for name in last), f"{BEST}step") if not missing(row.get(name))]
+    fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)]
+    results = [_distance(float(row[name]), float(again.get(name, math.nan)), fresh, name) for name in names or [metric]]
+    worst = max(results, key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
+    above = results[0].pop("signed") * (1 if higher else -1)
+    return {name: value for name, value in worst.items() if name != "signed"} | {"above": above}
+
+
+def _distance(row: float, again: float, fresh: pd.DataFrame, name: str) -> dict[str, Any]:
+    digits = agreeing_digits(row, again)
+    deviation = float(fresh[name].std(ddof=1)) if name in fresh else math.nan
+    signed = 0.0 if digits == EXACT else (row - again) / deviation if deviation > 0 else math.nan
+    verdict = THE_SAME if digits == EXACT else WITHIN if abs(signed) < 1 or digits >= ENOUGH else OTHER
+    numbers = {"number": name, "row": row, "again": again, "digits": digits, "deviations": abs(signed)}
+    return numbers | {"signed": signed, "verdict": verdict}
+
+
+def _again(config: RunConfig, out: Path, minus: str | None, row: "pd.Series[Any]") -> tuple["pd.Series[Any]", str]:
+    """Carry a run out. Returns its numbers as `load_results` has them, none where it fails, and a note."""
     try:
         record: Record = run_one(config, Options(out=out, quiet=True, threads=1))
     except RunFailed as failure:
-        return math.nan, str(failure)
-    other = record.data["fingerprint"] != row["data.fingerprint"]
-    facts = {f"data.{name}": record.data[name] for name in ("primary", "metric")}
-    run = judged(pd.DataFrame([record.metrics | facts]), minus).iloc[0]
-    return float(run[metric]), "other data than the row's" if other else ""
+        return pd.Series(dtype=object), str(failure)
+    run = judged(pd.DataFrame([row_of_record(record)]), minus).iloc[0]
+    other = not missing(row["data.fingerprint"]) and record.data["fingerprint"] != row["data.fingerprint"]
+    return run, "other data than the row's" if other else "" if row["status"] == "done" else "the row says it failed"
 
 
 def agreeing_digits(first: float, second: float) -> int:
@@ -136,12 +165,19 @@ def agreeing_digits(first: float, second: float) -> int:
 
 def laid_out(table: pd.DataFrame) -> tuple[Layout, list[str]]:
     """Lay the comparison out for people, with a line that counts."""
-    names = ["problem", "method", "stage", "seed", "row", "again", "digits", "verdict"]
+    names = ["problem", "method", "stage", "seed", "number", "row", "again", "digits", "verdict"]
     rows: list[list[str]] = []
     for _, row in table.iterrows():
         verdict = f"{row['verdict']}: {row['note']}" if row["note"] else row["verdict"]
-        head = [row["problem"], row["method"], row["stage"], str(row["seed"])]
+        head = [row["problem"], row["method"], row["stage"], str(row["seed"]), row["number"]]
         rows.append([*head, f"{row['row']:.6g}", f"{row['again']:.6g}", str(row["digits"]), verdict])
     counts = [f"{count} {verdict}" for verdict, count in table["verdict"].value_counts().items()]
     remarks = [f"{len(table)} rows: {', '.join(counts)}"]
+    shifts = table["above"][table["digits"] < EXACT].dropna()
+    if len(shifts) > 1:
+        half = half_width(shifts)
+        remarks.append(
+            f"rows that differ are better than what is found now by {rounded(shifts.mean(), half)} standard deviations "
+            "in the mean; honest ones are better as often as worse"
+        )
     return Layout(names, [], [(head, []) for head in rows]), remarks

@@ -136,7 +136,7 @@ def load_made_by(paths: str | Path | Iterable[str | Path], code: str) -> pd.Data
             record = _record(path, unreadable)
             made_by = [] if record is None else [str(record.code.get(name)) for name in ("git_commit", "sources")]
             if record is not None and any(version.startswith(code) for version in made_by):
-                rows.append(_row_of_record(record) | _named(folder))
+                rows.append(row_of_record(record) | _named(folder))
                 break
     warn_left_out(unreadable)
     return _frame(rows)
@@ -264,7 +264,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         if visible(folder.path.name) != folder.path.name:
             raise Unreadable(f"{folder.path} is no name that a run has")
         record = folder.load_record()
-        return _row_of_spec(folder.load_spec(), _open_status(folder)) if record is None else _row_of_record(record)
+        return _row_of_spec(folder.load_spec(), _open_status(folder)) if record is None else row_of_record(record)
     except Unreadable as error:
         return _row_of_spec(folder.read_spec(), UNREADABLE) | {"message": visible(error)}
 
@@ -345,7 +345,7 @@ def _row_of_spec(spec: RunSpec | None, status: str) -> dict[str, Any]:
     return row if spec is None else row | spec.flat()
 
 
-def _row_of_record(record: Record) -> dict[str, Any]:
+def row_of_record(record: Record) -> dict[str, Any]:
     """Make the row of a run with a record."""
     row = _row_of_spec(record.spec, record.status) | {"kind": record.kind, "message": record.message}
     row |= record.metrics

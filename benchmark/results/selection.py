@@ -223,7 +223,8 @@ def _by_environment(runs: pd.DataFrame, name: str, count: int) -> pd.DataFrame:
     if name not in runs or not count:
         return pd.DataFrame(columns=[0])
     environment = pd.to_numeric(runs[HELD_OUT], errors="coerce")
-    table = runs.assign(environment=environment).pivot_table(index="seed", columns="environment", values=name)
+    narrow = pd.DataFrame({"seed": runs["seed"], "environment": environment, name: runs[name]})
+    table = narrow.pivot_table(index="seed", columns="environment", values=name)
     # A record may claim any number of environments; one empty column more than there are runs shows that some lack.
     return table.reindex(columns=range(min(count, len(runs) + 1)))
 

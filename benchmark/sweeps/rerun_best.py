@@ -40,11 +40,11 @@ def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds:
         )
     paths = dict(zip(results["run_id"], results["path"], strict=True))
     records = [RunFolder(Path(paths[run_ids[0]])).load_record() for run_ids in means["run_ids"]]
-    cells = [_cell(record.spec, Select(select)) for record in records if record is not None]
+    cells = [cell_of(record.spec, Select(select)) for record in records if record is not None]
     return Sweep(seeds=tuple(fresh), cells=tuple(cells))
 
 
-def _cell(spec: RunSpec, select: Select) -> SweepCells:
+def cell_of(spec: RunSpec, select: Select) -> SweepCells:
     """Return the cell that repeats a run under the protocol of the selection."""
     settings = assignments_of(spec.model_copy(update={"protocol": select.value}))
     return SweepCells(method=spec.method, dataset=spec.dataset, set=settings, protocol=select.value)

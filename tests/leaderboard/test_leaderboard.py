@@ -15,10 +15,11 @@ from invbench.cli import app
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, STAGES, build, judged, read_rows, write_rows
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
-from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, standings
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 
+ROWS = Path(__file__).parent.parent.parent / "results" / "leaderboard" / "small"
 SMALL: dict[str, Any] = {
     "trainer.steps": 4, "trainer.schedule": "constant", "trainer.batch_size": 8, "backbone.width": 4,
     "dataset.environments": 3, "dataset.examples": 32, "dataset.test_examples": 50,
@@ -216,3 +217,10 @@ def test_every_run_of_an_edition_is_understood(problem: str) -> None:
     assert "erm" in methods
     left_out = edition.left_out_search(problem)
     assert left_out is None or {run.spec.method for run in left_out.runs()} <= methods
+    for rows in read_rows(ROWS, [problem], edition.version).values():
+        for stage, sweep in (("search", edition.search(problem)), ("left_out", left_out)):
+            expected = {run.spec.run_id for run in sweep.runs()} if sweep is not None else set()
+            assert set(rows.loc[rows["stage"] == stage, "run_id"]) == expected, "the rows are of another form of it"
+        minus = edition.problem(problem).minus
+        assert minus is None or metric_of_rows(rows)[0].endswith(f"_minus_{minus}")
+        assert set(rows["family"]) == {edition.problem(problem).family or problem}

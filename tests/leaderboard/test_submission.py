@@ -9,13 +9,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from invbench.choices import Rerun
 from invbench.cli import app
 from invbench.core.registry import IMPORT_VARIABLE, METHODS
 from invbench.errors import RunFailed, UserError
+from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard import edition as editions
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.submission import check_submission
-from invbench.leaderboard.verify import EXACT, agreeing_digits, config_of, sampled
+from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, sampled, verify
+from invbench.runs.resolve import resolve
 
 pytestmark = pytest.mark.slow  # the processes of two builds import torch again and again
 WORST_CASE = '''
@@ -101,11 +104,10 @@ def test_a_row_that_cannot_be_reproduced_is_named(world: tuple[Path, Path]) -> N
     assert "2 of 2 rows are not reproduced" in str(result.exception)
 
 
-def test_a_sample_is_of_finished_rows_and_the_same_for_the_same_seed(world: tuple[Path, Path]) -> None:
+def test_a_sample_is_of_all_rows_and_the_same_for_the_same_seed(world: tuple[Path, Path]) -> None:
     table = pd.read_parquet(world[1] / "spirals.parquet")
     rows = {"spirals": table.assign(status=["failed", *["done"] * (len(table) - 1)])}
-    chosen = sampled(rows, 1000)
-    assert len(chosen) == len(table) - 1
+    assert len(sampled(rows, 1000)) == len(table)
     pd.testing.assert_frame_equal(sampled(rows, 5, seed=3), sampled(rows, 5, seed=3))
     row = table.iloc[0].copy()
     row["trainer.learning_rate"] = 0.5
@@ -117,7 +119,7 @@ def test_a_submission_as_it_should_be(world: tuple[Path, Path]) -> None:
     _, folder = world
     assert sorted(path.name for path in folder.iterdir()) == ["spirals.parquet", "submission.yaml", f"{MINE}.py"]
     assert (folder / f"{MINE}.py").read_text() == WORST_CASE
-    assert check_submission(tiny(), folder) == []
+    assert check_submission(tiny(), folder, {}) == []
     assert "is as edition test asks" in bench("check", folder).output
 
 
@@ -132,36 +134,107 @@ def test_what_is_wrong_with_a_submission_is_found(world: tuple[Path, Path], tmp_
 
     def complaints(changed: pd.DataFrame) -> str:
         changed.to_parquet(folder / "spirals.parquet")
-        return "; ".join(check_submission(tiny(), folder))
+        return "; ".join(check_submission(tiny(), folder, {}))
 
     search = rows["stage"] == "search"
     fresh = rows["stage"] == "best_validation"
     assert complaints(rows) == ""
     assert "stage search has 3 of 4 runs, and 0 others" in complaints(rows.drop(index=rows.index[search][0]))
-    assert "have seeds [100], not 100-101" in complaints(rows.drop(index=rows.index[fresh][0]))
-    assert "runs have other settings than their identities say" in complaints(
-        rows.assign(**{"trainer.learning_rate": 0.5})
-    )
+    one_of_two = "stage best_validation has 1 of the 2 fresh runs of the settings that the rule selects, and 0 others"
+    assert one_of_two in complaints(rows.drop(index=rows.index[fresh][0]))
+    other = complaints(rows.assign(**{"trainer.learning_rate": 0.5}))
+    assert "runs have other settings than the edition's, or than their identities say" in other
     score = "best_validation.validation_accuracy"
     worse = rows[score].where(~search, 1 - rows[score] + rows["trainer.learning_rate"])
     better = rows["trainer.learning_rate"] == rows.loc[fresh, "trainer.learning_rate"].iloc[0]
-    assert "other settings than it selects" in complaints(rows.assign(**{score: worse.where(~(search & better), -1.0)}))
+    selected_otherwise = complaints(rows.assign(**{score: worse.where(~(search & better), -1.0)}))
+    assert "stage best_validation has 0 of the 2 fresh runs" in selected_otherwise
     assert "is no share" in complaints(rows.assign(test_accuracy=1.5))
     assert "rows of another method" in complaints(rows.assign(method="erm"))
+    assert "there is no column run_id" in complaints(rows.drop(columns="run_id"))
+    assert "test_accuracy holds other than numbers" in complaints(rows.assign(test_accuracy="high"))
+    assert "seeds are no integers" in complaints(rows.assign(seed=rows["seed"] + 0.5))
+    assert "status is 'DONE'" in complaints(rows.assign(status="DONE"))
+    assert "cost.wall_seconds is negative or infinite" in complaints(rows.assign(**{"cost.wall_seconds": float("inf")}))
+    assert "is not finite in runs that are done" in complaints(rows.assign(**{score: float("nan")}))
+    assert "rows were made by other code" in complaints(rows.assign(code=["0", *rows["code"][1:]]))
+    assert "there is no stage extra" in complaints(rows.assign(stage=rows["stage"].where(~fresh, "extra")))
     (folder / "spirals.parquet").unlink()
-    assert "there are no rows for spirals" in "; ".join(check_submission(tiny(), folder))
+    assert "there are no rows for spirals" in "; ".join(check_submission(tiny(), folder, {}))
+
+
+def test_a_submission_is_judged_as_the_edition_is(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, rows = tampered(world, tmp_path)
+    base = {"spirals": pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")}
+    assert check_submission(tiny(), folder, base) == []
+    rows.assign(**{"data.metric": "validation_accuracy"}).to_parquet(folder / "spirals.parquet")
+    assert check_submission(tiny(), folder, base) == ["spirals: data.metric is not test_accuracy in all rows"]
+
+
+def test_fresh_runs_of_easier_data_are_no_runs_of_the_edition(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, rows = tampered(world, tmp_path)
+    easier = {"dataset.examples": 64}
+    edition = tiny()
+    for index in rows.index[rows["stage"] == "best_validation"]:
+        settings = edition.settings_of(MINE, edition.problem("spirals")) | easier
+        settings |= {
+            name: value
+            for name, value in rows.loc[index].items()
+            if name.startswith(("method.", "trainer.l", "trainer.w"))
+        }
+        config = resolve(MINE, "spirals", int(rows.loc[index, "seed"]), settings, protocol="best_validation")
+        rows.loc[index, "run_id"] = config.spec.run_id
+    rows["dataset.examples"] = 32
+    rows.loc[rows["stage"] == "best_validation", "dataset.examples"] = 64
+    rows.to_parquet(folder / "spirals.parquet")
+    complaints = "; ".join(check_submission(edition, folder, {}))
+    assert "2 runs have other settings than the edition's" in complaints
+    assert "stage best_validation has 0 of the 2 fresh runs" in complaints
+    with pytest.raises(UserError, match="has settings that are those of no trial"):
+        verify(edition, {"spirals": rows[rows["stage"] == "best_validation"]}, 1, tmp_path / "again")
+
+
+def test_all_numbers_that_a_run_is_judged_by_are_verified(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, rows = tampered(world, tmp_path)
+    rows.loc[rows["stage"] == "best_validation", "best_validation.test_accuracy"] = 1.0
+    rows.to_parquet(folder / "spirals.parquet")
+    base = pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")
+    together = pd.concat([base, rows[rows["stage"] == "best_validation"]], ignore_index=True)
+    table = verify(tiny(), {"spirals": together}, len(together), tmp_path / "again")
+    mine = table[table["method"] == MINE]
+    assert set(mine["verdict"]) == {OTHER}
+    assert set(mine["number"]) == {"best_validation.test_accuracy"}
+    assert OTHER not in set(table.loc[table["method"] != MINE, "verdict"])
+
+
+def test_a_method_is_counted_once(world: tuple[Path, Path]) -> None:
+    added = bench("show", "--problem", "spirals", "--format", "csv", "--add", f"results/leaderboard-mine/small/{MINE}")
+    assert added.stdout == bench("show", "--problem", "spirals", "--format", "csv").stdout
+
+
+def test_what_other_code_made_is_made_again(world: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Rerun] = []
+    build = leaderboard_build.build
+    monkeypatch.setattr(leaderboard_build, "build", lambda *arguments: seen.append(arguments[-1]) or build(*arguments))
+    assert bench("run", "-m", "mine.py", "--quiet").exit_code == 0
+    assert seen == [Rerun.stale]
 
 
 def test_a_submission_says_which_edition_and_which_file(world: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = tampered(world, tmp_path)
     (folder / f"{MINE}.py").write_text(WORST_CASE + "# and something else\n")
-    assert check_submission(tiny(), folder) == [f"{MINE}.py is not the file of file_sha256"]
+    assert check_submission(tiny(), folder, {}) == [f"{MINE}.py is not the file of file_sha256"]
     content = yaml.safe_load((folder / "submission.yaml").read_text())
     (folder / "submission.yaml").write_text(yaml.safe_dump(content | {"file": "../../secret.py"}))
-    assert check_submission(tiny(), folder) == ["../../secret.py is no file of the folder"]
+    complaint = "../../secret.py is no file of the folder that is named after the method"
+    assert check_submission(tiny(), folder, {}) == [complaint]
+    (tmp_path / "secret.py").write_text("raise SystemExit('it was imported')")
+    assert complaint in bench("check", folder).output
+    (folder / "submission.yaml").write_text(yaml.safe_dump(content | {"file": None, "file_sha256": None}))
+    assert check_submission(tiny(), folder, {}) == [f"the file that registers {MINE} is not there"]
     (folder / "submission.yaml").write_text(yaml.safe_dump(content | {"edition": "2020.1"}))
     with pytest.raises(UserError, match=r"is of edition 2020.1, and this is test; they are not mixed"):
-        check_submission(tiny(), folder)
+        check_submission(tiny(), folder, {})
 
 
 def test_what_is_incomplete_is_not_submitted(world: tuple[Path, Path], tmp_path: Path) -> None:
