@@ -57,14 +57,21 @@ def import_file(path: Path) -> ModuleType:
     Raises:
         UserError: there is no such file, or it does not load.
     """
-    name = f"_imported_{path.stem}_{crc32(str(path.resolve()).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    if not path.is_file() or spec is None or spec.loader is None:
+    try:
+        file = path.resolve()
+        exists = file.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
+        exists = False
+    spec = None
+    if exists:
+        name = f"_imported_{file.stem}_{crc32(str(file).encode()):08x}"
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
         raise UserError(f"{brief(str(path))} is no Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    if (folder := str(path.resolve().parent)) not in sys.path:
+    if (folder := str(file.parent)) not in sys.path:
         sys.path.append(folder)
     try:
         load_guarded(partial(spec.loader.exec_module, module), str(path))

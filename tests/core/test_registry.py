@@ -302,7 +302,8 @@ def test_files_that_a_variable_names_are_registered(tmp_path: Path, monkeypatch:
         assert METHODS.load("shrug").model_fields["number"].default == 3
         assert import_file(tmp_path / "mine.py") is sys.modules[METHODS.load("shrug").__module__]
         (tmp_path / "broken.py").write_text("1 / 0")
-        for name, why in (("absent.py", "is no Python file"), ("broken.py", "does not load: ZeroDivisionError")):
+        absent, broken = "is no Python file", "does not load: ZeroDivisionError"
+        for name, why in (("absent.py", absent), ("x" * 5000, absent), ("broken.py", broken)):
             monkeypatch.setenv(IMPORT_VARIABLE, str(tmp_path / name))
             for _ in range(2):  # it stays an error
                 with pytest.raises(UserError, match=why):
