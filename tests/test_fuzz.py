@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fuzzing import Case, Result, Server, damaged, fault, outcome
 
-QUICK = {"fuzz_command": 220, "fuzz_data": 100, "fuzz_results": 90, "fuzz_sweeps": 200}
+QUICK = {"fuzz_command": 110, "fuzz_data": 50, "fuzz_results": 60, "fuzz_sweeps": 100}
 """Cases of each group that run by default, fewer where a case takes longer."""
 SLOW = 240
 """Further cases of each group that run where slow tests do."""

@@ -20,10 +20,12 @@ STEPS = 60
 CELLS = [
     ("erm", "spirals"),
     pytest.param("erm", "cifar10", marks=pytest.mark.slow),  # random crops and flips in training
-    ("augerino", "mario_iggy"),  # random copies, parameters that are no weights
+    # Random copies, parameters that are no weights:
+    pytest.param("augerino", "mario_iggy", marks=pytest.mark.slow),
     pytest.param("irmv1+adareg", "spirals", marks=pytest.mark.slow),  # state of every parameter
     pytest.param("pcgrad", "spirals", marks=pytest.mark.slow),  # random numbers in the rule
-    ("mutual_information", "mi_toy"),  # a critic, caught in the middle of its many updates
+    # A critic, caught in the middle of its many updates:
+    pytest.param("mutual_information", "mi_toy", marks=pytest.mark.slow),
 ]
 """Some kinds of state; the contract test resumes every method, without a kill."""
 
