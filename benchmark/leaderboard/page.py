@@ -62,7 +62,7 @@ STANDINGS_HEADS = {
     "dependence": "distance correlation of the score and the nuisance",
     "transformed": "mean change of predictions on transformed inputs",
     "failed": "trials of the search that failed",
-    "inactive": "fresh runs whose penalty had not acted by the step that is shown: they are as good as ERM's",
+    "inactive": "fresh runs whose penalty did not have its weight yet at the step that is shown, or moves nothing",
     "seconds": "of a fresh run, median",
     "tuning": "seconds of all its runs on this problem",
     "knows": "what it is told beyond inputs and labels",
