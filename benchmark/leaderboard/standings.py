@@ -237,7 +237,7 @@ OPTIONAL = {
     "dependence": "dependence: distance correlation of the score and the nuisance",
     "changes": "changes: mean change of predictions on transformed inputs",
     "failed": "failed: trials that failed",
-    "inactive": "inactive: fresh runs whose penalty did not have its weight yet at the step that is shown, or moves nothing",
+    "inactive": "inactive: fresh runs whose penalty had not its weight yet at the step that is shown, or moves nothing",
 }
 """Columns that are shown where they say something, and what they are."""
 
