@@ -36,7 +36,9 @@ MethodOrFile = Annotated[
 ]
 Added = Annotated[
     list[Path] | None,
-    typer.Option("--add", callback=possible, help="Folder of a method's rows, such as results/leaderboard-mine/mine."),
+    typer.Option(
+        "--add", callback=possible, help="Folder of a method's rows, such as results/leaderboard-mine/small/mine."
+    ),
 ]
 
 
@@ -142,7 +144,7 @@ def run(
             table = build_problem(
                 chosen, one, out / edition / name / "runs" / one, _engine(workers), name, quiet, Rerun.stale
             )
-        except RunFailed as failure:
+        except (RunFailed, UserError) as failure:
             echo(f"{one}: {failure}", err=True)
             continue
         write_rows(table, path)

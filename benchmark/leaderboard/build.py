@@ -23,6 +23,7 @@ from invbench.sweeps.definition import ALL, Sweep, SweepCells
 from invbench.sweeps.engines import Engine
 from invbench.sweeps.execute import SweepRequest, carry_out_sweep
 from invbench.sweeps.rerun_best import sweep_of_best
+from invbench.system.provenance import sources_hash
 
 SEARCH, LEFT_OUT = "search", "left_out"
 RULES = (Select.best_validation, Select.leave_one_env_out, Select.oracle)
@@ -179,6 +180,8 @@ def judged(runs: pd.DataFrame, minus: str | None) -> pd.DataFrame:
         if f"{split}_{primary}" in runs and not split.startswith(BEST)
     }
     at_best = {f"{BEST}{column}": values for column, values in differences.items()}
+    if "trainer.steps" in runs:  # the step that is shown
+        at_best[f"{BEST}step"] = pd.to_numeric(runs["trainer.steps"])
     known = runs["data.primary"].notna()
     names = {"data.primary": name, "data.metric": f"test_{name}"}
     return runs.assign(
@@ -216,10 +219,24 @@ def curves(out: Path) -> pd.DataFrame:
 
 def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Rerun) -> None:
     """Carry out a sweep; that single runs fail is a result."""
+    if rerun is Rerun.stale and _has_old_failures(sweep, out):
+        with suppress(RunFailed):
+            carry_out_sweep(SweepRequest(sweep, out, rerun=Rerun.failed, quiet=quiet), engine)
     with suppress(RunFailed):
         carry_out_sweep(SweepRequest(sweep, out, rerun=rerun, quiet=quiet), engine)
-    if not (load_results(out)["status"] == "done").any():
-        raise UserError(f"all runs in {out} have failed; their folders say why")
+    runs = load_results(out)
+    if not len(runs) or not (runs["status"] == "done").any():
+        raise UserError(f"all runs in {out} have failed; `record.json` in their folders says why")
+
+
+def _has_old_failures(sweep: Sweep, out: Path) -> bool:
+    """Tell whether a run has failed with other code than that of now."""
+    for config in sweep.runs():
+        record = RunFolder(out / config.spec.run_id).read_record()
+        if record is not None and record.status == "failed":
+            if record.code.get("sources") != sources_hash(*config.classes):
+                return True
+    return False
 
 
 def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.DataFrame]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
-from invbench.leaderboard.standings import BASELINE, BETTER, SAME, scores, standings, tuning_seconds
+from invbench.leaderboard.standings import ALONE, BASELINE, BETTER, SAME, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
 
@@ -132,7 +132,7 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
             "problems": len(of_method),
             "better": int((of_method["verdict"] == BETTER).sum()),
             "same": int(of_method["verdict"].isin([SAME, ""]).sum()),
-            "worse": int((~of_method["verdict"].isin([BETTER, SAME, ""])).sum()),
+            "worse": int((~of_method["verdict"].isin([BETTER, SAME, ALONE, ""])).sum()),
             "first": int((of_method["rank"] == 1).sum()),
             "cost": float((costs.T[method] / costs.T[BASELINE]).median()) if BASELINE in costs.index else math.nan,
             "promise_share": float((of_method["promise"].dropna() > 0).mean()),

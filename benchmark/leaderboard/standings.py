@@ -20,6 +20,7 @@ from invbench.results.table import table as mean_table
 
 BASELINE = "erm"
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
+ALONE = "ERM has no rows here"
 FAILED = "failed in {} of {} runs"
 """Verdict of a method of whose fresh runs some failed; it is ranked behind all others."""
 KNOWLEDGE = ("environments", "nuisance", "oracle")
@@ -213,6 +214,8 @@ def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
         return FAILED.format(seeds - row["n"], seeds)
     if row["method"] == BASELINE:
         return ""
+    if math.isnan(row["difference"]):
+        return ALONE
     if not row["p_value"] < 1 - LEVEL:
         return SAME
     return BETTER if (row["difference"] > 0) == higher_is_better else WORSE
@@ -249,7 +252,7 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     for _, row in table.iterrows():
         mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})" if row["n"] else ""
         spread, baseline = row["difference_half_width"], row["method"] == BASELINE
-        difference = "" if baseline or not row["n"] else rounded(row["difference"], spread, sign="+")
+        difference = "" if baseline or math.isnan(row["difference"]) else rounded(row["difference"], spread, sign="+")
         numbers = [row["promise"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
         texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
         rows.append(([row["method"], mean, difference, row["verdict"], *texts, f"{row['seconds']:.2g}"], []))
