@@ -231,12 +231,11 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Reru
 
 def _has_old_failures(sweep: Sweep, out: Path) -> bool:
     """Tell whether a run has failed with other code than that of now."""
-    for config in sweep.runs():
-        record = RunFolder(out / config.spec.run_id).read_record()
-        if record is not None and record.status == "failed":
-            if record.code.get("sources") != sources_hash(*config.classes):
-                return True
-    return False
+    records = ((config, RunFolder(out / config.spec.run_id).read_record()) for config in sweep.runs())
+    return any(
+        record is not None and record.status == "failed" and record.code.get("sources") != sources_hash(*config.classes)
+        for config, record in records
+    )
 
 
 def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.DataFrame]:
