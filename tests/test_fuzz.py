@@ -55,24 +55,11 @@ def faults(server: Server, cases: list[Case]) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.fuzz)])
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("group", QUICK)
-def test_some_calls(server: Server, group: str, chunk: int) -> None:
-    assert not (lines := faults(server, drawn(group)[0][chunk::CHUNKS])), "\n".join(lines)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-@pytest.mark.parametrize("group", QUICK)
-def test_more_calls(server: Server, group: str, chunk: int) -> None:
-    assert not (lines := faults(server, drawn(group)[1][chunk::CHUNKS])), "\n".join(lines)
-
-
-@pytest.mark.fuzz
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-@pytest.mark.parametrize("group", QUICK)
-def test_all_other_calls(server: Server, group: str, chunk: int) -> None:
-    assert not (lines := faults(server, drawn(group)[2][chunk::CHUNKS])), "\n".join(lines)
+def test_calls(server: Server, group: str, chunk: int, part: int) -> None:
+    assert not (lines := faults(server, drawn(group)[part][chunk::CHUNKS])), "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,10 @@ def build(
     _carry_out(edition.search(name, method), out / SEARCH, engine, quiet, rerun)
     if left_out is not None:
         _carry_out(left_out, out / LEFT_OUT, engine, quiet, rerun)
+    trials = trials_of(edition, name, out)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
-            _carry_out(selected(edition, trials_of(edition, name, out), rule), out / rule.value, engine, quiet, rerun)
+            _carry_out(selected(edition, trials, rule), out / rule.value, engine, quiet, rerun)
     return rows(edition, name, out)
 
 
@@ -134,13 +135,12 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     Columns: edition, problem, family, stage, method, seed, status, kind, code (hash of the sources); searched settings
     by dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
-    trials = trials_of(edition, name, out)
+    problem, trials = edition.problem(name), trials_of(edition, name, out)
     fresh = [
-        _runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value)
+        judged(_runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value), problem.minus)
         for rule in RULES
         if (out / rule.value).exists()
     ]
-    fresh = [judged(runs, edition.problem(name).minus) for runs in fresh]
     runs = pd.concat([trials, *fresh], ignore_index=True).copy()  # in one piece, which makes adding columns fast
     records = [RunFolder(Path(path)).read_record() for path in runs["path"]]
     runs = runs.assign(code=["" if record is None else record.code.get("sources", "") for record in records])
@@ -149,10 +149,9 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     texts = as_text(runs, settings)
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
-    kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
-    kept = kept.copy()
+    kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)]).copy()
     first = ["edition", "problem", "family", "stage", "method", "seed", "status", "code"]
-    kept = kept.assign(edition=edition.version, problem=name, family=edition.problem(name).family or name)
+    kept = kept.assign(edition=edition.version, problem=name, family=problem.family or name)
     exact = re.compile("|".join(_exact(kept)))
     halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not exact.fullmatch(column)]
     kept = kept.astype({column: np.float32 for column in halved if kept[column].dtype == np.float64})
@@ -180,8 +179,7 @@ def judged(runs: pd.DataFrame, minus: str | None) -> pd.DataFrame:
         if f"{split}_{primary}" in runs and not split.startswith(BEST)
     }
     at_best = {f"{BEST}{column}": values for column, values in differences.items()}
-    if "trainer.steps" in runs:  # the step that is shown
-        at_best[f"{BEST}step"] = pd.to_numeric(runs["trainer.steps"])
+    at_best |= {f"{BEST}step": pd.to_numeric(runs["trainer.steps"])}
     known = runs["data.primary"].notna()
     names = {"data.primary": name, "data.metric": f"test_{name}"}
     return runs.assign(

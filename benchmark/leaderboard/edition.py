@@ -112,8 +112,8 @@ class Edition(Settings):
         key = (name, spec.method)
         if key not in self._trials:
             sweeps = filter(None, (self.search(name, spec.method), self.left_out_search(name, spec.method)))
-            self._trials[key] = {_settings_of(run.spec) for sweep in sweeps for run in sweep.runs()}
-        return _settings_of(spec) in self._trials[key]
+            self._trials[key] = {_identity_of_settings(run.spec) for sweep in sweeps for run in sweep.runs()}
+        return _identity_of_settings(spec) in self._trials[key]
 
     def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
         problem = self.problem(name)
@@ -142,7 +142,7 @@ class Edition(Settings):
         return settings | {name: most[name] for name in most if values[name] > most[name]}
 
 
-def _settings_of(spec: RunSpec) -> str:
+def _identity_of_settings(spec: RunSpec) -> str:
     """Return an identity of a run's settings, without its seed and protocol."""
     return spec.model_copy(update={"seed": 0, "protocol": "last"}).run_id
 

@@ -61,10 +61,10 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
     if len(methods) < 2 or len(common) < 2:
         raise UserError(f"no ranks by {rule.value}: that takes two methods on the same two problems")
     samples = [table[methods].to_numpy() for table in common.values()]
-    families = np.unique([family_of(name, rows[name]) for name in common], return_inverse=True)
+    numbers, families = pd.factorize(np.array([family_of(name, rows[name]) for name in common]), sort=True)
     order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], columns=methods)
-    order = order.groupby(families[0][families[1]]).mean().rank(axis=1)
-    means, among_top = _resampled(samples, families[1], resamples)
+    order = order.groupby(families[numbers]).mean().rank(axis=1)
+    means, among_top = _resampled(samples, numbers, resamples)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     table = pd.DataFrame(
         {"method": methods, "mean_rank": order.mean().to_numpy(), "low": low, "high": high, "top": among_top}

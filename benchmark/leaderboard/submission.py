@@ -37,8 +37,6 @@ from invbench.system.provenance import code_version, describe
 FILE = "submission.yaml"
 NAMED = 3
 """Largest number of examples that a complaint names."""
-
-
 REQUIRED = (
     "edition", "problem", "stage", "method", "seed", "status", "code", "run_id", "data.metric", "data.primary",
     "data.higher_is_better", "data.fingerprint", "best_validation.step", "cost.wall_seconds",
@@ -77,9 +75,8 @@ def write_submission(
     if complaints := list(check_rows(edition, rows, method, base)):
         raise UserError(f"{method} cannot be submitted: {'; '.join(complaints)}")
     folder = out / method
-    cls = METHODS.load(method.partition("+")[0])
-    foreign = not cls.__module__.startswith("invbench.")
-    source = Path(inspect.getfile(cls)).read_text(encoding="utf-8") if foreign else None
+    cls = _class_of(method)
+    source = Path(inspect.getfile(cls)).read_text(encoding="utf-8") if _is_foreign(cls) else None
     name = f"{method}.py" if source is not None else None
     content = Submission(
         edition=edition.version,
@@ -95,6 +92,15 @@ def write_submission(
         write_text(folder / name, source)
     write_text(folder / FILE, yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False))
     return folder
+
+
+def _class_of(method: str) -> type[Any]:
+    return METHODS.load(method.partition("+")[0])
+
+
+def _is_foreign(cls: type[Any]) -> bool:
+    """Tell whether a method is no part of the suite."""
+    return not cls.__module__.startswith("invbench.")
 
 
 def read_submission(edition: Edition, folder: Path) -> tuple[Submission, dict[str, pd.DataFrame]]:
@@ -126,8 +132,7 @@ def check_submission(edition: Edition, folder: Path, base: Mapping[str, pd.DataF
     codes = {str(code) for table in rows.values() if "code" in table for code in table["code"].unique()}
     if codes - {str(submission.code.get("sources"))}:
         complaints.append("rows were made by other code than submission.yaml says")
-    cls = METHODS.load(submission.method.partition("+")[0])
-    if submission.file is None and not cls.__module__.startswith("invbench."):
+    if submission.file is None and _is_foreign(_class_of(submission.method)):
         complaints.append(f"the file that registers {submission.method} is not there")
     return [*check_file(submission, folder), *complaints]
 

@@ -120,11 +120,12 @@ def test_dependence_is_taken_off_at_the_last_step() -> None:
     facts = {"data.metric": "test_accuracy", "data.primary": "accuracy", "best_validation.test_accuracy": 0.9}
     dependence = {"validation_distance_correlation": 0.4, "test_distance_correlation": 0.3}
     done = facts | dependence | {"validation_accuracy": 0.8, "test_accuracy": 0.7, "train_accuracy": 1.0}
-    runs = pd.DataFrame([done, {"status": "failed"}])
+    runs = pd.DataFrame([done, {"status": "failed"}]).assign(**{"trainer.steps": 40})
     derived = judged(runs, "distance_correlation")
     assert derived["test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
     assert derived["best_validation.test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
     assert derived["validation_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
+    assert derived["best_validation.step"][0] == 40
     assert derived["data.metric"][0] == "test_accuracy_minus_distance_correlation"
     assert derived["data.primary"].isna().tolist() == [False, True]
     assert judged(runs, None) is runs
@@ -140,7 +141,8 @@ def test_a_method_that_ignores_the_nuisance_does_not_win() -> None:
         for split in ("validation", "test")
         for name, values in (("accuracy", accuracy), ("distance_correlation", dependence))
     }
-    table = standings(judged(rows.assign(**metrics), "distance_correlation"), Select.best_validation)
+    steps = {"trainer.steps": 40}
+    table = standings(judged(rows.assign(**metrics, **steps), "distance_correlation"), Select.best_validation)
     assert list(table["method"]) == ["adversary", "erm"]
     assert list(table["mean"]) == pytest.approx([0.7, 0.4])
     assert list(table["performance"]) == pytest.approx([0.8, 0.9])

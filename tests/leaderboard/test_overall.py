@@ -155,9 +155,9 @@ def test_a_number_that_is_not_finite_is_a_failure() -> None:
 def test_runs_whose_penalty_had_not_acted_are_counted() -> None:
     table = rows_of("p", {"erm": [0.5, 0.6], "coral": [0.5, 0.6]})
     table["inactive"] = table["method"].map({"coral": "why"})
-    shown = standings(table, BEST)
-    assert dict(zip(shown["method"], shown["inactive"], strict=True)) == {"erm": 0, "coral": 2}
-    assert "inactive: fresh runs whose penalty" in "".join(laid_out_standings("p", shown)[1])
+    ranked = standings(table, BEST)
+    assert dict(zip(ranked["method"], ranked["inactive"], strict=True)) == {"erm": 0, "coral": 2}
+    assert "inactive: fresh runs whose penalty" in "".join(laid_out_standings("p", ranked)[1])
 
 
 def test_methods_that_tie_share_their_places() -> None:
