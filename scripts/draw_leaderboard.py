@@ -17,9 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from invbench.choices import Select
 from invbench.leaderboard.build import read_rows
-from invbench.leaderboard.edition import Edition, read_edition
+from invbench.leaderboard.edition import BASELINE, Edition, read_edition
 from invbench.leaderboard.overall import overall, ranking, sentence
-from invbench.leaderboard.standings import BASELINE
 from invbench.results.display_names import display_method
 
 ROOT = Path(__file__).resolve().parent.parent

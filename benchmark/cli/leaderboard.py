@@ -101,15 +101,24 @@ def build(
     from invbench.leaderboard.edition import read_edition
 
     chosen = read_edition(edition)
-    for name in problem or chosen.problems:
+    names = [name for name in problem or chosen.problems if chosen.problem(name)]
+    failures = 0
+    for name in names:
         path = folder / edition / f"{name}.parquet"
         if path.exists():
             echo(f"{name}: {path} is there already", err=True)
             continue
-        table = build_problem(chosen, name, runs / edition / name, _engine(workers), quiet=quiet)
+        try:
+            table = build_problem(chosen, name, runs / edition / name, _engine(workers), quiet=quiet)
+        except (RunFailed, UserError) as failure:
+            echo(f"{name}: {failure}", err=True)
+            failures += 1
+            continue
         write_rows(curves(runs / edition / name), path.with_suffix(CURVES))
         write_rows(table, path)
         echo(f"{name}: {path}", err=True)
+    if failures:
+        raise RunFailed("failed", f"{failures} of {len(names)} problems are not built")
 
 
 @leaderboard_app.command()
@@ -137,6 +146,12 @@ def run(
         chosen.problem(one)
         if one not in admitted:
             raise UserError(f"{name} cannot be run on {one}; problems that admit it: {', '.join(admitted) or 'none'}")
+    if lacking := [one for one in problem or admitted if not (folder / edition / f"{one}.parquet").is_file()]:
+        echo(
+            f"there are no rows of other methods on {', '.join(lacking)} in {folder / edition} (--folder), so {name} "
+            "will be shown alone there",
+            err=True,
+        )
     done: list[str] = []
     for one in problem or admitted:
         path = out / edition / name / f"{one}.parquet"
@@ -153,7 +168,7 @@ def run(
             echo(f"{one}: {path}", err=True)
     if not done:
         raise RunFailed("failed", f"{name} has failed on every problem")
-    rows = _rows(chosen, folder / edition, [out / edition / name])
+    rows = without_old_rows(_rows(chosen, folder / edition, [out / edition / name]), chosen, name)
     _print(rows, done[0] if len(done) == 1 else None, Select.best_validation, Format.text)
     echo(f"\n`bench leaderboard show --add {out / edition / name}` shows it again; `--problem` one problem", err=True)
 
@@ -260,6 +275,24 @@ def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.
     if not any(rows.values()):
         raise UserError(f"there are no rows in {folder}; `bench leaderboard build` makes them")
     return {name: pd.concat(_latest(tables), ignore_index=True) for name, tables in rows.items() if tables}
+
+
+def without_old_rows(rows: "dict[str, pd.DataFrame]", edition: "Edition", method: str) -> "dict[str, pd.DataFrame]":
+    """Leave the rows of a method out that other code of it has made, and say so."""
+    from invbench.system.provenance import sources_hash
+
+    kept = {}
+    for name, table in rows.items():
+        of_method = table["method"] == method
+        if of_method.any():
+            current = {sources_hash(*run.classes) for run in edition.search(name, method).runs()}
+            old = of_method & ~table["code"].isin(current)
+            if old.any():
+                says = f"rows that other code of {method} has made are left out; `--problem {name}` makes them again"
+                echo(f"{name}: {says}", err=True)
+            table = table[~old]
+        kept[name] = table
+    return {name: table for name, table in kept.items() if len(table)}
 
 
 def _latest(tables: "list[pd.DataFrame]") -> "list[pd.DataFrame]":

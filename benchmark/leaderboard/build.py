@@ -1,7 +1,7 @@
 """Build a problem of an edition: all trials, the selection by each rule, fresh runs of what is selected, and rows."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,16 +14,20 @@ from invbench.choices import Rerun, Select
 from invbench.console import announce
 from invbench.errors import RunFailed, UserError
 from invbench.files import replacing
-from invbench.leaderboard.edition import Edition
+from invbench.leaderboard.edition import BASELINE, Edition
+from invbench.leaderboard.methods import knows
 from invbench.results.columns import SECTIONS, as_text
 from invbench.results.load import curves_of, load_results
 from invbench.results.selection import BEST
 from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
+from invbench.runs.resolve import RunConfig
 from invbench.sweeps.definition import ALL, Sweep, SweepCells
 from invbench.sweeps.engines import Engine
 from invbench.sweeps.execute import SweepRequest, carry_out_sweep
 from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.system.provenance import sources_hash
+from invbench.training.runner import run_one
 
 SEARCH, LEFT_OUT = "search", "left_out"
 RULES = (Select.best_validation, Select.leave_one_env_out, Select.oracle)
@@ -65,7 +69,8 @@ def build(
 ) -> pd.DataFrame:
     """Carry out what is left of a problem, and return its rows.
 
-    A trial that fails is a row too; it is not selected.
+    A trial that fails is a row too; it is not selected. The first run is done alone: where the data are not there, or
+    the code of the method raises an error, all others would fail as well.
 
     Args:
         edition, name: which problem.
@@ -76,21 +81,43 @@ def build(
         rerun: `stale` carries out again what was made by other code.
 
     Raises:
-        UserError: there is no such problem or method.
+        UserError: there is no such problem or method, or its data are not there.
+        RunFailed: the code of the method raises an error, or all runs fail.
         Interrupted: Ctrl-C, or a full disk; the same call continues.
     """
-    left_out = edition.left_out_search(name, method)
-    _carry_out(edition.search(name, method), out / SEARCH, engine, quiet, rerun)
+    search, left_out = edition.search(name, method), edition.left_out_search(name, method)
+    first = edition.search(name, BASELINE if method == ALL else method).runs()[0]
+    _try(first, out / SEARCH, quiet, rerun)
+
+    def carry_out(sweep: Sweep, stage: str) -> None:
+        if not quiet:
+            announce(f"{name}, {stage}: {len(sweep.runs())} runs")
+        _carry_out(sweep, out / stage, engine, quiet, rerun)
+
+    carry_out(search, SEARCH)
     if left_out is not None:
-        _carry_out(left_out, out / LEFT_OUT, engine, quiet, rerun)
+        carry_out(left_out, LEFT_OUT)
     trials = trials_of(edition, name, out)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
-            _carry_out(selected(edition, trials, rule), out / rule.value, engine, quiet, rerun)
+            carry_out(selected(edition, trials, rule, announce), rule.value)
     return rows(edition, name, out)
 
 
-def selected(edition: Edition, trials: pd.DataFrame, rule: Select) -> Sweep:
+def _try(config: RunConfig, out: Path, quiet: bool, rerun: Rerun) -> None:
+    """Carry out a run, unless it has a record that stays. Raises RunFailed where the code is wrong."""
+    if rerun is Rerun.missing and RunFolder(out / config.spec.run_id).record.exists():
+        return
+    try:
+        run_one(config, Options(out=out, quiet=quiet, threads=1))
+    except RunFailed as failure:
+        if failure.kind == "error":
+            raise
+
+
+def selected(
+    edition: Edition, trials: pd.DataFrame, rule: Select, say: Callable[[str], object] = lambda text: None
+) -> Sweep:
     """Return the sweep of the settings that a rule selects for each method, with fresh seeds.
 
     A method of which a rule can select nothing, such as one that cannot do without an environment, has no fresh runs.
@@ -98,13 +125,14 @@ def selected(edition: Edition, trials: pd.DataFrame, rule: Select) -> Sweep:
     Args:
         trials: as `trials_of` returns them.
         rule: of selection.
+        say: called with a line about each method of which nothing can be selected.
     """
     cells: list[SweepCells] = []
     for method, runs in trials.groupby("method"):
         try:
             cells += sweep_of_best(runs, None, rule.value, edition.fresh_seeds).cells
         except UserError as error:
-            announce(f"{method}: nothing is selected by {rule.value}: {error}")
+            say(f"{method}: nothing is selected by {rule.value}: {error}")
     return Sweep(seeds=edition.fresh_seeds, cells=tuple(cells), fuse="auto")
 
 
@@ -132,8 +160,8 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
 
     Metrics by which runs are judged and selected have all their digits, others those of single precision.
 
-    Columns: edition, problem, family, stage, method, seed, status, kind, code (hash of the sources); searched settings
-    by dotted name; metrics and the rest as `load_results` has them, without those of training data.
+    Columns: edition, problem, family, stage, method, knows, seed, status, kind, code (hash of the sources); searched
+    settings by dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
     problem, trials = edition.problem(name), trials_of(edition, name, out)
     fresh = [
@@ -150,8 +178,10 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
     kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)]).copy()
-    first = ["edition", "problem", "family", "stage", "method", "seed", "status", "code"]
-    kept = kept.assign(edition=edition.version, problem=name, family=problem.family or name)
+    first = ["edition", "problem", "family", "stage", "method", "knows", "seed", "status", "code"]
+    kept = kept.assign(
+        edition=edition.version, problem=name, family=problem.family or name, knows=kept["method"].map(knows)
+    )
     exact = re.compile("|".join(_exact(kept)))
     halved = [column for column in map(str, kept) if not column.startswith(SECTIONS) and not exact.fullmatch(column)]
     kept = kept.astype({column: np.float32 for column in halved if kept[column].dtype == np.float64})
@@ -224,7 +254,7 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Reru
         carry_out_sweep(SweepRequest(sweep, out, rerun=rerun, quiet=quiet), engine)
     runs = load_results(out)
     if not len(runs) or not (runs["status"] == "done").any():
-        raise UserError(f"all runs in {out} have failed; `record.json` in their folders says why")
+        raise RunFailed("failed", f"all runs in {out} have failed; `record.json` in their folders says why")
 
 
 def _has_old_failures(sweep: Sweep, out: Path) -> bool:

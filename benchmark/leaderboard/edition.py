@@ -45,6 +45,8 @@ from invbench.sweeps.search import Bounds, RandomSearch
 
 Ranges = dict[str, tuple[Any, ...] | Bounds]
 HELD_OUT = "trainer.held_out_environment"
+BASELINE = "erm"
+"""Method that all others are compared with."""
 
 
 class LeaderboardProblem(Settings):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
-from invbench.leaderboard.standings import ALONE, BASELINE, BETTER, SAME, scores, standings, tuning_seconds
+from invbench.leaderboard.edition import BASELINE
+from invbench.leaderboard.standings import ALONE, BETTER, SAME, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
 
@@ -117,8 +118,8 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
     Columns: method, knows, mean_rank, low, high, top (see `Ranking`; NaN for methods without a rank), problems (on
     which it has fresh runs by this rule), better, same, worse (on how many of them it is better than ERM, cannot be
     told from it, is worse or has failed), first (on how many it is the first), cost (median over problems of the
-    seconds of its tuning, divided by ERM's), promise_share (share of problems on which validation promised more than
-    the fresh seeds gave).
+    seconds of its tuning, divided by ERM's), optimistic_share (share of problems on which the selected settings scored
+    more in validation than fresh seeds do).
     """
     tables = {name: standings(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
     if not tables:
@@ -135,7 +136,7 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
             "worse": int((~of_method["verdict"].isin([BETTER, SAME, ALONE, ""])).sum()),
             "first": int((of_method["rank"] == 1).sum()),
             "cost": float((costs.T[method] / costs.T[BASELINE]).median()) if BASELINE in costs.index else math.nan,
-            "promise_share": float((of_method["promise"].dropna() > 0).mean()),
+            "optimistic_share": float((of_method["optimism"].dropna() > 0).mean()),
         }
         for method, of_method in each.groupby("method")
     ]

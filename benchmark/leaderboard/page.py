@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +14,13 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from invbench.choices import Select
-from invbench.core.hooks import changed_by
-from invbench.core.registry import METHODS
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
-from invbench.leaderboard.edition import Edition
+from invbench.leaderboard.edition import BASELINE, Edition
+from invbench.leaderboard.methods import changes, is_of_suite, knows
 from invbench.leaderboard.overall import overall, ranking, remarks, sentence
-from invbench.leaderboard.standings import BASELINE, fresh_runs, is_registered, knows, metric_of_rows, standings
+from invbench.leaderboard.standings import fresh_runs, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
 from invbench.results.rounding import rounded
@@ -46,18 +44,18 @@ SUMMARY_HEADS = {
     "worse": "problems on which it is worse than ERM",
     "problems": "on which it has fresh runs by this rule",
     "cost": "time of the whole tuning; ERM's is 1; median over problems",
-    "flattered": "share of problems on which selection promised more than fresh seeds gave",
+    "optimistic": "share of problems on which selection scored more in validation than fresh seeds do",
 }
 """Columns of the summary, and what they mean."""
 STANDINGS_HEADS = {
     "method": "as it is registered",
     "rank": "1 is the best mean",
     "mean": "over fresh seeds, with its 95 % interval",
-    "less ERM's": "mean difference from ERM, paired by seed, with its 95 % interval",
+    "vs ERM": "mean difference from ERM, paired by seed, with its 95 % interval",
     "verdict": "paired t-test at 5 %, Holm-corrected over the methods of the problem",
-    "promise": "validation score of the selected settings in the search, less that of the fresh runs",
-    "seed deviation": "standard deviation over fresh seeds",
-    "search deviation": "that which comes from searching: of searches that are drawn again from the trials",
+    "optimism": "validation score of the selected settings in the search, less that of the fresh runs",
+    "seed SD": "standard deviation over fresh seeds",
+    "search SD": "that which comes from searching: of searches that are drawn again from the trials",
     "performance": "before the dependence is taken off",
     "dependence": "distance correlation of the score and the nuisance",
     "transformed": "mean change of predictions on transformed inputs",
@@ -204,6 +202,9 @@ def _data(
     """Return all that the page shows, for JSON."""
     texts = _Texts()
     impossible = {method for name in rows for method in edition.problem(name).impossible}
+    of_rows: dict[str, str] = {}
+    for table in rows.values():
+        of_rows |= dict(zip(table["method"], table["knows"], strict=True))
     methods = sorted({str(method) for table in rows.values() for method in table["method"]} | impossible)
     return {
         "version": edition.version,
@@ -214,7 +215,11 @@ def _data(
         "remarks": {rule.value: remarks(rows, rule) for rule in summaries},
         "difference": {rule.value: _critical_difference(rows, rule) for rule in summaries},
         "methods": {
-            method: {"changes": changes(method), "knows": knows(method), "submitted": _submitted(method)}
+            method: {
+                "changes": changes(method),
+                "knows": of_rows[method] if method in of_rows else knows(method),
+                "submitted": not is_of_suite(method),
+            }
             for method in methods
         },
         "problems": {
@@ -239,25 +244,6 @@ class _Texts:
             self._places[text] = len(self.all)
             self.all.append(text)
         return self._places[text]
-
-
-@cache
-def changes(method: str) -> str:
-    """Say what a method changes, such as `the objective, the gradient`; `?` of one that is not registered."""
-    if not is_registered(method):
-        return "?"
-    words: list[str] = []
-    for name in method.split("+"):
-        cls = METHODS.load(name)
-        words += changed_by(cls)
-    return ", ".join(dict.fromkeys(words)) or "nothing"
-
-
-def _submitted(method: str) -> bool:
-    """Tell whether a method is no part of the suite."""
-    return not is_registered(method) or any(
-        not METHODS.load(name).__module__.startswith("invbench.") for name in method.split("+")
-    )
 
 
 def _critical_difference(rows: Mapping[str, pd.DataFrame], rule: Select) -> float | None:
@@ -285,7 +271,7 @@ def _summary(table: pd.DataFrame) -> list[list[Cell]]:
                 *(["", "", ""] if method == BASELINE else verdicts),
                 int(row["problems"]),
                 _cell(_plain(row["cost"]), row["cost"]),
-                _cell(f"{row['promise_share']:.0%}", row["promise_share"]),
+                _cell(f"{row['optimistic_share']:.0%}", row["optimistic_share"]),
             ]
         )
     return cells
@@ -362,7 +348,7 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
                 _cell(rounded(row["mean"], row["half_width"]), row["mean"]),
                 _cell("" if is_baseline else difference, row["difference"]),
                 str(row["verdict"]),
-                _cell(f"{row['promise']:+.2g}", row["promise"]),
+                _cell(f"{row['optimism']:+.2g}", row["optimism"]),
                 *(_cell(f"{row[column]:.2g}", row[column]) for column in numbers),
                 int(row["failed"]),
                 int(row["inactive"]),

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from invbench.choices import Select
-from invbench.core.registry import METHODS
 from invbench.errors import UserError
 from invbench.leaderboard.build import LEFT_OUT, SEARCH
+from invbench.leaderboard.edition import BASELINE
 from invbench.results.columns import joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
@@ -18,13 +18,10 @@ from invbench.results.statistics import LEVEL, ROUNDING, alike, half_width, holm
 from invbench.results.table import higher_is_better
 from invbench.results.table import table as mean_table
 
-BASELINE = "erm"
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
 ALONE = "ERM has no rows here"
 FAILED = "failed in {} of {} runs"
 """Verdict of a method of whose fresh runs some failed; it is ranked behind all others."""
-KNOWLEDGE = ("environments", "nuisance", "oracle")
-"""What some methods require of the data beyond inputs and labels."""
 DEPENDENCE = "distance_correlation"
 MINUS_DEPENDENCE = f"_minus_{DEPENDENCE}"
 """End of the name of a metric that the dependence on a nuisance is taken off."""
@@ -73,7 +70,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     Columns: method, knows (what it is told beyond inputs and labels), metric, n (fresh seeds that are done), failed
     (trials), inactive (fresh runs whose penalty had not acted by the step that is shown), mean, half_width (95 % over
     seeds), difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the methods),
-    verdict, promise (mean score in validation of the selected settings in the search, less that of the fresh runs;
+    verdict, optimism (mean score in validation of the selected settings in the search, less that of the fresh runs;
     positive where selection flatters), seed_deviation (standard deviation over fresh seeds), search_deviation (that
     which comes from searching, see `search_deviation`), dependence (distance correlation of the score and the nuisance;
     NaN without one), performance (the mean before the dependence was taken off; NaN where none was), changes (mean
@@ -96,11 +93,12 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
     values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
     search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)
+    known = rows.set_index("method")["knows"].to_dict()
     table = pd.DataFrame(
         [
             {
                 "method": name,
-                "knows": knows(name),
+                "knows": known[name],
                 "metric": metric,
                 "n": len(values[name]),
                 "failed": int((search.loc[search["method"] == name, "status"] == "failed").sum()),
@@ -108,7 +106,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "mean": values[name].mean(),
                 "half_width": half_width(values[name]),
                 **_from_baseline(values[name], values.get(BASELINE)),
-                "promise": _promise(rows, fresh, name, rule),
+                "optimism": _optimism(rows, fresh, name, rule),
                 "seed_deviation": values[name].std(ddof=1),
                 "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
                 "dependence": (dependence := _mean_of(runs, [f"test_{DEPENDENCE}"])),
@@ -126,19 +124,6 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     table["verdict"] = [_verdict(row, higher, len(ordered)) for _, row in table.iterrows()]
     table["rank"] = alike(ordered.mean()).rank(ascending=False)[table["method"]].to_numpy()
     return table.sort_values(["rank", "method"], ignore_index=True)
-
-
-def knows(method: str) -> str:
-    """Say what a method is told beyond inputs and labels, such as `environments`; `?` of one that is not registered."""
-    if not is_registered(method):
-        return "?"
-    needs = [need for name in method.split("+") for need in METHODS.traits(name)]
-    return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
-
-
-def is_registered(method: str) -> bool:
-    """Tell whether all parts of a method are registered; those of submissions need not be."""
-    return all(name in METHODS.known() for name in method.split("+"))
 
 
 def tuning_seconds(rows: pd.DataFrame) -> pd.Series:
@@ -221,7 +206,7 @@ def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
     return BETTER if (row["difference"] > 0) == higher_is_better else WORSE
 
 
-def _promise(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select) -> float:
+def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select) -> float:
     """Return the selected settings' score in validation in the search, less that of the fresh runs, oriented."""
     score = f"validation_{fresh['data.primary'].iloc[0]}"
     column = f"best_validation.{score}" if rule is Select.best_validation else score
@@ -253,16 +238,16 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
         mean = f"{rounded(row['mean'], row['half_width'])} ({row['n']})" if row["n"] else ""
         spread, baseline = row["difference_half_width"], row["method"] == BASELINE
         difference = "" if baseline or math.isnan(row["difference"]) else rounded(row["difference"], spread, sign="+")
-        numbers = [row["promise"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
+        numbers = [row["optimism"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
         texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
         rows.append(([row["method"], mean, difference, row["verdict"], *texts, f"{row['seconds']:.2g}"], []))
     title = f"{name}: {table['metric'].iloc[0]}"
-    names = ["method", title, "less ERM's", "verdict", "promise", "seeds", "search", *optional, "seconds"]
+    names = ["method", title, "vs ERM", "verdict", "optimism", "seed SD", "search SD", *optional, "seconds"]
     remarks = [
         "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed",
         "verdicts are Holm-corrected over the methods, intervals are not: one that leaves out 0 can be chance",
-        "promise: what the selected settings scored in validation in the search, more than with fresh seeds",
-        "seeds, search: standard deviation over fresh seeds, and that which comes from searching",
+        "optimism: what the selected settings scored in validation in the search, more than with fresh seeds",
+        "seed SD, search SD: standard deviation over fresh seeds, and that which comes from searching",
         *(OPTIONAL[column] for column in optional),
     ]
     return Layout(names, [], rows), remarks

@@ -25,6 +25,7 @@ from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, STAGES, read_rows, write_rows
 from invbench.leaderboard.edition import Edition
+from invbench.leaderboard.methods import knows
 from invbench.leaderboard.standings import selected_trial
 from invbench.leaderboard.verify import config_of
 from invbench.results.selection import BEST
@@ -38,7 +39,7 @@ FILE = "submission.yaml"
 NAMED = 3
 """Largest number of examples that a complaint names."""
 REQUIRED = (
-    "edition", "problem", "stage", "method", "seed", "status", "code", "run_id", "data.metric", "data.primary",
+    "edition", "problem", "stage", "method", "knows", "seed", "status", "code", "run_id", "data.metric", "data.primary",
     "data.higher_is_better", "data.fingerprint", "best_validation.step", "cost.wall_seconds",
 )  # fmt: skip
 NUMBERS = re.compile(
@@ -192,6 +193,8 @@ def _check_problem(edition: Edition, name: str, table: pd.DataFrame, method: str
     if set(table["method"]) != {method} or set(table["problem"]) != {name}:
         yield "rows of another method or problem"
         return
+    if set(table["knows"]) != {knows(method)}:
+        yield f"knows is not '{knows(method)}' in all rows"
     if unknown := sorted(set(map(str, table["stage"])) - set(STAGES)):
         yield f"there is no stage {', '.join(unknown[:NAMED])}"
     left_out = edition.left_out_search(name, method)

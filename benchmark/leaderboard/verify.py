@@ -10,8 +10,8 @@ import pandas as pd
 
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard.build import RULES, judged
-from invbench.leaderboard.edition import Edition
-from invbench.leaderboard.standings import BASELINE, metric_of_rows
+from invbench.leaderboard.edition import BASELINE, Edition
+from invbench.leaderboard.standings import metric_of_rows
 from invbench.results.columns import SECTIONS, missing
 from invbench.results.layout import Layout
 from invbench.results.load import row_of_record
@@ -31,13 +31,19 @@ VERDICTS = (THE_SAME, WITHIN, OTHER) = ("the same numbers", "within the spread o
 
 
 def sampled(rows: Mapping[str, pd.DataFrame], sample: int, seed: int = 0) -> pd.DataFrame:
-    """Draw runs of any stage at random, each equally likely, also such as failed.
+    """Draw runs at random, also such as failed: one half among the fresh runs, which are shown, the other among trials.
 
     Args:
         rows: by problem, as `build` returns them.
+        sample: number of runs.
+        seed: of the random numbers.
     """
     every = pd.concat(list(rows.values()), ignore_index=True)
-    chosen = np.random.default_rng(seed).permutation(len(every))[:sample]
+    order = np.random.default_rng(seed).permutation(len(every))
+    is_fresh = every["stage"].isin(list(map(str, RULES))).to_numpy()[order]
+    fresh, trials = order[is_fresh], order[~is_fresh]
+    count = max((sample + 1) // 2, sample - len(trials))
+    chosen = np.concatenate([fresh[:count], trials[: sample - len(fresh[:count])]])
     return every.iloc[np.sort(chosen)].reset_index(drop=True)
 
 

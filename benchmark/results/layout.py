@@ -27,7 +27,7 @@ from invbench.results.statistics import (
 CHOSEN_BY = {
     Select.best_validation: "the validation set, and of each run the step",
     Select.leave_one_env_out: "environments left out of training, each in turn",
-    Select.oracle: "what is shown (oracle): an upper bound, not a result",
+    Select.oracle: "what is shown (oracle), so test data choose: for comparison, not a result",
 }
 """What settings were chosen by, in words."""
 

@@ -4,6 +4,7 @@ import os
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -229,7 +230,15 @@ def record_unbuilt(config: RunConfig, folder: RunFolder, code: dict[str, Any], e
 def failure_of(config: RunConfig, folder: RunFolder, error: Exception) -> RunFailed:
     """Make the error that says how a run failed, and where its details are."""
     kind = kind_of(error)
-    return RunFailed(kind, f"{config.title} failed ({kind}): {error}; details in {folder.path}")
+    what = f"{type(error).__name__}: {error}{_raised_at(error)}" if kind == "error" else str(error)
+    return RunFailed(kind, f"{config.title} failed ({kind}): {what}; details in {folder.path}")
+
+
+def _raised_at(error: Exception) -> str:
+    """Say which line raised an error: the last one that is not of another installed package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame for frame in frames if "site-packages" not in frame.filename or "/invbench/" in frame.filename]
+    return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
 
 
 def kind_of(error: Exception) -> str:

@@ -104,7 +104,7 @@ def made_up(**scores: list[float]) -> pd.DataFrame:
     rows = []
     for method, values in scores.items():
         common = {
-            "problem": "p", "method": method, "status": "done", "data.metric": "test_accuracy",
+            "problem": "p", "method": method, "knows": "", "status": "done", "data.metric": "test_accuracy",
             "data.primary": "accuracy", "data.higher_is_better": True, "trainer.learning_rate": 0.1,
             "best_validation.step": 5.0, "cost.wall_seconds": 2.0,
         }  # fmt: skip
@@ -171,7 +171,7 @@ def test_standings_agree_with_a_calculation_by_hand() -> None:
         low, high = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
         assert table.loc[name, "half_width"] == pytest.approx((high - low) / 2)
         assert table.loc[name, "difference"] == pytest.approx((values - erm).mean())
-        assert table.loc[name, "promise"] == pytest.approx(0.1)
+        assert table.loc[name, "optimism"] == pytest.approx(0.1)
     assert table["verdict"].to_dict() == {"erm": "", "irmv1": BETTER, "vrex": WORSE, "coral": SAME}
 
 

@@ -11,10 +11,12 @@ from typer.testing import CliRunner, Result
 
 from invbench.choices import Rerun
 from invbench.cli import app
+from invbench.cli.leaderboard import without_old_rows
 from invbench.core.registry import IMPORT_VARIABLE, METHODS
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard import edition as editions
+from invbench.leaderboard.build import RULES, read_rows
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.submission import check_submission
 from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, sampled, verify
@@ -108,6 +110,8 @@ def test_a_sample_is_of_all_rows_and_the_same_for_the_same_seed(world: tuple[Pat
     table = pd.read_parquet(world[1] / "spirals.parquet")
     rows = {"spirals": table.assign(status=["failed", *["done"] * (len(table) - 1)])}
     assert len(sampled(rows, 1000)) == len(table)
+    fresh = [int((sampled(rows, count)["stage"].isin(list(map(str, RULES)))).sum()) for count in (1, 2, 6, len(table))]
+    assert fresh == [1, 1, 3, int(table["stage"].isin(list(map(str, RULES))).sum())]
     pd.testing.assert_frame_equal(sampled(rows, 5, seed=3), sampled(rows, 5, seed=3))
     row = table.iloc[0].copy()
     row["trainer.learning_rate"] = 0.5
@@ -218,6 +222,32 @@ def test_what_other_code_made_is_made_again(world: tuple[Path, Path], monkeypatc
     monkeypatch.setattr(leaderboard_build, "build", lambda *arguments: seen.append(arguments[-1]) or build(*arguments))
     assert bench("run", "-m", "mine.py", "--quiet").exit_code == 0
     assert seen == [Rerun.stale]
+
+
+def test_rows_of_other_code_are_left_out(world: tuple[Path, Path]) -> None:
+    path = world[0] / "results" / "leaderboard-mine" / "small" / MINE / "spirals.parquet"
+    rows = read_rows(path.parent, ["spirals"], "test")
+    assert len(without_old_rows(rows, tiny(), MINE)["spirals"]) == len(rows["spirals"])
+    old = {"spirals": rows["spirals"].assign(code="0123456789abcdef")}
+    assert without_old_rows(old, tiny(), MINE) == {}
+    assert len(without_old_rows(old, tiny(), "vrex")["spirals"]) == len(rows["spirals"])
+
+
+def test_an_error_of_a_method_ends_its_first_run_and_names_the_line(world: tuple[Path, Path]) -> None:
+    name = "worst_case_with_an_error"
+    text = WORST_CASE.replace(MINE, name).replace("return torch.logsumexp", "return torch.logsumexp_of_nothing")
+    (world[0] / "wrong.py").write_text(text)
+    result = bench("run", "-m", "wrong.py", "--workers", 1)
+    line = 1 + text.splitlines().index(next(line for line in text.splitlines() if "of_nothing" in line))
+    assert "AttributeError: module 'torch' has no attribute 'logsumexp_of_nothing'" in result.stderr
+    assert f"(wrong.py, line {line})" in result.stderr
+    assert len(list((world[0] / "results" / "leaderboard-mine" / "small" / name).rglob("record.json"))) == 1
+    assert isinstance(result.exception, RunFailed)
+
+
+def test_a_problem_without_rows_is_said_before_it_is_run(world: tuple[Path, Path]) -> None:
+    result = bench("run", "-m", "mine.py", "--quiet", "--folder", "elsewhere")
+    assert "there are no rows of other methods on spirals in elsewhere" in result.stderr
 
 
 def test_a_submission_says_which_edition_and_which_file(world: tuple[Path, Path], tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_selection() -> None:
     chosen = invbench.table(tuned(), select="best_validation").iloc[0]
     assert (chosen["mean"], chosen["n"], chosen["candidates"]) == (pytest.approx(0.7), 2, 3)
     assert invbench.table(tuned(), select="oracle").iloc[0]["mean"] == pytest.approx(0.9)
-    assert any("an upper bound, not a result" in line for line in notes(invbench.table(tuned(), select="oracle"), {}))
+    assert any("for comparison, not a result" in line for line in notes(invbench.table(tuned(), select="oracle"), {}))
     with pytest.raises(UserError, match="no selection 'orcale'; did you mean 'oracle'"):
         invbench.table(tuned(), select="orcale")
 

@@ -1,0 +1,36 @@
+"""What the methods of the leaderboard change in empirical risk minimisation, and what they are told."""
+
+from functools import cache
+
+from invbench.core.hooks import changed_by
+from invbench.core.registry import METHODS
+
+KNOWLEDGE = ("environments", "nuisance", "oracle")
+"""What some methods require of the data beyond inputs and labels."""
+
+
+def knows(method: str) -> str:
+    """Say what a registered method is told beyond inputs and labels, such as `environments`."""
+    needs = [need for name in method.split("+") for need in METHODS.traits(name)]
+    return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
+
+
+@cache
+def changes(method: str) -> str:
+    """Say what a method changes, such as `the objective, the gradient`; `?` of one that is not registered."""
+    if not is_registered(method):
+        return "?"
+    words = [word for name in method.split("+") for word in changed_by(METHODS.load(name))]
+    return ", ".join(dict.fromkeys(words)) or "nothing"
+
+
+def is_registered(method: str) -> bool:
+    """Tell whether all parts of a method are registered; those of submissions need not be."""
+    return all(name in METHODS.known() for name in method.split("+"))
+
+
+def is_of_suite(method: str) -> bool:
+    """Tell whether all parts of a method come with the suite."""
+    return is_registered(method) and all(
+        METHODS.load(name).__module__.startswith("invbench.") for name in method.split("+")
+    )
