@@ -13,18 +13,22 @@ from textwrap import fill
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch, Rectangle
 
 from invbench.choices import Select
 from invbench.leaderboard.build import read_rows
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
+from invbench.leaderboard.methods import ORACLE
 from invbench.leaderboard.overall import overall, ranking, sentence
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
 from invbench.results.display_names import display_method
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, PICTURE = ROOT / "results" / "leaderboard" / "small", ROOT / "docs" / "leaderboard.png"
 BLOCK = re.compile(r"(?<=<!-- leaderboard -->\n).*?(?=<!-- end of leaderboard -->)", re.DOTALL)
 RULE, WIDTH = Select.best_validation, 120
+WORSE_COLOUR = "#f4b183"
+COLOURS = {BETTER: "#8fc3ea", SAME: "#ececec", WORSE: WORSE_COLOUR}
 
 
 def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
@@ -45,7 +49,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         f"their mean ranks (Nemenyi, 5 %). {_winners(table)}, so look at your problem. Does the order "
         f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
-    drawn = "![Mean ranks of methods with their intervals; ERM is marked](docs/leaderboard.png)"
+    drawn = "![Each method on each problem: its mean, and whether it is better or worse than ERM](docs/leaderboard.png)"
     return "\n\n".join([fill(what, WIDTH), _five_lines(ranked), drawn, fill(open_questions, WIDTH)]) + "\n"
 
 
@@ -80,29 +84,49 @@ def _five_lines(ranked: pd.DataFrame) -> str:
 
 
 def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the mean rank of each method with its interval, the best on top."""
-    table = ranking(rows, RULE).table
-    figure = Figure(figsize=(7.5, 0.9 + 0.2 * len(table)), layout="constrained")
+    """Draw a heat map: each method on each problem, its mean, and whether it is better or worse than ERM."""
+    table = overall(rows, RULE)
+    order = [
+        str(method) for method in table.sort_values("knows", key=lambda names: names == ORACLE, kind="stable")["method"]
+    ]
+    tables = {name: standings(table, RULE).set_index("method") for name, table in rows.items()}
+    figure = Figure(figsize=(2.3 + 0.5 * len(rows), 1.4 + 0.22 * len(order)), layout="constrained")
     ax = figure.subplots()
-    for place, row in table.iterrows():
-        colour = "#d55e00" if row["method"] == BASELINE else "#0072b2"
-        ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-        ax.plot(row["mean_rank"], place, "o", color=colour, markersize=5)
-    ax.axvline(
-        float(table.loc[table["method"] == BASELINE, "mean_rank"].iloc[0]),
-        color="#d55e00",
-        linewidth=0.8,
-        linestyle=":",
-    )
-    ax.set_yticks(range(len(table)), list(map(display_method, table["method"])), fontsize=8)
-    ax.set(
-        xlabel="mean rank (1 is the best), with 95 % of a bootstrap over seeds and kinds of problems",
-        ylim=(len(table) - 0.5, -0.5),
-    )
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlim(0.7, math.ceil(table["high"].max()) + 0.3)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for column, table in enumerate(tables.values()):
+        best = table.loc[~table["knows"].str.contains(ORACLE), "rank"].min()
+        for place, method in enumerate(order):
+            if method in table.index:
+                row = table.loc[method]
+                colour = COLOURS.get(row["verdict"], "#ffffff" if method == BASELINE else WORSE_COLOUR)
+                ax.add_patch(Rectangle((column - 0.5, place - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
+                weight = "bold" if row["rank"] == best else "normal"
+                ax.text(column, place, short(row["mean"]), ha="center", va="center", fontsize=7, weight=weight)
+    place = order.index(BASELINE)
+    ax.add_patch(Rectangle((-0.5, place - 0.5), len(rows), 1, fill=False, edgecolor="black", linewidth=1.2))
+    arrows = {name: "\u2191" if metric_of_rows(table)[1] else "\u2193" for name, table in rows.items()}
+    names = [f"{name.replace('_', ' ')} {arrows[name]}" for name in rows]
+    ax.set_xticks(range(len(rows)), names, rotation=50, ha="left", rotation_mode="anchor", fontsize=8)
+    ax.set_yticks(range(len(order)), list(map(display_method, order)), fontsize=8)
+    ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(len(order) - 0.5, -0.5))
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    keys = {"better than ERM": COLOURS[BETTER], "cannot be told": COLOURS[SAME], "worse, or fails": WORSE_COLOUR}
+    patches = [Patch(facecolor=colour, label=text) for text, colour in keys.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
+
+
+def short(mean: float) -> str:
+    """Write a mean with three digits, or with two behind the point.
+
+    >>> short(0.917), short(12.31), short(1.0), short(0.00134), short(float("nan"))
+    ('.92', '12.3', '1.00', '.0013', '')
+    """
+    if math.isnan(mean):
+        return ""
+    size = abs(mean)
+    text = f"{mean:.2f}" if 0.0995 < size < 9.995 else f"{mean:.{3 if size > 1 else 2}g}"
+    return text.replace("0.", ".", 1) if size < 1 else text
 
 
 def main() -> None:
@@ -112,7 +136,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(BLOCK.sub(lambda _: answer(edition, rows), text), encoding="utf-8")
-    picture(rows).savefig(PICTURE, dpi=130)
+    picture(rows).savefig(PICTURE, dpi=130, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ def selected(
             cells += sweep_of_best(runs, None, rule.value, edition.fresh_seeds).cells
         except UserError as error:
             say(f"{method}: nothing is selected by {rule.value}: {error}")
+    if not cells:
+        raise UserError(f"nothing is selected by {rule.value}: no run has what it selects by")
     return Sweep(seeds=edition.fresh_seeds, cells=tuple(cells), fuse="auto")
 
 
@@ -196,24 +198,35 @@ def judged(runs: pd.DataFrame, minus: str | None) -> pd.DataFrame:
 
     Args:
         runs: of one dataset, with the columns of `load_results`.
-        minus: the metric that is taken off, without its split; None leaves the runs as they are.
+        minus: the metric that is taken off, without its split; of several nuisances their mean. None leaves the runs as
+            they are.
+
+    Raises:
+        UserError: the runs do not have that metric.
     """
     if minus is None:
         return runs
     (primary,) = runs["data.primary"].dropna().unique()
     name = f"{primary}_minus_{minus}"
-    splits = [str(column).removesuffix(f"_{minus}") for column in runs if str(column).endswith(f"_{minus}")]
-    differences = {
-        f"{split}_{name}": runs[f"{split}_{primary}"] - runs[f"{split}_{minus}"]
+    names = list(map(str, runs))
+    splits = [one.removesuffix(f"_{primary}") for one in names if one.endswith(f"_{primary}") and BEST not in one]
+    columns = {
+        split: [one for one in names if re.fullmatch(rf"{re.escape(f'{split}_{minus}')}(_\d+)?", one)]
         for split in splits
-        if f"{split}_{primary}" in runs and not split.startswith(BEST)
     }
+    differences = {
+        f"{split}_{name}": runs[f"{split}_{primary}"] - runs[dependences].mean(axis=1, skipna=False)
+        for split, dependences in columns.items()
+        if dependences
+    }
+    if f"test_{name}" not in differences:
+        raise UserError(f"runs have no metric test_{minus} to take off test_{primary}")
     at_best = {f"{BEST}{column}": values for column, values in differences.items()}
     at_best |= {f"{BEST}step": pd.to_numeric(runs["trainer.steps"])}
     known = runs["data.primary"].notna()
-    names = {"data.primary": name, "data.metric": f"test_{name}"}
+    facts = {"data.primary": name, "data.metric": f"test_{name}"}
     return runs.assign(
-        **differences, **at_best, **{column: runs[column].mask(known, new) for column, new in names.items()}
+        **differences, **at_best, **{column: runs[column].mask(known, new) for column, new in facts.items()}
     )
 
 

@@ -21,7 +21,8 @@ problems:
     left_out: 4                          environments that are left out in turn, for the rule that selects by that
     family: spirals                      problems of a family are much alike, so they count as one in mean ranks
     minus: distance_correlation          taken off what the task is judged by, at the last step: dependence on a
-                                         nuisance, which a method that ignores it would have for nothing
+                                         nuisance (the mean of several), which a method that ignores it would have for
+                                         nothing
     set_of:                              of single methods, which could not be run otherwise
       mmd: {trainer.batch_size: 128}
     impossible: {icp: it needs a linear problem}

@@ -5,7 +5,9 @@ from functools import cache
 from invbench.core.hooks import changed_by
 from invbench.core.registry import METHODS
 
-KNOWLEDGE = ("environments", "nuisance", "oracle")
+ORACLE = "oracle"
+"""What a method requires that is told the answer."""
+KNOWLEDGE = ("environments", "nuisance", ORACLE)
 """What some methods require of the data beyond inputs and labels."""
 
 

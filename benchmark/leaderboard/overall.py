@@ -12,6 +12,7 @@ from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
 from invbench.leaderboard.edition import BASELINE
+from invbench.leaderboard.methods import ORACLE
 from invbench.leaderboard.standings import ALONE, BETTER, SAME, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
@@ -117,14 +118,15 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
 
     Columns: method, knows, mean_rank, low, high, top (see `Ranking`; NaN for methods without a rank), problems (on
     which it has fresh runs by this rule), better, same, worse (on how many of them it is better than ERM, cannot be
-    told from it, is worse or has failed), first (on how many it is the first), cost (median over problems of the
-    seconds of its tuning, divided by ERM's), optimistic_share (share of problems on which the selected settings scored
-    more in validation than fresh seeds do).
+    told from it, is worse or has failed), first (on how many it is the best of those that are not told the answer),
+    cost (median over problems of the seconds of its tuning, divided by ERM's), optimistic_share (share of problems on
+    which the selected settings scored more in validation than fresh seeds do).
     """
     tables = {name: standings(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
     if not tables:
         raise UserError(f"nothing was selected by {rule.value} in this edition")
     each = pd.concat(tables, names=["problem"]).reset_index("problem")
+    best = each[~each["knows"].str.contains(ORACLE)].groupby("problem")["rank"].min()
     costs = pd.DataFrame({name: tuning_seconds(rows[name]) for name in tables})
     counts = [
         {
@@ -134,7 +136,7 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
             "better": int((of_method["verdict"] == BETTER).sum()),
             "same": int(of_method["verdict"].isin([SAME, ""]).sum()),
             "worse": int((~of_method["verdict"].isin([BETTER, SAME, ALONE, ""])).sum()),
-            "first": int((of_method["rank"] == 1).sum()),
+            "first": int((of_method["rank"] == of_method["problem"].map(best)).sum()),
             "cost": float((costs.T[method] / costs.T[BASELINE]).median()) if BASELINE in costs.index else math.nan,
             "optimistic_share": float((of_method["optimism"].dropna() > 0).mean()),
         }

@@ -1,6 +1,7 @@
 """Standings of methods on a problem, from its rows: means of fresh seeds, and how they differ from ERM's."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ ALONE = "ERM has no rows here"
 FAILED = "failed in {} of {} runs"
 """Verdict of a method of whose fresh runs some failed; it is ranked behind all others."""
 DEPENDENCE = "distance_correlation"
+TEST_DEPENDENCE = re.compile(rf"test_{DEPENDENCE}(_\d+)?")
+"""Columns of the dependence on each nuisance."""
 MINUS_DEPENDENCE = f"_minus_{DEPENDENCE}"
 """End of the name of a metric that the dependence on a nuisance is taken off."""
 INVARIANCE = "invariance."
@@ -109,7 +112,11 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "optimism": _optimism(rows, fresh, name, rule),
                 "seed_deviation": values[name].std(ddof=1),
                 "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
-                "dependence": (dependence := _mean_of(runs, [f"test_{DEPENDENCE}"])),
+                "dependence": (
+                    dependence := _mean_of(
+                        runs, [str(column) for column in runs if TEST_DEPENDENCE.fullmatch(str(column))]
+                    )
+                ),
                 "performance": values[name].mean() + dependence if metric.endswith(MINUS_DEPENDENCE) else math.nan,
                 "changes": _mean_of(runs, [column for column in map(str, runs) if column.startswith(INVARIANCE)]),
                 "seconds": runs["cost.wall_seconds"].median(),

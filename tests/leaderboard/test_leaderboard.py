@@ -129,6 +129,13 @@ def test_dependence_is_taken_off_at_the_last_step() -> None:
     assert derived["data.metric"][0] == "test_accuracy_minus_distance_correlation"
     assert derived["data.primary"].isna().tolist() == [False, True]
     assert judged(runs, None) is runs
+    renamed = {f"{split}_distance_correlation": f"{split}_distance_correlation_0" for split in ("validation", "test")}
+    several = runs.rename(columns=renamed).assign(
+        test_distance_correlation_1=0.5, validation_distance_correlation_1=0.4
+    )
+    assert judged(several, "distance_correlation")["test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.3)
+    with pytest.raises(UserError, match="runs have no metric test_energy_distance to take off test_accuracy"):
+        judged(runs, "energy_distance")
 
 
 def test_a_method_that_ignores_the_nuisance_does_not_win() -> None:
