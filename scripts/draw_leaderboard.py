@@ -37,7 +37,13 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     ranked = table.dropna(subset=["mean_rank"]).reset_index(drop=True)
     runs = sum(map(len, rows.values()))
     problems = f"{len(rows)} of {len(edition.problems)}" if len(rows) < len(edition.problems) else len(rows)
-    close = int((ranked["mean_rank"] - ranked["mean_rank"].iloc[0] < result.critical_difference).sum()) - 1
+    distances = ranked["mean_rank"] - ranked["mean_rank"].min()
+    close = int((distances < result.critical_difference).sum()) - 1
+    apart = (
+        f"no two of the {len(ranked)} methods can be told apart"
+        if distances.max() < result.critical_difference
+        else f"{close} of the other {len(ranked) - 1} methods cannot be told from the first one"
+    )
     what = (
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
@@ -45,8 +51,8 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         "share; cost is the time of tuning, ERM's is 1."
     )
     open_questions = (
-        f"What is not settled: {close} of the other {len(ranked) - 1} methods cannot be told from the first one by "
-        f"their mean ranks (Nemenyi, 5 %). {_winners(table)}, so look at your problem. Does the order "
+        f"What is not settled: {apart} by their mean ranks (Nemenyi, 5 %). {_winners(table)}, so look at your problem. "
+        f"Does the order "
         f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
     drawn = "![Each method on each problem: its mean, and whether it is better or worse than ERM](docs/leaderboard.png)"
