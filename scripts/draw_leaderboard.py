@@ -19,7 +19,7 @@ from invbench.choices import Select
 from invbench.leaderboard.build import read_rows
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
 from invbench.leaderboard.methods import ORACLE
-from invbench.leaderboard.overall import overall, ranking, sentence
+from invbench.leaderboard.overall import overall, ranking, sentence, told_apart
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
 from invbench.results.display_names import display_method
 
@@ -37,13 +37,6 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     ranked = table.dropna(subset=["mean_rank"]).reset_index(drop=True)
     runs = sum(map(len, rows.values()))
     problems = f"{len(rows)} of {len(edition.problems)}" if len(rows) < len(edition.problems) else len(rows)
-    distances = ranked["mean_rank"] - ranked["mean_rank"].min()
-    close = int((distances < result.critical_difference).sum()) - 1
-    apart = (
-        f"no two of the {len(ranked)} methods can be told apart"
-        if distances.max() < result.critical_difference
-        else f"{close} of the other {len(ranked) - 1} methods cannot be told from the first one"
-    )
     what = (
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
@@ -51,7 +44,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         "share; cost is the time of tuning, ERM's is 1."
     )
     open_questions = (
-        f"What is not settled: {apart} by their mean ranks (Nemenyi, 5 %). {_winners(table)}, so look at your problem. "
+        f"What is not settled: {told_apart(result)}. {_winners(table)}, so look at your problem. "
         f"Does the order "
         f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )

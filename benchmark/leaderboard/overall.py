@@ -192,6 +192,18 @@ def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
     return f"the order of methods by {RULES_IN_WORDS[RULES[0]][0]}: {'; '.join(parts)}" if parts else ""
 
 
+def told_apart(ranked: Ranking) -> str:
+    """Say how many methods can be told apart by their mean ranks."""
+    distances = ranked.table["mean_rank"] - ranked.table["mean_rank"].min()
+    if distances.max() < ranked.critical_difference:
+        return f"no two of the {len(distances)} methods can be told apart by their mean ranks (Nemenyi, 5 %)"
+    close = int((distances < ranked.critical_difference).sum()) - 1
+    return (
+        f"{close} of the other {len(distances) - 1} methods cannot be told from the first one by their mean ranks "
+        "(Nemenyi, 5 %)"
+    )
+
+
 def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select) -> tuple[Layout, list[str]]:
     """Lay what `overall` returns out for people, with the remarks below it."""
     lines: list[tuple[list[str], list[Entry | None]]] = []

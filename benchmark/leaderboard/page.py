@@ -19,7 +19,7 @@ from invbench.files import write_text
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import changes, is_of_suite, knows
-from invbench.leaderboard.overall import overall, ranking, remarks, sentence
+from invbench.leaderboard.overall import overall, ranking, remarks, sentence, told_apart
 from invbench.leaderboard.standings import fresh_runs, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
@@ -154,7 +154,7 @@ def _answers(
     answers = [("Which method works?", _who_works(table, rule)), ("What was done?", done)]
     if order:
         answers.append(("Does the order survive another rule?", f"{order[0].upper()}{order[1:]}."))
-    return [*answers, ("What cannot be told?", _what_cannot_be_told(rows, table, rule))]
+    return [*answers, ("What cannot be told?", _what_cannot_be_told(rows, rule))]
 
 
 def _who_works(table: pd.DataFrame, rule: Select) -> str:
@@ -178,18 +178,16 @@ def _who_works(table: pd.DataFrame, rule: Select) -> str:
     return f"{text}. ERM has place {places[0] + 1}." if len(places) else f"{text}."
 
 
-def _what_cannot_be_told(rows: Mapping[str, pd.DataFrame], table: pd.DataFrame, rule: Select) -> str:
-    """Say which distances of mean ranks say nothing, and how many methods are within that of the first."""
+def _what_cannot_be_told(rows: Mapping[str, pd.DataFrame], rule: Select) -> str:
+    """Say how many methods can be told apart, and that problems are small."""
     try:
-        difference = ranking(rows, rule, resamples=1).critical_difference
+        ranked = ranking(rows, rule, resamples=1)
     except UserError as error:
         return f"There are {error}."
-    ranked = table["mean_rank"].dropna()
-    close = int((ranked - ranked.min() < difference).sum()) - 1
+    words = told_apart(ranked)
     return (
-        f"Mean ranks closer than {difference:.1f} cannot be told apart (Nemenyi, 5 %): that holds for {close} of the "
-        f"other {len(ranked) - 1} methods and the first one. Problems are small forms, with few steps and examples; "
-        "what is best on one can be worst on another: look at the one that is like yours."
+        f"{words[0].upper()}{words[1:]}; they must be {ranked.critical_difference:.1f} apart. Problems are small forms, "
+        "with few steps and examples; what is best on one can be worst on another: look at the one that is like yours."
     )
 
 

@@ -195,7 +195,7 @@ def test_it_answers_in_words(text: str) -> None:
     assert order
     assert f"{order[0].upper()}{order[1:]}." in words
     difference = ranking(ROWS, BEST, resamples=1).critical_difference
-    assert f"Mean ranks closer than {difference:.1f} cannot be told apart" in words
+    assert f"mean ranks (Nemenyi, 5 %); they must be {difference:.1f} apart" in words
     assert "No rows yet of later." in words
     assert "Sorting, filters, other rules" in words
 
