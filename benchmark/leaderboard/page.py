@@ -184,10 +184,10 @@ def _what_cannot_be_told(rows: Mapping[str, pd.DataFrame], rule: Select) -> str:
         ranked = ranking(rows, rule, resamples=1)
     except UserError as error:
         return f"There are {error}."
-    words = told_apart(ranked)
+    words, difference = told_apart(ranked), f"{ranked.critical_difference:.1f}"
     return (
-        f"{words[0].upper()}{words[1:]}; they must be {ranked.critical_difference:.1f} apart. Problems are small forms, "
-        "with few steps and examples; what is best on one can be worst on another: look at the one that is like yours."
+        f"{words[0].upper()}{words[1:]}; they must be {difference} apart. Problems are small forms, with few steps and "
+        "examples; what is best on one can be worst on another: look at the one that is like yours."
     )
 
 
