@@ -170,7 +170,8 @@ def run(
         raise RunFailed("failed", f"{name} has failed on every problem")
     rows = without_old_rows(_rows(chosen, folder / edition, [out / edition / name]), chosen, name)
     _print(rows, done[0] if len(done) == 1 else None, Select.best_validation, Format.text)
-    echo(f"\n`bench leaderboard show --add {out / edition / name}` shows it again; `--problem` one problem", err=True)
+    echo(f"\nseconds and cost of {name} were measured here, those of others where the edition was built", err=True)
+    echo(f"`bench leaderboard show --add {out / edition / name}` shows it again; `--problem` one problem", err=True)
 
 
 @leaderboard_app.command()

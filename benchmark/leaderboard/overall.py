@@ -220,7 +220,7 @@ def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select
 def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
     """Return the lines that a reader of `overall` needs."""
     lines = [
-        f"settings are selected by {rule.value} and run with fresh seeds; {len(rows)} problems",
+        f"settings are selected by {RULES_IN_WORDS[rule][0]} and run with fresh seeds; {len(rows)} problems",
         "better / same / worse: on so many problems than ERM (paired t-test at 5 %, Holm-corrected over the methods)",
         "cost: seconds of the whole tuning, as a multiple of ERM's, median over problems",
         "knows: what a method is told beyond inputs and labels",
