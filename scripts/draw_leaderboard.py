@@ -19,7 +19,7 @@ from invbench.choices import Select
 from invbench.leaderboard.build import read_rows
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
 from invbench.leaderboard.methods import ORACLE
-from invbench.leaderboard.overall import overall, ranking, sentence, told_apart
+from invbench.leaderboard.overall import overall, ranking, sentence, significance_in_words
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
 from invbench.results.display_names import display_method
 
@@ -44,7 +44,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         "share; cost is the time of tuning, ERM's is 1."
     )
     open_questions = (
-        f"What is not settled: {told_apart(result)}. {_winners(table)}, so look at your problem. "
+        f"What is not settled: {significance_in_words(result)}. {_winners(table)}, so look at your problem. "
         f"Does the order "
         f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
@@ -66,12 +66,12 @@ def _five_lines(ranked: pd.DataFrame) -> str:
         "| place | method | mean rank, 95 % | top 3 | better / same / worse than ERM | cost |",
         "|---|---|---|---|---|---|",
     ]
-    for place in sorted({0, 1, 2, max(erm, 3), erm, len(ranked) - 1}):
-        row = ranked.loc[place]
+    for position in sorted({0, 1, 2, max(erm, 3), erm, len(ranked) - 1}):
+        row = ranked.loc[position]
         verdicts = "" if row["method"] == BASELINE else f"{row['better']} / {row['same']} / {row['worse']}"
         ranks = f"{row['mean_rank']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
         cells = [
-            str(place + 1),
+            str(position + 1),
             display_method(row["method"]),
             ranks,
             f"{row['top']:.0%}",
@@ -93,15 +93,15 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     ax = figure.subplots()
     for column, table in enumerate(tables.values()):
         best = table.loc[~table["knows"].str.contains(ORACLE), "rank"].min()
-        for place, method in enumerate(order):
+        for position, method in enumerate(order):
             if method in table.index:
                 row = table.loc[method]
                 colour = COLOURS.get(row["verdict"], "#ffffff" if method == BASELINE else WORSE_COLOUR)
-                ax.add_patch(Rectangle((column - 0.5, place - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
+                ax.add_patch(Rectangle((column - 0.5, position - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
                 weight = "bold" if row["rank"] == best else "normal"
-                ax.text(column, place, short(row["mean"]), ha="center", va="center", fontsize=7, weight=weight)
-    place = order.index(BASELINE)
-    ax.add_patch(Rectangle((-0.5, place - 0.5), len(rows), 1, fill=False, edgecolor="black", linewidth=1.2))
+                ax.text(column, position, short(row["mean"]), ha="center", va="center", fontsize=7, weight=weight)
+    position = order.index(BASELINE)
+    ax.add_patch(Rectangle((-0.5, position - 0.5), len(rows), 1, fill=False, edgecolor="black", linewidth=1.2))
     arrows = {name: "\u2191" if metric_of_rows(table)[1] else "\u2193" for name, table in rows.items()}
     names = [f"{name.replace('_', ' ')} {arrows[name]}" for name in rows]
     ax.set_xticks(range(len(rows)), names, rotation=50, ha="left", rotation_mode="anchor", fontsize=8)

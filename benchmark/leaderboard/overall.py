@@ -192,7 +192,7 @@ def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
     return f"the order of methods by {RULES_IN_WORDS[RULES[0]][0]}: {'; '.join(parts)}" if parts else ""
 
 
-def told_apart(ranked: Ranking) -> str:
+def significance_in_words(ranked: Ranking) -> str:
     """Say how many methods can be told apart by their mean ranks."""
     distances = ranked.table["mean_rank"] - ranked.table["mean_rank"].min()
     if distances.max() < ranked.critical_difference:

@@ -19,7 +19,7 @@ from invbench.files import write_text
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import changes, is_of_suite, knows
-from invbench.leaderboard.overall import overall, ranking, remarks, sentence, told_apart
+from invbench.leaderboard.overall import overall, ranking, remarks, sentence, significance_in_words
 from invbench.leaderboard.standings import fresh_runs, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
@@ -184,7 +184,7 @@ def _what_cannot_be_told(rows: Mapping[str, pd.DataFrame], rule: Select) -> str:
         ranked = ranking(rows, rule, resamples=1)
     except UserError as error:
         return f"There are {error}."
-    words, difference = told_apart(ranked), f"{ranked.critical_difference:.1f}"
+    words, difference = significance_in_words(ranked), f"{ranked.critical_difference:.1f}"
     return (
         f"{words[0].upper()}{words[1:]}; they must be {difference} apart. Problems are small forms, with few steps and "
         "examples; what is best on one can be worst on another: look at the one that is like yours."
@@ -286,8 +286,8 @@ def _problem(
 ) -> dict[str, Any]:
     """Return what the page shows of a problem."""
     problem, (metric, higher) = edition.problem(name), metric_of_rows(table)
-    own = [rule for rule in rules if ((table["stage"] == rule.value) & (table["status"] == "done")).any()]
-    details = {rule: _details(edition, table, rule, texts) for rule in own}
+    with_runs = [rule for rule in rules if ((table["stage"] == rule.value) & (table["status"] == "done")).any()]
+    details = {rule: _details(edition, table, rule, texts) for rule in with_runs}
     missing = {
         rule: {
             method: [short, texts(reason)]
@@ -302,8 +302,8 @@ def _problem(
         "metric": metric,
         "better": "high" if higher else "low",
         "form": _form(edition, name),
-        "standings": {rule.value: _standings(standings(table, rule)) for rule in own},
-        "details": {rule.value: found for rule, found in details.items()},
+        "standings": {rule.value: _standings(standings(table, rule)) for rule in with_runs},
+        "details": {rule.value: of_methods for rule, of_methods in details.items()},
         "missing": {rule.value: reasons for rule, reasons in missing.items()},
         "curves": {} if curves is None else _curves(curves),
     }

@@ -219,11 +219,13 @@ def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select
     column = f"best_validation.{score}" if rule is Select.best_validation else score
     if column not in rows:
         return math.nan
-    ours = fresh[fresh["method"] == method]
-    if not len(ours):
+    of_method = fresh[fresh["method"] == method]
+    if not len(of_method):
         return math.nan
-    search = rows[(rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == ours["trial"].iloc[0])]
-    difference = float(search[column].mean() - ours[column].mean())
+    search = rows[
+        (rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == of_method["trial"].iloc[0])
+    ]
+    difference = float(search[column].mean() - of_method[column].mean())
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
 
 
