@@ -149,7 +149,7 @@ def trials_of(edition: Edition, name: str, out: Path) -> pd.DataFrame:
         for stage, sweep in sweeps.items()
         if sweep is not None and (out / stage).exists()
     ]
-    return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus).copy()
+    return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus_half).copy()
 
 
 def _runs_of(sweep: Sweep, folder: Path) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     """
     problem, trials = edition.problem(name), trials_of(edition, name, out)
     fresh = [
-        judged(_runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value), problem.minus)
+        judged(_runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value), problem.minus_half)
         for rule in RULES
         if (out / rule.value).exists()
     ]
@@ -191,43 +191,44 @@ def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
     return ordered.sort_values(["stage", "method", "run_id"], ignore_index=True)
 
 
-def judged(runs: pd.DataFrame, minus: str | None) -> pd.DataFrame:
-    """Judge runs by their primary metric less another one, such as `test_accuracy_minus_distance_correlation`.
+def judged(runs: pd.DataFrame, minus_half: str | None) -> pd.DataFrame:
+    """Judge runs by their primary metric less half of another, `test_accuracy_minus_half_distance_correlation`.
 
     Only the last step has both: dependence is not measured before. So it is the one that validation selects here.
 
     Args:
         runs: of one dataset, with the columns of `load_results`.
-        minus: the metric that is taken off, without its split; of several nuisances their mean. None leaves the runs as
-            they are.
+        minus_half: the metric half of which is taken off, without its split; of several nuisances their mean. None
+            leaves the runs as they are.
 
     Raises:
         UserError: the runs do not have that metric.
     """
-    if minus is None:
+    if minus_half is None:
         return runs
     (primary,) = runs["data.primary"].dropna().unique()
-    name = f"{primary}_minus_{minus}"
+    name = f"{primary}_minus_half_{minus_half}"
     names = list(map(str, runs))
     splits = [one.removesuffix(f"_{primary}") for one in names if one.endswith(f"_{primary}") and BEST not in one]
-    columns = {
-        split: [one for one in names if re.fullmatch(rf"{re.escape(f'{split}_{minus}')}(_\d+)?", one)]
+    dependences = {
+        split: [one for one in names if re.fullmatch(rf"{re.escape(f'{split}_{minus_half}')}(_\d+)?", one)]
         for split in splits
     }
     differences = {
-        f"{split}_{name}": runs[f"{split}_{primary}"] - runs[dependences].mean(axis=1, skipna=False)
-        for split, dependences in columns.items()
-        if dependences
+        f"{split}_{name}": runs[f"{split}_{primary}"] - runs[names_of_split].mean(axis=1, skipna=False) / 2
+        for split, names_of_split in dependences.items()
+        if names_of_split
     }
     if f"test_{name}" not in differences:
-        raise UserError(f"runs have no metric test_{minus} to take off test_{primary}")
+        raise UserError(f"runs have no metric test_{minus_half} to take off test_{primary}")
     at_best = {f"{BEST}{column}": values for column, values in differences.items()}
     at_best |= {f"{BEST}step": pd.to_numeric(runs["trainer.steps"])}
     known = runs["data.primary"].notna()
     facts = {"data.primary": name, "data.metric": f"test_{name}"}
-    return runs.assign(
-        **differences, **at_best, **{column: runs[column].mask(known, new) for column, new in facts.items()}
+    columns = pd.DataFrame(
+        differences | at_best | {column: runs[column].mask(known, fact) for column, fact in facts.items()}
     )
+    return pd.concat([runs.drop(columns=[column for column in columns if column in runs]), columns], axis=1)
 
 
 def _exact(runs: pd.DataFrame) -> list[str]:

@@ -20,9 +20,10 @@ problems:
     ranges: {trainer.batch_size: [32, 128]}
     left_out: 4                          environments that are left out in turn, for the rule that selects by that
     family: spirals                      problems of a family are much alike, so they count as one in mean ranks
-    minus: distance_correlation          taken off what the task is judged by, at the last step: dependence on a
-                                         nuisance (the mean of several), which a method that ignores it would have for
-                                         nothing
+    minus_half: distance_correlation     half of this metric is taken off what the task is judged by, at the last step:
+                                         dependence on a nuisance (the mean of several), which a method that ignores it
+                                         would have for nothing. Half: so a constant prediction, right half the time,
+                                         is as good as one that is always right and tells the whole nuisance
     set_of:                              of single methods, which could not be run otherwise
       mmd: {trainer.batch_size: 128}
     impossible: {icp: it needs a linear problem}
@@ -59,7 +60,7 @@ class LeaderboardProblem(Settings):
     ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
     left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
     family: str | None = setting(None, "kind of problem, which counts once in mean ranks; null: its name")
-    minus: str | None = setting(None, "metric that is taken off the one that the task is judged by, at the last step")
+    minus_half: str | None = setting(None, "metric half of which is taken off the task's own, at the last step")
     set_of: dict[str, dict[str, Any]] = setting({}, "settings of single methods, for which it would be too slow")
     impossible: dict[str, str] = setting({}, "methods that cannot be run here, and why")
 

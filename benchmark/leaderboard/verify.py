@@ -115,7 +115,7 @@ def verify(
         config = config_of(edition, row)
         if not edition.is_trial(name, config.spec):
             raise UserError(f"{name}: run {row['run_id']} of {row['method']} has settings that are those of no trial")
-        again, note = _again(config, out, edition.problem(name).minus, row)
+        again, note = _again(config, out, edition.problem(name).minus_half, row)
         result = {column: row[column] for column in ("problem", "method", "stage", "seed", "run_id")}
         results.append(result | _compared(rows[name], row, again) | {"note": note})
         run = f"{name} {row['method']} seed {row['seed']}"
@@ -145,13 +145,13 @@ def _distance(row: float, again: float, fresh: pd.DataFrame, name: str) -> dict[
     return numbers | {"signed": signed, "verdict": verdict}
 
 
-def _again(config: RunConfig, out: Path, minus: str | None, row: "pd.Series[Any]") -> tuple["pd.Series[Any]", str]:
+def _again(config: RunConfig, out: Path, minus_half: str | None, row: "pd.Series[Any]") -> tuple["pd.Series[Any]", str]:
     """Carry a run out. Returns its numbers as `load_results` has them, none where it fails, and a note."""
     try:
         record: Record = run_one(config, Options(out=out, quiet=True, threads=1))
     except RunFailed as failure:
         return pd.Series(dtype=object), str(failure)
-    run = judged(pd.DataFrame([row_of_record(record)]), minus).iloc[0]
+    run = judged(pd.DataFrame([row_of_record(record)]), minus_half).iloc[0]
     other = not missing(row["data.fingerprint"]) and record.data["fingerprint"] != row["data.fingerprint"]
     return run, "other data than the row's" if other else "" if row["status"] == "done" else "the row says it failed"
 

@@ -122,18 +122,20 @@ def test_dependence_is_taken_off_at_the_last_step() -> None:
     done = facts | dependence | {"validation_accuracy": 0.8, "test_accuracy": 0.7, "train_accuracy": 1.0}
     runs = pd.DataFrame([done, {"status": "failed"}]).assign(**{"trainer.steps": 40})
     derived = judged(runs, "distance_correlation")
-    assert derived["test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
-    assert derived["best_validation.test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
-    assert derived["validation_accuracy_minus_distance_correlation"][0] == pytest.approx(0.4)
+    assert derived["test_accuracy_minus_half_distance_correlation"][0] == pytest.approx(0.55)
+    assert derived["best_validation.test_accuracy_minus_half_distance_correlation"][0] == pytest.approx(0.55)
+    assert derived["validation_accuracy_minus_half_distance_correlation"][0] == pytest.approx(0.6)
     assert derived["best_validation.step"][0] == 40
-    assert derived["data.metric"][0] == "test_accuracy_minus_distance_correlation"
+    assert derived["data.metric"][0] == "test_accuracy_minus_half_distance_correlation"
     assert derived["data.primary"].isna().tolist() == [False, True]
     assert judged(runs, None) is runs
     renamed = {f"{split}_distance_correlation": f"{split}_distance_correlation_0" for split in ("validation", "test")}
     several = runs.rename(columns=renamed).assign(
         test_distance_correlation_1=0.5, validation_distance_correlation_1=0.4
     )
-    assert judged(several, "distance_correlation")["test_accuracy_minus_distance_correlation"][0] == pytest.approx(0.3)
+    assert judged(several, "distance_correlation")["test_accuracy_minus_half_distance_correlation"][0] == pytest.approx(
+        0.5
+    )
     with pytest.raises(UserError, match="runs have no metric test_energy_distance to take off test_accuracy"):
         judged(runs, "energy_distance")
 
@@ -151,7 +153,7 @@ def test_a_method_that_ignores_the_nuisance_does_not_win() -> None:
     steps = {"trainer.steps": 40}
     table = standings(judged(rows.assign(**metrics, **steps), "distance_correlation"), Select.best_validation)
     assert list(table["method"]) == ["adversary", "erm"]
-    assert list(table["mean"]) == pytest.approx([0.7, 0.4])
+    assert list(table["mean"]) == pytest.approx([0.75, 0.65])
     assert list(table["performance"]) == pytest.approx([0.8, 0.9])
     text = written(*laid_out("p", table), Format.text)
     assert "performance: before the dependence is taken off" in text
@@ -230,6 +232,6 @@ def test_every_run_of_an_edition_is_understood(problem: str) -> None:
         for stage, sweep in (("search", edition.search(problem)), ("left_out", left_out)):
             expected = {run.spec.run_id for run in sweep.runs()} if sweep is not None else set()
             assert set(rows.loc[rows["stage"] == stage, "run_id"]) == expected, "the rows are of another form of it"
-        minus = edition.problem(problem).minus
-        assert minus is None or metric_of_rows(rows)[0].endswith(f"_minus_{minus}")
+        half = edition.problem(problem).minus_half
+        assert half is None or metric_of_rows(rows)[0].endswith(f"_minus_half_{half}")
         assert set(rows["family"]) == {edition.problem(problem).family or problem}
