@@ -45,8 +45,9 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
     """Rank the methods that have fresh runs on every common problem.
 
     A problem is common where at least half of the methods that are on two problems have fresh runs. Problems of a
-    family count as one: the mean of a method's ranks on them is ranked again. Intervals and the probability of a place
-    in the top three are those of a bootstrap over seeds, the same ones for all methods, and over families.
+    family count as one: the mean of a method's ranks on them is ranked again. Methods that are told the answer have no
+    rank. Intervals and the probability of a place in the top three are those of a bootstrap over seeds, the same ones
+    for all methods, and over families.
 
     Args:
         rows: by problem, as `build` returns them.
@@ -54,7 +55,11 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
     Raises:
         UserError: fewer than two methods are on the same two problems.
     """
-    values = {name: scores(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
+    values = {
+        name: scores(table[~table["knows"].str.contains(ORACLE)], rule)
+        for name, table in rows.items()
+        if rule.value in set(table["stage"])
+    }
     count = pd.Series([str(method) for table in values.values() for method in table]).value_counts()
     shared = set(count.index[count >= 2])
     enough = SHARE_OF_METHODS * len(shared)

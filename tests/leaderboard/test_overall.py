@@ -221,6 +221,23 @@ def test_the_deviation_that_comes_from_searching_is_that_of_searches_drawn_again
     assert search_deviation(rows, "erm") == pytest.approx(np.std(drawn), rel=0.03)
 
 
+def test_a_method_that_is_told_the_answer_has_no_rank_and_is_never_first() -> None:
+    rows = edition_rows()
+    tables = {
+        name: table.assign(knows=table["method"].map({"coral": "oracle"}).fillna("")) for name, table in rows.items()
+    }
+    assert "coral" in set(ranking(rows, BEST).table["method"])
+    assert "coral" not in set(ranking(tables, BEST).table["method"])
+    table = overall(tables, BEST).set_index("method")
+    assert table.loc["coral", "first"] == 0
+    assert math.isnan(table.loc["coral", "mean_rank"])
+    best = {
+        name: standings(one, BEST).set_index("method")["rank"].drop("coral", errors="ignore").idxmin()
+        for name, one in tables.items()
+    }
+    assert table["first"].to_dict() == {m: sum(b == m for b in best.values()) for m in table.index}
+
+
 def test_methods_that_are_not_registered_are_shown() -> None:
     rows = {name: rows_of(name, {"erm": [0.5, 0.6], "of_a_stranger": [0.6, 0.7]}) for name in "ab"}
     table = overall(rows, BEST).set_index("method")
