@@ -13,7 +13,7 @@ from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
 from invbench.leaderboard.edition import BASELINE
 from invbench.leaderboard.methods import ORACLE
-from invbench.leaderboard.standings import ALONE, BETTER, SAME, scores, standings, tuning_seconds
+from invbench.leaderboard.standings import ALONE, BETTER, SAME, SMALLEST, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
 
@@ -227,6 +227,7 @@ def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
     lines = [
         f"settings are selected by {RULES_IN_WORDS[rule][0]} and run with fresh seeds; {len(rows)} problems",
         "better / same / worse: on so many problems than ERM (paired t-test at 5 %, Holm-corrected over the methods)",
+        f"same: also where the difference is below {SMALLEST:.0%} of ERM's value",
         "cost: seconds of the whole tuning, as a multiple of ERM's, median over problems",
         "knows: what a method is told beyond inputs and labels",
     ]

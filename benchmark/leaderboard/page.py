@@ -20,7 +20,7 @@ from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import changes, is_of_suite, knows
 from invbench.leaderboard.overall import overall, ranking, remarks, sentence, significance_in_words
-from invbench.leaderboard.standings import fresh_runs, metric_of_rows, standings
+from invbench.leaderboard.standings import SMALLEST, fresh_runs, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
 from invbench.results.rounding import rounded
@@ -52,7 +52,7 @@ STANDINGS_HEADS = {
     "rank": "1 is the best mean",
     "mean": "over fresh seeds, with its 95 % interval",
     "vs ERM": "mean difference from ERM, paired by seed, with its 95 % interval",
-    "verdict": "paired t-test at 5 %, Holm-corrected over the methods of the problem",
+    "verdict": f"paired t-test at 5 %, Holm-corrected over the methods; below {SMALLEST:.0%} of ERM's value it is none",
     "optimism": "validation score of the selected settings in the search, less that of the fresh runs",
     "seed SD": "standard deviation over fresh seeds",
     "search SD": "that which comes from searching: of searches that are drawn again from the trials",

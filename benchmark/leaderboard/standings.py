@@ -20,6 +20,8 @@ from invbench.results.table import higher_is_better
 from invbench.results.table import table as mean_table
 
 BETTER, WORSE, SAME = "better than ERM", "worse than ERM", "cannot be told from ERM"
+SMALLEST = 0.01
+"""Smallest difference that is called one, as a share of ERM's value: what is smaller matters to nobody."""
 ALONE = "ERM has no rows here"
 FAILED = "failed in {} of {} runs"
 """Verdict of a method of whose fresh runs some failed; it is ranked behind all others."""
@@ -208,7 +210,8 @@ def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
         return ""
     if math.isnan(row["difference"]):
         return ALONE
-    if not row["p_value"] < 1 - LEVEL:
+    baseline = row["mean"] - row["difference"]
+    if not row["p_value"] < 1 - LEVEL or abs(row["difference"]) < SMALLEST * abs(baseline):
         return SAME
     return BETTER if (row["difference"] > 0) == higher_is_better else WORSE
 
@@ -255,6 +258,7 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     remarks = [
         "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed",
         "verdicts are Holm-corrected over the methods, intervals are not: one that leaves out 0 can be chance",
+        f"a difference below {SMALLEST:.0%} of ERM's value is none",
         "optimism: what the selected settings scored in validation in the search, more than with fresh seeds",
         "seed SD, search SD: standard deviation over fresh seeds, and that which comes from searching",
         *(OPTIONAL[column] for column in optional),

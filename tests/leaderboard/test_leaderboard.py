@@ -184,6 +184,15 @@ def test_standings_agree_with_a_calculation_by_hand() -> None:
     assert table["verdict"].to_dict() == {"erm": "", "irmv1": BETTER, "vrex": WORSE, "coral": SAME}
 
 
+def test_a_difference_that_does_not_matter_is_none() -> None:
+    erm = [0.50, 0.52, 0.54, 0.56]
+    for share, verdict in ((0.009, SAME), (0.011, BETTER), (-0.009, SAME), (-0.011, WORSE)):
+        other = [value + share * 0.53 + noise for value, noise in zip(erm, (1e-5, -1e-5, 2e-5, -2e-5), strict=True)]
+        table = standings(made_up(erm=erm, irmv1=other), Select.best_validation).set_index("method")
+        assert table.loc["irmv1", "p_value"] < 1e-5
+        assert table.loc["irmv1", "verdict"] == verdict
+
+
 def test_numbers_are_rounded_by_their_uncertainty() -> None:
     layout, _ = laid_out("p", standings(made_up(erm=[0.51, 0.47, 0.59], irmv1=[0.5, 0.5, 0.5]), Select.best_validation))
     assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.500 ± 0.000 (3)"]
