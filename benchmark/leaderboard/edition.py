@@ -24,7 +24,7 @@ problems:
                                          dependence on a nuisance (the mean of several), which a method that ignores it
                                          would have for nothing. Half: so a constant prediction, right half the time,
                                          is as good as one that is always right and tells the whole nuisance
-    set_of:                              of single methods, which could not be run otherwise
+    set_of:                              of single methods, which could not be run otherwise; these are not searched
       mmd: {trainer.batch_size: 128}
     impossible: {icp: it needs a linear problem}
 """
@@ -122,13 +122,18 @@ class Edition(Settings):
     def _sweep(self, name: str, method: str, seeds: str | int, grid: dict[str, tuple[Any, ...]]) -> Sweep:
         problem = self.problem(name)
         methods = self.methods_on(name) if method == ALL else [method]
-        ranges = self.ranges | problem.ranges
+
+        def searched(method: str) -> Ranges:
+            fixed = problem.set_of.get(method, {})
+            ranges = self.ranges | problem.ranges | self.ranges_of.get(method, {})
+            return {name: values for name, values in ranges.items() if name not in fixed}
+
         cells = tuple(
             SweepCells(
                 method=one, dataset=problem.dataset, set=self.settings_of(one, problem), grid=grid, random=random
             )
             for one in methods
-            for random in (None, RandomSearch(trials=self.trials, ranges=ranges | self.ranges_of.get(one, {})))
+            for random in (None, RandomSearch(trials=self.trials, ranges=searched(one)))
         )
         return Sweep(seeds=seeds, cells=cells, fuse="auto")
 

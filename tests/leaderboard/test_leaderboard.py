@@ -47,6 +47,12 @@ def test_every_method_is_searched_alike() -> None:
     assert {run.spec.flat()["trainer.steps"] for run in runs} == {4}
 
 
+def test_a_setting_of_one_method_is_not_searched() -> None:
+    sweep = edition(set_of={"vrex": {"trainer.learning_rate": 0.5}}).search("spirals")
+    rates = {run.spec.flat()["trainer.learning_rate"] for run in sweep.runs() if run.spec.method == "vrex"}
+    assert rates == {0.5}
+
+
 def test_environments_are_left_out_by_the_first_seed() -> None:
     sweep = edition().left_out_search("spirals", "erm")
     assert sweep is not None
