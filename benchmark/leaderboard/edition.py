@@ -126,7 +126,7 @@ class Edition(Settings):
         def searched(method: str) -> Ranges:
             fixed = problem.set_of.get(method, {})
             ranges = self.ranges | problem.ranges | self.ranges_of.get(method, {})
-            return {name: values for name, values in ranges.items() if name not in fixed}
+            return ranges | {name: (fixed[name],) for name in ranges if name in fixed}
 
         cells = tuple(
             SweepCells(
