@@ -46,7 +46,8 @@ def test_a_network_that_cannot_be_built_is_a_failed_run(tmp_path: Path) -> None:
     """The other seeds are run, and the failure has a record that says where it came from."""
     METHODS.register("build_fails")(BuildFails)
     BuildFails.count = 0
-    with pytest.raises(RunFailed, match=r"seed 0 failed \(error\): no network today; .*\(2 of 4 runs failed\)"):
+    where = r"ValueError: no network today \(test_faulty_methods.py, line 41\)"
+    with pytest.raises(RunFailed, match=rf"seed 0 failed \(error\): {where}; .*\(2 of 4 runs failed\)"):
         invbench.run("build_fails", "spirals", seeds="0-3", settings=SIX_STEPS, out=tmp_path)
     results = invbench.load_results(tmp_path).sort_values("seed")
     assert results["status"].tolist() == ["failed", "done", "failed", "done"]
