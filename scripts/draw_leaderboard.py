@@ -118,13 +118,13 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
 def short(mean: float) -> str:
     """Write a mean with three digits, or with two behind the point.
 
-    >>> short(0.917), short(12.31), short(1.0), short(0.00134), short(float("nan"))
-    ('.92', '12.3', '1.00', '.0013', '')
+    >>> short(0.917), short(13.01), short(1.0), short(0.01001), short(float("nan"))
+    ('.92', '13.0', '1.00', '.010', '')
     """
     if math.isnan(mean):
         return ""
     size = abs(mean)
-    text = f"{mean:.2f}" if 0.0995 < size < 9.995 else f"{mean:.{3 if size > 1 else 2}g}"
+    text = f"{mean:.2f}" if 0.0995 < size < 9.995 else f"{mean:#.{3 if size > 1 else 2}g}".rstrip(".")
     return text.replace("0.", ".", 1) if size < 1 else text
 
 
