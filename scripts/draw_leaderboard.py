@@ -45,8 +45,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     )
     open_questions = (
         f"What is not settled: {significance_in_words(result)}. {_winners(table)}, so look at your problem. "
-        f"Does the order "
-        f"survive another rule of selection? Computed from the rows: {sentence(rows)}."
+        f"Does the order survive another rule of selection? Computed from the rows: {sentence(rows)}."
     )
     drawn = "![Each method on each problem: its mean, and whether it is better or worse than ERM](docs/leaderboard.png)"
     return "\n\n".join([fill(what, WIDTH), _five_lines(ranked), drawn, fill(open_questions, WIDTH)]) + "\n"
@@ -84,14 +83,12 @@ def _five_lines(ranked: pd.DataFrame) -> str:
 
 def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw a heat map: each method on each problem, its mean, and whether it is better or worse than ERM."""
-    table = overall(rows, RULE)
-    order = [
-        str(method) for method in table.sort_values("knows", key=lambda names: names == ORACLE, kind="stable")["method"]
-    ]
-    tables = {name: standings(table, RULE).set_index("method") for name, table in rows.items()}
+    summary = overall(rows, RULE).sort_values("knows", key=lambda names: names == ORACLE, kind="stable")
+    order = list(map(str, summary["method"]))
     figure = Figure(figsize=(2.3 + 0.5 * len(rows), 1.4 + 0.22 * len(order)), layout="constrained")
     ax = figure.subplots()
-    for column, table in enumerate(tables.values()):
+    for column, runs in enumerate(rows.values()):
+        table = standings(runs, RULE).set_index("method")
         best = table.loc[~table["knows"].str.contains(ORACLE), "rank"].min()
         for position, method in enumerate(order):
             if method in table.index:
@@ -102,7 +99,7 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
                 ax.text(column, position, short(row["mean"]), ha="center", va="center", fontsize=7, weight=weight)
     position = order.index(BASELINE)
     ax.add_patch(Rectangle((-0.5, position - 0.5), len(rows), 1, fill=False, edgecolor="black", linewidth=1.2))
-    arrows = {name: "\u2191" if metric_of_rows(table)[1] else "\u2193" for name, table in rows.items()}
+    arrows = {name: "\u2191" if metric_of_rows(runs)[1] else "\u2193" for name, runs in rows.items()}
     names = [f"{name.replace('_', ' ')} {arrows[name]}" for name in rows]
     ax.set_xticks(range(len(rows)), names, rotation=50, ha="left", rotation_mode="anchor", fontsize=8)
     ax.set_yticks(range(len(order)), list(map(display_method, order)), fontsize=8)

@@ -86,8 +86,8 @@ def build(
         Interrupted: Ctrl-C, or a full disk; the same call continues.
     """
     search, left_out = edition.search(name, method), edition.left_out_search(name, method)
-    first = edition.search(name, BASELINE if method == ALL else method).runs()[0]
-    _try(first, out / SEARCH, quiet, rerun)
+    first = edition.search(name, BASELINE) if method == ALL else search
+    _try(first.runs()[0], out / SEARCH, quiet, rerun)
 
     def carry_out(sweep: Sweep, stage: str) -> None:
         if not quiet:
