@@ -18,7 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 from invbench.choices import Select
 from invbench.leaderboard.build import read_rows
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
-from invbench.leaderboard.methods import ORACLE
+from invbench.leaderboard.methods import ORACLE, without_oracles
 from invbench.leaderboard.overall import overall, ranking, sentence, significance_in_words
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
 from invbench.results.display_names import display_method
@@ -89,7 +89,7 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     ax = figure.subplots()
     for column, runs in enumerate(rows.values()):
         table = standings(runs, RULE).set_index("method")
-        best = table.loc[~table["knows"].str.contains(ORACLE), "rank"].min()
+        best = without_oracles(table)["rank"].min()
         for position, method in enumerate(order):
             if method in table.index:
                 row = table.loc[method]

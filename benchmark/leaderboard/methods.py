@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import pandas as pd
+
 from invbench.core.hooks import changed_by
 from invbench.core.registry import METHODS
 
@@ -15,6 +17,11 @@ def knows(method: str) -> str:
     """Say what a registered method is told beyond inputs and labels, such as `environments`."""
     needs = [need for name in method.split("+") for need in METHODS.traits(name)]
     return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
+
+
+def without_oracles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the rows of methods that are told the answer."""
+    return rows[~rows["knows"].str.contains(ORACLE)]
 
 
 @cache

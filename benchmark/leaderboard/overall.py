@@ -12,7 +12,7 @@ from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
 from invbench.leaderboard.edition import BASELINE
-from invbench.leaderboard.methods import ORACLE
+from invbench.leaderboard.methods import without_oracles
 from invbench.leaderboard.standings import ALONE, BETTER, SAME, SMALLEST, scores, standings, tuning_seconds
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
@@ -56,9 +56,7 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
         UserError: fewer than two methods are on the same two problems.
     """
     values = {
-        name: scores(table[~table["knows"].str.contains(ORACLE)], rule)
-        for name, table in rows.items()
-        if rule.value in set(table["stage"])
+        name: scores(without_oracles(table), rule) for name, table in rows.items() if rule.value in set(table["stage"])
     }
     count = pd.Series([str(method) for table in values.values() for method in table]).value_counts()
     shared = set(count.index[count >= 2])
@@ -131,7 +129,7 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
     if not tables:
         raise UserError(f"nothing was selected by {rule.value} in this edition")
     each = pd.concat(tables, names=["problem"]).reset_index("problem")
-    best = each[~each["knows"].str.contains(ORACLE)].groupby("problem")["rank"].min()
+    best = without_oracles(each).groupby("problem")["rank"].min()
     costs = pd.DataFrame({name: tuning_seconds(rows[name]) for name in tables})
     counts = [
         {
