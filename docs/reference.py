@@ -21,8 +21,8 @@ from invbench.core.settings import Settings
 from invbench.core.trainer import TrainerConfig
 from invbench.datafiles.release import release
 from invbench.leaderboard import overall, standings
-from invbench.leaderboard.build import read_curves, read_rows
 from invbench.leaderboard.edition import Edition, read_edition
+from invbench.leaderboard.rows import read_curves, read_rows
 from invbench.published.claims import Claim, sources
 from invbench.reporting.contact_sheet import contact_sheet
 from invbench.results.formats import written

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from invbench.choices import Select
-from invbench.leaderboard.build import read_rows
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
 from invbench.leaderboard.methods import ORACLE, without_oracles
 from invbench.leaderboard.overall import overall, ranking, sentence, significance_in_words
+from invbench.leaderboard.rows import read_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
 from invbench.results.display_names import display_method
 
@@ -41,7 +41,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
         f"ranks are over {len(result.problems)} problems of {len(result.ranks)} kinds that {len(ranked)} methods "
-        "share; cost is the time of tuning, ERM's is 1."
+        "share; cost is the time of tuning, ERM's is 1, and runs that can be trained together share it."
     )
     open_questions = (
         f"What is not settled: {significance_in_words(result)}. {_winners(table)}, so look at your problem. "

@@ -71,9 +71,9 @@ def page(
     add: Added = None,
 ) -> None:
     """Write the leaderboard as one page, to sort, filter and click; it needs no network."""
-    from invbench.leaderboard.build import read_curves
     from invbench.leaderboard.edition import read_edition
     from invbench.leaderboard.page import write_page
+    from invbench.leaderboard.rows import read_curves
 
     chosen = read_edition(edition)
     rows = _rows(chosen, folder / edition, add or [])
@@ -96,9 +96,10 @@ def build(
 
     A problem whose rows are there is not built again. The same command again continues.
     """
-    from invbench.leaderboard.build import CURVES, curves, write_rows
     from invbench.leaderboard.build import build as build_problem
+    from invbench.leaderboard.build import curves
     from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.rows import CURVES, write_rows
 
     chosen = read_edition(edition)
     names = [name for name in problem or chosen.problems if chosen.problem(name)]
@@ -137,8 +138,8 @@ def run(
     continues; what was made by other code is made again.
     """
     from invbench.leaderboard.build import build as build_problem
-    from invbench.leaderboard.build import write_rows
     from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.rows import write_rows
 
     chosen, name = read_edition(edition), _registered(method)
     admitted = [one for one in chosen.problems if name in chosen.methods_on(one)]
@@ -153,7 +154,8 @@ def run(
             err=True,
         )
     done: list[str] = []
-    for one in problem or admitted:
+    asked = problem or admitted
+    for one in asked:
         path = out / edition / name / f"{one}.parquet"
         try:
             table = build_problem(
@@ -164,7 +166,7 @@ def run(
             continue
         write_rows(table, path)
         done.append(one)
-        if len(done) < len(problem or admitted):
+        if len(done) < len(asked):
             echo(f"{one}: {path}", err=True)
     if not done:
         raise RunFailed("failed", f"{name} has failed on every problem")
@@ -172,6 +174,8 @@ def run(
     _print(rows, done[0] if len(done) == 1 else None, Select.best_validation, Format.text)
     echo(f"\nseconds and cost of {name} were measured here, those of others where the edition was built", err=True)
     echo(f"`bench leaderboard show --add {out / edition / name}` shows it again; `--problem` one problem", err=True)
+    if len(done) < len(asked):
+        raise RunFailed("failed", f"{name} has failed on {len(asked) - len(done)} of {len(asked)} problems")
 
 
 @leaderboard_app.command()
@@ -189,10 +193,12 @@ def verify(
 ) -> None:
     """Carry a sample of the rows out again, and say to which digit each is reproduced.
 
-    Exit status 1 where one is another number, by more than the spread of seeds.
+    With `--add`, of that folder. Exit status 1 where one is another number, by more than the spread of seeds, or where
+    rows are better in the mean than what is found now.
     """
     from invbench.leaderboard.edition import read_edition
-    from invbench.leaderboard.verify import OTHER, laid_out
+    from invbench.leaderboard.rows import read_rows
+    from invbench.leaderboard.verify import OTHER, flatters, laid_out
     from invbench.leaderboard.verify import verify as verify_rows
 
     chosen = read_edition(edition)
@@ -200,10 +206,14 @@ def verify(
     if absent := [name for name in problem or [] if chosen.problem(name) and name not in rows]:
         raise UserError(f"there are no rows of {', '.join(absent)} in {folder / edition}")
     rows = {name: rows[name] for name in problem or rows}
-    table = verify_rows(chosen, rows, sample, out, seed, lambda line: echo(line, err=True))
+    added = [read_rows(path, rows, chosen.version) for path in add or []]
+    methods = {method for tables in added for one in tables.values() for method in one["method"]}
+    table = verify_rows(chosen, rows, sample, out, seed, lambda line: echo(line, err=True), methods or None)
     _write(*laid_out(table), format_, table)
     if (count := int((table["verdict"] == OTHER).sum())) > 0:
         raise RunFailed("not_reproduced", f"{count} of {len(table)} rows are not reproduced")
+    if flatters(table):
+        raise RunFailed("not_reproduced", "rows are better than what is found now, by more than chance")
 
 
 @leaderboard_app.command()
@@ -219,8 +229,8 @@ def submit(
 
     `run` must have carried it out on every problem that admits it.
     """
-    from invbench.leaderboard.build import read_rows
     from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.rows import read_rows
     from invbench.leaderboard.submission import write_submission
 
     chosen, name = read_edition(edition), _registered(method)
@@ -238,12 +248,12 @@ def check(
 ) -> None:
     """Check a submission without trusting it: that its runs are the edition's, selected by its rules.
 
-    Only the file that registers its method is imported, once it is what the submission says it is. `verify --add`
+    The file that registers its method is imported, which runs its code with your rights: read it first. `verify --add`
     carries some of its runs out again.
     """
     from invbench.core.registry import METHODS
-    from invbench.leaderboard.build import read_rows
     from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.rows import read_rows
     from invbench.leaderboard.submission import check_file, check_submission, read_submission
 
     chosen = read_edition(edition)
@@ -265,9 +275,10 @@ def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.
     """Read the rows of an edition, of its submissions, and of further folders, by problem."""
     import pandas as pd
 
-    from invbench.leaderboard.build import read_rows
+    from invbench.leaderboard.rows import read_rows
 
-    folders = [folder, *sorted(path for path in (folder / "submissions").glob("*") if path.is_dir()), *added]
+    submissions = sorted(path for path in (folder / "submissions").glob("*") if path.is_dir())
+    folders = [*submissions, folder, *added]  # later ones win
     each = [read_rows(path, edition.problems, edition.version) for path in folders]
     for path, tables in zip(added, each[len(folders) - len(added) :], strict=True):
         if not tables:

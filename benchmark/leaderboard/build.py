@@ -1,19 +1,16 @@
 """Build a problem of an edition: all trials, the selection by each rule, fresh runs of what is selected, and rows."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from invbench.choices import Rerun, Select
 from invbench.console import announce
 from invbench.errors import RunFailed, UserError
-from invbench.files import replacing
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import knows
 from invbench.results.columns import SECTIONS, as_text
@@ -48,10 +45,6 @@ STAGES = (SEARCH, LEFT_OUT, *(rule.value for rule in RULES))
 """Folders of the runs of a problem, and the stages of its rows."""
 LEFT_OFF = ("path", "dataset", "protocol", "started", "finished", "backbone", "data.variant")
 """Columns of results that no row needs: they follow from the edition, or differ from machine to machine."""
-CURVES = ".curves.parquet"
-"""End of the names of files of learning curves."""
-MOST_ROWS, MOST_COLUMNS, MOST_BYTES = 100_000, 2000, 2**30
-"""Largest table of rows that is read."""
 NO_SUBJECT = re.compile(
     r"(best_validation\.)?(train_.*|.*_loss(_env\d+)?|coefficient\.\d+)|cost\.(?!wall|training|peak).*"
 )
@@ -278,52 +271,3 @@ def _has_old_failures(sweep: Sweep, out: Path) -> bool:
         record is not None and record.status == "failed" and record.code.get("sources") != sources_hash(*config.classes)
         for config, record in records
     )
-
-
-def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.DataFrame]:
-    """Read the rows of the problems that are built, by name.
-
-    Raises:
-        UserError: rows are of another edition, or a file cannot be read.
-    """
-    tables: dict[str, pd.DataFrame] = {}
-    for name in names:
-        path = folder / f"{name}.parquet"
-        if not path.is_file():
-            continue
-        try:
-            _check_size(path)
-            table = pd.read_parquet(path)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
-        if "edition" not in table:
-            raise UserError(f"{path} has no column edition, so it has no rows of a leaderboard")
-        if set(table["edition"]) != {version}:
-            other = ", ".join(sorted(set(map(str, table["edition"]))))
-            raise UserError(f"{path} is of edition {other}, not {version}; editions are not mixed")
-        tables[name] = table
-    return tables
-
-
-def _check_size(path: Path) -> None:
-    """Check that a file is not larger than rows can be. Raises UserError."""
-    facts = pq.read_metadata(path)
-    size = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
-    if facts.num_rows > MOST_ROWS or facts.num_columns > MOST_COLUMNS or size > MOST_BYTES:
-        raise UserError(
-            f"{path} has {facts.num_rows} rows, {facts.num_columns} columns and {size} bytes; rows of a problem have "
-            f"at most {MOST_ROWS}, {MOST_COLUMNS} and {MOST_BYTES}"
-        )
-
-
-def read_curves(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Read the learning curves of problems, by name; of some there may be none."""
-    paths = {name: folder / f"{name}{CURVES}" for name in names}
-    return {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
-
-
-def write_rows(table: pd.DataFrame, path: Path) -> None:
-    """Write the rows of a problem, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        table.to_parquet(temporary, compression="zstd", index=False)

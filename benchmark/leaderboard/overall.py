@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ SHARE_OF_METHODS = 0.5
 """A problem counts in mean ranks where at least this share of all methods can be run on it."""
 SAME_ORDER, OTHER_ORDER = 0.7, 0.4
 """Kendall's tau from which on an order is called the same, and below which another one."""
+SHARED = "runs that can be trained together share their time, and those of some methods cannot"
+"""What a reader of costs must know."""
 Array = NDArray[np.float64]
 
 
@@ -55,6 +58,21 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
     Raises:
         UserError: fewer than two methods are on the same two problems.
     """
+    common = _common_scores(rows, rule)
+    methods, samples = list(map(str, next(iter(common.values())))), [table.to_numpy() for table in common.values()]
+    families = [family_of(name, rows[name]) for name in common]
+    order = _ranks_of_families(samples, families, methods)
+    means, among_top = _resampled(samples, pd.factorize(np.array(families), sort=True)[0], resamples)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    table = pd.DataFrame(
+        {"method": methods, "mean_rank": order.mean().to_numpy(), "low": low, "high": high, "top": among_top}
+    ).sort_values(["mean_rank", "method"], ignore_index=True)
+    difference = critical_difference(len(methods), len(order))
+    return Ranking(table, order, difference, friedman(-order), list(common))
+
+
+def _common_scores(rows: Mapping[str, pd.DataFrame], rule: Select) -> dict[str, pd.DataFrame]:
+    """Return the scores (seeds, methods) of the methods that are ranked on each problem that counts; see `ranking`."""
     values = {
         name: scores(without_oracles(table), rule) for name, table in rows.items() if rule.value in set(table["stage"])
     }
@@ -65,17 +83,13 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
     methods = sorted(set.intersection(*(set(map(str, table)) for table in common.values()))) if common else []
     if len(methods) < 2 or len(common) < 2:
         raise UserError(f"no ranks by {rule.value}: that takes two methods on the same two problems")
-    samples = [table[methods].to_numpy() for table in common.values()]
-    numbers, families = pd.factorize(np.array([family_of(name, rows[name]) for name in common]), sort=True)
+    return {name: table[methods] for name, table in common.items()}
+
+
+def _ranks_of_families(samples: list[Array], families: list[str], methods: list[str]) -> pd.DataFrame:
+    """Rank methods (columns) in each family of problems (row) by the means over seeds of samples (seeds, methods)."""
     order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], columns=methods)
-    order = order.groupby(families[numbers]).mean().rank(axis=1)
-    means, among_top = _resampled(samples, numbers, resamples)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    table = pd.DataFrame(
-        {"method": methods, "mean_rank": order.mean().to_numpy(), "low": low, "high": high, "top": among_top}
-    ).sort_values(["mean_rank", "method"], ignore_index=True)
-    difference = critical_difference(len(methods), len(order))
-    return Ranking(table, order, difference, friedman(-order), list(common))
+    return order.groupby(families).mean().rank(axis=1)
 
 
 def family_of(name: str, rows: pd.DataFrame) -> str:
@@ -161,7 +175,8 @@ def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
 
     Returns:
         For each other rule: rule, problems, methods, tau (Kendall's, of mean ranks), top (how many of the first three
-        are among the first three by both).
+        are among the first three by both), and chance: the mean tau between the orders of two halves of the fresh seeds
+        by the first rule, on the same problems. With less than half of the seeds in one, it understates what all give.
     """
     from scipy.stats import kendalltau
 
@@ -172,14 +187,34 @@ def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
             problems = set.intersection(*(set(ranking(both, one, resamples=1).problems) for one in (RULES[0], rule)))
             both = {name: both[name] for name in sorted(problems)}
             orders = [ranking(both, one, resamples=1).ranks.mean() for one in (RULES[0], rule)]
+            chance = _agreement_of_halves(both, RULES[0])
         except UserError:
             continue
         methods = sorted(set(orders[0].index) & set(orders[1].index))
         first, second = (order[methods] for order in orders)
         tau = float(kendalltau(first, second).statistic)
         top = len(set(first.nsmallest(TOP).index) & set(second.nsmallest(TOP).index))
-        results.append({"rule": rule, "problems": len(both), "methods": len(methods), "tau": tau, "top": top})
+        result = {"rule": rule, "problems": len(both), "methods": len(methods), "tau": tau, "top": top}
+        results.append(result | {"chance": chance})
     return results
+
+
+def _agreement_of_halves(rows: Mapping[str, pd.DataFrame], rule: Select) -> float:
+    """Return the mean of Kendall's tau between the orders of two halves of the fresh seeds, over all such halves."""
+    from scipy.stats import kendalltau
+
+    common = _common_scores(rows, rule)
+    families, methods = [family_of(name, rows[name]) for name in common], list(map(str, next(iter(common.values()))))
+    seeds = sorted(set.intersection(*(set(table.index) for table in common.values())))
+    taus = []
+    for half in combinations(seeds, len(seeds) // 2):
+        parts = (list(half), [seed for seed in seeds if seed not in half])
+        orders = [
+            _ranks_of_families([table.loc[part].to_numpy() for table in common.values()], families, methods).mean()
+            for part in parts
+        ]
+        taus.append(float(kendalltau(*orders).statistic))
+    return float(np.mean(taus)) if len(seeds) > 1 else math.nan
 
 
 def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
@@ -187,10 +222,14 @@ def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for row in agreement(rows):
         says = "stays" if row["tau"] >= SAME_ORDER else "changes" if row["tau"] < OTHER_ORDER else "stays in part"
+        if row["chance"] <= row["tau"] < SAME_ORDER:
+            says = "changes no more than from some seeds to others"
         rule, _ = RULES_IN_WORDS[row["rule"]]
+        seeds = f", {row['chance']:.2f} between halves of the fresh seeds by one rule"
         parts.append(
             f"by {rule} it {says} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
-            f"{row['problems']} problems; {row['top']} of the first {TOP} stay)"
+            f"{row['problems']} problems{'' if math.isnan(row['chance']) else seeds}; {row['top']} of the first {TOP} "
+            "stay)"
         )
     return f"the order of methods by {RULES_IN_WORDS[RULES[0]][0]}: {'; '.join(parts)}" if parts else ""
 
@@ -226,7 +265,7 @@ def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
         f"settings are selected by {RULES_IN_WORDS[rule][0]} and run with fresh seeds; {len(rows)} problems",
         "better / same / worse: on so many problems than ERM (paired t-test at 5 %, Holm-corrected over the methods)",
         f"same: also where the difference is below {SMALLEST:.0%} of ERM's value",
-        "cost: seconds of the whole tuning, as a multiple of ERM's, median over problems",
+        f"cost: seconds of the whole tuning, as a multiple of ERM's, median over problems; {SHARED}",
         "knows: what a method is told beyond inputs and labels",
     ]
     try:

@@ -19,7 +19,7 @@ from invbench.files import write_text
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import changes, is_of_suite, knows
-from invbench.leaderboard.overall import overall, ranking, remarks, sentence, significance_in_words
+from invbench.leaderboard.overall import SHARED, overall, ranking, remarks, sentence, significance_in_words
 from invbench.leaderboard.standings import SMALLEST, fresh_runs, metric_of_rows, standings
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
@@ -43,7 +43,7 @@ SUMMARY_HEADS = {
     "same": "problems on which it cannot be told from ERM",
     "worse": "problems on which it is worse than ERM",
     "problems": "on which it has fresh runs by this rule",
-    "cost": "time of the whole tuning; ERM's is 1; median over problems",
+    "cost": f"time of the whole tuning; ERM's is 1; median over problems; {SHARED}",
     "optimistic": "share of problems on which selection scored more in validation than fresh seeds do",
 }
 """Columns of the summary, and what they mean."""
@@ -56,6 +56,7 @@ STANDINGS_HEADS = {
     "optimism": "validation score of the selected settings in the search, less that of the fresh runs",
     "seed SD": "standard deviation over fresh seeds",
     "search SD": "that which comes from searching: of searches that are drawn again from the trials",
+    "tied": "settings that were equally good in validation; of these, the one with the smallest values is taken",
     "performance": "before the dependence is taken off",
     "dependence": "distance correlation of the score and the nuisance",
     "transformed": "mean change of predictions on transformed inputs",
@@ -338,7 +339,7 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
     for _, row in table.iterrows():
         is_baseline = row["method"] == BASELINE
         difference = rounded(row["difference"], row["difference_half_width"], sign="+")
-        numbers = ["seed_deviation", "search_deviation", "performance", "dependence", "changes"]
+        deviations, numbers = ["seed_deviation", "search_deviation"], ["performance", "dependence", "changes"]
         cells.append(
             [
                 str(row["method"]),
@@ -347,6 +348,8 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
                 _cell("" if is_baseline else difference, row["difference"]),
                 str(row["verdict"]),
                 _cell(f"{row['optimism']:+.2g}", row["optimism"]),
+                *(_cell(f"{row[column]:.2g}", row[column]) for column in deviations),
+                int(row["tied"]),
                 *(_cell(f"{row[column]:.2g}", row[column]) for column in numbers),
                 int(row["failed"]),
                 int(row["inactive"]),

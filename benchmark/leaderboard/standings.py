@@ -59,14 +59,22 @@ def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:
 def scores(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     """Return the metric of each method (column) with each fresh seed (row), of which a high one is good.
 
-    A run that failed, or whose metric is not finite, has minus infinity: it is worse than all others.
+    A run that failed, or whose metric is not finite, has minus infinity: it is worse than all others. So has a method
+    of which every trial failed, and of which nothing could be selected.
     """
     metric, higher = metric_of_rows(rows)
     fresh = rows[rows["stage"] == rule.value]
     table = fresh_runs(rows, rule).pivot_table(index="seed", columns="method", values=metric, dropna=False)
-    table = table.reindex(index=sorted(fresh["seed"].unique()), columns=sorted(fresh["method"].unique()))
+    methods = sorted({*fresh["method"], *_hopeless(rows)})
+    table = table.reindex(index=sorted(fresh["seed"].unique()), columns=methods)
     oriented = table if higher else -table
     return oriented.where(np.isfinite(oriented), -np.inf)
+
+
+def _hopeless(rows: pd.DataFrame) -> set[str]:
+    """Return the methods of which every trial failed."""
+    is_done = (rows["status"] == "done") & (rows["stage"] == SEARCH)
+    return set(rows.loc[rows["stage"] == SEARCH, "method"]) - set(rows.loc[is_done, "method"])
 
 
 def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
@@ -77,7 +85,8 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     seeds), difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the methods),
     verdict, optimism (mean score in validation of the selected settings in the search, less that of the fresh runs;
     positive where selection flatters), seed_deviation (standard deviation over fresh seeds), search_deviation (that
-    which comes from searching, see `search_deviation`), dependence (distance correlation of the score and the nuisance;
+    which comes from searching, see `search_deviation`), tied (settings that were equally good in validation, of which
+    the first was taken; 0 where there was but one), dependence (distance correlation of the score and the nuisance;
     NaN without one), performance (the mean before the dependence was taken off; NaN where none was), changes (mean
     change of predictions on transformed images, in units of the task; NaN without images), seconds (median of a fresh
     run), tuning_seconds (of all runs of the problem), rank (1 is the best mean; methods of whose fresh runs some failed
@@ -114,6 +123,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "optimism": _optimism(rows, fresh, name, rule),
                 "seed_deviation": values[name].std(ddof=1),
                 "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
+                "tied": _tied(rows, name) if rule is Select.best_validation else 0,
                 "dependence": (
                     dependence := _mean_of(
                         runs, [str(column) for column in runs if TEST_DEPENDENCE.fullmatch(str(column))]
@@ -156,6 +166,19 @@ def selected_trial(rows: pd.DataFrame, rule: Select) -> "pd.Series[Any]":
     return row
 
 
+def _tied(rows: pd.DataFrame, method: str) -> int:
+    """Count the settings of a method that are equally good in validation; 0 where one is better than all others."""
+    search = rows[(rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")]
+    criterion = f"best_validation.validation_{rows['data.primary'].dropna().iloc[0]}"
+    if criterion not in rows:
+        return 0
+    scores = search.groupby("trial")[criterion].agg(["mean", "count"])
+    means = alike(scores.loc[scores["count"] == scores["count"].max(), "mean"])
+    best = means.max() if rows["data.higher_is_better"].dropna().iloc[0] else means.min()
+    count = int((means == best).sum())
+    return count if count > 1 else 0
+
+
 def search_deviation(rows: pd.DataFrame, method: str) -> float:
     """Return the standard deviation of the shown metric that comes from searching, with the search's own seeds.
 
@@ -165,17 +188,21 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     metric, _ = metric_of_rows(rows)
     rows = _with_trials(rows[rows["method"] == method])
     search = rows[(rows["stage"] == SEARCH) & (rows["status"] == "done")]
+    if not len(search):
+        return math.nan
     criterion, shown = f"best_validation.validation_{search['data.primary'].iloc[0]}", f"best_validation.{metric}"
     if criterion not in search or shown not in search:
         return math.nan
     means = search.groupby("trial")[[criterion, shown]].mean().dropna()
-    means[shown] = means.groupby(criterion)[shown].transform("mean")  # of equally good trials any may be selected
-    ordered = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])[shown].to_numpy()
-    n = len(ordered)
+    means[criterion] = alike(means[criterion])
+    means = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])
+    n = len(means)
     left = np.arange(n, -1, -1) / n if n else np.zeros(1)
-    shares = left[:-1] ** n - left[1:] ** n
-    mean = float(shares @ ordered)
-    return math.sqrt(float(shares @ (ordered - mean) ** 2)) if n else math.nan
+    # Of equally good trials any may be selected: each has an equal part of what they have together.
+    shares = pd.Series(left[:-1] ** n - left[1:] ** n).groupby(means[criterion].to_numpy()).transform("mean").to_numpy()
+    values = means[shown].to_numpy()
+    mean = float(shares @ values)
+    return math.sqrt(float(shares @ (values - mean) ** 2)) if n else math.nan
 
 
 def _with_trials(rows: pd.DataFrame) -> pd.DataFrame:
@@ -233,6 +260,7 @@ def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select
 
 
 OPTIONAL = {
+    "tied": "tied: settings that were equally good in validation; of these, the one with the smallest values is taken",
     "performance": "performance: before the dependence is taken off",
     "dependence": "dependence: distance correlation of the score and the nuisance",
     "changes": "changes: mean change of predictions on transformed inputs",
@@ -252,7 +280,8 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
         difference = "" if baseline or math.isnan(row["difference"]) else rounded(row["difference"], spread, sign="+")
         numbers = [row["optimism"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
         texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
-        rows.append(([row["method"], mean, difference, row["verdict"], *texts, f"{row['seconds']:.2g}"], []))
+        seconds = "" if math.isnan(row["seconds"]) else f"{row['seconds']:.2g}"
+        rows.append(([row["method"], mean, difference, row["verdict"], *texts, seconds], []))
     title = f"{name}: {table['metric'].iloc[0]}"
     names = ["method", title, "vs ERM", "verdict", "optimism", "seed SD", "search SD", *optional, "seconds"]
     remarks = [

@@ -19,13 +19,14 @@ import torch
 import yaml
 
 from invbench.choices import Select
-from invbench.core.registry import METHODS
+from invbench.core.registry import METHODS, NAME
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, STAGES, read_rows, write_rows
+from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, STAGES
 from invbench.leaderboard.edition import Edition
-from invbench.leaderboard.methods import knows
+from invbench.leaderboard.methods import is_of_suite, is_registered, knows
+from invbench.leaderboard.rows import NAMED, read_rows, write_rows, wrong_columns
 from invbench.leaderboard.standings import selected_trial
 from invbench.leaderboard.verify import config_of
 from invbench.results.selection import BEST
@@ -33,20 +34,11 @@ from invbench.runs.commands import parse_seeds
 from invbench.strict_yaml import read_yaml
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.rerun_best import cell_of
-from invbench.system.provenance import code_version, describe
+from invbench.system.provenance import code_version, describe, sources_hash
 
 FILE = "submission.yaml"
-NAMED = 3
-"""Largest number of examples that a complaint names."""
-REQUIRED = (
-    "edition", "problem", "stage", "method", "knows", "seed", "status", "code", "run_id", "data.metric", "data.primary",
-    "data.higher_is_better", "data.fingerprint", "best_validation.step", "cost.wall_seconds",
-)  # fmt: skip
-NUMBERS = re.compile(
-    r"seed|fused|(best_validation\.)?(test|validation|held_out)_.*|best_validation\.step|(cost|invariance)\..*"
-)
-"""Columns that rows must have, and those that hold numbers."""
-STATUSES = {"done", "failed"}
+METHOD = re.compile(rf"{NAME.pattern}(\+{NAME.pattern})*")
+"""Names of methods."""
 
 
 class Submission(Settings):
@@ -73,35 +65,56 @@ def write_submission(
     Raises:
         UserError: rows are missing or not as the edition says; nothing is written.
     """
-    if complaints := list(check_rows(edition, rows, method, base)):
+    complaints = [*_check_method(edition, method), *check_rows(edition, rows, method, base)]
+    complaints += [] if complaints else _check_code(edition, rows, method)
+    if complaints:
         raise UserError(f"{method} cannot be submitted: {'; '.join(complaints)}")
     folder = out / method
-    cls = _class_of(method)
-    source = Path(inspect.getfile(cls)).read_text(encoding="utf-8") if _is_foreign(cls) else None
-    name = f"{method}.py" if source is not None else None
+    (file,) = _files_of(method)
+    source = file.read_text(encoding="utf-8")
     content = Submission(
         edition=edition.version,
         method=method,
-        file=name,
-        file_sha256=None if source is None else sha256(source.encode()).hexdigest(),
-        code=code_version(cls),
+        file=f"{method}.py",
+        file_sha256=sha256(source.encode()).hexdigest(),
+        code=code_version(*map(METHODS.load, method.split("+"))),
         environment=describe(torch.device("cpu")),
     )
-    for problem, table in rows.items():
-        write_rows(table, folder / f"{problem}.parquet")
-    if name is not None and source is not None:
-        write_text(folder / name, source)
-    write_text(folder / FILE, yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False))
+    try:
+        for problem, table in rows.items():
+            write_rows(table, folder / f"{problem}.parquet")
+        write_text(folder / f"{method}.py", source)
+        write_text(folder / FILE, yaml.safe_dump(content.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from None
     return folder
 
 
-def _class_of(method: str) -> type[Any]:
-    return METHODS.load(method.partition("+")[0])
+def _files_of(method: str) -> set[Path]:
+    """Return the files that register the parts of a method which do not come with the suite."""
+    return {Path(inspect.getfile(METHODS.load(name))) for name in method.split("+") if not is_of_suite(name)}
 
 
-def _is_foreign(cls: type[Any]) -> bool:
-    """Tell whether a method is no part of the suite."""
-    return not cls.__module__.startswith("invbench.")
+def _check_method(edition: Edition, method: str) -> Iterator[str]:
+    """Yield why a method is none that can be submitted."""
+    if not METHOD.fullmatch(method):
+        yield f"{method!r} is no name of a method"
+    elif not is_registered(method):
+        yield f"the file that registers {method} is not there, or registers another method"
+    elif is_of_suite(method):
+        yield f"{method} comes with the suite; its rows are those of `bench leaderboard build`"
+    elif len(_files_of(method)) > 1:
+        yield f"the parts of {method} are registered by several files; put them into one"
+    elif not any(method in edition.methods_on(name) for name in edition.problems):
+        yield f"{method} is admitted by no problem"
+
+
+def _check_code(edition: Edition, rows: Mapping[str, pd.DataFrame], method: str) -> Iterator[str]:
+    """Yield what was made by other code than the present one."""
+    for name, table in rows.items():
+        current = {sources_hash(*run.classes) for run in edition.search(name, method).runs()}
+        if set(table["code"]) - current:
+            yield f"{name}: rows were made by other code; `bench leaderboard run --problem {name}` makes them again"
 
 
 def read_submission(edition: Edition, folder: Path) -> tuple[Submission, dict[str, pd.DataFrame]]:
@@ -115,10 +128,11 @@ def read_submission(edition: Edition, folder: Path) -> tuple[Submission, dict[st
 
 
 def check_submission(edition: Edition, folder: Path, base: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Check a submission without trusting it and without running its code. Returns complaints; none where it is right.
+    """Check a submission without believing it. Returns complaints; none where it is right.
 
     The runs must be those that the edition asks for, by their identities; what each rule selects is computed again
-    from the trials; numbers must be possible. The class of its method must be registered.
+    from the trials; numbers must be possible; data must be those of the edition's runs. The class of its method must be
+    registered, so its file has been imported, which runs its code.
 
     Args:
         edition: which it is for.
@@ -129,21 +143,24 @@ def check_submission(edition: Edition, folder: Path, base: Mapping[str, pd.DataF
         UserError: the folder is no submission.
     """
     submission, rows = read_submission(edition, folder)
+    complaints = [*check_file(submission, folder), *_check_method(edition, submission.method)]
+    if complaints:
+        return complaints
     complaints = list(check_rows(edition, rows, submission.method, base))
-    codes = {str(code) for table in rows.values() if "code" in table for code in table["code"].unique()}
+    codes = {code for table in rows.values() for code in table["code"].unique()}
     if codes - {str(submission.code.get("sources"))}:
         complaints.append("rows were made by other code than submission.yaml says")
-    if submission.file is None and _is_foreign(_class_of(submission.method)):
-        complaints.append(f"the file that registers {submission.method} is not there")
-    return [*check_file(submission, folder), *complaints]
+    return complaints
 
 
 def check_file(submission: Submission, folder: Path) -> list[str]:
     """Check the file of a submission, before it is imported. Returns complaints."""
+    if not METHOD.fullmatch(submission.method):
+        return [f"{submission.method!r} is no name of a method"]
     if submission.file is None:
-        return []
-    path = folder / submission.file
-    if submission.file != f"{submission.method}.py" or path.is_symlink() or not path.is_file():
+        return [f"the file that registers {submission.method} is not there"]
+    path = folder / f"{submission.method}.py"
+    if submission.file != path.name or path.is_symlink() or not path.is_file():
         return [f"{submission.file} is no file of the folder that is named after the method"]
     if sha256(path.read_bytes()).hexdigest() != submission.file_sha256:
         return [f"{submission.file} is not the file of file_sha256"]
@@ -158,26 +175,10 @@ def check_rows(
     if missing := sorted(set(needed) - set(rows)):
         yield f"there are no rows for {', '.join(missing)}"
     for name, table in rows.items():
-        complaints = list(_check_columns(table)) or list(_check_problem(edition, name, table, method))
+        complaints = list(wrong_columns(table)) or list(_check_problem(edition, name, table, method))
         if not complaints and name in base:
-            complaints = list(_check_metric(table, base[name]))
+            complaints = [*_check_metric(table, base[name]), *_check_data(table, base[name])]
         yield from (f"{name}: {complaint}" for complaint in complaints)
-
-
-def _check_columns(table: pd.DataFrame) -> Iterator[str]:
-    """Check that all columns are there and hold what they must."""
-    if lacking := [name for name in REQUIRED if name not in table]:
-        yield f"there is no column {', '.join(lacking)}"
-        return
-    names = [str(name) for name in table if NUMBERS.fullmatch(str(name))]
-    if wrong := [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]:
-        yield f"{', '.join(wrong[:NAMED])} {'holds' if len(wrong) == 1 else 'hold'} other than numbers"
-    if not pd.api.types.is_integer_dtype(table["seed"]):
-        yield "seeds are no integers"
-    if others := sorted(set(map(str, table["status"])) - STATUSES):
-        yield f"status is {', '.join(map(repr, others[:NAMED]))}, not done or failed"
-    if not (table["status"] == "done").any():
-        yield "no run is done"
 
 
 def _check_metric(table: pd.DataFrame, base: pd.DataFrame) -> Iterator[str]:
@@ -187,6 +188,16 @@ def _check_metric(table: pd.DataFrame, base: pd.DataFrame) -> Iterator[str]:
         expected = set(base[name].dropna())
         if set(done[name]) != expected:
             yield f"{name} is not {', '.join(map(str, expected))} in all rows"
+
+
+def _check_data(table: pd.DataFrame, base: pd.DataFrame) -> Iterator[str]:
+    """Check that each seed has the data that it has in the edition's rows."""
+    seeds, prints = (base[column] for column in ("seed", "data.fingerprint"))
+    known = set(zip(seeds, prints, strict=True))
+    done = table[table["status"] == "done"]
+    given = set(zip(done["seed"], done["data.fingerprint"], strict=True))
+    if others := sorted({int(seed) for seed, fingerprint in given - known if seed in set(seeds)}):
+        yield f"the data of seeds {', '.join(map(str, others[:NAMED]))} are not those of the edition's runs"
 
 
 def _check_problem(edition: Edition, name: str, table: pd.DataFrame, method: str) -> Iterator[str]:

@@ -1,15 +1,16 @@
 """Carry rows of an edition out again, a sample of them, and say to which digit they are reproduced."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from invbench.choices import Select
 from invbench.errors import RunFailed, UserError
-from invbench.leaderboard.build import RULES, judged
+from invbench.leaderboard.build import RULES, SEARCH, judged
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.standings import metric_of_rows
 from invbench.results.columns import SECTIONS, missing
@@ -21,12 +22,15 @@ from invbench.results.statistics import half_width
 from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
+from invbench.sweeps.folder import reopen
 from invbench.training.runner import run_one
 
 EXACT = 17
 """Digits of numbers that are the same."""
 ENOUGH = 3
 """Digits from which on numbers are not called others, however small the spread of seeds is."""
+MUCH = 0.1
+"""Shift of the mean, in standard deviations over seeds, that rounding does not make."""
 VERDICTS = (THE_SAME, WITHIN, OTHER) = ("the same numbers", "within the spread of seeds", "another number")
 
 
@@ -87,6 +91,7 @@ def verify(
     out: Path,
     seed: int = 0,
     each: Callable[[str], object] = lambda text: None,
+    methods: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Carry a sample of the rows out again, one by one, and compare all numbers that runs are judged and selected by.
 
@@ -95,22 +100,24 @@ def verify(
 
     Columns: problem, method, stage, seed, run_id, number (its name), row (what the row says), again (what is found
     now), digits (that agree; 17 for the same number), deviations (their distance in standard deviations over the fresh
-    seeds of ERM), above (the same of the problem's metric, with its sign: positive where the row is better), verdict,
-    and note: other data, or why the run failed. Runs that were trained together differ by rounding from those that are
-    trained alone, and rounding grows with the steps.
+    seeds of ERM), above (the same of the number that tables show, with its sign: positive where the row is better),
+    verdict, and note: other data, or why the run failed. Runs that were trained together differ by rounding from those
+    that are trained alone, and rounding grows with the steps.
 
     Args:
         rows: by problem, as `build` returns them.
         sample: number of runs.
-        out: folder of the runs.
+        out: folder of the runs; what was carried out there before is carried out again.
         seed: of the sample.
         each: called with a line about each row.
+        methods: whose rows are sampled; None takes all.
 
     Raises:
         UserError: a row has settings that are those of no trial.
     """
     results: list[dict[str, Any]] = []
-    for count, (_, row) in enumerate(chosen := list(sampled(rows, sample, seed).iterrows())):
+    some = {name: table if methods is None else table[table["method"].isin(methods)] for name, table in rows.items()}
+    for count, (_, row) in enumerate(chosen := list(sampled(some, sample, seed).iterrows())):
         name = str(row["problem"])
         config = config_of(edition, row)
         if not edition.is_trial(name, config.spec):
@@ -130,9 +137,12 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
     last = [metric, f"validation_{primary}", f"held_out_{primary}"]
     names = [name for name in (*last, *(BEST + name for name in last), f"{BEST}step") if not missing(row.get(name))]
     fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)]
-    results = [_distance(float(row[name]), float(again.get(name, math.nan)), fresh, name) for name in names or [metric]]
-    worst = max(results, key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
-    above = results[0].pop("signed") * (1 if higher else -1)
+    results = {
+        name: _distance(float(row[name]), float(again.get(name, math.nan)), fresh, name) for name in names or [metric]
+    }
+    worst = max(results.values(), key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
+    shown = BEST + metric if row["stage"] in (SEARCH, Select.best_validation.value) else metric
+    above = results.get(shown, results.get(metric, worst))["signed"] * (1 if higher else -1)
     return {name: value for name, value in worst.items() if name != "signed"} | {"above": above}
 
 
@@ -147,6 +157,7 @@ def _distance(row: float, again: float, fresh: pd.DataFrame, name: str) -> dict[
 
 def _again(config: RunConfig, out: Path, minus_half: str | None, row: "pd.Series[Any]") -> tuple["pd.Series[Any]", str]:
     """Carry a run out. Returns its numbers as `load_results` has them, none where it fails, and a note."""
+    reopen([config], out)
     try:
         record: Record = run_one(config, Options(out=out, quiet=True, threads=1))
     except RunFailed as failure:
@@ -179,11 +190,25 @@ def laid_out(table: pd.DataFrame) -> tuple[Layout, list[str]]:
         rows.append([*head, f"{row['row']:.6g}", f"{row['again']:.6g}", str(row["digits"]), verdict])
     counts = [f"{count} {verdict}" for verdict, count in table["verdict"].value_counts().items()]
     remarks = [f"{len(table)} rows: {', '.join(counts)}"]
-    shifts = table["above"][table["digits"] < EXACT].dropna()
-    if len(shifts) > 1:
-        half = half_width(shifts)
+    mean, half = mean_shift(table)
+    if not math.isnan(half):
         remarks.append(
-            f"rows that differ are better than what is found now by {rounded(shifts.mean(), half)} standard deviations "
+            f"rows that differ are better than what is found now by {rounded(mean, half)} standard deviations "
             "in the mean; honest ones are better as often as worse"
         )
     return Layout(names, [], [(head, []) for head in rows]), remarks
+
+
+def mean_shift(table: pd.DataFrame) -> tuple[float, float]:
+    """Return by how much rows that differ are better than what is found now, and its 95 % interval's half width.
+
+    Both are in standard deviations over seeds, and NaN for fewer than two such rows.
+    """
+    shifts = table["above"][table["above"] != 0].dropna()
+    return (float(shifts.mean()), half_width(shifts)) if len(shifts) > 1 else (math.nan, math.nan)
+
+
+def flatters(table: pd.DataFrame) -> bool:
+    """Tell whether rows are better than what is found now by more than chance and rounding can be."""
+    mean, half = mean_shift(table)
+    return mean > half and mean > MUCH

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.leaderboard.build import RULES, STAGES, build, judged, read_rows, write_rows
+from invbench.leaderboard.build import RULES, STAGES, build, judged
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
+from invbench.leaderboard.rows import read_curves, read_rows, write_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
@@ -112,14 +113,15 @@ def made_up(**scores: list[float]) -> pd.DataFrame:
         common = {
             "problem": "p", "method": method, "knows": "", "status": "done", "data.metric": "test_accuracy",
             "data.primary": "accuracy", "data.higher_is_better": True, "trainer.learning_rate": 0.1,
-            "best_validation.step": 5.0, "cost.wall_seconds": 2.0,
+            "best_validation.step": 5.0, "cost.wall_seconds": 2.0, "edition": "test", "code": "0",
+            "data.fingerprint": "f",
         }  # fmt: skip
         for seed in range(3):
             rows.append(common | {"stage": "search", "seed": seed, "best_validation.validation_accuracy": 0.9})
         for seed, value in enumerate(values, start=100):
             at_best = {"best_validation.test_accuracy": value, "best_validation.validation_accuracy": 0.8}
             rows.append(common | {"stage": "best_validation", "seed": seed, "test_accuracy": 0.0} | at_best)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(run_id=[f"{number:016x}" for number in range(len(rows))])
 
 
 def test_dependence_is_taken_off_at_the_last_step() -> None:
@@ -233,6 +235,46 @@ def test_rows_of_another_edition_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spirals.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path, ["spirals"], "2026.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"run_id": None}, "run_id holds other than texts"),
+        ({"method": 3}, "method holds other than texts"),
+        ({"knows": None}, "knows holds other than texts"),
+        ({"edition": [["test"]] * 5}, "edition holds other than texts"),
+        ({"seed": 0.5}, "seeds are no integers"),
+        ({"seed": "0"}, "seed holds other than numbers"),
+        ({"status": "failed"}, "no run is done"),
+        ({"status": "DONE"}, "status is 'DONE', not done or failed"),
+        ({"best_validation.step": float("nan")}, "do not all say which step was best in validation"),
+        ({"data.metric": None}, "do not all say by which metric"),
+        ({"run_id": "0" * 16}, "1 runs are there more than once"),
+    ],
+)
+def test_rows_that_nothing_can_be_done_with_are_refused(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    write_rows(made_up(erm=[0.5, 0.6]).assign(**change), tmp_path / "spirals.parquet")
+    with pytest.raises(UserError, match=complaint):
+        read_rows(tmp_path, ["spirals"], "test")
+
+
+def test_rows_that_grow_when_they_are_read_are_refused(tmp_path: Path) -> None:
+    rows = pd.concat([made_up(erm=[0.5, 0.6])] * 16_000, ignore_index=True)
+    write_rows(rows.assign(note="long" * 2000), tmp_path / "spirals.parquet")
+    assert (tmp_path / "spirals.parquet").stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"bytes or more; rows of a problem have at most"):
+        read_rows(tmp_path, ["spirals"], "test")
+
+
+def test_curves_that_are_none_are_refused(tmp_path: Path) -> None:
+    assert read_curves(tmp_path, ["spirals"]) == {}
+    write_rows(made_up(erm=[0.5, 0.6]), tmp_path / "spirals.curves.parquet")
+    with pytest.raises(UserError, match="holds no learning curves: there is no column step, validation, test"):
+        read_curves(tmp_path, ["spirals"])
+    (tmp_path / "spirals.curves.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_curves(tmp_path, ["spirals"])
 
 
 @pytest.mark.slow

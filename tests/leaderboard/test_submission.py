@@ -1,9 +1,12 @@
 """A method from a file goes through the leaderboard: run, shown, carried out again, submitted, and checked."""
 
+import re
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -16,10 +19,11 @@ from invbench.core.registry import IMPORT_VARIABLE, METHODS
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard import edition as editions
-from invbench.leaderboard.build import RULES, read_rows
+from invbench.leaderboard.build import RULES
 from invbench.leaderboard.edition import Edition, read_edition
-from invbench.leaderboard.submission import check_submission
-from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, sampled, verify
+from invbench.leaderboard.rows import read_rows
+from invbench.leaderboard.submission import check_submission, write_submission
+from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, flatters, sampled, verify
 from invbench.runs.resolve import resolve
 
 pytestmark = pytest.mark.slow  # the processes of two builds import torch again and again
@@ -100,10 +104,10 @@ def test_a_row_that_cannot_be_reproduced_is_named(world: tuple[Path, Path]) -> N
     before = path.read_bytes()
     rows = pd.read_parquet(path)
     rows.assign(test_accuracy=rows["test_accuracy"] / 7).to_parquet(path)
-    result = bench("verify", "--sample", 2)
+    result = bench("verify", "--sample", 4)
     path.write_bytes(before)
     assert isinstance(result.exception, RunFailed)
-    assert "2 of 2 rows are not reproduced" in str(result.exception)
+    assert re.match("[1-4] of 4 rows are not reproduced", str(result.exception))
 
 
 def test_a_sample_is_of_all_rows_and_the_same_for_the_same_seed(world: tuple[Path, Path]) -> None:
@@ -138,7 +142,10 @@ def test_what_is_wrong_with_a_submission_is_found(world: tuple[Path, Path], tmp_
 
     def complaints(changed: pd.DataFrame) -> str:
         changed.to_parquet(folder / "spirals.parquet")
-        return "; ".join(check_submission(tiny(), folder, {}))
+        try:
+            return "; ".join(check_submission(tiny(), folder, {}))
+        except UserError as error:
+            return str(error)
 
     search = rows["stage"] == "search"
     fresh = rows["stage"] == "best_validation"
@@ -165,6 +172,84 @@ def test_what_is_wrong_with_a_submission_is_found(world: tuple[Path, Path], tmp_
     assert "there is no stage extra" in complaints(rows.assign(stage=rows["stage"].where(~fresh, "extra")))
     (folder / "spirals.parquet").unlink()
     assert "there are no rows for spirals" in "; ".join(check_submission(tiny(), folder, {}))
+
+
+def test_a_submission_is_of_a_method_that_its_file_registers(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, rows = tampered(world, tmp_path)
+    content = yaml.safe_load((folder / "submission.yaml").read_text())
+
+    def complaints(**changed: str) -> str:
+        (folder / "submission.yaml").write_text(yaml.safe_dump(content | changed))
+        return str(bench("check", folder).output)
+
+    text = WORST_CASE.replace(MINE, "another_of_tests")
+    digest = {"file_sha256": sha256(text.encode()).hexdigest()}
+    for name, complaint in (
+        ("erm", "erm comes with the suite; its rows are those of `bench leaderboard build`"),
+        ("ghost", "the file that registers ghost is not there, or registers another method"),
+    ):
+        (folder / f"{name}.py").write_text(text)
+        rows.assign(method=name).to_parquet(folder / "spirals.parquet")
+        assert complaint in complaints(method=name, file=f"{name}.py", **digest)
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    assert "'../evil' is no name of a method" in complaints(method="../evil", file="../evil.py", **digest)
+    assert complaints().count("rows of another method or problem") == 1
+    (folder / "spirals.parquet").unlink()
+    assert "there are no rows for spirals" in complaints()
+
+
+def test_a_submission_is_of_the_data_of_the_edition(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, rows = tampered(world, tmp_path)
+    base = {"spirals": pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")}
+    other = rows["data.fingerprint"].where(rows["seed"] != 100, "0" * 16)
+    rows.assign(**{"data.fingerprint": other}).to_parquet(folder / "spirals.parquet")
+    complaint = "spirals: the data of seeds 100 are not those of the edition's runs"
+    assert check_submission(tiny(), folder, base) == [complaint]
+
+
+def test_what_was_made_by_other_code_is_not_submitted(world: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = {"spirals": pd.read_parquet(world[1] / "spirals.parquet").assign(code="0123456789abcdef")}
+    with pytest.raises(UserError, match=r"spirals: rows were made by other code; `bench leaderboard run --problem"):
+        write_submission(tiny(), rows, MINE, {}, tmp_path)
+    (tmp_path / "file").write_text("")
+    result = bench("submit", "-m", "mine.py", "--out", tmp_path / "file")
+    assert "cannot be written" in str(result.exception)
+
+
+def test_the_rows_of_the_edition_are_not_replaced_by_a_submission(world: tuple[Path, Path]) -> None:
+    before = bench("show", "--problem", "spirals", "--format", "csv").stdout
+    folder = world[1].parent / "erm"
+    folder.mkdir()
+    edition = pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")
+    forged = edition[edition["method"] == "erm"].assign(**{"best_validation.test_accuracy": 0.01})
+    forged.to_parquet(folder / "spirals.parquet")
+    assert bench("show", "--problem", "spirals", "--format", "csv").stdout == before
+    shutil.rmtree(folder)
+
+
+def test_runs_are_carried_out_again_whatever_is_there(world: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = {"spirals": pd.read_parquet(world[1] / "spirals.parquet")}
+    first = verify(tiny(), rows, 2, tmp_path, methods=[MINE])
+    for record in tmp_path.glob("*/record.json"):
+        text = re.sub(r'"test_accuracy": [0-9.e-]+', '"test_accuracy": 0.123', record.read_text())
+        assert "0.123" in text
+        record.write_text(text)
+    pd.testing.assert_frame_equal(verify(tiny(), rows, 2, tmp_path, methods=[MINE]), first)
+
+
+def test_rows_that_are_better_than_what_is_found_are_told(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each is within the spread of seeds, and all are better."""
+    rows = pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")
+    name = "best_validation.test_accuracy"
+    is_fresh = rows["stage"] == "best_validation"
+    of_erm = is_fresh & (rows["method"] == "erm")
+    rows.loc[of_erm, name] = np.linspace(0.4, 0.6, int(of_erm.sum()))
+    deviation = rows.loc[of_erm, name].std()
+    forged = rows.assign(**{name: rows[name] + 0.9 * deviation * (is_fresh & (rows["method"] == "vrex"))})
+    table = verify(tiny(), {"spirals": forged}, len(rows), tmp_path, methods=["vrex"])
+    assert OTHER not in set(table["verdict"])
+    assert flatters(table)
+    assert not flatters(verify(tiny(), {"spirals": rows}, len(rows), tmp_path, methods=["vrex"]))
 
 
 def test_a_submission_is_judged_as_the_edition_is(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -268,8 +353,10 @@ def test_a_submission_says_which_edition_and_which_file(world: tuple[Path, Path]
 
 
 def test_what_is_incomplete_is_not_submitted(world: tuple[Path, Path], tmp_path: Path) -> None:
+    result = bench("submit", "-m", "mine.py", "--mine", tmp_path / "nothing", "--out", tmp_path)
+    assert f"{MINE} cannot be submitted: there are no rows for spirals" in str(result.exception)
     result = bench("submit", "-m", "vrex", "--out", tmp_path)
-    assert "vrex cannot be submitted: there are no rows for spirals" in str(result.exception)
+    assert "vrex cannot be submitted: vrex comes with the suite" in str(result.exception)
     assert not any(tmp_path.iterdir())
 
 
