@@ -113,18 +113,23 @@ def selected(
 ) -> Sweep:
     """Return the sweep of the settings that a rule selects for each method, with fresh seeds.
 
-    A method of which a rule can select nothing, such as one that cannot do without an environment, has no fresh runs.
+    A method that cannot do without an environment, or of which every trial failed, has no fresh runs.
 
     Args:
         trials: as `trials_of` returns them.
         rule: of selection.
         say: called with a line about each method of which nothing can be selected.
+
+    Raises:
+        UserError: nothing can be selected of any method, or of one that has finished trials with all environments.
     """
     cells: list[SweepCells] = []
     for method, runs in trials.groupby("method"):
         try:
             cells += sweep_of_best(runs, None, rule.value, edition.fresh_seeds).cells
         except UserError as error:
+            if rule is not Select.leave_one_env_out and (runs["status"] == "done").any():
+                raise
             say(f"{method}: nothing is selected by {rule.value}: {error}")
     if not cells:
         raise UserError(f"nothing is selected by {rule.value}: no run has what it selects by")

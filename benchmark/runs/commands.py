@@ -83,16 +83,19 @@ def ranges(seeds: Sequence[int]) -> str:
 
 
 def _differing(spec: RunSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
-    default = _default(spec.method, spec.dataset, "")
-    fixed = {} if default.backbone == spec.backbone else {"backbone.name": spec.backbone}
-    defaults = _settings(_default(spec.method, spec.dataset, spec.backbone) if fixed else default)
+    fixed: dict[str, Any] = {}  # on which other defaults depend
+    for name in ("dataset.variant", "backbone.name"):
+        defaults = _settings(_default(spec.method, spec.dataset, **fixed))
+        if name in settings and defaults.get(name) != settings[name]:
+            fixed[name] = settings[name]
+    defaults = _settings(_default(spec.method, spec.dataset, **fixed))
     return fixed | {name: value for name, value in settings.items() if name not in defaults or defaults[name] != value}
 
 
 @cache
-def _default(method: str, dataset: str, backbone: str) -> RunSpec:
-    """Return the specification of a cell with default settings, but for its backbone where one is named."""
-    return resolve(method, dataset, assignments={"backbone.name": backbone} if backbone else {}).spec
+def _default(method: str, dataset: str, **fixed: str) -> RunSpec:
+    """Return the specification of a cell with default settings but for these."""
+    return resolve(method, dataset, assignments=fixed).spec
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:
