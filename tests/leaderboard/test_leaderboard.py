@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.leaderboard.build import RULES, STAGES, build, judged
+from invbench.leaderboard import build as leaderboard_build
+from invbench.leaderboard.build import RULES, STAGES, build, judged, selected
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
 from invbench.leaderboard.rows import read_curves, read_rows, write_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, metric_of_rows, standings
@@ -104,6 +105,22 @@ def test_a_problem_is_built_once(tmp_path: Path) -> None:
         text = written(*laid_out("spirals", standings(read["spirals"], rule)), Format.text)
         assert "spirals: test_accuracy" in text
         assert "irmv1" in text
+
+
+def test_a_method_that_cannot_be_selected_stops_the_build_if_it_has_finished_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*arguments: object) -> None:
+        raise UserError("no such setting")
+
+    monkeypatch.setattr(leaderboard_build, "sweep_of_best", cannot)
+    trials = pd.DataFrame({"method": ["erm", "erm", "vrex"], "status": ["failed", "done", "failed"]})
+    lines: list[str] = []
+    with pytest.raises(UserError, match="no such setting"):
+        selected(edition(), trials, Select.best_validation, lines.append)
+    with pytest.raises(UserError, match="nothing is selected by leave_one_env_out"):
+        selected(edition(), trials, Select.leave_one_env_out, lines.append)
+    assert [line.partition(":")[0] for line in lines] == ["erm", "vrex"]
 
 
 def made_up(**scores: list[float]) -> pd.DataFrame:

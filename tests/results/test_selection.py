@@ -202,6 +202,8 @@ def test_selected_settings_run_again_with_fresh_seeds(golden: Path, tmp_path: Pa
         ("steerable", "digits", {"method.rotations": 4}),
         ("erm", "digits", {"backbone.name": "mlp", "backbone.width": 8}),
         ("mutual_information", "mi_toy", {"method.estimator": "jsd", "trainer.held_out_environment": 0}),
+        ("irmv1", "colored_mnist", {"dataset.variant": "domainbed", "backbone.name": "mlp", "backbone.width": 8}),
+        ("sand_mask", "colored_mnist", {"dataset.variant": "domainbed", "trainer.steps": 5}),
     ],
 )
 def test_a_command_makes_the_same_run(method: str, dataset: str, settings: dict[str, Any]) -> None:
