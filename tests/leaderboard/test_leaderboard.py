@@ -19,6 +19,7 @@ from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_
 from invbench.leaderboard.rows import read_curves, read_rows, write_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
+from invbench.runs.commands import parse_seeds
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
 
 ROWS = Path(__file__).parent.parent.parent / "results" / "leaderboard" / "small"
@@ -306,6 +307,10 @@ def test_every_run_of_an_edition_is_understood(problem: str) -> None:
         for stage, sweep in (("search", edition.search(problem)), ("left_out", left_out)):
             expected = {run.spec.run_id for run in sweep.runs()} if sweep is not None else set()
             assert set(rows.loc[rows["stage"] == stage, "run_id"]) == expected, "the rows are of another form of it"
+        for rule in (Select.best_validation, Select.oracle):
+            seeds = rows[rows["stage"] == rule.value].groupby("method")["seed"].apply(sorted)
+            expected = parse_seeds(edition.fresh_seeds)
+            assert seeds.to_dict() == dict.fromkeys(methods, expected), "a cell is missing"
         half = edition.problem(problem).minus_half
         assert half is None or metric_of_rows(rows)[0].endswith(f"_minus_half_{half}")
         assert set(rows["family"]) == {edition.problem(problem).family or problem}
