@@ -10,7 +10,7 @@ import pandas as pd
 
 from invbench.choices import Select
 from invbench.errors import RunFailed, UserError
-from invbench.leaderboard.build import RULES, SEARCH, judged
+from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, judged
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.standings import metric_of_rows
 from invbench.results.columns import SECTIONS, missing
@@ -95,8 +95,8 @@ def verify(
 ) -> pd.DataFrame:
     """Carry a sample of the rows out again, one by one, and compare all numbers that runs are judged and selected by.
 
-    These are the metric of the problem, the score in validation and on what was left out, each at the last and at the
-    best step, and which step that is. The number that agrees least is told.
+    These are, by stage, the metric of the problem, the score in validation or on what was left out, each at the step
+    that counts, and which step that is. The number that agrees least is told.
 
     Columns: problem, method, stage, seed, run_id, number (its name), row (what the row says), again (what is found
     now), digits (that agree; 17 for the same number), deviations (their distance in standard deviations over the fresh
@@ -134,11 +134,17 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
     """Compare the numbers of a row with those of now: the one that agrees least, and how far apart they are."""
     metric, higher = metric_of_rows(table)
     primary = table["data.primary"].dropna().iloc[0]
-    last = [metric, f"validation_{primary}", f"held_out_{primary}"]
-    names = [name for name in (*last, *(BEST + name for name in last), f"{BEST}step") if not missing(row.get(name))]
+    at_best = [f"{BEST}{metric}", f"{BEST}validation_{primary}", f"{BEST}step"]
+    used = {
+        SEARCH: [metric, *at_best],
+        LEFT_OUT: [f"held_out_{primary}"],
+        Select.best_validation.value: at_best,
+    }.get(row["stage"], [metric, f"validation_{primary}"])
+    names = [name for name in used if not missing(row.get(name))]
     fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)]
     results = {
-        name: _distance(float(row[name]), float(again.get(name, math.nan)), fresh, name) for name in names or [metric]
+        name: _distance(float(row[name]), float(again.get(name, math.nan)), fresh, name, metric)
+        for name in names or [metric]
     }
     worst = max(results.values(), key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
     shown = BEST + metric if row["stage"] in (SEARCH, Select.best_validation.value) else metric
@@ -146,9 +152,11 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
     return {name: value for name, value in worst.items() if name != "signed"} | {"above": above}
 
 
-def _distance(row: float, again: float, fresh: pd.DataFrame, name: str) -> dict[str, Any]:
+def _distance(row: float, again: float, fresh: pd.DataFrame, name: str, metric: str) -> dict[str, Any]:
     digits = agreeing_digits(row, again)
-    deviation = float(fresh[name].std(ddof=1)) if name in fresh else math.nan
+    # Fresh runs leave no environment out; a score on one is spread as that on the test's.
+    known = name if name in fresh and fresh[name].notna().any() else metric
+    deviation = float(fresh[known].std(ddof=1)) if known in fresh else math.nan
     signed = 0.0 if digits == EXACT else (row - again) / deviation if deviation > 0 else math.nan
     verdict = THE_SAME if digits == EXACT else WITHIN if abs(signed) < 1 or digits >= ENOUGH else OTHER
     numbers = {"number": name, "row": row, "again": again, "digits": digits, "deviations": abs(signed)}
