@@ -19,12 +19,7 @@ def replacing(
 
     Args:
         allowed: entered around the replacement alone, which does not happen where it raises.
-
-    Raises:
-        OSError: `path` is no regular file, such as a device, or cannot be written to.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a device would become a file
-        raise OSError(errno.EINVAL, "it is no file, but a device, a pipe or a socket", str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary

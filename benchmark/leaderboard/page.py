@@ -86,6 +86,8 @@ def write_page(
         UserError: there are no rows, or the file cannot be written.
     """
     text = page(edition, rows, curves)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out}: it is no file, and is left as it is")
     try:
         write_text(out, text)
     except OSError as error:

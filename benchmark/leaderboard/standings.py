@@ -168,10 +168,11 @@ def selected_trial(rows: pd.DataFrame, rule: Select) -> "pd.Series[Any]":
 
 def _tied(rows: pd.DataFrame, method: str) -> int:
     """Count the settings of a method that are equally good in validation; 0 where one is better than all others."""
-    search = rows[(rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")]
     criterion = f"best_validation.validation_{rows['data.primary'].dropna().iloc[0]}"
     if criterion not in rows:
         return 0
+    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
+    search = rows.loc[finished, ["trial", criterion]]
     scores = search.groupby("trial")[criterion].agg(["mean", "count"])
     means = alike(scores.loc[scores["count"] == scores["count"].max(), "mean"])
     best = means.max() if rows["data.higher_is_better"].dropna().iloc[0] else means.min()
@@ -186,13 +187,15 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     is best in validation. The k-th best of n is selected with probability ((n - k + 1)^n - (n - k)^n) / n^n.
     """
     metric, _ = metric_of_rows(rows)
-    rows = _with_trials(rows[rows["method"] == method])
-    search = rows[(rows["stage"] == SEARCH) & (rows["status"] == "done")]
-    if not len(search):
+    rows = _with_trials(rows)
+    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
+    criterion, shown = (
+        f"best_validation.validation_{rows['data.primary'].dropna().iloc[0]}",
+        f"best_validation.{metric}",
+    )
+    if criterion not in rows or shown not in rows or not finished.any():
         return math.nan
-    criterion, shown = f"best_validation.validation_{search['data.primary'].iloc[0]}", f"best_validation.{metric}"
-    if criterion not in search or shown not in search:
-        return math.nan
+    search = rows.loc[finished, ["trial", criterion, shown, "data.higher_is_better"]]
     means = search.groupby("trial")[[criterion, shown]].mean().dropna()
     means[criterion] = alike(means[criterion])
     means = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])
@@ -207,7 +210,7 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
 
 def _with_trials(rows: pd.DataFrame) -> pd.DataFrame:
     """Add a column `trial`, equal for runs with the same settings of method and training, where there is none."""
-    return rows if "trial" in rows else rows.assign(trial=joined(rows, _searched(rows)))
+    return rows if "trial" in rows else rows.assign(trial=pd.factorize(joined(rows, _searched(rows)))[0])
 
 
 def _mean_of(runs: pd.DataFrame, columns: list[str]) -> float:

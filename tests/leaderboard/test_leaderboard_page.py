@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -275,6 +276,10 @@ def test_bad_input(tmp_path: Path) -> None:
         page(EDITION, {}, {})
     with pytest.raises(UserError, match="cannot be written"):
         write_page(EDITION, {"toy": ROWS["toy"]}, {}, tmp_path / "none" / "page.html")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="it is no file, and is left as it is"):
+        write_page(EDITION, {"toy": ROWS["toy"]}, {}, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_one_problem_has_no_ranks(tmp_path: Path) -> None:

@@ -233,13 +233,6 @@ def test_methods_of_one_seed_share_data_initialisation_and_order(out: Path) -> N
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="it is no file, but a device, a pipe or a socket"):
-        write_text(tmp_path / "pipe", "text")
-    assert (tmp_path / "pipe").is_fifo()
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
