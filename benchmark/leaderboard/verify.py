@@ -13,7 +13,7 @@ from invbench.errors import RunFailed, UserError
 from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, judged
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.standings import metric_of_rows
-from invbench.results.columns import SECTIONS, missing
+from invbench.results.columns import SECTIONS, as_text, missing
 from invbench.results.layout import Layout
 from invbench.results.load import row_of_record
 from invbench.results.rounding import rounded
@@ -96,13 +96,13 @@ def verify(
     """Carry a sample of the rows out again, one by one, and compare all numbers that runs are judged and selected by.
 
     These are, by stage, the metric of the problem, the score in validation or on what was left out, each at the step
-    that counts, and which step that is. The number that agrees least is told.
+    that counts. The number that agrees least is told.
 
     Columns: problem, method, stage, seed, run_id, number (its name), row (what the row says), again (what is found
     now), digits (that agree; 17 for the same number), deviations (their distance in standard deviations over the fresh
-    seeds of ERM), above (the same of the number that tables show, with its sign: positive where the row is better),
-    verdict, and note: other data, or why the run failed. Runs that were trained together differ by rounding from those
-    that are trained alone, and rounding grows with the steps.
+    seeds of ERM, or over the row's own seeds where these are larger), above (the same of the number that tables show,
+    with its sign: positive where the row is better), verdict, and note: other data, or why the run failed. Runs that
+    were trained together differ by rounding from those that are trained alone, and rounding grows with the steps.
 
     Args:
         rows: by problem, as `build` returns them.
@@ -134,16 +134,18 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
     """Compare the numbers of a row with those of now: the one that agrees least, and how far apart they are."""
     metric, higher = metric_of_rows(table)
     primary = table["data.primary"].dropna().iloc[0]
-    at_best = [f"{BEST}{metric}", f"{BEST}validation_{primary}", f"{BEST}step"]
+    at_best = [f"{BEST}{metric}", f"{BEST}validation_{primary}"]
     used = {
         SEARCH: [metric, *at_best],
         LEFT_OUT: [f"held_out_{primary}"],
         Select.best_validation.value: at_best,
     }.get(row["stage"], [metric, f"validation_{primary}"])
     names = [name for name in used if not missing(row.get(name))]
-    fresh = table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)]
+    seeds = (table[(table["stage"] == RULES[0].value) & (table["method"] == BASELINE)], _siblings(table, row))
     results = {
-        name: _distance(float(row[name]), float(again.get(name, math.nan)), fresh, name, metric)
+        name: _distance(
+            float(row[name]), float(again.get(name, math.nan)), max(_spread(runs, name, metric) for runs in seeds), name
+        )
         for name in names or [metric]
     }
     worst = max(results.values(), key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
@@ -152,11 +154,25 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
     return {name: value for name, value in worst.items() if name != "signed"} | {"above": above}
 
 
-def _distance(row: float, again: float, fresh: pd.DataFrame, name: str, metric: str) -> dict[str, Any]:
+def _siblings(table: pd.DataFrame, row: "pd.Series[Any]") -> pd.DataFrame:
+    """Return the runs of a row's method, stage and settings, with all their seeds."""
+    runs = table[(table["method"] == row["method"]) & (table["stage"] == row["stage"])]
+    settings = as_text(runs, [name for name in map(str, runs) if name.startswith(SECTIONS)])
+    return runs[(settings == settings[runs["run_id"] == row["run_id"]].iloc[0]).all(axis=1)]
+
+
+def _spread(runs: pd.DataFrame, name: str, metric: str) -> float:
+    """Return the standard deviation of a number over runs; 0 where it is not known.
+
+    Fresh runs leave no environment out; a score on one is taken to be spread as the metric is.
+    """
+    known = name if name in runs and runs[name].notna().any() else metric
+    deviation = float(runs[known].std(ddof=1)) if known in runs else math.nan
+    return deviation if math.isfinite(deviation) else 0.0
+
+
+def _distance(row: float, again: float, deviation: float, name: str) -> dict[str, Any]:
     digits = agreeing_digits(row, again)
-    # Fresh runs leave no environment out; a score on one is spread as that on the test's.
-    known = name if name in fresh and fresh[name].notna().any() else metric
-    deviation = float(fresh[known].std(ddof=1)) if known in fresh else math.nan
     signed = 0.0 if digits == EXACT else (row - again) / deviation if deviation > 0 else math.nan
     verdict = THE_SAME if digits == EXACT else WITHIN if abs(signed) < 1 or digits >= ENOUGH else OTHER
     numbers = {"number": name, "row": row, "again": again, "digits": digits, "deviations": abs(signed)}
