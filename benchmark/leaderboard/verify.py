@@ -158,7 +158,8 @@ def _siblings(table: pd.DataFrame, row: "pd.Series[Any]") -> pd.DataFrame:
     """Return the runs of a row's method, stage and settings, with all their seeds."""
     runs = table[(table["method"] == row["method"]) & (table["stage"] == row["stage"])]
     settings = as_text(runs, [name for name in map(str, runs) if name.startswith(SECTIONS)])
-    return runs[(settings == settings[runs["run_id"] == row["run_id"]].iloc[0]).all(axis=1)]
+    siblings: pd.DataFrame = runs[(settings == settings[runs["run_id"] == row["run_id"]].iloc[0]).all(axis=1)]
+    return siblings
 
 
 def _spread(runs: pd.DataFrame, name: str, metric: str) -> float:
