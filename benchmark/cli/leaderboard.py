@@ -147,14 +147,14 @@ def run(
         chosen.problem(one)
         if one not in admitted:
             raise UserError(f"{name} cannot be run on {one}; problems that admit it: {', '.join(admitted) or 'none'}")
-    if lacking := [one for one in problem or admitted if not (folder / edition / f"{one}.parquet").is_file()]:
+    asked = problem or admitted
+    if lacking := [one for one in asked if not (folder / edition / f"{one}.parquet").is_file()]:
         echo(
             f"there are no rows of other methods on {', '.join(lacking)} in {folder / edition} (--folder), so {name} "
             "will be shown alone there",
             err=True,
         )
     done: list[str] = []
-    asked = problem or admitted
     for one in asked:
         path = out / edition / name / f"{one}.parquet"
         try:
@@ -291,14 +291,13 @@ def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.
 
 def without_old_rows(rows: "dict[str, pd.DataFrame]", edition: "Edition", method: str) -> "dict[str, pd.DataFrame]":
     """Leave the rows of a method out that other code of it has made, and say so."""
-    from invbench.system.provenance import sources_hash
+    from invbench.leaderboard.build import present_code
 
     kept = {}
     for name, table in rows.items():
         of_method = table["method"] == method
         if of_method.any():
-            current = {sources_hash(*run.classes) for run in edition.search(name, method).runs()}
-            old = of_method & ~table["code"].isin(current)
+            old = of_method & ~table["code"].isin(present_code(edition, name, method))
             if old.any():
                 says = f"rows that other code of {method} has made are left out; `--problem {name}` makes them again"
                 echo(f"{name}: {says}", err=True)

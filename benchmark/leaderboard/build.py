@@ -269,6 +269,11 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Reru
         raise RunFailed("failed", f"all runs in {out} have failed; `record.json` in their folders says why")
 
 
+def present_code(edition: Edition, name: str, method: str) -> set[str]:
+    """Return the hashes of the sources that runs of a method on a problem have now."""
+    return {sources_hash(*run.classes) for run in edition.search(name, method).runs()}
+
+
 def _has_old_failures(sweep: Sweep, out: Path) -> bool:
     """Tell whether a run has failed with other code than that of now."""
     records = ((config, RunFolder(out / config.spec.run_id).read_record()) for config in sweep.runs())

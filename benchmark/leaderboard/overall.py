@@ -59,9 +59,9 @@ def ranking(rows: Mapping[str, pd.DataFrame], rule: Select, resamples: int = RES
         UserError: fewer than two methods are on the same two problems.
     """
     common = _common_scores(rows, rule)
-    methods, samples = list(map(str, next(iter(common.values())))), [table.to_numpy() for table in common.values()]
     families = [family_of(name, rows[name]) for name in common]
-    order = _ranks_of_families(samples, families, methods)
+    order = _ranks_of_families(common, families)
+    methods, samples = list(order), [table.to_numpy() for table in common.values()]
     means, among_top = _resampled(samples, pd.factorize(np.array(families), sort=True)[0], resamples)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     table = pd.DataFrame(
@@ -86,9 +86,10 @@ def _common_scores(rows: Mapping[str, pd.DataFrame], rule: Select) -> dict[str, 
     return {name: table[methods] for name, table in common.items()}
 
 
-def _ranks_of_families(samples: list[Array], families: list[str], methods: list[str]) -> pd.DataFrame:
-    """Rank methods (columns) in each family of problems (row) by the means over seeds of samples (seeds, methods)."""
-    order = pd.DataFrame([_ranks(sample.mean(0)) for sample in samples], columns=methods)
+def _ranks_of_families(common: Mapping[str, pd.DataFrame], families: list[str]) -> pd.DataFrame:
+    """Rank methods (columns) in each family of problems (row) by the means over seeds of scores (seeds, methods)."""
+    methods = next(iter(common.values())).columns
+    order = pd.DataFrame([_ranks(table.to_numpy().mean(0)) for table in common.values()], columns=methods)
     return order.groupby(families).mean().rank(axis=1)
 
 
@@ -184,33 +185,32 @@ def agreement(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     for rule in RULES[1:]:
         both = {name: table for name, table in rows.items() if {RULES[0].value, rule.value} <= set(table["stage"])}
         try:
-            problems = set.intersection(*(set(ranking(both, one, resamples=1).problems) for one in (RULES[0], rule)))
+            problems = set.intersection(*(set(_common_scores(both, one)) for one in (RULES[0], rule)))
             both = {name: both[name] for name in sorted(problems)}
-            orders = [ranking(both, one, resamples=1).ranks.mean() for one in (RULES[0], rule)]
-            chance = _agreement_of_halves(both, RULES[0])
+            common = [_common_scores(both, one) for one in (RULES[0], rule)]
         except UserError:
             continue
+        orders = [_ranks_of_families(table, [family_of(name, rows[name]) for name in table]).mean() for table in common]
         methods = sorted(set(orders[0].index) & set(orders[1].index))
         first, second = (order[methods] for order in orders)
         tau = float(kendalltau(first, second).statistic)
         top = len(set(first.nsmallest(TOP).index) & set(second.nsmallest(TOP).index))
+        chance = _agreement_of_halves(common[0], [family_of(name, rows[name]) for name in common[0]])
         result = {"rule": rule, "problems": len(both), "methods": len(methods), "tau": tau, "top": top}
         results.append(result | {"chance": chance})
     return results
 
 
-def _agreement_of_halves(rows: Mapping[str, pd.DataFrame], rule: Select) -> float:
+def _agreement_of_halves(common: Mapping[str, pd.DataFrame], families: list[str]) -> float:
     """Return the mean of Kendall's tau between the orders of two halves of the fresh seeds, over all such halves."""
     from scipy.stats import kendalltau
 
-    common = _common_scores(rows, rule)
-    families, methods = [family_of(name, rows[name]) for name in common], list(map(str, next(iter(common.values()))))
     seeds = sorted(set.intersection(*(set(table.index) for table in common.values())))
     taus = []
     for half in combinations(seeds, len(seeds) // 2):
         parts = (list(half), [seed for seed in seeds if seed not in half])
         orders = [
-            _ranks_of_families([table.loc[part].to_numpy() for table in common.values()], families, methods).mean()
+            _ranks_of_families({name: table.loc[part] for name, table in common.items()}, families).mean()
             for part in parts
         ]
         taus.append(float(kendalltau(*orders).statistic))

@@ -15,23 +15,22 @@ CURVES = ".curves.parquet"
 """End of the names of files of learning curves."""
 CURVE_COLUMNS = ("method", "seed", "step", "validation", "test")
 MOST_ROWS, MOST_COLUMNS, MOST_BYTES = 100_000, 2000, 2**28
-"""Largest table that is read."""
+"""Largest table of rows or curves that is read: its rows, its columns, and its bytes, in the file and decoded."""
 BATCH = 1024
 """Largest number of rows that are decoded at a time."""
 NAMED = 3
 """Largest number of examples that a complaint names."""
-TEXTS = (
-    "edition", "problem", "stage", "method", "knows", "status", "code", "run_id",
-)  # fmt: skip
+TEXTS = ("edition", "problem", "stage", "method", "knows", "status", "code", "run_id")
+"""Columns that rows must have, with a text in each row."""
 REQUIRED = (
     *TEXTS, "seed", "data.metric", "data.primary", "data.higher_is_better", "data.fingerprint",
     "best_validation.step", "cost.wall_seconds",
 )  # fmt: skip
-"""Columns that rows must have, and those of them that hold texts."""
+"""All columns that rows must have."""
 NUMBERS = re.compile(
     r"seed|fused|(best_validation\.)?(test|validation|held_out)_.*|best_validation\.step|(cost|invariance)\..*"
 )
-"""Columns that hold numbers."""
+"""Pattern of the names of columns of rows that hold nothing but numbers."""
 STATUSES = {"done", "failed"}
 
 

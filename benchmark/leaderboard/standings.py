@@ -14,7 +14,7 @@ from invbench.leaderboard.edition import BASELINE
 from invbench.results.columns import joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
-from invbench.results.selection import at_best_validation
+from invbench.results.selection import BEST, at_best_validation
 from invbench.results.statistics import LEVEL, ROUNDING, alike, half_width, holm, paired_p_value
 from invbench.results.table import higher_is_better
 from invbench.results.table import table as mean_table
@@ -168,12 +168,10 @@ def selected_trial(rows: pd.DataFrame, rule: Select) -> "pd.Series[Any]":
 
 def _tied(rows: pd.DataFrame, method: str) -> int:
     """Count the settings of a method that are equally good in validation; 0 where one is better than all others."""
-    criterion = f"best_validation.validation_{rows['data.primary'].dropna().iloc[0]}"
+    criterion = _criterion(rows)
     if criterion not in rows:
         return 0
-    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
-    search = rows.loc[finished, ["trial", criterion]]
-    scores = search.groupby("trial")[criterion].agg(["mean", "count"])
+    scores = _finished_trials(rows, method, [criterion]).groupby("trial")[criterion].agg(["mean", "count"])
     means = alike(scores.loc[scores["count"] == scores["count"].max(), "mean"])
     best = means.max() if rows["data.higher_is_better"].dropna().iloc[0] else means.min()
     count = int((means == best).sum())
@@ -186,26 +184,33 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     A search of as many trials, drawn again from those that were tried (with replacement), selects the one of them that
     is best in validation. The k-th best of n is selected with probability ((n - k + 1)^n - (n - k)^n) / n^n.
     """
-    metric, _ = metric_of_rows(rows)
-    rows = _with_trials(rows)
-    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
-    criterion, shown = (
-        f"best_validation.validation_{rows['data.primary'].dropna().iloc[0]}",
-        f"best_validation.{metric}",
-    )
-    if criterion not in rows or shown not in rows or not finished.any():
+    criterion, metric = _criterion(rows), f"{BEST}{metric_of_rows(rows)[0]}"
+    if criterion not in rows or metric not in rows:
         return math.nan
-    search = rows.loc[finished, ["trial", criterion, shown, "data.higher_is_better"]]
-    means = search.groupby("trial")[[criterion, shown]].mean().dropna()
-    means[criterion] = alike(means[criterion])
-    means = means.sort_values(criterion, ascending=not search["data.higher_is_better"].iloc[0])
+    trials = _finished_trials(_with_trials(rows), method, [criterion, metric])
+    means = trials.groupby("trial")[[criterion, metric]].mean().dropna()
     n = len(means)
-    left = np.arange(n, -1, -1) / n if n else np.zeros(1)
+    if not n:
+        return math.nan
+    means[criterion] = alike(means[criterion])
+    means = means.sort_values(criterion, ascending=not rows["data.higher_is_better"].dropna().iloc[0])
+    left = np.arange(n, -1, -1) / n
     # Of equally good trials any may be selected: each has an equal part of what they have together.
     shares = pd.Series(left[:-1] ** n - left[1:] ** n).groupby(means[criterion].to_numpy()).transform("mean").to_numpy()
-    values = means[shown].to_numpy()
+    values = means[metric].to_numpy()
     mean = float(shares @ values)
-    return math.sqrt(float(shares @ (values - mean) ** 2)) if n else math.nan
+    return math.sqrt(float(shares @ (values - mean) ** 2))
+
+
+def _criterion(rows: pd.DataFrame) -> str:
+    """Return the name of the score by which validation selects."""
+    return f"{BEST}validation_{rows['data.primary'].dropna().iloc[0]}"
+
+
+def _finished_trials(rows: pd.DataFrame, method: str, columns: list[str]) -> pd.DataFrame:
+    """Return these columns of the finished runs of a method's search, with their trial."""
+    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
+    return rows.loc[finished, ["trial", *columns]]
 
 
 def _with_trials(rows: pd.DataFrame) -> pd.DataFrame:

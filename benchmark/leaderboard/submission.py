@@ -23,7 +23,7 @@ from invbench.core.registry import METHODS, NAME
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError
 from invbench.files import write_text
-from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, STAGES
+from invbench.leaderboard.build import LEFT_OUT, RULES, SEARCH, STAGES, present_code
 from invbench.leaderboard.edition import Edition
 from invbench.leaderboard.methods import is_of_suite, is_registered, knows
 from invbench.leaderboard.rows import NAMED, read_rows, write_rows, wrong_columns
@@ -34,11 +34,11 @@ from invbench.runs.commands import parse_seeds
 from invbench.strict_yaml import read_yaml
 from invbench.sweeps.definition import Sweep
 from invbench.sweeps.rerun_best import cell_of
-from invbench.system.provenance import code_version, describe, sources_hash
+from invbench.system.provenance import code_version, describe
 
 FILE = "submission.yaml"
 METHOD = re.compile(rf"{NAME.pattern}(\+{NAME.pattern})*")
-"""Names of methods."""
+"""Pattern of the name of a method that can be submitted: registered names joined by `+`."""
 
 
 class Submission(Settings):
@@ -112,8 +112,7 @@ def _check_method(edition: Edition, method: str) -> Iterator[str]:
 def _check_code(edition: Edition, rows: Mapping[str, pd.DataFrame], method: str) -> Iterator[str]:
     """Yield what was made by other code than the present one."""
     for name, table in rows.items():
-        current = {sources_hash(*run.classes) for run in edition.search(name, method).runs()}
-        if set(table["code"]) - current:
+        if set(table["code"]) - present_code(edition, name, method):
             yield f"{name}: rows were made by other code; `bench leaderboard run --problem {name}` makes them again"
 
 

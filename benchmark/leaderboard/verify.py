@@ -149,8 +149,8 @@ def _compared(table: pd.DataFrame, row: "pd.Series[Any]", again: "pd.Series[Any]
         for name in names or [metric]
     }
     worst = max(results.values(), key=lambda result: (VERDICTS.index(result["verdict"]), -result["digits"]))
-    shown = BEST + metric if row["stage"] in (SEARCH, Select.best_validation.value) else metric
-    above = results.get(shown, results.get(metric, worst))["signed"] * (1 if higher else -1)
+    shown_metric = BEST + metric if row["stage"] in (SEARCH, Select.best_validation.value) else metric
+    above = results.get(shown_metric, results.get(metric, worst))["signed"] * (1 if higher else -1)
     return {name: value for name, value in worst.items() if name != "signed"} | {"above": above}
 
 

@@ -109,7 +109,7 @@ def test_a_problem_is_built_once(tmp_path: Path) -> None:
 
 
 def test_a_method_that_cannot_be_selected_stops_the_build_if_it_has_finished_trials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cannot(*arguments: object) -> None:
         raise UserError("no such setting")
