@@ -17,17 +17,17 @@ from matplotlib.patches import Patch, Rectangle
 
 from invbench.choices import Select
 from invbench.leaderboard.edition import BASELINE, Edition, read_edition
-from invbench.leaderboard.methods import ORACLE, without_oracles
+from invbench.leaderboard.methods import ORACLE
 from invbench.leaderboard.overall import overall, ranking, sentence, significance_in_words
 from invbench.leaderboard.rows import read_rows
-from invbench.leaderboard.standings import BETTER, SAME, WORSE, metric_of_rows, standings
-from invbench.results.display_names import display_method
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, constant_score, metric_of_rows, standings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, PICTURE = ROOT / "results" / "leaderboard" / "small", ROOT / "docs" / "leaderboard.png"
 BLOCK = re.compile(r"(?<=<!-- leaderboard -->\n).*?(?=<!-- end of leaderboard -->)", re.DOTALL)
 RULE, WIDTH = Select.best_validation, 120
 WORSE_COLOUR = "#f4b183"
+CONSTANT = "constant"
 COLOURS = {BETTER: "#8fc3ea", SAME: "#ececec", WORSE: WORSE_COLOUR}
 
 
@@ -40,22 +40,30 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
     what = (
         f"{len(table)} methods on {problems} small problems, {runs:,} runs: every method tuned alike, then run with "
         "fresh seeds ([how](docs/leaderboard.md)). `bench leaderboard show` has all of it, and each problem. Mean "
-        f"ranks are over {len(result.problems)} problems of {len(result.ranks)} kinds that {len(ranked)} methods "
+        f"ranks are over {len(result.problems)} problems of {len(result.ranks)} families that {len(ranked)} methods "
         "share; cost is the time of tuning, ERM's is 1, and runs that can be trained together share it."
     )
+    order = sentence(rows)
     open_questions = (
         f"What is not settled: {significance_in_words(result)}. {_winners(table)}, so look at your problem. "
-        f"Does the order survive another rule of selection? Computed from the rows: {sentence(rows)}."
+        f"{order[0].upper()}{order[1:]}."
     )
     drawn = "![Each method on each problem: its mean, and whether it is better or worse than ERM](docs/leaderboard.png)"
-    return "\n\n".join([fill(what, WIDTH), _five_lines(ranked), drawn, fill(open_questions, WIDTH)]) + "\n"
+    caption = (
+        "Mean over five fresh seeds of the accuracy in the test (\u2191) or an error (\u2193); where there is a "
+        "nuisance, half the dependence on it is taken off. Blue and orange are by paired tests, so equal means can "
+        "differ in colour. Bold: the best of those that are not told the answer. Empty: the method cannot be run. "
+        "`constant` predicts the same for all inputs."
+    )
+    parts = [fill(what, WIDTH), _five_lines(ranked), drawn, fill(f"*{caption}*", WIDTH), fill(open_questions, WIDTH)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _winners(table: pd.DataFrame) -> str:
-    """Say how many methods that are first on some problem are worse than ERM on another."""
-    first = table[(table["first"] > 0) & (table["method"] != BASELINE)]
-    worse = int((first["worse"] > 0).sum())
-    return f"Of {len(first)} methods that are first on some problem, {worse} are worse than ERM on another"
+    """Say how many methods that are better than ERM on some problem are worse on another."""
+    better = table[(table["better"] > 0) & (table["knows"] != ORACLE)]
+    worse = int((better["worse"] > 0).sum())
+    return f"Of {len(better)} methods that are better than ERM on some problem, {worse} are worse on another"
 
 
 def _five_lines(ranked: pd.DataFrame) -> str:
@@ -71,7 +79,7 @@ def _five_lines(ranked: pd.DataFrame) -> str:
         ranks = f"{row['mean_rank']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
         cells = [
             str(position + 1),
-            display_method(row["method"]),
+            f"`{row['method']}`",
             ranks,
             f"{row['top']:.0%}",
             verdicts,
@@ -84,12 +92,13 @@ def _five_lines(ranked: pd.DataFrame) -> str:
 def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw a heat map: each method on each problem, its mean, and whether it is better or worse than ERM."""
     summary = overall(rows, RULE).sort_values("knows", key=lambda names: names == ORACLE, kind="stable")
-    order = list(map(str, summary["method"]))
+    order = [*map(str, summary["method"]), CONSTANT]
     figure = Figure(figsize=(2.3 + 0.5 * len(rows), 1.4 + 0.22 * len(order)), layout="constrained")
     ax = figure.subplots()
     for column, runs in enumerate(rows.values()):
         table = standings(runs, RULE).set_index("method")
-        best = without_oracles(table)["rank"].min()
+        best = table["rank"].min()
+        ax.text(column, len(order) - 1, short(constant_score(runs, RULE)), ha="center", va="center", fontsize=7)
         for position, method in enumerate(order):
             if method in table.index:
                 row = table.loc[method]
@@ -102,7 +111,7 @@ def picture(rows: Mapping[str, pd.DataFrame]) -> Figure:
     arrows = {name: "\u2191" if metric_of_rows(runs)[1] else "\u2193" for name, runs in rows.items()}
     names = [f"{name.replace('_', ' ')} {arrows[name]}" for name in rows]
     ax.set_xticks(range(len(rows)), names, rotation=50, ha="left", rotation_mode="anchor", fontsize=8)
-    ax.set_yticks(range(len(order)), list(map(display_method, order)), fontsize=8)
+    ax.set_yticks(range(len(order)), order, fontsize=8)
     ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(len(order) - 0.5, -0.5))
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)

@@ -38,7 +38,7 @@ RULES_IN_WORDS = {
         "leave one environment out",
         "the settings with the best mean score on environments that were left out of training, each in turn",
     ),
-    Select.oracle: ("oracle", "the settings with the best score on the test data"),
+    Select.oracle: ("test data", "the settings with the best score on the test data, which the rule `oracle` looks at"),
 }
 """Name of each rule, and what it selects."""
 STAGES = (SEARCH, LEFT_OUT, *(rule.value for rule in RULES))

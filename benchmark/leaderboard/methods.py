@@ -19,6 +19,11 @@ def knows(method: str) -> str:
     return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
 
 
+def knowledge_in_words(knowledge: str) -> str:
+    """Write what `knows` returns for people: `oracle` is the name of a method and of a rule, too."""
+    return knowledge.replace(ORACLE, "the answer")
+
+
 def without_oracles(rows: pd.DataFrame) -> pd.DataFrame:
     """Leave out the rows of methods that are told the answer."""
     return rows[~rows["knows"].str.contains(ORACLE)]

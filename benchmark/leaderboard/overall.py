@@ -13,8 +13,19 @@ from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS
 from invbench.leaderboard.edition import BASELINE
-from invbench.leaderboard.methods import without_oracles
-from invbench.leaderboard.standings import ALONE, BETTER, SAME, SMALLEST, scores, standings, tuning_seconds
+from invbench.leaderboard.methods import knowledge_in_words, without_oracles
+from invbench.leaderboard.standings import (
+    ADDED,
+    ALONE,
+    BETTER,
+    SAME,
+    SMALLEST,
+    added_remark,
+    scores,
+    shown_name,
+    standings,
+    tuning_seconds,
+)
 from invbench.results.layout import Entry, Layout
 from invbench.results.statistics import LEVEL, alike, critical_difference, friedman
 
@@ -131,24 +142,46 @@ def _resampled(samples: list[Array], families: NDArray[np.intp], resamples: int)
     return means, shares.mean(0)
 
 
-def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
-    """Sum up an edition, a row per method.
+def standings_of_all(rows: Mapping[str, pd.DataFrame], rule: Select) -> dict[str, pd.DataFrame]:
+    """Return the standings of each problem on which something was selected by a rule.
 
-    Columns: method, knows, mean_rank, low, high, top (see `Ranking`; NaN for methods without a rank), problems (on
-    which it has fresh runs by this rule), better, same, worse (on how many of them it is better than ERM, cannot be
-    told from it, is worse or has failed), first (on how many it is the best of those that are not told the answer),
-    cost (median over problems of the seconds of its tuning, divided by ERM's), optimistic_share (share of problems on
-    which the selected settings scored more in validation than fresh seeds do).
+    Raises:
+        UserError: there is none.
     """
     tables = {name: standings(table, rule) for name, table in rows.items() if rule.value in set(table["stage"])}
     if not tables:
         raise UserError(f"nothing was selected by {rule.value} in this edition")
+    return tables
+
+
+def overall(
+    rows: Mapping[str, pd.DataFrame], rule: Select, tables: Mapping[str, pd.DataFrame] | None = None
+) -> pd.DataFrame:
+    """Sum up an edition, a row per method.
+
+    Columns: method, added (whether it is other than the edition's), knows, mean_rank, low, high, top (see `Ranking`;
+    NaN for methods without a rank), problems (on which it has fresh runs by this rule), better, same, worse (on how
+    many of them it is better than ERM, cannot be told from it, is worse or has failed), first (on how many it is the
+    best of those that are not told the answer), cost (median over problems of the seconds of its tuning, divided by
+    ERM's), optimistic_share (share of problems on which the selected settings scored more in validation than fresh
+    seeds do).
+
+    Args:
+        rows: by problem, as `build` returns them.
+        rule: of selection.
+        tables: what `standings_of_all` returns of them; None computes it.
+
+    Raises:
+        UserError: nothing was selected by this rule.
+    """
+    tables = standings_of_all(rows, rule) if tables is None else tables
     each = pd.concat(tables, names=["problem"]).reset_index("problem")
-    best = without_oracles(each).groupby("problem")["rank"].min()
+    best = each.groupby("problem")["rank"].min()
     costs = pd.DataFrame({name: tuning_seconds(rows[name]) for name in tables})
     counts = [
         {
             "method": method,
+            ADDED: bool(of_method[ADDED].any()),
             "knows": of_method["knows"].iloc[0],
             "problems": len(of_method),
             "better": int((of_method["verdict"] == BETTER).sum()),
@@ -165,7 +198,7 @@ def overall(rows: Mapping[str, pd.DataFrame], rule: Select) -> pd.DataFrame:
         table = table.merge(ranking(rows, rule).table, on="method", how="left")
     except UserError:
         table = table.assign(mean_rank=math.nan, low=math.nan, high=math.nan, top=math.nan)
-    first = ["method", "knows", "mean_rank", "low", "high", "top"]
+    first = ["method", ADDED, "knows", "mean_rank", "low", "high", "top"]
     return table.sort_values(["mean_rank", "method"], ignore_index=True)[
         [*first, *(name for name in table if name not in first)]
     ]
@@ -221,17 +254,18 @@ def sentence(rows: Mapping[str, pd.DataFrame]) -> str:
     """Say whether the order of methods survives another rule of selection, as `agreement` computes it."""
     parts = []
     for row in agreement(rows):
-        says = "stays" if row["tau"] >= SAME_ORDER else "changes" if row["tau"] < OTHER_ORDER else "stays in part"
+        answer = "yes" if row["tau"] >= SAME_ORDER else "no" if row["tau"] < OTHER_ORDER else "in part"
         if row["chance"] <= row["tau"] < SAME_ORDER:
-            says = "changes no more than from some seeds to others"
+            answer = "it cannot be told, for other seeds change it as much"
         rule, _ = RULES_IN_WORDS[row["rule"]]
         seeds = f", {row['chance']:.2f} between halves of the fresh seeds by one rule"
         parts.append(
-            f"by {rule} it {says} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
-            f"{row['problems']} problems{'' if math.isnan(row['chance']) else seeds}; {row['top']} of the first {TOP} "
-            "stay)"
+            f"by {rule}, {answer} (Kendall's tau {row['tau']:.2f} of {row['methods']} methods on "
+            f"{row['problems']} problems{'' if math.isnan(row['chance']) else seeds}; of the first {TOP} methods "
+            f"{row['top']} {'is' if row['top'] == 1 else 'are'} the same)"
         )
-    return f"the order of methods by {RULES_IN_WORDS[RULES[0]][0]}: {'; '.join(parts)}" if parts else ""
+    first = RULES_IN_WORDS[RULES[0]][0]
+    return f"does the order of methods by {first} survive another rule? Computed: {'; '.join(parts)}" if parts else ""
 
 
 def significance_in_words(ranked: Ranking) -> str:
@@ -254,16 +288,17 @@ def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select
         ranks = f"{row['mean_rank']:.1f} ({row['low']:.1f} to {row['high']:.1f})" if has_rank else ""
         verdicts = "" if row["method"] == BASELINE else f"{row['better']} / {row['same']} / {row['worse']}"
         top, cost = f"{row['top']:.0%}" if has_rank else "", f"{row['cost']:.{0 if row['cost'] >= 10 else 1}f}"
-        lines.append(([row["method"], ranks, top, verdicts, str(row["problems"]), cost, row["knows"]], []))
-    names = ["method", "mean rank", f"top {TOP}", "better / same / worse", "problems", "cost", "knows"]
-    return Layout(names, [], lines), [*remarks(rows, rule), sentence(rows)]
+        place, knowledge = str(len(lines) + 1) if has_rank else "", knowledge_in_words(row["knows"])
+        lines.append(([place, shown_name(row), ranks, top, verdicts, str(row["problems"]), cost, knowledge], []))
+    names = ["place", "method", "mean rank", f"top {TOP}", "better / same / worse", "problems", "cost", "knows"]
+    return Layout(names, [], lines), [*remarks(rows, rule), *added_remark(table), sentence(rows)]
 
 
 def remarks(rows: Mapping[str, pd.DataFrame], rule: Select) -> list[str]:
     """Return the lines that a reader of `overall` needs."""
     lines = [
         f"settings are selected by {RULES_IN_WORDS[rule][0]} and run with fresh seeds; {len(rows)} problems",
-        "better / same / worse: on so many problems than ERM (paired t-test at 5 %, Holm-corrected over the methods)",
+        "better / same / worse than ERM: number of problems (paired t-test at 5 %, Holm-corrected over the methods)",
         f"same: also where the difference is below {SMALLEST:.0%} of ERM's value",
         f"cost: seconds of the whole tuning, as a multiple of ERM's, median over problems; {SHARED}",
         "knows: what a method is told beyond inputs and labels",

@@ -18,9 +18,17 @@ from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.leaderboard.build import RULES, RULES_IN_WORDS, SEARCH
 from invbench.leaderboard.edition import BASELINE, Edition
-from invbench.leaderboard.methods import changes, is_of_suite, knows
-from invbench.leaderboard.overall import SHARED, overall, ranking, remarks, sentence, significance_in_words
-from invbench.leaderboard.standings import SMALLEST, fresh_runs, metric_of_rows, standings
+from invbench.leaderboard.methods import ORACLE, changes, is_of_suite, knowledge_in_words, knows
+from invbench.leaderboard.overall import (
+    SHARED,
+    overall,
+    ranking,
+    remarks,
+    sentence,
+    significance_in_words,
+    standings_of_all,
+)
+from invbench.leaderboard.standings import ADDED, SMALLEST, fresh_runs, metric_of_rows
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
 from invbench.results.rounding import rounded
@@ -44,12 +52,12 @@ SUMMARY_HEADS = {
     "worse": "problems on which it is worse than ERM",
     "problems": "on which it has fresh runs by this rule",
     "cost": f"time of the whole tuning; ERM's is 1; median over problems; {SHARED}",
-    "optimistic": "share of problems on which selection scored more in validation than fresh seeds do",
+    "flattered": "share of problems on which selection scored more in validation than fresh seeds do",
 }
 """Columns of the summary, and what they mean."""
 STANDINGS_HEADS = {
     "method": "as it is registered",
-    "rank": "1 is the best mean",
+    "rank": "1 is the best mean; none for methods that are told the answer",
     "mean": "over fresh seeds, with its 95 % interval",
     "vs ERM": "mean difference from ERM, paired by seed, with its 95 % interval",
     "verdict": f"paired t-test at 5 %, Holm-corrected over the methods; below {SMALLEST:.0%} of ERM's value it is none",
@@ -99,8 +107,9 @@ def page(edition: Edition, rows: Mapping[str, pd.DataFrame], curves: Mapping[str
     rules = [rule for rule in RULES if any(rule.value in set(table["stage"]) for table in rows.values())]
     if not rules:
         raise UserError("there are no rows with selected settings; `bench leaderboard build` makes them")
-    summaries = {rule: overall(rows, rule) for rule in rules}
-    data = _visible(_data(edition, rows, curves, summaries))
+    tables = {rule: standings_of_all(rows, rule) for rule in rules}
+    summaries = {rule: overall(rows, rule, tables[rule]) for rule in rules}
+    data = _visible(_data(edition, rows, curves, summaries, tables))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_template()).render(
         counts=_counts(edition, rows),
@@ -162,11 +171,12 @@ def _answers(
 
 def _who_works(table: pd.DataFrame, rule: Select) -> str:
     """Say how many methods are better than ERM, which has the best mean rank, and where ERM is."""
-    name, others = RULES_IN_WORDS[rule][0], table[table["method"] != BASELINE]
+    name = RULES_IN_WORDS[rule][0]
+    others = table[(table["method"] != BASELINE) & ~table["knows"].str.contains(ORACLE)]
     better, same, worse = (int(others[column].sum()) for column in ("better", "same", "worse"))
     text = (
-        f"Selected by {name}, methods are better than empirical risk minimisation (ERM) in {better} of "
-        f"{better + same + worse} cases, worse in {worse}, and cannot be told from it in {same}."
+        f"Selected by {name}, methods that are not told the answer are better than empirical risk minimisation (ERM) "
+        f"in {better} of {better + same + worse} cases, worse in {worse}, and cannot be told from it in {same}."
     )
     ranked = table.dropna(subset=["mean_rank"]).reset_index(drop=True)
     if not len(ranked):
@@ -199,9 +209,11 @@ def _data(
     rows: Mapping[str, pd.DataFrame],
     curves: Mapping[str, pd.DataFrame],
     summaries: Mapping[Select, pd.DataFrame],
+    tables: Mapping[Select, Mapping[str, pd.DataFrame]],
 ) -> dict[str, Any]:
     """Return all that the page shows, for JSON."""
     texts = _Texts()
+    added = {method for table in summaries.values() for method in table.loc[table[ADDED], "method"]}
     impossible = {method for name in rows for method in edition.problem(name).impossible}
     of_rows: dict[str, str] = {}
     for table in rows.values():
@@ -218,13 +230,22 @@ def _data(
         "methods": {
             method: {
                 "changes": changes(method),
-                "knows": of_rows[method] if method in of_rows else knows(method),
-                "submitted": not is_of_suite(method),
+                "knows": knowledge_in_words(of_rows[method] if method in of_rows else knows(method)),
+                "added": method in added,
+                "has_file": not is_of_suite(method),
             }
             for method in methods
         },
         "problems": {
-            name: _problem(edition, name, rows[name], curves.get(name), list(summaries), methods, texts)
+            name: _problem(
+                edition,
+                name,
+                rows[name],
+                curves.get(name),
+                {rule: tables[rule].get(name) for rule in summaries},
+                methods,
+                texts,
+            )
             for name in edition.problems
             if name in rows
         },
@@ -266,7 +287,7 @@ def _summary(table: pd.DataFrame) -> list[list[Cell]]:
             [
                 method,
                 changes(method),
-                str(row["knows"]),
+                knowledge_in_words(str(row["knows"])),
                 _cell(ranks, rank),
                 _cell(f"{row['top']:.0%}", row["top"]),
                 *(["", "", ""] if method == BASELINE else verdicts),
@@ -283,13 +304,14 @@ def _problem(
     name: str,
     table: pd.DataFrame,
     curves: pd.DataFrame | None,
-    rules: Sequence[Select],
+    standings_by_rule: Mapping[Select, pd.DataFrame | None],
     methods: Sequence[str],
     texts: _Texts,
 ) -> dict[str, Any]:
     """Return what the page shows of a problem."""
     problem, (metric, higher) = edition.problem(name), metric_of_rows(table)
-    with_runs = [rule for rule in rules if ((table["stage"] == rule.value) & (table["status"] == "done")).any()]
+    with_runs = {rule: ranked for rule, ranked in standings_by_rule.items() if ranked is not None}
+    constants = [ranked["constant"].iloc[0] for ranked in with_runs.values()]
     details = {rule: _details(edition, table, rule, texts) for rule in with_runs}
     missing = {
         rule: {
@@ -298,14 +320,15 @@ def _problem(
             if method not in details.get(rule, {})
             for short, reason in [_why_missing(edition, name, table, method, rule)]
         }
-        for rule in rules
+        for rule in standings_by_rule
     }
     return {
         "what": problem.what,
         "metric": metric,
         "better": "high" if higher else "low",
+        "constant": f"{constants[0]:.3g}" if constants and math.isfinite(constants[0]) else "",
         "form": _form(edition, name),
-        "standings": {rule.value: _standings(standings(table, rule)) for rule in with_runs},
+        "standings": {rule.value: _standings(ranked) for rule, ranked in with_runs.items()},
         "details": {rule.value: of_methods for rule, of_methods in details.items()},
         "missing": {rule.value: reasons for rule, reasons in missing.items()},
         "curves": {} if curves is None else _curves(curves),
@@ -356,7 +379,7 @@ def _standings(table: pd.DataFrame) -> list[list[Cell]]:
                 int(row["failed"]),
                 int(row["inactive"]),
                 *(_cell(_plain(row[column]), row[column]) for column in ("seconds", "tuning_seconds")),
-                str(row["knows"]),
+                knowledge_in_words(str(row["knows"])),
             ]
         )
     return cells
@@ -381,10 +404,11 @@ def _details(edition: Edition, table: pd.DataFrame, rule: Select, texts: _Texts)
     """Return for each method its numbers with fresh seeds, its selected settings, and the command that makes them."""
     fresh, (metric, _) = fresh_runs(table, rule), metric_of_rows(table)
     columns = [name for name in map(str, fresh) if name.startswith(("method.", "trainer."))]
+    texts_of_settings = as_text(fresh, columns)
     details = {}
     for method, runs in fresh.groupby("method"):
         runs = runs.sort_values("seed")
-        settings = as_text(runs.head(1), columns).iloc[0]
+        settings = texts_of_settings.loc[runs.index[0]]
         command = _command(edition, runs)
         details[str(method)] = {
             "seeds": {str(run["seed"]): _number(run[metric]) for _, run in runs.iterrows()},

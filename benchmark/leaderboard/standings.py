@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.build import LEFT_OUT, SEARCH
 from invbench.leaderboard.edition import BASELINE
+from invbench.leaderboard.methods import ORACLE
 from invbench.results.columns import joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
@@ -32,6 +34,8 @@ MINUS_DEPENDENCE = f"_minus_half_{DEPENDENCE}"
 """End of the name of a metric that half the dependence on a nuisance is taken off."""
 INVARIANCE = "invariance."
 """Beginning of the columns of mean changes of predictions under transformations."""
+ADDED = "added"
+"""Column of rows, and of standings: whether they are other than the edition's own."""
 
 
 def fresh_runs(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
@@ -63,8 +67,9 @@ def scores(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     of which every trial failed, and of which nothing could be selected.
     """
     metric, higher = metric_of_rows(rows)
-    fresh = rows[rows["stage"] == rule.value]
-    table = fresh_runs(rows, rule).pivot_table(index="seed", columns="method", values=metric, dropna=False)
+    used = ["problem", "method", "stage", "status", "seed", "run_id", metric, BEST + metric, f"{BEST}step"]
+    fresh = rows.loc[rows["stage"] == rule.value, [name for name in used if name in rows]]
+    table = fresh_runs(fresh, rule).pivot_table(index="seed", columns="method", values=metric, dropna=False)
     methods = sorted({*fresh["method"], *_hopeless(rows)})
     table = table.reindex(index=sorted(fresh["seed"].unique()), columns=methods)
     oriented = table if higher else -table
@@ -80,17 +85,18 @@ def _hopeless(rows: pd.DataFrame) -> set[str]:
 def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     """Rank the methods of a problem by a rule of selection.
 
-    Columns: method, knows (what it is told beyond inputs and labels), metric, n (fresh seeds that are done), failed
-    (trials), inactive (fresh runs whose penalty had not acted by the step that is shown), mean, half_width (95 % over
-    seeds), difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the methods),
-    verdict, optimism (mean score in validation of the selected settings in the search, less that of the fresh runs;
-    positive where selection flatters), seed_deviation (standard deviation over fresh seeds), search_deviation (that
-    which comes from searching, see `search_deviation`), tied (settings that were equally good in validation, of which
-    the first was taken; 0 where there was but one), dependence (distance correlation of the score and the nuisance;
-    NaN without one), performance (the mean before the dependence was taken off; NaN where none was), changes (mean
-    change of predictions on transformed images, in units of the task; NaN without images), seconds (median of a fresh
-    run), tuning_seconds (of all runs of the problem), rank (1 is the best mean; methods of whose fresh runs some failed
-    are last).
+    Columns: method, added (whether its rows are other than the edition's own), knows (what it is told beyond inputs and
+    labels), metric, constant (what a constant prediction scores), n (fresh seeds that are done), failed (trials),
+    inactive (fresh runs whose penalty had not acted by the step that is shown), mean, half_width (95 % over seeds),
+    difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the edition's methods and
+    this one), verdict, optimism (mean score in validation of the selected settings in the search, less that of the
+    fresh runs; positive where selection flatters), seed_deviation (standard deviation over fresh seeds),
+    search_deviation (that which comes from searching, see `search_deviation`), tied (settings that were equally good in
+    validation, of which the first was taken; 0 where there was but one), dependence (distance correlation of the score
+    and the nuisance; NaN without one), performance (the mean before the dependence was taken off; NaN where none was),
+    changes (mean change of predictions on transformed images, in units of the task; NaN without images), seconds
+    (median of a fresh run), tuning_seconds (of all runs of the problem), rank (1 is the best mean; methods of whose
+    fresh runs some failed are last; NaN of those that are told the answer).
 
     Args:
         rows: of one problem, as `build` returns them.
@@ -103,17 +109,22 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     fresh = fresh_runs(rows, rule)
     metric, higher = metric_of_rows(rows)
     ordered = scores(rows, rule)
-    each = {str(name): fresh[fresh["method"] == name] for name in ordered}
+    shown = ["seed", metric, "cost.wall_seconds", *(name for name in map(str, fresh) if _is_optional(name))]
+    each = {str(name): fresh.loc[fresh["method"] == name, shown] for name in ordered}
     values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
     values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
     search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)
     known = rows.set_index("method")["knows"].to_dict()
+    added = set(rows.loc[rows[ADDED], "method"]) if ADDED in rows else set()
+    constant = constant_score(rows, rule)
     table = pd.DataFrame(
         [
             {
                 "method": name,
+                ADDED: name in added,
                 "knows": known[name],
                 "metric": metric,
+                "constant": constant,
                 "n": len(values[name]),
                 "failed": int((search.loc[search["method"] == name, "status"] == "failed").sum()),
                 "inactive": int(runs["inactive"].notna().sum()) if "inactive" in runs else 0,
@@ -139,10 +150,34 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     )
     p_values = dict(zip(table["method"], table["p_value"], strict=True))
     p_values.pop(BASELINE, None)
-    table["p_value"] = table["method"].map(holm(p_values))
+    table["p_value"] = table["method"].map(_corrected(p_values, added))
     table["verdict"] = [_verdict(row, higher, len(ordered)) for _, row in table.iterrows()]
-    table["rank"] = alike(ordered.mean()).rank(ascending=False)[table["method"]].to_numpy()
-    return table.sort_values(["rank", "method"], ignore_index=True)
+    means = alike(ordered.mean())[table["method"]].reset_index(drop=True)
+    table["rank"] = means.where(~table["knows"].str.contains(ORACLE)).rank(ascending=False)
+    order = table.assign(mean_of_scores=means).sort_values(["mean_of_scores", "method"], ascending=[False, True])
+    return table.loc[order.index].reset_index(drop=True)
+
+
+def _corrected(p_values: Mapping[str, float], added: set[str]) -> dict[str, float]:
+    """Correct p-values after Holm; no method that is added changes what is said of the edition's, or of another."""
+    of_edition = {method: value for method, value in p_values.items() if method not in added}
+    each = {method: holm(of_edition | {method: p_values[method]})[method] for method in added & set(p_values)}
+    return holm(of_edition) | each
+
+
+def constant_score(rows: pd.DataFrame, rule: Select) -> float:
+    """Return what a constant prediction scores on the data of the fresh runs; NaN where it is not known.
+
+    It is the one that fits the training labels best; it does not depend on a nuisance.
+    """
+    column = f"data.constant.{metric_of_rows(rows)[0].removesuffix(MINUS_DEPENDENCE)}"
+    fresh = rows[(rows["stage"] == rule.value) & (rows["status"] == "done")]
+    return float(fresh[column].mean()) if column in fresh else math.nan
+
+
+def _is_optional(column: str) -> bool:
+    """Tell whether a column of fresh runs is one that standings show where it is there."""
+    return column == "inactive" or column.startswith(INVARIANCE) or TEST_DEPENDENCE.fullmatch(column) is not None
 
 
 def tuning_seconds(rows: pd.DataFrame) -> pd.Series:
@@ -257,13 +292,11 @@ def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select
     column = f"best_validation.{score}" if rule is Select.best_validation else score
     if column not in rows:
         return math.nan
-    of_method = fresh[fresh["method"] == method]
+    of_method = fresh.loc[fresh["method"] == method, ["trial", column]]
     if not len(of_method):
         return math.nan
-    search = rows[
-        (rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == of_method["trial"].iloc[0])
-    ]
-    difference = float(search[column].mean() - of_method[column].mean())
+    is_search = (rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == of_method["trial"].iloc[0])
+    difference = float(rows.loc[is_search, column].mean() - of_method[column].mean())
     return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
 
 
@@ -278,6 +311,16 @@ OPTIONAL = {
 """Columns that are shown where they say something, and what they are."""
 
 
+def shown_name(row: "pd.Series[Any]") -> str:
+    """Return the name of a method for people, marked where it is not of the edition."""
+    return f"{row['method']} ({ADDED})" if row[ADDED] else str(row["method"])
+
+
+def added_remark(table: pd.DataFrame) -> list[str]:
+    """Return what a reader of methods that are not of the edition must know; nothing where there are none."""
+    return [f"{ADDED}: not of the edition; its rows are shown as they are given"] if table[ADDED].any() else []
+
+
 def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
     """Lay standings out for people, with the remarks below them."""
     optional = [column for column in OPTIONAL if table[column].fillna(0).any()]
@@ -289,15 +332,20 @@ def laid_out(name: str, table: pd.DataFrame) -> tuple[Layout, list[str]]:
         numbers = [row["optimism"], row["seed_deviation"], row["search_deviation"], *(row[name] for name in optional)]
         texts = ["" if math.isnan(number) else f"{number:.2g}" for number in numbers]
         seconds = "" if math.isnan(row["seconds"]) else f"{row['seconds']:.2g}"
-        rows.append(([row["method"], mean, difference, row["verdict"], *texts, seconds], []))
+        rank = "" if math.isnan(row["rank"]) else f"{row['rank']:g}"
+        rows.append(([rank, shown_name(row), mean, difference, row["verdict"], *texts, seconds], []))
     title = f"{name}: {table['metric'].iloc[0]}"
-    names = ["method", title, "vs ERM", "verdict", "optimism", "seed SD", "search SD", *optional, "seconds"]
+    names = ["rank", "method", title, "vs ERM", "verdict", "optimism", "seed SD", "search SD", *optional, "seconds"]
+    constant = table["constant"].iloc[0]
     remarks = [
+        *([] if math.isnan(constant) else [f"a constant prediction scores {constant:.3g}"]),
         "means over fresh seeds (their number) with 95 % intervals; differences are paired by seed",
         "verdicts are Holm-corrected over the methods, intervals are not: one that leaves out 0 can be chance",
         f"a difference below {SMALLEST:.0%} of ERM's value is none",
         "optimism: what the selected settings scored in validation in the search, more than with fresh seeds",
         "seed SD, search SD: standard deviation over fresh seeds, and that which comes from searching",
         *(OPTIONAL[column] for column in optional),
+        "seconds: of a fresh run, median; runs that were trained together have equal shares",
+        *added_remark(table),
     ]
     return Layout(names, [], rows), remarks

@@ -29,6 +29,8 @@ EXACT = 17
 """Digits of numbers that are the same."""
 ENOUGH = 3
 """Digits from which on numbers are not called others, however small the spread of seeds is."""
+MOST_OTHERS = 0.05
+"""Largest share of rows that may be other numbers: in a few long runs rounding grows without a bound."""
 MUCH = 0.1
 """Shift of the mean, in standard deviations over seeds, that rounding does not make."""
 VERDICTS = (THE_SAME, WITHIN, OTHER) = ("the same numbers", "within the spread of seeds", "another number")

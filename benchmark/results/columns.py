@@ -27,7 +27,16 @@ def problem_of(columns: Iterable[object]) -> list[str]:
 
 def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return columns as text, by which pandas can group lists and gaps too; only a missing value is empty."""
-    return pd.DataFrame({name: list(map(_text, rows[name])) for name in names}, index=rows.index)
+    return pd.DataFrame({name: _texts(rows[name]) for name in names}, index=rows.index)
+
+
+def _texts(values: pd.Series) -> list[str]:
+    """Write values as text; each different number once, of which a long column has few."""
+    if not pd.api.types.is_float_dtype(values.dtype):
+        return list(map(_text, values))
+    places, different = pd.factorize(values, use_na_sentinel=False)
+    texts = list(map(_text, different))
+    return [texts[place] for place in places]
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard.build import RULES, STAGES, build, judged, selected
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
 from invbench.leaderboard.rows import read_curves, read_rows, write_rows
-from invbench.leaderboard.standings import BETTER, SAME, WORSE, laid_out, metric_of_rows, standings
+from invbench.leaderboard.standings import BETTER, SAME, WORSE, constant_score, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
 from invbench.runs.commands import parse_seeds
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
@@ -219,9 +219,42 @@ def test_a_difference_that_does_not_matter_is_none() -> None:
         assert table.loc["irmv1", "verdict"] == verdict
 
 
+def test_methods_that_are_added_change_no_verdict_of_the_edition() -> None:
+    rng = np.random.default_rng(0)
+    values = {f"of_edition_{k}": list(0.5 + 0.02 * k + 0.02 * rng.normal(size=5)) for k in range(6)}
+    rows = made_up(erm=[0.50, 0.51, 0.49, 0.50, 0.52], **values).assign(added=False)
+    strangers = {f"stranger_{k}": [0.9 + 0.001 * k, 0.91, 0.9, 0.92, 0.9] for k in range(3)}
+    added = made_up(**strangers).assign(added=True)
+    alone = standings(rows, Select.best_validation).set_index("method")
+    together = standings(pd.concat([rows, added], ignore_index=True), Select.best_validation).set_index("method")
+    columns = ["p_value", "verdict", "mean", "difference", "added"]
+    pd.testing.assert_frame_equal(together.loc[alone.index, columns], alone[columns])
+    assert together["added"].sum() == 3
+    raw = [scipy.stats.ttest_rel(values[name], [0.50, 0.51, 0.49, 0.50, 0.52]).pvalue for name in values]
+    for name, numbers in strangers.items():
+        p_value = scipy.stats.ttest_rel(numbers, [0.50, 0.51, 0.49, 0.50, 0.52]).pvalue
+        rank = sum(other < p_value for other in raw)
+        largest = max([p_value * (7 - rank), *(p * (7 - i) for i, p in enumerate(sorted(raw)) if p < p_value)])
+        assert together.loc[name, "p_value"] == pytest.approx(min(1, largest))
+        assert together.loc[name, "verdict"] == BETTER
+    layout, remarks = laid_out("p", together.reset_index())
+    assert {head[1] for head, _ in layout.rows} >= {"stranger_0 (added)", "erm"}
+    assert "added: not of the edition; its rows are shown as they are given" in remarks
+
+
+def test_what_a_constant_prediction_scores_is_said() -> None:
+    rows = made_up(erm=[0.5, 0.6], irmv1=[0.7, 0.8])
+    assert "constant" not in "".join(laid_out("p", standings(rows, Select.best_validation))[1])
+    known = rows.assign(**{"data.constant.test_accuracy": [0.25 if row == "search" else 0.5 for row in rows["stage"]]})
+    assert "a constant prediction scores 0.5" in laid_out("p", standings(known, Select.best_validation))[1]
+    name = "test_accuracy_minus_half_distance_correlation"
+    judged_rows = known.assign(**{"data.metric": name, f"best_validation.{name}": 0.4, name: 0.4})
+    assert constant_score(judged_rows, Select.best_validation) == 0.5, "a constant depends on nothing"
+
+
 def test_numbers_are_rounded_by_their_uncertainty() -> None:
     layout, _ = laid_out("p", standings(made_up(erm=[0.51, 0.47, 0.59], irmv1=[0.5, 0.5, 0.5]), Select.best_validation))
-    assert [head[1] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.500 ± 0.000 (3)"]
+    assert [head[2] for head, _ in layout.rows] == ["0.52 ± 0.15 (3)", "0.500 ± 0.000 (3)"]
 
 
 def test_standings_are_shown_in_all_formats(tmp_path: Path) -> None:

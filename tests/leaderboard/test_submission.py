@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from invbench.core.registry import IMPORT_VARIABLE, METHODS
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard import edition as editions
+from invbench.leaderboard import verify as verification
 from invbench.leaderboard.build import RULES
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.rows import read_rows
@@ -86,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
 
 
 def test_a_method_is_shown_in_its_place(world: tuple[Path, Path]) -> None:
-    table = bench("show", "--problem", "spirals", "--format", "csv")
+    table = bench("show", "--problem", "spirals", "--format", "csv", "--add", world[1])
     assert {"erm", "vrex", MINE} == {line.split(",")[0] for line in table.stdout.splitlines()[1:]}
     assert "spirals" in bench("run", "-m", "mine.py", "--quiet").output  # all of it is there
 
@@ -215,15 +216,57 @@ def test_what_was_made_by_other_code_is_not_submitted(world: tuple[Path, Path], 
     assert "cannot be written" in str(result.exception)
 
 
-def test_the_rows_of_the_edition_are_not_replaced_by_a_submission(world: tuple[Path, Path]) -> None:
-    before = bench("show", "--problem", "spirals", "--format", "csv").stdout
-    folder = world[1].parent / "erm"
-    folder.mkdir()
-    edition = pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")
-    forged = edition[edition["method"] == "erm"].assign(**{"best_validation.test_accuracy": 0.01})
-    forged.to_parquet(folder / "spirals.parquet")
-    assert bench("show", "--problem", "spirals", "--format", "csv").stdout == before
-    shutil.rmtree(folder)
+def test_submissions_are_shown_when_they_are_added(world: tuple[Path, Path]) -> None:
+    """The edition stays what it is, and says that there are some."""
+    result = bench("show", "--problem", "spirals")
+    assert MINE not in result.stdout
+    assert "1 submitted methods are not shown; `--add results/leaderboard/small/submissions` does" in result.stderr
+    added = bench("show", "--problem", "spirals", "--add", world[1].parent)
+    assert f"{MINE} (added)" in added.stdout
+    assert "submitted methods" not in added.stderr
+    assert isinstance(bench("show", "--add", world[0] / "nowhere").exception, UserError)
+
+
+def test_a_submission_is_carried_out_again_with_the_file_that_it_has(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "of_another_name"
+    shutil.copytree(world[1], folder)
+    registered = METHODS._registered.pop(MINE)
+    try:
+        rows = folder / "spirals.parquet"
+        (folder / f"{MINE}.py").rename(folder / "elsewhere.py")
+        result = bench("verify", "--sample", 2, "--add", folder)
+        assert f"{MINE} is not registered: set INVBENCH_IMPORT" in str(result.exception)
+        (folder / "elsewhere.py").rename(folder / f"{MINE}.py")
+        result = bench("verify", "--sample", 2, "--add", folder, "--format", "csv")
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert [line.split(",")[1] for line in result.stdout.splitlines()[1:]] == [MINE] * 2
+        pd.read_parquet(rows).assign(method="../mine").to_parquet(rows)
+        assert "'../mine' is no name of a method" in str(bench("verify", "--add", folder).exception)
+    finally:
+        METHODS._registered[MINE] = registered
+
+
+def test_rows_of_some_methods_are_carried_out_again(world: tuple[Path, Path]) -> None:
+    result = bench("verify", "--sample", 3, "--method", "vrex", "--format", "csv")
+    assert {line.split(",")[1] for line in result.stdout.splitlines()[1:]} == {"vrex"}
+    assert "there are no rows of irmv1 on spirals" in str(bench("verify", "--method", "irmv1").exception)
+
+
+def test_one_row_in_twenty_may_be_another_number(world: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding grows in a few long runs; the rows stay named in the table."""
+
+    def verdicts(count: int) -> Callable[..., pd.DataFrame]:
+        verdict = [OTHER] * count + ["the same numbers"] * (40 - count)
+        columns = ["problem", "stage", "run_id", "number", "note"]
+        return lambda *arguments: pd.DataFrame(
+            dict.fromkeys(columns, "")
+            | {"method": "vrex", "seed": 0, "row": 0.5, "again": 0.5, "digits": 1, "above": 0.0, "verdict": verdict}
+        )
+
+    monkeypatch.setattr(verification, "verify", verdicts(2))
+    assert bench("verify").exit_code == 0
+    monkeypatch.setattr(verification, "verify", verdicts(3))
+    assert "3 of 40 rows are not reproduced: 3 of vrex" in str(bench("verify").exception)
 
 
 def test_runs_are_carried_out_again_whatever_is_there(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -296,8 +339,9 @@ def test_all_numbers_that_a_run_is_judged_by_are_verified(world: tuple[Path, Pat
 
 
 def test_a_method_is_counted_once(world: tuple[Path, Path]) -> None:
-    added = bench("show", "--problem", "spirals", "--format", "csv", "--add", f"results/leaderboard-mine/small/{MINE}")
-    assert added.stdout == bench("show", "--problem", "spirals", "--format", "csv").stdout
+    mine = f"results/leaderboard-mine/small/{MINE}"
+    show = ("show", "--problem", "spirals", "--format", "csv", "--add", mine)
+    assert bench(*show, "--add", world[1]).stdout == bench(*show).stdout
 
 
 def test_what_other_code_made_is_made_again(world: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
