@@ -53,7 +53,7 @@ def answer(edition: Edition, rows: Mapping[str, pd.DataFrame]) -> str:
         "Mean over five fresh seeds of the accuracy in the test (\u2191) or an error (\u2193); where there is a "
         "nuisance, half the dependence on it is taken off. Blue and orange are by paired tests, so equal means can "
         "differ in colour. Bold: the best of those that are not told the answer. Empty: the method cannot be run. "
-        "`constant` predicts the same for all inputs."
+        "`constant` predicts the same for all inputs; of the chains' coefficients it has none."
     )
     parts = [fill(what, WIDTH), _five_lines(ranked), drawn, fill(f"*{caption}*", WIDTH), fill(open_questions, WIDTH)]
     return "\n\n".join(parts) + "\n"

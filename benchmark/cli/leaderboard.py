@@ -9,7 +9,7 @@ from invbench.choices import Format, Rerun, Select
 from invbench.cli.arguments import choice, possible
 from invbench.cli.completion import methods
 from invbench.cli.output import echo
-from invbench.errors import RunFailed, UserError
+from invbench.errors import RunFailed, UserError, did_you_mean
 from invbench.system.gpus import MOST_PROCESSES
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ def show(
     format_: FormatOption = Format.text,
 ) -> None:
     """Print the leaderboard: over all problems, or of one, with 95 % intervals and whether ERM can be told apart."""
+    from invbench.leaderboard.build import RULES
     from invbench.leaderboard.edition import read_edition
 
     chosen = read_edition(edition)
+    if rule not in RULES:
+        raise UserError(f"--rule {rule.value}: the leaderboard selects by {', '.join(map(str, RULES))}")
     if problem is not None:
         chosen.problem(problem)
     rows = _rows(chosen, folder / edition, add or [])
@@ -141,10 +144,12 @@ def run(
     continues; what was made by other code is made again.
     """
     from invbench.leaderboard.build import build as build_problem
-    from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.edition import BASELINE, read_edition
     from invbench.leaderboard.rows import write_rows
 
     chosen, name = read_edition(edition), _registered(method)
+    if name == BASELINE:
+        raise UserError(f"all are compared with {name}; `bench leaderboard verify --method {name}` runs it again")
     admitted = [one for one in chosen.problems if name in chosen.methods_on(one)]
     for one in problem or []:
         chosen.problem(one)
@@ -208,6 +213,7 @@ def verify(
     number, by more than the spread of seeds, or where rows are better in the mean than what is found now.
     """
     from invbench.leaderboard.edition import read_edition
+    from invbench.leaderboard.standings import ADDED
     from invbench.leaderboard.verify import MOST_OTHERS, OTHER, flatters, laid_out
     from invbench.leaderboard.verify import verify as verify_rows
 
@@ -218,10 +224,14 @@ def verify(
     rows = {name: rows[name] for name in problem or rows}
     if add:
         _register_methods(add, rows)
-    asked = set(method or []) or _methods_of(rows, only_added=bool(add))
-    if unknown := sorted(asked - _methods_of(rows)):
-        raise UserError(f"there are no rows of {', '.join(unknown)} on {', '.join(rows)}")
-    table = verify_rows(chosen, rows, sample, out, seed, lambda line: echo(line, err=True), asked)
+    some = {name: table[table[ADDED]] if add else table for name, table in rows.items()}
+    known, asked = {str(one) for table in some.values() for one in table["method"].unique()}, set(method or [])
+    if unknown := sorted(asked - known):
+        raise UserError(f"there are no such rows of {', '.join(unknown)}{did_you_mean(unknown[0], known)}")
+    if not known:
+        raise UserError(f"{', '.join(map(str, add or []))}: there are no rows of {', '.join(rows)}")
+    some = {name: table[table["method"].isin(asked or known)] for name, table in some.items()}
+    table = verify_rows(chosen, rows, sample, out, seed, lambda line: echo(line, err=True), some)
     _write(*laid_out(table), format_, table)
     others = table.loc[table["verdict"] == OTHER, "method"]
     if len(others) > MOST_OTHERS * len(table):
@@ -297,16 +307,44 @@ def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.
     folders = [folder]  # later ones win
     for path in added:
         if not (of_path := _folders_of_rows(path)):
-            raise UserError(f"--add {path}: there are no rows of edition {edition.version}")
+            raise UserError(f"--add {path}: there are no rows of edition {edition.version} in it or in its folders")
         folders += of_path
     each = [read_rows(path, edition.problems, edition.version) for path in folders]
+    if not each[0]:
+        none = f"there are no rows in {folder}; start it in the checkout, or name their folder by --folder"
+        if not added:
+            raise UserError(none)
+        echo(none, err=True)
+    for path, tables in zip(folders[1:], each[1:], strict=True):
+        _check_added(path, tables, each[0], edition)
     rows: dict[str, list[pd.DataFrame]] = {
         name: [tables[name].assign(**{ADDED: tables is not each[0]}) for tables in each if name in tables]
         for name in edition.problems
     }
-    if not any(rows.values()):
-        raise UserError(f"there are no rows in {folder}; start it in the checkout, or name their folder by --folder")
     return {name: pd.concat(_latest(tables), ignore_index=True).copy() for name, tables in rows.items() if tables}
+
+
+def _check_added(
+    folder: Path, tables: "dict[str, pd.DataFrame]", base: "dict[str, pd.DataFrame]", edition: "Edition"
+) -> None:
+    """Check that rows can stand beside those of the edition. Raises UserError; says whose place they take."""
+    from invbench.leaderboard.edition import BASELINE
+    from invbench.leaderboard.rows import CURVES
+    from invbench.leaderboard.submission import check_comparable
+
+    names = [path.name for path in folder.glob("*.parquet") if not path.name.endswith(CURVES)]
+    for name in sorted(set(names) - {f"{problem}.parquet" for problem in edition.problems}):
+        raise UserError(f"--add {folder / name}: the edition has no such problem")
+    replaced: dict[str, None] = {}
+    for name, table in tables.items():
+        if complaint := next(check_comparable(name, table, base.get(name)), None):
+            raise UserError(f"--add {folder / name}.parquet: {complaint}")
+        same = sorted(set(table["method"]) & set(base[name]["method"])) if name in base else []
+        if BASELINE in same:
+            raise UserError(f"--add {folder / name}.parquet has rows of {BASELINE}, which all are compared with")
+        replaced |= dict.fromkeys(same)
+    if replaced:
+        echo(f"{', '.join(replaced)}: rows of {folder} are shown in the place of the edition's", err=True)
 
 
 def _folders_of_rows(folder: Path) -> list[Path]:
@@ -314,25 +352,12 @@ def _folders_of_rows(folder: Path) -> list[Path]:
     return [path for path in (folder, *sorted(folder.glob("*/"))) if next(path.glob("*.parquet"), None) is not None]
 
 
-def _methods_of(rows: "dict[str, pd.DataFrame]", only_added: bool = False) -> set[str]:
-    """Return the names of the methods of rows, or of those that are added to the edition's."""
-    from invbench.leaderboard.standings import ADDED
-
-    return {
-        str(method)
-        for table in rows.values()
-        for method in (table[table[ADDED]] if only_added else table)["method"].unique()
-    }
-
-
 def _register_methods(added: list[Path], rows: "dict[str, pd.DataFrame]") -> None:
     """Import the files of added methods, which submissions have with them. Raises UserError where there is none."""
-    from invbench.leaderboard.submission import METHOD
+    from invbench.leaderboard.standings import ADDED
 
     folders = [path for one in added for path in _folders_of_rows(one)]
-    for method in sorted(_methods_of(rows, only_added=True)):
-        if not METHOD.fullmatch(method):
-            raise UserError(f"{method!r} is no name of a method")
+    for method in sorted({str(one) for table in rows.values() for one in table.loc[table[ADDED], "method"].unique()}):
         _register(method, *folders)
 
 
@@ -383,9 +408,20 @@ def _print(rows: "dict[str, pd.DataFrame]", problem: str | None, rule: Select, f
     if problem is not None:
         table = standings.standings(rows[problem], rule)
         _write(*standings.laid_out(problem, table), format_, table)
+        _say_what_lacks(rows, table)
         return
     table = overall.overall(rows, rule)
     _write(*overall.laid_out(table, rows, rule), format_, table)
+    _say_what_lacks(rows, table)
+
+
+def _say_what_lacks(rows: "dict[str, pd.DataFrame]", table: "pd.DataFrame") -> None:
+    """Say which added methods are not in a table."""
+    from invbench.leaderboard.standings import ADDED
+
+    added = {str(method) for one in rows.values() for method in one.loc[one[ADDED], "method"].unique()}
+    if lacking := sorted(added - set(table["method"])):
+        echo(f"{', '.join(lacking)}: no fresh runs here by this rule", err=True)
 
 
 def _write(layout: object, remarks: list[str], format_: Format, table: "pd.DataFrame") -> None:

@@ -288,6 +288,7 @@ def laid_out(table: pd.DataFrame, rows: Mapping[str, pd.DataFrame], rule: Select
         ranks = f"{row['mean_rank']:.1f} ({row['low']:.1f} to {row['high']:.1f})" if has_rank else ""
         verdicts = "" if row["method"] == BASELINE else f"{row['better']} / {row['same']} / {row['worse']}"
         top, cost = f"{row['top']:.0%}" if has_rank else "", f"{row['cost']:.{0 if row['cost'] >= 10 else 1}f}"
+        cost = "" if math.isnan(row["cost"]) else cost
         place, knowledge = str(len(lines) + 1) if has_rank else "", knowledge_in_words(row["knows"])
         lines.append(([place, shown_name(row), ranks, top, verdicts, str(row["problems"]), cost, knowledge], []))
     names = ["place", "method", "mean rank", f"top {TOP}", "better / same / worse", "problems", "cost", "knows"]

@@ -28,7 +28,7 @@ from invbench.leaderboard.overall import (
     significance_in_words,
     standings_of_all,
 )
-from invbench.leaderboard.standings import ADDED, SMALLEST, fresh_runs, metric_of_rows
+from invbench.leaderboard.standings import ADDED, SMALLEST, fresh_runs, metric_of_rows, shown_name
 from invbench.leaderboard.verify import config_of
 from invbench.results.columns import as_text
 from invbench.results.rounding import rounded
@@ -116,7 +116,10 @@ def page(edition: Edition, rows: Mapping[str, pd.DataFrame], curves: Mapping[str
         made_by=f"invbench {version('invbench')}",
         answers=_visible(_answers(edition, rows, summaries)),
         heads=SUMMARY_HEADS,
-        summary=[[cell[0] if isinstance(cell, list) else cell for cell in row] for row in data["summary"][rules[0]]],
+        summary=[
+            [shown_name(one), *(cell[0] if isinstance(cell, list) else cell for cell in row[1:])]
+            for (_, one), row in zip(summaries[rules[0]].iterrows(), data["summary"][rules[0]], strict=True)
+        ],
         data=data,
         oracle=Select.oracle.value,
         by_step=Select.best_validation.value,

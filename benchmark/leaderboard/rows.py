@@ -31,6 +31,8 @@ NUMBERS = re.compile(
     r"seed|fused|(best_validation\.)?(test|validation|held_out)_.*|best_validation\.step|(cost|invariance)\..*"
 )
 """Pattern of the names of columns of rows that hold nothing but numbers."""
+COMPUTED = ("added", "trial")
+"""Columns that are not read: they are computed of rows."""
 STATUSES = {"done", "failed"}
 
 
@@ -51,7 +53,7 @@ def read_rows(folder: Path, names: Iterable[str], version: str) -> dict[str, pd.
         if set(table["edition"]) != {version}:
             other = ", ".join(sorted(set(table["edition"])))
             raise UserError(f"{path} is of edition {other}, not {version}; editions are not mixed")
-        tables[name] = table
+        tables[name] = table.drop(columns=[column for column in COMPUTED if column in table])
     return tables
 
 

@@ -172,7 +172,8 @@ def constant_score(rows: pd.DataFrame, rule: Select) -> float:
     """
     column = f"data.constant.{metric_of_rows(rows)[0].removesuffix(MINUS_DEPENDENCE)}"
     fresh = rows[(rows["stage"] == rule.value) & (rows["status"] == "done")]
-    return float(fresh[column].mean()) if column in fresh else math.nan
+    of_baseline = fresh[fresh["method"] == BASELINE]  # as of all others, and no matter what is added
+    return float(of_baseline[column].mean()) if column in of_baseline else math.nan
 
 
 def _is_optional(column: str) -> bool:
@@ -223,7 +224,8 @@ def search_deviation(rows: pd.DataFrame, method: str) -> float:
     if criterion not in rows or metric not in rows:
         return math.nan
     trials = _finished_trials(_with_trials(rows), method, [criterion, metric])
-    means = trials.groupby("trial")[[criterion, metric]].mean().dropna()
+    means = trials.groupby("trial")[[criterion, metric]].mean()
+    means = means.loc[np.isfinite(means.to_numpy()).all(axis=1)]
     n = len(means)
     if not n:
         return math.nan

@@ -180,6 +180,16 @@ def check_rows(
         yield from (f"{name}: {complaint}" for complaint in complaints)
 
 
+def check_comparable(name: str, table: pd.DataFrame, base: pd.DataFrame | None) -> Iterator[str]:
+    """Yield why rows of a problem cannot stand beside the edition's."""
+    if wrong := sorted(method for method in set(map(str, table["method"])) if not METHOD.fullmatch(method)):
+        yield f"{wrong[0]!r} is no name of a method"
+    if set(table["problem"]) != {name}:
+        yield "rows are of another problem"
+    if base is not None:
+        yield from _check_metric(table, base)
+
+
 def _check_metric(table: pd.DataFrame, base: pd.DataFrame) -> Iterator[str]:
     """Check that runs are judged by the metric of the edition's rows."""
     done = table[table["status"] == "done"]

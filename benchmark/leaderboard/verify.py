@@ -1,7 +1,7 @@
 """Carry rows of an edition out again, a sample of them, and say to which digit they are reproduced."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def verify(
     out: Path,
     seed: int = 0,
     each: Callable[[str], object] = lambda text: None,
-    methods: Collection[str] | None = None,
+    some: Mapping[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Carry a sample of the rows out again, one by one, and compare all numbers that runs are judged and selected by.
 
@@ -112,14 +112,13 @@ def verify(
         out: folder of the runs; what was carried out there before is carried out again.
         seed: of the sample.
         each: called with a line about each row.
-        methods: whose rows are sampled; None takes all.
+        some: those of the rows that are sampled; None takes all.
 
     Raises:
         UserError: a row has settings that are those of no trial.
     """
     results: list[dict[str, Any]] = []
-    some = {name: table if methods is None else table[table["method"].isin(methods)] for name, table in rows.items()}
-    for count, (_, row) in enumerate(chosen := list(sampled(some, sample, seed).iterrows())):
+    for count, (_, row) in enumerate(chosen := list(sampled(some or rows, sample, seed).iterrows())):
         name = str(row["problem"])
         config = config_of(edition, row)
         if not edition.is_trial(name, config.spec):

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -232,7 +233,6 @@ def test_a_submission_is_carried_out_again_with_the_file_that_it_has(world: tupl
     shutil.copytree(world[1], folder)
     registered = METHODS._registered.pop(MINE)
     try:
-        rows = folder / "spirals.parquet"
         (folder / f"{MINE}.py").rename(folder / "elsewhere.py")
         result = bench("verify", "--sample", 2, "--add", folder)
         assert f"{MINE} is not registered: set INVBENCH_IMPORT" in str(result.exception)
@@ -240,8 +240,6 @@ def test_a_submission_is_carried_out_again_with_the_file_that_it_has(world: tupl
         result = bench("verify", "--sample", 2, "--add", folder, "--format", "csv")
         assert result.exit_code == 0, (result.output, result.exception)
         assert [line.split(",")[1] for line in result.stdout.splitlines()[1:]] == [MINE] * 2
-        pd.read_parquet(rows).assign(method="../mine").to_parquet(rows)
-        assert "'../mine' is no name of a method" in str(bench("verify", "--add", folder).exception)
     finally:
         METHODS._registered[MINE] = registered
 
@@ -249,7 +247,10 @@ def test_a_submission_is_carried_out_again_with_the_file_that_it_has(world: tupl
 def test_rows_of_some_methods_are_carried_out_again(world: tuple[Path, Path]) -> None:
     result = bench("verify", "--sample", 3, "--method", "vrex", "--format", "csv")
     assert {line.split(",")[1] for line in result.stdout.splitlines()[1:]} == {"vrex"}
-    assert "there are no rows of irmv1 on spirals" in str(bench("verify", "--method", "irmv1").exception)
+    assert "no such rows of vrx; did you mean 'vrex'" in str(bench("verify", "--method", "vrx").exception)
+    assert "no such rows of erm" in str(bench("verify", "--method", "erm", "--add", world[1]).exception)
+    assert "all are compared with erm" in str(bench("run", "-m", "erm").exception)
+    assert "selects by best_validation, leave_one_env_out, oracle" in str(bench("show", "--rule", "last").exception)
 
 
 def test_one_row_in_twenty_may_be_another_number(world: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,14 +270,52 @@ def test_one_row_in_twenty_may_be_another_number(world: tuple[Path, Path], monke
     assert "3 of 40 rows are not reproduced: 3 of vrex" in str(bench("verify").exception)
 
 
+def of(rows: dict[str, pd.DataFrame], method: str) -> dict[str, pd.DataFrame]:
+    return {name: table[table["method"] == method] for name, table in rows.items()}
+
+
+def test_rows_that_are_added_can_be_compared(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """Odd ones are refused; those of a method of the edition take its place; nothing else changes what is shown."""
+    edition = pd.read_parquet(world[0] / "results" / "leaderboard" / "small" / "spirals.parquet")
+    mine, folder = pd.read_parquet(world[1] / "spirals.parquet"), tmp_path / "odd"
+    folder.mkdir()
+    show = ("show", "--problem", "spirals", "--format", "csv")
+
+    def added(rows: pd.DataFrame, *arguments: object) -> Result:
+        rows.to_parquet(folder / "spirals.parquet")
+        return bench(*(arguments or show), "--add", folder)
+
+    for rows, complaint in (
+        (mine.assign(method="../mine"), "'../mine' is no name of a method"),
+        (mine.assign(problem="chain_fou"), "rows are of another problem"),
+        (mine.assign(**{"data.metric": "validation_accuracy"}), "data.metric is not test_accuracy in all rows"),
+        (mine.assign(method="erm"), "has rows of erm, which all are compared with"),
+    ):
+        assert complaint in str(added(rows).exception)
+        assert isinstance(added(rows).exception, UserError)
+    honest, without = (pd.read_csv(StringIO(text)) for text in (added(mine).stdout, bench(*show).stdout))
+    pd.testing.assert_frame_equal(
+        honest[honest["method"] != MINE].drop(columns="rank").reset_index(drop=True), without.drop(columns="rank")
+    )
+    odd = mine.assign(trial=0, added=False, **{"data.constant.test_accuracy": 99.0})
+    assert added(odd).stdout == added(mine).stdout
+    result = added(edition[edition["method"] == "vrex"])
+    assert "vrex: rows of" in result.stderr
+    assert "are shown in the place of the edition's" in result.stderr
+    only_trials = added(mine[mine["stage"] == "search"])
+    assert f"{MINE}: no fresh runs here by this rule" in only_trials.stderr
+    (folder / "nope.parquet").write_bytes((folder / "spirals.parquet").read_bytes())
+    assert "the edition has no such problem" in str(bench(*show, "--add", folder).exception)
+
+
 def test_runs_are_carried_out_again_whatever_is_there(world: tuple[Path, Path], tmp_path: Path) -> None:
     rows = {"spirals": pd.read_parquet(world[1] / "spirals.parquet")}
-    first = verify(tiny(), rows, 2, tmp_path, methods=[MINE])
+    first = verify(tiny(), rows, 2, tmp_path, some=of(rows, MINE))
     for record in tmp_path.glob("*/record.json"):
         text = re.sub(r'"test_accuracy": [0-9.e-]+', '"test_accuracy": 0.123', record.read_text())
         assert "0.123" in text
         record.write_text(text)
-    pd.testing.assert_frame_equal(verify(tiny(), rows, 2, tmp_path, methods=[MINE]), first)
+    pd.testing.assert_frame_equal(verify(tiny(), rows, 2, tmp_path, some=of(rows, MINE)), first)
 
 
 def test_rows_that_are_better_than_what_is_found_are_told(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -288,10 +327,10 @@ def test_rows_that_are_better_than_what_is_found_are_told(world: tuple[Path, Pat
     rows.loc[of_erm, name] = np.linspace(0.4, 0.6, int(of_erm.sum()))
     deviation = rows.loc[of_erm, name].std()
     forged = rows.assign(**{name: rows[name] + 0.9 * deviation * (is_fresh & (rows["method"] == "vrex"))})
-    table = verify(tiny(), {"spirals": forged}, len(rows), tmp_path, methods=["vrex"])
+    table = verify(tiny(), {"spirals": forged}, len(rows), tmp_path, some=of({"spirals": forged}, "vrex"))
     assert OTHER not in set(table["verdict"])
     assert flatters(table)
-    assert not flatters(verify(tiny(), {"spirals": rows}, len(rows), tmp_path, methods=["vrex"]))
+    assert not flatters(verify(tiny(), {"spirals": rows}, len(rows), tmp_path, some=of({"spirals": rows}, "vrex")))
 
 
 def test_a_submission_is_judged_as_the_edition_is(world: tuple[Path, Path], tmp_path: Path) -> None:
