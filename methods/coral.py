@@ -40,4 +40,9 @@ class CORAL(PenaltyMethod):
         mean = phi.mean(1)
         centred = phi - mean[:, None]
         covariance = torch.einsum("ebi,ebj->eij", centred, centred) / (phi.shape[1] - 1)
-        return self.weighted(2 * (mean.var(0).mean() + covariance.var(0).mean()), state), state
+        return self.weighted(2 * (variance(mean).mean() + variance(covariance).mean()), state), state
+
+
+def variance(values: Tensor) -> Tensor:
+    """Compute the unbiased variance over the first axis; torch.var takes four times as long for few large matrices."""
+    return (values - values.mean(0)).square().sum(0) / (len(values) - 1)

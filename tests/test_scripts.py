@@ -1,4 +1,4 @@
-"""Scripts that users run: the twelve QM9 runs, small, on stand-ins; rows of the acceptance of a GPU, on the CPU."""
+"""Scripts: the twelve QM9 runs, small, on stand-ins; rows of the acceptance of a GPU, on the CPU; peers' steps."""
 
 import importlib
 import json
@@ -135,3 +135,25 @@ def test_waits_are_counted_by_line(acceptance: ModuleType, monkeypatch: pytest.M
     assert list(lines.values()) == [2]
     assert "test_scripts.py" in next(iter(lines))
     assert modes == ["warn", "default"]
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the script that compares steps with the published algorithms in plain PyTorch."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("benchmark_peers")
+
+
+def test_steps_are_those_of_the_published_algorithms(peers: ModuleType) -> None:
+    """To 1e-4 of a step in double precision, for all in which nothing is random; `check` exits where one is not."""
+    methods = sorted(peers.PEERS.keys() - set(peers.RANDOM))
+    assert len(methods) == 20
+    for size in (peers.Size(3, 8, 12), peers.Size(2, 4, 4, convolutional=True)):
+        for method in methods:
+            peers.check(method, size)
+
+
+def test_a_step_of_another_algorithm_is_found(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "vrex", peers.PEERS["irmv1"])
+    with pytest.raises(SystemExit, match="vrex, .*: a step of the suite and of its peer differ"):
+        peers.check("vrex", peers.Size(3, 8, 12))

@@ -150,6 +150,10 @@ class Batch(NamedTuple):
     env: Tensor
     nuisance: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
     def environments(self, index: slice) -> "Batch":
         """Select some of the environments."""
         nuisance = None if self.nuisance is None else self.nuisance[index]

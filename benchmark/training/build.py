@@ -171,7 +171,9 @@ def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch
     keep_freed_memory()
     set_numerics(device, config.trainer.tf32)
     model = build_model(config, problem).to(device, getattr(torch, config.trainer.dtype))
-    if problem.kind == "image":  # convolutions are about 1.4 times faster in this layout
+    # Convolutions are 1.2 to 1.4 times faster with their channels last, and with group norm slower on a CPU.
+    has_group_norm = any(isinstance(module, torch.nn.GroupNorm) for module in model.modules())
+    if problem.kind == "image" and not (has_group_norm and device.type == "cpu"):
         model = convert_conv2d_weight_memory_format(model, torch.channels_last)
     return model
 

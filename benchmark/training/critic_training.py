@@ -7,6 +7,7 @@ parameters, buffers and moments are part of the method's state, and with it of c
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import Critic
 from invbench.core.method import Outputs, State, as_outputs
 from invbench.evaluation.eval_mode import eval_mode
+from invbench.pytree import Tree
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, detached
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
+from invbench.training.recorded_step import Recorded
 from invbench.training.sampling import Sampler, loader_of
 
 Augment = Callable[[Batch], Batch]
@@ -72,16 +75,29 @@ class CriticTrainer:
     Args:
         objective: of the model.
         augment: the dataset's random change of training inputs.
+        is_recorded: record updates after a few, where that gives the same numbers.
     """
 
     def __init__(
-        self, critics: Mapping[str, Critic], objective: Objective, config: RunConfig, examples: Split, augment: Augment
+        self,
+        critics: Mapping[str, Critic],
+        objective: Objective,
+        config: RunConfig,
+        examples: Split,
+        augment: Augment,
+        is_recorded: bool = False,
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
         self.environments = len(examples.environment_numbers) or 1
         samplers = {name: Sampler.of(examples, config.trainer, self.seed, "critic", name) for name in critics}
         self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
+        self.slopes = {
+            name: Recorded(partial(self._slope, name), objective.model, critic.network)
+            for name, critic in critics.items()
+        }
+        for slope in self.slopes.values():
+            slope.is_given_up = not is_recorded
 
     def update_before(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
         """Make the updates of the critics ahead of the step with this index. Returns the new state."""
@@ -105,8 +121,7 @@ class CriticTrainer:
             if critic.simultaneous and step >= critic.first_step:
                 noise = torch_stream(stream(self.seed, "noise", "critic", name, step), batch.x.device)
                 with timed_phase("critic"), noise:
-                    outputs = self._outputs(parameters, batch)
-                    after = self.update(name, outputs, batch, state, self.updates_before(critic, step))[name]
+                    after = self.update(name, parameters, batch, state, self.updates_before(critic, step))[name]
                     updated[name] = {part: after[part] for part in CRITIC}
         return updated
 
@@ -136,13 +151,22 @@ class CriticTrainer:
             losses[key] = part.critic_loss(critic, single, batch, state[name])[0]
         return losses
 
-    def update(self, name: str, outputs: Outputs, batch: Batch, state: State, count: int) -> State:
+    def update(self, name: str, parameters: Mapping[str, Tensor], batch: Batch, state: State, count: int) -> State:
         """Make one update of a part's critic, its `count`-th from 0. Returns the new state of all parts."""
-        weights = state[name]["critic"]["weights"].detach().requires_grad_()
-        loss, after = self._loss(name, weights, self.objective, outputs, batch, state[name])
+        buffers = dict(self.objective.model.named_buffers())
+        network = {"parameters": {name: value.detach() for name, value in parameters.items()}, "buffers": buffers}
+        result = self.slopes[name](network | {"batch": batch.tensors(), "state": state[name]})
         with torch.no_grad():
-            gradient, rate = torch.autograd.grad(loss, weights)[0], self.learning_rate(name)
-            return self._updated(name, gradient, loss, after, state, count, rate)
+            return self._updated(name, **result, state=state, count=count, rate=self.learning_rate(name))
+
+    def _slope(self, name: str, inputs: Tree) -> Tree:
+        """Compute the critic's loss, its gradient, and the state after it."""
+        batch, state = Batch(**inputs["batch"]), inputs["state"]
+        outputs = self._outputs(inputs, batch)
+        weights = state["critic"]["weights"].detach().requires_grad_()
+        loss, after = self._loss(name, weights, self.objective, outputs, batch, state)
+        gradient = torch.autograd.grad(loss, weights)[0]
+        return {"gradient": gradient, "loss": loss.detach(), "after": detached(after)}
 
     def learning_rate(self, name: str) -> float:
         """Return the learning rate of a part's critic."""
@@ -194,7 +218,7 @@ class CriticTrainer:
         with timed_phase("critic"), torch_stream(stream(self.seed, "noise", "critic", name, step), device):
             for count in counts:
                 batch = self.augment(self.loaders[name].batch(count))
-                state = self.update(name, self._outputs(parameters, batch), batch, state, count)
+                state = self.update(name, parameters, batch, state, count)
         return state
 
     @property
@@ -209,7 +233,7 @@ class CriticTrainer:
         return begun * (1 if critic.simultaneous else critic.steps) + critic.warm_up * (begun > 0)
 
     @torch.no_grad()
-    def _outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
+    def _outputs(self, inputs: Tree, batch: Batch) -> Outputs:
         """Compute the network's outputs in training mode, without changing its buffers."""
-        buffers = {name: value.clone() for name, value in self.objective.model.named_buffers()}
-        return self.objective.batch_outputs({**parameters, **buffers}, batch)
+        buffers = {name: value.clone() for name, value in inputs["buffers"].items()}
+        return self.objective.batch_outputs({**inputs["parameters"], **buffers}, batch)

@@ -176,6 +176,8 @@ class Objective:
         batch = self.method.mix(batch, state)
         if self.strategy == "joint":
             return self._joint_step(parameters, batch, state)
+        if self.strategy == "vmap" and self.method.has_gradient_penalty and not self.method.needs_each_gradient:
+            return self._pure_step(parameters, batch, state)
         return self._separate_step(parameters, batch, state)
 
     def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
@@ -183,6 +185,10 @@ class Objective:
         batch = self.method.mix(batch, state)
         if self.method.needs_each_gradient:
             return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
+        return self._pure_step(parameters, batch, state)
+
+    def _pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """Compute the gradient of one step from one pass, where the rule needs no environment's gradient alone."""
 
         def terms(theta: dict[str, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, State, Mapping[str, Tensor]]]:
             objective = self.with_copies()
@@ -333,7 +339,8 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         )
     if trainer.strategy != "auto":
         return trainer.strategy
-    return "joint" if not method.needs_each_gradient or coupled or trainer.compile else "vmap"
+    is_mapped = (method.needs_each_gradient or method.has_gradient_penalty) and not (coupled or trainer.compile)
+    return "vmap" if is_mapped else "joint"
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:

@@ -30,16 +30,20 @@ from invbench.training.critic_training import CriticTrainer, find_critics, with_
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, choose_strategy
+from invbench.training.in_place_optimizer import InPlaceOptimizer
 from invbench.training.inactive import never_reached
 from invbench.training.loggers import Loggers
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
+from invbench.training.recorded_step import RecordedStep
 from invbench.training.sampling import Sampler, check_sizes, loader_of
 from invbench.training.sufficient_statistics import training_examples
 
 LEARNED_ROWS = 200
 """Number of rows of the curves for what a method learns besides the weights."""
+RECORDED_FROM = 100
+"""Smallest number of steps of a run whose steps are recorded."""
 EVALUATIONS = 10
 """Number of evaluations of a run when nothing else is asked for."""
 PARTS = ("training", "evaluation", "checkpoint", "invariance")
@@ -87,9 +91,11 @@ class TrainingLoop:
         critics = find_critics(config, problem, model)
         networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
         self.objective = Objective(config.method, problem.task, model, strategy, trainer.autocast, networks)
-        self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
+        is_recorded = self.total >= RECORDED_FROM and not trainer.compile
+        self.recorded_step = RecordedStep(self.objective, is_recorded)
+        self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented, is_recorded)
         self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.learned = learned_parameters(model)
         rates = {name: part.learning_rate for name, part in self.learned.items()}
@@ -98,7 +104,7 @@ class TrainingLoop:
             model.compile()
 
         self.done = 0  # finished steps
-        self.optimizer_state = self.optimizer.initial_state(self.parameters)
+        self.in_place_optimizer = InPlaceOptimizer(self.optimizer, self.parameters)
         fresh = config.method.initial_state(self.parameters, self.sampler.environments)
         self.method_state = with_critics(fresh, critics)
         self.objective_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last row of curves
@@ -234,7 +240,7 @@ class TrainingLoop:
         return {
             "parameters": {name: value.detach() for name, value in self.parameters.items()},
             "buffers": dict(self.model.named_buffers()),
-            "optimizer": self.optimizer_state,
+            "optimizer": self.in_place_optimizer.state,
             "method": self.method_state,
             "objective_sum": self.objective_sum,
         }
@@ -244,14 +250,15 @@ class TrainingLoop:
         self._set(state["parameters"])
         for name, value in self.model.named_buffers():
             value.copy_(state["buffers"][name])
-        self.optimizer_state, self.method_state = state["optimizer"], state["method"]
+        self.in_place_optimizer.load_state(state["optimizer"])
+        self.method_state = state["method"]
         self.done, self.objective_sum, self.objective_steps = done, state["objective_sum"], objective_steps
 
     def step(self, batch: Batch) -> None:
         """Make one step from a batch of E environments: one update, or one for each environment."""
         method = self.config.method
         if self.done in method.restarts:
-            self.optimizer_state = self.optimizer.initial_state(self.parameters)
+            self.in_place_optimizer.restart()
         updates = self.updates
         self.method_state = self.critics.update_before(self.parameters, self.method_state, self.done)
         critic_states = self.critics.update_beside(self.parameters, batch, self.method_state, self.done)
@@ -272,17 +279,13 @@ class TrainingLoop:
         """Make one update, the optimiser's `count`-th from 0."""
         trainer = self.config.trainer
         scale = self.config.method.scale(self.method_state)
-        step = self.objective.step(self.parameters, batch, self.method_state)
+        step = self.recorded_step.step(self.parameters, batch, self.method_state)
         learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         update = self.config.method.update(self.parameters, count)
-        with timed_phase("optimiser"), torch.no_grad():
+        with timed_phase("optimiser"):
             for multiple in sorted(set(update.rates.values())):
-                moving = {name: self.parameters[name] for name, rate in update.rates.items() if rate == multiple}
-                new, moments = self.optimizer.step(
-                    moving, step.gradients, self.optimizer_state, update.updates, learning_rate * multiple, scale
-                )
-                self._set(new)
-                self.optimizer_state = self.optimizer_state | moments
+                names = {name for name, rate in update.rates.items() if rate == multiple}
+                self.in_place_optimizer.step(names, step.gradients, update.updates, learning_rate * multiple, scale)
         self.last, self.last_env, self.method_state = step, batch.env, step.state
         self.objective_sum += step.objective.double()
         self.objective_steps += 1
@@ -371,7 +374,8 @@ class TrainingLoop:
         restore_random_state(state["random"], self.device)
         tensors = map_leaves(lambda value: value.to(self.device), state)
         self.model.load_state_dict(tensors["model"])
-        self.optimizer_state, self.method_state = tensors["optimizer"], tensors["method"]
+        self.in_place_optimizer.load_state(tensors["optimizer"])
+        self.method_state = tensors["method"]
         self.objective_sum, self.objective_steps = tensors["objective_sum"], position.objective_steps
         self.done = position.step
         self.stopwatch.seconds.update(position.seconds)

@@ -40,8 +40,8 @@ from invbench.training.build import build_model, load_problem
 from invbench.training.curve_columns import SECONDS
 from invbench.training.fused.loop import FusedTraining
 from invbench.training.fused.payoff import Memory, check_memory, check_that_it_pays
-from invbench.training.fused.program import traced
 from invbench.training.loop import TrainingLoop
+from invbench.training.recording import traced
 from invbench.training.runner import Ended, run_one, run_together
 
 SEEDS = 3

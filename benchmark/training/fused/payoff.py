@@ -17,6 +17,7 @@ from invbench.system.device import timed
 from invbench.system.provenance import describe, sources_hash
 from invbench.training.fused.loop import FusedTraining
 from invbench.training.loop import TrainingLoop
+from invbench.training.recorded_step import EARLIER
 
 GAIN = 1.2
 """Minimum speed-up for which runs are trained together."""
@@ -63,6 +64,8 @@ def _alone(training: TrainingLoop, step: int) -> float:
     twin.done = step
     model.train()
     with twin.noise():
+        for _ in range(EARLIER + 2):  # until steps are recorded
+            twin.step(twin.next_batch())
         return min(timed(lambda: twin.step(twin.next_batch()), twin.device) for _ in range(CALLS))
 
 

@@ -1,0 +1,143 @@
+"""Steps of a single run that are recorded and repeated: the same numbers, without deriving the operations anew.
+
+A step of a small network spends more time in torch.func and in autograd than in arithmetic. After a few steps the
+operations of one are recorded (`invbench.training.recording`), those of its backward passes among them, and repeated in
+the same order. So the numbers are the same to the last bit, which is checked in the step after that; random numbers are
+drawn from torch's generator in turn. What cannot be recorded goes on as it is: a step that reads the number of a
+tensor, or a network whose Python numbers change.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from invbench.core.data import Batch
+from invbench.core.method import State
+from invbench.pytree import Tree, flatten, map_leaves
+from invbench.runs.checkpoint import random_state, restore_random_state
+from invbench.training.gradients import Objective, Step
+from invbench.training.phases import Phases
+from invbench.training.recording import Recorder
+
+EARLIER = 5
+"""Number of calls with tensors of the same shapes before one is recorded."""
+MOST_PROGRAMS = 4
+"""Largest number of different shapes that are recorded."""
+SEPARATOR = "/"
+Call = Callable[[Tree], Tree]
+"""Function of a tree of tensors."""
+
+
+class Recorded:
+    """Function of a tree of tensors that is recorded after some calls.
+
+    Args:
+        call: the function. It may differentiate, and change tensors in place that it is given.
+        modules: networks that it applies.
+    """
+
+    def __init__(self, call: Call, *modules: nn.Module) -> None:
+        self.call, self.modules = call, modules
+        self.calls: dict[object, int] = {}
+        self.unchecked: dict[object, Program] = {}
+        self.programs: dict[object, Program] = {}
+        self.is_given_up = False
+
+    def __call__(self, inputs: Tree) -> Tree:
+        if self.is_given_up or Phases.watching is not None:  # phases are those of the call
+            return self.call(inputs)
+        flat = flatten(inputs, SEPARATOR)
+        layout = tuple([(name, value.shape, value.dtype) for name, value in flat.items()])
+        if (program := self.programs.get(layout)) is not None:
+            return program(list(flat.values()))
+        self.calls[layout] = self.calls.get(layout, 0) + 1
+        if self.calls[layout] <= EARLIER or len(self.programs) == MOST_PROGRAMS:
+            return self.call(inputs)
+        return self._check(inputs, layout) if layout in self.unchecked else self._record(inputs, layout)
+
+    def _record(self, inputs: Tree, layout: object) -> Tree:
+        """Make a call and record it."""
+        recorder, before = Recorder(list(flatten(inputs).values()), is_alone=True), self._hidden_state()
+        with recorder:
+            result = self.call(inputs)
+        self.is_given_up = bool(recorder.obstacle) or self._hidden_state() != before
+        if not self.is_given_up:
+            self.unchecked[layout] = Program(recorder, result)
+        return result
+
+    def _check(self, inputs: Tree, layout: object) -> Tree:
+        """Make a call; use the program of an earlier one from now on if it gives the same numbers."""
+        copies = [value.detach().clone() for value in flatten(inputs).values()]
+        before = random_state(copies[0].device)
+        result = self.call(inputs)
+        after = random_state(copies[0].device)
+        restore_random_state(before, copies[0].device)
+        self.programs[layout] = self.unchecked.pop(layout)
+        self.is_given_up = not _is_same(self.programs[layout](copies), result)
+        restore_random_state(after, copies[0].device)
+        return result
+
+    def _hidden_state(self) -> object:
+        """Return what a call may change besides tensors, which a program would not: Python's numbers."""
+        numbers = [
+            {name: value for name, value in vars(module).items() if isinstance(value, int | float | str)}
+            for network in self.modules
+            for module in network.modules()
+        ]
+        return numbers, random.getstate(), str(np.random.get_state())
+
+
+class Program:
+    """Recorded call, as a function of the leaves of its tree."""
+
+    def __init__(self, recorder: Recorder, result: Tree) -> None:
+        self.operations = recorder.function(list(flatten(result).values()))
+        self.form = map_leaves(lambda value: None, result)
+
+    @torch.no_grad()
+    def __call__(self, tensors: list[Tensor]) -> Tree:
+        return _filled(self.form, self.operations(*tensors))
+
+
+def _filled(form: Tree, tensors: Iterable[Tensor]) -> Tree:
+    """Return a tree of this form with other leaves."""
+    rest = iter(tensors)
+    return map_leaves(lambda _: next(rest), form)
+
+
+def _is_same(first: Tree, second: Tree) -> bool:
+    """Tell whether two trees have the same leaves, to the last bit."""
+    ours, theirs = flatten(first), flatten(second)
+    return list(ours) == list(theirs) and all(
+        ours[name].dtype == value.dtype and torch.equal(ours[name].nan_to_num(), value.nan_to_num())
+        for name, value in theirs.items()
+    )
+
+
+class RecordedStep:
+    """Step of an objective, recorded after a few.
+
+    Args:
+        objective: of the run.
+        is_worth_it: whether steps are recorded at all.
+    """
+
+    def __init__(self, objective: Objective, is_worth_it: bool) -> None:
+        self.objective = objective
+        self.recorded = Recorded(self._call, objective.model)
+        self.recorded.is_given_up = not is_worth_it
+
+    def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """Compute the gradient of one step, as `Objective.step` does, and change the network's buffers."""
+        if self.recorded.is_given_up:
+            return self.objective.step(parameters, batch, state)
+        buffers = dict(self.objective.model.named_buffers())
+        inputs: Tree = {"parameters": parameters, "buffers": buffers, "batch": batch.tensors(), "state": state}
+        return Step(**self.recorded(inputs))
+
+    def _call(self, inputs: Tree) -> Tree:
+        step = self.objective.step(inputs["parameters"], Batch(**inputs["batch"]), inputs["state"])
+        return step._asdict()

@@ -1,0 +1,257 @@
+"""Record the operations that one call of a function of tensors makes, and repeat them without the call.
+
+A step is a sequence of plain tensor operations, which does not depend on the tensors' values. For small tensors most of
+the time goes into deriving that sequence again in every call: by torch.func's transforms, or by autograd.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from invbench.errors import CannotFuse
+
+aten = torch.ops.aten
+FUNCTIONS = (
+    *("abs", "add", "bmm", "cat", "div", "exp", "ge", "lerp", "log", "lt", "mean", "mul", "neg", "ones_like", "pow"),
+    *("reciprocal", "rsub", "sigmoid", "sign", "sqrt", "squeeze", "sub", "sum", "transpose", "unsqueeze", "where"),
+    "zeros_like",
+)
+SHAPED = (
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
+)
+"""Operations that take only shape and type from their tensor."""
+METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
+"""Names of operations that torch has as a function, or tensors as a method, with the same arguments: half the cost."""
+Flat = Callable[..., Sequence[Tensor]]
+MOST_BYTES = 2**29
+"""Largest memory of the tensors of a single run's step that is recorded: all of them are held until its end."""
+
+
+def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
+    """Record the operations of one call, as a function of tensors with the same shapes.
+
+    Raises:
+        CannotFuse: random numbers are drawn, which would be the same for all runs; the call reads a tensor's number,
+            which may be another one in every call; or it changes a tensor in place that it has not made, which every
+            call would change further.
+    """
+    recorder = Recorder(tensors)
+    with recorder:
+        results = function(*tensors)
+    return recorder.function(results, copies_transposed=True)
+
+
+def _fold(recorder: "Recorder") -> None:
+    """Keep what every call computes anew from nothing but constants, such as the weights of a mean.
+
+    Random numbers are not kept. Nor is a tensor that is changed in place, or any that it derives from, whose memory it
+    may share. A result is a copy, since the caller may change it.
+    """
+    nodes = list(recorder.graph.nodes)
+    changed: set[Node] = set()
+    for node in reversed(nodes):
+        mutates = isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+        if mutates or node in changed:
+            changed.update(node.all_input_nodes, [node])
+    constants: set[Node] = set()
+    for node in nodes:
+        inputs = () if node.target in SHAPED else node.all_input_nodes
+        is_random = isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+        made = node.op == "call_function" and not is_random and node not in changed and constants.issuperset(inputs)
+        if node.op == "get_attr" or made:
+            constants.add(node)
+        if made and node in recorder.values and node.users:
+            with recorder.graph.inserting_before(node):
+                constant = recorder.constant(recorder.values[node])
+                copy = recorder.graph.call_function(aten.clone.default, (constant,))
+            node.replace_all_uses_with(copy, lambda user: user.op == "output")
+            node.replace_all_uses_with(constant)
+            constants.add(constant)
+
+
+def _memory(node: Node) -> Node:
+    """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
+    while node.target is operator.getitem or (
+        isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
+    ):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _quick(operation: OpOverload) -> Callable[..., Any]:
+    """Return the same operation with less overhead in a call."""
+    name = operation._schema.name.partition("::")[2]
+    if name in FUNCTIONS:
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    return getattr(Tensor, METHODS[name]) if name in METHODS else operation
+
+
+def _order(graph: Graph, product: Node) -> None:
+    """Multiply by a contiguous copy: up to twice as fast where rows are short, as in narrow layers."""
+    left, right = product.args
+    with graph.inserting_before(product):
+        copy = graph.call_function(aten.clone.default, (right,), {"memory_format": torch.contiguous_format})
+    product.args = (left, copy)
+
+
+class Recorder(TorchDispatchMode):
+    """Mode that records every operation below autograd and torch.func's transforms, where tensors are plain ones.
+
+    Args:
+        inputs: tensors that differ from call to call.
+        is_alone: the call is a step of a single run, which may draw random numbers, and goes on where it cannot be
+            recorded; `obstacle` then says why.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], is_alone: bool = False) -> None:
+        super().__init__()
+        self.graph, self.root, self.is_alone = Graph(), nn.Module(), is_alone
+        self.obstacle = ""
+        self.nodes: dict[int, Node] = {}
+        self.values: dict[Node, Tensor] = {}
+        self.memory: dict[object, Node] = {}
+        self.storages: set[int] = set()  # their addresses
+        self.bytes = 0  # of all of them
+        self.kept: list[Tensor] = []  # so that no two of them have the same id, nor the same memory
+        for number, tensor in enumerate(inputs):
+            self._bind(tensor, self.graph.placeholder(f"input_{number}"))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler, which takes two seconds, only to exclude this class."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_stopped():
+            return func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and not self.is_alone:
+            self._refuse("a step draws random numbers")
+        if _depends_on_values(func, args):
+            self._refuse("a step reads the number of a tensor, which may differ from step to step")
+        if func is aten.lift_fresh.default:  # of torch.tensor: every call begins with the numbers of the first
+            func = aten.clone.default
+        changes = func._schema.is_mutable
+        if changes:
+            self._check_changed(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if self.is_stopped():
+            return result
+        if not changes and isinstance(result, Tensor) and _is_same(result, args[0]):
+            self._bind(result, self.node(args[0]))
+            return result
+        given = tree_map(self._known, args), tree_map(self._known, kwargs or {})
+        node = self.graph.call_function(func, *given)
+        if isinstance(result, Tensor):
+            self._bind(result, node)
+        elif isinstance(result, tuple | list):
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._bind(part, self.graph.call_function(operator.getitem, (node, i)))
+        if self.is_alone and self.bytes > MOST_BYTES:
+            self._refuse("a step is too large")
+        return result
+
+    def is_stopped(self) -> bool:
+        """Whether recording was given up."""
+        return bool(self.obstacle)
+
+    def function(self, results: Sequence[Tensor], copies_transposed: bool = False) -> Flat:
+        """Return what was recorded as a function of the inputs with these results.
+
+        Args:
+            results: tensors that were made, or inputs.
+            copies_transposed: copy what is multiplied by a transposed matrix; see `_order`.
+        """
+        graph = self.graph
+        graph.output([self.node(result) for result in results])
+        _fold(self)
+        for node in list(graph.nodes):
+            if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
+                node.replace_all_uses_with(node.args[0])
+            if copies_transposed and node.target is aten.bmm.default and node.args[1].target is aten.transpose.int:
+                _order(graph, node)
+        graph.eliminate_dead_code()
+        for node in graph.nodes:
+            if isinstance(node.target, OpOverload):
+                node.target = _quick(node.target)
+        module = GraphModule(self.root, graph)
+        vars(module).update(module.named_buffers())  # plain attributes are faster to read
+        forward: Flat = module.forward
+        return forward
+
+    def _refuse(self, why: str) -> None:
+        """Give recording up."""
+        if not self.is_alone:
+            raise CannotFuse(why)
+        self.obstacle = why
+        for held in (self.kept, self.nodes, self.memory, self.values):
+            held.clear()
+
+    def node(self, tensor: Tensor) -> Node:
+        """Return the node that makes a tensor; one that no recorded operation made is a constant.
+
+        A tensor that autograd has kept for a backward pass is another one with the memory of the first.
+        """
+        if id(tensor) not in self.nodes:
+            same = self.memory.get(_place(tensor))
+            self._bind(tensor, self.constant(tensor) if same is None else same)
+        return self.nodes[id(tensor)]
+
+    def constant(self, tensor: Tensor) -> Node:
+        """Add a node that stands for a tensor, the same in every call."""
+        name = f"constant_{len(self.root._buffers)}"  # all of them: `buffers` leaves out a tensor's second name
+        self.root.register_buffer(name, tensor)
+        return self.graph.get_attr(name)
+
+    def _check_changed(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        """Raise CannotFuse where an operation changes memory in place that no recorded operation made."""
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        for tensor in tree_leaves([given.get(name) for name in written]):
+            if isinstance(tensor, Tensor) and _memory(self.node(tensor)).op == "get_attr":
+                self._refuse("a step changes in place a tensor that it has not made")
+
+    def _known(self, argument: Any) -> Any:
+        return self.node(argument) if isinstance(argument, Tensor) else argument
+
+    def _bind(self, tensor: Tensor, node: Node) -> None:
+        self.kept.append(tensor)
+        self.nodes[id(tensor)] = node
+        if tensor.numel():
+            self.memory[_place(tensor)] = node
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.storages:
+                self.storages.add(storage.data_ptr())
+                self.bytes += storage.nbytes()
+        self.values.setdefault(node, tensor)
+
+
+def _depends_on_values(func: OpOverload, args: Any) -> bool:
+    """Tell whether an operation results in a number of Python, or in a shape that depends on the tensors' values."""
+    if func is aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _place(tensor: Tensor) -> object:
+    """Return what tells tensors apart that are alive together: memory, shape and strides, type."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+
+
+def _is_same(result: Tensor, argument: Any) -> bool:
+    """Tell whether the result of an operation is its argument under another name, such as a view of the same shape."""
+    if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
+        return False
+    first, second = (
+        (tensor.data_ptr(), tensor.size(), tensor.stride(), tensor.is_conj(), tensor.is_neg())
+        for tensor in (result, argument)
+    )
+    return result is not argument and first == second and bool(result.numel())
