@@ -36,7 +36,7 @@ from invbench.training.loggers import Loggers
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
-from invbench.training.recorded_step import RecordedStep
+from invbench.training.recorded_step import RecordedStep, only_computes
 from invbench.training.sampling import Sampler, check_sizes, loader_of
 from invbench.training.sufficient_statistics import training_examples
 
@@ -93,7 +93,8 @@ class TrainingLoop:
         self.objective = Objective(config.method, problem.task, model, strategy, trainer.autocast, networks)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
-        is_recorded = self.total >= RECORDED_FROM and not trainer.compile
+        parts = [*config.method.parts.values(), *model.modules(), *(critic.network for critic in critics.values())]
+        is_recorded = self.total >= RECORDED_FROM and not trainer.compile and only_computes(*parts)
         self.recorded_step = RecordedStep(self.objective, is_recorded)
         self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented, is_recorded)
         self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))

@@ -24,11 +24,18 @@ from invbench.training.recording import Recorder
 
 EARLIER = 5
 """Number of calls with tensors of the same shapes before one is recorded."""
+KNOWN = ("invbench", "torch", "torchvision", "timm")
+"""Packages whose methods and networks only compute. Others may print or wait, which a recorded step would not do."""
 MOST_PROGRAMS = 4
 """Largest number of different shapes that are recorded."""
 SEPARATOR = "/"
 Call = Callable[[Tree], Tree]
 """Function of a tree of tensors."""
+
+
+def only_computes(*parts: object) -> bool:
+    """Tell whether methods and networks are known to do nothing but compute."""
+    return all(type(part).__module__.partition(".")[0] in KNOWN for part in parts)
 
 
 class Recorded:

@@ -118,8 +118,8 @@ class Recorder(TorchDispatchMode):
         self.nodes: dict[int, Node] = {}
         self.values: dict[Node, Tensor] = {}
         self.memory: dict[object, Node] = {}
-        self.storages: set[int] = set()  # their addresses
-        self.bytes = 0  # of all of them
+        self.addresses: set[int] = set()
+        self.bytes = 0  # of the tensors at all of them
         self.kept: list[Tensor] = []  # so that no two of them have the same id, nor the same memory
         for number, tensor in enumerate(inputs):
             self._bind(tensor, self.graph.placeholder(f"input_{number}"))
@@ -201,7 +201,7 @@ class Recorder(TorchDispatchMode):
         A tensor that autograd has kept for a backward pass is another one with the memory of the first.
         """
         if id(tensor) not in self.nodes:
-            same = self.memory.get(_place(tensor))
+            same = self.memory.get(_place(tensor)) if self.is_alone else None
             self._bind(tensor, self.constant(tensor) if same is None else same)
         return self.nodes[id(tensor)]
 
@@ -225,12 +225,11 @@ class Recorder(TorchDispatchMode):
     def _bind(self, tensor: Tensor, node: Node) -> None:
         self.kept.append(tensor)
         self.nodes[id(tensor)] = node
-        if tensor.numel():
+        if self.is_alone and tensor.numel():
             self.memory[_place(tensor)] = node
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self.storages:
-                self.storages.add(storage.data_ptr())
-                self.bytes += storage.nbytes()
+            if tensor.data_ptr() not in self.addresses:
+                self.addresses.add(tensor.data_ptr())
+                self.bytes += tensor.nbytes
         self.values.setdefault(node, tensor)
 
 

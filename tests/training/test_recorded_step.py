@@ -18,7 +18,7 @@ from invbench.training import loop, recording
 from invbench.training.build import load_problem, model_on
 from invbench.training.loop import TrainingLoop
 from invbench.training.phases import Phases
-from invbench.training.recorded_step import EARLIER, Recorded
+from invbench.training.recorded_step import EARLIER, Recorded, only_computes
 from invbench.training.recording import Recorder, traced
 
 STEPS = EARLIER + 6
@@ -102,6 +102,12 @@ def test_steps_of_short_runs_are_not_recorded(steps: int, is_recorded: bool) -> 
     """Recording takes the time of some steps."""
     training = training_of("mutual_information", "mi_toy", True, EARLIER + 3, trainer__steps=steps)
     assert [bool(part.programs) for part in recorded_of(training)] == [is_recorded] * 2
+
+
+def test_own_methods_and_networks_are_called_in_every_step() -> None:
+    """They may print, which a recorded step would not."""
+    assert only_computes(METHODS.load("irmv1")(), nn.Linear(2, 2))
+    assert not only_computes(METHODS.load("irmv1")(), Skipping())
 
 
 class Counting(nn.Module):
