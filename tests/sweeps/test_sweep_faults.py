@@ -49,6 +49,7 @@ def test_every_kind_of_failure(faulty_sweep: FaultySweep) -> None:
     assert all((path.parent / "record.previous.json").exists() for path in changed)
 
 
+@pytest.mark.slow
 def test_accidents_of_runs_that_are_trained_together(faulty_sweep: FaultySweep) -> None:
     """A group that is killed is tried in halves, one with an error run by run, where each leaves its own failure."""
     status, said = faulty_sweep.run(faulty_sweep.file(["kill_once", "raise"], seeds="0-3"), "--fuse", "4")
@@ -60,6 +61,7 @@ def test_accidents_of_runs_that_are_trained_together(faulty_sweep: FaultySweep) 
     assert sorted(record.engine.get("fused", 0) for record in records if record is not None) == [0] * 4 + [2] * 4
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_is_given_up(faulty_sweep: FaultySweep) -> None:
     status, said = faulty_sweep.run(faulty_sweep.file(["kill", "none"]))
     assert status == 1, said
@@ -169,6 +171,7 @@ def test_ctrl_c_once_and_twice(faulty_sweep: FaultySweep, undisturbed: Metrics) 
     assert faulty_sweep.metrics() == undisturbed
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_a_folder(faulty_sweep: FaultySweep) -> None:
     """They divide the runs between them: each is done once."""
     file = faulty_sweep.file(["slow"], steps=20, seeds="0-5")
