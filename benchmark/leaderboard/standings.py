@@ -109,8 +109,8 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     fresh = fresh_runs(rows, rule)
     metric, higher = metric_of_rows(rows)
     ordered = scores(rows, rule)
-    shown = ["seed", metric, "cost.wall_seconds", *(name for name in map(str, fresh) if _is_optional(name))]
-    each = {str(name): fresh.loc[fresh["method"] == name, shown] for name in ordered}
+    columns = ["seed", metric, "cost.wall_seconds", *(name for name in map(str, fresh) if _is_optional(name))]
+    each = {str(name): fresh.loc[fresh["method"] == name, columns] for name in ordered}
     values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
     values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
     search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)

@@ -25,7 +25,6 @@ class InPlaceOptimizer:
     """
 
     def __init__(self, rule: Optimizer, parameters: Mapping[str, Tensor]) -> None:
-        self.rule = rule
         kinds: dict[object, list[str]] = {}
         for name, value in parameters.items():
             alike = value.dtype, value.device, rule.decays[name], rule.factors.get(name, 1.0), name in rule.learned
@@ -46,7 +45,7 @@ class InPlaceOptimizer:
                 value.copy_(state[name][moment])
 
     def restart(self) -> None:
-        """Set all moments to zero."""
+        """Set the moments of every parameter to zero, as at the start of a run."""
         map_leaves(Tensor.zero_, self.state)
 
     @torch.no_grad()

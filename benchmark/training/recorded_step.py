@@ -66,7 +66,7 @@ class Recorded:
         return self._check(inputs, layout) if layout in self.unchecked else self._record(inputs, layout)
 
     def _record(self, inputs: Tree, layout: object) -> Tree:
-        """Make a call and record it."""
+        """Make a call and record its operations, to be compared with the next call."""
         recorder, before = Recorder(list(flatten(inputs).values()), is_alone=True), self._hidden_state()
         with recorder:
             result = self.call(inputs)

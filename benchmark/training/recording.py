@@ -188,7 +188,7 @@ class Recorder(TorchDispatchMode):
         return forward
 
     def _refuse(self, why: str) -> None:
-        """Give recording up."""
+        """Give recording up: raise CannotFuse for runs that are mapped, go on without it in a single one."""
         if not self.is_alone:
             raise CannotFuse(why)
         self.obstacle = why
@@ -212,7 +212,7 @@ class Recorder(TorchDispatchMode):
         return self.graph.get_attr(name)
 
     def _check_changed(self, func: OpOverload, args: Any, kwargs: Any) -> None:
-        """Raise CannotFuse where an operation changes memory in place that no recorded operation made."""
+        """Refuse an operation that changes memory in place which no recorded operation made."""
         given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         for tensor in tree_leaves([given.get(name) for name in written]):
@@ -249,8 +249,4 @@ def _is_same(result: Tensor, argument: Any) -> bool:
     """Tell whether the result of an operation is its argument under another name, such as a view of the same shape."""
     if not isinstance(argument, Tensor) or result.layout != torch.strided or result.dtype != argument.dtype:
         return False
-    first, second = (
-        (tensor.data_ptr(), tensor.size(), tensor.stride(), tensor.is_conj(), tensor.is_neg())
-        for tensor in (result, argument)
-    )
-    return result is not argument and first == second and bool(result.numel())
+    return result is not argument and _place(result) == _place(argument) and bool(result.numel())
