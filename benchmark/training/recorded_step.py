@@ -101,7 +101,8 @@ class Program:
     """Recorded call, as a function of the leaves of its tree."""
 
     def __init__(self, recorder: Recorder, result: Tree) -> None:
-        self.operations = recorder.function(list(flatten(result).values()))
+        recorder.end(list(flatten(result).values()))
+        self.operations = recorder.function()
         self.form = map_leaves(lambda value: None, result)
 
     @torch.no_grad()

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.func import functional_call, functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.errors import CannotFuse
+from invbench.training.merging import merge
 
 aten = torch.ops.aten
 FUNCTIONS = (
@@ -24,7 +26,7 @@ FUNCTIONS = (
     "zeros_like",
 )
 SHAPED = (
-    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default),
     *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
 )
 """Operations that take only shape and type from their tensor."""
@@ -46,7 +48,8 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
     recorder = Recorder(tensors)
     with recorder:
         results = function(*tensors)
-    return recorder.function(results, copies_transposed=True)
+    recorder.end(results)
+    return recorder.merged(tensors).function()
 
 
 def _fold(recorder: "Recorder") -> None:
@@ -71,6 +74,7 @@ def _fold(recorder: "Recorder") -> None:
         if made and node in recorder.values and node.users:
             with recorder.graph.inserting_before(node):
                 constant = recorder.constant(recorder.values[node])
+                recorder.values[constant] = recorder.values[node]
                 copy = recorder.graph.call_function(aten.clone.default, (constant,))
             node.replace_all_uses_with(copy, lambda user: user.op == "output")
             node.replace_all_uses_with(constant)
@@ -95,8 +99,10 @@ def _quick(operation: OpOverload) -> Callable[..., Any]:
 
 
 def _order(graph: Graph, product: Node) -> None:
-    """Multiply by a contiguous copy: up to twice as fast where rows are short, as in narrow layers."""
+    """Multiply by a contiguous copy of a transposed matrix: on a CPU up to twice as fast where rows are short."""
     left, right = product.args
+    if right.target is not aten.transpose.int:  # type: ignore[union-attr]
+        return
     with graph.inserting_before(product):
         copy = graph.call_function(aten.clone.default, (right,), {"memory_format": torch.contiguous_format})
     product.args = (left, copy)
@@ -163,27 +169,46 @@ class Recorder(TorchDispatchMode):
         """Whether recording was given up."""
         return bool(self.obstacle)
 
-    def function(self, results: Sequence[Tensor], copies_transposed: bool = False) -> Flat:
-        """Return what was recorded as a function of the inputs with these results.
-
-        Args:
-            results: tensors that were made, or inputs.
-            copies_transposed: copy what is multiplied by a transposed matrix; see `_order`.
-        """
-        graph = self.graph
-        graph.output([self.node(result) for result in results])
+    def end(self, results: Sequence[Tensor]) -> None:
+        """Say what the results are: tensors that were made, or inputs."""
+        self.graph.output([self.node(result) for result in results])
         _fold(self)
-        for node in list(graph.nodes):
+        for node in list(self.graph.nodes):
             if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
                 node.replace_all_uses_with(node.args[0])
-            if copies_transposed and node.target is aten.bmm.default and node.args[1].target is aten.transpose.int:
-                _order(graph, node)
-        graph.eliminate_dead_code()
-        for node in graph.nodes:
+        self.graph.eliminate_dead_code()
+
+    def merged(self, inputs: Sequence[Tensor]) -> "Recorder":
+        """Return what was recorded without changes in place, and merged where that leaves fewer operations.
+
+        The operations are recorded again; the call itself is not: a cache in it would keep tensors of the transform.
+        """
+        module = GraphModule(self.root, self.graph)
+        constants = dict(module.named_buffers(remove_duplicate=False))
+
+        def operations(*tensors: Tensor) -> list[Tensor]:
+            named = dict(zip(constants, tensors[len(inputs) :], strict=True))
+            results: list[Tensor] = functional_call(module, named, tensors[: len(inputs)])
+            return results
+
+        again = Recorder(inputs)
+        with again:
+            results = functionalize(operations, remove="mutations")(*inputs, *constants.values())
+        again.end(results)
+        merge(again.graph, again.values)
+        for node in list(again.graph.nodes):
+            if node.target is aten.bmm.default and again.values[node].device.type == "cpu":
+                _order(again.graph, node)
+        again.graph.eliminate_dead_code()
+        return again
+
+    def function(self) -> Flat:
+        """Return what was recorded as a function of the inputs."""
+        for node in self.graph.nodes:
             if isinstance(node.target, OpOverload):
                 node.target = _quick(node.target)
-        module = GraphModule(self.root, graph)
-        vars(module).update(module.named_buffers())  # plain attributes are faster to read
+        module = GraphModule(self.root, self.graph)
+        vars(module).update(module.named_buffers(remove_duplicate=False))  # plain attributes are faster to read
         forward: Flat = module.forward
         return forward
 
