@@ -91,7 +91,8 @@ class IRMGames(UpdateSchedule):
         players = sorted({owner for owner in owners.values() if owner is not None})
         order: list[int | None] = list(players) if self.variant == "fixed" else [None, *reversed(players)]
         now = order[count % len(order)]
-        return Update({name: rate for name, rate in rates.items() if owners[name] == now}, count // len(order))
+        moving = {name: rate for name, rate in rates.items() if owners[name] == now}
+        return Update(moving, count // len(order), environment=now)
 
 
 class Ensemble(nn.Module):

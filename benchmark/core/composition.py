@@ -175,6 +175,12 @@ class Composition:
         (part,) = self._all(UpdateSchedule).values()
         return part.finish_step(before, after)
 
+    @cached_property
+    def compares_environments(self) -> bool:
+        """Whether a step needs the examples of all environments, even if it moves parameters by one risk alone."""
+        changes_batch = any(isinstance(part, BatchMixing | FeatureTransform) for part in self.parts.values())
+        return self.has_penalty or self.replaces_risk or changes_batch
+
     def update(self, names: Iterable[str], count: int) -> Update:
         """Return what an update moves: by the part that schedules updates, else all parameters."""
         names = list(names)
@@ -183,7 +189,7 @@ class Composition:
             rates = {parameter: float(rate) for parameter, rate in update.rates.items()}
             if wrong := [key for key, rate in rates.items() if key not in names or not math.isfinite(rate)]:
                 raise ValueError(f"update of method {name} gives '{wrong[0]}' the rate {rates[wrong[0]]}")
-            return update._replace(rates=rates)
+            return update._replace(rates=rates, environment=None if self.compares_environments else update.environment)
         return Update(dict.fromkeys(names, 1.0), count)
 
     @cached_property

@@ -159,6 +159,11 @@ class Batch(NamedTuple):
         nuisance = None if self.nuisance is None else self.nuisance[index]
         return Batch(self.x[index], self.y[index], self.env[index], nuisance)
 
+    def environment(self, number: Tensor) -> "Batch":
+        """Select the environment with this number, a tensor on the same device."""
+        row = (self.env == number).to(torch.int64).argmax()[None]
+        return Batch(**{name: value.index_select(0, row) for name, value in self.tensors().items()})
+
     def mixed(self, x: Tensor, y: PairedTargets, first: Tensor) -> "Batch":
         """Replace the inputs by others with two targets each, for a method that mixes; `first` gives all else."""
         nuisance = None if self.nuisance is None else self.nuisance[first]

@@ -266,9 +266,8 @@ def _shape(settings: Settings) -> dict[str, Any]:
 
 def fuse_obstacle(config: RunConfig) -> str:
     """Return why a run's settings keep it from being trained together with others; empty where nothing does."""
-    for name in ("compile", "autocast"):
-        if getattr(config.trainer, name):
-            return f"trainer.{name} is on"
+    if config.trainer.autocast:
+        return "trainer.autocast is on"
     if config.trainer.stop_below is not None:
         return "trainer.stop_below may end a run before its last step"
     if config.trainer.strategy == "loop":

@@ -25,7 +25,7 @@ from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, detached
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
-from invbench.training.recorded_step import Recorded
+from invbench.training.recorded_step import Recorded, Recording
 from invbench.training.sampling import Sampler, loader_of
 
 Augment = Callable[[Batch], Batch]
@@ -75,7 +75,7 @@ class CriticTrainer:
     Args:
         objective: of the model.
         augment: the dataset's random change of training inputs.
-        is_recorded: record updates after a few, where that gives the same numbers.
+        recording: what to do with the operations of updates.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CriticTrainer:
         config: RunConfig,
         examples: Split,
         augment: Augment,
-        is_recorded: bool = False,
+        recording: Recording = Recording.NONE,
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
         self.environments = len(examples.environment_numbers) or 1
@@ -93,11 +93,9 @@ class CriticTrainer:
         self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
         self.slopes = {
-            name: Recorded(partial(self._slope, name), objective.model, critic.network)
+            name: Recorded(partial(self._slope, name), recording, objective.model, critic.network)
             for name, critic in critics.items()
         }
-        for slope in self.slopes.values():
-            slope.is_given_up = not is_recorded
 
     def update_before(self, parameters: Mapping[str, Tensor], state: State, step: int) -> State:
         """Make the updates of the critics ahead of the step with this index. Returns the new state."""

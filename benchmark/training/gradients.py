@@ -339,7 +339,7 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         )
     if trainer.strategy != "auto":
         return trainer.strategy
-    is_mapped = (method.needs_each_gradient or method.has_gradient_penalty) and not (coupled or trainer.compile)
+    is_mapped = (method.needs_each_gradient or method.has_gradient_penalty) and not coupled
     return "vmap" if is_mapped else "joint"
 
 

@@ -36,7 +36,7 @@ from invbench.training.loggers import Loggers
 from invbench.training.optimizers import Optimizer
 from invbench.training.phases import timed_phase
 from invbench.training.progress import Report
-from invbench.training.recorded_step import RecordedStep, only_computes
+from invbench.training.recorded_step import RecordedStep, Recording, only_computes
 from invbench.training.sampling import Sampler, check_sizes, loader_of
 from invbench.training.sufficient_statistics import training_examples
 
@@ -94,16 +94,14 @@ class TrainingLoop:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.total = trainer.total_steps(self.sampler.steps_per_epoch) if self.parameters else 0
         parts = [*config.method.parts.values(), *model.modules(), *(critic.network for critic in critics.values())]
-        is_recorded = self.total >= RECORDED_FROM and not trainer.compile and only_computes(*parts)
-        self.recorded_step = RecordedStep(self.objective, is_recorded)
-        self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented, is_recorded)
+        recording = Recording.REPEATED if self.total >= RECORDED_FROM and only_computes(*parts) else Recording.NONE
+        recording = Recording.COMPILED if trainer.compile else recording
+        self.recorded_step = RecordedStep(self.objective, recording)
+        self.critics = CriticTrainer(critics, self.objective, config, self.examples, self._augmented, recording)
         self.eval_every = trainer.evaluate_every or max(1, math.ceil(self.total / EVALUATIONS))
         self.learned = learned_parameters(model)
         rates = {name: part.learning_rate for name, part in self.learned.items()}
         self.optimizer = Optimizer.of(trainer, self.parameters, rates, features_rates(model))
-        if trainer.compile:
-            model.compile()
-
         self.done = 0  # finished steps
         self.in_place_optimizer = InPlaceOptimizer(self.optimizer, self.parameters)
         fresh = config.method.initial_state(self.parameters, self.sampler.environments)
@@ -113,6 +111,7 @@ class TrainingLoop:
         self.rows: list[Row] = []
         self.last: Step | None = None  # the last update
         self.last_env = torch.zeros(0)  # indices of its environments (E,)
+        self.environment_numbers = torch.arange(self.sampler.environments, device=self.device)
         self.learned_every = max(1, self.total // LEARNED_ROWS)
         self._last_check = (-1, False)  # a step, and whether the accuracy there ends the run
         self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
@@ -162,6 +161,8 @@ class TrainingLoop:
             self._resume(report)
         except Unusable as reason:
             report.say(f"{reason}; starting afresh")
+        if self.config.trainer.compile:
+            report.say("the first step is compiled, which takes some seconds to minutes, once for each kind of step")
         for line in never_reached(self.config.method, self.total):
             report.say(f"warning: {line}")
         self.loggers.begin(self.rows)
@@ -280,9 +281,13 @@ class TrainingLoop:
         """Make one update, the optimiser's `count`-th from 0."""
         trainer = self.config.trainer
         scale = self.config.method.scale(self.method_state)
-        step = self.recorded_step.step(self.parameters, batch, self.method_state)
-        learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         update = self.config.method.update(self.parameters, count)
+        if update.environment is not None:
+            batch = batch.environment(self.environment_numbers[update.environment])
+        moving = {name: value for name, value in self.parameters.items() if name in update.rates}
+        others = {name: value for name, value in self.parameters.items() if name not in update.rates}
+        step = self.recorded_step.step(moving, others, batch, self.method_state)
+        learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
         with timed_phase("optimiser"):
             for multiple in sorted(set(update.rates.values())):
                 names = {name for name, rate in update.rates.items() if rate == multiple}

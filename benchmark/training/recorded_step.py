@@ -5,10 +5,16 @@ operations of one are recorded (`invbench.training.recording`), those of its bac
 the same order. So the numbers are the same to the last bit, which is checked in the step after that; random numbers are
 drawn from torch's generator in turn. What cannot be recorded goes on as it is: a step that reads the number of a
 tensor, or a network whose Python numbers change.
+
+With `trainer.compile` torch's compiler makes one function of the operations. Its numbers differ by rounding, so it is
+used from the first step on: a run that is resumed then gives the same ones.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from enum import Enum
 
 import numpy as np
 import torch
@@ -16,6 +22,7 @@ from torch import Tensor, nn
 
 from invbench.core.data import Batch
 from invbench.core.method import State
+from invbench.errors import UserError
 from invbench.pytree import Tree, flatten, map_leaves
 from invbench.runs.checkpoint import random_state, restore_random_state
 from invbench.training.gradients import Objective, Step
@@ -26,8 +33,10 @@ EARLIER = 5
 """Number of calls with tensors of the same shapes before one is recorded."""
 KNOWN = ("invbench", "torch", "torchvision", "timm")
 """Packages whose methods and networks only compute. Others may print or wait, which a recorded step would not do."""
-MOST_PROGRAMS = 4
-"""Largest number of different shapes that are recorded."""
+MOST_BYTES = 2**29
+"""Largest memory of the tensors of a step that is recorded unasked: all of them are held until its end."""
+MOST_PROGRAMS = 32
+"""Largest number of steps with different shapes, or of different parameters, that are recorded."""
 SEPARATOR = "/"
 Call = Callable[[Tree], Tree]
 """Function of a tree of tensors."""
@@ -38,20 +47,29 @@ def only_computes(*parts: object) -> bool:
     return all(type(part).__module__.partition(".")[0] in KNOWN for part in parts)
 
 
+class Recording(Enum):
+    """What is done with the operations of a step."""
+
+    NONE = "they are derived in every step"
+    REPEATED = "they are recorded after some steps"
+    COMPILED = "they are recorded in the first step, and compiled"
+
+
 class Recorded:
-    """Function of a tree of tensors that is recorded after some calls.
+    """Function of a tree of tensors that is recorded.
 
     Args:
         call: the function. It may differentiate, and change tensors in place that it is given.
+        recording: what to do.
         modules: networks that it applies.
     """
 
-    def __init__(self, call: Call, *modules: nn.Module) -> None:
+    def __init__(self, call: Call, recording: Recording, *modules: nn.Module) -> None:
         self.call, self.modules = call, modules
         self.calls: dict[object, int] = {}
         self.unchecked: dict[object, Program] = {}
         self.programs: dict[object, Program] = {}
-        self.is_given_up = False
+        self.is_compiled, self.is_given_up = recording is Recording.COMPILED, recording is Recording.NONE
 
     def __call__(self, inputs: Tree) -> Tree:
         if self.is_given_up or Phases.watching is not None:  # phases are those of the call
@@ -60,6 +78,8 @@ class Recorded:
         layout = tuple([(name, value.shape, value.dtype) for name, value in flat.items()])
         if (program := self.programs.get(layout)) is not None:
             return program(list(flat.values()))
+        if self.is_compiled:
+            return self._compile(inputs, layout)
         self.calls[layout] = self.calls.get(layout, 0) + 1
         if self.calls[layout] <= EARLIER or len(self.programs) == MOST_PROGRAMS:
             return self.call(inputs)
@@ -67,13 +87,34 @@ class Recorded:
 
     def _record(self, inputs: Tree, layout: object) -> Tree:
         """Make a call and record its operations, to be compared with the next call."""
-        recorder, before = Recorder(list(flatten(inputs).values()), is_alone=True), self._hidden_state()
-        with recorder:
-            result = self.call(inputs)
-        self.is_given_up = bool(recorder.obstacle) or self._hidden_state() != before
+        recorder, result = self._recorded(inputs, MOST_BYTES)
+        self.is_given_up = bool(recorder.obstacle)
         if not self.is_given_up:
             self.unchecked[layout] = Program(recorder, result)
         return result
+
+    def _compile(self, inputs: Tree, layout: object) -> Tree:
+        """Make a call and record its operations, compile these, and make the call again by what comes out."""
+        tensors = list(flatten(inputs).values())
+        copies, before = [value.detach().clone() for value in tensors], random_state(tensors[0].device)
+        recorder, result = self._recorded(inputs, math.inf)
+        if recorder.obstacle:
+            raise UserError(f"trainer.compile is on, and {recorder.obstacle}, which cannot be compiled; leave it out")
+        restore_random_state(before, tensors[0].device)
+        for value, copy in zip(tensors, copies, strict=True):
+            value.detach().copy_(copy)
+        self.programs[layout] = Program(recorder, result, copies)
+        return self.programs[layout](tensors)
+
+    def _recorded(self, inputs: Tree, most_bytes: float) -> tuple[Recorder, Tree]:
+        """Make a call and record its operations."""
+        before = self._hidden_state()
+        recorder = Recorder(list(flatten(inputs).values()), is_alone=True, most_bytes=most_bytes)
+        with recorder:
+            result = self.call(inputs)
+        if self._hidden_state() != before:
+            recorder.obstacle = "a step changes numbers that are no tensors"
+        return recorder, result
 
     def _check(self, inputs: Tree, layout: object) -> Tree:
         """Make a call; use the program of an earlier one from now on if it gives the same numbers."""
@@ -98,11 +139,11 @@ class Recorded:
 
 
 class Program:
-    """Recorded call, as a function of the leaves of its tree."""
+    """Recorded call, as a function of the leaves of its tree; compiled where tensors are given as an example."""
 
-    def __init__(self, recorder: Recorder, result: Tree) -> None:
+    def __init__(self, recorder: Recorder, result: Tree, example: list[Tensor] | None = None) -> None:
         recorder.end(list(flatten(result).values()))
-        self.operations = recorder.function()
+        self.operations = recorder.function() if example is None else recorder.compiled(example)
         self.form = map_leaves(lambda value: None, result)
 
     @torch.no_grad()
@@ -126,26 +167,24 @@ def _is_same(first: Tree, second: Tree) -> bool:
 
 
 class RecordedStep:
-    """Step of an objective, recorded after a few.
+    """Step of an objective, recorded.
 
     Args:
         objective: of the run.
-        is_worth_it: whether steps are recorded at all.
+        recording: what to do.
     """
 
-    def __init__(self, objective: Objective, is_worth_it: bool) -> None:
+    def __init__(self, objective: Objective, recording: Recording) -> None:
         self.objective = objective
-        self.recorded = Recorded(self._call, objective.model)
-        self.recorded.is_given_up = not is_worth_it
+        self.recorded = Recorded(self._call, recording, objective.model)
 
-    def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        """Compute the gradient of one step, as `Objective.step` does, and change the network's buffers."""
-        if self.recorded.is_given_up:
-            return self.objective.step(parameters, batch, state)
+    def step(self, parameters: Mapping[str, Tensor], others: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """Compute the gradient of one step by `parameters`, and change the network's buffers; `others` stay."""
         buffers = dict(self.objective.model.named_buffers())
-        inputs: Tree = {"parameters": parameters, "buffers": buffers, "batch": batch.tensors(), "state": state}
-        return Step(**self.recorded(inputs))
+        tensors: Tree = {"parameters": parameters, "others": others, "buffers": buffers}
+        return Step(**self.recorded(tensors | {"batch": batch.tensors(), "state": state}))
 
     def _call(self, inputs: Tree) -> Tree:
-        step = self.objective.step(inputs["parameters"], Batch(**inputs["batch"]), inputs["state"])
-        return step._asdict()
+        others = {name: value.detach() for name, value in inputs["others"].items()}
+        objective = replace(self.objective, buffers=others) if others else self.objective
+        return objective.step(inputs["parameters"], Batch(**inputs["batch"]), inputs["state"])._asdict()

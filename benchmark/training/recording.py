@@ -4,7 +4,9 @@ A step is a sequence of plain tensor operations, which does not depend on the te
 the time goes into deriving that sequence again in every call: by torch.func's transforms, or by autograd.
 """
 
+import math
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from invbench.errors import CannotFuse
+from invbench.errors import CannotFuse, UserError
 from invbench.training.merging import merge
 
 aten = torch.ops.aten
@@ -33,12 +35,15 @@ SHAPED = (
 METHODS = {"view": "view", "_unsafe_view": "view", "expand": "expand"}
 """Names of operations that torch has as a function, or tensors as a method, with the same arguments: half the cost."""
 Flat = Callable[..., Sequence[Tensor]]
-MOST_BYTES = 2**29
-"""Largest memory of the tensors of a single run's step that is recorded: all of them are held until its end."""
 
 
-def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
+def traced(function: Flat, tensors: Sequence[Tensor], is_compiled: bool = False) -> Flat:
     """Record the operations of one call, as a function of tensors with the same shapes.
+
+    Args:
+        function: pure; its tensors have an axis of runs in front.
+        tensors: of the call.
+        is_compiled: have torch's compiler make the function, which differs by rounding.
 
     Raises:
         CannotFuse: random numbers are drawn, which would be the same for all runs; the call reads a tensor's number,
@@ -49,7 +54,8 @@ def traced(function: Flat, tensors: Sequence[Tensor]) -> Flat:
     with recorder:
         results = function(*tensors)
     recorder.end(results)
-    return recorder.merged(tensors).function()
+    merged = recorder.merged(tensors)
+    return merged.compiled(tensors) if is_compiled else merged.function()
 
 
 def _fold(recorder: "Recorder") -> None:
@@ -115,11 +121,13 @@ class Recorder(TorchDispatchMode):
         inputs: tensors that differ from call to call.
         is_alone: the call is a step of a single run, which may draw random numbers, and goes on where it cannot be
             recorded; `obstacle` then says why.
+        most_bytes: of the tensors of such a step.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], is_alone: bool = False) -> None:
+    def __init__(self, inputs: Sequence[Tensor], is_alone: bool = False, most_bytes: float = math.inf) -> None:
         super().__init__()
         self.graph, self.root, self.is_alone = Graph(), nn.Module(), is_alone
+        self.most_bytes = most_bytes
         self.obstacle = ""
         self.nodes: dict[int, Node] = {}
         self.values: dict[Node, Tensor] = {}
@@ -161,7 +169,7 @@ class Recorder(TorchDispatchMode):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
                     self._bind(part, self.graph.call_function(operator.getitem, (node, i)))
-        if self.is_alone and self.bytes > MOST_BYTES:
+        if self.bytes > self.most_bytes:
             self._refuse("a step is too large")
         return result
 
@@ -211,6 +219,33 @@ class Recorder(TorchDispatchMode):
         vars(module).update(module.named_buffers(remove_duplicate=False))  # plain attributes are faster to read
         forward: Flat = module.forward
         return forward
+
+    def compiled(self, inputs: Sequence[Tensor]) -> Flat:
+        """Return what was recorded as a function of the inputs that torch's compiler makes, with these as an example.
+
+        Raises:
+            UserError: there is no compiler, or it fails.
+        """
+        import torch._inductor as inductor  # takes two seconds
+
+        module, strides = GraphModule(self.root, self.graph), [tensor.stride() for tensor in inputs]
+        permutes = any(getattr(node.target, "overloadpacket", None) is aten.randperm for node in self.graph.nodes)
+        # `randperm` as an index is a pattern that torch 2.13 fails to match
+        settings = {"fallback_random": True, "pattern_matcher": not permutes}
+        try:
+            with inductor.config.patch(settings), warnings.catch_warnings(action="ignore"):
+                operations = inductor.compile(module, list(inputs))
+        except Exception as error:  # of many kinds, from compilers that are missing to faults in them
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UserError(f"torch's compiler fails, so leave trainer.compile out: {reason}") from error
+
+        def call(*tensors: Tensor) -> Sequence[Tensor]:
+            pairs = zip(tensors, strides, strict=True)
+            alike = [x if x.stride() == stride else _with_strides(x, stride) for x, stride in pairs]
+            results: Sequence[Tensor] = operations(*alike)
+            return results
+
+        return call
 
     def _refuse(self, why: str) -> None:
         """Give recording up: raise CannotFuse for runs that are mapped, go on without it in a single one."""
@@ -263,6 +298,11 @@ def _depends_on_values(func: OpOverload, args: Any) -> bool:
     if func is aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _with_strides(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return a copy of a tensor that lies differently in memory."""
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _place(tensor: Tensor) -> object:

@@ -336,7 +336,6 @@ def test_recipe_lists_do_not_leak_between_runs() -> None:
         ({"trainer.measure_invariance": -1}, "measure_invariance is auto, off, or a number of examples from 1"),
         ({"trainer.measure_invariance": 2**63}, "is 9223372036854775808: input should be a whole number below 2.53"),
         ({"trainer.optimizer": "Adam"}, "input should be 'adam' or 'sgd'; did you mean 'adam'"),
-        ({"trainer.strategy": "loop", "trainer.compile": True}, "compile works with strategy joint"),
         ({"trainer.steps.x": 1}, "setting 'trainer.steps' is {\"x\": 1}: input should be a valid integer"),
         (
             {"trainer.steps": 3, "trainer.steps.x": 1},

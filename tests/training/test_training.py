@@ -78,15 +78,6 @@ def test_autocast_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch.compile's own, on start-up
-def test_compiled_equals_eager(tmp_path: Path) -> None:
-    settings = {"trainer__steps": 3, "trainer__dtype": "float64"}
-    eager = metrics(small_config("erm", "spirals", **settings), tmp_path)
-    compiled = metrics(small_config("erm", "spirals", **settings, trainer__compile=True), tmp_path)
-    assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-9)
-
-
-@pytest.mark.slow
 def test_spirals_of_the_paper(tmp_path: Path) -> None:
     """The authors' settings and 2/3 of their steps: unanimity finds the spirals, the mean the shortcut that fits all.
 

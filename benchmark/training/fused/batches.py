@@ -36,7 +36,10 @@ class StackedBatchLoader:
         """Return the fields of the step's `Batch`, with an axis of runs in front where they do not share it."""
         if self.all:
             return self.all
-        rows, env = self.order.indices(step)
+        return self.gathered(*self.order.indices(step))
+
+    def gathered(self, rows: Tensor, env: Tensor) -> Tensors:
+        """Return the fields of a `Batch` by the indices of its examples and environments."""
         names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
         batch = {name: rows_of(self.tensors[name], rows) for name in names} | {"env": env}
         if self.whole:

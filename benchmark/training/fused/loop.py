@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from invbench.system.stopwatch import Stopwatch
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CRITIC
 from invbench.training.fused.batches import StackedBatchLoader
+from invbench.training.fused.captured import STEPS, CannotCapture, CapturedSteps
 from invbench.training.fused.compatibility import check_can_fuse
 from invbench.training.fused.program import Program, RunStep, StepResult, Tensors
 from invbench.training.gradients import Objective, Step
@@ -66,6 +68,8 @@ class FusedTraining:
         }
         self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}
+        self.captured: CapturedSteps | None = None
+        self.can_capture = True
         self.stack_runs()
 
     def stack_runs(self) -> None:
@@ -126,7 +130,8 @@ class FusedTraining:
         first, reported, checkpoints = self.first, 0.0, CheckpointSchedule(self.first.checkpoint_seconds)
         with stop_requests() as stop, self.clock.stopwatch.during("training"):
             while self.done < first.total and self.left:
-                self.step()
+                if not self._captured_steps(each):
+                    self.step()
                 if time.perf_counter() - reported >= REPORT_SECONDS:
                     reported = time.perf_counter()
                     each(lambda r, training, report: report.step(self.done))
@@ -157,18 +162,53 @@ class FusedTraining:
         self.objective_steps += 1
 
     @torch.no_grad()
-    def advance(self, leaves: list[Tensor], done: int) -> "StepResult":
+    def _captured_steps(self, each: Callable[[Act], None]) -> bool:
+        """Make the next steps as one CUDA graph, on a GPU and where they are alike. Returns whether they were made."""
+        if self.first.device.type != "cuda" or not self.can_capture:
+            return False
+        if self.captured is None:
+            if not all(call.key in self.programs for call in self.calls(self.done)):
+                return False
+            try:
+                self.captured = CapturedSteps(self)
+            except CannotCapture as reason:
+                self.can_capture, line = False, f"steps are launched one by one: {reason}"
+                each(lambda r, training, report: report.say(line))
+                return False
+        evaluated = self.done - self.done % self.first.eval_every + self.first.eval_every  # ahead of the next step then
+        if not self.captured.block.fits(min(self.first.total, evaluated)):
+            return False
+        self.leaves, self.aux = self.captured(self.leaves)
+        self.done += STEPS
+        self.objective_steps += STEPS
+        return True
+
+    @torch.no_grad()
+    def advance(self, leaves: list[Tensor], done: int) -> StepResult:
         """Compute the runs after the step with this index, critics' updates ahead of it included, and its parts."""
+        for call in self.calls(done):
+            leaves, aux = self._call(call, leaves)
+        return leaves, aux
+
+    def calls(self, done: int) -> list["Call"]:
+        """List the calls that make the step with this index: the critics' updates ahead of it, and the step."""
         critics = self.first.critics
-        for name, loader in self.critic_loaders.items():
-            for count in critics.update_counts(name, done):
-                leaves, _ = self._call(partial(self._critic_update, name), leaves, loader, count, count=count)
+        updates = [
+            Call(partial(self._critic_update, name), loader, name, count, {"count": count})
+            for name, loader in self.critic_loaders.items()
+            for count in critics.update_counts(name, done)
+        ]
         factor = self.first.config.trainer.rate_factor(done, self.first.sampler.steps_per_epoch)
         simultaneous = [
             name for name, critic in critics.critics.items() if critic.simultaneous and done >= critic.first_step
         ]
         counts = {name: critics.updates_before(critics.critics[name], done) for name in simultaneous}
-        return self._call(self._step, leaves, self.loader, done, factor=factor, **counts)
+        return [*updates, Call(self._step, self.loader, "", done, {"factor": factor, **counts})]
+
+    @cached_property
+    def restarts(self) -> set[int]:
+        """Steps ahead of which the optimiser of some run restarts."""
+        return {step for training in self.trainings for step in training.config.method.restarts}
 
     def _restarted(self) -> list[Tensor]:
         """Zero the moments of the runs whose optimiser restarts ahead of this step. Returns all runs."""
@@ -179,20 +219,22 @@ class FusedTraining:
                 value[rows] = 0
         return self.leaves
 
-    def _call(
-        self, step: "RunStep", leaves: list[Tensor], loader: StackedBatchLoader, number: int, **shared: float
-    ) -> "StepResult":
-        """Compute the runs after a step on the batch with this number, and its parts; the first time it is traced."""
-        batch = loader.batch(number)
-        values = {name: _scalar(value) for name, value in shared.items()}
-        key = "/".join(shared) + str(getattr(step, "args", ""))
+    def _call(self, call: "Call", leaves: list[Tensor]) -> StepResult:
+        """Compute the runs after a call, and its parts; the first time it is traced."""
+        batch, key = call.loader.batch(call.number), call.key
+        values = {name: _scalar(value) for name, value in call.shared.items()}
         if key in self.programs:
             return self.programs[key](leaves, batch, values)
-        program = Program(step, tree_unflatten(leaves, self.treedef), self.settings, batch, values, loader.axis)
+        facts = call.step, tree_unflatten(leaves, self.treedef), self.settings, batch, values, call.loader.axis
+        program = Program(*facts)
         after, aux = program(leaves, batch, values)
-        if all(new.shape == old.shape for new, old in zip(after, leaves, strict=True)):
-            self.programs[key] = program  # states may get their size in the first step
-        return after, aux
+        if any(new.shape != old.shape for new, old in zip(after, leaves, strict=True)):
+            return after, aux  # states may get their size in the first step
+        self.programs[key] = program
+        if not self.first.config.trainer.compile:
+            return after, aux
+        self.programs[key] = Program(*facts, is_compiled=True)
+        return self.programs[key](leaves, batch, values)  # the numbers of a run that begins here
 
     def _step(self, run: Tree, settings: Tensors, tensors: Tensors, shared: Tensors) -> tuple[Tree, Tree]:
         """Make one step of one run, as `TrainingLoop.step` does."""
@@ -249,6 +291,29 @@ class FusedTraining:
         optimizer = self.first.optimizer
         trainer = optimizer.trainer.model_copy(update=numbers.get("trainer", {}))
         return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **numbers.get("decays", {})})
+
+
+class Call(NamedTuple):
+    """Call of a program: a step of all runs, or an update of a critic ahead of it.
+
+    Args:
+        step: of one run.
+        loader: of the batches.
+        counter: name of what numbers the batches: the critic's, or empty for the step.
+        number: of the batch.
+        shared: further numbers, the same for all runs.
+    """
+
+    step: RunStep
+    loader: StackedBatchLoader
+    counter: str
+    number: int
+    shared: dict[str, float]
+
+    @property
+    def key(self) -> str:
+        """Name of the program."""
+        return "/".join(self.shared) + str(getattr(self.step, "args", ""))
 
 
 class Clock:

@@ -33,6 +33,7 @@ class Program:
         runs, settings, batch: of all runs, with a leading axis.
         shared: what is the same for all.
         batch_axis: 0, or None where all runs have the same batch, without that axis.
+        is_compiled: have torch's compiler make a function of them.
 
     Raises:
         CannotFuse: the step does something that cannot be mapped or repeated.
@@ -46,6 +47,7 @@ class Program:
         batch: Tensors,
         shared: Tensors,
         batch_axis: int | None,
+        is_compiled: bool = False,
     ) -> None:
         leaves, treedef = tree_flatten((runs, settings, batch, shared))
         self.kept = len(tree_leaves(runs))
@@ -63,7 +65,7 @@ class Program:
 
         try:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # of slow mapping, which is done once
-                self.operations = traced(flat, leaves)
+                self.operations = traced(flat, leaves, is_compiled)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise

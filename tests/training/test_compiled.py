@@ -1,0 +1,152 @@
+"""Steps that torch's compiler makes: the numbers of other steps up to rounding, and of their own when resumed."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import small_config
+from torch import Tensor
+
+from invbench.core.registry import METHODS
+from invbench.errors import CannotFuse, UserError
+from invbench.pytree import flatten, map_leaves
+from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
+from invbench.training.attempt import build_training
+from invbench.training.build import load_problem
+from invbench.training.fused.loop import FusedTraining
+from invbench.training.loop import TrainingLoop
+
+STEPS = 6
+CLOSE = 1e-9
+"""Of the largest parameter, in double precision, with settings in which rounding does not grow."""
+SETTINGS: dict[str, Any] = {
+    "trainer__dtype": "float64",
+    "trainer__optimizer": "adam",
+    "trainer__epsilon": 1e-3,
+    "trainer__learning_rate": 1e-3,
+    "trainer__epochs": None,
+    "trainer__steps": 50,
+}
+CELLS = {
+    **dict.fromkeys(METHODS.entries(), "spirals"),
+    **dict.fromkeys(("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games"), "digits"),
+    **dict.fromkeys(("oracle", "icp"), "irm_regression"),
+    "irmv1+adareg": "chain_sem",
+    "irmv1+mutual_information": "tabular_nuisance",
+}
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++")
+
+
+def training_of(method: str, dataset: str, seed: int = 0, **settings: Any) -> TrainingLoop:
+    config = small_config(method, dataset, seed, **(SETTINGS | settings))
+    options = Options("cpu", Path(), checkpoint_seconds=1e9)
+    return build_training(config, load_problem(config), RunFolder(Path()), torch.device("cpu"), "", options)
+
+
+def advance(training: TrainingLoop, steps: int) -> TrainingLoop:
+    with training.noise():
+        training.model.train()
+        for _ in range(steps if training.total else 0):
+            training.step(training.next_batch())
+    return training
+
+
+def check_close(training: TrainingLoop, reference: TrainingLoop) -> None:
+    ours, theirs = (flatten(each.state()["parameters"]) for each in (training, reference))
+    largest = max((float(value.abs().max()) for value in theirs.values()), default=1.0)
+    for name, value in theirs.items():
+        assert float((ours[name] - value).abs().max()) <= CLOSE * largest, name
+
+
+@pytest.mark.slow
+def test_alone_and_together() -> None:
+    plain, compiled = (
+        advance(training_of("irmv1", "irm_regression", trainer__compile=is_compiled), STEPS)
+        for is_compiled in (False, True)
+    )
+    assert compiled.recorded_step.recorded.programs
+    check_close(compiled, plain)
+    runs = [training_of("irmv1", "irm_regression", seed, trainer__compile=True) for seed in range(2)]
+    fused = FusedTraining(runs)
+    for _ in range(STEPS):
+        fused.step()
+    fused.unstack_runs()
+    check_close(runs[0], plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "dataset"), CELLS.items())
+def test_every_method(method: str, dataset: str) -> None:
+    plain, compiled = (
+        advance(training_of(method, dataset, trainer__compile=is_compiled), STEPS) for is_compiled in (False, True)
+    )
+    if compiled.total and METHODS.literal(method.partition("+")[0], "trains", True):
+        assert compiled.recorded_step.recorded.programs
+    check_close(compiled, plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["and_mask", "iga", "coral", "mutual_information"])
+def test_together(method: str) -> None:
+    runs = [training_of(method, CELLS[method], seed, trainer__compile=True) for seed in range(2)]
+    try:
+        fused = FusedTraining(runs)
+    except CannotFuse as reason:
+        pytest.fail(str(reason))
+    for _ in range(STEPS):
+        fused.step()
+    fused.unstack_runs()
+    check_close(runs[1], advance(training_of(method, CELLS[method], 1), STEPS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "strategy"), [("erm", "auto"), ("and_mask", "joint"), ("vrex", "loop")])
+def test_a_resumed_run_gives_the_same_bits(method: str, strategy: str) -> None:
+    settings = {"trainer__compile": True, "trainer__strategy": strategy, "trainer__dtype": "float32"}
+    whole = advance(training_of(method, "spirals", backbone__dropout=0.5, **settings), STEPS)
+    half, other = (training_of(method, "spirals", backbone__dropout=0.5, **settings) for _ in range(2))
+    with half.noise():
+        half.model.train()
+        for _ in range(2):
+            half.step(half.next_batch())
+        generator = torch.get_rng_state()
+    other.load_state(half.done, half.objective_steps, map_leaves(Tensor.clone, half.state()))
+    with other.noise():
+        torch.set_rng_state(generator)
+        other.model.train()
+        for _ in range(STEPS - 2):
+            other.step(other.next_batch())
+    ours, theirs = flatten(other.state()), flatten(whole.state())
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
+
+
+@pytest.mark.slow
+def test_running_means_of_a_convolutional_network() -> None:
+    settings = {"backbone__name": "resnet9", "backbone__norm": "batch", "backbone__width": 4, "trainer__batch_size": 8}
+    plain, compiled = (
+        advance(training_of("erm", "colored_digits", trainer__compile=is_compiled, **settings), STEPS)
+        for is_compiled in (False, True)
+    )
+    check_close(compiled, plain)
+    for (name, ours), (_, theirs) in zip(compiled.model.named_buffers(), plain.model.named_buffers(), strict=True):
+        assert torch.allclose(ours.double(), theirs.double(), rtol=1e-9), name
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "none"),))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="torch's compiler fails, so leave trainer.compile out: [^\n]*$"):
+        advance(training_of("erm", "irm_regression", trainer__compile=True), 1)
+
+
+def test_a_step_that_reads_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = training_of("erm", "irm_regression", trainer__compile=True)
+    monkeypatch.setattr(
+        type(training.objective.task), "losses", lambda self, p, y: (p[..., 0] - y) * float(p.detach().sum())
+    )
+    with pytest.raises(UserError, match="trainer.compile is on, and a step reads the number of a tensor"):
+        advance(training, 1)
