@@ -4,11 +4,13 @@
                symmetry       errors of an equivariant network under quarter turns and reflections, with TF32 off and on
                resume         a run that is stopped half-way and taken up, against an undisturbed one
                together       eight runs trained together, against the same runs alone
+               captured       sixteen steps of eight runs as one CUDA graph, against the same steps one by one
                waits          the lines at which a step makes the host wait for the GPU
                out of memory  a run that cannot fit fails as `oom`, and the next one is done
                smoke          the sweep `smoke`, four runs at a time
     measure    steps          milliseconds, kernel launches and memory of a step, alone and together; evaluation
-               program        the recorded program of runs trained together, against the mapped step that it repeats
+               program        of runs trained together: the mapped step, its recorded program, that compiled, and
+                              sixteen steps of it as one CUDA graph
                rotmnist       an epoch of Augerino in float32 and with bfloat16; needs the files in INVBENCH_DATA
                jobs           runs per hour with 1, 4 and 8 at a time
                scripts        the ratios of docs/performance.md, by their own scripts, with small sizes
@@ -67,6 +69,7 @@ from invbench.testing.cells import small_config, without_coupling
 from invbench.training.attempt import build_training
 from invbench.training.build import load_problem
 from invbench.training.fused import program
+from invbench.training.fused.captured import STEPS, CapturedSteps, StepBlock
 from invbench.training.fused.loop import FusedTraining
 from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
@@ -541,16 +544,20 @@ def step_cells(setup: Setup) -> list[str]:
     return [f"{method}, 1" for method in [*CELLS, "augerino"]] + [f"{m}, {count}" for count in counts for m in CELLS]
 
 
-def cell_to_measure(setup: Setup, method: str, number: int = 0) -> RunConfig:
+def cell_to_measure(setup: Setup, method: str, number: int = 0, settings: Mapping[str, Any] | None = None) -> RunConfig:
     """Return a run of the recipe, small in a dry run; runs with another number have another learning rate."""
     dataset = CELLS.get(method) or ("rotmnist" if release("mnist").locate() else "digits")
     config = (small_config if setup.small else resolve)(method, dataset, 0, SIZES.get(dataset))
-    return changed(config, {"trainer.learning_rate": config.trainer.learning_rate * (1 + number / 1000)})
+    rate = {"trainer.learning_rate": config.trainer.learning_rate * (1 + number / 1000)}
+    return changed(config, rate | dict(settings or {}))
 
 
-def stepper(setup: Setup, method: str, count: int) -> tuple[TrainingLoop, Callable[[], object]]:
+def stepper(
+    setup: Setup, method: str, count: int, settings: Mapping[str, Any] | None = None
+) -> tuple[TrainingLoop, Callable[[], object]]:
     """Build runs at a step at which critics learn. Returns the first, and a function that makes a step of all."""
-    trainings = [training_of(cell_to_measure(setup, method, number), setup.device) for number in range(count)]
+    configs = [cell_to_measure(setup, method, number, settings) for number in range(count)]
+    trainings = [training_of(config, setup.device) for config in configs]
     for training in trainings:
         training.done = training.critics.all_active_from
     return trainings[0], partial(make_steps, trainings[0], 1) if count == 1 else FusedTraining(trainings).step
@@ -597,13 +604,59 @@ def launches_of(setup: Setup, step: Callable[[], object]) -> float | None:
 
 
 def compare_program(setup: Setup, method: str) -> Numbers:
-    """Compare the recorded program of eight runs with the mapped step that it repeats."""
+    """Compare the step of eight runs in every form: mapped, recorded, compiled, and several as one CUDA graph."""
     numbers: Numbers = {}
-    for name, record in (("recorded", program.traced), ("mapped", lambda function, tensors: function)):
-        with mock.patch.object(program, "traced", record):
-            _, step = stepper(setup, method, 2 if setup.small else 8)
-            numbers |= {f"{name}_ms": milliseconds_of(setup, step), f"{name}_launches": launches_of(setup, step)}
+
+    def add(name: str, step: Callable[[], object], steps: int = 1) -> None:
+        ms, launches = milliseconds_of(setup, step) / steps, launches_of(setup, step)
+        numbers.update({f"{name}_ms": ms, f"{name}_launches": launches and launches / steps})
+
+    count = 2 if setup.small else 8
+    with mock.patch.object(program, "traced", lambda function, tensors, is_compiled: function):
+        add("mapped", stepper(setup, method, count)[1])
+    add("recorded", stepper(setup, method, count)[1])
+    if setup.device.type == "cuda":
+        group = group_of(setup, method, count)
+        captured = CapturedSteps(group)
+        add("captured", lambda: captured(group.leaves), STEPS)
+    if not setup.small:
+        began = time.perf_counter()
+        _, step = stepper(setup, method, count, {"trainer.compile": True})
+        step()
+        numbers["compile_seconds"] = time.perf_counter() - began
+        add("compiled", step)
     return numbers | {"ratio": numbers["mapped_ms"] / numbers["recorded_ms"]}
+
+
+def group_of(setup: Setup, method: str, count: int) -> FusedTraining:
+    """Make a group of long runs ahead of steps that are alike, whose programs are recorded."""
+    long = {"trainer.steps": 10_000, "trainer.epochs": None}
+    configs = [cell_to_measure(setup, method, number, long) for number in range(count)]
+    trainings = [training_of(config, setup.device) for config in configs]
+    group = FusedTraining(trainings)
+    group.done = max(training.critics.all_active_from for training in trainings)
+    for _ in range(4):
+        group.step()
+    return group
+
+
+def compare_captured(setup: Setup, method: str) -> Numbers:
+    """Compare sixteen steps as one CUDA graph, and sixteen more, with the same steps one by one."""
+    ours, theirs = (group_of(setup, method, 2 if setup.small else 8) for _ in range(2))
+    block = StepBlock(ours)
+    if not block.fits(ours.first.total):
+        raise Skipped("the run is too short for steps that are alike")
+    steps = CapturedSteps(ours) if setup.device.type == "cuda" else None
+    with torch.no_grad():
+        for _ in range(2):
+            block.begin()
+            ours.leaves, _ = block.steps(ours.leaves) if steps is None else steps(ours.leaves)
+            ours.done += STEPS
+    for _ in range(2 * STEPS):
+        theirs.step()
+    pairs = [(one.double(), other.double()) for one, other in zip(ours.leaves, theirs.leaves, strict=True)]
+    largest = max(float((one - other).abs().max() / other.abs().max().clamp(min=1e-6)) for one, other in pairs)
+    return {"ok": largest <= TOLERANCES["float32"], "float32": largest}
 
 
 def compare_autocast(setup: Setup, method: str) -> Numbers:
@@ -658,6 +711,7 @@ CHECKS: dict[str, Part] = {
     "symmetry": (symmetry_error, lambda setup: SYMMETRY),
     "resume": (compare_resumed, lambda setup: RESUMED),
     "together": (compare_together, lambda setup: CELLS),
+    "captured": (compare_captured, lambda setup: CELLS),
     "waits": (count_waits, wait_cells),
     "out of memory": (run_out_of_memory, lambda setup: ["erm"]),
     "smoke": (smoke_sweep, lambda setup: ["4 at a time"]),

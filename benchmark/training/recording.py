@@ -54,8 +54,7 @@ def traced(function: Flat, tensors: Sequence[Tensor], is_compiled: bool = False)
     with recorder:
         results = function(*tensors)
     recorder.end(results)
-    merged = recorder.merged(tensors)
-    return merged.compiled(tensors) if is_compiled else merged.function()
+    return recorder.compiled(tensors) if is_compiled else recorder.merged(tensors).function()
 
 
 def _fold(recorder: "Recorder") -> None:
