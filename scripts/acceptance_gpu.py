@@ -69,7 +69,7 @@ from invbench.testing.cells import small_config, without_coupling
 from invbench.training.attempt import build_training
 from invbench.training.build import load_problem
 from invbench.training.fused import program
-from invbench.training.fused.captured import STEPS, CapturedSteps, StepBlock
+from invbench.training.fused.captured import STEPS, CapturedSteps
 from invbench.training.fused.loop import FusedTraining
 from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
@@ -617,8 +617,8 @@ def compare_program(setup: Setup, method: str) -> Numbers:
     add("recorded", stepper(setup, method, count)[1])
     if setup.device.type == "cuda":
         group = group_of(setup, method, count)
-        captured = CapturedSteps(group)
-        add("captured", lambda: captured(group.leaves), STEPS)
+        captured = CapturedSteps(group.block(), group.leaves, group.done)
+        add("captured", lambda: captured(group.leaves, group.done), STEPS)
     if not setup.small:
         began = time.perf_counter()
         _, step = stepper(setup, method, count, {"trainer.compile": True})
@@ -643,14 +643,12 @@ def group_of(setup: Setup, method: str, count: int) -> FusedTraining:
 def compare_captured(setup: Setup, method: str) -> Numbers:
     """Compare sixteen steps as one CUDA graph, and sixteen more, with the same steps one by one."""
     ours, theirs = (group_of(setup, method, 2 if setup.small else 8) for _ in range(2))
-    block = StepBlock(ours)
-    if not block.fits(ours.first.total):
-        raise Skipped("the run is too short for steps that are alike")
-    steps = CapturedSteps(ours) if setup.device.type == "cuda" else None
+    block = ours.block()
+    steps = CapturedSteps(block, ours.leaves, ours.done) if setup.device.type == "cuda" else None
     with torch.no_grad():
         for _ in range(2):
-            block.begin()
-            ours.leaves, _ = block.steps(ours.leaves) if steps is None else steps(ours.leaves)
+            block.begin(ours.done)
+            ours.leaves, _ = block.steps(ours.leaves) if steps is None else steps(ours.leaves, ours.done)
             ours.done += STEPS
     for _ in range(2 * STEPS):
         theirs.step()

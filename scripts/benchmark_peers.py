@@ -37,6 +37,7 @@ from invbench.system.provenance import describe
 from invbench.system.workarounds import keep_freed_memory
 from invbench.training.build import model_on
 from invbench.training.loop import TrainingLoop
+from invbench.training.recorded_step import EARLIER
 
 BATCHES, CLASSES, INPUTS = 8, 3, 24
 SECONDS = 0.05
@@ -167,8 +168,9 @@ def measured(method: str, size: Size, rounds: int) -> tuple[float, float, float]
     def ours() -> None:
         training.step(training.next_batch())
 
+    kinds = size.environments if method == "irm_games" else 1  # of steps: the players' are recorded one by one
     for step in (theirs, ours):
-        for _ in range(3):
+        for _ in range((EARLIER + 2) * kinds):
             step()
     calls = max(1, round(SECONDS / timed(ours, CPU)))
     times: list[tuple[float, float]] = []

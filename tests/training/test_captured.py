@@ -40,8 +40,7 @@ def fused(method: str, dataset: str, device: str = "cpu", **settings: Any) -> Fu
 def until_a_block_fits(group: FusedTraining) -> StepBlock:
     for _ in range(4 * STEPS):
         group.step()
-        block = StepBlock(group)
-        if block.fits(group.first.total) and all(call.key in group.programs for call in block.calls):
+        if (block := group.block()).fits(group.done, group.first.total):
             return block
     pytest.fail("no steps are alike")
 
@@ -50,8 +49,8 @@ def blocks(group: FusedTraining) -> Iterator[tuple[int, list[torch.Tensor]]]:
     """Make blocks of steps where they fit, else single ones. Yields the step and the runs after each."""
     block = until_a_block_fits(group)
     while group.done < group.first.total:
-        if block.fits(group.first.total):
-            block.begin()
+        if block.fits(group.done, group.first.total):
+            block.begin(group.done)
             with torch.no_grad():
                 group.leaves, group.aux = block.steps(group.leaves)
             group.done += STEPS
@@ -77,21 +76,20 @@ def test_blocks_make_the_steps(method: str, dataset: str, settings: dict[str, An
 def test_blocks_end_ahead_of_what_differs() -> None:
     group = fused("erm", "spirals", trainer__batch_size=1)
     block = until_a_block_fits(group)
-    assert block.fits(group.done + STEPS)
-    assert not block.fits(group.done + STEPS - 1)
-    group.restarts = {group.done + STEPS - 1}
-    assert not block.fits(group.first.total)
+    assert block.fits(group.done, group.done + STEPS)
+    assert not block.fits(group.done, group.done + STEPS - 1)
+    block.restarts = {group.done + STEPS - 1}
+    assert not block.fits(group.done, group.first.total)
 
 
 @gpu
 @pytest.mark.parametrize(("method", "dataset", "settings"), CELLS)
 def test_captured_steps_on_a_gpu(method: str, dataset: str, settings: dict[str, Any]) -> None:
     ours, theirs = (fused(method, dataset, "cuda", **settings, trainer__dtype="float64") for _ in range(2))
-    until_a_block_fits(ours)
-    captured = CapturedSteps(ours)
+    captured = CapturedSteps(until_a_block_fits(ours), ours.leaves, ours.done)
     while ours.done < ours.first.total:
-        if captured.block.fits(ours.first.total):
-            ours.leaves, ours.aux = captured(ours.leaves)
+        if captured.block.fits(ours.done, ours.first.total):
+            ours.leaves, ours.aux = captured(ours.leaves, ours.done)
             ours.done += STEPS
         else:
             ours.step()

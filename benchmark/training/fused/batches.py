@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from invbench.core.data import Split
-from invbench.training.fused.program import Tensors
 from invbench.training.sampling import EpochOrder, Sampler, rows_of
+
+Tensors = dict[str, Tensor]
 
 
 class StackedBatchLoader:

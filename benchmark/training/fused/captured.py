@@ -5,17 +5,14 @@ the learning rate, counts of critics) lies in tensors with a row for each step, 
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from invbench.pytree import Tree
 from invbench.training.fused.batches import StackedBatchLoader
-from invbench.training.fused.program import StepResult
-
-if TYPE_CHECKING:
-    from invbench.training.fused.loop import Call, FusedTraining
+from invbench.training.fused.program import Call, Program, StepResult
 
 STEPS = 16
 """Number of steps of a graph."""
@@ -31,40 +28,51 @@ class CannotCapture(Exception):
 
 
 class StepBlock:
-    """The next steps of a group, as a function of tensors whose memory stays the same.
+    """Some steps in a row of a group of runs, as a function of tensors whose memory stays the same.
 
     Args:
-        fused: the group, whose programs for these steps have been made.
+        calls_of: returns the calls of the step with an index.
+        programs: by the keys of the calls.
+        first: index of a step like all of them.
+        factors: multiple of the learning rate in every step of the training.
+        restarts: steps that are not like others.
+        device: of the runs.
     """
 
-    def __init__(self, fused: "FusedTraining") -> None:
-        self.fused, self.calls = fused, fused.calls(fused.done)
-        self.keys = [call.key for call in self.calls]
-        trainer, steps_per_epoch = fused.first.config.trainer, fused.first.sampler.steps_per_epoch
-        factors = [trainer.rate_factor(step, steps_per_epoch) for step in range(fused.first.total)]
-        self.all_factors = torch.tensor(factors, dtype=torch.float64, device=fused.first.device)
+    def __init__(
+        self,
+        calls_of: Callable[[int], list[Call]],
+        programs: Mapping[str, Program],
+        first: int,
+        factors: Sequence[float],
+        restarts: set[int],
+        device: torch.device,
+    ) -> None:
+        self.calls_of, self.programs, self.restarts, self.calls = calls_of, programs, restarts, calls_of(first)
+        self.all_factors = torch.tensor(factors, dtype=torch.float64, device=device)
+        self.factors = self.all_factors[:STEPS].clone()
         self.rows = Counter(dict.fromkeys(_first_numbers(self.calls), 0))  # of each count, in a block
         for call in self.calls:
             self.rows.update({call.counter: STEPS} | dict.fromkeys(_simultaneous(call), STEPS))
-        self.offsets = {
-            name: torch.arange(rows, device=fused.first.device).double() for name, rows in self.rows.items()
-        }
+        self.offsets = {name: torch.arange(rows, device=device).double() for name, rows in self.rows.items()}
         self.numbers = {name: torch.zeros_like(offsets) for name, offsets in self.offsets.items()}
-        self.factors = self.all_factors[:STEPS].clone()
         self.orders: dict[str, list[Tensor]] = {}  # of the examples and environments of the batches, by their counter
 
-    def fits(self, until: int) -> bool:
-        """Whether the next steps are like those of this block, and end at `until` at the latest."""
-        first, last = self.fused.done, self.fused.done + STEPS - 1
-        if last >= until or any(first <= step <= last for step in self.fused.restarts):
+    def fits(self, done: int, until: int) -> bool:
+        """Whether the steps from this one on are like those of the block, and end at `until` at the latest."""
+        last = done + STEPS - 1
+        if last >= until or any(done <= step <= last for step in self.restarts):
             return False
-        begin, end = ([call.key for call in self.fused.calls(step)] for step in (first, last))
-        return self.keys == begin == end
+        is_like = self.begins_like(done) and self.begins_like(last)
+        return is_like and all(call.key in self.programs for call in self.calls)
 
-    def begin(self) -> None:
-        """Fill the rows with what belongs to the group's next steps."""
-        done = self.fused.done
-        calls = self.fused.calls(done)
+    def begins_like(self, step: int) -> bool:
+        """Whether the step with this index makes the calls of those of the block."""
+        return [call.key for call in self.calls_of(step)] == [call.key for call in self.calls]
+
+    def begin(self, done: int) -> None:
+        """Fill the rows with what belongs to the steps from this one on."""
+        calls = self.calls_of(done)
         self.factors.copy_(self.all_factors[done : done + STEPS])
         first = _first_numbers(calls)
         for name, number in first.items():
@@ -100,20 +108,20 @@ class StepBlock:
                 batch = (
                     call.loader.batch(0) if order is None else call.loader.gathered(*[part[number] for part in order])
                 )
-                leaves, aux = self.fused.programs[call.key](leaves, batch, shared)
+                leaves, aux = self.programs[call.key](leaves, batch, shared)
                 row[call.counter] += 1
         return leaves, aux
 
-    def _count(self, name: str, call: "Call", number: int, step: int) -> Tensor:
+    def _count(self, name: str, call: Call, number: int, step: int) -> Tensor:
         return self.numbers[call.counter][number] if name == COUNT else self.numbers[name][step]
 
 
-def _simultaneous(call: "Call") -> list[str]:
+def _simultaneous(call: Call) -> list[str]:
     """Return the critics that are updated in a call, beside the model."""
     return [name for name in call.shared if name not in (FACTOR, COUNT)]
 
 
-def _first_numbers(calls: list["Call"]) -> dict[str, int]:
+def _first_numbers(calls: list[Call]) -> dict[str, int]:
     """Return the number of the first batch by the counter, and of the update of critics that have no batch apart."""
     numbers: dict[str, int] = {}
     for call in calls:
@@ -126,28 +134,27 @@ class CapturedSteps:
     """A block of steps that is one CUDA graph.
 
     Args:
-        fused: the group, on a GPU. It is not changed.
+        block: of steps on a GPU.
+        leaves: tensors of the runs ahead of the step with index `done`, where the block fits; they are not changed.
+        done: index of that step.
 
     Raises:
         CannotCapture: the graph cannot be made, or does not compute what the steps do.
     """
 
-    def __init__(self, fused: "FusedTraining") -> None:
-        self.block = StepBlock(fused)
-        self.leaves = [leaf.clone() for leaf in fused.leaves]
-        self.graph = torch.cuda.CUDAGraph()
+    def __init__(self, block: StepBlock, leaves: list[Tensor], done: int) -> None:
+        self.block, self.leaves, self.graph = block, [leaf.clone() for leaf in leaves], torch.cuda.CUDAGraph()
+        block.begin(done)
         try:
             self._capture()
         except RuntimeError as error:
             raise CannotCapture(str(error).partition("\n")[0]) from error
-        self.block.begin()
-        expected, _ = self.block.steps([leaf.clone() for leaf in fused.leaves])
-        ours, _ = self(fused.leaves)
+        expected, _ = block.steps([leaf.clone() for leaf in leaves])
+        ours, _ = self(leaves, done)
         if not all(_are_close(*pair) for pair in zip(ours, expected, strict=True)):
             raise CannotCapture("a CUDA graph of them computes other numbers")
 
     def _capture(self) -> None:
-        self.block.begin()
         stream = torch.cuda.Stream()  # libraries set themselves up in their first calls on a stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -160,12 +167,12 @@ class CapturedSteps:
             for leaf, new in zip(self.leaves, moved, strict=True):
                 leaf.copy_(new)
 
-    def __call__(self, leaves: list[Tensor]) -> StepResult:
-        """Compute the runs after the group's next steps. What is returned lives until the next call."""
+    def __call__(self, leaves: list[Tensor], done: int) -> StepResult:
+        """Compute the runs after the steps from this one on. What is returned lives until the next call."""
         for kept, leaf in zip(self.leaves, leaves, strict=True):
             if kept is not leaf:
                 kept.copy_(leaf)
-        self.block.begin()
+        self.block.begin(done)
         self.graph.replay()
         return list(self.leaves), self._parts
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
-from functools import cached_property, lru_cache, partial
-from typing import NamedTuple
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -28,10 +27,10 @@ from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CRITIC
-from invbench.training.fused.batches import StackedBatchLoader
-from invbench.training.fused.captured import STEPS, CannotCapture, CapturedSteps
+from invbench.training.fused.batches import StackedBatchLoader, Tensors
+from invbench.training.fused.captured import STEPS, CannotCapture, CapturedSteps, StepBlock
 from invbench.training.fused.compatibility import check_can_fuse
-from invbench.training.fused.program import Program, RunStep, StepResult, Tensors
+from invbench.training.fused.program import Call, Program, StepResult
 from invbench.training.gradients import Objective, Step
 from invbench.training.loop import TrainingLoop
 from invbench.training.optimizers import Optimizer
@@ -68,7 +67,8 @@ class FusedTraining:
         }
         self.settings = _differing([_numbers(training) for training in trainings], self.first.device)
         self.programs: dict[str, Program] = {}
-        self.captured: CapturedSteps | None = None
+        self.next_block: StepBlock | None = None
+        self.captured: CapturedSteps | None = None  # of this block
         self.can_capture = True
         self.stack_runs()
 
@@ -166,22 +166,28 @@ class FusedTraining:
         """Make the next steps as one CUDA graph, on a GPU and where they are alike. Returns whether they were made."""
         if self.first.device.type != "cuda" or not self.can_capture:
             return False
-        if self.captured is None:
-            if not all(call.key in self.programs for call in self.calls(self.done)):
-                return False
-            try:
-                self.captured = CapturedSteps(self)
-            except CannotCapture as reason:
-                self.can_capture, line = False, f"steps are launched one by one: {reason}"
-                each(lambda r, training, report: report.say(line))
-                return False
+        if self.next_block is None or not self.next_block.begins_like(self.done):
+            self.captured, self.next_block = None, self.block()
         evaluated = self.done - self.done % self.first.eval_every + self.first.eval_every  # ahead of the next step then
-        if not self.captured.block.fits(min(self.first.total, evaluated)):
+        if not self.next_block.fits(self.done, min(self.first.total, evaluated)):
             return False
-        self.leaves, self.aux = self.captured(self.leaves)
+        try:
+            self.captured = self.captured or CapturedSteps(self.next_block, self.leaves, self.done)
+        except CannotCapture as reason:
+            self.can_capture, line = False, f"steps are launched one by one: {reason}"
+            each(lambda r, training, report: report.say(line))
+            return False
+        self.leaves, self.aux = self.captured(self.leaves, self.done)
         self.done += STEPS
         self.objective_steps += STEPS
         return True
+
+    def block(self) -> StepBlock:
+        """Return the next steps as a block."""
+        first = self.first
+        factors = [first.config.trainer.rate_factor(step, first.sampler.steps_per_epoch) for step in range(first.total)]
+        restarts = {step for training in self.trainings for step in training.config.method.restarts}
+        return StepBlock(self.calls, self.programs, self.done, factors, restarts, first.device)
 
     @torch.no_grad()
     def advance(self, leaves: list[Tensor], done: int) -> StepResult:
@@ -190,7 +196,7 @@ class FusedTraining:
             leaves, aux = self._call(call, leaves)
         return leaves, aux
 
-    def calls(self, done: int) -> list["Call"]:
+    def calls(self, done: int) -> list[Call]:
         """List the calls that make the step with this index: the critics' updates ahead of it, and the step."""
         critics = self.first.critics
         updates = [
@@ -205,11 +211,6 @@ class FusedTraining:
         counts = {name: critics.updates_before(critics.critics[name], done) for name in simultaneous}
         return [*updates, Call(self._step, self.loader, "", done, {"factor": factor, **counts})]
 
-    @cached_property
-    def restarts(self) -> set[int]:
-        """Steps ahead of which the optimiser of some run restarts."""
-        return {step for training in self.trainings for step in training.config.method.restarts}
-
     def _restarted(self) -> list[Tensor]:
         """Zero the moments of the runs whose optimiser restarts ahead of this step. Returns all runs."""
         rows = [r for r, training in enumerate(self.trainings) if self.done in training.config.method.restarts]
@@ -219,7 +220,7 @@ class FusedTraining:
                 value[rows] = 0
         return self.leaves
 
-    def _call(self, call: "Call", leaves: list[Tensor]) -> StepResult:
+    def _call(self, call: Call, leaves: list[Tensor]) -> StepResult:
         """Compute the runs after a call, and its parts; the first time it is traced."""
         batch, key = call.loader.batch(call.number), call.key
         values = {name: _scalar(value) for name, value in call.shared.items()}
@@ -291,29 +292,6 @@ class FusedTraining:
         optimizer = self.first.optimizer
         trainer = optimizer.trainer.model_copy(update=numbers.get("trainer", {}))
         return objective, replace(optimizer, trainer=trainer, decays={**optimizer.decays, **numbers.get("decays", {})})
-
-
-class Call(NamedTuple):
-    """Call of a program: a step of all runs, or an update of a critic ahead of it.
-
-    Args:
-        step: of one run.
-        loader: of the batches.
-        counter: name of what numbers the batches: the critic's, or empty for the step.
-        number: of the batch.
-        shared: further numbers, the same for all runs.
-    """
-
-    step: RunStep
-    loader: StackedBatchLoader
-    counter: str
-    number: int
-    shared: dict[str, float]
-
-    @property
-    def key(self) -> str:
-        """Name of the program."""
-        return "/".join(self.shared) + str(getattr(self.step, "args", ""))
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.func import vmap
@@ -12,10 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from invbench.errors import CannotFuse
 from invbench.pytree import Tree
 from invbench.system.device import out_of_memory
+from invbench.training.fused.batches import StackedBatchLoader, Tensors
 from invbench.training.recording import traced
-
-Tensors = dict[str, Tensor]
-
 
 RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
 """Function from a run, its settings, its batch and what all runs share, to the run after the step and its parts."""
@@ -23,6 +21,29 @@ RunStep = Callable[[Tree, Tensors, Tensors, Tensors], tuple[Tree, Tree]]
 
 StepResult = tuple[list[Tensor], Callable[[], Tree]]
 """Tensors of the runs after a step, and a function that returns the step's parts."""
+
+
+class Call(NamedTuple):
+    """Call of a program: a step of all runs, or an update of a critic ahead of it.
+
+    Args:
+        step: of one run.
+        loader: of the batches.
+        counter: name of what numbers the batches: the critic's, or empty for the step.
+        number: of the batch.
+        shared: further numbers, the same for all runs.
+    """
+
+    step: RunStep
+    loader: StackedBatchLoader
+    counter: str
+    number: int
+    shared: dict[str, float]
+
+    @property
+    def key(self) -> str:
+        """Name of the program."""
+        return "/".join(self.shared) + str(getattr(self.step, "args", ""))
 
 
 class Program:
