@@ -9,7 +9,7 @@ from cells import load, risks_of, small_config
 from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
-from invbench.runs.resolve import fuse_obstacle
+from invbench.runs.resolve import fuse_obstacle, resolve
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
 from invbench.training.runner import run_one
@@ -48,6 +48,18 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
         training.step(batch)
         for name, ours in training.parameters.items():
             assert torch.allclose(ours, names[name], atol=1e-12), (number, name)
+
+
+@pytest.mark.parametrize(("method", "environments"), [("irm_games", 1), ("irm_games+vrex", 2), ("irm_games+mixup", 2)])
+def test_a_move_takes_the_examples_of_one_environment(method: str, environments: int, tmp_path: Path) -> None:
+    """Unless a penalty compares environments, or they are mixed."""
+    config = resolve(method, "colored_digits", 0, {"trainer.batch_size": 8})
+    problem = load(config, torch.float32)
+    training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
+    training.step(training.next_batch())
+    assert len(training.last_env) == environments
+    assert training.last is not None
+    assert {name.split(".")[1] for name in training.last.gradients} == {"0"}, "of the player that moves"
 
 
 def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
