@@ -189,7 +189,12 @@ class Composition:
             rates = {parameter: float(rate) for parameter, rate in update.rates.items()}
             if wrong := [key for key, rate in rates.items() if key not in names or not math.isfinite(rate)]:
                 raise ValueError(f"update of method {name} gives '{wrong[0]}' the rate {rates[wrong[0]]}")
-            return update._replace(rates=rates, environment=None if self.compares_environments else update.environment)
+            if not rates:
+                raise ValueError(f"update of method {name} moves no parameter")
+            number = update.environment
+            if number is not None and (type(number) is not int or number < 0):
+                raise ValueError(f"update of method {name} gives the environment {number!r}, which is no number from 0")
+            return update._replace(rates=rates)
         return Update(dict.fromkeys(names, 1.0), count)
 
     @cached_property

@@ -64,8 +64,9 @@ class Update(NamedTuple):
         rates: multiples of the learning rate by name of the parameter; parameters that are not named stay, and the
             gradient rule does not see them.
         updates: number of earlier updates of these parameters, for the optimiser's bias correction.
-        environment: the only one whose risk these parameters minimise; None for all. The passes of others are left out,
-            unless a penalty, a weighting of risks or a change of the batch compares environments.
+        environment: the only one whose risk these parameters minimise; None for all. The passes of others are left
+            out, unless a penalty, a weighting of risks or a change of the batch compares environments, or a step has not
+            all of them.
     """
 
     rates: Mapping[str, float]

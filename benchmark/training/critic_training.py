@@ -93,7 +93,7 @@ class CriticTrainer:
         self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
         self.slopes = {
-            name: Recorded(partial(self._slope, name), recording, objective.model, critic.network)
+            name: Recorded(partial(self._slope, name), objective.model, critic.network, recording=recording)
             for name, critic in critics.items()
         }
 

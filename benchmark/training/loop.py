@@ -283,7 +283,7 @@ class TrainingLoop:
         scale = self.config.method.scale(self.method_state)
         update = self.config.method.update(self.parameters, count)
         if update.environment is not None:
-            batch = batch.environment(self.environment_numbers[update.environment])
+            batch = self._of_environment(batch, update.environment)
         moving = {name: value for name, value in self.parameters.items() if name in update.rates}
         others = {name: value for name, value in self.parameters.items() if name not in update.rates}
         step = self.recorded_step.step(moving, others, batch, self.method_state)
@@ -295,6 +295,15 @@ class TrainingLoop:
         self.last, self.last_env, self.method_state = step, batch.env, step.state
         self.objective_sum += step.objective.double()
         self.objective_steps += 1
+
+    def _of_environment(self, batch: Batch, number: int) -> Batch:
+        """Leave the other environments out of a batch, where nothing needs them and all are in it."""
+        method, environments = self.config.method, self.sampler.environments
+        if number >= environments:
+            raise ValueError(f"update of method {method.name} gives the environment {number}; there are {environments}")
+        if method.compares_environments or self.sampler.per_step < environments:
+            return batch
+        return batch.environment(self.environment_numbers[number])
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:

@@ -60,11 +60,11 @@ class Recorded:
 
     Args:
         call: the function. It may differentiate, and change tensors in place that it is given.
-        recording: what to do.
         modules: networks that it applies.
+        recording: what to do.
     """
 
-    def __init__(self, call: Call, recording: Recording, *modules: nn.Module) -> None:
+    def __init__(self, call: Call, *modules: nn.Module, recording: Recording = Recording.REPEATED) -> None:
         self.call, self.modules = call, modules
         self.calls: dict[object, int] = {}
         self.unchecked: dict[object, Program] = {}
@@ -176,7 +176,7 @@ class RecordedStep:
 
     def __init__(self, objective: Objective, recording: Recording) -> None:
         self.objective = objective
-        self.recorded = Recorded(self._call, recording, objective.model)
+        self.recorded = Recorded(self._call, objective.model, recording=recording)
 
     def step(self, parameters: Mapping[str, Tensor], others: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         """Compute the gradient of one step by `parameters`, and change the network's buffers; `others` stay."""

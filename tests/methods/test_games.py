@@ -6,7 +6,9 @@ import pytest
 import torch
 from cells import load, risks_of, small_config
 
+from invbench.core.hooks import Update
 from invbench.errors import UserError
+from invbench.methods.irm_games import IRMGames
 from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
 from invbench.runs.resolve import fuse_obstacle, resolve
@@ -54,6 +56,7 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
 def test_a_move_takes_the_examples_of_one_environment(method: str, environments: int, tmp_path: Path) -> None:
     """Unless a penalty compares environments, or they are mixed."""
     config = resolve(method, "colored_digits", 0, {"trainer.batch_size": 8})
+    assert config.method.update(["players.0.0.weight", "players.1.0.weight"], 0).environment == 0
     problem = load(config, torch.float32)
     training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
     training.step(training.next_batch())
@@ -80,3 +83,34 @@ def test_a_game_stops_when_accuracy_is_low(tmp_path: Path) -> None:
         run_one(small_config("erm", "irm_regression", trainer__stop_below=0.5), Options(out=tmp_path))
     with pytest.raises(UserError, match="setting 'method.stop_below' is trainer.stop_below now"):
         small_config("irm_games", "colored_digits", method__stop_below=0.6)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (Update({"players.0.0.weight": 1.0}, 0, environment=-1), "gives the environment -1, which is no number from 0"),
+        (Update({"players.0.0.weight": 1.0}, 0, environment=True), "gives the environment True, which is no number"),
+        (Update({"players.0.0.weight": 1.0}, 0, environment=2), "gives the environment 2; there are 2"),
+        (Update({}, 0), "moves no parameter"),
+    ],
+)
+def test_an_update_that_cannot_be_is_named(
+    update: Update, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config("irm_games", "colored_digits")
+    problem = load(config, torch.float32)
+    training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
+    monkeypatch.setattr(IRMGames, "update", lambda self, names, count: update)
+    with pytest.raises(ValueError, match=f"update of method irm_games {message}"):
+        training.step(training.next_batch())
+
+
+def test_an_environment_that_is_not_in_the_step_is_not_replaced_by_another(tmp_path: Path) -> None:
+    config = resolve("irm_games", "spirals", 0, {"trainer.batch_size": 4, "trainer.environments_per_step": 2})
+    problem = load(config, torch.float32)
+    training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
+    batch = training.next_batch()
+    assert 0 not in batch.env.tolist()
+    training.step(batch)
+    assert training.last is not None
+    assert all(not gradient.any() for gradient in training.last.gradients.values())
