@@ -65,8 +65,8 @@ class Update(NamedTuple):
             gradient rule does not see them.
         updates: number of earlier updates of these parameters, for the optimiser's bias correction.
         environment: the only one whose risk these parameters minimise; None for all. The passes of others are left
-            out, unless a penalty, a weighting of risks or a change of the batch compares environments, or a step has not
-            all of them.
+            out, unless something compares environments (a penalty, a weighting of risks, a change of the batch) or a
+            step has not all of them.
     """
 
     rates: Mapping[str, float]
