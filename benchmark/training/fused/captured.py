@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from invbench.pytree import Tree
 from invbench.training.fused.batches import StackedBatchLoader
 from invbench.training.fused.program import Call, Program, StepResult
 
 STEPS = 16
-"""Number of steps of a graph."""
+"""Number of training steps that one CUDA graph makes."""
 CLOSE = 1e-4
 """Largest difference from the same steps without a graph, of the largest number of a tensor: libraries may sum in
 another order in a graph."""
@@ -100,10 +99,8 @@ class StepBlock:
         for step in range(STEPS):
             for call in self.calls:
                 number = row[call.counter]
-                shared = {
-                    name: self.factors[step] if name == FACTOR else self._count(name, call, number, step)
-                    for name in call.shared
-                }
+                values = {FACTOR: self.factors[step], COUNT: self.numbers[call.counter][number]}
+                shared = {name: values[name] if name in values else self.numbers[name][step] for name in call.shared}
                 order = self.orders.get(call.counter)
                 batch = (
                     call.loader.batch(0) if order is None else call.loader.gathered(*[part[number] for part in order])
@@ -111,9 +108,6 @@ class StepBlock:
                 leaves, aux = self.programs[call.key](leaves, batch, shared)
                 row[call.counter] += 1
         return leaves, aux
-
-    def _count(self, name: str, call: Call, number: int, step: int) -> Tensor:
-        return self.numbers[call.counter][number] if name == COUNT else self.numbers[name][step]
 
 
 def _simultaneous(call: Call) -> list[str]:
@@ -174,10 +168,7 @@ class CapturedSteps:
                 kept.copy_(leaf)
         self.block.begin(done)
         self.graph.replay()
-        return list(self.leaves), self._parts
-
-    def _parts(self) -> Tree:
-        return self.aux()
+        return list(self.leaves), self.aux
 
 
 def _are_close(ours: Tensor, expected: Tensor) -> bool:

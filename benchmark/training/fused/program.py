@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the program."""
+        """Name under which a group keeps the program that such calls are made by."""
         return "/".join(self.shared) + str(getattr(self.step, "args", ""))
 
 
