@@ -32,12 +32,17 @@ def merge(graph: Graph, values: dict[Node, Tensor]) -> None:
         graph: of operations that change nothing in place, on tensors with an axis of runs in front; it is changed.
         values: tensor of every node, for its shape and type.
     """
+    if any(node.target is aten.as_strided.default for node in graph.nodes):  # which depends on the place in memory
+        return
     _simplify(graph, values)
     _share(graph, values)
     merger = _Merger(graph, values)
     for kind, nodes in _groups(graph, values):
         for group in merger.in_order(kind, nodes):
             merger.merge(kind, group)
+    for node in graph.nodes:  # a part lies in the memory of the whole, where not every view of it exists
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
     _sort(graph)
 
 

@@ -133,3 +133,18 @@ def test_the_order_of_what_is_merged_is_that_of_the_arguments() -> None:
     assert isinstance(again.__self__, GraphModule)  # type: ignore[attr-defined]
     for ours, theirs in zip(again(*tensors), function(*tensors), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_views_across_the_parts_of_a_merged_operation() -> None:
+    """A part lies in the memory of the whole: a view of its rows as one, or by strides, is not one any more."""
+
+    def rows(*tensors: Tensor) -> list[Tensor]:
+        return [tensor.exp().view(-1) for tensor in tensors]
+
+    def strided(*tensors: Tensor) -> list[Tensor]:
+        return [tensor.exp().as_strided((RUNS * 2,), (1,)) for tensor in tensors]
+
+    tensors = [torch.rand(RUNS, 3) for _ in range(4)]
+    assert operations(rows, tensors) == (4, 2)  # one concatenation and one exponential
+    for function in (rows, strided):
+        assert all(map(torch.equal, traced(function, tensors)(*tensors), function(*tensors)))
