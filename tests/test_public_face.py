@@ -82,6 +82,16 @@ def test_the_package_alone_imports_neither_torch_nor_pandas() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_does_without_pandas(tmp_path: Path) -> None:
+    """Which takes a second to import."""
+    code = (
+        f"import sys, invbench; invbench.run('erm', 'spirals', settings={{'trainer.steps': 2}}, out={str(tmp_path)!r})\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -119,6 +118,8 @@ def _column(name: str, values: Any) -> Array:
 
 def _texts(name: str, array: Array) -> Array:
     """Convert objects to texts or numbers. Raises UserError for a missing value, and for a mixture."""
+    import pandas as pd  # takes a second
+
     for row, value in enumerate(array.ravel()):
         if value is None or pd.isna(value):
             raise UserError(f"{name} has a missing value at position {row}; remove the row or fill it in")

@@ -5,11 +5,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes a second, and a run does without it
 
 Row = dict[str, float]
 
@@ -24,7 +27,16 @@ OTHERS = {"run_id", "method", "dataset", "seed"}
 
 def write_rows(rows: list[Row], path: Path) -> None:
     """Write the rows of the curves to a Parquet file."""
-    pd.DataFrame(rows).to_parquet(path, index=False)
+    names = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.table({name: _column([row.get(name, math.nan) for row in rows]) for name in names}), path)
+
+
+def _column(numbers: Sequence[float]) -> pa.Array:
+    """Make a column of whole numbers where all are; NaN is null in the file. `pyarrow.array` would import pandas."""
+    values = np.array(numbers, np.int64 if all(isinstance(number, int) for number in numbers) else np.float64)
+    valid = np.packbits(~np.isnan(values), bitorder="little")
+    buffers = [pa.py_buffer(valid), pa.py_buffer(values)]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
 def digest(rows: Sequence[Row]) -> str:
@@ -33,7 +45,7 @@ def digest(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def read_curves(path: Path) -> pd.DataFrame | None:
+def read_curves(path: Path) -> "pd.DataFrame | None":
     """Read the curves in a file; None where it cannot be read, or is no table of numbers by step."""
     if not path.is_file():  # of a folder, all files in it would be read
         return None

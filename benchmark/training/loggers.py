@@ -17,12 +17,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-import pandas as pd
-
 from invbench.errors import UserError, did_you_mean
 from invbench.runs.folder import RunFolder
 from invbench.runs.spec import RunSpec
-from invbench.spreadsheet import csv
 
 Row = Mapping[str, float]
 
@@ -57,6 +54,10 @@ class CSV(Logger):
         self.rows.append(row)
 
     def close(self) -> None:
+        import pandas as pd  # takes a second
+
+        from invbench.spreadsheet import csv
+
         with self.folder.replacing(self.folder.path / "curves.csv") as temporary:
             temporary.write_text(csv(pd.DataFrame(self.rows)), encoding="utf-8")
 

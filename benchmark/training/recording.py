@@ -32,7 +32,7 @@ SHAPED = (
     *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
 )
 """Operations that take only shape and type from their tensor."""
-QUICK = {
+QUICK: dict[OpOverload, Callable[..., Any]] = {
     **dict.fromkeys((aten.view.default, aten._unsafe_view.default), torch.reshape),
     aten.expand.default: Tensor.expand,
 }
