@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import jensenshannon, pdist, squareform
 from scipy.special import digamma
-from scipy.stats import energy_distance
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from invbench.core.data import Split
@@ -171,6 +169,8 @@ def _centred(distances: Array) -> Array:
 
 def sculpting(score: Array, nuisance: Array) -> dict[str, float]:
     """Measure how far a cut on the score (N,) changes the distribution of the background's nuisance (N,)."""
+    from scipy.stats import energy_distance  # takes a second, as does scikit-learn below
+
     passes = score >= np.quantile(score, 1 - TOP)
     if passes.all():  # one score for all: no cut changes anything
         return {"energy_distance": 0.0, "jensen_shannon": 0.0}
@@ -184,6 +184,8 @@ def sculpting(score: Array, nuisance: Array) -> dict[str, float]:
 
 def _separation(score: Array, y: NDArray[np.generic]) -> dict[str, float]:
     """Measure how well the score (N,) separates signal from background; {} where one of them is missing."""
+    from sklearn.metrics import roc_auc_score
+
     signal, background = score[y == 1], score[y == 0]
     if not (len(signal) and len(background)):
         return {}

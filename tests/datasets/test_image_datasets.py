@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from standins import write_cifar
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from invbench.core.data import Problem, Split
 from invbench.core.pixels import IMAGENET
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._coloring import coloured
+from invbench.datasets._small_digits import load_small_digits
 from invbench.datasets.cifar10 import CIFAR10
 from invbench.datasets.colored_digits import ColoredDigits
 from invbench.datasets.colored_mnist import ColoredMNIST
@@ -28,6 +30,12 @@ SEED = stream(0, "data")
 
 
 # --- rotated digits --------------------------------------------------------------------------------------------------
+
+
+def test_small_digits_are_those_of_scikit_learn() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    images, digits = load_small_digits()
+    assert np.array_equal(images.flatten(1).numpy() * 16, pixels) and np.array_equal(digits, labels)
 
 
 def test_digits() -> None:
