@@ -2,6 +2,7 @@
 
 joint: one graph over all environments; where the rule is the mean, one backward pass, else one per environment. The
        only strategy in which batch normalisation sees all environments together, as in the AND-mask authors' code.
+       A penalty on gradients gets a graph for each environment, unless something couples them.
 loop:  a graph per environment: the least memory.
 vmap:  `vmap(grad)` over chunks of environments: the fastest (scripts/benchmark_gradients.py), and made of pure
        functions, so whole runs can be mapped over it.
@@ -10,13 +11,14 @@ Environment gradients are added up as the method's moments while they appear: me
 is one that moments cannot express.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp, vmap
+from torch.nn.modules.conv import _ConvNd
 
 from invbench.core.backbone import FeaturesAndHead, couples_rows
 from invbench.core.composition import Composition
@@ -32,6 +34,8 @@ from invbench.training.phases import timed_phase
 
 CHUNK_BYTES = 64 * 2**20
 """Maximum number of bytes of the gradients of environments that are mapped together."""
+SEPARATE_PASSES_FROM = 16
+"""Examples of an environment from which on the gradient of a gradient through convolutions is slower mapped."""
 
 
 class Step(NamedTuple):
@@ -209,13 +213,13 @@ class Objective:
         return Step(gradients, risk + penalty, after, risks, penalty, buffers)
 
     def _joint_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        risks, outputs = self.joint(parameters, batch, state)
+        risks, each, outputs = self._risks(parameters, batch, state)
         leaves = list(parameters.values())
         with timed_phase("objective"):
             risk, state = self.method.risk(risks, batch.env, state)
             penalty, state = self.method.penalty(risks, outputs, batch, state, self.critic_functions(state))
             if self.method.has_gradient_penalty:
-                value, state = self.method.gradient_penalty(_differentiable(risks, parameters), state)
+                value, state = self.method.gradient_penalty(_differentiable(each, parameters), state)
                 penalty = penalty + value
         objective, parts = (risk + penalty).detach(), (risks.detach(), penalty.detach())
         if not self.method.replaces_gradient:
@@ -235,6 +239,22 @@ class Objective:
             moments.add({name: g[None] for name, g in _zero_where_unused(grads, parameters).items()})
         gradients, state = moments.combine(self.method, penalty_grad, batch.env, detached(state))
         return Step(gradients, objective, state, *parts)
+
+    def _risks(
+        self, parameters: Mapping[str, Tensor], batch: Batch, state: State
+    ) -> tuple[Tensor, Iterable[Tensor], Outputs]:
+        """Compute risks (E,), each of them once more for a gradient of its own, and outputs (E, B, ...).
+
+        Environments have passes of their own where a penalty needs all their gradients, and nothing couples them.
+        """
+        coupled = self.method.transforms_features or couples_rows(self.model) or not isinstance(batch.y, Tensor)
+        if coupled or self.method.needs_each_gradient or not self.method.has_gradient_penalty:
+            risks, outputs = self.joint(parameters, batch, state)
+            return risks, risks, outputs
+        rows = (batch.environments(slice(index, index + 1)) for index in range(len(batch.x)))
+        passes = [self.joint(parameters, environment, state) for environment in rows]
+        each = [risks for risks, _ in passes]
+        return torch.cat(each), [risk[0] for risk in each], _concatenated([outputs for _, outputs in passes])
 
     def _weighted(self, risk: Tensor, risks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what to differentiate for the rule, with weights.
@@ -339,8 +359,11 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         )
     if trainer.strategy != "auto":
         return trainer.strategy
-    is_mapped = (method.needs_each_gradient or method.has_gradient_penalty) and not coupled
-    return "vmap" if is_mapped else "joint"
+    if coupled or not (method.needs_each_gradient or method.has_gradient_penalty):
+        return "joint"
+    has_convolutions = any(isinstance(module, _ConvNd) for module in model.modules())
+    is_large = has_convolutions and (trainer.batch_size is None or trainer.batch_size >= SEPARATE_PASSES_FROM)
+    return "joint" if is_large and not method.needs_each_gradient else "vmap"
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -388,8 +411,16 @@ def _zero_where_unused(grads: tuple[Tensor | None, ...], parameters: Mapping[str
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
 
 
-def _differentiable(risks: Tensor, parameters: Mapping[str, Tensor]) -> Gradients:
-    """Compute the gradient (E, *param) of each risk (E,), itself part of the graph."""
+def _concatenated(each: Sequence[Outputs]) -> Outputs:
+    """Concatenate outputs (1, B, ...) of environments."""
+    prediction, representation, _, loss_gradients = zip(*each, strict=True)
+    features = None if representation[0] is None else torch.cat(representation)
+    slopes = None if loss_gradients[0] is None else torch.cat(loss_gradients)
+    return Outputs(torch.cat(prediction), features, each[0].learned, slopes)
+
+
+def _differentiable(risks: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> Gradients:
+    """Compute the gradient (E, *param) of each of E risks, itself part of the graph."""
     leaves = list(parameters.values())
     each = [torch.autograd.grad(risk, leaves, create_graph=True, allow_unused=True) for risk in risks]
     rows = [_zero_where_unused(grads, parameters) for grads in each]

@@ -4,6 +4,7 @@ An update of the parameters is a dozen operations on every parameter, and so are
 small, so each call costs more than its arithmetic. An elementwise operation gives the same numbers on a concatenation.
 """
 
+import operator
 from collections.abc import Iterator
 from itertools import accumulate, product
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def merge(graph: Graph, values: dict[Node, Tensor]) -> None:
     if any(node.target is aten.as_strided.default for node in graph.nodes):  # which depends on the place in memory
         return
     _simplify(graph, values)
-    _share(graph, values)
+    share(graph, values)
     merger = _Merger(graph, values)
     for kind, nodes in _groups(graph, values):
         for group in merger.in_order(kind, nodes):
@@ -64,20 +65,43 @@ def _is_result(node: Node) -> bool:
     return any(user.op == "output" for user in node.users)
 
 
-def _share(graph: Graph, values: dict[Node, Tensor]) -> None:
-    """Replace operations on the same arguments by the first of them. Two results stay apart: one may be changed."""
+def share(graph: Graph, values: dict[Node, Tensor]) -> None:
+    """Replace operations on the same arguments by the first of them.
+
+    The memory of two results stays apart, since the caller may change one of them. Random numbers are drawn each time.
+    What is changed in place, or reads what is, stays as it is.
+    """
     first: dict[str, Node] = {}
+    results = {memory(node) for output in graph.nodes if output.op == "output" for node in output.all_input_nodes}
+    changed = {memory(argument) for node in graph.nodes if _changes(node) for argument in node.all_input_nodes}
     for node in list(graph.nodes):
         if node.op == "get_attr" and values[node].numel() <= SMALL and not values[node]._is_zerotensor():
             key = repr((values[node].dtype, values[node].tolist()))
-        elif node.op == "call_function":
+        elif node.op == "call_function" and changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
             key = repr((node.target, node.args, node.kwargs))
         else:
             continue
+        if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+            continue
         same = first.setdefault(key, node)
-        if same is not node and not (_is_result(same) and _is_result(node)):
+        memories = {memory(same), memory(node)}
+        if same is not node and (len(memories) == 1 or not memories <= results):
+            results.update({memory(same)} if memories & results else ())
             node.replace_all_uses_with(same)
             graph.erase_node(node)
+
+
+def _changes(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def memory(node: Node) -> Node:
+    """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
+    while node.target is operator.getitem or (
+        isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
+    ):
+        node = node.all_input_nodes[0]
+    return node
 
 
 class Kind(NamedTuple):

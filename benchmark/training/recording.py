@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.errors import CannotFuse, UserError
-from invbench.training.merging import merge
+from invbench.training.merging import memory, merge, share
 
 aten = torch.ops.aten
 FUNCTIONS = (
@@ -87,15 +87,6 @@ def _fold(recorder: "Recorder") -> None:
             node.replace_all_uses_with(copy, lambda user: user.op == "output")
             node.replace_all_uses_with(constant)
             constants.add(constant)
-
-
-def _memory(node: Node) -> Node:
-    """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
-    while node.target is operator.getitem or (
-        isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
-    ):
-        node = node.all_input_nodes[0]
-    return node
 
 
 def _quick(operation: OpOverload) -> Callable[..., Any]:
@@ -184,6 +175,8 @@ class Recorder(TorchDispatchMode):
         for node in list(self.graph.nodes):
             if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
                 node.replace_all_uses_with(node.args[0])
+        if self.is_alone:
+            share(self.graph, self.values)
         self.graph.eliminate_dead_code()
 
     def merged(self, inputs: Sequence[Tensor]) -> "Recorder":
@@ -276,7 +269,7 @@ class Recorder(TorchDispatchMode):
         given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         for tensor in tree_leaves([given.get(name) for name in written]):
-            if isinstance(tensor, Tensor) and _memory(self.node(tensor)).op == "get_attr":
+            if isinstance(tensor, Tensor) and memory(self.node(tensor)).op == "get_attr":
                 self._refuse("a step changes in place a tensor that it has not made")
 
     def _known(self, argument: Any) -> Any:

@@ -33,6 +33,7 @@ COMPOSITIONS: dict[str, dict[str, Method]] = {
     "irmv1 + and_mask": {"irmv1": IRMv1(anneal_steps=0, weight=2.0), "and_mask": ANDMask(threshold=0.5)},
     "vrex + sand_mask": {"vrex": VREx(anneal_steps=0, weight=2.0), "sand_mask": SANDMask(threshold=0.3)},
     "group_dro + iga": {"worst": WorstRisk(), "iga": IGA(weight=2.0)},
+    "irmv1 + iga": {"irmv1": IRMv1(anneal_steps=0, weight=2.0), "iga": IGA(weight=2.0)},
     "iga + vrex + pcgrad": {
         "iga": IGA(weight=0.5),
         "vrex": VREx(anneal_steps=0),
@@ -150,6 +151,10 @@ def test_auto_chooses_by_rule_and_network() -> None:
     assert choose_strategy(plain.method, linear, plain.trainer) == "joint"
     assert choose_strategy(mask.method, linear, mask.trainer) == "vmap"
     assert choose_strategy(mask.method, coupled, mask.trainer) == "joint"
+    for rows, expected in ((8, "vmap"), (16, "joint")):
+        penalty = small_config("iga", "spirals", trainer__batch_size=rows)
+        assert choose_strategy(penalty.method, torch.nn.Conv2d(1, 1, 3), penalty.trainer) == expected
+        assert choose_strategy(penalty.method, linear, penalty.trainer) == "vmap"
 
 
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
