@@ -1,10 +1,13 @@
 """Whole runs trained together against the same runs one after another, and against a process for each.
 
-Both sides do the whole of it, from making the data to writing the records, in one thread. `one by one` is in this warm
-process; of it, and of `processes`, only the first few runs are timed, and the time is multiplied. `processes` is one
-`bench run` for each job over all rows, the way of the linear unit tests' own code. Each way runs once untimed first.
+All sides do the whole of it, from making the data to writing the records, in one thread. `alone` is one after another
+in this warm process; of it, and of `processes`, only the first few runs are timed, and the time is multiplied.
+`processes` is one `bench run` for each job over all rows, the way of the linear unit tests' own code. Each way runs
+once untimed first.
+With --compile the runs together are trained once more with `trainer.compile`, the time of compiling included: that of
+torch's cache, if it has the programs of an earlier call.
 
-    python scripts/benchmark_fusing.py [spirals_8 spirals_64 irm_regression linear_unit_tests] [--device cpu]
+    python scripts/benchmark_fusing.py [spirals_8 spirals_64 irm_regression linear_unit_tests] [--compile]
 """
 
 import json
@@ -13,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,22 +72,26 @@ CASES = {
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Of the cases; all where none is given.")] = None,
     device: str = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Also with trainer.compile.")] = False,
 ) -> None:
     """Time all ways, and print the ratios."""
     torch.set_num_threads(1)
-    print(f"{'':<20} {'runs':>5} {'one by one s':>13} {'processes s':>12} {'together s':>11} {'ratio':>6}")
+    ways = ["alone", "processes", "together", "compiled"]
+    print(f"{'seconds':<20} {'runs':>5}", *(f"{way:>11}" for way in ways), f"{'ratio':>6}")
     for name in names or CASES:
-        case = CASES[name]
-        totals = {"alone": 0.0, "processes": 0.0, "together": 0.0}
+        case, totals = CASES[name], defaultdict[str, float](float)
         for method in case.methods:
             configs = [resolve(method, case.dataset, seed, case.settings) for seed in range(case.seeds)]
             for way, seconds in measured(case, configs, device).items():
                 totals[way] += seconds
+            if compiled:
+                settings = case.settings | {"trainer.compile": True}
+                configs = [resolve(method, case.dataset, seed, settings) for seed in range(case.seeds)]
+                totals["compiled"] += in_process(configs, device, MOST * 2)
         against = totals["processes"] or totals["alone"]
-        runs = case.seeds * len(case.methods)
-        processes = f"{totals['processes']:12.1f}" if case.processes else f"{'':>12}"
-        ratio = against / totals["together"]
-        print(f"{name:<20} {runs:>5} {totals['alone']:13.1f} {processes} {totals['together']:11.1f} {ratio:6.1f}")
+        columns = [f"{totals[way]:11.1f}" if way in totals else f"{'':>11}" for way in ways]
+        ratios = [f"{against / totals[way]:6.1f}" for way in ("together", "compiled") if way in totals]
+        print(f"{name:<20} {case.seeds * len(case.methods):>5}", *columns, *ratios)
 
 
 def measured(case: Case, configs: Sequence[RunConfig], device: str) -> dict[str, float]:

@@ -161,6 +161,7 @@ def test_the_notebook_about_data_of_ones_own(tmp_path: Path, monkeypatch: pytest
     assert accuracy["erm"] < 0.6, "the scanner misleads"
 
 
+@pytest.mark.slow
 def test_the_answer_on_the_first_screen_is_that_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = importlib.import_module("draw_leaderboard")

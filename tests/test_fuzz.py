@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from fuzzing import Case, Result, Server, damaged, fault, outcome
 
-QUICK = {"fuzz_command": 110, "fuzz_data": 50, "fuzz_results": 60, "fuzz_sweeps": 100}
+QUICK = {"fuzz_command": 55, "fuzz_data": 25, "fuzz_results": 30, "fuzz_sweeps": 50}
 """Cases of each group that run by default, fewer where a case takes longer."""
-SLOW = 240
+SLOW = 280
 """Further cases of each group that run where slow tests do."""
 CHUNKS = 8
 """Tests that share the cases of a group."""

@@ -224,8 +224,28 @@ class SpectralNorm(nn.Module):
     """Division of a matrix by its largest singular value."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        scaled: Tensor = weight / torch.linalg.matrix_norm(weight, 2)
+        norm = torch.linalg.matrix_norm(weight, 2) if weight.device.type == "cpu" else largest_singular_value(weight)
+        scaled: Tensor = weight / norm
         return scaled
+
+
+def largest_singular_value(matrix: Tensor) -> Tensor:
+    """Compute the largest singular value of a matrix by power iteration: on a GPU the host would wait for an SVD.
+
+    A power of 1,024 is reached by squaring. The result and its gradient are exact to rounding, unless the two
+    largest values differ by less than a hundredth.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    with torch.no_grad():
+        power = wide @ wide.T
+        for _ in range(10):
+            power = power / torch.linalg.matrix_norm(power)
+            power = power @ power
+        left = power.index_select(1, torch.linalg.vector_norm(power, dim=0).argmax()[None])[:, 0]
+        left = left / torch.linalg.vector_norm(left)
+        right = wide.T @ left
+        right = right / torch.linalg.vector_norm(right)
+    return left @ wide @ right
 
 
 class Standardised(nn.Module):

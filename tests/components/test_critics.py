@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from invbench.components.critic import Examples, partners, partners_of_all
+from invbench.components.critic import Examples, largest_singular_value, partners, partners_of_all
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.method import Outputs, State
 from invbench.core.task import BinaryClassification
@@ -195,6 +195,16 @@ def test_penalty_gradients_against_finite_differences(method: str, settings: dic
     step = objective.step(parameters, batch, state)
     slope = sum((step.gradients[name] * direction[name]).sum().item() for name in names)
     assert slope == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5), (1, 4)])
+def test_the_spectral_norm_of_a_gpu_is_that_of_the_cpu(shape: tuple[int, int]) -> None:
+    """Alone and mapped over runs; its gradient is u vᵀ."""
+    matrices = torch.randn(4, *shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    assert torch.allclose(torch.func.vmap(largest_singular_value)(matrices), values[:, 0])
+    for matrix, u, v in zip(matrices, left[..., 0], right[:, 0], strict=True):
+        assert torch.allclose(torch.func.grad(largest_singular_value)(matrix), torch.outer(u, v), atol=1e-6)
 
 
 def test_input_gradient_penalty_against_finite_differences() -> None:

@@ -23,6 +23,8 @@ from invbench.runs.spec import RunSpec
 from invbench.training.runner import run_one
 
 SETTINGS = SMALL["spirals"] | {"trainer.steps": 60, "trainer.evaluate_every": 3}
+SKEWS = [3600.0, pytest.param(-3600.0, marks=pytest.mark.slow)]
+"""Seconds by which a machine's clock is ahead."""
 MACHINE = """
 import os, sys, time, types
 from pathlib import Path
@@ -85,7 +87,7 @@ def contents(folder: RunFolder) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.path.iterdir()}
 
 
-@pytest.mark.parametrize("skew", [3600.0, -3600.0])
+@pytest.mark.parametrize("skew", SKEWS)
 def test_a_holder_that_slept_leaves_what_others_have_finished(
     sleeper: subprocess.Popen[str], folder: RunFolder, tmp_path: Path, skew: float
 ) -> None:
@@ -98,7 +100,7 @@ def test_a_holder_that_slept_leaves_what_others_have_finished(
     assert contents(folder) == finished
 
 
-@pytest.mark.parametrize("skew", [3600.0, -3600.0])
+@pytest.mark.parametrize("skew", SKEWS)
 def test_clocks_that_differ_take_no_run_from_a_living_holder(tmp_path: Path, skew: float) -> None:
     holder = start(tmp_path, "first", pause=0.05, steps=100_000)
     config = resolve("erm", "spirals", 0, SETTINGS | {"trainer.steps": 100_000})
