@@ -88,7 +88,7 @@ def main(
                 settings = case.settings | {"trainer.compile": True}
                 configs = [resolve(method, case.dataset, seed, settings) for seed in range(case.seeds)]
                 totals["compiled"] += in_process(configs, device, MOST * 2)
-        against = totals["processes"] or totals["alone"]
+        against = totals.get("processes", totals["alone"])
         columns = [f"{totals[way]:11.1f}" if way in totals else f"{'':>11}" for way in ways]
         ratios = [f"{against / totals[way]:6.1f}" for way in ("together", "compiled") if way in totals]
         print(f"{name:<20} {case.seeds * len(case.methods):>5}", *columns, *ratios)
