@@ -36,7 +36,8 @@ def merge(graph: Graph, values: dict[Node, Tensor]) -> None:
     if any(node.target is aten.as_strided.default for node in graph.nodes):  # which depends on the place in memory
         return
     _simplify(graph, values)
-    share(graph, values)
+    _share_constants(graph, values)
+    share(graph)
     merger = _Merger(graph, values)
     for kind, nodes in _groups(graph, values):
         for group in merger.in_order(kind, nodes):
@@ -65,7 +66,19 @@ def _is_result(node: Node) -> bool:
     return any(user.op == "output" for user in node.users)
 
 
-def share(graph: Graph, values: dict[Node, Tensor]) -> None:
+def _share_constants(graph: Graph, values: dict[Node, Tensor]) -> None:
+    """Replace small constants of the same numbers by the first of them."""
+    first: dict[str, Node] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and values[node].numel() <= SMALL and not values[node]._is_zerotensor():
+            value = values[node]
+            same = first.setdefault(repr((value.dtype, value.shape, value.tolist())), node)
+            if same is not node and not (_is_result(same) and _is_result(node)):
+                node.replace_all_uses_with(same)
+                graph.erase_node(node)
+
+
+def share(graph: Graph) -> None:
     """Replace operations on the same arguments by the first of them.
 
     The memory of two results stays apart, since the caller may change one of them. Random numbers are drawn each time.
@@ -75,15 +88,11 @@ def share(graph: Graph, values: dict[Node, Tensor]) -> None:
     results = {memory(node) for output in graph.nodes if output.op == "output" for node in output.all_input_nodes}
     changed = {memory(argument) for node in graph.nodes if _changes(node) for argument in node.all_input_nodes}
     for node in list(graph.nodes):
-        if node.op == "get_attr" and values[node].numel() <= SMALL and not values[node]._is_zerotensor():
-            key = repr((values[node].dtype, values[node].tolist()))
-        elif node.op == "call_function" and changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
-            key = repr((node.target, node.args, node.kwargs))
-        else:
+        if node.op != "call_function" or not changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
             continue
         if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
             continue
-        same = first.setdefault(key, node)
+        same = first.setdefault(repr((node.target, node.args, node.kwargs)), node)
         memories = {memory(same), memory(node)}
         if same is not node and (len(memories) == 1 or not memories <= results):
             results.update({memory(same)} if memories & results else ())
@@ -92,12 +101,16 @@ def share(graph: Graph, values: dict[Node, Tensor]) -> None:
 
 
 def _changes(node: Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+    """Tell whether an operation changes an argument in place. Batch normalisation does not say that it does."""
+    if not isinstance(node.target, OpOverload):
+        return False
+    name = node.target._schema.name
+    return node.target._schema.is_mutable or (name.endswith("batch_norm") and "backward" not in name)
 
 
 def memory(node: Node) -> Node:
     """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
-    while node.target is operator.getitem or (
+    while node.target in (operator.getitem, aten._unsafe_view.default) or (
         isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
     ):
         node = node.all_input_nodes[0]

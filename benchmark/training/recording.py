@@ -176,7 +176,7 @@ class Recorder(TorchDispatchMode):
             if node.target is aten.detach.default:  # there is no graph of derivatives to detach from
                 node.replace_all_uses_with(node.args[0])
         if self.is_alone:
-            share(self.graph, self.values)
+            share(self.graph)
         self.graph.eliminate_dead_code()
 
     def merged(self, inputs: Sequence[Tensor]) -> "Recorder":

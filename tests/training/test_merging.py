@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
 from torch.fx import GraphModule
+from torch.nn.functional import batch_norm, leaky_relu, linear
 
 from invbench.training.merging import RESHAPES
 from invbench.training.recording import Recorder, traced
@@ -148,3 +149,41 @@ def test_views_across_the_parts_of_a_merged_operation() -> None:
     assert operations(rows, tensors) == (4, 2)  # one concatenation and one exponential
     for function in (rows, strided):
         assert all(map(torch.equal, traced(function, tensors)(*tensors), function(*tensors)))
+
+
+def in_place(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Change the results of two equal operations: `linear` returns another view of its memory."""
+    first, second = (leaky_relu(linear(x, weight), 0.1, inplace=True) for _ in range(2))
+    return [first + 1, second * 2]
+
+
+def changed_between(x: Tensor, weight: Tensor) -> list[Tensor]:
+    first, _ = x.exp(), x.mul_(2)
+    return [first + x.exp(), weight.exp(), weight.exp()]
+
+
+def running_means(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Two passes move the running means twice, and random numbers are drawn twice."""
+    mean, variance = weight[0], weight[1].square()
+    passes = [batch_norm(x.flatten(0, 1), mean, variance, training=True) for _ in range(2)]
+    return [sum(passes), mean + variance, torch.rand_like(x) - torch.rand_like(x)]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("function", [in_place, changed_between, running_means])
+def test_what_changes_is_computed_each_time(function: Callable[..., list[Tensor]]) -> None:
+    """In the step of a single run, whose equal operations are made once."""
+    examples = torch.rand(3, 5, 4), torch.rand(4, 4)
+    recorder = Recorder([tensor.clone() for tensor in examples], is_alone=True)
+    with recorder:
+        results = function(*recorder.kept[:2])
+    recorder.end(results)
+    again = recorder.function()
+    assert len({result.data_ptr() for result in again(*examples)}) == len(results), "the caller may change one of them"
+    for _ in range(3):
+        given = torch.randn(3, 5, 4), torch.randn(4, 4)
+        copies = [tensor.clone() for tensor in given]
+        torch.manual_seed(0)
+        ours = again(*given)
+        torch.manual_seed(0)
+        theirs = function(*copies)
+        assert all(map(torch.equal, [*ours, *given], [*theirs, *copies]))
