@@ -245,7 +245,8 @@ def largest_singular_value(matrix: Tensor) -> Tensor:
         left = left / torch.linalg.vector_norm(left)
         right = wide.T @ left
         right = right / torch.linalg.vector_norm(right)
-    return left @ wide @ right
+    largest: Tensor = left @ wide @ right
+    return largest
 
 
 class Standardised(nn.Module):
