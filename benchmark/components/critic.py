@@ -237,13 +237,14 @@ def largest_singular_value(matrix: Tensor) -> Tensor:
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     with torch.no_grad():
-        power = wide @ wide.T
+        scaled = wide / wide.abs().amax()  # squares of very large or small numbers would not be finite, or zero
+        power = scaled @ scaled.T
         for _ in range(10):
             power = power / torch.linalg.matrix_norm(power)
             power = power @ power
         left = power.index_select(1, torch.linalg.vector_norm(power, dim=0).argmax()[None])[:, 0]
         left = left / torch.linalg.vector_norm(left)
-        right = wide.T @ left
+        right = scaled.T @ left
         right = right / torch.linalg.vector_norm(right)
     largest: Tensor = left @ wide @ right
     return largest

@@ -50,6 +50,7 @@ def merge(graph: Graph, values: dict[Node, Tensor]) -> None:
 
 def _simplify(graph: Graph, values: dict[Node, Tensor]) -> None:
     """Leave out multiplications by one, as of the bias of a linear layer, and transposing and transposing back."""
+    results = _results(graph)
     for node in list(graph.nodes):
         same = None
         if node.target in (aten.mul.Scalar, aten.mul.Tensor) and node.args[1] == 1:
@@ -57,23 +58,25 @@ def _simplify(graph: Graph, values: dict[Node, Tensor]) -> None:
         elif node.target is aten.transpose.int and node.args[0].target is node.target:
             axes = [{axis % values[node].ndim for axis in turned.args[1:]} for turned in (node, node.args[0])]
             same = node.args[0].args[0] if axes[0] == axes[1] else None
-        if same is not None and values[same].dtype == values[node].dtype and not _is_result(node):
+        if same is not None and values[same].dtype == values[node].dtype and memory(node) not in results:
             node.replace_all_uses_with(same)
             graph.erase_node(node)
 
 
-def _is_result(node: Node) -> bool:
-    return any(user.op == "output" for user in node.users)
+def _results(graph: Graph) -> set[Node]:
+    """Return the nodes whose memory results lie in."""
+    return {memory(node) for output in graph.nodes if output.op == "output" for node in output.all_input_nodes}
 
 
 def _share_constants(graph: Graph, values: dict[Node, Tensor]) -> None:
     """Replace small constants of the same numbers by the first of them."""
     first: dict[str, Node] = {}
+    results = _results(graph)
     for node in list(graph.nodes):
         if node.op == "get_attr" and values[node].numel() <= SMALL and not values[node]._is_zerotensor():
             value = values[node]
             same = first.setdefault(repr((value.dtype, value.shape, value.tolist())), node)
-            if same is not node and not (_is_result(same) and _is_result(node)):
+            if same is not node and not {same, node} <= results:
                 node.replace_all_uses_with(same)
                 graph.erase_node(node)
 
@@ -85,7 +88,7 @@ def share(graph: Graph) -> None:
     What is changed in place, or reads what is, stays as it is.
     """
     first: dict[str, Node] = {}
-    results = {memory(node) for output in graph.nodes if output.op == "output" for node in output.all_input_nodes}
+    results = _results(graph)
     changed = {memory(argument) for node in graph.nodes if _changes(node) for argument in node.all_input_nodes}
     for node in list(graph.nodes):
         if node.op != "call_function" or not changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
@@ -110,18 +113,21 @@ def _changes(node: Node) -> bool:
 
 def memory(node: Node) -> Node:
     """Return the node that made the memory of a tensor: its own, or that of what it is a view of."""
-    while node.target in (operator.getitem, aten._unsafe_view.default) or (
-        isinstance(node.target, OpOverload) and any(result.alias_info for result in node.target._schema.returns)
-    ):
+    while node.target is operator.getitem or (isinstance(node.target, OpOverload) and _is_view(node.target)):
         node = node.all_input_nodes[0]
     return node
+
+
+def _is_view(operation: OpOverload) -> bool:
+    schema = operation._schema
+    return "unsafe" in schema.name or any(result.alias_info for result in schema.returns)
 
 
 class Kind(NamedTuple):
     """What operations that can be merged have in common.
 
-    Each argument is a constant, the node of a tensor that is the same for all, or the type of tensors that differ and
-    have the shape of the result.
+    Each argument is a constant; or the node of a tensor that is the same for all, and whether it has no axes; or the
+    type of tensors that differ and have the shape of the result.
     """
 
     height: int  # number of operations after it: those of the same height do not depend on one another
@@ -159,7 +165,7 @@ def _kinds(node: Node, values: dict[Node, Tensor], height: int) -> Iterator[Kind
     options = [_options(argument, shape, values) for argument in node.args]
     for arguments in product(*options):
         kind = Kind(height, node.target, arguments, repr(node.kwargs), shape[0] if shape else 0)  # type: ignore[arg-type]
-        if shape and kind.differing:
+        if values[node].numel() and shape and kind.differing:
             yield kind
 
 
@@ -169,8 +175,8 @@ def _options(argument: Any, shape: torch.Size, values: dict[Node, Tensor]) -> li
     value = values[argument]
     aligned = (1,) * (len(shape) - value.ndim) + tuple(value.shape)
     is_same_for_all = shape and all(size == 1 for size in aligned[1:]) and aligned[0] in (1, shape[0])
-    differs, same = [value.dtype] * (value.shape == shape), [root(argument, values)] * bool(is_same_for_all)
-    return [*differs, *same]
+    differs = [value.dtype] if value.shape == shape else []
+    return [*differs, (root(argument, values), value.ndim == 0)] if is_same_for_all else differs
 
 
 def _is_elementwise(node: Node) -> bool:
@@ -190,8 +196,11 @@ def _heights(graph: Graph) -> dict[Node, int]:
 
 
 def root(node: Node, values: dict[Node, Tensor]) -> Node:
-    """Return the node with the same elements in the same order that is not a reshaped one."""
-    while node.target in RESHAPES and values[node].numel() == values[node.all_input_nodes[0]].numel():
+    """Return the node with the same elements of each run in the same order that is not a reshaped one."""
+    while node.target in RESHAPES:
+        shape, before = values[node].shape, values[node.all_input_nodes[0]].shape
+        if shape[:1] != before[:1] or shape.numel() != before.numel():
+            break
         node = node.all_input_nodes[0]
     return node
 

@@ -76,6 +76,8 @@ class Recorded:
             return self.call(inputs)
         flat = flatten(inputs, SEPARATOR)
         layout = tuple([(name, value.shape, value.dtype) for name, value in flat.items()])
+        if layout in self.unchecked:
+            return self._check(inputs, layout)
         if (program := self.programs.get(layout)) is not None:
             return program(list(flat.values()))
         if self.is_compiled:
@@ -83,7 +85,7 @@ class Recorded:
         self.calls[layout] = self.calls.get(layout, 0) + 1
         if self.calls[layout] <= EARLIER or len(self.programs) == MOST_PROGRAMS:
             return self.call(inputs)
-        return self._check(inputs, layout) if layout in self.unchecked else self._record(inputs, layout)
+        return self._record(inputs, layout)
 
     def _record(self, inputs: Tree, layout: object) -> Tree:
         """Make a call and record its operations, to be compared with the next call."""
@@ -100,10 +102,15 @@ class Recorded:
         recorder, result = self._recorded(inputs, math.inf)
         if recorder.obstacle:
             raise UserError(f"trainer.compile is on, and {recorder.obstacle}, which cannot be compiled; leave it out")
+        self.programs[layout] = Program(recorder, result, copies)
+        self.unchecked[layout] = Program(recorder, result)
+        return self._again(layout, tensors, copies, before)
+
+    def _again(self, layout: object, tensors: list[Tensor], copies: list[Tensor], before: State) -> Tree:
+        """Make a call again by its program, from the same numbers."""
         restore_random_state(before, tensors[0].device)
         for value, copy in zip(tensors, copies, strict=True):
             value.detach().copy_(copy)
-        self.programs[layout] = Program(recorder, result, copies)
         return self.programs[layout](tensors)
 
     def _recorded(self, inputs: Tree, most_bytes: float) -> tuple[Recorder, Tree]:
@@ -118,14 +125,18 @@ class Recorded:
 
     def _check(self, inputs: Tree, layout: object) -> Tree:
         """Make a call; use the program of an earlier one from now on if it gives the same numbers."""
-        copies = [value.detach().clone() for value in flatten(inputs).values()]
-        before = random_state(copies[0].device)
+        tensors, program = list(flatten(inputs).values()), self.unchecked.pop(layout)
+        copies, before = [value.detach().clone() for value in tensors], random_state(tensors[0].device)
         result = self.call(inputs)
-        after = random_state(copies[0].device)
-        restore_random_state(before, copies[0].device)
-        self.programs[layout] = self.unchecked.pop(layout)
-        self.is_given_up = not _is_same(self.programs[layout](copies), result)
-        restore_random_state(after, copies[0].device)
+        after = random_state(tensors[0].device)
+        restore_random_state(before, tensors[0].device)
+        is_same = _is_same(program([copy.clone() for copy in copies]), result)
+        if self.is_compiled:
+            if not is_same:
+                raise UserError("trainer.compile is on, and a step depends on more than its tensors; leave it out")
+            return self._again(layout, tensors, copies, before)
+        self.programs[layout], self.is_given_up = program, not is_same
+        restore_random_state(after, tensors[0].device)
         return result
 
     def _hidden_state(self) -> object:
@@ -160,10 +171,13 @@ def _filled(form: Tree, tensors: Iterable[Tensor]) -> Tree:
 def _is_same(first: Tree, second: Tree) -> bool:
     """Tell whether two trees have the same leaves, to the last bit."""
     ours, theirs = flatten(first), flatten(second)
-    return list(ours) == list(theirs) and all(
-        ours[name].dtype == value.dtype and torch.equal(ours[name].nan_to_num(), value.nan_to_num())
-        for name, value in theirs.items()
-    )
+    return list(ours) == list(theirs) and all(_is_equal(ours[name], value) for name, value in theirs.items())
+
+
+def _is_equal(first: Tensor, second: Tensor) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 class RecordedStep:

@@ -8,13 +8,14 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.func import functional_call, functionalize
 from torch.fx import Graph, GraphModule, Node
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -32,6 +33,7 @@ SHAPED = (
     *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
 )
 """Operations that take only shape and type from their tensor."""
+READS = "a step reads the number of a tensor, which may differ from step to step"
 QUICK: dict[OpOverload, Callable[..., Any]] = {
     **dict.fromkeys((aten.view.default, aten._unsafe_view.default), torch.reshape),
     aten.expand.default: Tensor.expand,
@@ -105,6 +107,19 @@ def _order(graph: Graph, product: Node) -> None:
     product.args = (left, copy)
 
 
+class _Readers(TorchFunctionMode):
+    """Mode that refuses what reads a tensor's numbers without an operation that a recorder sees."""
+
+    def __init__(self, recorder: "Recorder") -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy) and not self.recorder.is_stopped():
+            self.recorder.refuse(READS)
+        return func(*args, **(kwargs or {}))
+
+
 class Recorder(TorchDispatchMode):
     """Mode that records every operation below autograd and torch.func's transforms, where tensors are plain ones.
 
@@ -129,6 +144,16 @@ class Recorder(TorchDispatchMode):
         for number, tensor in enumerate(inputs):
             self._bind(tensor, self.graph.placeholder(f"input_{number}"))
 
+    def __enter__(self) -> Self:
+        self.readers = _Readers(self)
+        self.readers.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self.readers.__exit__(*error)
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Keep torch from importing its compiler, which takes two seconds, only to exclude this class."""
@@ -138,9 +163,9 @@ class Recorder(TorchDispatchMode):
         if self.is_stopped():
             return func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags and not self.is_alone:
-            self._refuse("a step draws random numbers")
+            self.refuse("a step draws random numbers")
         if _depends_on_values(func, args):
-            self._refuse("a step reads the number of a tensor, which may differ from step to step")
+            self.refuse(READS)
         if func is aten.lift_fresh.default:  # of torch.tensor: every call begins with the numbers of the first
             func = aten.clone.default
         changes = func._schema.is_mutable
@@ -161,7 +186,7 @@ class Recorder(TorchDispatchMode):
                 if isinstance(part, Tensor):
                     self._bind(part, self.graph.call_function(operator.getitem, (node, i)))
         if self.bytes > self.most_bytes:
-            self._refuse("a step is too large")
+            self.refuse("a step is too large")
         return result
 
     def is_stopped(self) -> bool:
@@ -240,7 +265,7 @@ class Recorder(TorchDispatchMode):
 
         return call
 
-    def _refuse(self, why: str) -> None:
+    def refuse(self, why: str) -> None:
         """Give recording up: raise CannotFuse for runs that are mapped, go on without it in a single one."""
         if not self.is_alone:
             raise CannotFuse(why)
@@ -270,7 +295,7 @@ class Recorder(TorchDispatchMode):
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         for tensor in tree_leaves([given.get(name) for name in written]):
             if isinstance(tensor, Tensor) and memory(self.node(tensor)).op == "get_attr":
-                self._refuse("a step changes in place a tensor that it has not made")
+                self.refuse("a step changes in place a tensor that it has not made")
 
     def _known(self, argument: Any) -> Any:
         return self.node(argument) if isinstance(argument, Tensor) else argument

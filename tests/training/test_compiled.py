@@ -2,14 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from cells import small_config
 from torch import Tensor
 
+from invbench.core.data import Batch
+from invbench.core.method import Outputs, State
+from invbench.core.registry import METHODS
 from invbench.errors import CannotFuse, UserError
+from invbench.methods.erm import ERM
 from invbench.pytree import flatten, map_leaves
 from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
@@ -152,3 +156,20 @@ def test_a_step_that_reads_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) 
     )
     with pytest.raises(UserError, match="trainer.compile is on, and a step reads the number of a tensor"):
         advance(training, 1)
+
+
+class Counting(ERM):
+    """Counts its steps in Python, which no program sees."""
+
+    calls: ClassVar[int] = 0
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        type(self).calls += 1
+        return self.calls * outputs.prediction.square().mean(), state
+
+
+@pytest.mark.slow
+def test_a_step_that_depends_on_more_than_its_tensors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS._registered, "erm", Counting)
+    with pytest.raises(UserError, match="a step depends on more than its tensors"):
+        advance(training_of("erm", "spirals", trainer__compile=True), 2)

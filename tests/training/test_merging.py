@@ -11,6 +11,7 @@ from torch.func import vmap
 from torch.fx import GraphModule
 from torch.nn.functional import batch_norm, leaky_relu, linear
 
+from invbench.errors import CannotFuse
 from invbench.training.merging import RESHAPES
 from invbench.training.recording import Recorder, traced
 
@@ -187,3 +188,41 @@ def test_what_changes_is_computed_each_time(function: Callable[..., list[Tensor]
         torch.manual_seed(0)
         theirs = function(*copies)
         assert all(map(torch.equal, [*ours, *given], [*theirs, *copies]))
+
+
+def leading_axes(*tensors: Tensor) -> list[Tensor]:
+    return [part for x in tensors for part in (x.exp().reshape(2, -1).sin(), x.exp().unsqueeze(0).cos())]
+
+
+def scalars(*tensors: Tensor) -> list[Tensor]:
+    """A tensor without axes leaves the type of its partner as it is, a view of it with axes does not."""
+    scale = tensors[-1].double().sum()
+    return [x * number for x in tensors for number in (scale, scale.view(1), scale.view(1, 1))]
+
+
+def aliases(*tensors: Tensor) -> list[Tensor]:
+    return [part for x in tensors for part in ((x * 1).t(), (x * 1)[0])]
+
+
+def empty_constants(*tensors: Tensor) -> list[Tensor]:
+    return [torch.cat([tensors[0], torch.zeros(0, 3)]), torch.zeros(0) + tensors[1].sum()]
+
+
+@pytest.mark.parametrize("function", [leading_axes, scalars, aliases, empty_constants])
+@pytest.mark.parametrize("rows", [RUNS, 0])
+def test_tensors_of_unlike_shapes_and_types(function: Callable[..., list[Tensor]], rows: int) -> None:
+    tensors = [torch.rand(rows, 3) for _ in range(4)] if function is not aliases or rows else [torch.rand(RUNS, 3)]
+    ours, theirs = traced(function, tensors)(*tensors), function(*tensors)
+    assert [(x.dtype, x.shape) for x in ours] == [(x.dtype, x.shape) for x in theirs]
+    assert all(map(torch.equal, ours, theirs))
+    given = {x.untyped_storage().data_ptr() for x in tensors} - {0}
+    assert not given & {x.untyped_storage().data_ptr() for x in ours}, "no result lies in the memory of an input"
+
+
+@pytest.mark.parametrize("read", [Tensor.tolist, Tensor.numpy])
+def test_numbers_that_are_read_are_refused(read: Callable[[Tensor], object]) -> None:
+    def reading(x: Tensor) -> list[Tensor]:
+        return [x * float(read(x)[0])]  # type: ignore[index]
+
+    with pytest.raises(CannotFuse, match="reads the number of a tensor"):
+        traced(reading, [torch.rand(3)])
