@@ -119,7 +119,11 @@ def _profile(config: "RunConfig", options: "Options") -> None:
         view.add_row(plain_text(cost.name), *numbers)
     echo(f"{config.title}: {whole:.3g} s, if all steps are like {profile.steps} timed ones")
     Console().print(view)
-    announce(f"nothing was recorded; trace, for https://ui.perfetto.dev: {profile.trace}")
+    if config.trainer.compile:
+        announce(
+            "these steps are not compiled, since a compiled one has no parts; time whole runs to see what it gains"
+        )
+    announce(f"no result was saved; trace, for https://ui.perfetto.dev: {profile.trace}")
 
 
 def _show(records: "list[Record]", out: Path) -> None:

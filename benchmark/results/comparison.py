@@ -55,7 +55,10 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, metric: str | None = None
     each = [_done(runs, keys) for runs in (first, second)]
     both = each[0].merge(each[1], on=["_key", "seed"], suffixes=SUFFIXES)
     if not len(both):
-        raise UserError("the two have no finished run in common: the same method, dataset, settings and seed")
+        raise UserError(
+            "the two have no finished run in common: the same method, dataset, settings and seed; "
+            "`bench table` puts runs of different settings beside one another"
+        )
     rows = [_row(pairs, metric) for _, pairs in both.groupby("_key", sort=True)]
     comparison = pd.DataFrame([row for row in rows if row]).reset_index(drop=True)
     if not len(comparison):

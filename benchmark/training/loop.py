@@ -162,7 +162,7 @@ class TrainingLoop:
         except Unusable as reason:
             report.say(f"{reason}; starting afresh")
         if self.config.trainer.compile:
-            report.say("the first step is compiled, which takes some seconds to minutes, once for each kind of step")
+            report.say("the first step is compiled, in seconds to minutes; Ctrl-C stops the run after that")
         for line in never_reached(self.config.method, self.total):
             report.say(f"warning: {line}")
         self.loggers.begin(self.rows)

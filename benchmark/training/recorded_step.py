@@ -101,7 +101,7 @@ class Recorded:
         copies, before = [value.detach().clone() for value in tensors], random_state(tensors[0].device)
         recorder, result = self._recorded(inputs, math.inf)
         if recorder.obstacle:
-            raise UserError(f"trainer.compile is on, and {recorder.obstacle}, which cannot be compiled; leave it out")
+            raise UserError(f"trainer.compile is on, but {recorder.obstacle}; leave trainer.compile out, or that")
         self.programs[layout] = Program(recorder, result, copies)
         self.unchecked[layout] = Program(recorder, result)
         return self._again(layout, tensors, copies, before)
@@ -133,7 +133,10 @@ class Recorded:
         is_same = _is_same(program([copy.clone() for copy in copies]), result)
         if self.is_compiled:
             if not is_same:
-                raise UserError("trainer.compile is on, and a step depends on more than its tensors; leave it out")
+                raise UserError(
+                    "trainer.compile is on, but a step depends on more than its tensors, such as a number that Python "
+                    "counts; leave trainer.compile out, or that"
+                )
             return self._again(layout, tensors, copies, before)
         self.programs[layout], self.is_given_up = program, not is_same
         restore_random_state(after, tensors[0].device)

@@ -118,11 +118,17 @@ class FusedTraining:
                 with training.noise():
                     training.begin(report)
                 loggers.enter_context(closing(training.loggers))
-                report.say(f"trained together with {len(reports) - 1} other runs")
+                others = len(reports) - 1
+                report.say(f"trained together with {others} other {'run' if others == 1 else 'runs'}")
             if len({training.done for training in self.trainings}) > 1:
                 raise CannotFuse("they do not go on at the same step")
             self.stack_runs()
-            self._train(each)
+            try:
+                self._train(each)
+            except CannotFuse as reason:
+                line = f"trained alone after all: {reason}"
+                each(lambda r, training, report: report.say(line))
+                raise
             each(lambda r, training, report: ended(r, _finish(training, report)))
 
     def _train(self, each: Callable[[Act], None]) -> None:
