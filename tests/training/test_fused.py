@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from invbench.core.data import Problem
-from invbench.core.method import Method
+from invbench.core.method import Method, State
 from invbench.core.registry import METHODS
 from invbench.errors import CannotFuse, Interrupted, RunFailed, UserError
+from invbench.methods.erm import ERM
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.curves import read_curves
 from invbench.runs.folder import RunFolder, run_folders
@@ -514,3 +515,21 @@ def test_runs_in_one_order_share_their_batches(tmp_path: Path) -> None:
         run_one(config, Options("cpu", tmp_path / "alone", 0))
         name = config.spec.run_id
         assert_close(RunFolder(tmp_path / "alone" / name), RunFolder(tmp_path / "together" / name), 1e-5)
+
+
+class Reading(ERM):
+    """Reads a number of the risks, which is another one in each run."""
+
+    def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
+        return risks.mean() * (1 if risks.sum().item() > 0 else 2), state
+
+
+def test_the_log_says_that_runs_turn_out_to_be_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS._registered, "erm", Reading)
+    specs = [small_config("erm", "spirals", seed).spec for seed in range(2)]
+    outcomes = carry_out([spec.model_dump() for spec in specs], Options("cpu", tmp_path, fuse=2))
+    assert {outcome.status for outcome in outcomes} == {"apart"}
+    for spec in specs:
+        log = (tmp_path / spec.run_id / "log.txt").read_text()
+        assert "trained together with 1 other run\n" in log
+        assert "trained alone after all: a step of these runs cannot be mapped: " in log
