@@ -27,7 +27,7 @@ from invbench.pytree import Tree, flatten, map_leaves
 from invbench.runs.checkpoint import random_state, restore_random_state
 from invbench.training.gradients import Objective, Step
 from invbench.training.phases import Phases
-from invbench.training.recording import Recorder
+from invbench.training.recording import Flat, Recorder
 
 EARLIER = 5
 """Number of calls with tensors of the same shapes before one is recorded."""
@@ -92,7 +92,8 @@ class Recorded:
         recorder, result = self._recorded(inputs, MOST_BYTES)
         self.is_given_up = bool(recorder.obstacle)
         if not self.is_given_up:
-            self.unchecked[layout] = Program(recorder, result)
+            recorder.end(list(flatten(result).values()))
+            self.unchecked[layout] = Program(recorder.function(), result)
         return result
 
     def _compile(self, inputs: Tree, layout: object) -> Tree:
@@ -102,8 +103,9 @@ class Recorded:
         recorder, result = self._recorded(inputs, math.inf)
         if recorder.obstacle:
             raise UserError(f"trainer.compile is on, but {recorder.obstacle}; leave trainer.compile out, or that")
-        self.programs[layout] = Program(recorder, result, copies)
-        self.unchecked[layout] = Program(recorder, result)
+        recorder.end(list(flatten(result).values()))
+        self.programs[layout] = Program(recorder.compiled(copies), result)
+        self.unchecked[layout] = Program(recorder.function(), result)
         return self._again(layout, tensors, copies, before)
 
     def _again(self, layout: object, tensors: list[Tensor], copies: list[Tensor], before: State) -> Tree:
@@ -153,11 +155,10 @@ class Recorded:
 
 
 class Program:
-    """Recorded call, as a function of the leaves of its tree; compiled where tensors are given as an example."""
+    """Operations of a call, as a function of the leaves of its tree; its result tells the form of others."""
 
-    def __init__(self, recorder: Recorder, result: Tree, example: list[Tensor] | None = None) -> None:
-        recorder.end(list(flatten(result).values()))
-        self.operations = recorder.function() if example is None else recorder.compiled(example)
+    def __init__(self, operations: Flat, result: Tree) -> None:
+        self.operations = operations
         self.form = map_leaves(lambda value: None, result)
 
     @torch.no_grad()
