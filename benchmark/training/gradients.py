@@ -247,8 +247,9 @@ class Objective:
 
         Environments have passes of their own where a penalty needs all their gradients, and nothing couples them.
         """
-        coupled = self.method.transforms_features or couples_rows(self.model) or not isinstance(batch.y, Tensor)
-        if coupled or self.method.needs_each_gradient or not self.method.has_gradient_penalty:
+        method = self.method
+        is_separate = method.has_gradient_penalty and not method.needs_each_gradient and not method.transforms_features
+        if not is_separate or not isinstance(batch.y, Tensor) or couples_rows(self.model):
             risks, outputs = self.joint(parameters, batch, state)
             return risks, risks, outputs
         rows = (batch.environments(slice(index, index + 1)) for index in range(len(batch.x)))

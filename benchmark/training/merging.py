@@ -89,11 +89,11 @@ def share(graph: Graph) -> None:
     """
     first: dict[str, Node] = {}
     results = _results(graph)
-    changed = {memory(argument) for node in graph.nodes if _changes(node) for argument in node.all_input_nodes}
+    changed = {memory(argument) for node in graph.nodes if is_in_place(node) for argument in node.all_input_nodes}
     for node in list(graph.nodes):
-        if node.op != "call_function" or not changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
+        if node.op != "call_function" or is_random(node):
             continue
-        if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+        if not changed.isdisjoint(map(memory, (node, *node.all_input_nodes))):
             continue
         same = first.setdefault(repr((node.target, node.args, node.kwargs)), node)
         memories = {memory(same), memory(node)}
@@ -103,7 +103,12 @@ def share(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _changes(node: Node) -> bool:
+def is_random(node: Node) -> bool:
+    """Tell whether an operation draws random numbers."""
+    return isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def is_in_place(node: Node) -> bool:
     """Tell whether an operation changes an argument in place. Batch normalisation does not say that it does."""
     if not isinstance(node.target, OpOverload):
         return False

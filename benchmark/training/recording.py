@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.errors import CannotFuse, UserError
-from invbench.training.merging import memory, merge, share
+from invbench.training.merging import is_in_place, is_random, memory, merge, share
 
 aten = torch.ops.aten
 FUNCTIONS = (
@@ -71,14 +71,13 @@ def _fold(recorder: "Recorder") -> None:
     nodes = list(recorder.graph.nodes)
     changed: set[Node] = set()
     for node in reversed(nodes):
-        mutates = isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-        if mutates or node in changed:
+        if is_in_place(node) or node in changed:
             changed.update(node.all_input_nodes, [node])
     constants: set[Node] = set()
     for node in nodes:
         inputs = () if node.target in SHAPED else node.all_input_nodes
-        is_random = isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-        made = node.op == "call_function" and not is_random and node not in changed and constants.issuperset(inputs)
+        is_pure = node.op == "call_function" and not is_random(node) and node not in changed
+        made = is_pure and constants.issuperset(inputs)
         if node.op == "get_attr" or made:
             constants.add(node)
         if made and node in recorder.values and node.users:

@@ -240,9 +240,9 @@ def test_weight_zero_is_erm_bit_for_bit(name: str, task: str) -> None:
     s = Setting(TASKS[task])
     values = {"weight": 0.0} | (PLAIN if name in ("irmv1", "vrex", "mm_rex", "fishr", "ib_erm") else {})
     step, erm = s.step(made(name, values)), s.step(made("erm", {}))
-    is_same = torch.allclose if name == "iga" else torch.equal  # its environments have passes of their own
+    tolerance = 1e-13 if name == "iga" else 0  # its environments have passes of their own
     for key, gradient in erm.gradients.items():
-        assert is_same(step.gradients[key], gradient), key
+        torch.testing.assert_close(step.gradients[key], gradient, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["irmv1", "vrex", "mm_rex", "iga", "fishr", "coral", "mmd"])
