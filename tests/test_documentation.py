@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from pictures import write_tree
 
+from invbench.runs.resolve import resolve
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -70,6 +72,11 @@ def test_the_lists_name_what_there_is() -> None:
             assert f"`{name}`" in text, f"{page} does not mention {registry.kind} {name}"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{len(METHODS.entries())} methods on {len(DATASETS.entries())} datasets" in readme
+
+
+def test_the_run_that_the_readme_shows_is_that_of_today() -> None:
+    run_id = resolve("and_mask", "spirals", 0).spec.run_id
+    assert f"│ {run_id} │" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/use.md"])
