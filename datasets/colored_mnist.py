@@ -29,12 +29,12 @@ from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification, Classification
 from invbench.datasets._coloring import alternating, coloured, irm_splits
+from invbench.datasets._domainbed import domainbed_splits
 from invbench.datasets._mnist import Digits, load_mnist
 from invbench.errors import UserError
 
 TRAIN_IRM = 50_000 / 60_000
 DOMAINBED_FLIPS = (0.1, 0.2, 0.9)
-HELD_OUT = 0.2
 
 
 @register_dataset("colored_mnist")
@@ -75,19 +75,7 @@ class ColoredMNIST(Dataset):
         env = alternating(len(order), 3)
         images = torch.from_numpy(digits.images[order])[:, None] / 255
         whole = coloured(images, digits.labels[order], env, DOMAINBED_FLIPS, rng, grayscale=self.grayscale)
-        order, env, whole = order[:used], env[:used], whole.rows(torch.arange(used))
-        # The order is random already: the first of each environment can be held out.
-        sizes = np.bincount(env)
-        held_out = torch.from_numpy(np.arange(len(order)) // 3 < (HELD_OUT * sizes).astype(int)[env])
-        in_test = torch.from_numpy(env == self.test_environment)
-        # Training environments are 0 and 1, whichever is left out.
-        number = torch.from_numpy(np.where(env == self.test_environment, 2, env - (env > self.test_environment)))
-        whole = replace(whole, env=number)
-        splits = {
-            "train": whole.rows(~in_test & ~held_out),
-            "validation": whole.rows(~in_test & held_out),
-            "test": whole.rows(in_test & ~held_out),
-            "test_out": whole.rows(in_test & held_out),
-        }
+        env, whole = env[:used], whole.rows(torch.arange(used))
+        splits = domainbed_splits(whole, env, self.test_environment)
         full = digits.official and self.size is None
         return Problem(splits, Classification(2), "image", "full" if full else "partial")

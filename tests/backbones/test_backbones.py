@@ -37,6 +37,8 @@ def images(size: int, channels: int, outputs: int) -> Problem:
     ("name", "size", "channels", "outputs", "parameters"),
     [
         ("cnn_small", 28, 1, 10, 1_628_810),
+        ("domainbed_cnn", 28, 2, 2, 371_136 + 2 * 129),
+        ("domainbed_cnn", 28, 1, 10, 370_560 + 10 * 129),
         ("simple_conv", 32, 3, 4, 390_404),
         ("simple_conv", 45, 1, 1, 389_057),
         ("conv13", 32, 3, 10, 3_993_482),

@@ -56,9 +56,68 @@ SETTINGS: list[tuple[Facts, Facts]] = [
             "trainer.learning_rate": 1e-3,
             "trainer.weight_decay": 0.0,
             "trainer.schedule": "constant",
-            "backbone": "cnn_small",
+            "backbone": "domainbed_cnn",
+            "backbone.width": 64,
         },
     ),
+    (
+        DOMAINBED | {"method": "eqrm"},
+        {"method.quantile": 0.75, "method.burn_in": 2500, "method.learning_rate_after": 1e-6},
+    ),
+    (DOMAINBED | {"method": "causirl"}, {"method.weight": 1.0}),
+    (
+        DOMAINBED | {"method": "rdm"},
+        {
+            "method.weight": 5.0,
+            "method.variance_weight": 0.004,
+            "method.anneal_steps": 1500,
+            "method.weight_before": 0.0,
+            "method.learning_rate_after": 1.5e-5,
+        },
+    ),
+    (
+        DOMAINBED | {"method": "cad"},
+        {
+            "method.weight": 0.1,
+            "method.temperature": 0.1,
+            "method.flipped": True,
+            "method.normalised": False,
+        },
+    ),
+    (
+        DOMAINBED | {"method": "dann"},
+        {
+            "method.weight": 1.0,
+            "method.critic_steps": 1,
+            "method.gradient_penalty": 0.0,
+            "method.critic_width": 256,
+            "method.critic_depth": 2,
+            "method.critic_learning_rate": 1e-3,
+            "method.critic_momentum": 0.5,
+            "trainer.betas": [0.5, 0.9],
+        },
+    ),
+    (DOMAINBED | {"method": "mldg"}, {"method.weight": 1.0, "method.meta_test": 2}),
+    (DOMAINBED | {"method": "sagnet"}, {"method.weight": 0.1, "method.critic_learning_rate": 1e-3}),
+    (
+        DOMAINBED | {"method": "transfer"},
+        {"method.weight": 1.0, "method.radius": 2.0, "method.ascent_steps": 10, "method.ascent_rate": 1e-3},
+    ),
+    (
+        DOMAINBED | {"method": "trm"},
+        {"method.follow_weight": 1e-4, "method.group_rate": 1e-2, "method.warm_up": 200, "method.head_steps": 30},
+    ),
+    (
+        DOMAINBED | {"method": "urm"},
+        {
+            "method.weight": 0.1,
+            "method.activation": "tanh",
+            "method.critic_depth": 1,
+            "method.critic_learning_rate": 1e-3,
+        },
+    ),
+    (DOMAINBED | {"method": "mixup"}, {"method.alpha": 0.2}),
+    (DOMAINBED | {"method": "rsc"}, {"method.feature_share": 1 / 3, "method.batch_share": 1 / 3}),
     (
         DOMAINBED | {"method": "irmv1"},
         ANNEALED
