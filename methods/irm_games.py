@@ -83,7 +83,7 @@ class IRMGames(UpdateSchedule):
                 gradients[name] = torch.einsum("e,e...->...", is_player, g) + penalty_grad[name]
         return gradients, state
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         owners = {name: player_of(name) for name in names}
         rates = {name: self.representation_rate if owner is None else 1.0 for name, owner in owners.items()}
         if self.order == "at_once":

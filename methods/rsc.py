@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from invbench.core.data import Batch
 from invbench.core.hooks import FeatureTransform, Head
 from invbench.core.method import State
 from invbench.core.registry import register_method
@@ -37,15 +38,16 @@ class RSC(FeatureTransform):
         1 / 3, "b, share of the examples whose features are muted", ge=0, le=1, search=Uniform(0, 0.5)
     )
 
-    def features(self, representation: Tensor, head: Head, y: Tensor, state: State) -> Tensor:
-        phi = representation.detach()
+    def features(self, representation: Tensor, head: Head, batch: Batch, state: State) -> Tensor:
+        phi, y = representation.detach().flatten(0, 1), batch.y.flatten(0, 1)
         g = grad(lambda features: score(head(features), y).sum())(phi).detach()
         keep_feature = g < quantile(g, 1 - self.feature_share)[:, None]
         with torch.no_grad():
             change = probability(head(phi), y) - probability(head(phi * keep_feature), y)
         keep_example = change < quantile(change, 1 - self.batch_share)
         kept: Tensor = keep_feature | keep_example[:, None]
-        return representation * kept
+        changed: Tensor = representation * kept.unflatten(0, batch.y.shape)
+        return changed
 
 
 def score(prediction: Tensor, y: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class PenaltyMethod(ScaledObjective, OptimizerRestarts):
         return annealed(state["step"], self.anneal_steps, self.weight_before, self.weight, like)
 
 
-def annealed(step: Tensor, steps: int, before: float, after: float, like: Tensor) -> Tensor:
+def annealed(step: Tensor, steps: int, before: float | Tensor, after: float | Tensor, like: Tensor) -> Tensor:
     """Return `before` in the first `steps` steps, `after` from then on, in the type and on the device of `like`."""
     final = scalar(after, like)
     return final if is_zero(steps) else torch.where(step < steps, scalar(before, like), final)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from invbench.core.data import Problem
 from invbench.core.method import Outputs
 from invbench.core.settings import Settings
+from invbench.errors import UserError
 
 
 class Backbone(Settings):
@@ -52,6 +53,38 @@ class FeaturesAndHead(nn.Module):
     def forward(self, x: Tensor) -> Outputs:
         representation = self.features(x)
         return Outputs(self.head(representation), representation)
+
+
+class EnvironmentNetwork(nn.Module):
+    """A network that predicts examples of one environment together. Subclasses define `forward(x, env=None)`.
+
+    `x` (E * B, ...) are the examples of environments env (E,), one after another. Without `env`, as in evaluation,
+    they are of one environment, whose number is not known.
+
+    Args:
+        support: number of examples that are predicted together in evaluation.
+    """
+
+    def __init__(self, support: int) -> None:
+        super().__init__()
+        self.support = support
+
+
+def network_with_head(model: nn.Module) -> tuple[str, FeaturesAndHead]:
+    """Return the part of a model that ends in a linear head, with its name.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    networks = _networks(model)
+    if len(networks) != 1:
+        raise UserError("the method needs a network with one linear head; choose another backbone")
+    return next(iter(networks.items()))
+
+
+def is_of_head(name: str) -> bool:
+    """Tell whether a parameter of this name is of the linear head of a network."""
+    return ".head." in f".{name}"
 
 
 def features_rates(model: nn.Module) -> dict[str, float]:

@@ -10,23 +10,32 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, PairedTargets, Problem
+from invbench.core.data import Batch, Problem
 from invbench.core.hooks import (
+    Averaging,
     BatchMixing,
     Critic,
     CriticFn,
+    EnvironmentContext,
     FeatureTransform,
     GradientPenalty,
     Head,
+    InnerStep,
+    InnerSteps,
+    InputChange,
+    LearningRateChange,
     OptimizerRestarts,
+    RandomDraws,
     ScaledObjective,
+    StepFn,
     Update,
     UpdateSchedule,
+    WeightAveraging,
     WithCritic,
 )
 from invbench.core.method import Gradients, Method, Outputs, State, overrides
 from invbench.errors import UserError
-from invbench.seeding import stream, torch_stream
+from invbench.seeding import as_int, stream, torch_stream
 
 GRADIENT = ("moments", "combine_moments", "combine")
 NO_CRITICS: Mapping[str, CriticFn] = MappingProxyType({})
@@ -49,19 +58,28 @@ class Composition:
                 rest = "+".join(other for other in self.parts if other != name)
                 raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
         for what, parts in (
-            ("the mean of the risks", [*self._with_risk, *self._one_per_environment]),
-            ("the mean of the gradients", [*self._with_rule, *self._one_per_environment]),
+            ("the mean of the risks", [*self._with_risk, *self._one_at_a_time]),
+            ("the mean of the gradients", [*self._with_rule, *self._one_at_a_time]),
             ("the order of the updates", self._all(UpdateSchedule)),
+            ("the steps", [*self._all(InnerSteps), *self._one_per_environment]),
+            ("the learning rate", self._all(LearningRateChange)),
+            ("the final weights", self._all(WeightAveraging)),
             ("the batch", self._all(BatchMixing)),
             ("the representation", self._all(FeatureTransform)),
         ):
             if len(parts) > 1:
                 raise UserError(f"{' and '.join(parts)} both replace {what}; use one of them at a time")
-        for visiting in self._one_per_environment:
+        for visiting in self._one_at_a_time:
             compares = [*self._with_penalty, *self._all(BatchMixing)]
             for name in compares:
                 if "environments" in self.parts[name].requires:
                     raise UserError(f"{visiting} visits one environment at a time, so {name} has none to compare with")
+        for looking in self._all(EnvironmentContext):
+            names = list(self.parts)
+            for name in names[names.index(looking) + 1 :]:
+                if overrides(self.parts[name], "build"):
+                    rest = "+".join(other for other in names if other != looking)
+                    raise UserError(f"{looking} must know environments, so it must come last: {rest}+{looking}")
         for mixing in self._all(BatchMixing):
             for name in (*self._all(WithCritic), *self._all(FeatureTransform)):
                 raise UserError(f"{mixing} gives each example two targets, and {name} needs one")
@@ -87,6 +105,11 @@ class Composition:
     def _one_per_environment(self) -> list[str]:
         return [name for name, part in self._all(UpdateSchedule).items() if part.one_per_environment]
 
+    @cached_property
+    def _one_at_a_time(self) -> list[str]:
+        inner = [name for name, part in self._all(InnerSteps).items() if part.one_environment_at_a_time]
+        return [*self._one_per_environment, *inner]
+
     @property
     def name(self) -> str:
         """Name of the composition, as on the command line."""
@@ -101,6 +124,11 @@ class Composition:
     def replaces_model(self) -> bool:
         """Whether the first part makes the network itself."""
         return next(iter(self.parts.values())).replaces_model
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether some part makes a network in which the rows of a batch depend on each other."""
+        return any(part.couples_rows for part in self.parts.values())
 
     @property
     def replaces_risk(self) -> bool:
@@ -142,13 +170,34 @@ class Composition:
             batch = part.mix(batch, state[name])
         return batch
 
-    def features(self, representation: Tensor, head: Head, y: Tensor | PairedTargets, state: State) -> Tensor:
-        """Change the representation (N, features) by the part that does so, if any."""
-        if isinstance(y, PairedTargets):  # refused when the parts were put together
-            raise TypeError("a representation is changed by single targets")
+    def features(self, representation: Tensor, head: Head, batch: Batch, state: State) -> Tensor:
+        """Change the representation (E, B, features) by the part that does so, if any."""
         for name, part in self._all(FeatureTransform).items():
-            representation = part.features(representation, head, y, state[name])
+            representation = part.features(representation, head, batch, state[name])
         return representation
+
+    @cached_property
+    def has_inner_steps(self) -> bool:
+        """Whether some part computes steps from others."""
+        return bool(self._all(InnerSteps))
+
+    def makes_inner_steps(self, step: int) -> bool:
+        """Tell whether some part computes the step with this index from others."""
+        return any(part.is_active(step) for part in self._all(InnerSteps).values())
+
+    def outer_step(
+        self, step: StepFn, parameters: Mapping[str, Tensor], batch: Batch, state: State, rate: Tensor
+    ) -> tuple[InnerStep, State]:
+        """Compute the step by the part that makes it of others, and that part's state by its name."""
+        ((name, part),) = self._all(InnerSteps).items()
+        result, part_state = part.outer_step(step, parameters, batch, state[name], rate)
+        return result, {name: part_state}
+
+    def learning_rate(self, rate: float | Tensor, state: State) -> float | Tensor:
+        """Return the learning rate of this step: the trainer's, unless some part changes it."""
+        for name, part in self._all(LearningRateChange).items():
+            rate = part.learning_rate(rate, state[name])
+        return rate
 
     @property
     def uses_moments_only(self) -> bool:
@@ -181,11 +230,11 @@ class Composition:
         changes_batch = any(isinstance(part, BatchMixing | FeatureTransform) for part in self.parts.values())
         return self.has_penalty or self.replaces_risk or changes_batch
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         """Return what an update moves: by the part that schedules updates, else all parameters."""
         names = list(names)
         for name, part in self._all(UpdateSchedule).items():
-            update = part.update(names, count)
+            update = part.update(names, count, step)
             rates = {parameter: float(rate) for parameter, rate in update.rates.items()}
             if wrong := [key for key, rate in rates.items() if key not in names or not math.isfinite(rate)]:
                 raise ValueError(f"update of method {name} gives '{wrong[0]}' the rate {rates[wrong[0]]}")
@@ -237,6 +286,10 @@ class Composition:
                 return f"{name} makes or changes the network itself"
             if isinstance(part, BatchMixing):
                 return f"{name} changes batches, which may draw numbers"
+            if isinstance(part, WeightAveraging):
+                return f"{name} keeps a mean of the weights"
+            if isinstance(part, InnerSteps) and type(part).is_active is not InnerSteps.is_active:
+                return f"{name} makes some steps in another way"
             if isinstance(part, UpdateSchedule):
                 how = (
                     "visits the environments one after another"
@@ -251,6 +304,17 @@ class Composition:
         return replace(
             self, parts={name: part.model_copy(update=dict(values.get(name, {}))) for name, part in self.parts.items()}
         )
+
+    @cached_property
+    def averaging(self) -> Averaging | None:
+        """Mean of the weights that evaluations have, where some part asks for one."""
+        return next((part.averaging() for part in self._all(WeightAveraging).values()), None)
+
+    def inputs(self, problem: Problem) -> Problem:
+        """Return a problem with inputs of the shape that the backbone gets."""
+        for part in self._all(InputChange).values():
+            problem = part.inputs(problem)
+        return problem
 
     def build(self, model: nn.Module, problem: Problem, seed: int) -> nn.Module:
         """Let each part wrap the model, each with a separate random stream."""
@@ -267,15 +331,23 @@ class Composition:
                 critics[name] = part.critic(problem, outputs)
         return {name: critic for name, critic in critics.items() if critic is not None}
 
-    def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
-        """Return every part's initial state under its name, with the step counter that the engine advances."""
+    def initial_state(self, parameters: Mapping[str, Tensor], environments: int, seed: int = 0) -> State:
+        """Return every part's initial state under its name, with the step counter that the engine advances.
+
+        Args:
+            seed: of the run.
+        """
         device = next((value.device for value in parameters.values()), torch.device("cpu"))
         state: State = {}
         for name, part in self.parts.items():
             state[name] = dict(part.initial_state(parameters, environments))
-            if "step" in state[name]:
-                raise UserError(f"initial_state of method {name} has 'step', which the engine counts; rename it")
+            for taken in ("step", "draws"):
+                if taken in state[name]:
+                    raise UserError(f"initial_state of method {name} has '{taken}', which the engine keeps; rename it")
             state[name]["step"] = torch.zeros((), dtype=torch.int64, device=device)
+            if isinstance(part, RandomDraws):
+                number = as_int(stream(seed, "noise", "draws", name)) % 2**32
+                state[name]["draws"] = torch.full((1,), number, dtype=torch.int64, device=device)
         return state
 
     def advance(self, state: State) -> State:

@@ -161,8 +161,11 @@ class Batch(NamedTuple):
 
     def environment(self, number: Tensor) -> "Batch":
         """Select the environment with this number, a tensor on the same device."""
-        row = (self.env == number).to(torch.int64).argmax()[None]
-        return Batch(**{name: value.index_select(0, row) for name, value in self.tensors().items()})
+        return self.at((self.env == number).to(torch.int64).argmax()[None])
+
+    def at(self, positions: Tensor) -> "Batch":
+        """Select the environments at these positions (E',)."""
+        return Batch(**{name: value.index_select(0, positions) for name, value in self.tensors().items()})
 
     def mixed(self, x: Tensor, y: PairedTargets, first: Tensor) -> "Batch":
         """Replace the inputs by others with two targets each, for a method that mixes; `first` gives all else."""

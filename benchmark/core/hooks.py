@@ -7,6 +7,7 @@ are pure functions of tensors, unless one says something else.
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -57,6 +58,65 @@ class OptimizerRestarts(Method):
         """Return the steps, counted from 0, ahead of which the optimiser drops its moments and their count."""
 
 
+class InputChange(Method):
+    """Mixin: give the backbone other inputs than the data's."""
+
+    @abstractmethod
+    def inputs(self, problem: Problem) -> Problem:
+        """Return a problem with inputs of the shape that the backbone gets."""
+
+
+class EnvironmentContext(Method):
+    """Mixin: make a network that predicts the examples of one environment together, an `EnvironmentNetwork`."""
+
+
+class LearningRateChange(Method):
+    """Mixin: train with another learning rate than the trainer's."""
+
+    @abstractmethod
+    def learning_rate(self, rate: float | Tensor, state: State) -> float | Tensor:
+        """Return the learning rate of this step, ahead of the trainer's schedule.
+
+        Args:
+            rate: the trainer's.
+        """
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Running mean of the weights over steps.
+
+    Args:
+        first_step: step, from 1, after which the weights are the first to count; until then the mean is the weights.
+        decay: of an exponential mean; None has all weights count alike.
+    """
+
+    first_step: int = 1
+    decay: float | None = None
+
+    def weight(self, step: int) -> float:
+        """Return the share in the mean of the weights after the step with this number, from 1."""
+        if step <= self.first_step:
+            return 1.0
+        return 1 / (step - self.first_step + 1) if self.decay is None else 1 - self.decay
+
+
+class WeightAveraging(Method):
+    """Mixin: predict with a mean of the weights."""
+
+    @abstractmethod
+    def averaging(self) -> Averaging:
+        """Return which mean evaluations and the finished run have."""
+
+
+class RandomDraws(Method):
+    """Mixin: draw random numbers in hooks as a function of the state, so that whole runs can be mapped.
+
+    The engine adds `state["draws"]` (1,), a number of the run and of the method. `invbench.components.draws` makes
+    random numbers of it.
+    """
+
+
 class Update(NamedTuple):
     """Parameters of one update.
 
@@ -80,12 +140,13 @@ class UpdateSchedule(Method):
     one_per_environment: ClassVar[bool] = False
     """Whether a step makes one update for each environment, one after another, and then calls `finish_step`."""
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         """Return what an update moves, by default all parameters; the others keep their moments too.
 
         Args:
             names: of all parameters.
             count: number of earlier updates since the optimiser's last restart.
+            step: index of the step.
         """
         return Update(dict.fromkeys(names, 1.0), count)
 
@@ -109,12 +170,50 @@ class FeatureTransform(Method):
     """Mixin: change the representation between the network's body and its head, in training only."""
 
     @abstractmethod
-    def features(self, representation: Tensor, head: Head, y: Tensor, state: State) -> Tensor:
-        """Return the representation (N, features) that the head gets in place of the body's.
+    def features(self, representation: Tensor, head: Head, batch: Batch, state: State) -> Tensor:
+        """Return the representation (E, B, features) that the head gets in place of the body's.
 
         Args:
             head: the last linear layer, with its present weights.
-            y: targets (N,), of all environments of the step.
+        """
+
+
+class InnerStep(NamedTuple):
+    """Gradient of the objective by every parameter, the objective (0-dimensional) and the risks (E,).
+
+    start: values of all parameters for the update to begin from; empty: the present ones.
+    """
+
+    gradients: Gradients
+    objective: Tensor
+    risks: Tensor
+    start: Mapping[str, Tensor] = MappingProxyType({})
+
+
+StepFn = Callable[[Mapping[str, Tensor], Batch], InnerStep]
+"""Function of parameters and a batch: the step that all other hooks make of them."""
+
+
+class InnerSteps(Method):
+    """Mixin: compute the gradient of a step from steps at other parameters, or of other batches."""
+
+    one_environment_at_a_time: ClassVar[bool] = False
+    """Whether inner steps are made of single environments, so that nothing can compare them."""
+
+    def is_active(self, step: int) -> bool:
+        """Tell whether the step with this index is made of others."""
+        return True
+
+    @abstractmethod
+    def outer_step(
+        self, step: StepFn, parameters: Mapping[str, Tensor], batch: Batch, state: State, rate: Tensor
+    ) -> tuple[InnerStep, State]:
+        """Return the step that the optimiser follows. Other parts' states are those after the first inner step.
+
+        Args:
+            step: what it returns has no graph.
+            parameters: the present ones.
+            rate: this step's learning rate (0-dimensional).
         """
 
 
@@ -172,6 +271,7 @@ CHANGED_BY_MIXINS: dict[str, tuple[type[Method], ...]] = {
     "the objective": (WithCritic, GradientPenalty, ScaledObjective),
     "the batch": (BatchMixing,),
     "the representation": (FeatureTransform,),
+    "the gradient": (InnerSteps,),
     "the order of updates": (UpdateSchedule,),
 }
 """What a method changes, by the hooks that it overrides and by the mixins that it derives from."""

@@ -25,18 +25,29 @@ class Outputs(NamedTuple):
 
     prediction (..., outputs); representation (..., features), the input of the last linear layer, where there is one;
     learned: what a model has learned besides its weights, by name, the same for all inputs, such as widths (k,);
-    loss_gradients (..., outputs): of each example's loss by its prediction, which the engine adds for penalties.
+    further (..., *): what else a network computes of its inputs, by name.
+
+    The engine adds for penalties: losses (...) of the examples, and loss_gradients (..., outputs) by their predictions;
+    head, weights (outputs, features) and biases (outputs,) of the last linear layer, where the network has one; body
+    (..., features), the representation ahead of a method's change of it.
     """
 
     prediction: Tensor
     representation: Tensor | None = None
     learned: Mapping[str, Tensor] = MappingProxyType({})
     loss_gradients: Tensor | None = None
+    further: Mapping[str, Tensor] = MappingProxyType({})
+    losses: Tensor | None = None
+    head: tuple[Tensor, Tensor] | None = None
+    body: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
-        """Apply `change` to the outputs that belong to inputs."""
-        representation = None if self.representation is None else change(self.representation)
-        return self._replace(prediction=change(self.prediction), representation=representation)
+        """Apply `change` to what the network computes of its inputs."""
+        return self._replace(
+            prediction=change(self.prediction),
+            representation=None if self.representation is None else change(self.representation),
+            further={name: change(value) for name, value in self.further.items()},
+        )
 
 
 def as_outputs(value: Tensor | Outputs) -> Outputs:
@@ -69,6 +80,9 @@ class Method(Settings):
 
     replaces_model: ClassVar[bool] = False
     """Whether `build` makes a network of its own and ignores the one it is given."""
+
+    couples_rows: ClassVar[bool] = False
+    """Whether in the network that `build` makes the rows of a batch depend on each other, as by batch normalisation."""
 
     trains: ClassVar[bool] = True
     """Whether there is anything to train; without, `build` gives the answer and its network has no free parameters."""

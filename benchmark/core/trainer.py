@@ -61,6 +61,12 @@ class TrainerConfig(Settings):
     warmup: float = setting(0.0, "fraction of the run over which the rate rises linearly from 0", ge=0, lt=1)
     floor: float = setting(0.0, "cosine: least multiple of the learning rate", ge=0, le=1)
 
+    average: Literal["none", "mean", "exponential"] = setting(
+        "none", "mean of the weights over steps, which evaluations and the finished run have in place of the last ones"
+    )
+    average_from: int = setting(1, "step after which the weights are the first to count in it", ge=1)
+    average_decay: float = setting(0.999, "exponential: share of the earlier mean in each step", gt=0, lt=1)
+
     strategy: Literal["auto", "joint", "loop", "vmap"] = setting(
         "auto",
         "how environment gradients are computed: one graph, one environment at a time, or mapped; auto goes by a rule",

@@ -1,12 +1,13 @@
 """Measure metrics of whole splits, with one transfer to the host per split, and coefficients of linear models."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from invbench.components.augmentation import test_copies
+from invbench.core.backbone import EnvironmentNetwork
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.image_file import ImageFile
 from invbench.core.method import Outputs, as_outputs
@@ -74,7 +75,7 @@ def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure |
     Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
     `<primary>_worst` of them.
     """
-    outputs = outputs_of(model, split.x, representations=further is not None)
+    outputs = outputs_of(model, split.x, further is not None, split.environment_rows)
     scores = {metric: values.double() for metric, values in task.scores(outputs.prediction, split.y).items()}
     means = {metric: values.mean() for metric, values in scores.items()}
     means |= _by_environment(task, scores[task.primary], split)
@@ -92,35 +93,58 @@ def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tenso
     return each | {f"{task.primary}_average": values.mean(), f"{task.primary}_worst": worst}
 
 
-def outputs_of(model: nn.Module, x: Tensor | ImageFile, representations: bool = True) -> Outputs:
+def outputs_of(
+    model: nn.Module, x: Tensor | ImageFile, representations: bool = True, environment_rows: Sequence[Tensor] = ()
+) -> Outputs:
     """Predict inputs (N, ...) in parts of a size that is fast.
 
     Args:
         representations: return those of all inputs, too, where the model has them.
+        environment_rows: indices of each environment's inputs, which some networks predict together.
     """
     on_cpu, size = x.device.type == "cpu", x[0].numel()
     rows = max(ROWS_OF_CPU if on_cpu else ROWS, NUMBERS // size)
     rows = min(rows, max(1, (MOST_NUMBERS_OF_CPU if on_cpu else MOST_NUMBERS) // size))
     prediction = representation = None
-    done = 0
-    for part in x.split(max(1, rows // test_copies(model))):
+    parts: Iterator[tuple[slice | Tensor, Tensor]]
+    if isinstance(model, EnvironmentNetwork):
+        parts = _of_one_environment(x, model.support, environment_rows)
+    else:
+        parts = _one_after_another(x.split(max(1, rows // test_copies(model))))
+    for index, part in parts:
         outputs = as_outputs(model(part))
-        prediction = _filled(prediction, done, outputs.prediction, len(x))
+        prediction = _filled(prediction, index, outputs.prediction, len(x))
         if representations and outputs.representation is not None:
-            representation = _filled(representation, done, outputs.representation, len(x))
-        done += len(part)
+            representation = _filled(representation, index, outputs.representation, len(x))
     return Outputs(cast(Tensor, prediction), representation)  # a split has an example
 
 
-def _filled(whole: Tensor | None, start: int, part: Tensor, count: int) -> Tensor:
-    """Write a part into a tensor of so many rows, which the first part makes.
+def _one_after_another(parts: Iterable[Tensor]) -> Iterator[tuple[slice | Tensor, Tensor]]:
+    """Yield parts with their rows."""
+    done = 0
+    for part in parts:
+        yield slice(done, done + len(part)), part
+        done += len(part)
+
+
+def _of_one_environment(
+    x: Tensor | ImageFile, support: int, environment_rows: Sequence[Tensor]
+) -> Iterator[tuple[slice | Tensor, Tensor]]:
+    """Yield up to `support` inputs of one environment at a time, with their rows; of all in turn without any."""
+    for rows in environment_rows or [torch.arange(len(x), device=x.device)]:
+        for index in rows.split(support):
+            yield index, x[index]
+
+
+def _filled(whole: Tensor | None, index: slice | Tensor, part: Tensor, count: int) -> Tensor:
+    """Write a part into rows of a tensor of so many, which the first part makes.
 
     Parts that are kept, to be joined at the end, would lie between the large tensors of each part's inputs, and keep
     the C library from using their memory again: gigabytes of it, with large images.
     """
     if whole is None:
         whole = part.new_empty((count, *part.shape[1:]))
-    whole[start : start + len(part)] = part
+    whole[index] = part
     return whole
 
 

@@ -80,5 +80,9 @@ LATE_STARTS = {
     "anneal_steps": ("weight", "weight_before"),
     "pretrain_steps": ("weight", None),
     "bottleneck_anneal_steps": ("bottleneck_weight", None),
+    "burn_in": ("quantile", None),
+    "warm_up": ("follow_weight", None),
+    "first_step": ("candidates", None),
 }
-"""Settings with the step from which a penalty has its weight: that weight, and the one before it, None for 0."""
+"""Settings with the step from which another one counts, such as a penalty's weight: that, and the weight before it,
+None for 0."""

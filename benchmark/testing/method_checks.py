@@ -18,6 +18,7 @@ from invbench.core.hooks import BatchMixing, FeatureTransform
 from invbench.core.method import Method, Outputs, State, as_outputs, class_overrides
 from invbench.core.settings import setting
 from invbench.core.trainer import Strategy
+from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec
 from invbench.testing.cells import assert_same_training, load, objective_of, run_until, without_coupling
@@ -202,7 +203,10 @@ def model_reports_what_is_learned(config: RunConfig) -> None:
         raise AssertionError("there is no network to wrap")
     problem = load(config)
     torch.manual_seed(0)
-    model = part.build(_Learning(config.backbone.build(problem)), problem)
+    try:
+        model = part.build(_Learning(config.backbone.build(config.method.inputs(problem))), problem)
+    except UserError:
+        return  # it takes no network that has learned such
     x = problem.splits["test"].x[:4]
     for training in (True, False):
         learned = as_outputs(model.train(training)(x)).learned
@@ -215,11 +219,11 @@ def _trains(cls: type[Method]) -> bool:
 
 def _separable(cls: type[Method]) -> bool:
     """Tell whether environments can be gone through one by one: not where representations depend on all of them."""
-    return cls.trains and not cls.replaces_model and not issubclass(cls, FeatureTransform)
+    return cls.trains and not (cls.replaces_model or cls.couples_rows) and not issubclass(cls, FeatureTransform)
 
 
 def _mappable(cls: type[Method]) -> bool:
-    return cls.trains and not cls.replaces_model and not issubclass(cls, BatchMixing)
+    return cls.trains and not (cls.replaces_model or cls.couples_rows) and not issubclass(cls, BatchMixing)
 
 
 METHOD_CHECKS = (

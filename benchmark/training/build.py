@@ -146,7 +146,9 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
         check_fit({"model": model.state_dict()}, checkpoint.tensors)
     except Unusable:
         raise UserError(f"the weights of {path} belong to another version of the network; run it again") from None
-    model.load_state_dict(checkpoint.tensors["model"])
+    average = checkpoint.tensors.get("average", {})
+    means = {name: value for part in average.values() for name, value in part.items()}
+    model.load_state_dict({**checkpoint.tensors["model"], **means})
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise UserError(f"the weights of {path} are not all finite; run it again")
     return RestoredRun(config, problem_on(chosen, config, problem), model.eval())
@@ -181,5 +183,5 @@ def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch
 def build_model(config: RunConfig, problem: Problem) -> torch.nn.Module:
     """Build the network of a run on the CPU. Its initial numbers do not depend on the method."""
     with torch_stream(stream(config.spec.seed, "init")):
-        backbone = config.backbone.build(problem) if config.backbone else torch.nn.Identity()
+        backbone = config.backbone.build(config.method.inputs(problem)) if config.backbone else torch.nn.Identity()
     return config.method.build(backbone, problem, config.spec.seed)

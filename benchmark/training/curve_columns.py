@@ -62,11 +62,11 @@ SHOWN = 64
 def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Select what the curves show of a state, by dotted name.
 
-    That is its numbers without the step counters, and its tensors element by element where they are `SHOWN` or fewer in
-    all. Critics are not shown.
+    That is its numbers without what the engine keeps there, and its tensors element by element where they are `SHOWN`
+    or fewer in all. Critics are not shown.
     """
     flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
-    leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] != "step"}
+    leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] not in ("step", "draws")}
     tensors = {name: value for name, value in leaves.items() if value.ndim}
     columns = {name: value for name, value in leaves.items() if not value.ndim}
     if sum(value.numel() for value in tensors.values()) <= SHOWN:

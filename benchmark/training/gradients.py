@@ -11,8 +11,9 @@ Environment gradients are added up as the method's moments while they appear: me
 is one that moments cannot express.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +21,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
 
-from invbench.core.backbone import FeaturesAndHead, couples_rows
+from invbench.core.backbone import EnvironmentNetwork, couples_rows, network_with_head
 from invbench.core.composition import Composition
 from invbench.core.data import Batch, PairedTargets
-from invbench.core.hooks import CriticFn
+from invbench.core.hooks import CriticFn, InnerStep
 from invbench.core.method import Gradients, Outputs, State, as_outputs
 from invbench.core.task import Task
 from invbench.core.trainer import Strategy, TrainerConfig
 from invbench.errors import UserError
 from invbench.pytree import map_leaves
+from invbench.tensors import scalar
 from invbench.training.flat_module import FlatModule
 from invbench.training.phases import timed_phase
 
@@ -42,7 +44,8 @@ class Step(NamedTuple):
     """Result of one step: the gradient per parameter, the objective, the method's new state, the objective's parts.
 
     objective and penalty are 0-dimensional; risks (E,) are in the order of the batch. buffers: the network's after the
-    step, where it does not change them in place.
+    step, where it does not change them in place. start: parameters for the update to begin from, where the step moves
+    them.
     """
 
     gradients: Gradients
@@ -51,6 +54,7 @@ class Step(NamedTuple):
     risks: Tensor
     penalty: Tensor
     buffers: Mapping[str, Tensor] = {}
+    start: Mapping[str, Tensor] = {}
 
 
 class Moments:
@@ -108,10 +112,11 @@ class Objective:
     critics: Mapping[str, FlatModule] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def outputs(self, parameters: Mapping[str, Tensor], x: Tensor) -> Outputs:
-        """Apply the network to inputs (N, ...): outputs (N, ...)."""
+    def outputs(self, parameters: Mapping[str, Tensor], x: Tensor, env: Tensor | None = None) -> Outputs:
+        """Apply the network to inputs (N, ...), of environments env (E,) one after another: outputs (N, ...)."""
+        inputs = (x, env) if isinstance(self.model, EnvironmentNetwork) else (x,)
         with timed_phase("forward"), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, (x,)))
+            value = as_outputs(functional_call(self.model, {**self.buffers, **parameters}, inputs))
             return value.map(lambda part: part.to(x.dtype))
 
     def risk(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor | PairedTargets) -> Tensor:
@@ -136,7 +141,7 @@ class Objective:
 
     def batch_outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> Outputs:
         """Compute outputs (E, B, ...) in one pass over all environments' examples."""
-        flat = self.outputs(parameters, batch.x.flatten(0, 1))
+        flat = self.outputs(parameters, batch.x.flatten(0, 1), batch.env)
         return flat.map(lambda part: part.unflatten(0, batch.x.shape[:2]))
 
     def joint(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> tuple[Tensor, Outputs]:
@@ -145,27 +150,48 @@ class Objective:
         with timed_phase("objective"):
             if self.method.transforms_features:
                 outputs = self._transformed(parameters, outputs, batch, state)
+            losses = self._losses(outputs.prediction, batch.y)
             if self.method.has_penalty:
-                outputs = outputs._replace(loss_gradients=self._loss_gradients(outputs.prediction, batch.y))
-            return self._losses(outputs.prediction, batch.y).mean(1), outputs
+                slopes = self._loss_gradients(outputs.prediction, batch.y)
+                outputs = outputs._replace(loss_gradients=slopes, losses=losses, head=self._head(parameters))
+            return losses.mean(1), outputs
 
     def _transformed(self, parameters: Mapping[str, Tensor], outputs: Outputs, batch: Batch, state: State) -> Outputs:
         """Replace the representation by what the method makes of it, and the predictions by those that follow."""
-        name, layer = head_of(self.model)
+        name, network = network_with_head(self.model)
+        name, layer = f"{name}.head".removeprefix("."), network.head
         head_parameters = {k.removeprefix(f"{name}."): v for k, v in parameters.items() if k.startswith(f"{name}.")}
 
         def head(features: Tensor) -> Tensor:
             prediction: Tensor = functional_call(layer, head_parameters, (features,))
             return prediction
 
-        if outputs.representation is None:  # head_of has found a network that gives one
+        body = outputs.representation
+        if body is None:  # such a network gives one
             raise TypeError("the network returns no representation")
-        shape = batch.x.shape[:2]
-        y = batch.y.flatten(0, 1) if isinstance(batch.y, Tensor) else batch.y
-        features = self.method.features(outputs.representation.flatten(0, 1), head, y, state)
-        return outputs._replace(
-            representation=features.unflatten(0, shape), prediction=head(features).unflatten(0, shape)
-        )
+        features = self.method.features(body, head, batch, state)
+        return outputs._replace(representation=features, prediction=head(features), body=body)
+
+    def _head(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Return weights and biases of the last linear layer, where the network has one."""
+        if self.head_name is None:
+            return None
+        name, layer = self.head_name, self.model.get_submodule(self.head_name)
+        values = {**dict(layer.named_parameters(prefix=name)), **self.buffers, **parameters}
+        weight = values[f"{name}.weight"]
+        return weight, values.get(f"{name}.bias", weight.new_zeros(len(weight)))
+
+    @property
+    def _couples_rows(self) -> bool:
+        return couples_rows(self.model) or self.method.couples_rows
+
+    @cached_property
+    def head_name(self) -> str | None:
+        """Name of the last linear layer, where the network has one."""
+        try:
+            return f"{network_with_head(self.model)[0]}.head".removeprefix(".")
+        except UserError:
+            return None
 
     def with_copies(self) -> "Objective":
         """Return the objective with copies of its buffers, which passes in training may change."""
@@ -175,21 +201,56 @@ class Objective:
         """Return the critics as functions, with the tensors that the state holds."""
         return {name: network.bind(state[name]["critic"]) for name, network in self.critics.items()}
 
-    def step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        """Compute the gradient of one step. With strategy vmap this is a pure function of its tensors."""
-        batch = self.method.mix(batch, state)
+    def step(
+        self, parameters: Mapping[str, Tensor], batch: Batch, state: State, rate: float | Tensor | None = 1e-3
+    ) -> Step:
+        """Compute the gradient of one step. With strategy vmap this is a pure function of its tensors.
+
+        Args:
+            rate: the learning rate, for methods that make a step of inner ones; None makes it without them.
+        """
+        return self._outer_step(self._plain_step, parameters, self.method.mix(batch, state), state, rate)
+
+    def _plain_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+        """Compute the gradient of one step of a mixed batch, without inner ones."""
         if self.strategy == "joint":
             return self._joint_step(parameters, batch, state)
         if self.strategy == "vmap" and self.method.has_gradient_penalty and not self.method.needs_each_gradient:
             return self._pure_step(parameters, batch, state)
         return self._separate_step(parameters, batch, state)
 
-    def pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
+    def pure_step(
+        self, parameters: Mapping[str, Tensor], batch: Batch, state: State, rate: float | Tensor | None = 1e-3
+    ) -> Step:
         """Compute the gradient of one step as a pure function of tensors that can be mapped over runs."""
-        batch = self.method.mix(batch, state)
-        if self.method.needs_each_gradient:
-            return replace(self, strategy="vmap")._separate_step(parameters, batch, state)
-        return self._pure_step(parameters, batch, state)
+        is_separate = self.method.needs_each_gradient
+        plain = replace(self, strategy="vmap")._separate_step if is_separate else self._pure_step
+        return self._outer_step(plain, parameters, self.method.mix(batch, state), state, rate)
+
+    def _outer_step(
+        self,
+        plain: Callable[[Mapping[str, Tensor], Batch, State], Step],
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        state: State,
+        rate: float | Tensor | None,
+    ) -> Step:
+        """Let a method make a step of inner ones, which `plain` computes."""
+        if rate is None or not self.method.has_inner_steps:
+            return plain(parameters, batch, state)
+        steps: list[Step] = []
+        is_pure = plain != self._plain_step or self.strategy == "vmap"
+
+        def inner(theta: Mapping[str, Tensor], some: Batch) -> InnerStep:
+            values = theta if is_pure else {name: value.detach().requires_grad_() for name, value in theta.items()}
+            steps.append(plain(values, some, state))
+            return InnerStep(steps[-1].gradients, steps[-1].objective, steps[-1].risks)
+
+        rate = rate if isinstance(rate, Tensor) else scalar(rate, batch.x)
+        result, part_state = self.method.outer_step(inner, _values(parameters), batch, state, rate)
+        first = steps[0]
+        changed = result._asdict() | {"start": dict(result.start), "state": first.state | detached(part_state)}
+        return first._replace(**changed)
 
     def _pure_step(self, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
         """Compute the gradient of one step from one pass, where the rule needs no environment's gradient alone."""
@@ -249,7 +310,7 @@ class Objective:
         """
         method = self.method
         is_separate = method.has_gradient_penalty and not method.needs_each_gradient and not method.transforms_features
-        if not is_separate or not isinstance(batch.y, Tensor) or couples_rows(self.model):
+        if not is_separate or not isinstance(batch.y, Tensor) or self._couples_rows:
             risks, outputs = self.joint(parameters, batch, state)
             return risks, risks, outputs
         rows = (batch.environments(slice(index, index + 1)) for index in range(len(batch.x)))
@@ -344,9 +405,9 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
     Raises:
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
     """
-    coupled = couples_rows(model)
+    coupled = couples_rows(model) or method.couples_rows
     if method.transforms_features:
-        head_of(model)
+        network_with_head(model)
         if trainer.strategy in ("loop", "vmap"):
             raise UserError(
                 f"trainer.strategy={trainer.strategy} sees one environment at a time, but {method.name} changes "
@@ -355,8 +416,10 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         return "joint"
     if trainer.strategy in ("loop", "vmap") and coupled:
         raise UserError(
-            f"trainer.strategy={trainer.strategy} sees one environment at a time, but batch normalisation couples "
-            "all rows of a batch; use trainer.strategy=joint or a backbone without batch normalisation"
+            f"trainer.strategy={trainer.strategy} sees one environment at a time, but "
+            f"{method.name if method.couples_rows else 'batch normalisation'} couples all rows of a batch; use "
+            "trainer.strategy=joint"
+            f"{'' if method.couples_rows else ' or a backbone without batch normalisation'}"
         )
     if trainer.strategy != "auto":
         return trainer.strategy
@@ -365,21 +428,6 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
     has_convolutions = any(isinstance(module, _ConvNd) for module in model.modules())
     is_large = has_convolutions and (trainer.batch_size is None or trainer.batch_size >= SEPARATE_PASSES_FROM)
     return "joint" if is_large and not method.needs_each_gradient else "vmap"
-
-
-def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Return the last linear layer of a network, with its name.
-
-    Raises:
-        UserError: the network does not end in one.
-    """
-    heads = [(name, module) for name, module in model.named_modules() if isinstance(module, FeaturesAndHead)]
-    if len(heads) != 1:
-        raise UserError(
-            "a method that changes representations needs a network with one linear head; choose another backbone"
-        )
-    name, network = heads[0]
-    return f"{name}.head".removeprefix("."), network.head
 
 
 def rows_of(y: Tensor | PairedTargets, index: int | slice) -> Any:
@@ -414,10 +462,19 @@ def _zero_where_unused(grads: tuple[Tensor | None, ...], parameters: Mapping[str
 
 def _concatenated(each: Sequence[Outputs]) -> Outputs:
     """Concatenate outputs (1, B, ...) of environments."""
-    prediction, representation, _, loss_gradients = zip(*each, strict=True)
-    features = None if representation[0] is None else torch.cat(representation)
-    slopes = None if loss_gradients[0] is None else torch.cat(loss_gradients)
-    return Outputs(torch.cat(prediction), features, each[0].learned, slopes)
+
+    def joined(name: str) -> Any:
+        parts = [getattr(outputs, name) for outputs in each]
+        return None if parts[0] is None else torch.cat(parts)
+
+    return each[0]._replace(
+        prediction=joined("prediction"),
+        representation=joined("representation"),
+        loss_gradients=joined("loss_gradients"),
+        losses=joined("losses"),
+        body=joined("body"),
+        further={name: torch.cat([outputs.further[name] for outputs in each]) for name in each[0].further},
+    )
 
 
 def _differentiable(risks: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> Gradients:

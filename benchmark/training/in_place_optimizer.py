@@ -49,7 +49,14 @@ class InPlaceOptimizer:
         map_leaves(Tensor.zero_, self.state)
 
     @torch.no_grad()
-    def step(self, names: set[str], gradients: Gradients, count: int, rate: float, scale: Tensor | float = 1.0) -> None:
+    def step(
+        self,
+        names: set[str],
+        gradients: Gradients,
+        count: int,
+        rate: float | Tensor,
+        scale: Tensor | float = 1.0,
+    ) -> None:
         """Update the named parameters and their moments; see `Optimizer.step`."""
         for group in self.groups:
             if moving := [name for name in group.parameters if name in names]:
@@ -74,7 +81,9 @@ class _Group:
             for name in parameters
         }
 
-    def step(self, names: list[str], gradients: Gradients, count: int, rate: float, scale: Tensor | float) -> None:
+    def step(
+        self, names: list[str], gradients: Gradients, count: int, rate: float | Tensor, scale: Tensor | float
+    ) -> None:
         """Update the named ones: all in one, or, where some do not move, one by one."""
         parameters, parts = [self.parameters[name] for name in names], self.parts["gradient"]
         torch._foreach_copy_([parts[name] for name in names], [gradients[name] for name in names])
@@ -99,7 +108,7 @@ class _Group:
         if self.rule.trainer.weight_decay_order == "before" and not is_zero(self.decay):
             torch._foreach_add_(gradients, torch._foreach_mul(parameters, self.decay))
 
-    def _adam(self, tensors: dict[str, Tensor], count: int, rate: float) -> tuple[float, Tensor]:
+    def _adam(self, tensors: dict[str, Tensor], count: int, rate: float | Tensor) -> tuple[float | Tensor, Tensor]:
         """Change the moments as Adam does. Returns the step size, and `work` with the direction."""
         beta1, beta2 = self.rule.trainer.betas
         gradient, work, first, second = tensors.values()
@@ -109,7 +118,7 @@ class _Group:
         torch.div(second, 1 - beta2 ** (count + 1), out=work).sqrt_().add_(self.rule.trainer.epsilon)
         return rate / (1 - beta1 ** (count + 1)), torch.div(first, work, out=work)
 
-    def _sgd(self, tensors: dict[str, Tensor], count: int, rate: float) -> tuple[float, Tensor]:
+    def _sgd(self, tensors: dict[str, Tensor], count: int, rate: float | Tensor) -> tuple[float | Tensor, Tensor]:
         """Change the velocity as SGD does. Returns the step size, and `gradient` with the direction."""
         gradient, velocity = tensors.values()
         velocity.mul_(self.rule.trainer.momentum).add_(gradient)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from invbench.components.learned import learned_parameters
 from invbench.core.backbone import features_rates
 from invbench.core.data import Batch, Problem, Split
+from invbench.core.hooks import Averaging
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
@@ -25,6 +26,7 @@ from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
 from invbench.tensors import to_host
+from invbench.training.averaging import AveragedWeights
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
@@ -104,7 +106,9 @@ class TrainingLoop:
         self.optimizer = Optimizer.of(trainer, self.parameters, rates, features_rates(model))
         self.done = 0  # finished steps
         self.in_place_optimizer = InPlaceOptimizer(self.optimizer, self.parameters)
-        fresh = config.method.initial_state(self.parameters, self.sampler.environments)
+        averaging = averaging_of(config)
+        self.average = averaging and AveragedWeights(averaging, model, self.parameters, self._pass_first_batches)
+        fresh = config.method.initial_state(self.parameters, self.sampler.environments, config.spec.seed)
         self.method_state = with_critics(fresh, critics)
         self.objective_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last row of curves
         self.objective_steps = 0  # number of steps that it is the sum of
@@ -179,10 +183,13 @@ class TrainingLoop:
         """Evaluate every split and write the last checkpoint. Returns the metrics."""
         splits = tuple(self.problem.splits)
         if self.rows and not self.objective_steps:  # resumed after the last measurement
-            return self._evaluate(splits, last=True) | to_host(learned_columns(self.learned, None))
-        metrics = self.measure(splits, last=True)
-        report.evaluated(self.done, metrics)
-        self.save()
+            metrics = self._evaluate(splits, last=True)
+        else:
+            metrics = self.measure(splits, last=True)
+            report.evaluated(self.done, metrics)
+            self.save()
+        if self.average:
+            self.average.put()
         return metrics | to_host(learned_columns(self.learned, None))
 
     @property
@@ -276,18 +283,28 @@ class TrainingLoop:
             {name: part_state | critic_states.get(name, {}) for name, part_state in self.method_state.items()}
         )
         self.done += 1
+        if self.average:
+            self.average.add(self.done)
+
+    def _pass_first_batches(self, most: int) -> None:
+        """Make forward passes of the batches of the first epoch, at most so many, unchanged."""
+        for number in range(min(most, self.sampler.steps_per_epoch)):
+            self.objective.batch_outputs(self.parameters, self.loader.batch(number))
 
     def _update(self, batch: Batch, count: int) -> None:
         """Make one update, the optimiser's `count`-th from 0."""
         trainer = self.config.trainer
         scale = self.config.method.scale(self.method_state)
-        update = self.config.method.update(self.parameters, count)
+        update = self.config.method.update(self.parameters, count, self.done)
         if update.environment is not None:
             batch = self._of_environment(batch, update.environment)
         moving = {name: value for name, value in self.parameters.items() if name in update.rates}
         others = {name: value for name, value in self.parameters.items() if name not in update.rates}
-        step = self.recorded_step.step(moving, others, batch, self.method_state)
-        learning_rate = trainer.learning_rate * trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        factor = trainer.rate_factor(self.done, self.sampler.steps_per_epoch)
+        learning_rate = self.config.method.learning_rate(trainer.learning_rate, self.method_state) * factor
+        rate = learning_rate if self.config.method.makes_inner_steps(self.done) else None
+        step = self.recorded_step.step(moving, others, batch, self.method_state, rate)
+        self._set(step.start)
         with timed_phase("optimiser"):
             for multiple in sorted(set(update.rates.values())):
                 names = {name for name, rate in update.rates.items() if rate == multiple}
@@ -356,6 +373,8 @@ class TrainingLoop:
         """Collect the tensors of a checkpoint: as `state`, with the whole model and torch's generators."""
         state = self.state()
         del state["parameters"], state["buffers"]  # parts of the model
+        if self.average:
+            state["average"] = self.average.tensors
         return state | {"model": dict(self.model.state_dict()), "random": random_state(self.device)}
 
     def _load_checkpoint(self) -> tuple[Tree, Position, list[Row]] | None:
@@ -390,6 +409,8 @@ class TrainingLoop:
         tensors = map_leaves(lambda value: value.to(self.device), state)
         self.model.load_state_dict(tensors["model"])
         self.in_place_optimizer.load_state(tensors["optimizer"])
+        if self.average:
+            self.average.load(tensors["average"])
         self.method_state = tensors["method"]
         self.objective_sum, self.objective_steps = tensors["objective_sum"], position.objective_steps
         self.done = position.step
@@ -416,7 +437,18 @@ class TrainingLoop:
 
         has_nuisance = any(self.problem.splits[name].nuisance is not None for name in splits)
         needed = further if self.critics.critics or (last and has_nuisance) else None  # else no representation is kept
-        return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
+        with self.average.in_place() if self.average else nullcontext():
+            return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
+
+
+def averaging_of(config: RunConfig) -> Averaging | None:
+    """Return which mean of the weights a run has, if any. Raises UserError where two are asked for."""
+    trainer, of_method = config.trainer, config.method.averaging
+    if trainer.average == "none":
+        return of_method
+    if of_method:
+        raise UserError(f"{config.method.name} averages weights by itself; leave trainer.average out")
+    return Averaging(trainer.average_from, trainer.average_decay if trainer.average == "exponential" else None)
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

@@ -25,6 +25,7 @@ from invbench.core.method import State
 from invbench.errors import UserError
 from invbench.pytree import Tree, flatten, map_leaves
 from invbench.runs.checkpoint import random_state, restore_random_state
+from invbench.tensors import scalar
 from invbench.training.gradients import Objective, Step
 from invbench.training.phases import Phases
 from invbench.training.recording import Flat, Recorder
@@ -196,13 +197,27 @@ class RecordedStep:
         self.objective = objective
         self.recorded = Recorded(self._call, objective.model, recording=recording)
 
-    def step(self, parameters: Mapping[str, Tensor], others: Mapping[str, Tensor], batch: Batch, state: State) -> Step:
-        """Compute the gradient of one step by `parameters`, and change the network's buffers; `others` stay."""
+    def step(
+        self,
+        parameters: Mapping[str, Tensor],
+        others: Mapping[str, Tensor],
+        batch: Batch,
+        state: State,
+        rate: float | Tensor | None,
+    ) -> Step:
+        """Compute the gradient of one step by `parameters`, and change the network's buffers; `others` stay.
+
+        Args:
+            rate: the learning rate of a step that is made of inner ones, else None.
+        """
         buffers = dict(self.objective.model.named_buffers())
         tensors: Tree = {"parameters": parameters, "others": others, "buffers": buffers}
+        if rate is not None:
+            tensors["rate"] = scalar(rate, batch.x.new_empty((), dtype=torch.float64))
         return Step(**self.recorded(tensors | {"batch": batch.tensors(), "state": state}))
 
     def _call(self, inputs: Tree) -> Tree:
         others = {name: value.detach() for name, value in inputs["others"].items()}
         objective = replace(self.objective, buffers=others) if others else self.objective
-        return objective.step(inputs["parameters"], Batch(**inputs["batch"]), inputs["state"])._asdict()
+        batch = Batch(**inputs["batch"])
+        return objective.step(inputs["parameters"], batch, inputs["state"], inputs.get("rate"))._asdict()

@@ -67,7 +67,7 @@ def test_failures_are_answers_in_the_process_of_the_sweep_too(tmp_path: Path) ->
 class Tensors(UpdateSchedule):
     """Give rates as tensors."""
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         return Update({name: torch.tensor(1.0) for name in names}, count)  # type: ignore[dict-item]
 
 
@@ -80,14 +80,14 @@ def test_rates_may_be_tensors(tmp_path: Path) -> None:
 class NoRate(UpdateSchedule):
     """Give a rate that is no number."""
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         return Update(dict.fromkeys(names, float("nan")), count)
 
 
 class OtherName(UpdateSchedule):
     """Move a parameter that is not there."""
 
-    def update(self, names: Iterable[str], count: int) -> Update:
+    def update(self, names: Iterable[str], count: int, step: int) -> Update:
         return Update({"nobody": 1.0}, count)
 
 
@@ -141,7 +141,7 @@ class Restarts(OptimizerRestarts):
         (NoTuple, RunFailed, "moments of method faulty returns no tuple"),
         (OneNumber, RunFailed, r"combine of method faulty returns a gradient of shape \(\) for '[\w.]+', whose shape"),
         (Forgets, RunFailed, "combine_moments of method faulty returns no gradient for"),
-        (Counts, UserError, "initial_state of method faulty has 'step', which the engine counts"),
+        (Counts, UserError, "initial_state of method faulty has 'step', which the engine keeps"),
         (Restarts, RunFailed, "method faulty restarts the optimiser ahead of step -3"),
         (type("Halves", (Restarts,), {"__annotations__": {"at": float}, "at": 2.5}), RunFailed, "ahead of step 2.5"),
     ],

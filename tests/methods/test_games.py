@@ -56,7 +56,7 @@ def test_players_of_a_game_move_in_turn(variant: str, moves: list[str], tmp_path
 def test_a_move_takes_the_examples_of_one_environment(method: str, environments: int, tmp_path: Path) -> None:
     """Unless a penalty compares environments, or they are mixed."""
     config = resolve(method, "colored_digits", 0, {"trainer.batch_size": 8})
-    assert config.method.update(["players.0.0.weight", "players.1.0.weight"], 0).environment == 0
+    assert config.method.update(["players.0.0.weight", "players.1.0.weight"], 0, 0).environment == 0
     problem = load(config, torch.float32)
     training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
     training.step(training.next_batch())
@@ -100,7 +100,7 @@ def test_an_update_that_cannot_be_is_named(
     config = small_config("irm_games", "colored_digits")
     problem = load(config, torch.float32)
     training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(tmp_path), "", 0)
-    monkeypatch.setattr(IRMGames, "update", lambda self, names, count: update)
+    monkeypatch.setattr(IRMGames, "update", lambda self, names, count, step: update)
     with pytest.raises(ValueError, match=f"update of method irm_games {message}"):
         training.step(training.next_batch())
 

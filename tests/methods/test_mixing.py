@@ -117,7 +117,8 @@ def test_rsc_mutes_what_matters(outputs: int, seed: int, f: float, b: float) -> 
     phi, head = rng.normal(size=(11, 6)), nn.Linear(6, outputs).double()
     y = rng.integers(0, max(2, outputs), 11)
     given_y = torch.tensor(y, dtype=torch.float64 if outputs == 1 else torch.int64)
-    masked = RSC(feature_share=f, batch_share=b).features(torch.tensor(phi), head, given_y, {})
+    batch = Batch(torch.zeros(1, 11, 1), given_y[None], torch.arange(1))
+    masked = RSC(feature_share=f, batch_share=b).features(torch.tensor(phi)[None], head, batch, {})[0]
     weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
     np.testing.assert_allclose(masked.detach().numpy(), naive_rsc(phi, weight, bias, y, f, b), atol=1e-12)
 
@@ -137,7 +138,7 @@ def test_rsc_trains_body_and_head_through_the_mask() -> None:
     step = Objective(method, task, model, "joint").step(parameters, batch, method.initial_state(parameters, E))
     phi = model.features(batch.x.flatten(0, 1))
     y = batch.y.flatten()
-    masked = RSC().features(phi, model.head, y, {})
+    masked = RSC().features(phi.unflatten(0, (E, B)), model.head, batch, {}).flatten(0, 1)
     mask = (masked != 0).double().detach()
     loss = nn.functional.cross_entropy(model.head(phi * mask), y)
     assert step.objective.item() == pytest.approx(loss.item(), rel=1e-12)

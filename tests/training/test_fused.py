@@ -57,7 +57,12 @@ CELLS = [
     ("group_dro", "tabular_nuisance"),
 ]
 FALLBACK = {"augerino": "digits", "augerino_color": "digits", "fixed_augmentation": "digits", "steerable": "digits"}
-FALLBACK |= {"oracle": "irm_regression", "irm_games": "colored_digits", "icp": "irm_regression"}
+FALLBACK |= {
+    "oracle": "irm_regression",
+    "irm_games": "colored_digits",
+    "icp": "irm_regression",
+    "arm": "colored_digits",
+}
 """Where a method has nothing to say on spirals."""
 
 

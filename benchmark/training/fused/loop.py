@@ -247,16 +247,17 @@ class FusedTraining:
         """Make one step of one run, as `TrainingLoop.step` does."""
         objective, optimizer = self._with(settings, run["buffers"])
         theta, state, batch = run["parameters"], run["method"], Batch(**tensors)
-        method, rate, critics = objective.method, optimizer.trainer.learning_rate, self.first.critics
+        method, critics = objective.method, self.first.critics
         critic_states: State = {}
         for name in shared.keys() - {"factor"}:
             outputs = objective.with_copies().batch_outputs(theta, batch)
             of_critic = self._critic_rate(name, settings)
             after = critics.pure_update(name, objective, outputs, batch, state, shared[name], of_critic)[name]
             critic_states[name] = {part: after[part] for part in CRITIC}
-        step = objective.pure_step(theta, batch, state)
+        rate = method.learning_rate(optimizer.trainer.learning_rate, state) * shared["factor"]
+        step = objective.pure_step(theta, batch, state, rate)
         new, moments = optimizer.step(
-            theta, step.gradients, run["optimizer"], run["updates"], rate * shared["factor"], method.scale(state)
+            {**theta, **step.start}, step.gradients, run["optimizer"], run["updates"], rate, method.scale(state)
         )
         after = {
             "parameters": new,
@@ -267,7 +268,7 @@ class FusedTraining:
             "updates": run["updates"] + 1,
         }
         aux = step._asdict() | {"env": batch.env}
-        del aux["state"], aux["buffers"]
+        del aux["state"], aux["buffers"], aux["start"]
         return after, aux
 
     def _critic_update(

@@ -1,0 +1,94 @@
+"""A running mean of a run's weights, which evaluations and the finished run have in place of the last ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from invbench.core.backbone import couples_rows
+from invbench.core.hooks import Averaging
+from invbench.pytree import Tree
+
+MOST_BATCHES = 100
+"""Training batches from which batch normalisation learns the statistics of averaged weights."""
+
+
+class AveragedWeights:
+    """Mean of the weights after the steps so far.
+
+    Args:
+        rule: which mean.
+        model: whose weights change.
+        parameters: those of its parameters that are trained.
+        passes: make forward passes, in training mode, of at most so many training batches.
+    """
+
+    def __init__(
+        self,
+        rule: Averaging,
+        model: nn.Module,
+        parameters: Mapping[str, Tensor],
+        passes: Callable[[int], None],
+    ) -> None:
+        self.rule, self.model, self.parameters, self.passes = rule, model, parameters, passes
+        self.means = {name: value.detach().clone() for name, value in parameters.items()}
+        self.buffers = {name: value.clone() for name, value in model.named_buffers()}
+
+    @property
+    def tensors(self) -> Tree:
+        """The means, and the buffers that belong to them: a part of the model's state."""
+        return {"parameters": self.means, "buffers": self.buffers}
+
+    def load(self, tensors: Tree) -> None:
+        """Set what `tensors` returns."""
+        self.means, self.buffers = dict(tensors["parameters"]), dict(tensors["buffers"])
+
+    @torch.no_grad()
+    def add(self, step: int) -> None:
+        """Add the weights after the step with this number, from 1."""
+        weight = self.rule.weight(step)
+        torch._foreach_lerp_(list(self.means.values()), list(self.parameters.values()), weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the means into the model for a block."""
+        kept = {name: value.detach().clone() for name, value in self._own().items()}
+        self.put()
+        try:
+            yield
+        finally:
+            self._set(kept)
+
+    def put(self) -> None:
+        """Put the means into the model, with the statistics of batch normalisation that belong to them."""
+        self._set({**self.means, **dict(self.model.named_buffers())})
+        was_training = self.model.training
+        if couples_rows(self.model.train()):
+            self._measure_statistics()
+        self.model.train(was_training)
+        self.buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+
+    @torch.no_grad()
+    def _measure_statistics(self) -> None:
+        """Let batch normalisation take its means and variances over training batches, each of them counting alike."""
+        layers = [part for part in self.model.modules() if isinstance(part, _BatchNorm) and part.training]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        devices = [value.device for value in self.means.values() if value.device.type == "cuda"][:1]
+        with torch.random.fork_rng(devices):  # training goes on with the numbers that it had drawn
+            self.passes(MOST_BATCHES)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+    def _own(self) -> dict[str, Tensor]:
+        return {**self.parameters, **dict(self.model.named_buffers())}
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, tensor in self._own().items():
+            if tensor is not values[name]:
+                tensor.copy_(values[name])
