@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from standins import write_cifar
 from torch import Tensor
@@ -16,6 +17,7 @@ from invbench.core.data import Problem, Split
 from invbench.core.pixels import IMAGENET
 from invbench.datasets._cifar import read_batch
 from invbench.datasets._coloring import coloured
+from invbench.datasets._mnist import load_mnist
 from invbench.datasets._small_digits import load_small_digits
 from invbench.datasets.cifar10 import CIFAR10
 from invbench.datasets.colored_digits import ColoredDigits
@@ -23,6 +25,7 @@ from invbench.datasets.colored_mnist import ColoredMNIST
 from invbench.datasets.digits import SmallDigits
 from invbench.datasets.mario_iggy import MarioIggy, _drawn
 from invbench.datasets.olivetti import Olivetti
+from invbench.datasets.rotmnist import RotMNIST
 from invbench.errors import UserError
 from invbench.seeding import stream
 
@@ -138,6 +141,35 @@ def test_colored_mnist_variants_on_few_digits() -> None:
         assert set(train.env.tolist()) == {0, 1}
     with pytest.raises(UserError, match="test_environment is for variant domainbed"):
         ColoredMNIST(test_environment=0).load(SEED)
+
+
+@pytest.mark.usefixtures("standins")
+def test_rotated_mnist_of_domainbed() -> None:
+    """Six angles in turn, one of them the test; each digit is in one environment, turned counter-clockwise."""
+    digits = load_mnist()
+    upright = {image.tobytes(): label for image, label in zip(digits.images, digits.labels, strict=True)}
+    for left_out in (0, 4):
+        problem = RotMNIST(variant="domainbed", test_environment=left_out).load(SEED)
+        assert problem.environments == 5
+        assert sum(len(split) for split in problem.splits.values()) == len(digits.labels)
+        angles = [angle for number, angle in enumerate(range(0, 90, 15)) if number != left_out]
+        train, test = problem.splits["train"], problem.splits["test"]
+        assert train.env is not None
+        for e, angle in enumerate(angles):
+            assert torch.rad2deg(nuisance(train)[train.env == e]).round().unique().tolist() == [angle]
+        assert torch.rad2deg(nuisance(test)).round().unique().tolist() == [15 * left_out]
+        assert len(problem.splits["test_out"]) == len(problem.splits["validation"]) // 5
+        if left_out == 0:
+            for image, label in zip(test.inputs(), test.y, strict=True):
+                assert upright[(255 * image[0]).round().byte().numpy().tobytes()] == label
+        else:
+            plain = torch.tensor(np.array(Image.fromarray(digits.images[0]).rotate(60, Image.Resampling.BILINEAR)))
+            turned = rotate(torch.from_numpy(digits.images[:1, None]), torch.deg2rad(torch.tensor([60.0])))[0, 0]
+            inside = slice(7, 21)  # at the border, which is black in real digits, PIL has black for less than a pixel
+            difference = (255 * turned - plain)[inside, inside].abs().max()
+            assert difference <= 1.0, "as PIL turns it, before rounding to bytes"
+    with pytest.raises(UserError, match="dataset.size and dataset.test_environment are for variant domainbed"):
+        RotMNIST(test_environment=2).load(SEED)
 
 
 # --- cifar10 ---------------------------------------------------------------------------------------------------------
