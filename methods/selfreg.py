@@ -62,7 +62,7 @@ class SelfReg(RandomDraws, Method):
 
 
 class Projected(nn.Module):
-    """A network and, in training, the projection of its representation."""
+    """A network, and the projection of its representation."""
 
     def __init__(self, model: nn.Module, features: int) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class Projected(nn.Module):
 
     def forward(self, x: Tensor) -> Outputs:
         outputs = as_outputs(self.model(x))
-        if not self.training or outputs.representation is None:
-            return outputs
+        if outputs.representation is None:  # a network with a head gives one
+            raise TypeError("the network returns no representation")
         return outputs._replace(further={"projection": self.projection(outputs.representation)})
 
 

@@ -1,5 +1,6 @@
 """Every objective against an independent statement of its formula, differentiated as it stands."""
 
+import copy
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from invbench.components.draws import uniform
 from invbench.core.backbone import FeaturesAndHead
 from invbench.core.composition import Composition
 from invbench.core.data import Batch
@@ -32,7 +34,7 @@ class Setting:
         generator = torch.Generator().manual_seed(seed)
         self.task = task
         self.x = torch.randn(E, B, D, generator=generator, dtype=torch.float64)
-        self.y = self._targets(generator)
+        self.y, self.env = self._targets(generator), torch.arange(E)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             features = nn.Sequential(nn.Linear(D, WIDTH), nn.Tanh())
@@ -71,7 +73,7 @@ class Setting:
     def step(self, parts: dict[str, Method], strategy: Strategy = "joint", state: Any = None) -> Step:
         method = Composition(parts)
         objective = Objective(method, self.task, self.model, strategy)
-        batch = Batch(self.x, self.y, torch.arange(E))
+        batch = Batch(self.x, self.y, self.env)
         return objective.step(self.parameters, batch, state or method.initial_state(self.parameters, E))
 
 
@@ -151,7 +153,91 @@ def bottleneck(s: Setting, on: str = "features") -> Tensor:
     return torch.stack([getattr(s, on)(e).var(0).mean() for e in range(E)]).mean()
 
 
+def example_losses(s: Setting) -> Tensor:
+    rows = [[s.loss(s.logits(e)[i : i + 1], s.y[e][i : i + 1]) for i in range(B)] for e in range(E)]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def rdm(s: Setting) -> Tensor:
+    """Compute both terms, with weights of 0.7 and 0.3; the test multiplies by the first."""
+    losses = example_losses(s)
+    worst, every = losses[int(losses.mean(1).argmax())], losses.flatten()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squares = (a[:, None] - b[None]).square()
+        return torch.stack([(-(10.0**power) * squares).exp().mean() for power in range(-4, 4)]).sum()
+
+    matching = kernel(worst, worst) + kernel(every, every) - 2 * kernel(worst, every)
+    return matching + 0.3 / WEIGHT * (every.var() + worst.var())
+
+
+def cad(s: Setting, conditional: bool = False, flipped: bool = True, normalised: bool = False) -> Tensor:
+    phi = torch.cat([s.features(e) for e in range(E)])
+    if normalised:
+        phi = phi / phi.norm(dim=1, keepdim=True)
+    y, d = s.y.flatten().tolist(), [e for e in range(E) for _ in range(B)]
+    temperature, terms = 0.05, []
+    for i in range(E * B):
+        others = [k for k in range(E * B) if k != i and (y[k] == y[i] or not conditional)]
+        told = [k for k in others if (d[k] != d[i]) == flipped]
+        if told and any(y[k] == y[i] for k in range(E * B) if k != i):
+            below = torch.stack([(phi[i] @ phi[k] / temperature).exp() for k in others]).sum()
+            above = torch.stack([(phi[i] @ phi[k] / temperature).exp() for k in told]).sum()
+            terms.append((above / below).log())
+    return (-1 if flipped else 1) * temperature / 0.07 * torch.stack(terms).mean()
+
+
+def parts_of_causirl(s: Setting) -> tuple[Tensor, Tensor]:
+    """Cut each environment where the method's draw says."""
+    state = Composition(made("causirl", {})).initial_state(s.parameters, E)["causirl"]
+    first, second = [], []
+    for e in range(E):
+        number = uniform(state, 0, torch.tensor([e]), like=s.x)
+        cut = int(number.item() * B)
+        first.append(s.features(e)[:cut])
+        second.append(s.features(e)[cut:])
+    return torch.cat(first), torch.cat(second)
+
+
+def causirl_coral(s: Setting) -> Tensor:
+    a, b = parts_of_causirl(s)
+    assert min(len(a), len(b)) > 1
+    return (a.mean(0) - b.mean(0)).square().mean() + (torch.cov(a.T) - torch.cov(b.T)).square().mean()
+
+
+def causirl_mmd(s: Setting) -> Tensor:
+    a, b = parts_of_causirl(s)
+    return kernel_mean(a, a) + kernel_mean(b, b) - 2 * kernel_mean(a, b)
+
+
+def kernel_mean(a: Tensor, b: Tensor) -> Tensor:
+    squares = (a[:, None] - b[None]).square().sum(-1)
+    return torch.stack([(-(10.0**power) * squares).exp().mean() for power in range(-3, 4)]).sum()
+
+
+def transfer(s: Setting, radius: float = 0.05) -> Tensor:
+    """Climb with a copy of the head by autograd, inside the ball; three steps of size 0.5."""
+    head, other = s.model.head, copy.deepcopy(s.model.head)
+    for _ in range(3):
+        risks = torch.stack([s.loss(other(s.features(e).detach()), s.y[e]) for e in range(E)])
+        for value, g in zip(
+            other.parameters(), torch.autograd.grad(risks.max() - risks.min(), list(other.parameters())), strict=True
+        ):
+            value.data += 0.5 * WEIGHT * g
+        pairs = list(zip(other.parameters(), head.parameters(), strict=True))
+        norm = sum((a - b).square().sum().item() for a, b in pairs) ** 0.5
+        if norm > radius:
+            for a, b in pairs:
+                a.data = b.data + radius / norm * (a.data - b.data)
+    risks = torch.stack([F.linear(s.features(e), other.weight.detach(), other.bias.detach()) for e in range(E)])
+    each = torch.stack([s.loss(logits, s.y[e]) for e, logits in enumerate(risks)])
+    return each.max() - each.min()
+
+
 PLAIN = {"anneal_steps": 0}
+CLASSES_ONLY = ("cad", "transfer")
+"""Methods that need labels."""
+CLIMB = {"ascent_steps": 3, "ascent_rate": 0.5}
 PENALTIES: dict[str, tuple[str, dict[str, Any], Naive]] = {
     "irmv1": ("irmv1", PLAIN, irm),
     "irmv1 with offset": ("irmv1", PLAIN | {"classifier": "scale_and_offset"}, lambda s: irm(s, offset=True)),
@@ -167,6 +253,15 @@ PENALTIES: dict[str, tuple[str, dict[str, Any], Naive]] = {
     "sd": ("sd", {}, lambda s: torch.stack([s.logits(e) for e in range(E)]).square().mean()),
     "coral": ("coral", {}, coral),
     "mmd": ("mmd", {}, mmd),
+    "rdm": ("rdm", PLAIN | {"variance_weight": 0.3}, rdm),
+    "cad": ("cad", {"temperature": 0.05}, cad),
+    "cad by label": ("cad", {"temperature": 0.05, "conditional": True}, lambda s: cad(s, conditional=True)),
+    "cad of the same": ("cad", {"temperature": 0.05, "flipped": False}, lambda s: cad(s, flipped=False)),
+    "cad on the sphere": ("cad", {"temperature": 0.05, "normalised": True}, lambda s: cad(s, normalised=True)),
+    "causirl": ("causirl", {}, causirl_coral),
+    "causirl by a kernel": ("causirl", {"distance": "mmd"}, causirl_mmd),
+    "transfer": ("transfer", CLIMB | {"radius": 0.05}, transfer),
+    "transfer far inside the ball": ("transfer", CLIMB | {"radius": 1e3}, lambda s: transfer(s, 1e3)),
 }
 TASKS = {"logistic": BinaryClassification(), "three classes": Classification(3), "regression": Regression("")}
 WEIGHT = 0.7
@@ -187,6 +282,8 @@ def assert_gradient(step: Step, objective: Tensor, s: Setting, scale: float = 1.
 @pytest.mark.parametrize("case", PENALTIES)
 def test_penalties_are_their_formulas(case: str, task: str, strategy: Strategy) -> None:
     name, values, naive = PENALTIES[case]
+    if name in CLASSES_ONLY and task == "regression":
+        return
     s = Setting(TASKS[task])
     step = s.step(made(name, values | {"weight": WEIGHT}), strategy)
     penalty = naive(s)
@@ -327,7 +424,7 @@ def test_environments_in_any_order(case: str, seed: int, order: list[int]) -> No
     name, values, _ = PENALTIES[case]
     s = Setting(BinaryClassification(), seed)
     first = s.step(made(name, values))
-    s.x, s.y = s.x[order], s.y[order]
+    s.x, s.y, s.env = s.x[order], s.y[order], s.env[order]
     second = s.step(made(name, values))
     assert torch.allclose(first.objective, second.objective, atol=1e-10)
     for key, gradient in first.gradients.items():
