@@ -175,7 +175,8 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(torch_device, small, Path(scratch))
         rows = [(part, cell) for part, (_, cells) in parts.items() for cell in cells(setup)]
-        rows = [row for row in rows if not only or " ".join(row).startswith(tuple(only))]
+        wanted = tuple(f"{name}{end}" for name in only for end in " ,+")  # a name, or its first words
+        rows = [row for row in rows if not only or f"{' '.join(row)} ".startswith(wanted)]
         if not rows:
             sys.exit(f"error: no row begins with {' or '.join(only or ())}; the parts are {', '.join(parts)}")
         results.add("machine", torch_device.type, lambda: {"torch": torch.__version__, **describe(torch_device)})

@@ -42,10 +42,13 @@ from invbench.training.recorded_step import EARLIER
 BATCHES, CLASSES, INPUTS = 8, 3, 24
 SECONDS = 0.05
 """Time of the steps of one side in a round, at least."""
-FROM_THE_START = {"anneal_steps": 0, "bottleneck_anneal_steps": 0}
+FROM_THE_START = {"anneal_steps": 0, "bottleneck_anneal_steps": 0, "burn_in": 0, "learning_rate_after": LEARNING_RATE}
 """Settings with which a method does from the first step on what it does in the end."""
 RANDOM = ("mixup", "pcgrad", "irm_games", "mutual_information", "adversary", *IMAGE_PEERS)
+RANDOM += ("causirl", "dann", "sagnet", "selfreg", "trm", "urm", "mldg", "pgrad", "gga_l")
 """Methods of which a step draws random numbers, or begins with weights of its own."""
+OTHERWISE = ("eqrm", "transfer")
+"""Methods whose step is not the peer's; their files say how it differs."""
 CPU = torch.device("cpu")
 
 
@@ -203,7 +206,7 @@ def main(
                 if (name in IMAGE_PEERS and not one.convolutional) or (name == "irm_games" and one.convolutional):
                     cells.append("")
                     continue
-                if name not in RANDOM:
+                if name not in (*RANDOM, *OTHERWISE):
                     check(name, one)
                 theirs, ours, ratio = measured(name, one, rounds)
                 ratios.append(ratio)

@@ -565,6 +565,428 @@ class AugerinoColor(ERM):
         return F.cross_entropy(logits, y) - 0.1 * lengths.norm()
 
 
+class EQRM(ERM):
+    """The quantile of a kernel estimate by halving; its gradient goes through the halvings."""
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        risks = torch.stack([F.cross_entropy(self.predict(x), y) for x, y, _ in minibatches])
+        ordered, _ = torch.sort(risks)
+        width = 1.06 * ordered.std() * len(ordered) ** -0.2
+        low = torch.distributions.Normal(ordered[0], width).icdf(torch.tensor(0.75))
+        high = torch.distributions.Normal(ordered[-1], width).icdf(torch.tensor(0.75))
+        ends = [low, high]
+        middle = 0.5 * (low + high)
+        for _ in range(32):
+            below = torch.distributions.Normal(ordered, width.expand(len(ordered))).cdf(middle.repeat(len(ordered)))
+            ends[int(below.mean() > 0.75)] = middle
+            following = 0.5 * (ends[0] + ends[1])
+            if following == middle:
+                break
+            middle = following
+        return middle
+
+
+class RDM(ERM):
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        pairs = zip(self.all_logits(minibatches), minibatches, strict=True)
+        losses = torch.stack([F.cross_entropy(logits, y, reduction="none") for logits, (_, y, _) in pairs])
+        risks = losses.mean(1)
+        worst, every = losses[risks.argmax()], losses.flatten()
+        matching = self.kernel(worst, worst) + self.kernel(every, every) - 2 * self.kernel(worst, every)
+        return risks.mean() + 5 * matching + 0.004 * (every.var() + worst.var())
+
+    @staticmethod
+    def kernel(first: Tensor, second: Tensor) -> Tensor:
+        distances = (first[:, None] - second[None]).pow(2).clamp_min(1e-30)
+        kernel = torch.zeros_like(distances)
+        for gamma in (0.0001, 0.001, 0.01, 0.1, 1, 10, 100, 1000):
+            kernel = kernel + (-gamma * distances).exp()
+        return kernel.mean()
+
+
+class CausIRL(ERM):
+    """Two random parts in the place of environments, compared as `CORAL` does."""
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        representations = [self.features(x) for x, _, _ in minibatches]
+        risk = torch.zeros(())
+        first, second = [], []
+        for phi, (_, y, _) in zip(representations, minibatches, strict=True):
+            risk = risk + F.cross_entropy(self.head(phi), y)
+            cut = np.random.randint(0, len(phi))
+            first.append(phi[:cut])
+            second.append(phi[cut:])
+        penalty = CORAL.distance(self, torch.cat(first), torch.cat(second))  # type: ignore[arg-type]
+        return risk / len(minibatches) + torch.nan_to_num(penalty)
+
+
+class CAD(ERM):
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+        environment = torch.cat([torch.full_like(y, e) for e, (_, y, _) in enumerate(minibatches)])
+        phi = self.features(x)
+        others = ~torch.eye(len(y), dtype=torch.bool)
+        of_label = (y[:, None] == y[None]) & others
+        same = environment[:, None] == environment[None]
+        similarity = phi @ phi.T / 0.1 * others
+        similarity = similarity - similarity.max(1, keepdim=True).values.detach()
+        logs = similarity - torch.logsumexp(similarity + others.to(phi.dtype).log(), 1, keepdim=True)
+        valid = of_label.sum(1) > 0
+        loss = -0.1 / 0.07 * torch.logsumexp(logs[valid] + (~same[valid]).to(phi.dtype).log(), 1)
+        finite = torch.isfinite(loss)
+        penalty = torch.where(finite, loss, torch.zeros(())).sum() / finite.sum()
+        return F.cross_entropy(self.head(phi), y) + 0.1 * penalty
+
+
+class DANN(ERM):
+    """A step of the discriminator on minibatches of its own, then one of the network."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        width = network.head.in_features
+        layers = [nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+        self.discriminator = nn.Sequential(*layers, nn.Linear(256, problem.environments))
+        self.critic_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.9))
+
+    def update(self, draw: Draw) -> None:
+        for turn in ("discriminator", "network"):
+            minibatches = draw()
+            x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+            environment = torch.cat([torch.full_like(y, e) for e, (_, y, _) in enumerate(minibatches)])
+            phi = self.features(x)
+            logits = self.discriminator(phi)
+            loss = F.cross_entropy(logits, environment)
+            total = F.cross_entropy(logits, environment, reduction="sum")
+            gradient = torch.autograd.grad(total, [phi], create_graph=True)[0]
+            loss = loss + 0.0 * gradient.pow(2).sum(1).mean()
+            if turn == "discriminator":
+                self.critic_optimizer.zero_grad()
+                loss.backward()
+                self.critic_optimizer.step()
+            else:
+                self.critic_optimizer.zero_grad()
+                self.minimise(F.cross_entropy(self.head(phi), y) - loss)
+
+
+class SagNet(ERM):
+    """Three passes and three optimisers: content, style, and the body against the style."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        self.style = nn.Linear(network.head.in_features, problem.task.outputs)
+        parts = (self.features, self.head, self.style)
+        self.optimizers = [torch.optim.Adam(part.parameters(), lr=LEARNING_RATE) for part in parts]
+
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+        of_features, of_head, of_style = self.optimizers
+        for turn, optimizers in enumerate(([of_features, of_head], [of_style], [of_features])):
+            phi = self.randomised(self.features(x), is_style=turn == 0)
+            logits = self.head(phi) if turn == 0 else self.style(phi)
+            loss = F.cross_entropy(logits, y) if turn < 2 else -0.1 * F.log_softmax(logits, 1).mean(1).mean()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    @staticmethod
+    def randomised(phi: Tensor, is_style: bool) -> Tensor:
+        share = torch.rand(len(phi), 1)
+        mean, variance = phi.mean(1, keepdim=True), phi.var(1, keepdim=True)
+        content = (phi - mean) / (variance + 1e-5).sqrt()
+        other = torch.randperm(len(phi))
+        if is_style:
+            mean = share * mean + (1 - share) * mean[other]
+            variance = share * variance + (1 - share) * variance[other]
+        else:
+            content = content[other].detach()
+        return content * (variance + 1e-5).sqrt() + mean
+
+
+class SelfReg(ERM):
+    """Examples are sorted by class, and each class is shuffled twice, one example after another."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        width = network.head.in_features
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((width, 2 * width), (2 * width, 2 * width), (2 * width, width)):
+            layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+        self.projection = nn.Sequential(*layers[:-1])
+        self.optimizer.add_param_group({"params": list(self.projection.parameters())})
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+        share = np.random.beta(0.5, 0.5)
+        y, order = torch.sort(y)
+        phi = self.features(x[order])
+        projection, logits = self.projection(phi), self.head(phi)
+        seconds = [torch.zeros_like(logits), torch.zeros_like(projection)]
+        thirds = [torch.zeros_like(logits), torch.zeros_like(projection)]
+        start = 0
+        for count in torch.bincount(y).tolist():
+            for parts in (seconds, thirds):
+                shuffled = torch.randperm(count) + start
+                for i in range(count):
+                    parts[0][i + start] = logits[shuffled[i]]
+                    parts[1][i + start] = projection[shuffled[i]]
+            start += count
+        mixed = [share * second + (1 - share) * third for second, third in zip(seconds, thirds, strict=True)]
+        individual = F.mse_loss(logits, seconds[0]) + 0.3 * F.mse_loss(phi, seconds[1])
+        heterogeneous = F.mse_loss(logits, mixed[0]) + 0.3 * F.mse_loss(phi, mixed[1])
+        loss = F.cross_entropy(logits, y)
+        return loss + min(loss.item(), 1.0) * (share * individual + (1 - share) * heterogeneous)
+
+
+class Transfer(ERM):
+    """A step by the risk, one by the gap, and ten of the other head."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        self.other = copy.deepcopy(network.head)
+        self.other_optimizer = torch.optim.SGD(self.other.parameters(), lr=1e-3)
+
+    def gap(self, minibatches: list[Minibatch]) -> Tensor:
+        largest, smallest = torch.tensor(-float("inf")), torch.tensor(float("inf"))
+        for x, y, _ in minibatches:
+            loss = F.cross_entropy(self.other(self.features(x)), y)
+            largest = loss if loss > largest else largest
+            smallest = loss if loss < smallest else smallest
+        return largest - smallest
+
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        self.minimise(self.objective(minibatches))
+        self.minimise(self.gap(minibatches))
+        self.other.load_state_dict(self.head.state_dict())
+        for _ in range(10):
+            self.other_optimizer.zero_grad()
+            (-self.gap(minibatches)).backward()
+            self.other_optimizer.step()
+            pairs = list(zip(self.other.parameters(), self.head.parameters(), strict=True))
+            distance = torch.sqrt(sum(((a - b).norm() ** 2 for a, b in pairs), torch.zeros(())))
+            if distance > 2:
+                for a, b in pairs:
+                    a.data = b + 2 / distance * (a - b)
+
+
+class TRM(ERM):
+    """A head for each environment, thirty steps of all; Hessian-vector products by autograd."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        count = problem.environments
+        self.heads = [nn.Linear(network.head.in_features, problem.task.outputs) for _ in range(count)]
+        self.optimizers = [torch.optim.SGD(head.parameters(), lr=0.1) for head in self.heads]
+        self.shares = torch.ones(count, count) - torch.eye(count)
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        self.shares /= self.shares.sum(1, keepdim=True)
+        phi = self.features(torch.cat([x for x, _, _ in minibatches]))
+        labels = [y for _, y, _ in minibatches]
+        risk = F.cross_entropy(self.head(phi), torch.cat(labels))
+        each = list(phi.split([len(y) for y in labels]))
+        for _ in range(30):
+            losses = [
+                F.cross_entropy(head(part.detach()), y) for head, part, y in zip(self.heads, each, labels, strict=True)
+            ]
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+        total = torch.zeros(())
+        for q, head in enumerate(self.heads):
+            own = F.cross_entropy(head(each[q]), labels[q])
+            slope = torch.autograd.grad(own, head.weight, create_graph=True)[0].flatten()
+            crossed = {p: F.cross_entropy(head(each[p]), labels[p]) for p in range(len(each)) if p != q}
+            loss = torch.stack([self.shares[q, p] * value for p, value in crossed.items()]).sum()
+            vector = torch.autograd.grad(loss, head.weight, create_graph=True)[0].flatten().detach()
+            total = total + loss - 1e-4 * (self.inverse(vector, head, each[q].detach(), labels[q]) @ slope)
+            for p, value in crossed.items():
+                self.shares[q, p] *= (1e-2 * value.data).exp()
+        return risk + total / len(each)
+
+    @staticmethod
+    def inverse(vector: Tensor, head: nn.Linear, phi: Tensor, y: Tensor) -> Tensor:
+        """Sum the series of the inverse Hessian."""
+        estimate = vector
+        for _ in range(10):
+            slope = torch.autograd.grad(F.cross_entropy(head(phi), y), head.weight, create_graph=True)[0].flatten()
+            vector = (vector - torch.autograd.grad(slope @ vector, head.weight)[0].flatten()).detach()
+            estimate = estimate + vector
+            if estimate.abs().max() > 10:
+                break
+        return estimate
+
+
+class URM(ERM):
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        layers = [nn.Linear(network.head.in_features, 100), nn.LeakyReLU(), nn.Linear(100, 100), nn.LeakyReLU()]
+        self.discriminator = nn.Sequential(*layers, nn.Linear(100, 1))
+        self.critic_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=LEARNING_RATE)
+
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+        phi = self.features(x)  # of the suite's model, whose features end in tanh
+        ones = torch.ones(len(phi))
+        fooled = F.binary_cross_entropy_with_logits(self.discriminator(phi).squeeze(1), ones)
+        self.minimise(F.cross_entropy(self.head(phi), y, reduction="none").mean() + 0.1 * fooled)
+        phi = phi.detach()
+        noise = 2 * torch.rand(phi.shape) - 1
+        taken = F.binary_cross_entropy_with_logits(self.discriminator(noise).squeeze(1), ones)
+        refused = F.binary_cross_entropy_with_logits(self.discriminator(phi).squeeze(1), 0 * ones)
+        self.critic_optimizer.zero_grad()
+        (taken + 0.1 * refused).backward()
+        self.critic_optimizer.step()
+
+
+class MLDG(ERM):
+    """A copy of the network for each pair of environments, with an Adam of its own."""
+
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        count = len(minibatches)
+        order = torch.randperm(count).tolist()
+        tested = min(2, count - 1)
+        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        network = nn.Sequential(self.features, self.head)
+        for position, i in enumerate(order[:-tested]):
+            (x, y, _), (x_test, y_test, _) = minibatches[i], minibatches[order[count - tested + position % tested]]
+            inner = copy.deepcopy(network)
+            optimizer = torch.optim.Adam(inner.parameters(), lr=LEARNING_RATE)
+            optimizer.zero_grad()
+            F.cross_entropy(inner(x), y).backward()
+            optimizer.step()
+            second = torch.autograd.grad(F.cross_entropy(inner(x_test), y_test), list(inner.parameters()))
+            for parameter, copied, g in zip(self.parameters, inner.parameters(), second, strict=True):
+                if parameter.grad is not None and copied.grad is not None:
+                    parameter.grad += (copied.grad + g) / count
+        self.optimizer.step()
+
+
+class PGrad(ERM):
+    """The walk of a copy, its principal directions, and their mean as the gradient."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        self.network = nn.Sequential(self.features, self.head)
+        self.state: dict[str, Any] | None = None
+
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        inner = copy.deepcopy(self.network)
+        optimizer = torch.optim.Adam(inner.parameters(), lr=1e-3)
+        if self.state is not None:
+            optimizer.load_state_dict(self.state)
+        order, walk = list(range(len(minibatches))), []
+        for turn in range(3):
+            random.shuffle(order)
+            for e in order:
+                x, y, _ = minibatches[e]
+                rows = slice(turn * len(x) // 3, (turn + 1) * len(x) // 3)
+                loss = F.cross_entropy(inner(x[rows]), y[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                walk.append(torch.cat([p.detach().flatten().clone() for p in inner.parameters()]))
+                optimizer.step()
+        walk.append(torch.cat([p.detach().flatten().clone() for p in inner.parameters()]))
+        self.state = optimizer.state_dict()
+        points = torch.stack(walk)
+        centred = points - points.mean(0)
+        directions, values, _ = torch.svd(centred @ centred.T / (points.shape[1] - 1))
+        directions = centred.T @ directions
+        way = points[0] - points[-1]
+        directions = directions / directions.norm(dim=0) * way.norm()
+        directions = directions * (2 * ((way[:, None] * directions).sum(0) > 0).to(points.dtype) - 1)
+        gradient = (values[:4] / values[:4].norm() * directions[:, :4]).sum(1)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, part in zip(self.parameters, gradient.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter).clone()
+        self.optimizer.step()
+
+
+class GGAL(ERM):
+    """Gradients of all environments for their cosines, and a pass over all for the step."""
+
+    def update(self, draw: Draw) -> None:
+        minibatches, rows = draw(), []
+        for x, y, _ in minibatches:
+            gradient = torch.autograd.grad(F.cross_entropy(self.predict(x), y), self.parameters, retain_graph=True)
+            rows.append(torch.cat([g.flatten() for g in gradient]))
+        pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
+        cosine = torch.stack([F.cosine_similarity(rows[i], rows[j], dim=0) for i, j in pairs]).mean()
+        loss = self.objective(minibatches)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad += torch.randn_like(parameter.grad) * 1e-3 * (1 - cosine)
+        self.optimizer.step()
+
+
+class SAM(ERM):
+    def update(self, draw: Draw) -> None:
+        minibatches = draw()
+        self.optimizer.zero_grad()
+        self.objective(minibatches).backward()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        moves = []
+        with torch.no_grad():
+            for parameter, g in zip(self.parameters, gradients, strict=True):
+                moves.append(g * (0.05 / (norm + 1e-12)))
+                parameter.add_(moves[-1])
+        self.optimizer.zero_grad()
+        self.objective(minibatches).backward()
+        with torch.no_grad():
+            for parameter, move in zip(self.parameters, moves, strict=True):
+                parameter.sub_(move)
+        self.optimizer.step()
+
+
+class MTL(ERM):
+    """The head gets the running mean of its environment as well."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        self.means = torch.zeros(problem.environments, network.head.in_features // 2)
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        risk = torch.zeros(())
+        for e, (x, y, _) in enumerate(minibatches):
+            phi = self.features(x)
+            mean = 0.99 * phi.mean(0) + 0.01 * self.means[e]
+            self.means[e] = mean.clone().detach()
+            both = torch.cat([phi, mean.view(1, -1).repeat(len(phi), 1)], 1)
+            risk = risk + F.cross_entropy(self.head(both), y)
+        return risk / len(minibatches)
+
+
+class ARM(ERM):
+    """A further channel from a network that sees the whole environment."""
+
+    def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
+        super().__init__(network, problem)
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((problem.input_shape[0], 64), (64, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.context = nn.Sequential(*layers, nn.Conv2d(64, 1, 5, padding=2))
+        self.optimizer.add_param_group({"params": list(self.context.parameters())})
+
+    def objective(self, minibatches: list[Minibatch]) -> Tensor:
+        x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
+        maps = self.context(x).reshape(len(minibatches), -1, 1, *x.shape[2:])
+        context = torch.repeat_interleave(maps.mean(1), maps.shape[1], dim=0)
+        return F.cross_entropy(self.predict(torch.cat([x, context], 1)), y)
+
+
 PEERS: Mapping[str, type[ERM]] = {
     "erm": ERM,
     "irmv1": IRM,
@@ -591,11 +1013,27 @@ PEERS: Mapping[str, type[ERM]] = {
     "irmv1+simple_adareg": SimpleAdaReg,
     "mutual_information": MutualInformation,
     "adversary": Adversary,
+    "eqrm": EQRM,
+    "rdm": RDM,
+    "causirl": CausIRL,
+    "cad": CAD,
+    "dann": DANN,
+    "sagnet": SagNet,
+    "selfreg": SelfReg,
+    "transfer": Transfer,
+    "trm": TRM,
+    "urm": URM,
+    "mldg": MLDG,
+    "pgrad": PGrad,
+    "gga_l": GGAL,
+    "sam": SAM,
+    "mtl": MTL,
 }
 """Peers of methods, by name."""
 IMAGE_PEERS: Mapping[str, type[ERM]] = {
     "augerino": Augmented,
     "augerino_color": AugerinoColor,
     "fixed_augmentation": FixedAugmentation,
+    "arm": ARM,
 }
 """Peers of methods that change images."""

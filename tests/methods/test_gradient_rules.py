@@ -257,6 +257,7 @@ def test_strict_and_normalised_as_in_the_unit_tests() -> None:
 @pytest.mark.parametrize("method", [m for m in METHODS.entries() if "environments" in METHODS.traits(m)])
 def test_one_environment_is_a_clear_error(method: str, tmp_path: Path) -> None:
     dataset = "chain_sem" if "regression" in METHODS.traits(method) else "spirals"
+    dataset = "colored_digits" if "image" in METHODS.traits(method) else dataset
     config = small_config(method, dataset, trainer__environments_per_step=1)
     with pytest.raises(UserError, match="compares environments, but a step has only 1 of the data's"):
         run_one(config, Options(out=tmp_path))
