@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from invbench.components.draws import uniform
-from invbench.components.penalty import PenaltyMethod, representation, squared_distances
+from invbench.components.penalty import PenaltyMethod, representation, squared_distances, sum_of_kernels
 from invbench.core.data import Batch
 from invbench.core.hooks import RandomDraws
 from invbench.core.method import Outputs, State
@@ -54,23 +54,25 @@ class CausIRL(RandomDraws, PenaltyMethod):
 
 
 def moment_distance(phi: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Compare means and covariances of the rows of (N, D) that are in two parts (N,), of zeros and ones."""
-    means, covariances = zip(*(_moments(phi, part) for part in (first, second)), strict=True)
-    distance: Tensor = (means[0] - means[1]).square().mean() + (covariances[0] - covariances[1]).square().mean()
+    """Compare means and covariances of the rows of (N, D) that are in two parts (N,), of zeros and ones.
+
+    With rows less their common mean, C_P - C_Q is one weighted product of them and two of their parts' means.
+    """
+    counts = first.sum(), second.sum()
+    below = [(count - 1).clamp(min=1) for count in counts]
+    rows = phi - phi.mean(0)
+    means = [rows.T @ part / count.clamp(min=1) for part, count in zip((first, second), counts, strict=True)]
+    weight = first / below[0] - second / below[1]
+    between = [torch.outer(mean, mean) * (n / m) for mean, n, m in zip(means, counts, below, strict=True)]
+    difference = (weight[:, None] * rows).T @ rows - between[0] + between[1]
+    distance: Tensor = (means[0] - means[1]).square().mean() + difference.square().mean()
     return distance
-
-
-def _moments(phi: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
-    count = part.sum()
-    mean = phi.T @ part / count.clamp(min=1)
-    centred = part[:, None] * (phi - mean)
-    return mean, centred.T @ centred / (count - 1).clamp(min=1)
 
 
 def kernel_distance(phi: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Compare by the kernel the rows of (N, D) that are in two parts (N,), of zeros and ones."""
     distances = squared_distances(phi)
-    kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)
+    kernel = sum_of_kernels(distances, GAMMAS)
     contrast = first / first.sum().clamp(min=1) - second / second.sum().clamp(min=1)
     distance: Tensor = (contrast * (kernel @ contrast)).sum()
     return distance

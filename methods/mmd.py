@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.components.penalty import PenaltyMethod, representation, squared_distances
+from invbench.components.penalty import PenaltyMethod, gaussian_kernels, representation, squared_distances
 from invbench.core.data import Batch
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
@@ -45,6 +45,6 @@ def kernel_means(phi: Tensor) -> Tensor:
     """Compute the mean kernel between the rows of every two environments: (E, B, D) -> (E, E)."""
     environments, rows, _ = phi.shape
     distances = squared_distances(phi.flatten(0, 1))
-    kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)
+    kernel = torch.stack(gaussian_kernels(distances, GAMMAS)).sum(0)
     means: Tensor = kernel.unflatten(0, (environments, rows)).unflatten(2, (environments, rows)).mean((1, 3))
     return means

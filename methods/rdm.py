@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.components.penalty import PenaltyMethod, annealed, squared_distances
+from invbench.components.penalty import PenaltyMethod, annealed, squared_distances, sum_of_kernels
 from invbench.core.data import Batch
 from invbench.core.hooks import LearningRateChange
 from invbench.core.method import Outputs, State
@@ -65,7 +65,7 @@ def discrepancy(losses: Tensor, is_worst: Tensor) -> Tensor:
     """Compare by the kernel the losses (E, B) of one environment, of which (E,) is 1, with those of all."""
     environments, examples = losses.shape
     distances = squared_distances(losses.reshape(-1, 1))
-    kernel = torch.stack([(-gamma * distances).exp() for gamma in GAMMAS]).sum(0)
+    kernel = sum_of_kernels(distances, GAMMAS)
     contrast = (is_worst - 1 / environments)[:, None].expand_as(losses).flatten() / examples
     return (contrast * (kernel @ contrast)).sum()
 

@@ -20,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invbench.components.draws import uniform
 from invbench.components.penalty import representation
 from invbench.core.backbone import network_with_head
 from invbench.core.data import Batch, Problem
-from invbench.core.hooks import Critic, CriticFn, RandomDraws, WithCritic
+from invbench.core.hooks import Critic, CriticFn, WithCritic
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import Choice, LogUniform, Uniform, setting
@@ -34,7 +33,7 @@ WIDTH = 100
 
 
 @register_method("urm")
-class URM(RandomDraws, WithCritic):
+class URM(WithCritic):
     """Reward representations that a discriminator takes for uniform noise."""
 
     display_name: ClassVar[str] = "URM"
@@ -65,11 +64,11 @@ class URM(RandomDraws, WithCritic):
 
     def critic_loss(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         phi = representation(outputs, "urm")
-        _, rows, features = (torch.arange(size, device=phi.device) for size in phi.shape)
-        noise = uniform(state, 0, batch.env[:, None, None], rows[:, None], features, like=phi)
+        noise = torch.rand_like(phi)  # critics have a generator of their own
         if self.activation == "tanh":
             noise = 2 * noise - 1
-        taken, refused = -F.logsigmoid(critic(noise)).mean(), -F.logsigmoid(-critic(phi)).mean()
+        of_noise, of_phi = critic(torch.cat([noise, phi])).chunk(2)
+        taken, refused = -F.logsigmoid(of_noise).mean(), -F.logsigmoid(-of_phi).mean()
         return taken + self.weight * refused, state
 
     def critic_penalty(self, critic: CriticFn, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

@@ -802,7 +802,7 @@ class TRM(ERM):
             own = F.cross_entropy(head(each[q]), labels[q])
             slope = torch.autograd.grad(own, head.weight, create_graph=True)[0].flatten()
             crossed = {p: F.cross_entropy(head(each[p]), labels[p]) for p in range(len(each)) if p != q}
-            loss = torch.stack([self.shares[q, p] * value for p, value in crossed.items()]).sum()
+            loss = torch.stack([self.shares[q, p].item() * value for p, value in crossed.items()]).sum()
             vector = torch.autograd.grad(loss, head.weight, create_graph=True)[0].flatten().detach()
             total = total + loss - 1e-4 * (self.inverse(vector, head, each[q].detach(), labels[q]) @ slope)
             for p, value in crossed.items():
