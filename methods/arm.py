@@ -10,7 +10,8 @@ c has convolutions 5x5 of 64, 64 and 1 channels with padding 2, batch normalisat
 training the B images are those of the environment in the step; in evaluation `support` of them, one after another.
 
 A prediction in evaluation depends on other unlabelled inputs of the test (it is transductive): other methods do not see
-these. Deviations: DomainBed predicts a batch whose size is no multiple of the support as one group; here the last group
+these. Deviations: in DomainBed c keeps its first weights (its optimiser is made ahead of it), the authors train it. It
+predicts a batch whose size is no multiple of the support as one group; here the last group
 of an environment is smaller.
 """
 

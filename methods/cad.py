@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.components.penalty import PenaltyMethod, representation
+from invbench.components.penalty import PenaltyMethod, least_exponent, representation
 from invbench.core.data import Batch
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
@@ -65,7 +65,12 @@ class CAD(PenaltyMethod):
 
 
 def _log_sum_exp(values: Tensor, included: Tensor) -> Tensor:
-    """Compute log Σ exp of the included elements of each row (N,); 0 where there are none."""
+    """Compute log Σ exp of the included elements of each row (N,); 0 where there are none.
+
+    Terms that are less than the smallest full number beside the largest one do not count: they would take long.
+    """
     is_empty = ~included.any(1, keepdim=True)
     chosen = torch.where(included | is_empty, values, -torch.inf)
-    return torch.where(is_empty[:, 0], 0, chosen.logsumexp(1))
+    largest = chosen.detach().amax(1, keepdim=True)
+    terms = (values - largest).clamp(least_exponent(values), 0).exp() * (included | is_empty)
+    return torch.where(is_empty[:, 0], 0, terms.sum(1).log() + largest[:, 0])

@@ -9,7 +9,7 @@ in DomainBed's form for networks. With the representation φ and a linear head h
 In evaluation m is the mean over `support` inputs of the environment, so a prediction depends on other unlabelled inputs
 of the test (it is transductive). The default of γ and its search range are DomainBed's.
 
-Deviation: the released code of DomainBed overwrites m by standard normal noise ahead of the head, in training and
+Deviations: the released code of DomainBed overwrites m by standard normal noise ahead of the head, in training and
 evaluation, so that its published numbers are those of noise. `as_released` does the same.
 """
 
@@ -57,9 +57,8 @@ class WithMean(EnvironmentNetwork):
     def __init__(self, model: FeaturesAndHead, environments: int, rate: float, support: int, is_noise: bool) -> None:
         super().__init__(support)
         features, outputs = model.head.in_features, model.head.out_features
-        self.network = FeaturesAndHead(
-            model.features, nn.Linear(2 * features, outputs), model.features_rate, model.weights
-        )
+        head = type(model.head)(2 * features, outputs, bias=model.head.bias is not None)
+        self.network = FeaturesAndHead(model.features, head, model.features_rate, model.weights)
         self.rate, self.is_noise = rate, is_noise
         self.register_buffer("means", torch.zeros(environments, features))
 

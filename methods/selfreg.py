@@ -10,8 +10,9 @@ network, two random examples j, k of the same class as each example i, and λ ~ 
     objective = R + min(R, 1) (λ A + (1 - λ) B),   R = (1/E) Σ_e R_e,   no gradient through min(R, 1)
 
 P has layers F → H → H → F with batch normalisation after each and ReLU after the first two; H is 2F, and F where F is
-2048. Deviations: j and k are the next ones in random rings of the class, never i itself where the class has another
-example; DomainBed's orders may leave an example where it is.
+2048. Deviations: in DomainBed P keeps its first weights (its optimiser is made ahead of it), the authors train it. j
+and k are the next ones in random rings of the class, never i itself where the class has another example; DomainBed's
+orders may leave an example where it is.
 """
 
 import math

@@ -15,7 +15,7 @@ Defaults and search ranges are DomainBed's. Deviations: DomainBed makes two upda
 and by the gap, whose h' climbed on the batch before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,23 +47,24 @@ class Transfer(Method):
         phi, head = representation(outputs, "transfer"), outputs.head
         if head is None:  # a representation is the input of one
             raise ValueError("no head: the engine adds it to what a penalty gets")
-        other = self._climbed((head[0].detach(), head[1].detach()), phi.detach(), batch.y)
+        other = self._climbed([part.detach() for part in head if part is not None], phi.detach(), batch.y)
         return self.weight * gap(other, phi, batch.y), state
 
-    def _climbed(self, head: tuple[Tensor, Tensor], phi: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _climbed(self, head: Sequence[Tensor], phi: Tensor, y: Tensor) -> list[Tensor]:
         """Return the head with a large gap."""
-        weights, biases = head
+        other = list(head)
         for _ in range(self.ascent_steps):
-            slopes = grad(gap)((weights, biases), phi, y)
-            step = self.ascent_rate * self.weight
-            away = weights + step * slopes[0] - head[0], biases + step * slopes[1] - head[1]
-            norm = (away[0].square().sum() + away[1].square().sum()).sqrt()
+            slopes = grad(gap)(other, phi, y)
+            rate = self.ascent_rate * self.weight
+            away = [now + rate * slope - first for now, slope, first in zip(other, slopes, head, strict=True)]
+            norm = torch.stack([part.square().sum() for part in away]).sum().sqrt()
             factor = torch.where(norm > self.radius, self.radius / norm, 1.0)
-            weights, biases = head[0] + factor * away[0], head[1] + factor * away[1]
-        return weights, biases
+            other = [first + factor * part for first, part in zip(head, away, strict=True)]
+        return other
 
 
-def gap(head: tuple[Tensor, Tensor], phi: Tensor, y: Tensor) -> Tensor:
+def gap(head: Sequence[Tensor], phi: Tensor, y: Tensor) -> Tensor:
     """Compute the largest minus the smallest risk of a head on representations (E, B, features)."""
-    risks = cross_entropy(phi @ head[0].T + head[1], y).mean(1)
+    weights, *biases = head
+    risks = cross_entropy(sum(biases, phi @ weights.T), y).mean(1)
     return risks.max() - risks.min()

@@ -67,9 +67,9 @@ class TRM(Method):
         follow = (self._followers(heads, phi.detach(), of_class, shares) * slopes(heads, phi, of_class)).sum((1, 2))
         crossing = (loss - self.follow_weight * follow).mean()
         has_begun = state["step"] >= self.warm_up
-        grown = shares * (self.group_rate * crossed.detach()).exp()
-        absent = 1 - present.sum(0)
-        rows = grown @ present + present @ state["shares"] * absent
+        grown = (self.group_rate * crossed.detach()).exp()
+        rows = present @ state["shares"] * (grown @ present + 1 - present.sum(0))  # those of absent environments stay
+        rows = rows / rows.sum(1, keepdim=True)
         after = {"weights": heads[0], "biases": heads[1], "shares": rows}
         kept = {
             name: torch.where(has_begun, _put(present, new, state[name]), state[name]) for name, new in after.items()

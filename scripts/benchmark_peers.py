@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from peers import IMAGE_PEERS, LEARNING_RATE, PEERS, Draw, Minibatch
+from peers import ERM, IMAGE_PEERS, LEARNING_RATE, PEERS, Draw, Minibatch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -42,10 +42,11 @@ from invbench.training.recorded_step import EARLIER
 BATCHES, CLASSES, INPUTS = 8, 3, 24
 SECONDS = 0.05
 """Time of the steps of one side in a round, at least."""
-FROM_THE_START = {"anneal_steps": 0, "bottleneck_anneal_steps": 0, "burn_in": 0, "learning_rate_after": LEARNING_RATE}
+FROM_THE_START = {"anneal_steps": 0, "bottleneck_anneal_steps": 0, "burn_in": 0, "warm_up": 0}
+FROM_THE_START |= {"learning_rate_after": LEARNING_RATE}
 """Settings with which a method does from the first step on what it does in the end."""
-RANDOM = ("mixup", "pcgrad", "irm_games", "mutual_information", "adversary", *IMAGE_PEERS)
-RANDOM += ("causirl", "dann", "sagnet", "selfreg", "trm", "urm", "mldg", "pgrad", "gga_l")
+RANDOM = ("mixup", "pcgrad", "irm_games", "mutual_information", "adversary", "augerino", "augerino_color")
+RANDOM += ("fixed_augmentation", "causirl", "dann", "sagnet", "selfreg", "urm", "mldg", "pgrad", "gga_l")
 """Methods of which a step draws random numbers, or begins with weights of its own."""
 OTHERWISE = ("eqrm", "transfer")
 """Methods whose step is not the peer's; their files say how it differs."""
@@ -137,6 +138,7 @@ def check(method: str, size: Size) -> None:
         training = training_of(method, size, problem, "float64")
         peer = (PEERS | IMAGE_PEERS)[method](copy.deepcopy(network_of(training)), problem)
         before = flat(training.model)
+        start(peer, training.model)
         batch = training.loader.batch(0)
         minibatches = list(zip(batch.x, batch.y, _nuisance(batch), strict=True))
         training.model.train()
@@ -149,6 +151,13 @@ def check(method: str, size: Size) -> None:
     difference = float((moved - expected).norm() / expected.norm())
     if not difference < 1e-4:
         sys.exit(f"{method}, {size}: a step of the suite and of its peer differ by {difference:.1e} of its length")
+
+
+@torch.no_grad()
+def start(peer: ERM, model: nn.Module) -> None:
+    """Begin with the model's weights in further networks of the peer, too."""
+    for parameter, value in zip(peer.parameters, model.parameters(), strict=True):
+        parameter.copy_(value)
 
 
 def flat(module: nn.Module) -> Tensor:

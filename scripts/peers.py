@@ -136,16 +136,17 @@ class CORAL(Pairwise):
 
 
 class MMD(Pairwise):
+    gammas: tuple[float, ...] = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
+
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         within = self.kernel(first, first).mean() + self.kernel(second, second).mean()
         return within - 2 * self.kernel(first, second).mean()
 
-    @staticmethod
-    def kernel(first: Tensor, second: Tensor) -> Tensor:
+    def kernel(self, first: Tensor, second: Tensor) -> Tensor:
         squares = [phi.pow(2).sum(-1, keepdim=True) for phi in (first, second)]
         distances = torch.addmm(squares[1].t(), first, second.t(), alpha=-2).add_(squares[0]).clamp_min_(1e-30)
         kernel = torch.zeros_like(distances)
-        for gamma in (0.001, 0.01, 0.1, 1, 10, 100, 1000):
+        for gamma in self.gammas:
             kernel = kernel + (-gamma * distances).exp()
         return kernel
 
@@ -568,56 +569,59 @@ class AugerinoColor(ERM):
 class EQRM(ERM):
     """The quantile of a kernel estimate by halving; its gradient goes through the halvings."""
 
+    quantile = torch.tensor(0.75, dtype=torch.float64)
+
     def objective(self, minibatches: list[Minibatch]) -> Tensor:
-        risks = torch.stack([F.cross_entropy(self.predict(x), y) for x, y, _ in minibatches])
+        risks = torch.cat([F.cross_entropy(self.predict(x), y).reshape(1) for x, y, _ in minibatches])
         ordered, _ = torch.sort(risks)
-        width = 1.06 * ordered.std() * len(ordered) ** -0.2
-        low = torch.distributions.Normal(ordered[0], width).icdf(torch.tensor(0.75))
-        high = torch.distributions.Normal(ordered[-1], width).icdf(torch.tensor(0.75))
-        ends = [low, high]
-        middle = 0.5 * (low + high)
+        width = 1.06 * torch.std(ordered) * len(ordered) ** -0.2
+        ends = [torch.distributions.Normal(ordered[i], width).icdf(self.quantile) for i in (0, -1)]
+        middle = 0.5 * (ends[0] + ends[1])
         for _ in range(32):
-            below = torch.distributions.Normal(ordered, width.expand(len(ordered))).cdf(middle.repeat(len(ordered)))
-            ends[int(below.mean() > 0.75)] = middle
+            ends[int(self.share_below(middle, ordered, width) > self.quantile)] = middle
             following = 0.5 * (ends[0] + ends[1])
             if following == middle:
                 break
             middle = following
         return middle
 
+    @staticmethod
+    def share_below(value: Tensor, ordered: Tensor, width: Tensor) -> Tensor:
+        """Compute the estimated distribution function of the risks."""
+        kernels = torch.distributions.Normal(ordered, torch.ones(len(ordered)) * width)
+        share: Tensor = kernels.cdf(value.repeat(len(ordered), 1).T).mean()
+        return share
 
-class RDM(ERM):
+
+class RDM(MMD):
+    gammas = (0.0001, 0.001, 0.01, 0.1, 1, 10, 100, 1000)
+
     def objective(self, minibatches: list[Minibatch]) -> Tensor:
-        pairs = zip(self.all_logits(minibatches), minibatches, strict=True)
-        losses = torch.stack([F.cross_entropy(logits, y, reduction="none") for logits, (_, y, _) in pairs])
-        risks = losses.mean(1)
-        worst, every = losses[risks.argmax()], losses.flatten()
-        matching = self.kernel(worst, worst) + self.kernel(every, every) - 2 * self.kernel(worst, every)
+        risks, rows = torch.zeros(len(minibatches)), []
+        for i, (logits, (_, y, _)) in enumerate(zip(self.all_logits(minibatches), minibatches, strict=True)):
+            risks[i] = F.cross_entropy(logits, y)
+            rows.append(F.cross_entropy(logits, y, reduction="none"))
+        losses = torch.stack(rows)
+        worst, every = losses[torch.argmax(risks)], losses.flatten()
+        matching = self.distance(worst[:, None], every[:, None])
         return risks.mean() + 5 * matching + 0.004 * (every.var() + worst.var())
 
-    @staticmethod
-    def kernel(first: Tensor, second: Tensor) -> Tensor:
-        distances = (first[:, None] - second[None]).pow(2).clamp_min(1e-30)
-        kernel = torch.zeros_like(distances)
-        for gamma in (0.0001, 0.001, 0.01, 0.1, 1, 10, 100, 1000):
-            kernel = kernel + (-gamma * distances).exp()
-        return kernel.mean()
 
-
-class CausIRL(ERM):
-    """Two random parts in the place of environments, compared as `CORAL` does."""
+class CausIRL(CORAL):
+    """Two random parts in the place of environments."""
 
     def objective(self, minibatches: list[Minibatch]) -> Tensor:
         representations = [self.features(x) for x, _, _ in minibatches]
-        risk = torch.zeros(())
-        first, second = [], []
-        for phi, (_, y, _) in zip(representations, minibatches, strict=True):
-            risk = risk + F.cross_entropy(self.head(phi), y)
+        all_logits = [self.head(phi) for phi in representations]
+        risk, parts = torch.zeros(()), [representations[0][:0]] * 2
+        for logits, phi, (_, y, _) in zip(all_logits, representations, minibatches, strict=True):
+            risk = risk + F.cross_entropy(logits, y)
             cut = np.random.randint(0, len(phi))
-            first.append(phi[:cut])
-            second.append(phi[cut:])
-        penalty = CORAL.distance(self, torch.cat(first), torch.cat(second))  # type: ignore[arg-type]
-        return risk / len(minibatches) + torch.nan_to_num(penalty)
+            parts = [torch.cat(pair) for pair in zip(parts, (phi[:cut], phi[cut:]), strict=True)]
+        first, second = parts
+        is_defined = len(first) > 1 and len(second) > 1
+        penalty = torch.nan_to_num(self.distance(first, second)) if is_defined else torch.zeros(())
+        return risk / len(minibatches) + penalty
 
 
 class CAD(ERM):
@@ -634,7 +638,8 @@ class CAD(ERM):
         valid = of_label.sum(1) > 0
         loss = -0.1 / 0.07 * torch.logsumexp(logs[valid] + (~same[valid]).to(phi.dtype).log(), 1)
         finite = torch.isfinite(loss)
-        penalty = torch.where(finite, loss, torch.zeros(())).sum() / finite.sum()
+        count = finite.sum()
+        penalty = torch.where(finite, loss, torch.zeros(())).sum() / count if count != 0 else torch.zeros(())
         return F.cross_entropy(self.head(phi), y) + 0.1 * penalty
 
 
@@ -721,18 +726,21 @@ class SelfReg(ERM):
         x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])
         share = np.random.beta(0.5, 0.5)
         y, order = torch.sort(y)
-        phi = self.features(x[order])
+        ordered = torch.zeros_like(x)
+        for i, row in enumerate(order):
+            ordered[i] = x[row]
+        phi = self.features(ordered)
         projection, logits = self.projection(phi), self.head(phi)
         seconds = [torch.zeros_like(logits), torch.zeros_like(projection)]
         thirds = [torch.zeros_like(logits), torch.zeros_like(projection)]
         start = 0
-        for count in torch.bincount(y).tolist():
-            for parts in (seconds, thirds):
-                shuffled = torch.randperm(count) + start
-                for i in range(count):
+        for end in [i for i in range(1, len(y)) if y[i] != y[i - 1]] + [len(y)]:
+            orders = [torch.randperm(end - start) + start for _ in range(2)]
+            for i in range(end - start):
+                for parts, shuffled in zip((seconds, thirds), orders, strict=True):
                     parts[0][i + start] = logits[shuffled[i]]
                     parts[1][i + start] = projection[shuffled[i]]
-            start += count
+            start = end
         mixed = [share * second + (1 - share) * third for second, third in zip(seconds, thirds, strict=True)]
         individual = F.mse_loss(logits, seconds[0]) + 0.3 * F.mse_loss(phi, seconds[1])
         heterogeneous = F.mse_loss(logits, mixed[0]) + 0.3 * F.mse_loss(phi, mixed[1])
@@ -773,53 +781,70 @@ class Transfer(ERM):
 
 
 class TRM(ERM):
-    """A head for each environment, thirty steps of all; Hessian-vector products by autograd."""
+    """A head for each environment, thirty steps of all; products with the second derivatives by autograd."""
 
     def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
         super().__init__(network, problem)
-        count = problem.environments
-        self.heads = [nn.Linear(network.head.in_features, problem.task.outputs) for _ in range(count)]
-        self.optimizers = [torch.optim.SGD(head.parameters(), lr=0.1) for head in self.heads]
+        count, width = problem.environments, network.head.in_features
+        self.heads = [nn.Linear(width, problem.task.outputs) for _ in range(count)]
+        for parameter in nn.ModuleList(self.heads).parameters():
+            nn.init.zeros_(parameter)  # as the suite's
+        self.head_optimizers = [torch.optim.SGD(head.parameters(), lr=0.1) for head in self.heads]
+        self.optimizers = [torch.optim.Adam(part.parameters(), lr=LEARNING_RATE) for part in (self.features, self.head)]
         self.shares = torch.ones(count, count) - torch.eye(count)
 
+    def minimise(self, objective: Tensor) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        objective.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
     def objective(self, minibatches: list[Minibatch]) -> Tensor:
-        self.shares /= self.shares.sum(1, keepdim=True)
+        self.shares = self.shares / self.shares.sum(1, keepdim=True)
         phi = self.features(torch.cat([x for x, _, _ in minibatches]))
         labels = [y for _, y, _ in minibatches]
         risk = F.cross_entropy(self.head(phi), torch.cat(labels))
-        each = list(phi.split([len(y) for y in labels]))
+        each = phi.split([len(y) for y in labels])
         for _ in range(30):
-            losses = [
-                F.cross_entropy(head(part.detach()), y) for head, part, y in zip(self.heads, each, labels, strict=True)
-            ]
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.fit(each, labels)
         total = torch.zeros(())
         for q, head in enumerate(self.heads):
             own = F.cross_entropy(head(each[q]), labels[q])
-            slope = torch.autograd.grad(own, head.weight, create_graph=True)[0].flatten()
+            slope = nn.utils.parameters_to_vector(torch.autograd.grad(own, head.weight, create_graph=True))
             crossed = {p: F.cross_entropy(head(each[p]), labels[p]) for p in range(len(each)) if p != q}
-            loss = torch.stack([self.shares[q, p].item() * value for p, value in crossed.items()]).sum()
-            vector = torch.autograd.grad(loss, head.weight, create_graph=True)[0].flatten().detach()
+            crossed = {p: self.shares[q, p].clone() * value for p, value in crossed.items()}
+            loss = sum(crossed.values(), torch.zeros(()))
+            vector = nn.utils.parameters_to_vector(torch.autograd.grad(loss, head.weight, create_graph=True)).detach()
             total = total + loss - 1e-4 * (self.inverse(vector, head, each[q].detach(), labels[q]) @ slope)
             for p, value in crossed.items():
                 self.shares[q, p] *= (1e-2 * value.data).exp()
         return risk + total / len(each)
 
+    def fit(self, each: tuple[Tensor, ...], labels: list[Tensor]) -> None:
+        """Make a step of all heads, each on the representations (B, features) of its environment."""
+        loss = torch.zeros(())
+        for head, phi, y in zip(self.heads, each, labels, strict=True):
+            loss = loss + F.cross_entropy(head(phi.detach()), y)
+        for optimizer in self.head_optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.head_optimizers:
+            optimizer.step()
+
     @staticmethod
     def inverse(vector: Tensor, head: nn.Linear, phi: Tensor, y: Tensor) -> Tensor:
-        """Sum the series of the inverse Hessian."""
-        estimate = vector
+        """Sum the series of the inverse of the second derivatives, times a vector."""
+        total = vector
         for _ in range(10):
-            slope = torch.autograd.grad(F.cross_entropy(head(phi), y), head.weight, create_graph=True)[0].flatten()
-            vector = (vector - torch.autograd.grad(slope @ vector, head.weight)[0].flatten()).detach()
-            estimate = estimate + vector
-            if estimate.abs().max() > 10:
+            loss = F.cross_entropy(head(phi), y)
+            slope = nn.utils.parameters_to_vector(torch.autograd.grad(loss, head.weight, create_graph=True))
+            curved = torch.autograd.grad(slope @ vector, head.weight, create_graph=True)
+            vector = (vector - nn.utils.parameters_to_vector(curved)).detach()
+            total = total + vector
+            if total.abs().max() > 10:
                 break
-        return estimate
+        return total
 
 
 class URM(ERM):
@@ -872,7 +897,7 @@ class MLDG(ERM):
 
 
 class PGrad(ERM):
-    """The walk of a copy, its principal directions, and their mean as the gradient."""
+    """The walk of a copy, its principal directions, and their sum as the gradient."""
 
     def __init__(self, network: FeaturesAndHead, problem: Problem) -> None:
         super().__init__(network, problem)
@@ -885,31 +910,46 @@ class PGrad(ERM):
         optimizer = torch.optim.Adam(inner.parameters(), lr=1e-3)
         if self.state is not None:
             optimizer.load_state_dict(self.state)
-        order, walk = list(range(len(minibatches))), []
+        walk: list[list[Tensor]] = []
+        order = list(range(len(minibatches)))
+        random.shuffle(order)
         for turn in range(3):
-            random.shuffle(order)
             for e in order:
                 x, y, _ = minibatches[e]
                 rows = slice(turn * len(x) // 3, (turn + 1) * len(x) // 3)
                 loss = F.cross_entropy(inner(x[rows]), y[rows])
                 optimizer.zero_grad()
                 loss.backward()
-                walk.append(torch.cat([p.detach().flatten().clone() for p in inner.parameters()]))
+                walk.append([copy.deepcopy(parameter).unsqueeze(0) for parameter in inner.parameters()])
                 optimizer.step()
-        walk.append(torch.cat([p.detach().flatten().clone() for p in inner.parameters()]))
+            random.shuffle(order)
+        walk.append([copy.deepcopy(parameter).unsqueeze(0) for parameter in inner.parameters()])
         self.state = optimizer.state_dict()
-        points = torch.stack(walk)
-        centred = points - points.mean(0)
-        directions, values, _ = torch.svd(centred @ centred.T / (points.shape[1] - 1))
-        directions = centred.T @ directions
-        way = points[0] - points[-1]
-        directions = directions / directions.norm(dim=0) * way.norm()
-        directions = directions * (2 * ((way[:, None] * directions).sum(0) > 0).to(points.dtype) - 1)
-        gradient = (values[:4] / values[:4].norm() * directions[:, :4]).sum(1)
+        self.optimizer.zero_grad()
+        self.set_gradient(list(inner.parameters()), walk)
+        self.optimizer.step()
+
+    def set_gradient(self, after: list[nn.Parameter], walk: list[list[Tensor]]) -> None:
+        """Set the gradients to the sum of the four first directions, each as long as the way and along it."""
+        way = [p - q for p, q in zip(self.parameters, after, strict=True)]
+        directions, values = self.principal(torch.cat([torch.cat([p.view(1, -1) for p in ps], 1) for ps in walk]))
+        directions = directions * torch.stack([part.pow(2).sum() for part in way]).sum().sqrt()
         sizes = [parameter.numel() for parameter in self.parameters]
+        along = torch.zeros_like(values)
+        for part, rows in zip(way, directions.split(sizes), strict=True):
+            along = along + (part.flatten()[:, None] * rows).sum(0)
+        directions = (2 * (along > 0).to(directions.dtype) - 1) * directions
+        gradient = (values[:4] / values[:4].norm() * directions[:, :4]).sum(1)
         for parameter, part in zip(self.parameters, gradient.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter).clone()
-        self.optimizer.step()
+
+    @staticmethod
+    def principal(points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the principal directions (parameters, n) of points (n, parameters), and their variances (n,)."""
+        centred = points - points.mean(0)
+        vectors, values, _ = torch.linalg.svd(centred @ centred.T / (points.shape[1] - 1))
+        directions = centred.T @ vectors
+        return directions / directions.norm(dim=0), values
 
 
 class GGAL(ERM):
@@ -934,17 +974,15 @@ class GGAL(ERM):
 class SAM(ERM):
     def update(self, draw: Draw) -> None:
         minibatches = draw()
-        self.optimizer.zero_grad()
-        self.objective(minibatches).backward()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        moves = []
+        gradients = torch.autograd.grad(self.objective(minibatches), self.parameters)
+        scale = 0.05 / torch.cat([g.flatten() for g in gradients]).norm()
+        moves = [scale * g for g in gradients]
         with torch.no_grad():
-            for parameter, g in zip(self.parameters, gradients, strict=True):
-                moves.append(g * (0.05 / (norm + 1e-12)))
-                parameter.add_(moves[-1])
+            for parameter, move in zip(self.parameters, moves, strict=True):
+                parameter.add_(move)
+        loss = self.objective(minibatches)
         self.optimizer.zero_grad()
-        self.objective(minibatches).backward()
+        loss.backward()
         with torch.no_grad():
             for parameter, move in zip(self.parameters, moves, strict=True):
                 parameter.sub_(move)
@@ -979,6 +1017,7 @@ class ARM(ERM):
             layers += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.context = nn.Sequential(*layers, nn.Conv2d(64, 1, 5, padding=2))
         self.optimizer.add_param_group({"params": list(self.context.parameters())})
+        self.parameters += self.context.parameters()
 
     def objective(self, minibatches: list[Minibatch]) -> Tensor:
         x, y = torch.cat([x for x, _, _ in minibatches]), torch.cat([y for _, y, _ in minibatches])

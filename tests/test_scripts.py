@@ -147,10 +147,12 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_steps_are_those_of_the_published_algorithms(peers: ModuleType) -> None:
     """To 1e-4 of a step in double precision, for all in which nothing is random; `check` exits where one is not."""
     methods = sorted(peers.PEERS.keys() - {*peers.RANDOM, *peers.OTHERWISE})
-    assert len(methods) == 24
-    for size in (peers.Size(3, 8, 12), peers.Size(2, 4, 4, convolutional=True)):
+    assert len(methods) == 25
+    images = peers.Size(2, 4, 4, convolutional=True)
+    for size in (peers.Size(3, 8, 12), images):
         for method in methods:
             peers.check(method, size)
+    peers.check("arm", images)
 
 
 def test_a_step_of_another_algorithm_is_found(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

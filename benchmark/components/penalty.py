@@ -87,8 +87,12 @@ def gaussian_kernels(distances: Tensor, gammas: Iterable[float]) -> list[Tensor]
 
     A processor takes fifty times as long for numbers below that.
     """
-    least = math.ceil(math.log(torch.finfo(distances.dtype).tiny))
-    return [(-gamma * distances).clamp(min=least).exp() for gamma in gammas]
+    return [(-gamma * distances).clamp(min=least_exponent(distances)).exp() for gamma in gammas]
+
+
+def least_exponent(like: Tensor) -> int:
+    """Return the least whole number whose exponential has full precision in the type of `like`."""
+    return math.ceil(math.log(torch.finfo(like.dtype).tiny))
 
 
 def sum_of_kernels(distances: Tensor, gammas: Sequence[float]) -> Tensor:

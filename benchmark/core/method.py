@@ -28,8 +28,8 @@ class Outputs(NamedTuple):
     further (..., *): what else a network computes of its inputs, by name.
 
     The engine adds for penalties: losses (...) of the examples, and loss_gradients (..., outputs) by their predictions;
-    head, weights (outputs, features) and biases (outputs,) of the last linear layer, where the network has one; body
-    (..., features), the representation ahead of a method's change of it.
+    head, weights (outputs, features) and biases (outputs,), if it has any, of the last linear layer, where the network
+    has one; body (..., features), the representation ahead of a method's change of it.
     """
 
     prediction: Tensor
@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
     loss_gradients: Tensor | None = None
     further: Mapping[str, Tensor] = MappingProxyType({})
     losses: Tensor | None = None
-    head: tuple[Tensor, Tensor] | None = None
+    head: tuple[Tensor, Tensor | None] | None = None
     body: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":

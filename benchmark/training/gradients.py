@@ -172,14 +172,19 @@ class Objective:
         features = self.method.features(body, head, batch, state)
         return outputs._replace(representation=features, prediction=head(features), body=body)
 
-    def _head(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Return weights and biases of the last linear layer, where the network has one."""
+    def _head(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None] | None:
+        """Return weights and biases by which the last linear layer computes, where the network has one."""
         if self.head_name is None:
             return None
         name, layer = self.head_name, self.model.get_submodule(self.head_name)
         values = {**dict(layer.named_parameters(prefix=name)), **self.buffers, **parameters}
-        weight = values[f"{name}.weight"]
-        return weight, values.get(f"{name}.bias", weight.new_zeros(len(weight)))
+        weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
+        if type(layer) is nn.Linear:
+            return weight, bias
+        own = {key: values[f"{name}.{key}"] for key, _ in layer.named_parameters()}  # such as one that scales
+        basis = torch.cat([weight.new_zeros(1, weight.shape[1]), torch.eye(weight.shape[1]).to(weight)])
+        outputs: Tensor = functional_call(layer, own, (basis,))
+        return (outputs[1:] - outputs[0]).T, None if bias is None else outputs[0]
 
     @property
     def _couples_rows(self) -> bool:
