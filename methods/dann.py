@@ -8,13 +8,13 @@ the discriminator's probabilities q(e | φ) of the environments and the represen
     objective = (1/E) Σ_e R_e - λ L
 
 Ahead of each step of the network the discriminator makes `critic_steps` updates. With `conditional` it gets φ plus a
-vector that it learns for the label, and its first term weighs each example by one over the number of examples of its
-class in the step, times the number of classes, so that all classes count alike.
+vector that it learns for the label, and its first term weighs each example by 1 / (C n), n the number of examples of
+its class in the step and C that of classes, so that all classes count alike.
 
 Only training environments are told apart: no unlabelled data of the test are seen. Defaults and search ranges are
 DomainBed's. Deviations: DomainBed counts an update of the discriminator as a step of the run; it also draws Adam's β1
 of both players from {0, 0.5} and drops units of the discriminator, where here β1 of the network is `trainer.betas`,
-and there is no dropout.
+and there is no dropout. Its C is the largest label in the step plus one. Ranges of whole numbers are a few of its.
 """
 
 from collections.abc import Mapping

@@ -45,6 +45,10 @@ class PGrad(RandomDraws, InnerSteps):
     def min_examples(self) -> int:
         return ROUNDS
 
+    @property
+    def uses_moments_only(self) -> bool:
+        return False  # thirds of examples have moments of their own
+
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         size = sum(value.numel() for value in parameters.values())
         zeros = next(iter(parameters.values())).detach().new_zeros(size)

@@ -11,7 +11,8 @@ another example of the step, drawn at random, α ~ U(0, 1) for each example, h t
     s minimises mean ℓ(s(φ″), y), from the same batch and the same weights
 
 Predictions are h(φ). Default and search range are DomainBed's. Deviations: DomainBed updates the body twice in a step,
-by one Adam for both terms; here it is one update of their sum. j is the next example in a random ring, never i itself.
+by one Adam for both terms; here it is one update of their sum. Its second head has the network's learning rate and
+weight decay; here it has a rate of its own, and none. j is the next example in a random ring, never i itself.
 """
 
 from typing import ClassVar

@@ -11,8 +11,9 @@ h' begins at h and makes d steps of gradient ascent on λ gap, with the rate η;
 
     objective = (1/E) Σ_e R_e + λ gap(h', φ)
 
-Defaults and search ranges are DomainBed's. Deviations: DomainBed makes two updates of one Adam in a step, by the risk
-and by the gap, whose h' climbed on the batch before.
+Defaults and search ranges are DomainBed's, whose random search has another option (`gda`) on, in which only the other
+head is trained: a fault, so its published numbers are not this algorithm's. Deviations: DomainBed makes two updates of
+one Adam in a step, by the risk and by the gap, whose h' climbed on the batch before.
 """
 
 from collections.abc import Mapping, Sequence

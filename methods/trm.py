@@ -10,8 +10,9 @@ P = Q, sum to 1, H_Q the second derivative of R_Q by the weights of w_Q, and all
     α_QP ← α_QP exp(η R_P(w_Q, φ))
 
 The second term carries how w_Q follows φ. The series of v_Q ends once an element exceeds 10. The first `warm_up`
-steps are ERM. Defaults and search ranges are DomainBed's. Deviations: heads begin at 0 (the problem is convex); in
-DomainBed α grows by α R instead of R; it takes pooled risks, here the mean of environments of equal size.
+steps are ERM. Defaults and search ranges are DomainBed's. Deviations: heads begin at 0 (the problem is convex). In
+DomainBed's code α grows by α R instead of R, and the gradient is taken with the α that has grown already; its series
+changes terms in place, so that it sums 2 (1 - H) ∇L and the terms from k = 2 on. None of the three is in the paper.
 """
 
 from collections.abc import Mapping

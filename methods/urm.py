@@ -1,16 +1,15 @@
 """URM: representations should be spread evenly ("Uniformly Distributed Feature Representations").
 
 Krishnamachari, Ng, Foo (2024), "Uniformly Distributed Feature Representations for Fair and Robust Learning", TMLR,
-openreview.net/forum?id=PgLbS5yp8n, in DomainBed's form. The representation φ passes through an activation that bounds
-it, tanh or ReLU. A discriminator D, in logits, tells it from uniform noise u on (-1, 1), or on (0, 1) for ReLU, in
+openreview.net/forum?id=PgLbS5yp8n, in DomainBed's form. The representation φ passes through tanh or ReLU. A
+discriminator D, in logits, tells it from uniform noise u on (-1, 1), or on (0, 1) for ReLU, in
 every feature; σ is the logistic function:
 
     D minimises mean -log σ(D(u)) + λ mean -log σ(-D(φ)),   from the same batch and the same weights
     objective = (1/E) Σ_e R_e + λ mean -log σ(D(φ))
 
 D has layers of 100 units with LeakyReLU. Defaults and search ranges are DomainBed's for small images. Deviation:
-DomainBed's D learns after the network's update, from the representations before it; here too, but both by one batch's
-pass of equal weights.
+DomainBed's D has the network's weight decay, which is 0 for small images; here it has none.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from invbench.cli.analyze import analyze_app
+from invbench.cli.average import average
 from invbench.cli.compare import compare
 from invbench.cli.completion import words_put_together
 from invbench.cli.data import data_app
@@ -42,6 +43,7 @@ app.command()(run)
 app.command()(sweep)
 app.command()(reproduce)
 app.command("rerun-best")(rerun_best)
+app.command()(average)
 app.command()(ls)
 app.command()(show)
 app.command()(table)

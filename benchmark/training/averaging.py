@@ -64,25 +64,8 @@ class AveragedWeights:
     def put(self) -> None:
         """Put the means into the model, with the statistics of batch normalisation that belong to them."""
         self._set({**self.means, **dict(self.model.named_buffers())})
-        was_training = self.model.training
-        if couples_rows(self.model.train()):
-            self._measure_statistics()
-        self.model.train(was_training)
+        measure_statistics(self.model, self.passes)
         self.buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-
-    @torch.no_grad()
-    def _measure_statistics(self) -> None:
-        """Let batch normalisation take its means and variances over training batches, each of them counting alike."""
-        layers = [part for part in self.model.modules() if isinstance(part, _BatchNorm) and part.training]
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None
-        devices = [value.device for value in self.means.values() if value.device.type == "cuda"][:1]
-        with torch.random.fork_rng(devices):  # training goes on with the numbers that it had drawn
-            self.passes(MOST_BATCHES)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
 
     def _own(self) -> dict[str, Tensor]:
         return {**self.parameters, **dict(self.model.named_buffers())}
@@ -92,3 +75,26 @@ class AveragedWeights:
         for name, tensor in self._own().items():
             if tensor is not values[name]:
                 tensor.copy_(values[name])
+
+
+@torch.no_grad()
+def measure_statistics(model: nn.Module, passes: Callable[[int], None]) -> None:
+    """Let batch normalisation take its means and variances over training batches, each of them counting alike.
+
+    Args:
+        model: its mode stays as it is; without batch normalisation nothing happens.
+        passes: make forward passes, in training mode, of at most so many training batches.
+    """
+    was_training = model.training
+    if couples_rows(model.train()):
+        layers = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.training]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        devices = [value.device for value in model.parameters() if value.device.type == "cuda"][:1]
+        with torch.random.fork_rng(devices):  # training goes on with the numbers that it had drawn
+            passes(MOST_BATCHES)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    model.train(was_training)

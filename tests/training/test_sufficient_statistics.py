@@ -80,6 +80,8 @@ def test_every_classifier_of_irm(classifier: str) -> None:
         ("irmv1", "linear_unit_tests", {"method__estimate": "unbiased"}),  # halves
         ("coral", "linear_unit_tests", {}),  # n - 1
         ("fishr", "linear_unit_tests", {}),  # fourth moments
+        ("adversary", "linear_unit_tests", {"method__independent_of": "environment"}),  # a critic sees examples
+        ("pgrad", "linear_unit_tests", {}),  # thirds of the examples
         ("erm", "linear_unit_tests", {"trainer__condense": False}),  # not wanted
         ("erm", "and_mask_regression", {}),  # nothing to gain
     ],

@@ -1,0 +1,134 @@
+"""Average the last weights of several runs of one network: DiWA, without training.
+
+Rame, Kirchmeyer, Rahier, Rakotomamonjy, Gallinari, Cord (2022), "Diverse Weight Averaging for Out-of-Distribution
+Generalization", arXiv 2205.09739. Runs begin at the same weights and differ in settings, such as the trials of a random
+search with one seed:
+
+    uniform       the mean of all runs
+    restricted    runs in the order of their validation score, the best first; a run joins where the mean with it does
+                  not score worse in validation than the mean without
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from invbench.core.backbone import EnvironmentNetwork
+from invbench.core.data import Problem
+from invbench.errors import UserError
+from invbench.evaluation.metrics import evaluate
+from invbench.runs.resolve import RunConfig
+from invbench.training.averaging import measure_statistics
+from invbench.training.build import RestoredRun, load_run
+from invbench.training.sampling import Sampler, loader_of
+
+Rule = Literal["uniform", "restricted"]
+Weights = dict[str, Tensor]
+SAME = ("dataset", "dataset_settings", "backbone", "backbone_settings", "seed")
+"""Parts of a run's specification on which its data and its first weights depend."""
+
+
+@dataclass(frozen=True)
+class AveragedRuns:
+    """Mean of the weights of runs.
+
+    Args:
+        members: folders of the runs that are in it, in the order in which they joined.
+        model: with the mean weights, in evaluation mode.
+        metrics: of the mean, on every split.
+        best: metrics of the run with the best validation score, which is the first where the rule is restricted.
+    """
+
+    members: tuple[Path, ...]
+    model: nn.Module
+    metrics: dict[str, float]
+    best: dict[str, float]
+
+
+def average_runs(
+    folders: Sequence[Path],
+    rule: Rule = "uniform",
+    device: str = "cpu",
+    advanced: Callable[[int], object] = lambda count: None,
+) -> AveragedRuns:
+    """Average the weights of finished runs.
+
+    Args:
+        folders: of the runs.
+        rule: which runs are in the mean.
+        device: auto, cpu, cuda or cuda:i.
+        advanced: called with the number of runs that have been looked at.
+
+    Raises:
+        UserError: a run is not finished; the runs do not have the same data, network and first weights; the rule is
+            restricted and there is no validation split.
+    """
+    if not folders:
+        raise UserError("there is no run to average")
+    first = load_run(folders[0], device)
+    weights: dict[Path, Weights] = {}
+    scores: dict[Path, dict[str, float]] = {}
+    for count, folder in enumerate(folders, 1):
+        run = load_run(folder, device)
+        _check_alike(first, run, folders[0], folder)
+        weights[folder] = {name: value.clone() for name, value in run.model.state_dict().items()}
+        scores[folder] = _measured(run.model, run.problem, run.config)
+        advanced(count)
+    task = first.problem.task
+    criterion, sign = f"validation_{task.primary}", 1 if task.higher_is_better else -1
+    if "validation" not in first.problem.splits:
+        if rule == "restricted":
+            raise UserError("rule restricted goes by the validation split, which these data do not have; use uniform")
+        criterion = f"test_{task.primary}"
+    ordered = sorted(folders, key=lambda folder: sign * scores[folder][criterion], reverse=True)
+    members = list(folders) if rule == "uniform" else ordered[:1]
+    metrics = _of_mean([weights[folder] for folder in members], first)
+    for folder in ordered[1:] if rule == "restricted" else ():
+        tried = _of_mean([weights[one] for one in (*members, folder)], first)
+        if sign * (tried[criterion] - metrics[criterion]) >= 0:
+            members, metrics = [*members, folder], tried
+    metrics = _of_mean([weights[folder] for folder in members], first)
+    return AveragedRuns(tuple(members), first.model, metrics, scores[ordered[0]])
+
+
+def _of_mean(each: Sequence[Weights], run: RestoredRun) -> dict[str, float]:
+    """Put the mean of weights into a run's model, and measure it."""
+    run.model.load_state_dict({name: _mean([weights[name] for weights in each]) for name in each[0]})
+    if len(each) > 1:
+        measure_statistics(run.model, lambda most: _pass_first_batches(run, most))
+    return _measured(run.model, run.problem, run.config)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Average tensors; counts, which are integers, are those of the first."""
+    return torch.stack(list(values)).mean(0) if values[0].is_floating_point() else values[0]
+
+
+def _measured(model: nn.Module, problem: Problem, config: RunConfig) -> dict[str, float]:
+    return evaluate(model.eval(), problem, tuple(problem.splits), config.spec.seed, 0)
+
+
+def _pass_first_batches(run: RestoredRun, most: int) -> None:
+    sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
+    loader = loader_of(sampler)
+    for number in range(min(most, sampler.steps_per_epoch)):
+        batch = loader.batch(number)
+        environments = (batch.env,) if isinstance(run.model, EnvironmentNetwork) else ()
+        run.model(batch.x.flatten(0, 1), *environments)
+
+
+def _check_alike(first: RestoredRun, other: RestoredRun, first_folder: Path, folder: Path) -> None:
+    """Raise UserError unless two runs have the same data, network and first weights."""
+    for part in SAME:
+        if getattr(first.config.spec, part) != getattr(other.config.spec, part):
+            raise UserError(
+                f"{first_folder.name} and {folder.name} differ in {part.replace('_', ' ')}, so they did not begin at "
+                "the same weights, or not on the same data; average runs that differ in other settings"
+            )
+    shapes = [{name: value.shape for name, value in run.model.state_dict().items()} for run in (first, other)]
+    if first.problem.fingerprint != other.problem.fingerprint or shapes[0] != shapes[1]:
+        raise UserError(f"{first_folder.name} and {folder.name} do not have the same data and the same network")

@@ -1,0 +1,132 @@
+"""Means of the weights of several runs: which are in them, batch norm, what is refused, the command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import invbench
+from invbench.cli import app
+from invbench.errors import UserError
+from invbench.training.average_runs import average_runs
+
+SHORT: dict[str, Any] = {
+    "trainer.epochs": None,
+    "trainer.steps": 30,
+    "trainer.schedule": "constant",
+    "backbone.name": "mlp",
+    "backbone.width": 8,
+}
+RATES = (1e-3, 1e-2, 3e-2, 1.0)
+
+
+def trained(out: Path, seed: int = 0, **settings: Any) -> Path:
+    changed = {name.replace("__", "."): value for name, value in settings.items()}
+    return out / invbench.run("erm", "digits", seed=seed, settings=SHORT | changed, out=out).run_id
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four runs with other learning rates, of which the last one does harm."""
+    out = tmp_path_factory.mktemp("runs")
+    return [trained(out, trainer__learning_rate=rate) for rate in RATES]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return invbench.load_run(folder).model.state_dict()
+
+
+@pytest.mark.parametrize("rule", ["uniform", "restricted"])
+def test_the_mean_of_one_run_is_that_run(runs: list[Path], rule: Any) -> None:
+    averaged = average_runs(runs[:1], rule)
+    for name, value in weights_of(runs[0]).items():
+        assert torch.equal(averaged.model.state_dict()[name], value)
+    assert averaged.metrics == averaged.best
+    record = invbench.load_results(runs[0]).iloc[0]
+    assert averaged.metrics["test_accuracy"] == pytest.approx(record["test_accuracy"])
+
+
+def test_uniform_is_the_mean_of_all(runs: list[Path]) -> None:
+    averaged = average_runs(runs[:3])
+    each = [weights_of(folder) for folder in runs[:3]]
+    for name, value in averaged.model.state_dict().items():
+        torch.testing.assert_close(value, sum(weights[name] for weights in each) / 3)
+    assert averaged.members == tuple(runs[:3])
+    problem = invbench.load_run(runs[0]).problem
+    test = problem.splits["test"]
+    accuracy = (averaged.model(test.x).prediction.argmax(1) == test.y).double().mean().item()
+    assert averaged.metrics["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_restricted_takes_what_does_not_harm(runs: list[Path]) -> None:
+    """By trying, in the order of the validation scores."""
+    averaged = average_runs(runs, "restricted")
+    table = invbench.load_results(runs[0].parent).set_index("run_id")
+    ordered = sorted(runs, key=lambda folder: table.loc[folder.name, "validation_accuracy"], reverse=True)
+    validation = invbench.load_run(runs[0]).problem.splits["validation"]
+
+    def score(folders: list[Path]) -> float:
+        each = [weights_of(folder) for folder in folders]
+        model = invbench.load_run(runs[0]).model
+        model.load_state_dict({name: sum(weights[name] for weights in each) / len(each) for name in each[0]})
+        with torch.no_grad():
+            return float((model(validation.x).prediction.argmax(1) == validation.y).double().mean())
+
+    members = ordered[:1]
+    for folder in ordered[1:]:
+        if score([*members, folder]) >= score(members):
+            members.append(folder)
+    assert list(averaged.members) == members
+    assert runs[3] not in members
+    assert averaged.metrics["validation_accuracy"] == pytest.approx(score(members))
+    assert averaged.metrics["validation_accuracy"] >= averaged.best["validation_accuracy"]
+
+
+def test_batch_norm_learns_from_the_mean(tmp_path: Path) -> None:
+    folders = [trained(tmp_path, backbone__batch_norm=True, trainer__learning_rate=rate) for rate in RATES[:2]]
+    averaged = average_runs(folders)
+    x = invbench.load_run(folders[0]).problem.splits["train"].x
+    flat, linear, norm = list(averaged.model.features)[:3]
+    torch.testing.assert_close(norm.running_mean, linear(flat(x)).mean(0), rtol=0.05, atol=0.02)
+    each = [weights_of(folder)["features.2.running_mean"] for folder in folders]
+    assert not torch.allclose(norm.running_mean, sum(each) / 2, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"backbone__width": 4}, "backbone settings"),
+        ({"dataset__validation_share": 0.3}, "dataset settings"),
+    ],
+)
+def test_runs_that_did_not_begin_alike_are_refused(
+    settings: dict[str, Any], what: str, runs: list[Path], tmp_path: Path
+) -> None:
+    other = trained(tmp_path, **settings)
+    with pytest.raises(UserError, match=f"differ in {what}, so they did not begin at the same weights"):
+        average_runs([runs[0], other])
+
+
+def test_the_command_keeps_weights_and_metrics(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "average"
+    result = CliRunner().invoke(app, ["average", *map(str, runs[:3]), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "3 of 3 runs in the mean" in result.output
+    assert "test_accuracy" in result.output
+    facts = json.loads((out / "average.json").read_text())
+    assert facts["members"] == [folder.name for folder in runs[:3]]
+    averaged = average_runs(runs[:3])
+    assert facts["metrics"] == pytest.approx(averaged.metrics)
+    for name, value in load_file(out / "average.safetensors").items():
+        assert torch.equal(value, averaged.model.state_dict()[name])
+
+
+def test_a_folder_without_runs(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["average", str(tmp_path)])
+    assert isinstance(result.exception, UserError)
+    assert "no run in" in str(result.exception)
