@@ -75,12 +75,13 @@ class Edition(Settings):
     ranges: Ranges = setting({}, "ranges that are searched for every method")
     ranges_of: dict[str, Ranges] = setting({}, "ranges of single methods, in the place of their settings' own")
     step_shares: dict[str, float] = setting({}, "largest shares of the run that such settings of methods may take")
+    without: tuple[str, ...] = setting((), "methods that came later, whose rows are not there yet")
     problems: dict[str, LeaderboardProblem] = setting(..., "by name", min_length=1)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         for name, problem in self.problems.items():
-            for method in (*problem.set_of, *problem.impossible):
+            for method in (*problem.set_of, *problem.impossible, *self.without):
                 if method.partition("+")[0] not in METHODS.entries():
                     raise ValueError(f"{name}: there is no method '{method}'{did_you_mean(method, METHODS.entries())}")
         return self
@@ -94,9 +95,10 @@ class Edition(Settings):
         return self.problems[name]
 
     def methods_on(self, name: str) -> list[str]:
-        """List the methods that a problem admits, but for those that the edition calls impossible."""
+        """List the methods that a problem admits, but for those that are impossible there or came later."""
         problem = self.problem(name)
-        return [one for one in possible_methods(problem.dataset, problem.set) if one not in problem.impossible]
+        left_out = {*problem.impossible, *self.without}
+        return [one for one in possible_methods(problem.dataset, problem.set) if one not in left_out]
 
     def search(self, name: str, method: str = ALL) -> Sweep:
         """Return the sweep of all trials of a problem: the recipe's settings, and random ones.

@@ -1,8 +1,8 @@
 """The one contract: what every registered method, dataset and backbone must do, wherever it can be used.
 
 The checks are those of `invbench.testing`, whose docstring has the table of the property that each one protects. By
-default every check runs for every method, on a quick dataset, and for every dataset, with the methods of `EVERYWHERE`;
-the rest of the grid is marked slow.
+default every check runs for every method, on a quick dataset, and for every dataset, with the methods of `EVERYWHERE`.
+Of the rest, marked slow, every cell trains, and all checks run on a dataset of each kind that the method takes.
 
 | test | property |
 |---|---|
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cells import SMALL, possible_cells, small_config
 
-from invbench.core.registry import BACKBONES, METHODS, datasets_with_defaults, unmet
+from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
@@ -31,6 +31,7 @@ from invbench.testing.method_checks import METHOD_CHECKS, MethodCheck, trains
 pytestmark = pytest.mark.usefixtures("standins")
 CELLS = possible_cells()
 QUICK = ("spirals", "digits", "colored_digits")
+KINDS = ("vector", "image", "point_cloud", "regression", "classification")
 EVERYWHERE = ("erm", "and_mask", "irmv1", "mutual_information")
 """On all datasets by default: no hook, a gradient rule, a penalty, a critic."""
 SAME_FOR_EVERY_SEED = ("and_mask_regression", "cifar10", "penguins", "qm9")
@@ -66,12 +67,24 @@ def first_dataset(method: str) -> str:
     return next((dataset for dataset in QUICK if dataset in datasets), datasets[0])
 
 
+def one_of_each_kind(datasets: list[str]) -> list[str]:
+    """Return a dataset of each kind of input and target, a quick one where there is one."""
+    kinds: dict[tuple[str, ...], str] = {}
+    for dataset in sorted(datasets, key=lambda name: name not in QUICK):
+        provides = DATASETS.traits(dataset)
+        kinds.setdefault(tuple(kind for kind in KINDS if kind in provides), dataset)
+    return list(kinds.values())
+
+
 def cases() -> Iterator[Any]:
-    """Yield each check with each cell that it applies to."""
+    """Yield each check with the cells that it runs on."""
     for method in METHODS.entries():
         cls, first = METHODS.load(method), first_dataset(method)
+        possible = [dataset for name, dataset in CELLS if name == method]
+        chosen = possible if method in EVERYWHERE else [first, *one_of_each_kind(possible)]
         for check in (check for check in METHOD_CHECKS if check.applies(cls)):
-            for dataset in [dataset for name, dataset in CELLS if name == method] if check.everywhere else [first]:
+            datasets = possible if check.run is trains else list(dict.fromkeys(chosen))
+            for dataset in datasets if check.everywhere else [first]:
                 default = dataset == first or method in EVERYWHERE
                 marks = [] if default else [pytest.mark.slow]
                 yield pytest.param(check, method, dataset, id=f"{check.name}-{method}-{dataset}", marks=marks)
