@@ -55,10 +55,10 @@ class CAD(PenaltyMethod):
         same_label = (label[:, None] == label) & others
         same_environment = environment[:, None] == environment
         compared = same_label if self.conditional else others
-        told = compared & (~same_environment if self.flipped else same_environment)
+        counted = compared & (~same_environment if self.flipped else same_environment)
         similarity = phi @ phi.T / self.temperature
-        logs = _log_sum_exp(similarity, told) - _log_sum_exp(similarity, compared)
-        counts = same_label.any(1) & told.any(1)
+        logs = _log_sum_exp(similarity, counted) - _log_sum_exp(similarity, compared)
+        counts = same_label.any(1) & counted.any(1)
         sign = -1 if self.flipped else 1
         mean = torch.where(counts, logs, 0).sum() / counts.sum().clamp(min=1)
         return sign * self.temperature / BASE_TEMPERATURE * mean

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
-from invbench.components.penalty import annealed
+from invbench.components.penalty import annealed_rate
 from invbench.core.hooks import LearningRateChange, OptimizerRestarts
 from invbench.core.method import State
 from invbench.core.registry import register_method
@@ -64,8 +64,7 @@ class EQRM(LearningRateChange, OptimizerRestarts):
         return (self.burn_in,) if self.burn_in else ()
 
     def learning_rate(self, rate: float | Tensor, state: State) -> float | Tensor:
-        like = torch.zeros((), dtype=torch.float64, device=state["step"].device)
-        return annealed(state["step"], self.burn_in, rate, self.learning_rate_after, like)
+        return annealed_rate(state, self.burn_in, rate, self.learning_rate_after)
 
     def _empirical(self, risks: Tensor) -> Tensor:
         ordered = risks.sort().values
@@ -84,8 +83,8 @@ def kernel_quantile(risks: Tensor, alpha: float | Tensor) -> Tensor:
     near = _search(away.detach(), scalar(alpha, risks))
     density = (-(near - away.detach()).square() / 2).exp().mean() / math.sqrt(2 * math.pi)
     # Newton's step is of rounding's size, and has the gradient of the implicit function.
-    place = near - (ndtr(near - away).mean() - alpha) / density
-    quantile: Tensor = mean + width * place
+    position = near - (ndtr(near - away).mean() - alpha) / density
+    quantile: Tensor = mean + width * position
     return quantile
 
 

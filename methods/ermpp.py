@@ -14,10 +14,9 @@ and validation data, is left out; DomainBed takes statistics from a running mean
 from collections.abc import Iterable
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from invbench.components.penalty import annealed
+from invbench.components.penalty import annealed_rate
 from invbench.core.backbone import is_of_head
 from invbench.core.hooks import (
     Averaging,
@@ -52,8 +51,7 @@ class ERMPlusPlus(LearningRateChange, OptimizerRestarts, WeightAveraging, Update
         return (self.head_steps,) if self.head_steps else ()
 
     def learning_rate(self, rate: float | Tensor, state: State) -> float | Tensor:
-        like = torch.zeros((), dtype=torch.float64, device=state["step"].device)
-        return annealed(state["step"], self.head_steps, self.head_learning_rate, rate, like)
+        return annealed_rate(state, self.head_steps, self.head_learning_rate, rate)
 
     def update(self, names: Iterable[str], count: int, step: int) -> Update:
         moving = list(names)

@@ -25,7 +25,7 @@ from invbench.core.registry import register_method
 from invbench.core.settings import Choice, LogUniform, setting
 
 EPSILON = 1e-8
-"""Adam's."""
+"""Constant in the denominator of Adam."""
 
 
 @register_method("mldg")

@@ -12,10 +12,9 @@ and search ranges are DomainBed's. A step costs memory of (E B)² numbers. Devia
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from invbench.components.penalty import PenaltyMethod, annealed, squared_distances, sum_of_kernels
+from invbench.components.penalty import PenaltyMethod, annealed, annealed_rate, squared_distances, sum_of_kernels
 from invbench.core.data import Batch
 from invbench.core.hooks import LearningRateChange
 from invbench.core.method import Outputs, State
@@ -57,8 +56,7 @@ class RDM(LearningRateChange, PenaltyMethod):
         return self.weighted(discrepancy(losses, is_worst), state) + variance_weight * variances, state
 
     def learning_rate(self, rate: float | Tensor, state: State) -> float | Tensor:
-        like = torch.zeros((), dtype=torch.float64, device=state["step"].device)
-        return annealed(state["step"], self.anneal_steps, rate, self.learning_rate_after, like)
+        return annealed_rate(state, self.anneal_steps, rate, self.learning_rate_after)
 
 
 def discrepancy(losses: Tensor, is_worst: Tensor) -> Tensor:

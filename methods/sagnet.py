@@ -31,7 +31,7 @@ from invbench.core.trainer import TrainerConfig
 
 EPSILON = 1e-5
 STYLE, OTHER_STYLE, OTHER_CONTENT, ADVERSARY = range(4)
-"""What is drawn in a step."""
+"""Purposes of the random numbers of a step."""
 
 
 @register_method("sagnet")

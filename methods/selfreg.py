@@ -29,7 +29,7 @@ from invbench.core.method import Method, Outputs, State, as_outputs
 from invbench.core.registry import register_method
 
 FIRST, SECOND, SHARE = range(3)
-"""What is drawn in a step."""
+"""Purposes of the random numbers of a step."""
 OF_FEATURES = 0.3
 
 

@@ -63,9 +63,12 @@ class TRM(Method):
         heads = self._fitted(phi.detach(), of_class, present, state)
         shares = present @ state["shares"] @ present.T
         shares = shares / shares.sum(1, keepdim=True)
-        crossed = transfer_risks(heads, phi, batch.y)  # (E heads, E environments)
+        logits = crossed_logits(heads, phi)
+        crossed = cross_entropy(logits, batch.y.expand(logits.shape[:-1])).mean(2)  # (E heads, E environments)
         loss = (shares * crossed).sum(1)
-        follow = (self._followers(heads, phi.detach(), of_class, shares) * slopes(heads, phi, of_class)).sum((1, 2))
+        follow = (
+            self._followers(heads, phi.detach(), logits.detach(), of_class, shares) * slopes(heads, phi, of_class)
+        ).sum((1, 2))
         crossing = (loss - self.follow_weight * follow).mean()
         has_begun = state["step"] >= self.warm_up
         grown = (self.group_rate * crossed.detach()).exp()
@@ -89,13 +92,13 @@ class TRM(Method):
         return weights, biases
 
     @staticmethod
-    def _followers(heads: tuple[Tensor, Tensor], phi: Tensor, of_class: Tensor, shares: Tensor) -> Tensor:
-        """Return v_Q (E, outputs, features)."""
-        weights, biases = (part.detach() for part in heads)
-        crossed = torch.einsum("pbf,qcf->qpbc", phi, weights) + biases[:, None, None]
-        delta = residual(crossed, of_class) / phi.shape[1]
+    def _followers(
+        heads: tuple[Tensor, Tensor], phi: Tensor, logits: Tensor, of_class: Tensor, shares: Tensor
+    ) -> Tensor:
+        """Return v_Q (E, outputs, features), from the logits of every head on every environment."""
+        delta = residual(logits, of_class) / phi.shape[1]
         term = torch.einsum("qp,qpbc,pbf->qcf", shares, delta, phi)
-        p = probabilities(predictions((weights, biases), phi))
+        p = probabilities(predictions((heads[0].detach(), heads[1].detach()), phi))
         total, goes_on = term, torch.ones_like(term[:, :1, :1], dtype=torch.bool)
         for _ in range(TERMS):
             change = p * torch.einsum("qbf,qcf->qbc", phi, term)
@@ -112,11 +115,10 @@ def predictions(heads: tuple[Tensor, Tensor], phi: Tensor) -> Tensor:
     return torch.einsum("ebf,ecf->ebc", phi, heads[0]) + heads[1][:, None]
 
 
-def transfer_risks(heads: tuple[Tensor, Tensor], phi: Tensor, y: Tensor) -> Tensor:
-    """Return the risk of every head on every environment (E heads, E environments); heads are constants."""
+def crossed_logits(heads: tuple[Tensor, Tensor], phi: Tensor) -> Tensor:
+    """Return logits (E heads, E environments, B, outputs) of every head on every environment; heads are constants."""
     weights, biases = (part.detach() for part in heads)
-    logits = torch.einsum("pbf,qcf->qpbc", phi, weights) + biases[:, None, None]
-    return cross_entropy(logits, y.expand(len(weights), *y.shape)).mean(2)
+    return torch.einsum("pbf,qcf->qpbc", phi, weights) + biases[:, None, None]
 
 
 def slopes(heads: tuple[Tensor, Tensor], phi: Tensor, of_class: Tensor) -> Tensor:

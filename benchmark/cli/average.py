@@ -13,7 +13,7 @@ from invbench.errors import UserError
 
 
 class Rule(StrEnum):
-    """Which runs are in the mean."""
+    """Rule by which runs join the mean of weights."""
 
     uniform = "uniform"
     restricted = "restricted"

@@ -76,6 +76,12 @@ def annealed(step: Tensor, steps: int, before: float | Tensor, after: float | Te
     return final if is_zero(steps) else torch.where(step < steps, scalar(before, like), final)
 
 
+def annealed_rate(state: State, steps: int, before: float | Tensor, after: float | Tensor) -> Tensor:
+    """Return the learning rate of a step, one in the first `steps` steps and another from then on (float64)."""
+    like = torch.zeros((), dtype=torch.float64, device=state["step"].device)
+    return annealed(state["step"], steps, before, after, like)
+
+
 def squared_distances(rows: Tensor) -> Tensor:
     """Compute the squared distances between every two rows of (N, D): (N, N)."""
     squares = rows.square().sum(1)

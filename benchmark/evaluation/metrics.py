@@ -120,7 +120,7 @@ def outputs_of(
 
 
 def _one_after_another(parts: Iterable[Tensor]) -> Iterator[tuple[slice | Tensor, Tensor]]:
-    """Yield parts with their rows."""
+    """Yield parts of the inputs, each with the rows that it has there."""
     done = 0
     for part in parts:
         yield slice(done, done + len(part)), part

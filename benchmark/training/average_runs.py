@@ -17,13 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from invbench.core.backbone import EnvironmentNetwork
-from invbench.core.data import Problem
 from invbench.errors import UserError
 from invbench.evaluation.metrics import evaluate
-from invbench.runs.resolve import RunConfig
 from invbench.training.averaging import measure_statistics
 from invbench.training.build import RestoredRun, load_run
+from invbench.training.gradients import Objective
 from invbench.training.sampling import Sampler, loader_of
 
 Rule = Literal["uniform", "restricted"]
@@ -76,7 +74,7 @@ def average_runs(
         run = load_run(folder, device)
         _check_alike(first, run, folders[0], folder)
         weights[folder] = {name: value.clone() for name, value in run.model.state_dict().items()}
-        scores[folder] = _measured(run.model, run.problem, run.config)
+        scores[folder] = _measured(run, tuple(run.problem.splits))
         advanced(count)
     task = first.problem.task
     criterion, sign = f"validation_{task.primary}", 1 if task.higher_is_better else -1
@@ -86,21 +84,21 @@ def average_runs(
         criterion = f"test_{task.primary}"
     ordered = sorted(folders, key=lambda folder: sign * scores[folder][criterion], reverse=True)
     members = list(folders) if rule == "uniform" else ordered[:1]
-    metrics = _of_mean([weights[folder] for folder in members], first)
+    reached = scores[ordered[0]][criterion]
     for folder in ordered[1:] if rule == "restricted" else ():
-        tried = _of_mean([weights[one] for one in (*members, folder)], first)
-        if sign * (tried[criterion] - metrics[criterion]) >= 0:
-            members, metrics = [*members, folder], tried
-    metrics = _of_mean([weights[folder] for folder in members], first)
+        tried = _of_mean([weights[one] for one in (*members, folder)], first, ("validation",))[criterion]
+        if sign * (tried - reached) >= 0:
+            members, reached = [*members, folder], tried
+    metrics = _of_mean([weights[folder] for folder in members], first, tuple(first.problem.splits))
     return AveragedRuns(tuple(members), first.model, metrics, scores[ordered[0]])
 
 
-def _of_mean(each: Sequence[Weights], run: RestoredRun) -> dict[str, float]:
-    """Put the mean of weights into a run's model, and measure it."""
+def _of_mean(each: Sequence[Weights], run: RestoredRun, splits: tuple[str, ...]) -> dict[str, float]:
+    """Put the mean of weights into a run's model, and measure it on splits."""
     run.model.load_state_dict({name: _mean([weights[name] for weights in each]) for name in each[0]})
     if len(each) > 1:
         measure_statistics(run.model, lambda most: _pass_first_batches(run, most))
-    return _measured(run.model, run.problem, run.config)
+    return _measured(run, splits)
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
@@ -108,17 +106,17 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0) if values[0].is_floating_point() else values[0]
 
 
-def _measured(model: nn.Module, problem: Problem, config: RunConfig) -> dict[str, float]:
-    return evaluate(model.eval(), problem, tuple(problem.splits), config.spec.seed, 0)
+def _measured(run: RestoredRun, splits: tuple[str, ...]) -> dict[str, float]:
+    return evaluate(run.model.eval(), run.problem, splits, run.config.spec.seed, 0)
 
 
 def _pass_first_batches(run: RestoredRun, most: int) -> None:
     sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
     loader = loader_of(sampler)
+    objective = Objective(run.config.method, run.problem.task, run.model, "joint")
+    parameters = dict(run.model.named_parameters())
     for number in range(min(most, sampler.steps_per_epoch)):
-        batch = loader.batch(number)
-        environments = (batch.env,) if isinstance(run.model, EnvironmentNetwork) else ()
-        run.model(batch.x.flatten(0, 1), *environments)
+        objective.batch_outputs(parameters, loader.batch(number))
 
 
 def _check_alike(first: RestoredRun, other: RestoredRun, first_folder: Path, folder: Path) -> None:

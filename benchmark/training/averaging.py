@@ -42,7 +42,7 @@ class AveragedWeights:
         return {"parameters": self.means, "buffers": self.buffers}
 
     def load(self, tensors: Tree) -> None:
-        """Set what `tensors` returns."""
+        """Load means and buffers, as `tensors` returns them."""
         self.means, self.buffers = dict(tensors["parameters"]), dict(tensors["buffers"])
 
     @torch.no_grad()

@@ -181,9 +181,10 @@ class Objective:
         weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
         if type(layer) is nn.Linear:
             return weight, bias
-        own = {key: values[f"{name}.{key}"] for key, _ in layer.named_parameters()}  # such as one that scales
+        # One that scales, for example: what it makes of each feature, less what it makes of none.
+        tensors = {key: values[f"{name}.{key}"] for key, _ in layer.named_parameters()}
         basis = torch.cat([weight.new_zeros(1, weight.shape[1]), torch.eye(weight.shape[1]).to(weight)])
-        outputs: Tensor = functional_call(layer, own, (basis,))
+        outputs: Tensor = functional_call(layer, tensors, (basis,))
         return (outputs[1:] - outputs[0]).T, None if bias is None else outputs[0]
 
     @property
