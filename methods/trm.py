@@ -2,8 +2,8 @@
 
 Xu, Jaakkola (2022), "Learning Representations that Support Robust Transfer of Predictors", arXiv 2110.09940, in
 DomainBed's form. Every environment Q has a linear head w_Q on the representation φ, to which each step adds
-`head_steps` of gradient descent on R_Q(w_Q, φ), from where the last step left it. With weights α_QP whose rows, without
-P = Q, sum to 1, H_Q the second derivative of R_Q by the weights of w_Q, and all w_Q and v_Q constants:
+`inner_steps` of gradient descent on R_Q(w_Q, φ), from where the last step left it. With weights α_QP whose rows,
+without P = Q, sum to 1, H_Q the second derivative of R_Q by the weights of w_Q, and all w_Q and v_Q constants:
 
     L_Q = Σ_{P≠Q} α_QP R_P(w_Q, φ),      v_Q = Σ_{k≤10} (1 - H_Q)^k ∇L_Q ≈ H_Q⁻¹ ∇L_Q
     objective = (1/E) Σ_e R_e + (1/E) Σ_Q [L_Q - c v_Q·∇R_Q(w_Q, φ)]
@@ -39,12 +39,12 @@ class TRM(Method):
 
     display_name: ClassVar[str] = "TRM"
     requires: ClassVar[tuple[str, ...]] = ("environments", "classification")
-    small: ClassVar[Mapping[str, Any]] = {"method.head_steps": 3, "method.warm_up": 1}
+    small: ClassVar[Mapping[str, Any]] = {"method.inner_steps": 3, "method.warm_up": 1}
 
     follow_weight: float = setting(1e-4, "c", ge=0, search=LogUniform(1e-5, 1), fusable=True)
     group_rate: float = setting(1e-2, "η", ge=0, search=LogUniform(1e-3, 1e-1), fusable=True)
     warm_up: int = setting(200, "first steps, of ERM", ge=0, search=ShareOfSteps(LogUniform(1 / 5001, 1)), fusable=True)
-    head_steps: int = setting(30, "of each head in a step", ge=1)
+    inner_steps: int = setting(30, "of each head in a step of training", ge=1)
     head_rate: float = setting(0.1, "step size of the heads", gt=0, fusable=True)
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
@@ -85,7 +85,7 @@ class TRM(Method):
         sizes = len(phi), of_class.shape[-1], phi.shape[-1]
         weights = phi.new_zeros(sizes) + torch.einsum("ea,acf->ecf", present, state["weights"])
         biases = phi.new_zeros(sizes[:2]) + present @ state["biases"]
-        for _ in range(self.head_steps):
+        for _ in range(self.inner_steps):
             delta = residual(predictions((weights, biases), phi), of_class) / phi.shape[1]
             weights = weights - self.head_rate * torch.einsum("ebc,ebf->ecf", delta, phi)
             biases = biases - self.head_rate * delta.sum(1)

@@ -202,7 +202,8 @@ class Composition:
     @property
     def uses_moments_only(self) -> bool:
         """Whether moments of the data suffice for every part in a linear problem, not the examples themselves."""
-        return not self.has_critic and all(part.uses_moments_only for part in self.parts.values())
+        changes_examples = self.has_critic or self.mixes
+        return not changes_examples and all(part.uses_moments_only for part in self.parts.values())
 
     @property
     def min_environments(self) -> int:

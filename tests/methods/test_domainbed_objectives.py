@@ -184,7 +184,7 @@ def naive_trm(
 def test_trm_step_by_step(task: str, rate: float) -> None:
     """Heads and shares last from step to step; the penalty's gradient treats them as constants."""
     of, model = TASKS[task], network(TASKS[task])
-    method = Composition({"trm": TRM(warm_up=1, head_steps=4, head_rate=rate, follow_weight=0.3, group_rate=0.5)})
+    method = Composition({"trm": TRM(warm_up=1, inner_steps=4, head_rate=rate, follow_weight=0.3, group_rate=0.5)})
     state = method.initial_state(dict(model.named_parameters()), E)
     heads = [nn.Linear(WIDTH, of.outputs).double() for _ in range(E)]
     for head in heads:
@@ -222,7 +222,7 @@ def test_trm_step_by_step(task: str, rate: float) -> None:
 
 def test_trm_with_some_of_the_environments_leaves_the_others() -> None:
     task = Classification(CLASSES)
-    model, method = network(task), Composition({"trm": TRM(warm_up=0, head_steps=2)})
+    model, method = network(task), Composition({"trm": TRM(warm_up=0, inner_steps=2)})
     parameters = dict(model.named_parameters())
     objective = Objective(method, task, model, "joint")
     state = objective.step(parameters, batch_of(task), method.initial_state(parameters, E)).state

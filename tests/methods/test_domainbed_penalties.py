@@ -445,7 +445,7 @@ def test_transfer_between_equal_environments_is_erm(strategy: Strategy) -> None:
 def test_trm_is_erm_until_its_warm_up_ends(task: str, strategy: Strategy) -> None:
     """To the last bit, with heads at 0 and equal shares."""
     s = Setting(LABELS[task])
-    player = Player("trm", s, warm_up=2, head_steps=2)
+    player = Player("trm", s, warm_up=2, inner_steps=2)
     plain = erm(s, strategy)
     for number in range(3):
         step = player.step(strategy)
@@ -465,7 +465,7 @@ def test_trm_is_erm_until_its_warm_up_ends(task: str, strategy: Strategy) -> Non
 def test_trm_is_the_same_by_every_strategy(task: str) -> None:
     """In the second step, when heads and shares are those of the first."""
     s = Setting(LABELS[task])
-    values: dict[str, Any] = {"warm_up": 0, "head_steps": 3, "head_rate": 0.5, "follow_weight": 0.3, "group_rate": 0.5}
+    values: dict[str, Any] = {"warm_up": 0, "inner_steps": 3, "head_rate": 0.5, "follow_weight": 0.3, "group_rate": 0.5}
     steps = []
     for strategy in STRATEGIES:
         player = Player("trm", s, **values)
@@ -479,7 +479,7 @@ def test_trm_is_the_same_by_every_strategy(task: str) -> None:
 def test_trm_without_growth_weighs_all_others_alike() -> None:
     """With η = 0 the shares stay equal, whichever environments a step has."""
     s = Setting(Classification(CLASSES), environments=4)
-    player = Player("trm", s, warm_up=0, head_steps=1, group_rate=0.0)
+    player = Player("trm", s, warm_up=0, inner_steps=1, group_rate=0.0)
     for some in ([0, 1, 2], [1, 2, 3], [0, 3, 1]):
         step = player.step(s=s.reordered(some))
         player.state = player.method.advance(step.state)
@@ -631,7 +631,7 @@ def test_sagnet_trains_body_and_head_together(task: str) -> None:
     ("name", "values"),
     [
         ("eqrm", {"burn_in": 0}),
-        ("trm", {"warm_up": 0, "head_steps": 3, "follow_weight": 0.5}),
+        ("trm", {"warm_up": 0, "inner_steps": 3, "follow_weight": 0.5}),
         ("selfreg", {}),
         ("sagnet", {"weight": 0.7}),
         ("dann", {"weight": 0.7, "gradient_penalty": 0.5, "conditional": True}),

@@ -105,7 +105,7 @@ SETTINGS: list[tuple[Facts, Facts]] = [
     ),
     (
         DOMAINBED | {"method": "trm"},
-        {"method.follow_weight": 1e-4, "method.group_rate": 1e-2, "method.warm_up": 200, "method.head_steps": 30},
+        {"method.follow_weight": 1e-4, "method.group_rate": 1e-2, "method.warm_up": 200, "method.inner_steps": 30},
     ),
     (
         DOMAINBED | {"method": "urm"},

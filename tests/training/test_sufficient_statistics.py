@@ -20,7 +20,21 @@ from invbench.training.sampling import Sampler
 from invbench.training.sufficient_statistics import condensed, training_examples
 
 LINEAR = ("linear_unit_tests", "chain_sem", "irm_regression")
-EXACT = ("erm", "irmv1", "vrex", "mm_rex", "iga", "group_dro", "and_mask", "sand_mask", "adareg", "pcgrad", "fish")
+EXACT = (
+    "erm",
+    "irmv1",
+    "vrex",
+    "mm_rex",
+    "iga",
+    "group_dro",
+    "and_mask",
+    "sand_mask",
+    "adareg",
+    "pcgrad",
+    "fish",
+    "mldg",
+    "sam",
+)
 
 
 @settings(deadline=None)
@@ -82,6 +96,7 @@ def test_every_classifier_of_irm(classifier: str) -> None:
         ("fishr", "linear_unit_tests", {}),  # fourth moments
         ("adversary", "linear_unit_tests", {"method__independent_of": "environment"}),  # a critic sees examples
         ("pgrad", "linear_unit_tests", {}),  # thirds of the examples
+        ("mixup", "linear_unit_tests", {}),  # pairs of examples
         ("erm", "linear_unit_tests", {"trainer__condense": False}),  # not wanted
         ("erm", "and_mask_regression", {}),  # nothing to gain
     ],
