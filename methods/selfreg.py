@@ -79,7 +79,7 @@ class Projected(nn.Module):
         outputs = as_outputs(self.model(x))
         if outputs.representation is None:  # a network with a head gives one
             raise TypeError("the network returns no representation")
-        return outputs._replace(further={"projection": self.projection(outputs.representation)})
+        return outputs._replace(further={**outputs.further, "projection": self.projection(outputs.representation)})
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from invbench.core.method import State
 
 MASK = 0xFFFFFFFF
-BITS = 24
-"""Of a number, as many as float32 holds."""
+BITS = 23
+"""Of a number, one less than float32 holds, so that none is rounded to 1."""
 
 
 def hashed(number: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Composition of methods with `+`: models wrap each other, penalties add up, only one part may replace a mean."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from invbench.core.hooks import (
     OptimizerRestarts,
     RandomDraws,
     ScaledObjective,
+    SecondBackbone,
     StepFn,
     Update,
     UpdateSchedule,
@@ -317,11 +318,20 @@ class Composition:
             problem = part.inputs(problem)
         return problem
 
-    def build(self, model: nn.Module, problem: Problem, seed: int) -> nn.Module:
-        """Let each part wrap the model, each with a separate random stream."""
+    def build(
+        self, model: nn.Module, problem: Problem, seed: int, backbone: Callable[[], nn.Module] = nn.Identity
+    ) -> nn.Module:
+        """Let each part wrap the model, each with a separate random stream.
+
+        Args:
+            backbone: makes another one, for parts that need a second.
+        """
         for name, part in self.parts.items():
             with torch_stream(stream(seed, "init", name)):
-                model = part.build(model, problem)
+                if isinstance(part, SecondBackbone):
+                    model = part.build_of_two(model, backbone(), problem)
+                else:
+                    model = part.build(model, problem)
         return model
 
     def critics(self, problem: Problem, outputs: Outputs, seed: int) -> dict[str, Critic]:

@@ -66,6 +66,23 @@ class InputChange(Method):
         """Return a problem with inputs of the shape that the backbone gets."""
 
 
+class SecondBackbone(Method):
+    """Mixin: make a network of two backbones."""
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        """Refuse: it takes two backbones, which `build_of_two` gets."""
+        raise TypeError(f"{type(self).__name__} is built of two backbones, by build_of_two")
+
+    @abstractmethod
+    def build_of_two(self, model: nn.Module, second: nn.Module, problem: Problem) -> nn.Module:
+        """Make the network.
+
+        Args:
+            model: the first backbone, as other parts have changed it.
+            second: the same with other first numbers, where these are drawn.
+        """
+
+
 class EnvironmentContext(Method):
     """Mixin: make a network that predicts the examples of one environment together, an `EnvironmentNetwork`."""
 

@@ -99,13 +99,14 @@ def outputs_of(
     """Predict inputs (N, ...) in parts of a size that is fast.
 
     Args:
-        representations: return those of all inputs, too, where the model has them.
+        representations: return those of all inputs, too, where the model has them, and what else it computes.
         environment_rows: indices of each environment's inputs, which some networks predict together.
     """
     on_cpu, size = x.device.type == "cpu", x[0].numel()
     rows = max(ROWS_OF_CPU if on_cpu else ROWS, NUMBERS // size)
     rows = min(rows, max(1, (MOST_NUMBERS_OF_CPU if on_cpu else MOST_NUMBERS) // size))
     prediction = representation = None
+    further: dict[str, Tensor] = {}
     parts: Iterator[tuple[slice | Tensor, Tensor]]
     if isinstance(model, EnvironmentNetwork):
         parts = _of_one_environment(x, model.support, environment_rows)
@@ -116,7 +117,9 @@ def outputs_of(
         prediction = _filled(prediction, index, outputs.prediction, len(x))
         if representations and outputs.representation is not None:
             representation = _filled(representation, index, outputs.representation, len(x))
-    return Outputs(cast(Tensor, prediction), representation)  # a split has an example
+        for name, value in outputs.further.items() if representations else ():
+            further[name] = _filled(further.get(name), index, value, len(x))
+    return Outputs(cast(Tensor, prediction), representation, further=further)  # a split has an example
 
 
 def _one_after_another(parts: Iterable[Tensor]) -> Iterator[tuple[slice | Tensor, Tensor]]:

@@ -202,9 +202,11 @@ def model_reports_what_is_learned(config: RunConfig) -> None:
     if config.backbone is None:
         raise AssertionError("there is no network to wrap")
     problem = load(config)
+    backbone, inputs = config.backbone, config.method.inputs(problem)
     torch.manual_seed(0)
     try:
-        model = part.build(_Learning(config.backbone.build(config.method.inputs(problem))), problem)
+        whole = Composition({name: part})
+        model = whole.build(_Learning(backbone.build(inputs)), problem, 0, lambda: backbone.build(inputs))
     except UserError:
         return  # it takes no network that has learned such
     x = problem.splits["test"].x[:4]

@@ -182,6 +182,10 @@ def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch
 
 def build_model(config: RunConfig, problem: Problem) -> torch.nn.Module:
     """Build the network of a run on the CPU. Its initial numbers do not depend on the method."""
+
+    def backbone() -> nn.Module:
+        return config.backbone.build(config.method.inputs(problem)) if config.backbone else nn.Identity()
+
     with torch_stream(stream(config.spec.seed, "init")):
-        backbone = config.backbone.build(config.method.inputs(problem)) if config.backbone else torch.nn.Identity()
-    return config.method.build(backbone, problem, config.spec.seed)
+        model = backbone()
+    return config.method.build(model, problem, config.spec.seed, backbone)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
 
-from invbench.components.draws import normal, of_examples, partners, uniform
+from invbench.components import draws
+from invbench.components.draws import MASK, normal, of_examples, partners, uniform
 from invbench.core.composition import Composition
 from invbench.core.method import State
 from invbench.core.registry import METHODS
@@ -31,6 +32,18 @@ def test_numbers_are_uniform(dtype: torch.dtype, run: int, step: int, purpose: i
     values = drawn.double().numpy()
     assert scipy.stats.kstest(values, "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03, "neighbours are independent"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [0, 1, MASK - 1, MASK])
+def test_the_smallest_and_the_largest_number(dtype: torch.dtype, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is rounded to 0 or 1, where the normal distribution has no quantile."""
+    monkeypatch.setattr(draws, "hashed", lambda index: torch.full_like(index, number))
+    like, index = LIKE.to(dtype), torch.arange(3)
+    drawn = uniform(state_of(0), 0, index, like=like)
+    assert (drawn > 0).all()
+    assert (drawn < 1).all()
+    assert torch.isfinite(normal(state_of(0), 0, index, like=like)).all()
 
 
 def test_runs_steps_purposes_and_environments_are_independent() -> None:
