@@ -31,6 +31,7 @@ from invbench.core.hooks import (
     StepFn,
     Update,
     UpdateSchedule,
+    Valley,
     WeightAveraging,
     WithCritic,
 )
@@ -308,7 +309,7 @@ class Composition:
         )
 
     @cached_property
-    def averaging(self) -> Averaging | None:
+    def averaging(self) -> Averaging | Valley | None:
         """Mean of the weights that evaluations have, where some part asks for one."""
         return next((part.averaging() for part in self._all(WeightAveraging).values()), None)
 

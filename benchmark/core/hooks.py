@@ -118,11 +118,26 @@ class Averaging:
         return 1 / (step - self.first_step + 1) if self.decay is None else 1 - self.decay
 
 
+@dataclass(frozen=True)
+class Valley:
+    """Mean of the weights over windows, the steps between two evaluations, by the validation loss after each.
+
+    Args:
+        start_windows: number of windows, the first of which has the lowest loss, that make the start.
+        end_windows: number of windows, all of them with a higher loss, that make the end.
+        tolerance: part by which losses at the end must be above the mean of those at the start.
+    """
+
+    start_windows: int
+    end_windows: int
+    tolerance: float
+
+
 class WeightAveraging(Method):
     """Mixin: predict with a mean of the weights."""
 
     @abstractmethod
-    def averaging(self) -> Averaging:
+    def averaging(self) -> Averaging | Valley:
         """Return which mean evaluations and the finished run have."""
 
 
@@ -290,6 +305,7 @@ CHANGED_BY_MIXINS: dict[str, tuple[type[Method], ...]] = {
     "the representation": (FeatureTransform,),
     "the gradient": (InnerSteps,),
     "the order of updates": (UpdateSchedule,),
+    "the final weights": (WeightAveraging,),
 }
 """What a method changes, by the hooks that it overrides and by the mixins that it derives from."""
 

@@ -83,6 +83,7 @@ LATE_STARTS = {
     "burn_in": ("quantile", None),
     "warm_up": ("follow_weight", None),
     "first_step": ("candidates", None),
+    "head_steps": ("average_from", None),
 }
 """Settings with the step from which another one counts, such as a penalty's weight: that, and the weight before it,
 None for 0."""

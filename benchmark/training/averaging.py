@@ -1,5 +1,6 @@
-"""A running mean of a run's weights, which evaluations and the finished run have in place of the last ones."""
+"""Means of a run's weights, which the finished run has in place of the last ones."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,41 +16,32 @@ MOST_BATCHES = 100
 """Training batches from which batch normalisation learns the statistics of averaged weights."""
 
 
-class AveragedWeights:
-    """Mean of the weights after the steps so far.
+class AveragedWeights(ABC):
+    """A mean of the weights after some of the steps so far.
 
     Args:
-        rule: which mean.
         model: whose weights change.
         parameters: those of its parameters that are trained.
         passes: make forward passes, in training mode, of at most so many training batches.
     """
 
-    def __init__(
-        self,
-        rule: Averaging,
-        model: nn.Module,
-        parameters: Mapping[str, Tensor],
-        passes: Callable[[int], None],
-    ) -> None:
-        self.rule, self.model, self.parameters, self.passes = rule, model, parameters, passes
+    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], passes: Callable[[int], None]) -> None:
+        self.model, self.parameters, self.passes = model, parameters, passes
         self.means = {name: value.detach().clone() for name, value in parameters.items()}
         self.buffers = {name: value.clone() for name, value in model.named_buffers()}
 
     @property
     def tensors(self) -> Tree:
-        """The means, and the buffers that belong to them: a part of the model's state."""
+        """The means, and the buffers that belong to them: a part of the model's state. Then what else is needed."""
         return {"parameters": self.means, "buffers": self.buffers}
 
     def load(self, tensors: Tree) -> None:
-        """Load means and buffers, as `tensors` returns them."""
+        """Load what `tensors` returns."""
         self.means, self.buffers = dict(tensors["parameters"]), dict(tensors["buffers"])
 
-    @torch.no_grad()
+    @abstractmethod
     def add(self, step: int) -> None:
         """Add the weights after the step with this number, from 1."""
-        weight = self.rule.weight(step)
-        torch._foreach_lerp_(list(self.means.values()), list(self.parameters.values()), weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -75,6 +67,26 @@ class AveragedWeights:
         for name, tensor in self._own().items():
             if tensor is not values[name]:
                 tensor.copy_(values[name])
+
+
+class RunningMean(AveragedWeights):
+    """Mean of the weights after the steps so far.
+
+    Args:
+        rule: which mean.
+        model, parameters, passes: as of `AveragedWeights`.
+    """
+
+    def __init__(
+        self, rule: Averaging, model: nn.Module, parameters: Mapping[str, Tensor], passes: Callable[[int], None]
+    ) -> None:
+        super().__init__(model, parameters, passes)
+        self.rule = rule
+
+    @torch.no_grad()
+    def add(self, step: int) -> None:
+        weight = self.rule.weight(step)
+        torch._foreach_lerp_(list(self.means.values()), list(self.parameters.values()), weight)
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     except Unusable:
         raise UserError(f"the weights of {path} belong to another version of the network; run it again") from None
     average = checkpoint.tensors.get("average", {})
-    means = {name: value for part in average.values() for name, value in part.items()}
+    means = {name: value for part in ("parameters", "buffers") for name, value in average.get(part, {}).items()}
     model.load_state_dict({**checkpoint.tensors["model"], **means})
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise UserError(f"the weights of {path} are not all finite; run it again")

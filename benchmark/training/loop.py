@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invbench.components.learned import learned_parameters
 from invbench.core.backbone import features_rates
 from invbench.core.data import Batch, Problem, Split
-from invbench.core.hooks import Averaging
+from invbench.core.hooks import Averaging, Valley
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
@@ -26,7 +26,7 @@ from invbench.seeding import stream, torch_stream
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
 from invbench.tensors import to_host
-from invbench.training.averaging import AveragedWeights
+from invbench.training.averaging import AveragedWeights, RunningMean
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
@@ -41,6 +41,7 @@ from invbench.training.progress import Report
 from invbench.training.recorded_step import RecordedStep, Recording, only_computes
 from invbench.training.sampling import Sampler, check_sizes, loader_of
 from invbench.training.sufficient_statistics import training_examples
+from invbench.training.valley import ValleyWeights
 
 LEARNED_ROWS = 200
 """Number of rows of the curves for what a method learns besides the weights."""
@@ -106,8 +107,7 @@ class TrainingLoop:
         self.optimizer = Optimizer.of(trainer, self.parameters, rates, features_rates(model))
         self.done = 0  # finished steps
         self.in_place_optimizer = InPlaceOptimizer(self.optimizer, self.parameters)
-        averaging = averaging_of(config)
-        self.average = averaging and AveragedWeights(averaging, model, self.parameters, self._pass_first_batches)
+        self.average = self._averaged_weights()
         fresh = config.method.initial_state(self.parameters, self.sampler.environments, config.spec.seed)
         self.method_state = with_critics(fresh, critics)
         self.objective_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last row of curves
@@ -286,6 +286,18 @@ class TrainingLoop:
         if self.average:
             self.average.add(self.done)
 
+    def _averaged_weights(self) -> AveragedWeights | None:
+        """Make the mean of weights that the run has, if any."""
+        rule, values = averaging_of(self.config), (self.model, self.parameters, self._pass_first_batches)
+        if not isinstance(rule, Valley):
+            return RunningMean(rule, *values) if rule else None
+        if "validation" not in self.eval_splits:
+            raise UserError(
+                f"{self.config.method.name} goes by the validation loss, so these data need a validation split, and "
+                "trainer.evaluate_splits must not leave it out"
+            )
+        return ValleyWeights(rule, *values, max(1, math.ceil(self.total / self.eval_every)))
+
     def _pass_first_batches(self, most: int) -> None:
         """Make forward passes of the batches of the first epoch, at most so many, unchanged."""
         for number in range(min(most, self.sampler.steps_per_epoch)):
@@ -330,7 +342,12 @@ class TrainingLoop:
     def measure(self, splits: tuple[str, ...], last: bool = False) -> dict[str, float]:
         """Evaluate, and add a row to the curves: mean objective since the last row, metrics, the method's scalars."""
         with self.stopwatch.during("evaluation"):
+            valley = self.average if isinstance(self.average, ValleyWeights) else None
+            if valley and last:
+                valley.end_window(self._evaluate(("validation",), last=False)["validation_loss"])
             metrics = self._evaluate(splits, last)
+            if valley and not last:
+                valley.end_window(metrics["validation_loss"])
             progress: Row = {}
             if self.last is not None and self.objective_steps:
                 objective = self.objective_sum / self.objective_steps
@@ -437,11 +454,12 @@ class TrainingLoop:
 
         has_nuisance = any(self.problem.splits[name].nuisance is not None for name in splits)
         needed = further if self.critics.critics or (last and has_nuisance) else None  # else no representation is kept
-        with self.average.in_place() if self.average else nullcontext():
+        average = self.average if last or not isinstance(self.average, ValleyWeights) else None
+        with average.in_place() if average else nullcontext():
             return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
 
 
-def averaging_of(config: RunConfig) -> Averaging | None:
+def averaging_of(config: RunConfig) -> Averaging | Valley | None:
     """Return which mean of the weights a run has, if any. Raises UserError where two are asked for."""
     trainer, of_method = config.trainer, config.method.averaging
     if trainer.average == "none":

@@ -1,0 +1,114 @@
+"""The mean of a run's weights over a valley of its validation loss."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from invbench.core.hooks import Valley
+from invbench.pytree import Tree
+from invbench.training.averaging import AveragedWeights
+
+
+class ValleyWeights(AveragedWeights):
+    """Mean of the weights after all steps of some windows, which are the steps between two evaluations.
+
+    Evaluations ahead of the end are of the weights themselves. Means of single windows are kept as long as they may
+    still join: those of as many as the rule looks at.
+
+    Args:
+        rule: which windows.
+        model, parameters, passes: as of `AveragedWeights`.
+        windows: number of windows of the run.
+    """
+
+    def __init__(
+        self,
+        rule: Valley,
+        model: nn.Module,
+        parameters: Mapping[str, Tensor],
+        passes: Callable[[int], None],
+        windows: int,
+    ) -> None:
+        super().__init__(model, parameters, passes)
+        self.rule = rule
+        self.kept = max(rule.start_windows, rule.end_windows)
+        self.window = {name: value.clone() for name, value in self.means.items()}  # mean of the present one
+        self.ended = {name: value.new_zeros(self.kept, *value.shape) for name, value in self.means.items()}
+        self.joined = {name: value.clone() for name, value in self.means.items()}  # mean of all that certainly count
+        self.losses, self.sizes = torch.zeros(windows, dtype=torch.float64), torch.zeros(windows, dtype=torch.int64)
+        self.counts = torch.zeros(4, dtype=torch.int64)  # windows; steps of the present one; next to join; steps joined
+
+    @property
+    def tensors(self) -> Tree:
+        windows = {"window": self.window, "ended": self.ended, "joined": self.joined}
+        numbers = {"losses": self.losses, "sizes": self.sizes, "counts": self.counts}
+        return {**super().tensors, "windows": windows, "numbers": numbers}
+
+    def load(self, tensors: Tree) -> None:
+        super().load(tensors)
+        self.window, self.ended, self.joined = (
+            dict(tensors["windows"][name]) for name in ("window", "ended", "joined")
+        )
+        self.losses, self.sizes, self.counts = (
+            tensors["numbers"][name].cpu() for name in ("losses", "sizes", "counts")
+        )
+
+    @torch.no_grad()
+    def add(self, step: int) -> None:
+        self.counts[1] += 1
+        _mix(self.window, self.parameters, 1 / int(self.counts[1]))
+
+    @torch.no_grad()
+    def end_window(self, loss: float) -> None:
+        """End the present window, if it has a step, with this validation loss after it, and average anew."""
+        window, size, following, steps = self.counts.tolist()
+        if not size:
+            return
+        self.losses[window], self.sizes[window] = loss, size
+        for name, value in self.window.items():
+            self.ended[name][window % self.kept] = value
+        losses = self.losses[: window + 1].tolist()
+        start, stop = valley(losses, self.rule, is_over=False)
+        for index in range(max(start, following), stop):
+            steps = self._join(self.joined, steps, index)
+        self.counts = torch.tensor([window + 1, 0, max(following, stop), steps])
+        self.means = {name: value.clone() for name, value in self.joined.items()}
+        start, stop = valley(losses, self.rule, is_over=True)
+        for index in range(max(start, int(self.counts[2])), stop):
+            steps = self._join(self.means, steps, index)
+
+    def _join(self, mean: dict[str, Tensor], steps: int, index: int) -> int:
+        """Add a window to the mean of so many steps. Returns the new number of steps."""
+        size = int(self.sizes[index])
+        _mix(mean, {name: each[index % self.kept] for name, each in self.ended.items()}, size / (steps + size))
+        return steps + size
+
+
+def valley(losses: Sequence[float], rule: Valley, is_over: bool) -> tuple[int, int]:
+    """Return the first window of the valley, and the one after its last, by the validation loss of each.
+
+    It starts with a window after which no lower loss comes among the next, `start_windows` with it, and ends ahead of
+    the first of `end_windows` whose losses are all above the mean of those, and `tolerance` times that more.
+
+    Args:
+        losses: of all windows so far.
+        is_over: whether the run is over; otherwise windows are left out that may still be after the end. If no valley
+            has started until the end, it is the last window.
+    """
+    count = len(losses)
+    starts = (s for s in range(count - rule.start_windows + 1) if losses[s] == min(losses[s : s + rule.start_windows]))
+    start = next(starts, None)
+    if start is None:
+        return (count - 1, count) if is_over else (0, 0)
+    limit = (1 + rule.tolerance) * sum(losses[start : start + rule.start_windows]) / rule.start_windows
+    for stop in range(start + max(1, rule.start_windows - rule.end_windows + 1), count):
+        if not is_over and stop + rule.end_windows > count:
+            return start, stop
+        if min(losses[stop : stop + rule.end_windows]) > limit:
+            return start, stop
+    return start, count
+
+
+def _mix(mean: Mapping[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    torch._foreach_lerp_(list(mean.values()), [values[name] for name in mean], share)
