@@ -45,6 +45,15 @@ class Rerun(Choice):
     all = "all"
 
 
+class AverageRule(Choice):
+    """Rule by which runs join the mean of their weights."""
+
+    uniform = "uniform"
+    """All of them."""
+    restricted = "restricted"
+    """In the order of their validation score, the best first; each that does not make that of the mean worse."""
+
+
 class EngineName(Choice):
     """Name of an engine that carries out a sweep; see `invbench.sweeps.engines.ENGINES`."""
 
@@ -63,5 +72,5 @@ class Format(Choice):
     html = "html"
 
 
-NOUNS = {"Select": "selection", "Rerun": "--rerun", "EngineName": "engine", "Format": "format"}
+NOUNS = {"Select": "selection", "Rerun": "--rerun", "AverageRule": "rule", "EngineName": "engine", "Format": "format"}
 """What an error calls a choice."""

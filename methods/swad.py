@@ -15,7 +15,8 @@ was the start, the mean is of the last one.
 Deviations: the released code also averages up to N_e - N_s windows ahead of t_s, and t_s twice; it ends the run at t_e.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from invbench.core.hooks import Valley, WeightAveraging
 from invbench.core.registry import register_method
@@ -27,6 +28,7 @@ class SWAD(WeightAveraging):
     """Predict with the mean of the weights over a valley of the validation loss."""
 
     display_name: ClassVar[str] = "SWAD"
+    small: ClassVar[Mapping[str, Any]] = {"dataset.validation_share": 0.5}
 
     start_windows: int = setting(3, "N_s, windows without a lower loss that make a start", ge=1)
     end_windows: int = setting(6, "N_e, windows of higher losses that make an end", ge=1)

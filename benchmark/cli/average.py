@@ -1,30 +1,23 @@
 """`bench average`: one network out of the weights of several runs."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from invbench.choices import AverageRule
 from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.errors import UserError
 
 
-class Rule(StrEnum):
-    """Rule by which runs join the mean of weights."""
-
-    uniform = "uniform"
-    restricted = "restricted"
-
-
 def average(
     runs: Annotated[list[Path], typer.Argument(callback=possible, help="Finished runs, or folders with some.")],
     rule: Annotated[
-        Rule,
+        AverageRule,
         typer.Option(help="uniform: all runs; restricted: the best in validation, and each that does not harm it."),
-    ] = Rule.uniform,
+    ] = AverageRule.uniform,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "cpu",
     out: Annotated[
         Path | None, typer.Option(callback=possible, help="Folder for the weights and what they are made of.")
@@ -45,11 +38,14 @@ def average(
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, runs))}")
     with counting(f"of {len(folders)} runs") as on_progress:
-        averaged = average_runs(folders, rule.value, device, on_progress)
+        averaged = average_runs(folders, rule, device, on_progress)
     echo(f"{len(averaged.members)} of {len(folders)} runs in the mean")
     names = [name for name in averaged.metrics if name.count("_") == 1 or "worst" in name]
+    if averaged.best is None:
+        echo("these data have no validation split to tell which run is the best")
     for name in names:
-        echo(f"{name:<28} best run {averaged.best[name]:.4f}   mean {averaged.metrics[name]:.4f}")
+        best = "" if averaged.best is None else f"best run {averaged.best[name]:.4f}   "
+        echo(f"{name:<28} {best}mean {averaged.metrics[name]:.4f}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in averaged.model.state_dict().items()}

@@ -22,7 +22,7 @@ from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec
 from invbench.testing.cells import assert_same_training, load, objective_of, run_until, without_coupling
-from invbench.training.build import build_model
+from invbench.training.build import build_model, load_problem
 from invbench.training.critic_training import find_critics, with_critics
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, detached
@@ -68,7 +68,7 @@ def fusable_settings_are_numbers(config: RunConfig) -> None:
 
 def trains(config: RunConfig) -> None:
     """Check that steps of one epoch with a high learning rate are finite and move the parameters."""
-    problem = load(config)
+    problem = load_problem(config).to(torch.device("cpu"), torch.float32)
     with TemporaryDirectory() as folder:
         training = TrainingLoop(config, problem, build_model(config, problem), RunFolder(Path(folder)), "", 0)
         before = {name: value.detach().clone() for name, value in training.parameters.items()}

@@ -12,11 +12,11 @@ search with one seed:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from invbench.choices import AverageRule
 from invbench.errors import UserError
 from invbench.evaluation.metrics import evaluate
 from invbench.training.averaging import measure_statistics
@@ -24,7 +24,6 @@ from invbench.training.build import RestoredRun, load_run
 from invbench.training.gradients import Objective
 from invbench.training.sampling import Sampler, loader_of
 
-Rule = Literal["uniform", "restricted"]
 Weights = dict[str, Tensor]
 SAME = ("dataset", "dataset_settings", "backbone", "backbone_settings", "seed")
 """Parts of a run's specification on which its data and its first weights depend."""
@@ -38,18 +37,19 @@ class AveragedRuns:
         members: folders of the runs that are in it, in the order in which they joined.
         model: with the mean weights, in evaluation mode.
         metrics: of the mean, on every split.
-        best: metrics of the run with the best validation score, which is the first where the rule is restricted.
+        best: metrics of the run with the best validation score, which is the first where the rule is restricted; None
+            where the data have no validation split.
     """
 
     members: tuple[Path, ...]
     model: nn.Module
     metrics: dict[str, float]
-    best: dict[str, float]
+    best: dict[str, float] | None
 
 
 def average_runs(
     folders: Sequence[Path],
-    rule: Rule = "uniform",
+    rule: AverageRule | str = AverageRule.uniform,
     device: str = "cpu",
     advanced: Callable[[int], object] = lambda count: None,
 ) -> AveragedRuns:
@@ -65,6 +65,7 @@ def average_runs(
         UserError: a run is not finished; the runs do not have the same data, network and first weights; the rule is
             restricted and there is no validation split.
     """
+    rule = AverageRule.of(rule)
     if not folders:
         raise UserError("there is no run to average")
     first = load_run(folders[0], device)
@@ -78,19 +79,20 @@ def average_runs(
         advanced(count)
     task = first.problem.task
     criterion, sign = f"validation_{task.primary}", 1 if task.higher_is_better else -1
-    if "validation" not in first.problem.splits:
-        if rule == "restricted":
+    members, ordered, best = list(folders), list(folders), None
+    if "validation" in first.problem.splits:
+        ordered.sort(key=lambda folder: sign * scores[folder][criterion], reverse=True)
+        best = scores[ordered[0]]
+    if rule is AverageRule.restricted:
+        if best is None:
             raise UserError("rule restricted goes by the validation split, which these data do not have; use uniform")
-        criterion = f"test_{task.primary}"
-    ordered = sorted(folders, key=lambda folder: sign * scores[folder][criterion], reverse=True)
-    members = list(folders) if rule == "uniform" else ordered[:1]
-    reached = scores[ordered[0]][criterion]
-    for folder in ordered[1:] if rule == "restricted" else ():
-        tried = _of_mean([weights[one] for one in (*members, folder)], first, ("validation",))[criterion]
-        if sign * (tried - reached) >= 0:
-            members, reached = [*members, folder], tried
+        members, reached = ordered[:1], best[criterion]
+        for folder in ordered[1:]:
+            tried = _of_mean([weights[one] for one in (*members, folder)], first, ("validation",))[criterion]
+            if sign * (tried - reached) >= 0:
+                members, reached = [*members, folder], tried
     metrics = _of_mean([weights[folder] for folder in members], first, tuple(first.problem.splits))
-    return AveragedRuns(tuple(members), first.model, metrics, scores[ordered[0]])
+    return AveragedRuns(tuple(members), first.model, metrics, best)
 
 
 def _of_mean(each: Sequence[Weights], run: RestoredRun, splits: tuple[str, ...]) -> dict[str, float]:

@@ -292,10 +292,12 @@ class TrainingLoop:
         if not isinstance(rule, Valley):
             return RunningMean(rule, *values) if rule else None
         if "validation" not in self.eval_splits:
-            raise UserError(
-                f"{self.config.method.name} goes by the validation loss, so these data need a validation split, and "
-                "trainer.evaluate_splits must not leave it out"
+            absent = "validation" not in self.problem.splits
+            wrong = (
+                "these data have no validation split; set" if absent else "trainer.evaluate_splits leaves it out; set"
             )
+            name = "dataset.validation_share=0.2" if absent else "it to null"
+            raise UserError(f"{self.config.method.name} goes by the validation loss, but {wrong} {name}")
         return ValleyWeights(rule, *values, max(1, math.ceil(self.total / self.eval_every)))
 
     def _pass_first_batches(self, most: int) -> None:

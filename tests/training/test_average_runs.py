@@ -83,6 +83,7 @@ def test_restricted_takes_what_does_not_harm(runs: list[Path]) -> None:
     assert list(averaged.members) == members
     assert runs[3] not in members
     assert averaged.metrics["validation_accuracy"] == pytest.approx(score(members))
+    assert averaged.best is not None
     assert averaged.metrics["validation_accuracy"] >= averaged.best["validation_accuracy"]
 
 
@@ -124,6 +125,26 @@ def test_the_command_keeps_weights_and_metrics(runs: list[Path], tmp_path: Path)
     assert facts["metrics"] == pytest.approx(averaged.metrics)
     for name, value in load_file(out / "average.safetensors").items():
         assert torch.equal(value, averaged.model.state_dict()[name])
+
+
+def test_without_validation_no_run_is_called_the_best(tmp_path: Path) -> None:
+    """Which is the best in the test is not for choosing."""
+    settings = SHORT | {"dataset.validation_share": 0}
+    runs = [
+        tmp_path
+        / invbench.run("erm", "penguins", settings=settings | {"trainer.learning_rate": rate}, out=tmp_path).run_id
+        for rate in RATES[:2]
+    ]
+    averaged = average_runs(runs)
+    assert averaged.best is None
+    assert set(averaged.members) == set(runs)
+    result = CliRunner().invoke(app, ["average", *map(str, runs)])
+    assert "no validation split to tell which run is the best" in result.output
+    assert "best run" not in result.output
+    with pytest.raises(UserError, match="rule restricted goes by the validation split"):
+        average_runs(runs, "restricted")
+    with pytest.raises(UserError, match="no rule 'restrict'; did you mean 'restricted'"):
+        average_runs(runs, "restrict")
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_training_is_that_of_erm(tmp_path: Path) -> None:
 
 def test_a_loaded_run_has_the_mean(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"trainer.epochs": None, "trainer.steps": 12, "trainer.evaluate_every": 2}
-    record = invbench.run("swad", "digits", settings=settings, out=tmp_path)
+    record = invbench.run("swad", "penguins", settings=settings, out=tmp_path)
     loaded = invbench.load_run(tmp_path / record.run_id)
     test = loaded.problem.splits["test"]
     accuracy = (loaded.model(test.x).prediction.argmax(1) == test.y).double().mean().item()
@@ -161,7 +161,11 @@ def test_it_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_it_needs_the_validation_loss(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="swad goes by the validation loss"):
-        invbench.run("swad", "spirals", settings={"trainer.evaluate_splits": ["test"]}, out=tmp_path)
+    for settings, words in (
+        ({"trainer.evaluate_splits": ["test"]}, "trainer.evaluate_splits leaves it out; set it to null"),
+        ({"dataset.validation_share": 0}, "these data have no validation split; set dataset.validation_share=0.2"),
+    ):
+        with pytest.raises(UserError, match=f"swad goes by the validation loss, but {words}"):
+            invbench.run("swad", "penguins", settings=settings, out=tmp_path)
     with pytest.raises(UserError, match="swad and ermpp both replace the final weights"):
         invbench.run("swad+ermpp", "spirals", out=tmp_path)
