@@ -41,23 +41,50 @@ def masked(learning_rate: float, weight_decay: float, threshold: float) -> Facts
     }
 
 
+class Other:
+    """What a pattern has where any value but one will do."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return other != self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 DOMAINBED = {"dataset": "colored_mnist", "dataset.variant": "domainbed"}
 PAPER = {"dataset": "colored_mnist", "dataset.variant": "irm"}
 LINEAR = {"dataset": "linear_unit_tests"}
 ANNEALED = {"method.anneal_steps": 500, "method.reset_optimizer": True, "method.convention": "plain"}
+# DomainBed b93c22a, hparams_registry.py: small images, default hyper-parameters.
+SMALL_IMAGES: Facts = {
+    "trainer.steps": 5001,
+    "trainer.batch_size": 64,
+    "trainer.optimizer": "adam",
+    "trainer.weight_decay": 0.0,
+    "trainer.schedule": "constant",
+    "backbone": "domainbed_cnn",
+    "backbone.width": 64,
+}
 SETTINGS: list[tuple[Facts, Facts]] = [
-    # DomainBed b93c22a, hparams_registry.py: small images, default hyper-parameters.
+    (DOMAINBED, SMALL_IMAGES),
+    ({"dataset": "rotmnist", "dataset.variant": "domainbed"}, SMALL_IMAGES | {"trainer.learning_rate": 1e-3}),
+    (DOMAINBED | {"method": Other("adrmx")}, {"trainer.learning_rate": 1e-3}),
     (
-        DOMAINBED,
+        DOMAINBED | {"method": "adrmx"},
         {
-            "trainer.steps": 5001,
-            "trainer.batch_size": 64,
-            "trainer.optimizer": "adam",
-            "trainer.learning_rate": 1e-3,
-            "trainer.weight_decay": 0.0,
-            "trainer.schedule": "constant",
-            "backbone": "domainbed_cnn",
-            "backbone.width": 64,
+            "trainer.learning_rate": 3e-3,
+            "trainer.betas": [0.5, 0.9],
+            "method.environment_weight": 1.0,
+            "method.remix_weight": 1.0,
+            "method.contrast_weight": 1.0,
+            "method.critic_weight": 0.75,
+            "method.critic_steps": 2,
+            "method.critic_width": 256,
+            "method.critic_depth": 8,
+            "method.critic_learning_rate": 3e-3,
+            "method.critic_momentum": 0.5,
         },
     ),
     (
