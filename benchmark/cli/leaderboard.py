@@ -150,7 +150,7 @@ def run(
     chosen, name = read_edition(edition), _registered(method)
     if name == BASELINE:
         raise UserError(f"all are compared with {name}; `bench leaderboard verify --method {name}` runs it again")
-    admitted = [one for one in chosen.problems if name in chosen.methods_on(one)]
+    admitted = [one for one in chosen.problems if name in chosen.admitted(one)]
     for one in problem or []:
         chosen.problem(one)
         if one not in admitted:

@@ -94,11 +94,14 @@ class Edition(Settings):
             raise UserError(f"the edition has no problem '{name}'{did_you_mean(name, self.problems)}")
         return self.problems[name]
 
-    def methods_on(self, name: str) -> list[str]:
-        """List the methods that a problem admits, but for those that are impossible there or came later."""
+    def admitted(self, name: str) -> list[str]:
+        """List the methods that a problem admits, but for those that are impossible there."""
         problem = self.problem(name)
-        left_out = {*problem.impossible, *self.without}
-        return [one for one in possible_methods(problem.dataset, problem.set) if one not in left_out]
+        return [one for one in possible_methods(problem.dataset, problem.set) if one not in problem.impossible]
+
+    def methods_on(self, name: str) -> list[str]:
+        """List the methods that a problem admits, but for those that came later."""
+        return [one for one in self.admitted(name) if one not in self.without]
 
     def search(self, name: str, method: str = ALL) -> Sweep:
         """Return the sweep of all trials of a problem: the recipe's settings, and random ones.

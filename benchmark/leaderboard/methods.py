@@ -4,7 +4,7 @@ from functools import cache
 
 import pandas as pd
 
-from invbench.core.hooks import changed_by
+from invbench.core.hooks import EnvironmentContext, changed_by
 from invbench.core.registry import METHODS
 
 ORACLE = "oracle"
@@ -14,9 +14,15 @@ KNOWLEDGE = ("environments", "nuisance", ORACLE)
 
 
 def knows(method: str) -> str:
-    """Say what a registered method is told beyond inputs and labels, such as `environments`."""
-    needs = [need for name in method.split("+") for need in METHODS.traits(name)]
-    return ", ".join(dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE)))
+    """Say what a registered method is told beyond inputs and labels, such as `environments`.
+
+    `test inputs` is one whose prediction depends on other inputs of the test.
+    """
+    parts = method.split("+")
+    needs = [need for name in parts for need in METHODS.traits(name)]
+    told = dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE))
+    is_transductive = any(issubclass(METHODS.load(name), EnvironmentContext) for name in parts)
+    return ", ".join([*told, *(["test inputs"] if is_transductive else [])])
 
 
 def knowledge_in_words(knowledge: str) -> str:

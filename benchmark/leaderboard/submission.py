@@ -105,7 +105,7 @@ def _check_method(edition: Edition, method: str) -> Iterator[str]:
         yield f"{method} comes with the suite; its rows are those of `bench leaderboard build`"
     elif len(_files_of(method)) > 1:
         yield f"the parts of {method} are registered by several files; put them into one"
-    elif not any(method in edition.methods_on(name) for name in edition.problems):
+    elif not any(method in edition.admitted(name) for name in edition.problems):
         yield f"{method} is admitted by no problem"
 
 
@@ -170,7 +170,7 @@ def check_rows(
     edition: Edition, rows: Mapping[str, pd.DataFrame], method: str, base: Mapping[str, pd.DataFrame]
 ) -> Iterator[str]:
     """Yield what is wrong with the rows of a method; arguments as for `check_submission`."""
-    needed = [name for name in edition.problems if method in edition.methods_on(name)]
+    needed = [name for name in edition.problems if method in edition.admitted(name)]
     if missing := sorted(set(needed) - set(rows)):
         yield f"there are no rows for {', '.join(missing)}"
     for name, table in rows.items():

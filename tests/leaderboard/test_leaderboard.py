@@ -16,6 +16,7 @@ from invbench.errors import UserError
 from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard.build import RULES, STAGES, build, judged, selected
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
+from invbench.leaderboard.methods import knows
 from invbench.leaderboard.rows import read_curves, read_rows, write_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, constant_score, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
@@ -72,6 +73,19 @@ def test_what_is_impossible_is_not_run() -> None:
         edition().search("spiral")
     with pytest.raises(UserError, match="no edition 'smal' of the leaderboard; did you mean 'small'"):
         read_edition("smal")
+
+
+def test_what_came_later_can_be_run_by_name_only() -> None:
+    later = edition().model_copy(update={"without": ("vrex",)})
+    assert "vrex" not in {run.spec.method for run in later.search("spirals").runs()}
+    assert "vrex" in later.admitted("spirals")
+    assert {run.spec.method for run in later.search("spirals", "vrex").runs()} == {"vrex"}
+
+
+def test_what_a_method_is_told() -> None:
+    told = {name: knows(name) for name in ("erm", "vrex", "mtl", "vrex+mtl", "oracle")}
+    with_inputs = "environments, test inputs"
+    assert told == {"erm": "", "vrex": "environments", "mtl": with_inputs, "vrex+mtl": with_inputs, "oracle": "oracle"}
 
 
 @pytest.mark.parametrize("name", edition_names())

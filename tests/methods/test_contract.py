@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from cells import SMALL, possible_cells, small_config
+from cells import EVERYWHERE, QUICK, SMALL, one_of_each_kind, possible_cells, small_config
 
-from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
+from invbench.core.registry import BACKBONES, METHODS, datasets_with_defaults, unmet
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
@@ -30,12 +30,6 @@ from invbench.testing.method_checks import METHOD_CHECKS, MethodCheck, trains
 
 pytestmark = pytest.mark.usefixtures("standins")
 CELLS = possible_cells()
-QUICK = ("spirals", "digits", "colored_digits")
-KINDS = ("vector", "image", "point_cloud", "regression", "classification")
-EVERYWHERE = ("erm", "and_mask", "irmv1", "mutual_information")
-"""On all datasets by default: no hook, a gradient rule, a penalty, a critic."""
-IMPOSSIBLE = {("swad", "and_mask_regression")}
-"""It goes by validation, and environments have one example, so that none is left for that."""
 SAME_FOR_EVERY_SEED = ("and_mask_regression", "cifar10", "penguins", "qm9")
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("augerino", "olivetti", {"method__train_copies": 3, "method__generators": ["rotation", "shear"]}),
@@ -69,20 +63,11 @@ def first_dataset(method: str) -> str:
     return next((dataset for dataset in QUICK if dataset in datasets), datasets[0])
 
 
-def one_of_each_kind(datasets: list[str]) -> list[str]:
-    """Return a dataset of each kind of input and target, a quick one where there is one."""
-    kinds: dict[tuple[str, ...], str] = {}
-    for dataset in sorted(datasets, key=lambda name: name not in QUICK):
-        provides = DATASETS.traits(dataset)
-        kinds.setdefault(tuple(kind for kind in KINDS if kind in provides), dataset)
-    return list(kinds.values())
-
-
 def cases() -> Iterator[Any]:
     """Yield each check with the cells that it runs on."""
     for method in METHODS.entries():
         cls, first = METHODS.load(method), first_dataset(method)
-        possible = [dataset for name, dataset in CELLS if name == method and (name, dataset) not in IMPOSSIBLE]
+        possible = [dataset for name, dataset in CELLS if name == method]
         chosen = possible if method in EVERYWHERE else [first, *one_of_each_kind(possible)]
         for check in (check for check in METHOD_CHECKS if check.applies(cls)):
             datasets = possible if check.run is trains else list(dict.fromkeys(chosen))

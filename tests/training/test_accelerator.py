@@ -6,14 +6,15 @@ Every cell runs on a pretend device (helpers/pretend_device.py), and on a GPU wh
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cells import possible_cells
+from cells import EVERYWHERE, KINDS, one_of_each_kind, possible_cells
 from torch.utils import backend_registration
+
+from invbench.core.registry import METHODS
 
 HELPERS = Path(__file__).resolve().parent.parent / "helpers"
 AT_EPOCH, COPIES = "in copy_from_host", 2
@@ -24,25 +25,17 @@ DIFFERENCE, DIFFERENCE_OF = 1e-9, {"adareg": 1e-4, "pgrad": 1e-7}
 """Largest difference of parameters from the CPU's in float64. Layouts of convolutions differ, hence rounding does, and
 adareg's strengths, which its first steps raise by orders of magnitude, enlarge it, as do pgrad's directions of small
 eigenvalues."""
-ALIKE = (
-    "and_mask_regression",
-    "cifar10",
-    "colored_digits",
-    "colored_mnist",
-    "corrupted_digits",
-    "irm_regression",
-    "linear_unit_tests",
-    "penguins",
-    "pivot",
-    "rotmnist",
-)
-"""Data of the same kinds as others."""
 CROPPED = (("erm", "cifar10"),)
 """Cells whose images are cropped and mirrored at random."""
-DATASETS: dict[str, list[str]] = defaultdict(list)
-for _method, _dataset in possible_cells():
-    if _dataset not in ALIKE or (_method, _dataset) in CROPPED:
-        DATASETS[_method].append(_dataset)
+DATASETS: dict[str, list[str]] = {
+    method: one_of_each_kind(
+        [dataset for name, dataset in possible_cells() if name == method and (name, dataset) not in CROPPED],
+        (*KINDS, "nuisance") if method in EVERYWHERE else KINDS,
+    )
+    for method in METHODS.entries()
+}
+for _method, _dataset in CROPPED:
+    DATASETS[_method].append(_dataset)
 NO_PRETENDING = not hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 pretending = pytest.mark.skipif(NO_PRETENDING, reason="this torch cannot have a device that is written in Python")
 DEVICES = [
