@@ -15,7 +15,7 @@ S, supervised contrast:
 
     S(φ) = mean_i mean_{j ≠ i, y_j = y_i} -log(exp(s_ij) / Σ_{k ≠ i} exp(s_ik)),   s_ij = cos(φ_i, φ_j) / T
 
-Predictions are h(f). A step trains two backbones. Defaults and search ranges are DomainBed's for small images.
+without the i that are alone in their class. Predictions are h(f). A step trains two backbones. Defaults and search ranges are DomainBed's for small images.
 Deviations: heads are linear, DomainBed's have two hidden layers; its i and j are any two examples, by a mistake of
 indices; it divides S by one more than the number of examples and adds 1e-5 to each fraction in it, whose weights of
 pairs from equal and from other environments, 1/2 each, cancel; it counts an update of D as a step of the run.
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from invbench.components.classes import cross_entropy
 from invbench.components.draws import of_examples
 from invbench.components.penalty import representation
-from invbench.core.backbone import FeaturesAndHead
+from invbench.core.backbone import Body, FeaturesAndHead
 from invbench.core.data import Batch, Problem
 from invbench.core.hooks import Critic, CriticFn, RandomDraws, SecondBackbone, WithCritic
 from invbench.core.method import Outputs, State
@@ -69,7 +69,7 @@ class ADRMX(RandomDraws, SecondBackbone, WithCritic):
     def build_of_two(self, model: nn.Module, second: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead) or not isinstance(second, FeaturesAndHead):
             raise UserError("adrmx needs a network with one linear head, not changed by another method")
-        return Disentangled(model, second.features, problem.environments)
+        return Disentangled(model, Body(second.features, second.features_rate), problem.environments)
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         f, g, phi = (values.flatten(0, 1) for values in _parts(outputs))
@@ -111,7 +111,7 @@ class ADRMX(RandomDraws, SecondBackbone, WithCritic):
 class Disentangled(nn.Module):
     """A network, a second body g, and heads of g and of the difference of both representations."""
 
-    def __init__(self, network: FeaturesAndHead, second: nn.Module, environments: int) -> None:
+    def __init__(self, network: FeaturesAndHead, second: Body, environments: int) -> None:
         super().__init__()
         head = network.head
         self.network, self.second = network, second

@@ -10,7 +10,7 @@ the mean over examples and entries. σ² is `variance` at first, and b learns `v
 It is meant for pretrained networks (`backbone.weights`): drawn ones have nothing to keep. Where the body has batch
 normalisation, f⁰ has the statistics of the first weights. Defaults and the search range are the released code's, whose
 layers are a ResNet's stages and every third block of a transformer; here they are the parts of the body that return a
-row for each example, else the body as a whole, or `layers`.
+row for each example, else the body as a whole, or `layers`. An operation in place that follows a layer counts to it.
 In evaluation f⁰ is not computed.
 """
 
@@ -44,12 +44,16 @@ class MIRO(UpdateSchedule):
 
     weight: float = setting(0.1, "λ", ge=0, search=Choice((1.0, 0.1, 0.01, 0.001)), fusable=True)
     layers: tuple[str, ...] = setting((), "modules of the body, such as network.layer1; none: its parts")
-    variance: float = setting(0.1, "σ² of the first step", gt=LEAST_VARIANCE)
+    variance: float = setting(0.1, "σ² of the first step", gt=LEAST_VARIANCE, le=100)
     variance_rate: float = setting(10.0, "multiple of the learning rate for σ²", gt=0)
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead):
             raise UserError("miro needs a network with one linear head, not changed by another method")
+        if (weights := list(model.features.parameters())) and not any(weight.requires_grad for weight in weights):
+            raise UserError(
+                "miro keeps a body near its first weights, but it is not trained; leave out backbone.freeze"
+            )
         examples = problem.splits["train"].x[:2].to("cpu", torch.float32)  # networks are built there, in that type
         return Guided(model, self.layers, examples, self.variance)
 
@@ -73,8 +77,9 @@ class Guided(nn.Module):
     def __init__(self, network: FeaturesAndHead, layers: Sequence[str], x: Tensor, variance: float) -> None:
         super().__init__()
         self.network = network
+        self.body = (network.features,)  # as it is now, whatever another method puts around it
         self.first = copy.deepcopy(network.features).requires_grad_(False)
-        self.layers = _checked(network.features, layers) or (*parts_of(network.features), "")
+        self.layers = tuple(dict.fromkeys(_checked(network.features, layers))) or (*parts_of(network.features), "")
         self.train(False)
         with torch.no_grad(), recorded(self.first, self.layers) as values:
             self.first(x)
@@ -88,10 +93,10 @@ class Guided(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> Outputs:
-        if not self.training:
+        if not (self.training or torch.is_grad_enabled()):
             outputs: Outputs = self.network(x)
             return outputs
-        with recorded(self.network.features, self.layers) as values:
+        with recorded(self.body[0], self.layers) as values:
             outputs = self.network(x)
         with torch.no_grad(), recorded(self.first, self.layers) as first:
             self.first(x)
@@ -132,13 +137,22 @@ def parts_of(body: nn.Module) -> tuple[str, ...]:
     """Name the modules with parameters of which a body is made, below all that have only one such part."""
     module, path = body, ""
     while True:
-        parts = {name: part for name, part in module.named_children() if any(True for _ in part.parameters())}
+        parts = {name: part for name, part in _children(module) if any(True for _ in part.parameters())}
         if not parts:
             return (path,)
         if len(parts) > 1:
             return tuple(f"{path}.{name}".lstrip(".") for name in parts)
         ((name, module),) = parts.items()
         path = f"{path}.{name}".lstrip(".")
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a module, those of lists in the place of the lists, which are never called."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from ((f"{name}.{inner}", part) for inner, part in _children(child))
+        else:
+            yield name, child
 
 
 def _checked(body: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ algorithm 1. Windows are the steps between evaluations (`trainer.evaluate_every`
 window t:
 
     start  t_s: the first t with ℓ_t = min(ℓ_t, ..., ℓ_{t + N_s - 1}),   l = (1 + r) mean(ℓ_t, ..., ℓ_{t + N_s - 1})
-    end    t_e: the first t > t_s with min(ℓ_t, ..., ℓ_{t + N_e - 1}) > l, or the end of the run
+    end    t_e: the first t ≥ t_s + max(1, N_s - N_e + 1) with min(ℓ_t, ..., ℓ_{t + N_e - 1}) > l, or the end of the run
     prediction by the mean of the weights after every step of the windows t_s, ..., t_e - 1
 
 As a method it composes with others: `miro+swad` averages what MIRO trains. Evaluations during the run are of the

@@ -31,12 +31,17 @@ def average(
 
     from invbench.console import counting
     from invbench.files import replacing, write_text
-    from invbench.runs.folder import run_folders
+    from invbench.runs.folder import run_folders, unwritable
     from invbench.training.average_runs import average_runs
 
-    folders = [folder.path for path in runs for folder in run_folders(path)]
+    folders = list(dict.fromkeys(folder.path.resolve() for path in runs for folder in run_folders(path)))
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, runs))}")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(out, error) from None
     with counting(f"of {len(folders)} runs") as on_progress:
         averaged = average_runs(folders, rule, device, on_progress)
     echo(f"{len(averaged.members)} of {len(folders)} runs in the mean")
@@ -47,15 +52,17 @@ def average(
         best = "" if averaged.best is None else f"best run {averaged.best[name]:.4f}   "
         echo(f"{name:<28} {best}mean {averaged.metrics[name]:.4f}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in averaged.model.state_dict().items()}
-        with replacing(out / "average.safetensors") as temporary:
-            temporary.write_bytes(save(tensors))
         facts = {
             "rule": rule.value,
             "members": [folder.name for folder in averaged.members],
             "metrics": averaged.metrics,
             "best_run": averaged.best,
         }
-        write_text(out / "average.json", json.dumps(facts, indent=1))
+        try:
+            with replacing(out / "average.safetensors") as temporary:
+                temporary.write_bytes(save(tensors))
+            write_text(out / "average.json", json.dumps(facts, indent=1))
+        except OSError as error:
+            raise unwritable(out, error) from None
         echo(f"weights and metrics in {out}")

@@ -55,6 +55,23 @@ class FeaturesAndHead(nn.Module):
         return Outputs(self.head(representation), representation)
 
 
+class Body(nn.Module):
+    """Features of a network without a head.
+
+    Args:
+        features: (N, ...) -> (N, width).
+        features_rate: multiple of the learning rate for their parameters.
+    """
+
+    def __init__(self, features: nn.Module, features_rate: float = 1.0) -> None:
+        super().__init__()
+        self.features, self.features_rate = features, features_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        representation: Tensor = self.features(x)
+        return representation
+
+
 class EnvironmentNetwork(nn.Module):
     """A network that predicts examples of one environment together. Subclasses define `forward(x, env=None)`.
 
@@ -91,8 +108,8 @@ def features_rates(model: nn.Module) -> dict[str, float]:
     """Return the multiple of the learning rate of every parameter whose network gives one to its features, by name."""
     return {
         f"{path}.features.{name}".lstrip("."): network.features_rate
-        for path, network in _networks(model).items()
-        if network.features_rate != 1
+        for path, network in model.named_modules()
+        if isinstance(network, FeaturesAndHead | Body) and network.features_rate != 1
         for name, _ in network.features.named_parameters()
     }
 

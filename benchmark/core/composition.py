@@ -327,12 +327,14 @@ class Composition:
         Args:
             backbone: makes another one, for parts that need a second.
         """
+        of_backbone = self.inputs(problem)
         for name, part in self.parts.items():
+            given = problem if isinstance(part, InputChange) else of_backbone
             with torch_stream(stream(seed, "init", name)):
                 if isinstance(part, SecondBackbone):
-                    model = part.build_of_two(model, backbone(), problem)
+                    model = part.build_of_two(model, backbone(), given)
                 else:
-                    model = part.build(model, problem)
+                    model = part.build(model, given)
         return model
 
     def critics(self, problem: Problem, outputs: Outputs, seed: int) -> dict[str, Critic]:

@@ -9,6 +9,7 @@ search with one seed:
                   not score worse in validation than the mean without
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from invbench.choices import AverageRule
 from invbench.errors import UserError
 from invbench.evaluation.metrics import evaluate
+from invbench.seeding import stream, torch_stream
 from invbench.training.averaging import measure_statistics
 from invbench.training.build import RestoredRun, load_run
 from invbench.training.gradients import Objective
@@ -68,6 +70,9 @@ def average_runs(
     rule = AverageRule.of(rule)
     if not folders:
         raise UserError("there is no run to average")
+    counts = Counter(folder.name for folder in folders)
+    if repeated := next((name for name, count in counts.items() if count > 1), None):
+        raise UserError(f"run {repeated} is given {counts[repeated]} times; a run counts once in the mean")
     first = load_run(folders[0], device)
     weights: dict[Path, Weights] = {}
     scores: dict[Path, dict[str, float]] = {}
@@ -99,7 +104,9 @@ def _of_mean(each: Sequence[Weights], run: RestoredRun, splits: tuple[str, ...])
     """Put the mean of weights into a run's model, and measure it on splits."""
     run.model.load_state_dict({name: _mean([weights[name] for weights in each]) for name in each[0]})
     if len(each) > 1:
-        measure_statistics(run.model, lambda most: _pass_first_batches(run, most))
+        device = next(run.model.parameters()).device
+        with torch_stream(stream(run.config.spec.seed, "noise", "average"), device):  # networks may draw augmentations
+            measure_statistics(run.model, lambda most: _pass_first_batches(run, most))
     return _measured(run, splits)
 
 

@@ -28,7 +28,7 @@ class AveragedWeights(ABC):
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], passes: Callable[[int], None]) -> None:
         self.model, self.parameters, self.passes = model, parameters, passes
         self.means = {name: value.detach().clone() for name, value in parameters.items()}
-        self.buffers = {name: value.clone() for name, value in model.named_buffers()}
+        self.buffers = self._buffers()
 
     @property
     def tensors(self) -> Tree:
@@ -57,7 +57,12 @@ class AveragedWeights(ABC):
         """Put the means into the model, with the statistics of batch normalisation that belong to them."""
         self._set({**self.means, **dict(self.model.named_buffers())})
         measure_statistics(self.model, self.passes)
-        self.buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        self.buffers = self._buffers()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Copy the buffers that belong to the model's state."""
+        state = self.model.state_dict()
+        return {name: value.clone() for name, value in self.model.named_buffers() if name in state}
 
     def _own(self) -> dict[str, Tensor]:
         return {**self.parameters, **dict(self.model.named_buffers())}

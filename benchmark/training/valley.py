@@ -32,7 +32,7 @@ class ValleyWeights(AveragedWeights):
     ) -> None:
         super().__init__(model, parameters, passes)
         self.rule = rule
-        self.kept = max(rule.start_windows, rule.end_windows)
+        self.kept = min(max(rule.start_windows, rule.end_windows), windows)
         self.window = {name: value.clone() for name, value in self.means.items()}  # mean of the present one
         self.ended = {name: value.new_zeros(self.kept, *value.shape) for name, value in self.means.items()}
         self.joined = {name: value.clone() for name, value in self.means.items()}  # mean of all that certainly count

@@ -16,17 +16,21 @@ Of the rest, marked slow, every cell trains, and all checks run on a dataset of 
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import EVERYWHERE, QUICK, SMALL, one_of_each_kind, possible_cells, small_config
 
 from invbench.core.registry import BACKBONES, METHODS, datasets_with_defaults, unmet
+from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
 from invbench.testing.dataset_checks import DATASET_CHECKS, provides_what_it_says
 from invbench.testing.method_checks import METHOD_CHECKS, MethodCheck, trains
+from invbench.training.build import load_run
+from invbench.training.runner import run_one
 
 pytestmark = pytest.mark.usefixtures("standins")
 CELLS = possible_cells()
@@ -81,6 +85,15 @@ def cases() -> Iterator[Any]:
 def test_a_method_keeps_the_contract(check: MethodCheck, method: str, dataset: str) -> None:
     settings = {"trainer__strategy": "joint", "trainer__learning_rate": 1e-2} if check.run is trains else {}
     check.run(small_config(method, dataset, **settings))
+
+
+@pytest.mark.parametrize("method", METHODS.entries())
+def test_a_run_ends_well(method: str, tmp_path: Path) -> None:
+    """Its last checks included; the finished run can be loaded."""
+    config = small_config(method, first_dataset(method), trainer__evaluate_every=None)
+    record = run_one(config, Options(out=tmp_path))
+    assert record.status == "done"
+    assert not load_run(tmp_path / record.run_id).model.training
 
 
 @pytest.mark.parametrize(("method", "dataset", "settings"), VARIANTS)

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from cells import load, small_config
 from torch import Tensor, nn
 
+import invbench
 from invbench.components.draws import of_examples
+from invbench.core.backbone import features_rates
 from invbench.core.composition import Composition
 from invbench.core.registry import BACKBONES
 from invbench.errors import UserError
 from invbench.methods.adrmx import ADRMX, contrast, remix_loss
-from invbench.methods.miro import Guided, parts_of, recorded
+from invbench.methods.miro import MIRO, Guided, parts_of, recorded
 from invbench.runs.folder import RunFolder
 from invbench.testing.cells import objective_of
 from invbench.training.build import build_model
@@ -141,6 +143,24 @@ def test_a_network_that_another_method_changed_is_refused() -> None:
             build_model(config, load(config))
 
 
+@pytest.mark.parametrize("method", ["miro+arm", "miro+urm", "urm+miro", "miro+swad"])
+def test_miro_beside_methods_that_change_the_network(method: str, tmp_path: Any) -> None:
+    settings = {"trainer.epochs": None, "trainer.steps": 4, "trainer.batch_size": 4}
+    assert invbench.run(method, "colored_digits", settings=settings, out=tmp_path).status == "done"
+
+
+def test_modules_in_lists_are_parts() -> None:
+    body = nn.Sequential(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.ModuleList([nn.Linear(2, 2)])}), nn.Linear(2, 2))
+    assert parts_of(body) == ("0.a", "0.b.0", "1")
+
+
+def test_a_body_that_is_not_trained_is_refused() -> None:
+    problem = load(small_config("erm", "colored_digits"))
+    frozen: Any = BACKBONES.load("torchvision").parse({"model": "resnet18", "freeze": True}, "backbone").build(problem)
+    with pytest.raises(UserError, match=r"it is not trained; leave out backbone\.freeze"):
+        MIRO().build(frozen, problem)
+
+
 # --- ADRMX -----------------------------------------------------------------------------------------------------------
 
 
@@ -227,15 +247,27 @@ def test_adrmx_is_the_sum_of_its_terms(dataset: str) -> None:
         torch.testing.assert_close(step.gradients[name], gradient, rtol=1e-7, atol=1e-10, msg=name)
 
 
+def test_the_second_body_learns_as_slowly_as_the_first() -> None:
+    problem = load(small_config("erm", "colored_digits"))
+    slow: Any = [
+        BACKBONES.load("torchvision").parse({"model": "resnet18", "body_learning_rate": 0.1}, "backbone").build(problem)
+        for _ in range(2)
+    ]
+    model = ADRMX().build_of_two(*slow, problem)
+    rates = features_rates(model)
+    assert {name.split(".")[0] for name in rates} == {"network", "second"}
+    assert set(rates) == {name for name, _ in model.named_parameters() if ".features." in name}
+
+
 def test_the_second_body_is_drawn_apart() -> None:
     config = small_config("adrmx", "spirals", **MLP)
     model: Any = build_model(config, load(config))
     plain: Any = build_model(small_config("erm", "spirals", **MLP), load(config))
-    weights = [body[1].weight for body in (model.network.features, plain.features, model.second)]
+    weights = [body[1].weight for body in (model.network.features, plain.features, model.second.features)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     again: Any = build_model(config, load(config))
-    assert torch.equal(again.second[1].weight, weights[2])
+    assert torch.equal(again.second.features[1].weight, weights[2])
     with pytest.raises(TypeError, match="built of two backbones"):
         ADRMX().build(plain, load(config))
     assert Composition({"adrmx": ADRMX()}).fuse_obstacle == "adrmx makes or changes the network itself"

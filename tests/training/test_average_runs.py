@@ -147,6 +147,40 @@ def test_without_validation_no_run_is_called_the_best(tmp_path: Path) -> None:
         average_runs(runs, "restrict")
 
 
+def test_a_run_counts_once(runs: list[Path]) -> None:
+    with pytest.raises(UserError, match=f"run {runs[0].name} is given 2 times"):
+        average_runs([runs[0], runs[1], runs[0]])
+    result = CliRunner().invoke(app, ["average", str(runs[0]), str(runs[1]), str(runs[0])])
+    assert "2 of 2 runs in the mean" in result.output
+
+
+def test_a_folder_that_cannot_be_written(runs: list[Path], tmp_path: Path) -> None:
+    """It is said ahead of the work."""
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "below"):
+        result = CliRunner().invoke(app, ["average", str(runs[0]), "--out", str(out)])
+        assert isinstance(result.exception, UserError)
+        assert "choose another folder with --out" in str(result.exception)
+        assert "in the mean" not in result.output
+
+
+@pytest.mark.parametrize("rule", ["uniform", "restricted"])
+def test_networks_that_draw_and_have_buffers_of_their_own(tmp_path: Path, rule: Any) -> None:
+    """Augerino's network; statistics of batch norm are those of one stream, whatever was drawn before."""
+    settings = {"trainer.epochs": None, "trainer.steps": 4, "trainer.average": "mean"}
+    runs = [
+        tmp_path
+        / invbench.run("augerino", "digits", settings=settings | {"trainer.learning_rate": rate}, out=tmp_path).run_id
+        for rate in (1e-3, 1e-2)
+    ]
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append(average_runs(runs, rule).metrics)
+    assert results[0] == results[1]
+
+
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["average", str(tmp_path)])
     assert isinstance(result.exception, UserError)
