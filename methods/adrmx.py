@@ -17,9 +17,9 @@ S, supervised contrast:
 
 without the i that are alone in their class. Predictions are h(f). A step trains two backbones. Defaults and search
 ranges are DomainBed's for small images. Deviations: heads are linear, DomainBed's have two hidden layers; its i and j
-are any two examples, by a mistake of indices; it divides S by one more than the number of examples and adds 1e-5 to each
-fraction in it, whose weights of pairs from equal and from other environments, 1/2 each, cancel; it counts an update of D
-as a step of the run.
+are any two examples, by a mistake of indices; it divides S by one more than the number of examples and adds 1e-5 to
+each fraction in it, whose weights of pairs from equal and from other environments, 1/2 each, cancel; it counts an
+update of D as a step of the run.
 """
 
 from collections.abc import Mapping
