@@ -462,7 +462,7 @@ def test_a_dry_run_tells_the_trials_of_a_search_apart(bench: Bench, tmp_path: Pa
         ("show rotm", "rotmnist"),
         ("sweep smo", "smoke"),
         ("ls cel", "cells"),
-        ("reproduce irmv1_colored_", "irmv1_colored_mnist"),
+        ("reproduce erm_rotmnist_7", "erm_rotmnist_75"),
         ("data fetch rotm", "rotmnist"),
         ("table --select be", "best_validation"),
         ("plot curves --select ora", "oracle"),
