@@ -49,7 +49,7 @@ class AverageRule(Choice):
     """Rule by which runs join the mean of their weights."""
 
     uniform = "uniform"
-    """All of them."""
+    """Every run is in the mean."""
     restricted = "restricted"
     """In the order of their validation score, the best first; each that does not make that of the mean worse."""
 

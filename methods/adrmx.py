@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from invbench.components.classes import cross_entropy
 from invbench.components.draws import of_examples
 from invbench.components.penalty import representation
-from invbench.core.backbone import Body, FeaturesAndHead
+from invbench.core.backbone import FeaturesAndHead, FeaturesOnly
 from invbench.core.data import Batch, Problem
 from invbench.core.hooks import Critic, CriticFn, RandomDraws, SecondBackbone, WithCritic
 from invbench.core.method import Outputs, State
@@ -70,7 +70,7 @@ class ADRMX(RandomDraws, SecondBackbone, WithCritic):
     def build_of_two(self, model: nn.Module, second: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead) or not isinstance(second, FeaturesAndHead):
             raise UserError("adrmx needs a network with one linear head, not changed by another method")
-        return Disentangled(model, Body(second.features, second.features_rate), problem.environments)
+        return Disentangled(model, FeaturesOnly(second.features, second.features_rate), problem.environments)
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         f, g, phi = (values.flatten(0, 1) for values in _parts(outputs))
@@ -112,7 +112,7 @@ class ADRMX(RandomDraws, SecondBackbone, WithCritic):
 class Disentangled(nn.Module):
     """A network, a second body g, and heads of g and of the difference of both representations."""
 
-    def __init__(self, network: FeaturesAndHead, second: Body, environments: int) -> None:
+    def __init__(self, network: FeaturesAndHead, second: FeaturesOnly, environments: int) -> None:
         super().__init__()
         head = network.head
         self.network, self.second = network, second

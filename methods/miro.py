@@ -93,7 +93,7 @@ class Guided(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> Outputs:
-        if not (self.training or torch.is_grad_enabled()):
+        if not (self.training or torch.is_grad_enabled()):  # whoever differentiates the penalty may do so in any mode
             outputs: Outputs = self.network(x)
             return outputs
         with recorded(self.body[0], self.layers) as values:

@@ -55,7 +55,7 @@ class FeaturesAndHead(nn.Module):
         return Outputs(self.head(representation), representation)
 
 
-class Body(nn.Module):
+class FeaturesOnly(nn.Module):
     """Features of a network without a head.
 
     Args:
@@ -109,7 +109,7 @@ def features_rates(model: nn.Module) -> dict[str, float]:
     return {
         f"{path}.features.{name}".lstrip("."): network.features_rate
         for path, network in model.named_modules()
-        if isinstance(network, FeaturesAndHead | Body) and network.features_rate != 1
+        if isinstance(network, FeaturesAndHead | FeaturesOnly) and network.features_rate != 1
         for name, _ in network.features.named_parameters()
     }
 

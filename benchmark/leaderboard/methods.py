@@ -20,9 +20,9 @@ def knows(method: str) -> str:
     """
     parts = method.split("+")
     needs = [need for name in parts for need in METHODS.traits(name)]
-    told = dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE))
+    knowledge = dict.fromkeys(need for need in needs if set(need.split(" or ")) & set(KNOWLEDGE))
     is_transductive = any(issubclass(METHODS.load(name), EnvironmentContext) for name in parts)
-    return ", ".join([*told, *(["test inputs"] if is_transductive else [])])
+    return ", ".join([*knowledge, *(["test inputs"] if is_transductive else [])])
 
 
 def knowledge_in_words(knowledge: str) -> str:

@@ -36,7 +36,7 @@ class AveragedWeights(ABC):
         return {"parameters": self.means, "buffers": self.buffers}
 
     def load(self, tensors: Tree) -> None:
-        """Load what `tensors` returns."""
+        """Load the means, their buffers and what else a checkpoint has of them, in the form of `tensors`."""
         self.means, self.buffers = dict(tensors["parameters"]), dict(tensors["buffers"])
 
     @abstractmethod

@@ -36,13 +36,14 @@ class ValleyWeights(AveragedWeights):
         self.window = {name: value.clone() for name, value in self.means.items()}  # mean of the present one
         self.ended = {name: value.new_zeros(self.kept, *value.shape) for name, value in self.means.items()}
         self.joined = {name: value.clone() for name, value in self.means.items()}  # mean of all that certainly count
-        self.losses, self.sizes = torch.zeros(windows, dtype=torch.float64), torch.zeros(windows, dtype=torch.int64)
-        self.counts = torch.zeros(4, dtype=torch.int64)  # windows; steps of the present one; next to join; steps joined
+        self.losses = torch.zeros(windows, dtype=torch.float64)  # of the windows that have ended
+        self.sizes = torch.zeros(windows, dtype=torch.int64)  # steps of each, of the present one so far
+        self.number = torch.zeros((), dtype=torch.int64)  # of the present window, from 0
 
     @property
     def tensors(self) -> Tree:
         windows = {"window": self.window, "ended": self.ended, "joined": self.joined}
-        numbers = {"losses": self.losses, "sizes": self.sizes, "counts": self.counts}
+        numbers = {"losses": self.losses, "sizes": self.sizes, "number": self.number}
         return {**super().tensors, "windows": windows, "numbers": numbers}
 
     def load(self, tensors: Tree) -> None:
@@ -50,39 +51,37 @@ class ValleyWeights(AveragedWeights):
         self.window, self.ended, self.joined = (
             dict(tensors["windows"][name]) for name in ("window", "ended", "joined")
         )
-        self.losses, self.sizes, self.counts = (
-            tensors["numbers"][name].cpu() for name in ("losses", "sizes", "counts")
-        )
+        numbers = tensors["numbers"]
+        self.losses, self.sizes, self.number = (numbers[name].cpu() for name in ("losses", "sizes", "number"))
 
     @torch.no_grad()
     def add(self, step: int) -> None:
-        self.counts[1] += 1
-        _mix(self.window, self.parameters, 1 / int(self.counts[1]))
+        self.sizes[self.number] += 1
+        _mix(self.window, self.parameters, 1 / int(self.sizes[self.number]))
 
     @torch.no_grad()
     def end_window(self, loss: float) -> None:
         """End the present window, if it has a step, with this validation loss after it, and average anew."""
-        window, size, following, steps = self.counts.tolist()
-        if not size:
+        window = int(self.number)
+        if window == len(self.sizes) or not self.sizes[window]:  # it is measured twice after the same step
             return
-        self.losses[window], self.sizes[window] = loss, size
+        _, joined = valley(self.losses[:window].tolist(), self.rule, is_over=False)  # those so far
+        self.losses[window] = loss
         for name, value in self.window.items():
             self.ended[name][window % self.kept] = value
+        self.number = self.number + 1
         losses = self.losses[: window + 1].tolist()
         start, stop = valley(losses, self.rule, is_over=False)
-        for index in range(max(start, following), stop):
-            steps = self._join(self.joined, steps, index)
-        self.counts = torch.tensor([window + 1, 0, max(following, stop), steps])
+        self._join(self.joined, start, max(start, joined), stop)
         self.means = {name: value.clone() for name, value in self.joined.items()}
-        start, stop = valley(losses, self.rule, is_over=True)
-        for index in range(max(start, int(self.counts[2])), stop):
-            steps = self._join(self.means, steps, index)
+        start, end = valley(losses, self.rule, is_over=True)
+        self._join(self.means, start, max(start, stop), end)
 
-    def _join(self, mean: dict[str, Tensor], steps: int, index: int) -> int:
-        """Add a window to the mean of so many steps. Returns the new number of steps."""
-        size = int(self.sizes[index])
-        _mix(mean, {name: each[index % self.kept] for name, each in self.ended.items()}, size / (steps + size))
-        return steps + size
+    def _join(self, mean: dict[str, Tensor], start: int, first: int, stop: int) -> None:
+        """Add windows to the mean of those from the start of the valley to the first of them."""
+        for index in range(first, stop):
+            share = int(self.sizes[index]) / int(self.sizes[start : index + 1].sum())
+            _mix(mean, {name: each[index % self.kept] for name, each in self.ended.items()}, share)
 
 
 def valley(losses: Sequence[float], rule: Valley, is_over: bool) -> tuple[int, int]:

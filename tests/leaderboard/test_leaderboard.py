@@ -83,9 +83,15 @@ def test_what_came_later_can_be_run_by_name_only() -> None:
 
 
 def test_what_a_method_is_told() -> None:
-    told = {name: knows(name) for name in ("erm", "vrex", "mtl", "vrex+mtl", "oracle")}
+    knowledge = {name: knows(name) for name in ("erm", "vrex", "mtl", "vrex+mtl", "oracle")}
     with_inputs = "environments, test inputs"
-    assert told == {"erm": "", "vrex": "environments", "mtl": with_inputs, "vrex+mtl": with_inputs, "oracle": "oracle"}
+    assert knowledge == {
+        "erm": "",
+        "vrex": "environments",
+        "mtl": with_inputs,
+        "vrex+mtl": with_inputs,
+        "oracle": "oracle",
+    }
 
 
 @pytest.mark.parametrize("name", edition_names())
