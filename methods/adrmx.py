@@ -70,6 +70,8 @@ class ADRMX(RandomDraws, SecondBackbone, WithCritic):
     def build_of_two(self, model: nn.Module, second: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead) or not isinstance(second, FeaturesAndHead):
             raise UserError("adrmx needs a network with one linear head, not changed by another method")
+        if (weights := list(second.features.parameters())) and not any(weight.requires_grad for weight in weights):
+            raise UserError("adrmx trains a second body that tells the environment; leave out backbone.freeze")
         return Disentangled(model, FeaturesOnly(second.features, second.features_rate), problem.environments)
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:

@@ -88,7 +88,7 @@ class Guided(nn.Module):
             raise UserError(f"method.layers: the module '{unfit[0]}' returns no tensor with a row for each example")
         self.layers = fit if layers else fit[:-1] or fit
         start = math.log(math.expm1(variance - LEAST_VARIANCE))
-        shapes = [_channels_of(values[name]) for name in self.layers]
+        shapes = [_channels_of(self.first.get_submodule(name), values[name]) for name in self.layers]
         self.variances = nn.ParameterList([nn.Parameter(torch.full(shape, start)) for shape in shapes])
         self.train()
 
@@ -164,7 +164,13 @@ def _checked(body: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _channels_of(value: Tensor) -> tuple[int, ...]:
-    """Return the shape of one number for each channel: images (N, C, H, W) have it first, tokens (N, T, C) last."""
-    channel = 1 if value.ndim == 4 else value.ndim - 1
+def _channels_of(layer: nn.Module, value: Tensor) -> tuple[int, ...]:
+    """Return the shape of one number for each channel of what a layer returns.
+
+    Images (N, C, H, W) have channels first, tokens (N, T, C) last, and so have images (N, H, W, C) of networks that
+    normalise channels as those of tokens.
+    """
+    normalised = {part.normalized_shape for part in layer.modules() if isinstance(part, nn.LayerNorm)}
+    channels_last = value.ndim != 4 or ((value.shape[3],) in normalised and (value.shape[1],) not in normalised)
+    channel = value.ndim - 1 if channels_last else 1
     return tuple(size if dimension == channel else 1 for dimension, size in enumerate(value.shape))[1:]

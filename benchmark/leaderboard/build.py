@@ -1,7 +1,7 @@
 """Build a problem of an edition: all trials, the selection by each rule, fresh runs of what is selected, and rows."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,11 +90,11 @@ def build(
     carry_out(search, SEARCH)
     if left_out is not None:
         carry_out(left_out, LEFT_OUT)
-    trials = trials_of(edition, name, out)
+    trials = trials_of(edition, name, out, method)
     for rule in RULES:
         if rule is not Select.leave_one_env_out or left_out is not None:
             carry_out(selected(edition, trials, rule, announce), rule.value)
-    return rows(edition, name, out)
+    return rows(edition, name, out, method)
 
 
 def _try(config: RunConfig, out: Path, quiet: bool, rerun: Rerun) -> None:
@@ -136,36 +136,44 @@ def selected(
     return Sweep(seeds=edition.fresh_seeds, cells=tuple(cells), fuse="auto")
 
 
-def trials_of(edition: Edition, name: str, out: Path) -> pd.DataFrame:
+def trials_of(edition: Edition, name: str, out: Path, method: str = ALL) -> pd.DataFrame:
     """Return the runs of a problem's search, also those that left an environment out, as `load_results` has them.
 
-    Runs that the edition does not have, such as those of its earlier form, are left out.
+    Runs that the edition does not have, such as those of its earlier form, are left out, but not those of `method`.
     """
-    sweeps = {SEARCH: edition.search(name), LEFT_OUT: edition.left_out_search(name)}
+    sweeps: dict[str, list[Sweep]] = {SEARCH: [], LEFT_OUT: []}
+    for one in dict.fromkeys((ALL, method)):
+        sweeps[SEARCH].append(edition.search(name, one))
+        if left_out := edition.left_out_search(name, one):
+            sweeps[LEFT_OUT].append(left_out)
     parts = [
-        _runs_of(sweep, out / stage).assign(stage=stage)
-        for stage, sweep in sweeps.items()
-        if sweep is not None and (out / stage).exists()
+        _runs_of(searches, out / stage).assign(stage=stage)
+        for stage, searches in sweeps.items()
+        if searches and (out / stage).exists()
     ]
     return judged(pd.concat(parts, ignore_index=True), edition.problem(name).minus_half).copy()
 
 
-def _runs_of(sweep: Sweep, folder: Path) -> pd.DataFrame:
+def _runs_of(sweeps: Iterable[Sweep], folder: Path) -> pd.DataFrame:
     runs = load_results(folder)
-    return runs[runs["run_id"].isin([run.spec.run_id for run in sweep.runs()])]
+    return runs[runs["run_id"].isin([run.spec.run_id for sweep in sweeps for run in sweep.runs()])]
 
 
-def rows(edition: Edition, name: str, out: Path) -> pd.DataFrame:
+def rows(edition: Edition, name: str, out: Path, method: str = ALL) -> pd.DataFrame:
     """Return the rows of a problem: every run of every stage, with the settings that were searched.
+
+    Those of `method` are there too, if it came after the edition.
 
     Metrics by which runs are judged and selected have all their digits, others those of single precision.
 
     Columns: edition, problem, family, stage, method, knows, seed, status, kind, code (hash of the sources); searched
     settings by dotted name; metrics and the rest as `load_results` has them, without those of training data.
     """
-    problem, trials = edition.problem(name), trials_of(edition, name, out)
+    problem, trials = edition.problem(name), trials_of(edition, name, out, method)
     fresh = [
-        judged(_runs_of(selected(edition, trials, rule), out / rule.value).assign(stage=rule.value), problem.minus_half)
+        judged(
+            _runs_of([selected(edition, trials, rule)], out / rule.value).assign(stage=rule.value), problem.minus_half
+        )
         for rule in RULES
         if (out / rule.value).exists()
     ]

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 import invbench
 from invbench.components.draws import of_examples
-from invbench.core.backbone import features_rates
+from invbench.core.backbone import FeaturesAndHead, features_rates
 from invbench.core.composition import Composition
 from invbench.core.registry import BACKBONES
 from invbench.errors import UserError
 from invbench.methods.adrmx import ADRMX, contrast, remix_loss
 from invbench.methods.miro import MIRO, Guided, parts_of, recorded
 from invbench.runs.folder import RunFolder
+from invbench.system.workarounds import torchvision
 from invbench.testing.cells import objective_of
 from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
@@ -159,6 +160,15 @@ def test_a_body_that_is_not_trained_is_refused() -> None:
     frozen: Any = BACKBONES.load("torchvision").parse({"model": "resnet18", "freeze": True}, "backbone").build(problem)
     with pytest.raises(UserError, match=r"it is not trained; leave out backbone\.freeze"):
         MIRO().build(frozen, problem)
+    with pytest.raises(UserError, match=r"trains a second body .*; leave out backbone\.freeze"):
+        ADRMX().build_of_two(frozen, frozen, problem)
+
+
+@pytest.mark.parametrize(("model", "shape"), [("swin_t", (1, 1, 96)), ("convnext_tiny", (96, 1, 1))])
+def test_variances_are_those_of_channels(model: str, shape: tuple[int, ...]) -> None:
+    body: nn.Module = torchvision().models.get_model(model).features
+    guided = Guided(FeaturesAndHead(body, nn.Linear(768, 2)), ["1"], torch.zeros(2, 3, 64, 64), 0.1)
+    assert [tuple(b.shape) for b in guided.variances] == [shape]
 
 
 # --- ADRMX -----------------------------------------------------------------------------------------------------------
