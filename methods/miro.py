@@ -89,7 +89,8 @@ class Guided(nn.Module):
         self.layers = fit if layers else fit[:-1] or fit
         start = math.log(math.expm1(variance - LEAST_VARIANCE))
         shapes = [_channels_of(self.first.get_submodule(name), values[name]) for name in self.layers]
-        self.variances = nn.ParameterList([nn.Parameter(torch.full(shape, start)) for shape in shapes])
+        learns = any(True for _ in network.features.parameters())  # else there is nothing to keep
+        self.variances = nn.ParameterList([nn.Parameter(torch.full(shape, start), learns) for shape in shapes])
         self.train()
 
     def forward(self, x: Tensor) -> Outputs:

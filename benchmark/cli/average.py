@@ -1,8 +1,8 @@
 """`bench average`: one network out of the weights of several runs."""
 
-import json
+import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from invbench.choices import AverageRule
 from invbench.cli.arguments import possible
 from invbench.cli.output import echo
 from invbench.errors import UserError
+
+if TYPE_CHECKING:
+    from invbench.training.average_runs import AveragedRuns
 
 
 def average(
@@ -20,49 +23,60 @@ def average(
     ] = AverageRule.uniform,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "cpu",
     out: Annotated[
-        Path | None, typer.Option(callback=possible, help="Folder for the weights and what they are made of.")
+        Path | None, typer.Option(callback=possible, help="Folder of results for the means, as rows of tables.")
     ] = None,
 ) -> None:
-    """Average the last weights of runs of one network on the same data (DiWA); nothing is trained.
+    """Average the final weights of runs of one network on the same data (DiWA); nothing is trained.
 
-    The runs begin at the same weights: they have one seed and differ in settings, as the trials of a search do.
+    The runs of a mean begin at the same weights: they have one seed and differ in settings, as the trials of a search
+    do. There is a mean for each method, dataset, network and seed.
     """
-    from safetensors.torch import save
-
     from invbench.console import counting
-    from invbench.files import replacing, write_text
     from invbench.runs.folder import run_folders, unwritable
-    from invbench.training.average_runs import average_runs
+    from invbench.training.average_record import write_average
+    from invbench.training.average_runs import average_runs, groups_of
 
-    folders = list(dict.fromkeys(folder.path.resolve() for path in runs for folder in run_folders(path)))
+    folders = {folder.path.resolve(): folder for path in runs for folder in run_folders(path)}
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, runs))}")
+    groups = groups_of(list(folders.values()))
+    count = sum(map(len, groups))
+    if not count:
+        raise UserError(f"no finished run in {', '.join(map(str, runs))}")
+    if count < len(folders):
+        echo(f"{len(folders) - count} of {len(folders)} runs are left out: not done, or means themselves", err=True)
+    if single := [group[0].name for group in groups if len(group) == 1]:
+        echo(f"left out as the only one of its method, data, network and seed: {', '.join(single)}", err=True)
+        groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise UserError(
+            "no two runs have one method, data, network and seed, so none began at the same weights; average runs "
+            "that differ in other settings, such as the trials of a search"
+        )
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(out, error) from None
-    with counting(f"of {len(folders)} runs") as on_progress:
-        averaged = average_runs(folders, rule, device, on_progress)
-    echo(f"{len(averaged.members)} of {len(folders)} runs in the mean")
-    names = [name for name in averaged.metrics if name.count("_") == 1 or "worst" in name]
+    with counting(f"of {count} runs") as on_progress:
+        numbers = itertools.count(1)
+        for group in groups:
+            averaged = average_runs(group, rule, device, lambda: on_progress(next(numbers)))
+            _print(averaged)
+            if out is not None:
+                write_average(averaged, out)
+    if out is None:
+        echo("nothing is kept; with --out the means are rows of tables")
+    else:
+        echo(f"`bench table {' '.join(map(str, runs))} {out}` compares them")
+
+
+def _print(averaged: "AveragedRuns") -> None:
+    """Print the most important metrics of a mean, and of the best of its runs."""
+    echo(f"{averaged.run.config.title}: {len(averaged.members)} of {len(averaged.candidates)} runs in the mean")
     if averaged.best is None:
-        echo("these data have no validation split to tell which run is the best")
-    for name in names:
-        best = "" if averaged.best is None else f"best run {averaged.best[name]:.4f}   "
-        echo(f"{name:<28} {best}mean {averaged.metrics[name]:.4f}")
-    if out is not None:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in averaged.model.state_dict().items()}
-        facts = {
-            "rule": rule.value,
-            "members": [folder.name for folder in averaged.members],
-            "metrics": averaged.metrics,
-            "best_run": averaged.best,
-        }
-        try:
-            with replacing(out / "average.safetensors") as temporary:
-                temporary.write_bytes(save(tensors))
-            write_text(out / "average.json", json.dumps(facts, indent=1))
-        except OSError as error:
-            raise unwritable(out, error) from None
-        echo(f"weights and metrics in {out}")
+        echo("  these data have no validation split to tell which run is the best")
+    for name, value in averaged.metrics.items():
+        if name.count("_") == 1 or "worst" in name:
+            best = "" if averaged.best is None else f"best run {averaged.best[name]:.4f}   "
+            echo(f"  {name:<28} {best}mean {value:.4f}")

@@ -87,7 +87,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
 
     Columns: method, added (whether its rows are other than the edition's own), knows (what it is told beyond inputs and
     labels), metric, constant (what a constant prediction scores), n (fresh seeds that are done), failed (trials),
-    inactive (fresh runs whose penalty had not acted by the step that is shown), mean, half_width (95 % over seeds),
+    inactive (fresh runs whose method had not acted by the step that is shown), mean, half_width (95 % over seeds),
     difference, difference_half_width, p_value (from ERM, paired by seed, Holm-corrected over the edition's methods and
     this one), verdict, optimism (mean score in validation of the selected settings in the search, less that of the
     fresh runs; positive where selection flatters), seed_deviation (standard deviation over fresh seeds),

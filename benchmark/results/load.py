@@ -56,7 +56,7 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     the step that was best on the validation set, and `best_validation.step`; `data.metric`, the one that tables show,
     `data.primary` and `data.higher_is_better`, what the task is judged by on any split, and which way;
     `data.environments`; `data.variant`, `data.fingerprint`; `data.constant.test_accuracy` and so on (float64), what a
-    constant prediction scores; `inactive`, why a penalty never acted with its weight; `fused` (Int64), how many
+    constant prediction scores; `inactive`, why the method never acted as set; `fused` (Int64), how many
     runs were trained together, 1 for a run alone; `cost.wall_seconds` and its parts
     `cost.training_seconds`, `cost.evaluation_seconds`, `cost.checkpoint_seconds`, `cost.invariance_seconds`;
     `cost.seconds_per_step`, of training alone, the first steps with all that is set up in them included; of runs

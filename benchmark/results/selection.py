@@ -61,7 +61,7 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
-    """Tell for each run why its penalty had not acted by the given step; runs whose penalty had keep `inactive`."""
+    """Tell for each run why its method had not acted by the given step; runs whose method had keep `inactive`."""
     reasons = runs["inactive"] if "inactive" in runs else pd.Series(None, index=runs.index, dtype=object)
     for column in (str(name) for name in runs if LATE_START.fullmatch(str(name))):
         section, _, name = column.rpartition(".")
@@ -69,7 +69,7 @@ def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
         weight, before = (pd.to_numeric(_column(runs, name), errors="coerce") for name in names)
         early = pd.to_numeric(runs[column], errors="coerce") >= steps
         early &= weight.notna() & (weight != before.fillna(0.0))
-        why = f"the best step in validation comes before {column} is over, so the penalty did not have its weight"
+        why = f"the best step in validation comes before {column} is over, so {names[0]} had not taken effect"
         reasons = reasons.mask(early, why)
     return reasons
 

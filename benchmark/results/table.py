@@ -55,7 +55,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     above 0.05), selection (as `select`), candidates (number of settings that were compared to choose these),
     equal_candidates (number of settings with the best score; the first of them is shown), settings_chosen_by (rule by
     which `bench rerun-best` had chosen the settings on other seeds; `last`: none), constant (what a constant prediction
-    scores; NaN where that is not known), inactive (why a penalty never acted with its weight, or nothing),
+    scores; NaN where that is not known), inactive (why the method never acted as set, or nothing),
     seconds_per_step and seconds_per_step_half_width (of runs trained alone, if there are any), fused (1, or how many
     runs that were trained together share that time), peak_memory_bytes, seeds (values by seed), run_ids (of those that
     count).

@@ -20,6 +20,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda record: record | {"best_validation": None},
 }
 """Functions that turn a record of a version into one of the next; `migrated` counts up `schema_version`."""
+MEAN = "mean_of"
+"""Entry of `engine` in the record of a mean of runs: their ids, in the order in which they joined."""
 MOST_BYTES = 2**24
 """Maximum size of a record or a specification, in bytes."""
 

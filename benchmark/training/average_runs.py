@@ -1,4 +1,4 @@
-"""Average the last weights of several runs of one network: DiWA, without training.
+"""Average the final weights of several runs of one network: DiWA, without training.
 
 Rame, Kirchmeyer, Rahier, Rakotomamonjy, Gallinari, Cord (2022), "Diverse Weight Averaging for Out-of-Distribution
 Generalization", arXiv 2205.09739. Runs begin at the same weights and differ in settings, such as the trials of a random
@@ -7,8 +7,11 @@ search with one seed:
     uniform       the mean of all runs
     restricted    runs in the order of their validation score, the best first; a run joins where the mean with it does
                   not score worse in validation than the mean without
+
+The final weights of a run that averages its own, as SWAD does, are that mean.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from torch import Tensor, nn
 from invbench.choices import AverageRule
 from invbench.errors import UserError
 from invbench.evaluation.metrics import evaluate
+from invbench.runs.folder import RunFolder
+from invbench.runs.record import MEAN
 from invbench.seeding import stream, torch_stream
 from invbench.training.averaging import measure_statistics
 from invbench.training.build import RestoredRun, load_run
@@ -36,24 +41,47 @@ class AveragedRuns:
     """Mean of the weights of runs.
 
     Args:
-        members: folders of the runs that are in it, in the order in which they joined.
-        model: with the mean weights, in evaluation mode.
+        rule: which of the runs are in it.
+        candidates: folders of the runs.
+        members: folders of those that are in it, in the order in which they joined.
+        run: the first candidate, whose model has the mean weights, in evaluation mode.
         metrics: of the mean, on every split.
         best: metrics of the run with the best validation score, which is the first where the rule is restricted; None
             where the data have no validation split.
     """
 
+    rule: AverageRule
+    candidates: tuple[Path, ...]
     members: tuple[Path, ...]
-    model: nn.Module
+    run: RestoredRun
     metrics: dict[str, float]
     best: dict[str, float] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """Network with the mean weights."""
+        return self.run.model
+
+
+def groups_of(folders: Sequence[RunFolder]) -> list[list[Path]]:
+    """Group finished runs of one method whose weights can be averaged: of one seed, on the same data, one network.
+
+    Means of runs are left out. Groups are in the order of methods, datasets, their settings, and seeds.
+    """
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        record = folder.load_record()
+        if record is not None and record.status == "done" and MEAN not in record.engine:
+            key = [getattr(record.spec, part) for part in ("method", *SAME)]
+            groups.setdefault(json.dumps(key, sort_keys=True), []).append(folder.path)
+    return [groups[key] for key in sorted(groups)]
 
 
 def average_runs(
     folders: Sequence[Path],
     rule: AverageRule | str = AverageRule.uniform,
     device: str = "cpu",
-    advanced: Callable[[int], object] = lambda count: None,
+    advanced: Callable[[], object] = lambda: None,
 ) -> AveragedRuns:
     """Average the weights of finished runs.
 
@@ -61,7 +89,7 @@ def average_runs(
         folders: of the runs.
         rule: which runs are in the mean.
         device: auto, cpu, cuda or cuda:i.
-        advanced: called with the number of runs that have been looked at.
+        advanced: called after each run that has been looked at.
 
     Raises:
         UserError: a run is not finished; the runs do not have the same data, network and first weights; the rule is
@@ -76,12 +104,12 @@ def average_runs(
     first = load_run(folders[0], device)
     weights: dict[Path, Weights] = {}
     scores: dict[Path, dict[str, float]] = {}
-    for count, folder in enumerate(folders, 1):
+    for folder in folders:
         run = load_run(folder, device)
         _check_alike(first, run, folders[0], folder)
         weights[folder] = {name: value.clone() for name, value in run.model.state_dict().items()}
         scores[folder] = _measured(run, tuple(run.problem.splits))
-        advanced(count)
+        advanced()
     task = first.problem.task
     criterion, sign = f"validation_{task.primary}", 1 if task.higher_is_better else -1
     members, ordered, best = list(folders), list(folders), None
@@ -97,7 +125,7 @@ def average_runs(
             if sign * (tried - reached) >= 0:
                 members, reached = [*members, folder], tried
     metrics = _of_mean([weights[folder] for folder in members], first, tuple(first.problem.splits))
-    return AveragedRuns(tuple(members), first.model, metrics, best)
+    return AveragedRuns(rule, tuple(folders), tuple(members), first, metrics, best)
 
 
 def _of_mean(each: Sequence[Weights], run: RestoredRun, splits: tuple[str, ...]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from invbench.errors import RunFailed, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint, check_fit
 from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, from_spec, resolve
+from invbench.runs.spec import RunSpec
 from invbench.seeding import stream, torch_stream
 from invbench.system.device import choose_device, out_of_memory, set_numerics
 from invbench.system.workarounds import keep_freed_memory
@@ -136,7 +137,8 @@ def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
     record = folder.load_record()
     if record is None or checkpoint is None or record.status != "done":
         raise UserError(f"{path} holds no finished run with its checkpoint; the command that made it finishes it")
-    config = from_spec(record.spec)
+    member = record.engine.get("member_spec")  # of a mean of runs, which has the weights of no run of its own
+    config = from_spec(RunSpec.model_validate(member) if member else record.spec)
     problem = load_problem(config)
     if problem.fingerprint != record.data["fingerprint"]:
         raise UserError(f"the data of {path} are not what they were when it was trained; run it again")

@@ -1,4 +1,4 @@
-"""Checks whether a run's penalty could act as its settings say."""
+"""Checks whether a method could act in a run as its settings say."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,19 +24,24 @@ def never_reached(method: Composition, total: int) -> list[str]:
 def why_inactive(
     method: Composition, total: int, rows: Sequence[Mapping[str, float]], idle_parts: Callable[[], list[str]]
 ) -> str:
-    """Return, in one line, why the penalty of a finished run never acted with its weight; empty where it did.
+    """Return, in one line, why the method of a finished run never acted as its settings say; empty where it did.
+
+    That is a penalty without its weight, or what begins after the last step.
 
     Args:
         total: steps of the run.
         rows: of its curves.
         idle_parts: the parts of the method whose penalty autograd cannot follow back to what is trained.
     """
-    weighted = [part for part in method.parts.values() if hasattr(part, "weight")]
-    if not total or not method.has_penalty or not weighted:  # some use the hook for what is no penalty
+    if not total:
         return ""
+    weighted = [part for part in method.parts.values() if hasattr(part, "weight") and method.has_penalty]
     parts = [part for part in weighted if any(_weights(part))] or weighted
-    if all(len(_late(part, total)) == len(_starts(part)) > 0 for part in parts):
+    acting = [*parts, *(part for part in method.parts.values() if not hasattr(part, "weight") and _starts(part))]
+    if acting and all(len(_late(part, total)) == len(_starts(part)) > 0 for part in acting):
         return never_reached(method, total)[0]
+    if not weighted:  # some use the hook for what is no penalty
+        return ""
     penalties = [row["penalty"] for row in rows if "penalty" in row]
     if penalties and not any(penalties) and not any(map(_has_weight_before, parts)):
         return f"the penalty was 0 in {_each_step(len(penalties))}"

@@ -289,8 +289,15 @@ class TrainingLoop:
     def _averaged_weights(self) -> AveragedWeights | None:
         """Make the mean of weights that the run has, if any."""
         rule, values = averaging_of(self.config), (self.model, self.parameters, self._pass_first_batches)
+        if rule is None:
+            return None
         if not isinstance(rule, Valley):
-            return RunningMean(rule, *values) if rule else None
+            if self.config.trainer.average != "none" and 0 < self.total <= rule.first_step:
+                raise UserError(
+                    f"trainer.average_from is {rule.first_step}, but the run has {self.total} steps, so there is no "
+                    "mean; make it smaller"
+                )
+            return RunningMean(rule, *values)
         if "validation" not in self.eval_splits:
             absent = "validation" not in self.problem.splits
             wrong = (

@@ -1,17 +1,16 @@
 """Means of the weights of several runs: which are in them, batch norm, what is refused, the command."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import invbench
 from invbench.cli import app
 from invbench.errors import UserError
+from invbench.runs.folder import RunFolder
 from invbench.training.average_runs import average_runs
 
 SHORT: dict[str, Any] = {
@@ -113,18 +112,51 @@ def test_runs_that_did_not_begin_alike_are_refused(
         average_runs([runs[0], other])
 
 
-def test_the_command_keeps_weights_and_metrics(runs: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "average"
-    result = CliRunner().invoke(app, ["average", *map(str, runs[:3]), "--out", str(out)])
+@pytest.mark.parametrize("rule", ["uniform", "restricted"])
+def test_means_are_rows_of_tables_and_can_be_restored(runs: list[Path], tmp_path: Path, rule: str) -> None:
+    """One for each seed, by the command."""
+    second = [trained(tmp_path / "runs", seed=1, trainer__learning_rate=rate) for rate in RATES[:3]]
+    lonely = trained(tmp_path / "runs", seed=2)
+    given, out = [*map(str, runs[:3]), str(tmp_path / "runs")], tmp_path / "averages"
+    result = CliRunner().invoke(app, ["average", *given, "--rule", rule, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "3 of 3 runs in the mean" in result.output
-    assert "test_accuracy" in result.output
-    facts = json.loads((out / "average.json").read_text())
-    assert facts["members"] == [folder.name for folder in runs[:3]]
-    averaged = average_runs(runs[:3])
-    assert facts["metrics"] == pytest.approx(averaged.metrics)
-    for name, value in load_file(out / "average.safetensors").items():
-        assert torch.equal(value, averaged.model.state_dict()[name])
+    assert f"network and seed: {lonely.name}" in result.output
+    table = invbench.load_results(out).sort_values("seed")
+    assert list(table["seed"]) == [0, 1]
+    for path, members in zip(table["path"], (runs[:3], second), strict=True):
+        record, averaged = RunFolder(Path(path)).load_record(), average_runs(members, rule)
+        assert record is not None
+        assert f"{record.spec.dataset} seed {record.spec.seed}: {len(averaged.members)} of 3 runs" in result.output
+        assert set(record.engine["mean_of"]) == {folder.name for folder in averaged.members}
+        assert record.metrics == pytest.approx(averaged.metrics)
+        assert "learning_rate" not in record.spec.trainer
+        restored = weights_of(Path(path))
+        for name, value in averaged.model.state_dict().items():
+            torch.testing.assert_close(restored[name], value)
+    (row,) = invbench.table(table).to_dict("records")
+    assert (row["method"], row["n"]) == ("erm+diwa", 2)
+    assert row["mean"] == pytest.approx(table["test_accuracy"].mean())
+
+
+def test_a_mean_of_other_runs_is_not_replaced(runs: list[Path], tmp_path: Path) -> None:
+    def average(*folders: Path) -> Any:
+        return CliRunner().invoke(app, ["average", *map(str, folders), "--out", str(tmp_path)])
+
+    assert average(*runs[:2]).exit_code == 0
+    assert average(*runs[:2]).exit_code == 0  # the same once more
+    (path,) = tmp_path.iterdir()
+    before = (path / "record.json").read_bytes()
+    result = average(*runs[1:3])
+    assert "is the mean of other runs; use another --out" in str(result.exception)
+    assert (path / "record.json").read_bytes() == before
+    left_out = CliRunner().invoke(app, ["average", *map(str, runs[:2]), str(tmp_path)])
+    assert "1 of 3 runs are left out: not done, or means themselves" in left_out.output
+
+
+def test_nothing_to_average(runs: list[Path], tmp_path: Path) -> None:
+    other = trained(tmp_path, seed=1)
+    result = CliRunner().invoke(app, ["average", str(runs[0]), str(other)])
+    assert "no two runs have one method, data, network and seed" in str(result.exception)
 
 
 def test_without_validation_no_run_is_called_the_best(tmp_path: Path) -> None:
@@ -159,7 +191,7 @@ def test_a_folder_that_cannot_be_written(runs: list[Path], tmp_path: Path) -> No
     file = tmp_path / "file"
     file.touch()
     for out in (file, file / "below"):
-        result = CliRunner().invoke(app, ["average", str(runs[0]), "--out", str(out)])
+        result = CliRunner().invoke(app, ["average", *map(str, runs[:2]), "--out", str(out)])
         assert isinstance(result.exception, UserError)
         assert "choose another folder with --out" in str(result.exception)
         assert "in the mean" not in result.output

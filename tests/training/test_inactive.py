@@ -1,4 +1,4 @@
-"""A penalty that cannot act is said to be none: in the log, in the record."""
+"""A method that cannot act is said to be idle: in the log, in the record."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import invbench
 from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
+from invbench.runs.spec import LATE_STARTS
 from invbench.system.provenance import sources_hash
 from invbench.training.build import load_problem
 from invbench.training.runner import run_one
@@ -53,6 +54,13 @@ BEFORE = "; the penalty has method.{} ({}) throughout"
         ("erm", "spirals", {}, ""),
         ("and_mask", "spirals", {}, ""),
         ("coral", "digits", {"dataset__environments": "rotation_bins"}, ""),
+        ("eqrm", "spirals", {"method__burn_in": 4}, LATE.format("burn_in", 4, "quantile")),
+        ("eqrm", "spirals", {"method__burn_in": 3}, ""),
+        ("eqrm+and_mask", "spirals", {"method__eqrm__burn_in": 4}, LATE.format("eqrm.burn_in", 4, "eqrm.quantile")),
+        ("gga", "spirals", {"method__first_step": 4, "method__last_step": 9},
+         LATE.format("first_step", 4, "candidates")),
+        ("miro", "irm_regression", {}, "the penalty does not depend on what is trained, so it moves nothing"),
+        ("miro", "spirals", {}, ""),
     ],
 )  # fmt: skip
 def test_penalties(method: str, dataset: str, settings: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -115,5 +123,8 @@ def test_the_best_step_in_validation_may_come_before_the_penalty_acts(
     record = run_one(config, Options(out=tmp_path))
     assert record.best_validation is not None
     (why,) = invbench.table(invbench.load_results(tmp_path), select="best_validation")["inactive"]
-    early = f"the best step in validation comes before method.{setting} is over, so the penalty did not have its weight"
+    weight = LATE_STARTS[setting][0]
+    early = (
+        f"the best step in validation comes before method.{setting} is over, so method.{weight} had not taken effect"
+    )
     assert why == (early if record.best_validation.step <= 5 else "")
