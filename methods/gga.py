@@ -52,7 +52,7 @@ class GGA(RandomDraws, InnerSteps):
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> Self:
         if self.first_step >= self.last_step:
-            raise ValueError("first_step must be below last_step")
+            raise ValueError(f"first_step ({self.first_step}) must be below last_step ({self.last_step})")
         return self
 
     def is_active(self, step: int) -> bool:

@@ -161,7 +161,7 @@ def _checked(body: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
     known = dict(body.named_modules())
     for name in layers:
         if name not in known:
-            raise UserError(f"method.layers: the body has no module '{name}'{did_you_mean(name, known)}")
+            raise UserError(f"method.layers: the body has no module '{name}'{did_you_mean(name, filter(None, known))}")
     return tuple(layers)
 
 

@@ -1,5 +1,6 @@
 """`bench ls` and `bench show`: what exists, and what can be set."""
 
+import inspect
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -135,8 +136,12 @@ def show(
         return
     homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.known()]
     if not homes:
+        from invbench.published.claims import sources
+
         known = [entry for registry in (METHODS, DATASETS, BACKBONES) for entry in registry.known()]
         aliases = METHODS.aliases | DATASETS.aliases
+        if name in {claim for source in sources().values() for claim in source.claims}:
+            raise UserError(f"'{name}' is a published claim; `bench reproduce {name} --dry-run` shows it")
         raise UserError(f"nothing is named '{name}'{did_you_mean(name, [*known, 'trainer'], aliases)}")
     if as_json:
         echo_json([_shown(registry, name) for registry in homes])
@@ -147,6 +152,7 @@ def show(
         _settings(registry.kind, cls, f"{registry.kind} {name}: {entry.summary}")
         echo(f"{registry.trait}: {', '.join(registry.traits(name)) or 'nothing'}")
         if registry is METHODS:
+            echo(f"formulas and sources: {inspect.getsourcefile(cls)}")
             echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
             echo("\n".join(provenance(name, cls)))

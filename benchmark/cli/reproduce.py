@@ -42,6 +42,8 @@ def reproduce(
     for claim_name, claim in claims.items():
         request = SweepRequest(sweep_of(claim), out / claim_name)
         if dry_run:
+            echo(f"{claim_name}: {claim.what}")
+            echo("".join(f"  published {number.metric}: {number.accepted}\n" for number in claim.numbers), nl=False)
             echo(preview(request, len(slots), verbose))
             continue
         try:

@@ -60,10 +60,10 @@ class Composition:
                 rest = "+".join(other for other in self.parts if other != name)
                 raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
         for what, parts in (
+            ("the steps", [*self._all(InnerSteps), *self._one_per_environment]),
             ("the mean of the risks", [*self._with_risk, *self._one_at_a_time]),
             ("the mean of the gradients", [*self._with_rule, *self._one_at_a_time]),
             ("the order of the updates", self._all(UpdateSchedule)),
-            ("the steps", [*self._all(InnerSteps), *self._one_per_environment]),
             ("the learning rate", self._all(LearningRateChange)),
             ("the final weights", self._all(WeightAveraging)),
             ("the batch", self._all(BatchMixing)),

@@ -207,6 +207,8 @@ class Settings(BaseModel):
         name = _joined([*section, *first["loc"]])
         if first["type"] == "extra_forbidden":
             known = cls._fields_at(first["loc"][:-1])
+            if not known:
+                return f"no setting '{name}'; {cls.__name__} has none"
             return f"no setting '{name}'{did_you_mean(str(first['loc'][-1]), known)}"
         if first["type"] == "missing":
             return f"setting '{name}' is missing"

@@ -57,6 +57,11 @@ class Number(Settings):
         spread = "" if self.spread is None else f" ± {self.spread:.2g}"
         return f"{self.value:.4g}{spread}"
 
+    @property
+    def accepted(self) -> str:
+        """Return the number as text, with what counts as reproduced."""
+        return self.shown if self.tolerance is None else f"{self.shown}, reproduced within {self.tolerance:.3g}"
+
     def agrees(self, ours: float) -> bool:
         """Tell whether a number of ours is within the range, or within the tolerance of the value."""
         if self.range is not None:

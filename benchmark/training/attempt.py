@@ -105,6 +105,8 @@ class Attempt:
         inactive = why_inactive(method, total, training.rows, lambda: _idle_parts(training))
         if inactive and not never_reached(method, total):  # which was said at the beginning
             report.say(f"warning: {inactive}")
+        if training.average and training.done:
+            report.say(training.average.summary(training.done))
         return self._write("done", metrics, invariance, fused, inactive)
 
     def record_failure(self, error: Exception, report: Report) -> RunFailed:
@@ -154,7 +156,7 @@ class Attempt:
     ) -> Record:
         """Write the record of this attempt."""
         training = self.training
-        weights = first_weights(training.model)
+        weights, mean = first_weights(training.model), training.average
         best = best_validation(training.rows, training.problem.task, metrics) if status == "done" else None
         record = Record(
             run_id=self.config.spec.run_id,
@@ -176,6 +178,7 @@ class Attempt:
                 **({"weights": weights} if weights else {}),
                 **({"fused": fused} if fused else {}),
                 **({"inactive": inactive} if inactive else {}),
+                **({"mean_of_steps": list(mean.steps(training.done))} if mean and status == "done" else {}),
             },
             cost=training.cost | {"peak_memory_bytes": float(peak_memory(self.device))},
             code=self.code,

@@ -43,6 +43,14 @@ class AveragedWeights(ABC):
     def add(self, step: int) -> None:
         """Add the weights after the step with this number, from 1."""
 
+    @abstractmethod
+    def steps(self, done: int) -> tuple[int, int]:
+        """Return the first and the last of the steps whose weights are in the mean of a run of `done` steps."""
+
+    def summary(self, done: int) -> str:
+        """Tell of which steps the final weights are the mean."""
+        return "the final weights are the mean of those after steps {} to {}".format(*self.steps(done))
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Put the means into the model for a block."""
@@ -92,6 +100,9 @@ class RunningMean(AveragedWeights):
     def add(self, step: int) -> None:
         weight = self.rule.weight(step)
         torch._foreach_lerp_(list(self.means.values()), list(self.parameters.values()), weight)
+
+    def steps(self, done: int) -> tuple[int, int]:
+        return min(self.rule.first_step, done), done
 
 
 @torch.no_grad()

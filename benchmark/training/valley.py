@@ -59,6 +59,20 @@ class ValleyWeights(AveragedWeights):
         self.sizes[self.number] += 1
         _mix(self.window, self.parameters, 1 / int(self.sizes[self.number]))
 
+    def steps(self, done: int) -> tuple[int, int]:
+        ends = self.sizes.cumsum(0).tolist()
+        first, stop = valley(self.losses[: int(self.number)].tolist(), self.rule, is_over=True)
+        return (ends[first - 1] if first else 0) + 1, ends[stop - 1]
+
+    def summary(self, done: int) -> str:
+        line, windows = super().summary(done), int(self.number)
+        if start_of(self.losses[:windows].tolist(), self.rule) is not None:
+            return line
+        return (
+            f"warning: {line}, the last window: the loss fell until the end, or its {windows} windows are too few for "
+            f"start_windows={self.rule.start_windows}"
+        )
+
     @torch.no_grad()
     def end_window(self, loss: float) -> None:
         """End the present window, if it has a step, with this validation loss after it, and average anew."""
@@ -95,9 +109,7 @@ def valley(losses: Sequence[float], rule: Valley, is_over: bool) -> tuple[int, i
         is_over: whether the run is over; otherwise windows are left out that may still be after the end. If no valley
             has started until the end, it is the last window.
     """
-    count = len(losses)
-    starts = (s for s in range(count - rule.start_windows + 1) if losses[s] == min(losses[s : s + rule.start_windows]))
-    start = next(starts, None)
+    count, start = len(losses), start_of(losses, rule)
     if start is None:
         return (count - 1, count) if is_over else (0, 0)
     limit = (1 + rule.tolerance) * sum(losses[start : start + rule.start_windows]) / rule.start_windows
@@ -107,6 +119,12 @@ def valley(losses: Sequence[float], rule: Valley, is_over: bool) -> tuple[int, i
         if min(losses[stop : stop + rule.end_windows]) > limit:
             return start, stop
     return start, count
+
+
+def start_of(losses: Sequence[float], rule: Valley) -> int | None:
+    """Return the window with which the valley starts; None where there is none."""
+    starts = range(len(losses) - rule.start_windows + 1)
+    return next((s for s in starts if losses[s] == min(losses[s : s + rule.start_windows])), None)
 
 
 def _mix(mean: Mapping[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:

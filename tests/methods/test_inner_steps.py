@@ -292,6 +292,7 @@ def test_environments_may_come_in_any_order(name: str) -> None:
         ("gga+group_dro", "group_dro and gga both replace the mean of the risks"),
         ("sam+mldg", "sam and mldg both replace the steps"),
         ("sam+fish", "sam and fish both replace the steps"),
+        ("gga+pgrad", "gga and pgrad both replace the steps"),
         ("eqrm+group_dro", "eqrm and group_dro both replace the mean of the risks"),
         ("eqrm+rdm", "eqrm and rdm both replace the learning rate"),
     ],

@@ -118,6 +118,7 @@ def test_a_run_has_the_mean_and_evaluates_the_weights_until_then(tmp_path: Path)
     metrics = training.measure(("validation", "test"), last=True)
     start, stop = valley([*losses, plain], PAPER, is_over=True)
     assert training.average is not None
+    assert training.average.steps(20) == (2 * start + 1, 2 * stop)
     for name, mean in training.average.means.items():
         expected = torch.stack([each[name] for each in weights[2 * start : 2 * stop]]).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-6)
@@ -147,6 +148,31 @@ def test_a_loaded_run_has_the_mean(tmp_path: Path) -> None:
     test = loaded.problem.splits["test"]
     accuracy = (loaded.model(test.x).prediction.argmax(1) == test.y).double().mean().item()
     assert record.metrics["test_accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "steps", "line"),
+    [
+        ("swad", {"method.start_windows": 1}, None, "the final weights are the mean of those after steps "),
+        ("swad", {"method.start_windows": 7}, [11, 12],
+         ("warning: the final weights are the mean of those after steps 11 to 12, the last window: the loss fell until "
+          "the end, or its 6 windows are too few for start_windows=7")),
+        ("erm", {"trainer.average": "mean", "trainer.average_from": 5}, [5, 12],
+         "the final weights are the mean of those after steps 5 to 12"),
+        ("erm", {}, None, ""),
+    ],
+)  # fmt: skip
+def test_a_run_tells_of_which_steps_it_has_the_mean(
+    method: str, settings: dict[str, Any], steps: list[int] | None, line: str, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"trainer.epochs": None, "trainer.steps": 12, "trainer.evaluate_every": 2}
+    record = invbench.run(method, "spirals", settings=short | settings, out=tmp_path)
+    assert ("mean_of_steps" in record.engine) == bool(line)
+    if steps:
+        assert record.engine["mean_of_steps"] == steps
+    log = RunFolder(tmp_path / record.run_id).log.read_text(encoding="utf-8")
+    assert line in log
+    assert ("final weights" in log) == bool(line)
 
 
 def test_it_survives_a_kill(tmp_path: Path) -> None:
