@@ -155,6 +155,7 @@ def test_dropout_and_frozen_batch_norm_are_domainbeds() -> None:
     assert couples_rows(built("torchvision", problem))
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_torchvisions_and_can_be_mapped(tmp_path: Path) -> None:
     """Whole rows are dropped, as often; the others are divided by the probability of staying."""
     ops = workarounds.torchvision().ops
@@ -213,7 +214,7 @@ def test_the_body_learns_at_its_own_rate(tmp_path: Path) -> None:
     assert features_rates(nn.Sequential(training.model)).keys() == of_body
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_runs_together_train_as_alone(frozen: bool, saved: tuple[nn.Module, Path], tmp_path: Path) -> None:
     """With the rate of the body, or with the same frozen body; those that were drawn differ."""
     settings: dict[str, Any] = {"trainer__optimizer": "sgd", "trainer__dtype": "float64"}

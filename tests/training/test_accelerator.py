@@ -1,6 +1,7 @@
 """Runs on an accelerator: no operation mixes devices, no step copies from the host or waits, the numbers are the CPU's.
 
-Every cell runs on a pretend device (helpers/pretend_device.py), and on a GPU where there is one.
+Every method runs on a pretend device (helpers/pretend_device.py), and on a GPU where there is one: some on data of each
+kind, the others on one dataset.
 """
 
 import json
@@ -30,7 +31,7 @@ CROPPED = (("erm", "cifar10"),)
 DATASETS: dict[str, list[str]] = {
     method: one_of_each_kind(
         [dataset for name, dataset in possible_cells() if name == method and (name, dataset) not in CROPPED],
-        (*KINDS, "nuisance") if method in EVERYWHERE else KINDS,
+        (*KINDS, "nuisance") if method in EVERYWHERE else (),
     )
     for method in METHODS.entries()
 }
