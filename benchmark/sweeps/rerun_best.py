@@ -9,6 +9,7 @@ from invbench.results.selection import Select
 from invbench.results.table import table
 from invbench.runs.commands import assignments_of, parse_seeds, ranges
 from invbench.runs.folder import RunFolder
+from invbench.runs.record import MEAN
 from invbench.runs.spec import RunSpec
 from invbench.sweeps.definition import Sweep, SweepCells
 
@@ -16,7 +17,7 @@ from invbench.sweeps.definition import Sweep, SweepCells
 def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds: str | None = None) -> Sweep:
     """Return a sweep of the settings that a selection chooses, a cell each, with fresh seeds.
 
-    The protocol of its runs is the name of the selection.
+    The protocol of its runs is the name of the selection. Means of runs are left out: none of them was trained.
 
     Args:
         results: as `load_results` returns it.
@@ -40,7 +41,10 @@ def sweep_of_best(results: pd.DataFrame, metric: str | None, select: str, seeds:
         )
     paths = dict(zip(results["run_id"], results["path"], strict=True))
     records = [RunFolder(Path(paths[run_ids[0]])).load_record() for run_ids in means["run_ids"]]
-    cells = [cell_of(record.spec, Select(select)) for record in records if record is not None]
+    specs = [record.spec for record in records if record is not None and MEAN not in record.engine]
+    if not specs:
+        raise UserError("there are only means of runs; run the settings of their members again, and average those")
+    cells = [cell_of(spec, Select(select)) for spec in specs]
     return Sweep(seeds=tuple(fresh), cells=tuple(cells))
 
 

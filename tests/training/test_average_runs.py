@@ -11,6 +11,7 @@ import invbench
 from invbench.cli import app
 from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
+from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.training.average_runs import average_runs
 
 SHORT: dict[str, Any] = {
@@ -136,6 +137,10 @@ def test_means_are_rows_of_tables_and_can_be_restored(runs: list[Path], tmp_path
     (row,) = invbench.table(table).to_dict("records")
     assert (row["method"], row["n"]) == ("erm+diwa", 2)
     assert row["mean"] == pytest.approx(table["test_accuracy"].mean())
+    everything = invbench.load_results([tmp_path / "runs", out])
+    assert {cell.method for cell in sweep_of_best(everything, None, "best_validation").cells} == {"erm"}
+    with pytest.raises(UserError, match="there are only means of runs"):
+        sweep_of_best(table, None, "best_validation")
 
 
 def test_a_mean_of_other_runs_is_not_replaced(runs: list[Path], tmp_path: Path) -> None:
