@@ -1,5 +1,6 @@
 """What is said on stderr while something takes long: lines, counts, pictures in place."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from invbench.terminal import Lasting, visible
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log that say only how far the run is."""
-
+ENDLESS = 10_000
+"""Width, in characters, of what is not broken into lines."""
 
 REFRESH_SECONDS = 0.25
 """Least time between two pictures of progress."""
@@ -28,6 +30,12 @@ OnProgress = Callable[[int], object]
 def error_console(quiet: bool = False) -> Console:
     """Return the console on stderr, where progress is shown. A terminal that closes stops no run."""
     return Console(file=cast(IO[str], Lasting(sys.stderr)), quiet=quiet, highlight=False)
+
+
+def output_console() -> Console:
+    """Return the console on stdout. What goes to a file or a pipe is not broken to the width of a terminal."""
+    console = Console()
+    return console if console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ else Console(width=ENDLESS)
 
 
 def somebody_looks() -> bool:

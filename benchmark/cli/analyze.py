@@ -184,8 +184,9 @@ def _consistency_row(result: "Consistency") -> list[str]:
 
 def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     """Print the runs' labels, then a table with a row per run."""
-    from rich.console import Console
     from rich.table import Table
+
+    from invbench.console import output_console
 
     view = Table("run")
     for name in columns:
@@ -193,7 +194,7 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     for number, (label, cells) in enumerate(rows, 1):
         echo(f"{number}  {label}")
         view.add_row(str(number), *cells)
-    Console().print(view)
+    output_console().print(view)
 
 
 def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:

@@ -103,10 +103,9 @@ def _described(configs: "list[RunConfig]", out: Path) -> "Iterator[str]":
 
 def _profile(config: "RunConfig", options: "Options") -> None:
     """Time some steps, and print a row per part of the run."""
-    from rich.console import Console
     from rich.table import Table
 
-    from invbench.console import announce, plain_text
+    from invbench.console import announce, output_console, plain_text
     from invbench.training.profile import profile_run
 
     profile = profile_run(config, options)
@@ -118,7 +117,7 @@ def _profile(config: "RunConfig", options: "Options") -> None:
         numbers = f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
         view.add_row(plain_text(cost.name), *numbers)
     echo(f"{config.title}: {whole:.3g} s, if all steps are like {profile.steps} timed ones")
-    Console().print(view)
+    output_console().print(view)
     if config.trainer.compile:
         announce(
             "these steps are not compiled, since a compiled one has no parts; time whole runs to see what it gains"
@@ -130,7 +129,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     """Print the result table: a row per seed, then the mean with its interval; turned round where that is less wide."""
     from rich.console import Console
 
-    from invbench.console import announce
+    from invbench.console import ENDLESS, announce, output_console
     from invbench.evaluation.metrics import headlines
 
     done = [record for record in records if record.status == "done"]
@@ -147,7 +146,7 @@ def _show(records: "list[Record]", out: Path) -> None:
     upright, turned = _table(title, rows), _table(title, [list(row) for row in zip(*rows, strict=True)])
     if len(done) > 1:
         upright.rows[-2].end_section = True
-    console, endless = Console(), Console(width=10_000)
+    console, endless = output_console(), Console(width=ENDLESS)
     widths = [endless.measure(view).maximum for view in (upright, turned)]
     console.print(turned if widths[0] > console.width and widths[1] < widths[0] else upright)
     announce(f"records in {out}; `bench table {out}` compares them")

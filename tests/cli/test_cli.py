@@ -238,6 +238,13 @@ def test_an_odd_width_is_no_width(bench: Bench, monkeypatch: pytest.MonkeyPatch,
     assert bench("run", "-m", "erm", "-d", "spirals", *TINY)[0] == 0
 
 
+def test_tables_that_go_to_a_pipe_are_not_broken_into_lines(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = bench("run", "-m", "erm", "-d", "spirals", "--seeds", "0-1", *TINY)[1]
+    assert len(re.findall("^.*seed.*train_accuracy.*test_accuracy.*run.*$", out, re.MULTILINE)) == 1
+    assert len(re.findall("^.* 0 .* [0-9a-f]{16} .*$", out, re.MULTILINE)) == 1
+
+
 def test_data_that_do_not_fit_into_memory(bench: Bench) -> None:
     status, _, err = bench("run", "-m", "erm", "-d", "spirals", "--set", "dataset.examples=9007199254740991")
     assert (status, err.count("\n")) == (1, 1)
