@@ -35,7 +35,7 @@ from invbench.components.draws import of_examples
 from invbench.components.penalty import representation
 from invbench.core.backbone import FeaturesAndHead, FeaturesOnly
 from invbench.core.data import Batch, Problem
-from invbench.core.hooks import Critic, CriticFn, RandomDraws, SecondBackbone, WithCritic
+from invbench.core.hooks import Critic, CriticFn, MappableNetwork, RandomDraws, SecondBackbone, WithCritic
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import Choice, setting
@@ -47,7 +47,7 @@ FIRST, SECOND = range(2)
 
 
 @register_method("adrmx")
-class ADRMX(RandomDraws, SecondBackbone, WithCritic):
+class ADRMX(RandomDraws, MappableNetwork, SecondBackbone, WithCritic):
     """Subtract a second network's features, which tell the environment, from those that tell the class."""
 
     display_name: ClassVar[str] = "ADRMX"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from invbench.core.backbone import EnvironmentNetwork, FeaturesAndHead
 from invbench.core.data import Problem
-from invbench.core.hooks import EnvironmentContext
+from invbench.core.hooks import EnvironmentContext, MappableNetwork
 from invbench.core.method import Outputs
 from invbench.core.registry import register_method
 from invbench.core.settings import Choice, setting
@@ -29,7 +29,7 @@ from invbench.errors import UserError
 
 
 @register_method("mtl")
-class MTL(EnvironmentContext):
+class MTL(EnvironmentContext, MappableNetwork):
     """Give the head the mean representation of the environment as well."""
 
     display_name: ClassVar[str] = "MTL"

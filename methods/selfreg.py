@@ -24,8 +24,8 @@ from invbench.components.draws import of_examples, partners, uniform
 from invbench.components.penalty import representation
 from invbench.core.backbone import network_with_head
 from invbench.core.data import Batch, Problem
-from invbench.core.hooks import RandomDraws
-from invbench.core.method import Method, Outputs, State, as_outputs
+from invbench.core.hooks import MappableNetwork, RandomDraws
+from invbench.core.method import Outputs, State, as_outputs
 from invbench.core.registry import register_method
 
 FIRST, SECOND, SHARE = range(3)
@@ -34,7 +34,7 @@ OF_FEATURES = 0.3
 
 
 @register_method("selfreg")
-class SelfReg(RandomDraws, Method):
+class SelfReg(RandomDraws, MappableNetwork):
     """Pull logits and representations of one class together."""
 
     display_name: ClassVar[str] = "SelfReg"

@@ -24,6 +24,7 @@ from invbench.core.hooks import (
     InnerSteps,
     InputChange,
     LearningRateChange,
+    MappableNetwork,
     OptimizerRestarts,
     RandomDraws,
     ScaledObjective,
@@ -285,7 +286,7 @@ class Composition:
     def fuse_obstacle(self) -> str:
         """Reason why runs of the method cannot be trained together; empty where they can."""
         for name, part in self.parts.items():
-            if overrides(part, "build"):
+            if overrides(part, "build") and not isinstance(part, MappableNetwork):
                 return f"{name} makes or changes the network itself"
             if isinstance(part, BatchMixing):
                 return f"{name} changes batches, which may draw numbers"

@@ -66,6 +66,13 @@ class InputChange(Method):
         """Return a problem with inputs of the shape that the backbone gets."""
 
 
+class MappableNetwork(Method):
+    """Mixin: runs with the network of `build` may be trained together.
+
+    It draws nothing, and no fusable setting is in it.
+    """
+
+
 class SecondBackbone(Method):
     """Mixin: make a network of two backbones."""
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import invbench
 from invbench.components.draws import of_examples
 from invbench.core.backbone import FeaturesAndHead, features_rates
-from invbench.core.composition import Composition
 from invbench.core.registry import BACKBONES
 from invbench.errors import UserError
 from invbench.methods.adrmx import ADRMX, contrast, remix_loss
@@ -280,4 +279,3 @@ def test_the_second_body_is_drawn_apart() -> None:
     assert torch.equal(again.second.features[1].weight, weights[2])
     with pytest.raises(TypeError, match="built of two backbones"):
         ADRMX().build(plain, load(config))
-    assert Composition({"adrmx": ADRMX()}).fuse_obstacle == "adrmx makes or changes the network itself"
