@@ -290,8 +290,6 @@ class Composition:
                 return f"{name} makes or changes the network itself"
             if isinstance(part, BatchMixing):
                 return f"{name} changes batches, which may draw numbers"
-            if isinstance(part, WeightAveraging):
-                return f"{name} keeps a mean of the weights"
             if isinstance(part, InnerSteps) and type(part).is_active is not InnerSteps.is_active:
                 return f"{name} makes some steps in another way"
             if isinstance(part, UpdateSchedule):

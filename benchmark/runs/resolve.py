@@ -272,6 +272,4 @@ def fuse_obstacle(config: RunConfig) -> str:
         return "trainer.stop_below may end a run before its last step"
     if config.trainer.strategy == "loop":
         return "trainer.strategy is loop"
-    if config.trainer.average != "none":
-        return "trainer.average keeps a mean of the weights"
     return config.method.fuse_obstacle

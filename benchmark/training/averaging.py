@@ -39,9 +39,19 @@ class AveragedWeights(ABC):
         """Load the means, their buffers and what else a checkpoint has of them, in the form of `tensors`."""
         self.means, self.buffers = dict(tensors["parameters"]), dict(tensors["buffers"])
 
+    @property
     @abstractmethod
+    def running(self) -> dict[str, Tensor]:
+        """Mean that changes in every step, by name of the parameter."""
+
+    @abstractmethod
+    def count(self, step: int) -> float:
+        """Count the step with this number, from 1. Returns the share of the weights after it in the running mean."""
+
+    @torch.no_grad()
     def add(self, step: int) -> None:
         """Add the weights after the step with this number, from 1."""
+        mix(self.running, self.parameters, self.count(step))
 
     @abstractmethod
     def steps(self, done: int) -> tuple[int, int]:
@@ -96,13 +106,20 @@ class RunningMean(AveragedWeights):
         super().__init__(model, parameters, passes)
         self.rule = rule
 
-    @torch.no_grad()
-    def add(self, step: int) -> None:
-        weight = self.rule.weight(step)
-        torch._foreach_lerp_(list(self.means.values()), list(self.parameters.values()), weight)
+    @property
+    def running(self) -> dict[str, Tensor]:
+        return self.means
+
+    def count(self, step: int) -> float:
+        return self.rule.weight(step)
 
     def steps(self, done: int) -> tuple[int, int]:
         return min(self.rule.first_step, done), done
+
+
+def mix(means: Mapping[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    """Move means, in place, by a share of the way to values of the same names."""
+    torch._foreach_lerp_(list(means.values()), [values[name] for name in means], share)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from invbench.core.hooks import Valley
 from invbench.pytree import Tree
-from invbench.training.averaging import AveragedWeights
+from invbench.training.averaging import AveragedWeights, mix
 
 
 class ValleyWeights(AveragedWeights):
@@ -54,10 +54,13 @@ class ValleyWeights(AveragedWeights):
         numbers = tensors["numbers"]
         self.losses, self.sizes, self.number = (numbers[name].cpu() for name in ("losses", "sizes", "number"))
 
-    @torch.no_grad()
-    def add(self, step: int) -> None:
+    @property
+    def running(self) -> dict[str, Tensor]:
+        return self.window
+
+    def count(self, step: int) -> float:
         self.sizes[self.number] += 1
-        _mix(self.window, self.parameters, 1 / int(self.sizes[self.number]))
+        return 1 / int(self.sizes[self.number])
 
     def steps(self, done: int) -> tuple[int, int]:
         ends = self.sizes.cumsum(0).tolist()
@@ -95,7 +98,7 @@ class ValleyWeights(AveragedWeights):
         """Add windows to the mean of those from the start of the valley to the first of them."""
         for index in range(first, stop):
             share = int(self.sizes[index]) / int(self.sizes[start : index + 1].sum())
-            _mix(mean, {name: each[index % self.kept] for name, each in self.ended.items()}, share)
+            mix(mean, {name: each[index % self.kept] for name, each in self.ended.items()}, share)
 
 
 def valley(losses: Sequence[float], rule: Valley, is_over: bool) -> tuple[int, int]:
@@ -125,7 +128,3 @@ def start_of(losses: Sequence[float], rule: Valley) -> int | None:
     """Return the window with which the valley starts; None where there is none."""
     starts = range(len(losses) - rule.start_windows + 1)
     return next((s for s in starts if losses[s] == min(losses[s : s + rule.start_windows])), None)
-
-
-def _mix(mean: Mapping[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
-    torch._foreach_lerp_(list(mean.values()), [values[name] for name in mean], share)

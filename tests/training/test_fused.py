@@ -167,6 +167,31 @@ def test_nearly_the_same_in_single_precision(method: str, tmp_path: Path) -> Non
         assert_close(*folders, 1e-2)
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("erm", {"trainer__average": "mean", "trainer__average_from": 3}),
+        ("vrex", {"trainer__average": "exponential", "trainer__average_decay": 0.7, "backbone__batch_norm": True}),
+        ("swad", {"method__start_windows": 1, "trainer__evaluate_every": 2, "trainer__learning_rate": 0.03}),
+    ],
+)
+def test_means_of_weights(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Those of runs alone, in metrics and checkpoints."""
+    settings |= {"trainer__dtype": "float64", "trainer__steps": 9}
+    configs = [small_config(method, "spirals", seed, **settings) for seed in range(SEEDS)]
+    together(configs, tmp_path / "together")
+    for config in configs:
+        alone = run_one(config, Options("cpu", tmp_path / "alone"))
+        folders = [RunFolder(tmp_path / name / config.spec.run_id) for name in ("alone", "together")]
+        assert_close(*folders, 1e-5)
+        record, checkpoints = folders[1].read_record(), [Checkpoint.load(folder.checkpoint) for folder in folders]
+        assert record is not None
+        assert record.engine["fused"] == SEEDS
+        assert record.engine["mean_of_steps"] == alone.engine["mean_of_steps"]
+        first, second = (dict(checkpoint.tensors["average"]["parameters"]) for checkpoint in checkpoints if checkpoint)
+        torch.testing.assert_close(second, first)
+
+
 def test_annealing_steps_and_zero_weights(tmp_path: Path) -> None:
     """Weights that jump at other steps, and with them the optimiser's new start."""
     configs = [
@@ -207,7 +232,10 @@ def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
 
 def test_interrupted_runs_go_on(tmp_path: Path) -> None:
     """Together and alone: SIGTERM keeps every run's checkpoint, and the end is that of an undisturbed group."""
-    configs = spread("adareg", "spirals", trainer__steps=80, trainer__dtype="float64", trainer__evaluate_every=40)
+    average = {"trainer__average": "mean", "trainer__average_from": 2}
+    configs = spread(
+        "adareg", "spirals", trainer__steps=80, trainer__dtype="float64", trainer__evaluate_every=40, **average
+    )
     folders = [RunFolder(tmp_path / "parted" / config.spec.run_id) for config in configs]
     thread = threading.Thread(target=terminate_after, args=(folders[0], 5))
     thread.start()

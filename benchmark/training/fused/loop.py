@@ -25,6 +25,7 @@ from invbench.errors import CannotFuse, Interrupted, RunFailed
 from invbench.pytree import Tree, map_leaves, unflatten
 from invbench.system.signals import stop_requests
 from invbench.system.stopwatch import Stopwatch
+from invbench.training.averaging import mix
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CRITIC
 from invbench.training.fused.batches import StackedBatchLoader, Tensors
@@ -69,7 +70,7 @@ class FusedTraining:
         self.programs: dict[str, Program] = {}
         self.next_block: StepBlock | None = None
         self.captured: CapturedSteps | None = None  # of this block
-        self.can_capture = True
+        self.can_capture = self.first.average is None  # which counts each step
         self.stack_runs()
 
     def stack_runs(self) -> None:
@@ -78,6 +79,8 @@ class FusedTraining:
         float64 = partial(torch.tensor, dtype=torch.float64, device=self.first.device)
         runs = [training.state() | {"updates": float64(training.updates)} for training in self.trainings]
         self.leaves, self.treedef = tree_flatten(_stack(runs))
+        means = [training.average.running for training in self.trainings if training.average]
+        self.means: dict[str, Tensor] = _stack(means) if means else {}
         self.aux: Callable[[], Tree] = dict  # the last step's parts
         self.clock = Clock(self.trainings)
 
@@ -87,6 +90,9 @@ class FusedTraining:
         for r, training in self.left.items():
             run = _row(runs, r)
             training.load_state(self.done, self.objective_steps, run)
+            if training.average:
+                for name, mean in training.average.running.items():
+                    mean.copy_(self.means[name][r])
             if aux:
                 parts = _row(aux, r)
                 training.last_env = parts.pop("env")
@@ -166,6 +172,13 @@ class FusedTraining:
         self.leaves, self.aux = self.advance(self._restarted(), self.done)
         self.done += 1
         self.objective_steps += 1
+        self._average()
+
+    def _average(self) -> None:
+        """Add the weights after a step to the means that runs have, of which all have the same share."""
+        shares = [training.average.count(self.done) for training in self.trainings if training.average]
+        if shares:
+            mix(self.means, tree_unflatten(self.leaves, self.treedef)["parameters"], shares[0])
 
     @torch.no_grad()
     def _captured_steps(self, each: Callable[[Act], None]) -> bool:
