@@ -39,7 +39,7 @@ def average(
     folders = {folder.path.resolve(): folder for path in runs for folder in run_folders(path)}
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, runs))}")
-    groups = groups_of(list(folders.values()))
+    groups = groups_of(list(folders.values()), lambda line: echo(line, err=True))
     count = sum(map(len, groups))
     if not count:
         raise UserError(f"no finished run in {', '.join(map(str, runs))}")
@@ -59,16 +59,23 @@ def average(
         except OSError as error:
             raise unwritable(out, error) from None
     with counting(f"of {count} runs") as on_progress:
-        numbers = itertools.count(1)
+        numbers, failures = itertools.count(1), list[UserError]()
         for group in groups:
-            averaged = average_runs(group, rule, device, lambda: on_progress(next(numbers)))
+            try:
+                averaged = average_runs(group, rule, device, lambda: on_progress(next(numbers)))
+            except UserError as error:  # the other means are worth having all the same
+                echo(f"left out: {error}", err=True)
+                failures.append(error)
+                continue
             _print(averaged)
             if out is not None:
                 write_average(averaged, out)
+    if len(failures) == len(groups):
+        raise failures[0]
     if out is None:
         echo("nothing is kept; with --out the means are rows of tables")
     else:
-        echo(f"`bench table {' '.join(map(str, runs))} {out}` compares them")
+        echo(f"`bench table {' '.join(map(str, dict.fromkeys([*runs, out])))}` compares them")
 
 
 def _print(averaged: "AveragedRuns") -> None:

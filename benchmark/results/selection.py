@@ -11,7 +11,7 @@ from invbench.choices import Select as Select  # also for those who import it fr
 from invbench.errors import UserError
 from invbench.results.columns import HELD_OUT, as_text, joined, keys_of, missing, problem_of
 from invbench.results.statistics import all_best, best_of
-from invbench.runs.spec import LATE_STARTS
+from invbench.runs.spec import LATE_STARTS, late_effect
 
 BEST = "best_validation."
 """Beginning of the columns of the step that was best on the validation set."""
@@ -67,9 +67,10 @@ def _reasons(runs: pd.DataFrame, steps: pd.Series) -> pd.Series:
         section, _, name = column.rpartition(".")
         names = [f"{section}.{setting}" for setting in LATE_STARTS[name]]
         weight, before = (pd.to_numeric(_column(runs, name), errors="coerce") for name in names)
+        effect = late_effect(name, f"{section}.")
         early = pd.to_numeric(runs[column], errors="coerce") >= steps
         early &= weight.notna() & (weight != before.fillna(0.0))
-        why = f"the best step in validation comes before {column} is over, so {names[0]} had not taken effect"
+        why = f"the best step in validation comes before {column} is over, so {effect} had not taken effect"
         reasons = reasons.mask(early, why)
     return reasons
 

@@ -81,9 +81,15 @@ LATE_STARTS = {
     "pretrain_steps": ("weight", None),
     "bottleneck_anneal_steps": ("bottleneck_weight", None),
     "burn_in": ("quantile", None),
-    "warm_up": ("follow_weight", None),
+    "warm_up": ("inner_steps", None),
     "first_step": ("candidates", None),
-    "head_steps": ("average_from", None),
+    "average_from": ("average_from", None),
 }
 """Settings with the step from which another one counts, such as a penalty's weight: that, and the weight before it,
-None for 0."""
+None for 0; a mean of the weights has no other one."""
+
+
+def late_effect(start: str, prefix: str = "") -> str:
+    """Return what begins with the step of a setting of `LATE_STARTS`: another setting, or the mean of the weights."""
+    setting = LATE_STARTS[start][0]
+    return "the mean of the weights" if setting == start else f"{prefix}{setting}"

@@ -1,9 +1,9 @@
 """The record of a mean of runs, by which it is a row of tables, and its checkpoint, from which it is restored."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from invbench.errors import UserError
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.folder import RunFolder, unwritable
 from invbench.runs.record import MEAN, BestStep, Record, now
@@ -15,64 +15,86 @@ DIWA = "diwa"
 
 
 def write_average(averaged: AveragedRuns, out: Path) -> RunFolder:
-    """Write the record and the checkpoint of a mean of runs.
+    """Write the checkpoint and the record of a mean of runs. An earlier record of other numbers is set aside.
 
     Args:
         out: folder of results.
 
     Raises:
-        UserError: a mean of other runs with the same rule and settings is there, or the folder cannot be written to.
+        UserError: the folder cannot be written to, or another process writes there.
     """
     records = [record for folder in averaged.candidates if (record := RunFolder(folder).load_record())]
-    spec, members = spec_of_average([record.spec for record in records], averaged.rule.value), averaged.members
-    folder, first = RunFolder(out / spec.run_id), records[0]
-    candidates = sorted(path.name for path in averaged.candidates)
-    earlier = folder.load_record()
-    if earlier is not None and sorted(earlier.engine.get("candidates", [])) != candidates:
-        raise UserError(f"{folder.path} is the mean of other runs; use another --out")
-    steps = max(record.engine["steps"] for record in records)
-    has_validation = "validation" in averaged.run.problem.splits
-    device = next(averaged.model.parameters()).device
-    record = Record(
+    record = _record_of(averaged, records)
+    folder = RunFolder(out / record.run_id)
+    folder.create(record.spec)
+    with folder.hold() as held:
+        earlier = held.read_record()
+        if earlier is not None and (earlier.metrics, earlier.engine) == (record.metrics, record.engine):
+            return folder
+        try:
+            held.set_aside()  # a record means that the checkpoint is there
+            Checkpoint({"model": dict(averaged.model.state_dict())}, {}).save(held.replacing(held.checkpoint))
+            held.write_record(record)
+        except OSError as error:
+            raise unwritable(folder.path, error) from None
+    return folder
+
+
+def _record_of(averaged: AveragedRuns, records: list[Record]) -> Record:
+    run, first = averaged.run, records[0]
+    spec = spec_of_average([record.spec for record in records], averaged.rule.value)
+    steps = [record.engine["steps"] for record in records]
+    reasons = [record.engine.get("inactive", "") for record in records]
+    has_validation = "validation" in run.problem.splits
+    kept = ("strategy", "steps_per_epoch", "parameters", "weights")
+    return Record(
         run_id=spec.run_id,
         status="done",
         spec=spec,
         metrics=averaged.metrics,
-        best_validation=BestStep(step=steps, metrics=averaged.metrics) if has_validation else None,
+        best_validation=BestStep(step=max(steps), metrics=averaged.metrics) if has_validation else None,
         data=first.data,
         engine={
-            **{name: first.engine[name] for name in ("strategy", "steps_per_epoch", "parameters", "weights")
-               if name in first.engine},
-            "steps": steps,
-            "candidates": candidates,
-            MEAN: [path.name for path in members],
-            "member_spec": averaged.run.config.spec.model_dump(),
+            **{name: first.engine[name] for name in kept if name in first.engine},
+            **({"inactive": reasons[0]} if all(reasons) else {}),
+            "steps": max(steps),
+            MEAN: [path.name for path in averaged.members],
+            "candidates": [path.name for path in averaged.candidates],
+            "member_spec": run.config.spec.model_dump(mode="json"),
         },
-        cost={name: sum(record.cost[name] for record in records) for name in ("wall_seconds", "seconds_per_step")}
-        | {"peak_memory_bytes": max(record.cost["peak_memory_bytes"] for record in records)},
-        code=code_version(*averaged.run.config.classes),
-        machine=describe(device),
+        cost=_cost_of([record.cost for record in records], steps),
+        code=code_version(*run.config.classes),
+        machine=describe(next(averaged.model.parameters()).device),
         finished=now(),
-    )  # fmt: skip
-    folder.create(spec)
-    try:
-        Checkpoint({"model": dict(averaged.model.state_dict())}, {}).save(folder.replacing(folder.checkpoint))
-        folder.write_record(record)
-    except OSError as error:
-        raise unwritable(folder.path, error) from None
-    return folder
+    )
+
+
+def _cost_of(costs: list[dict[str, float]], steps: list[int]) -> dict[str, float]:
+    """Return the cost of all runs: the sums of seconds, the mean of those of a step, the largest memory."""
+    parts = set.intersection(*(set(cost) for cost in costs)) - {"seconds_per_step", "peak_memory_bytes"}
+    seconds = sum(cost["seconds_per_step"] * count for cost, count in zip(costs, steps, strict=True))
+    return {part: sum(cost[part] for cost in costs) for part in sorted(parts)} | {
+        "seconds_per_step": seconds / max(1, sum(steps)),
+        "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
+    }
 
 
 def spec_of_average(specs: list[RunSpec], rule: str) -> RunSpec:
-    """Return the specification of a mean: the settings in which all runs agree, the rule, and the number of runs."""
+    """Return the specification of a mean: the settings in which all runs agree, the rule, and which runs there are.
+
+    These are told by their number and a hash of their settings, so that only means of the same settings are means over
+    seeds.
+    """
     first, *others = specs
     methods = {
         part: _agreed(settings, [spec.method_settings[part] for spec in others])
         for part, settings in first.method_settings.items()
     }
+    settings = sorted(spec.model_copy(update={"seed": 0}).run_id for spec in specs)
+    runs = {"runs": len(specs), "settings": hashlib.sha256(" ".join(settings).encode()).hexdigest()[:8]}
     return RunSpec(
         method=f"{first.method}+{DIWA}",
-        method_settings=methods | {DIWA: {"rule": rule, "runs": len(specs)}},
+        method_settings=methods | {DIWA: {"rule": rule, **runs}},
         dataset=first.dataset,
         dataset_settings=first.dataset_settings,
         backbone=first.backbone,

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from invbench.choices import AverageRule
+from invbench.core.method import as_outputs
 from invbench.errors import UserError
 from invbench.evaluation.metrics import evaluate
 from invbench.runs.folder import RunFolder
-from invbench.runs.record import MEAN
+from invbench.runs.record import MEAN, Unreadable
 from invbench.seeding import stream, torch_stream
 from invbench.training.averaging import measure_statistics
 from invbench.training.build import RestoredRun, load_run
@@ -34,6 +35,10 @@ from invbench.training.sampling import Sampler, loader_of
 Weights = dict[str, Tensor]
 SAME = ("dataset", "dataset_settings", "backbone", "backbone_settings", "seed")
 """Parts of a run's specification on which its data and its first weights depend."""
+SAME_TRAINER = ("held_out_environment", "dtype")
+"""Settings of the trainer on which they depend, too."""
+COMPARED = 16
+"""Examples of which networks must predict the same by the same weights."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class AveragedRuns:
         rule: which of the runs are in it.
         candidates: folders of the runs.
         members: folders of those that are in it, in the order in which they joined.
-        run: the first candidate, whose model has the mean weights, in evaluation mode.
+        run: the best candidate in validation, else the first by its id; its model has the mean weights, in evaluation
+            mode.
         metrics: of the mean, on every split.
         best: metrics of the run with the best validation score, which is the first where the rule is restricted; None
             where the data have no validation split.
@@ -63,16 +69,24 @@ class AveragedRuns:
         return self.run.model
 
 
-def groups_of(folders: Sequence[RunFolder]) -> list[list[Path]]:
+def groups_of(folders: Sequence[RunFolder], say: Callable[[str], object] = lambda line: None) -> list[list[Path]]:
     """Group finished runs of one method whose weights can be averaged: of one seed, on the same data, one network.
 
     Means of runs are left out. Groups are in the order of methods, datasets, their settings, and seeds.
+
+    Args:
+        say: called with a line about each record that cannot be understood.
     """
     groups: dict[str, list[Path]] = {}
     for folder in folders:
-        record = folder.load_record()
+        try:
+            record = folder.load_record()
+        except Unreadable as error:
+            say(f"left out: {error}")
+            continue
         if record is not None and record.status == "done" and MEAN not in record.engine:
-            key = [getattr(record.spec, part) for part in ("method", *SAME)]
+            trainer = [record.spec.trainer.get(name) for name in SAME_TRAINER]
+            key = [*(getattr(record.spec, part) for part in ("method", *SAME)), *trainer]
             groups.setdefault(json.dumps(key, sort_keys=True), []).append(folder.path)
     return [groups[key] for key in sorted(groups)]
 
@@ -92,8 +106,8 @@ def average_runs(
         advanced: called after each run that has been looked at.
 
     Raises:
-        UserError: a run is not finished; the runs do not have the same data, network and first weights; the rule is
-            restricted and there is no validation split.
+        UserError: a run is not finished; the runs do not have the same data, network and first weights, or compute
+            other predictions by the same weights; the rule is restricted and there is no validation split.
     """
     rule = AverageRule.of(rule)
     if not folders:
@@ -101,21 +115,22 @@ def average_runs(
     counts = Counter(folder.name for folder in folders)
     if repeated := next((name for name, count in counts.items() if count > 1), None):
         raise UserError(f"run {repeated} is given {counts[repeated]} times; a run counts once in the mean")
+    folders = sorted(folders, key=lambda folder: folder.name)  # the same mean whatever the order
     first = load_run(folders[0], device)
     weights: dict[Path, Weights] = {}
     scores: dict[Path, dict[str, float]] = {}
     for folder in folders:
         run = load_run(folder, device)
-        _check_alike(first, run, folders[0], folder)
         weights[folder] = {name: value.clone() for name, value in run.model.state_dict().items()}
         scores[folder] = _measured(run, tuple(run.problem.splits))
+        _check_alike(first, run, folders[0], folder)  # which changes the run's weights
         advanced()
     task = first.problem.task
     criterion, sign = f"validation_{task.primary}", 1 if task.higher_is_better else -1
     members, ordered, best = list(folders), list(folders), None
     if "validation" in first.problem.splits:
-        ordered.sort(key=lambda folder: sign * scores[folder][criterion], reverse=True)
-        best = scores[ordered[0]]
+        ordered.sort(key=lambda folder: (-sign * scores[folder][criterion], scores[folder]["validation_loss"]))
+        best, first = scores[ordered[0]], load_run(ordered[0], device)
     if rule is AverageRule.restricted:
         if best is None:
             raise UserError("rule restricted goes by the validation split, which these data do not have; use uniform")
@@ -167,3 +182,17 @@ def _check_alike(first: RestoredRun, other: RestoredRun, first_folder: Path, fol
     shapes = [{name: value.shape for name, value in run.model.state_dict().items()} for run in (first, other)]
     if first.problem.fingerprint != other.problem.fingerprint or shapes[0] != shapes[1]:
         raise UserError(f"{first_folder.name} and {folder.name} do not have the same data and the same network")
+    other.model.load_state_dict(first.model.state_dict())
+    if not torch.equal(_predictions(first), _predictions(other)):
+        raise UserError(
+            f"{first_folder.name} and {folder.name} predict otherwise by the same weights, as the network of "
+            f"{first.config.method.name} depends on its settings; average runs that differ in others"
+        )
+
+
+@torch.no_grad()
+def _predictions(run: RestoredRun) -> Tensor:
+    """Predict a few examples, with the same random numbers for every run."""
+    x = run.problem.splits["train"].rows(slice(COMPARED)).inputs()
+    with torch_stream(stream(run.config.spec.seed, "noise", "average"), x.device):
+        return as_outputs(run.model.eval()(x)).prediction

@@ -59,7 +59,10 @@ class AveragedWeights(ABC):
 
     def summary(self, done: int) -> str:
         """Tell of which steps the final weights are the mean."""
-        return "the final weights are the mean of those after steps {} to {}".format(*self.steps(done))
+        first, last = self.steps(done)
+        if first == last:
+            return f"the final weights are those after step {last}"
+        return f"the final weights are the mean of those after steps {first} to {last}"
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

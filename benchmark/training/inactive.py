@@ -10,15 +10,13 @@ from invbench.core.data import Batch
 from invbench.core.hooks import WithCritic
 from invbench.core.method import Method, State, overrides
 from invbench.evaluation.eval_mode import eval_mode
-from invbench.runs.spec import LATE_STARTS
+from invbench.runs.spec import LATE_STARTS, late_effect
 from invbench.training.gradients import Objective
 
 
 def never_reached(method: Composition, total: int) -> list[str]:
     """Describe, a line each, the settings that last at least as long as a run of so many steps."""
-    parts = method.parts
-    prefixes = {f"method.{name}." if len(parts) > 1 else "method.": part for name, part in parts.items()}
-    return [line for prefix, part in prefixes.items() for line in _late(part, total, prefix)]
+    return [line for prefix, part in _prefixed(method) for line in _late(part, total, prefix)]
 
 
 def why_inactive(
@@ -37,9 +35,12 @@ def why_inactive(
         return ""
     weighted = [part for part in method.parts.values() if hasattr(part, "weight") and method.has_penalty]
     parts = [part for part in weighted if any(_weights(part))] or weighted
-    acting = [*parts, *(part for part in method.parts.values() if not hasattr(part, "weight") and _starts(part))]
-    if acting and all(len(_late(part, total)) == len(_starts(part)) > 0 for part in acting):
-        return never_reached(method, total)[0]
+    others = [part for part in method.parts.values() if not hasattr(part, "weight") and _starts(part)]
+    for acting in (parts, others):
+        if acting and all(len(_late(part, total)) == len(_starts(part)) > 0 for part in acting):
+            return next(
+                line for prefix, part in _prefixed(method) if part in acting for line in _late(part, total, prefix)
+            )
     if not weighted:  # some use the hook for what is no penalty
         return ""
     penalties = [row["penalty"] for row in rows if "penalty" in row]
@@ -65,6 +66,12 @@ def idle_parts(objective: Objective, parameters: Mapping[str, Tensor], batch: Ba
         ]
 
 
+def _prefixed(method: Composition) -> list[tuple[str, Method]]:
+    """List the parts with what the names of their settings begin with."""
+    parts = method.parts
+    return [(f"method.{name}." if len(parts) > 1 else "method.", part) for name, part in parts.items()]
+
+
 def _weights(part: Method) -> list[float]:
     """List the weights of a method's penalties, those of early steps too."""
     return [getattr(part, name) for name in ("weight", "bottleneck_weight", "weight_before") if hasattr(part, name)]
@@ -84,7 +91,7 @@ def _late(part: Method, total: int, prefix: str = "") -> list[str]:
         if getattr(part, name) >= total > 0 and getattr(part, weight) != before:
             throughout = f"; the penalty has {prefix}{earlier} ({before}) throughout" if before else ""
             length = f"{prefix}{name} is {getattr(part, name)}, and the run has {_steps(total)}"
-            lines.append(f"{length}, so {prefix}{weight} never takes effect{throughout}")
+            lines.append(f"{length}, so {late_effect(name, prefix)} never takes effect{throughout}")
     return lines
 
 

@@ -294,8 +294,8 @@ class TrainingLoop:
         if not isinstance(rule, Valley):
             if self.config.trainer.average != "none" and 0 < self.total <= rule.first_step:
                 raise UserError(
-                    f"trainer.average_from is {rule.first_step}, but the run has {self.total} steps, so there is no "
-                    "mean; make it smaller"
+                    f"trainer.average_from is {rule.first_step}, but the run ends with step {self.total}, so there is "
+                    "no mean; make it smaller"
                 )
             return RunningMean(rule, *values)
         if "validation" not in self.eval_splits:

@@ -72,8 +72,8 @@ class ValleyWeights(AveragedWeights):
         if start_of(self.losses[:windows].tolist(), self.rule) is not None:
             return line
         return (
-            f"warning: {line}, the last window: the loss fell until the end, or its {windows} windows are too few for "
-            f"start_windows={self.rule.start_windows}"
+            f"warning: {line}, the last window: the loss fell until the end, or so few windows ({windows}) have no "
+            f"start (start_windows={self.rule.start_windows})"
         )
 
     @torch.no_grad()

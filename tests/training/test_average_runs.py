@@ -1,5 +1,6 @@
 """Means of the weights of several runs: which are in them, batch norm, what is refused, the command."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 import invbench
 from invbench.cli import app
 from invbench.errors import UserError
-from invbench.runs.folder import RunFolder
+from invbench.runs.folder import RunFolder, run_folders
+from invbench.runs.record import Record
 from invbench.sweeps.rerun_best import sweep_of_best
 from invbench.training.average_runs import average_runs
 
@@ -55,7 +57,7 @@ def test_uniform_is_the_mean_of_all(runs: list[Path]) -> None:
     each = [weights_of(folder) for folder in runs[:3]]
     for name, value in averaged.model.state_dict().items():
         torch.testing.assert_close(value, sum(weights[name] for weights in each) / 3)
-    assert averaged.members == tuple(runs[:3])
+    assert set(averaged.members) == set(runs[:3])
     problem = invbench.load_run(runs[0]).problem
     test = problem.splits["test"]
     accuracy = (averaged.model(test.x).prediction.argmax(1) == test.y).double().mean().item()
@@ -128,12 +130,12 @@ def test_means_are_rows_of_tables_and_can_be_restored(runs: list[Path], tmp_path
         record, averaged = RunFolder(Path(path)).load_record(), average_runs(members, rule)
         assert record is not None
         assert f"{record.spec.dataset} seed {record.spec.seed}: {len(averaged.members)} of 3 runs" in result.output
-        assert set(record.engine["mean_of"]) == {folder.name for folder in averaged.members}
-        assert record.metrics == pytest.approx(averaged.metrics)
+        assert record.engine["mean_of"] == [folder.name for folder in averaged.members]
+        assert record.metrics == averaged.metrics
         assert "learning_rate" not in record.spec.trainer
         restored = weights_of(Path(path))
         for name, value in averaged.model.state_dict().items():
-            torch.testing.assert_close(restored[name], value)
+            assert torch.equal(restored[name], value)
     (row,) = invbench.table(table).to_dict("records")
     assert (row["method"], row["n"]) == ("erm+diwa", 2)
     assert row["mean"] == pytest.approx(table["test_accuracy"].mean())
@@ -143,19 +145,96 @@ def test_means_are_rows_of_tables_and_can_be_restored(runs: list[Path], tmp_path
         sweep_of_best(table, None, "best_validation")
 
 
-def test_a_mean_of_other_runs_is_not_replaced(runs: list[Path], tmp_path: Path) -> None:
-    def average(*folders: Path) -> Any:
-        return CliRunner().invoke(app, ["average", *map(str, folders), "--out", str(tmp_path)])
+def average(*folders: Path, out: Path, rule: str = "uniform") -> Any:
+    return CliRunner().invoke(app, ["average", *map(str, folders), "--out", str(out), "--rule", rule])
 
-    assert average(*runs[:2]).exit_code == 0
-    assert average(*runs[:2]).exit_code == 0  # the same once more
+
+def records_in(out: Path) -> list[Record]:
+    return [record for folder in run_folders(out) if (record := folder.load_record())]
+
+
+@pytest.mark.parametrize("rule", ["uniform", "restricted"])
+def test_the_order_of_the_runs_does_not_matter(rule: str, tmp_path: Path) -> None:
+    """Nor does which of them has the batches, or ties in validation accuracy."""
+    settings = {"backbone.batch_norm": True, "backbone.name": "mlp", "trainer.epochs": None, "trainer.steps": 20}
+    sizes = [
+        {"trainer.batch_size": 8 * 2**number, "trainer.learning_rate": 0.01 + 0.01 * number} for number in range(3)
+    ]
+    runs = [tmp_path / invbench.run("erm", "spirals", settings=settings | size, out=tmp_path).run_id for size in sizes]
+    for number, folders in enumerate((runs, runs[::-1])):
+        assert average(*folders, out=tmp_path / f"out{number}", rule=rule).exit_code == 0
+    (first,), (second,) = (records_in(tmp_path / f"out{number}") for number in range(2))
+    assert first.spec == second.spec
+    assert (first.metrics, first.engine) == (second.metrics, second.engine)
+
+
+def test_means_of_other_runs_are_other_runs(runs: list[Path], tmp_path: Path) -> None:
+    assert average(*runs[:2], out=tmp_path).exit_code == 0
     (path,) = tmp_path.iterdir()
     before = (path / "record.json").read_bytes()
-    result = average(*runs[1:3])
-    assert "is the mean of other runs; use another --out" in str(result.exception)
+    assert average(*runs[1::-1], out=tmp_path).exit_code == 0  # the same once more
+    assert average(*runs[1:3], out=tmp_path).exit_code == 0
+    assert len(records_in(tmp_path)) == 2
     assert (path / "record.json").read_bytes() == before
+    assert len(invbench.table(invbench.load_results(tmp_path))) == 2
     left_out = CliRunner().invoke(app, ["average", *map(str, runs[:2]), str(tmp_path)])
-    assert "1 of 3 runs are left out: not done, or means themselves" in left_out.output
+    assert "2 of 4 runs are left out: not done, or means themselves" in left_out.output
+
+
+def test_a_mean_of_runs_that_were_made_again_replaces_the_earlier_one(runs: list[Path], tmp_path: Path) -> None:
+    members = [Path(shutil.copytree(folder, tmp_path / "runs" / folder.name)) for folder in runs[:2]]
+    assert average(*members, out=tmp_path / "means").exit_code == 0
+    (path,) = (tmp_path / "means").iterdir()
+    before = (path / "record.json").read_bytes()
+    shutil.copy(runs[2] / "checkpoint.safetensors", members[0])
+    assert average(*members, out=tmp_path / "means").exit_code == 0
+    assert (path / "record.previous.json").read_bytes() == before
+    (record,) = records_in(tmp_path / "means")
+    assert record.metrics == average_runs(members).metrics
+
+
+def test_settings_of_the_network_are_no_settings_to_average_over(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"trainer.epochs": None, "trainer.steps": 2}
+    widths = [{"method.widths": {"rotation": width}} for width in (0.0, 3.0)]
+    runs = [
+        tmp_path / invbench.run("fixed_augmentation", "digits", settings=settings | width, out=tmp_path).run_id
+        for width in widths
+    ]
+    with pytest.raises(UserError, match="the network of fixed_augmentation depends on its settings"):
+        average_runs(runs)
+
+
+def test_what_cannot_be_averaged_costs_no_other_mean(runs: list[Path], tmp_path: Path) -> None:
+    """Runs that left an environment out, damaged checkpoints and records."""
+    short: dict[str, Any] = {"trainer.epochs": None, "trainer.steps": 2}
+    for held_out in (None, 0, 1):
+        for rate in RATES[:2]:
+            settings = short | {"trainer.held_out_environment": held_out, "trainer.learning_rate": rate}
+            invbench.run("erm", "spirals", settings=settings, out=tmp_path)
+    result = average(tmp_path, out=tmp_path / "means")
+    assert result.exit_code == 0, result.output
+    assert len(records_in(tmp_path / "means")) == 3
+    damaged = [Path(shutil.copytree(folder, tmp_path / "damaged" / folder.name)) for folder in runs[:3]]
+    (damaged[0] / "checkpoint.safetensors").write_bytes(b"half")
+    (damaged[2] / "record.json").write_text("{")
+    result = average(tmp_path, out=tmp_path / "means")
+    assert result.exit_code == 0, result.output
+    assert len(records_in(tmp_path / "means")) == 3
+    assert "the checkpoint is damaged" in result.output
+    assert f"left out: {damaged[2].resolve() / 'record.json'} is not JSON" in result.output.replace("\n", "")
+    assert "the checkpoint is damaged" in str(average(tmp_path / "damaged", out=tmp_path / "means").exception)
+
+
+def test_a_mean_of_idle_runs_is_said_to_be(tmp_path: Path) -> None:
+    late: dict[str, Any] = {"trainer.epochs": None, "trainer.steps": 3, "method.anneal_steps": 9}
+    for rate in RATES[:2]:
+        invbench.run("vrex", "spirals", settings=late | {"trainer.learning_rate": rate}, out=tmp_path / "runs")
+    assert average(tmp_path / "runs", out=tmp_path / "means").exit_code == 0
+    members, (mean,) = records_in(tmp_path / "runs"), records_in(tmp_path / "means")
+    assert mean.engine["inactive"] == members[0].engine["inactive"] != ""
+    costs = [record.cost for record in members]
+    assert mean.cost["wall_seconds"] == pytest.approx(sum(cost["wall_seconds"] for cost in costs))
+    assert mean.cost["seconds_per_step"] == pytest.approx(sum(cost["seconds_per_step"] for cost in costs) / 2)
 
 
 def test_nothing_to_average(runs: list[Path], tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_all_weights_from_a_step_on_count_alike(tmp_path: Path, first: int) -> N
 
 
 def test_a_mean_that_begins_after_the_last_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"average_from is 20, but the run has 12 steps"):
+    with pytest.raises(UserError, match=r"average_from is 20, but the run ends with step 12"):
         weights_by_step(tmp_path, trainer__average="mean", trainer__average_from=20)
 
 

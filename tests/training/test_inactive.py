@@ -16,6 +16,7 @@ from invbench.training.build import load_problem
 from invbench.training.runner import run_one
 
 LATE = "method.{} is {}, and the run has 4 steps, so method.{} never takes effect"
+MEAN = "method.{}average_from is {}, and the run has 4 steps, so the mean of the weights never takes effect"
 BEFORE = "; the penalty has method.{} ({}) throughout"
 
 
@@ -56,6 +57,16 @@ BEFORE = "; the penalty has method.{} ({}) throughout"
         ("coral", "digits", {"dataset__environments": "rotation_bins"}, ""),
         ("eqrm", "spirals", {"method__burn_in": 4}, LATE.format("burn_in", 4, "quantile")),
         ("eqrm", "spirals", {"method__burn_in": 3}, ""),
+        ("eqrm+vrex", "spirals", {"method__eqrm__burn_in": 4, "method__vrex__anneal_steps": 0},
+         LATE.format("eqrm.burn_in", 4, "eqrm.quantile")),
+        ("trm", "spirals", {"method__warm_up": 4, "method__follow_weight": 0.0},
+         LATE.format("warm_up", 4, "inner_steps")),
+        ("trm", "spirals", {"method__warm_up": 3}, ""),
+        ("ermpp", "spirals", {"method__head_steps": 0, "method__average_from": 4}, MEAN.format("", 4)),
+        ("ermpp", "spirals", {"method__head_steps": 9, "method__average_from": 3}, ""),
+        ("vrex+ermpp", "spirals", {"method__ermpp__head_steps": 0, "method__ermpp__average_from": 3,
+                                   "method__vrex__anneal_steps": 9, "method__vrex__weight_before": 0.0},
+         LATE.format("vrex.anneal_steps", 9, "vrex.weight")),
         ("eqrm+and_mask", "spirals", {"method__eqrm__burn_in": 4}, LATE.format("eqrm.burn_in", 4, "eqrm.quantile")),
         ("gga", "spirals", {"method__first_step": 4, "method__last_step": 9},
          LATE.format("first_step", 4, "candidates")),

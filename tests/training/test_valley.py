@@ -156,7 +156,7 @@ def test_a_loaded_run_has_the_mean(tmp_path: Path) -> None:
         ("swad", {"method.start_windows": 1}, None, "the final weights are the mean of those after steps "),
         ("swad", {"method.start_windows": 7}, [11, 12],
          ("warning: the final weights are the mean of those after steps 11 to 12, the last window: the loss fell until "
-          "the end, or its 6 windows are too few for start_windows=7")),
+          "the end, or so few windows (6) have no start (start_windows=7)")),
         ("erm", {"trainer.average": "mean", "trainer.average_from": 5}, [5, 12],
          "the final weights are the mean of those after steps 5 to 12"),
         ("erm", {}, None, ""),
