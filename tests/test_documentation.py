@@ -17,7 +17,10 @@ from invbench.runs.resolve import resolve
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("example", ["WorstCase", "ResidualBackbone", "SerialEngine"])
+@pytest.mark.parametrize(
+    "example",
+    ["WorstCase", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ResidualBackbone", "SerialEngine"))],
+)
 def test_the_examples_run_as_printed(example: str, tmp_path: Path) -> None:
     """The complete examples of CONTRIBUTING.md, saved to a file and run."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fuzzing import Case, Result, Server, damaged, fault, outcome
 
-QUICK = {"fuzz_command": 55, "fuzz_data": 25, "fuzz_results": 30, "fuzz_sweeps": 50}
+QUICK = {"fuzz_command": 40, "fuzz_data": 10, "fuzz_results": 20, "fuzz_sweeps": 30}
 """Cases of each group that run by default, fewer where a case takes longer."""
 SLOW = 280
 """Further cases of each group that run where slow tests do."""

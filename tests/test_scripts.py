@@ -31,6 +31,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_twelve_runs_make_one_table(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script.main(out=tmp_path)
     lines = capsys.readouterr().out.splitlines()

@@ -514,6 +514,7 @@ def offered(words: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_completion_of_conditions(bench: Bench, tmp_path: Path) -> None:
     """By what is in the results."""
     assert offered("table --where data", tmp_path) == []

@@ -75,7 +75,7 @@ def learned(training: TrainingLoop, updates: int) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("rho", [0.6, *(pytest.param(rho, marks=pytest.mark.slow) for rho in (0.3, 0.9))])
 @pytest.mark.parametrize("estimator", ["donsker_varadhan", "nwj", "jsd"])
 def test_bounds_reach_the_closed_form(rho: float, estimator: str, tmp_path: Path) -> None:
     """Within 10 %, on other examples. A critic of jsd ends at the log-ratio too, so it serves donsker_varadhan."""

@@ -122,7 +122,7 @@ def test_third_party_package_that_gets_its_class_from_a_module(tmp_path: Path) -
     ("name", "why"),
     [
         ("erm", "its name is that of invbench.methods.erm; rename or uninstall one"),
-        ("shrug", "its name is that of acme_methods; rename or uninstall one"),
+        pytest.param("shrug", "its name is that of acme_methods; rename or uninstall one", marks=pytest.mark.slow),
         ("../Shrug-2", "its name must be lower-case letters, digits and underscores"),
     ],
 )
@@ -164,10 +164,10 @@ NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.core.m
         ("raise ValueError('\\x1b[2J\\u202e')", r"ValueError: \x1b[2J\u202e"),
         ("import sys\nsys.stderr.close()\nraise ValueError('so')", "ValueError: so"),
         ("import warnings\nwarnings.simplefilter('error')\nraise ValueError('so')", "ValueError: so"),
-        ("Shrug = 3", NO_CLASS),
-        ("Shrug = None", NO_CLASS),
-        ("def Shrug(): pass", NO_CLASS),
-        ("class Shrug: pass", NO_CLASS),
+        pytest.param("Shrug = 3", NO_CLASS, marks=pytest.mark.slow),
+        pytest.param("Shrug = None", NO_CLASS, marks=pytest.mark.slow),
+        pytest.param("def Shrug(): pass", NO_CLASS, marks=pytest.mark.slow),
+        pytest.param("class Shrug: pass", NO_CLASS, marks=pytest.mark.slow),
         ("from invbench.core.method import Method\nShrug = Method()", NO_CLASS),
         ("from invbench.core.data import Dataset as Shrug", NO_CLASS),
         (

@@ -363,6 +363,7 @@ def test_a_method_that_no_dataset_without_files_suits() -> None:
         check_method(Points)
 
 
+@pytest.mark.slow
 def test_what_a_test_registers_is_forgotten() -> None:
     registries = (METHODS, DATASETS, BACKBONES)
     before = [dict(registry.known()) for registry in registries], dict(METRICS)

@@ -165,6 +165,7 @@ def test_images_and_labels_of_different_number(mnist_folder: Path) -> None:
 # --- the contract of problems ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fingerprints_agree_across_processes(standins: Path, tmp_path: Path) -> None:
     """Every dataset, twice; the second time what was prepared by the first is read from the cache."""
     code = (

@@ -130,7 +130,7 @@ def test_records_and_tables_have_it(results: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("profile",), ("widths", "--mark", "0.785"), ("angle", "--example", "3")])
-@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("suffix", ["png", pytest.param("svg", marks=pytest.mark.slow)])
 def test_figures_are_drawn(results: Path, tmp_path: Path, arguments: tuple[str, ...], suffix: str) -> None:
     picture = tmp_path / f"figure.{suffix}"
     kind, *options = arguments

@@ -12,9 +12,15 @@ from invbench.core.registry import datasets_with_defaults
 from invbench.reporting.contact_sheet import contact_sheet
 from invbench.seeding import stream
 
+DRAWN = ("colored_digits", "penguins", "qm9", "spirals")
+"""Datasets of each kind, whose sheets are drawn by default."""
+
 
 @pytest.mark.usefixtures("standins")
-@pytest.mark.parametrize("dataset", datasets_with_defaults())
+@pytest.mark.parametrize(
+    "dataset",
+    [name if name in DRAWN else pytest.param(name, marks=pytest.mark.slow) for name in datasets_with_defaults()],
+)
 def test_every_dataset_can_be_drawn(dataset: str, tmp_path: Path) -> None:
     problem = small_config("erm", dataset).dataset.load(stream(0, "data"))
     state = torch.get_rng_state()

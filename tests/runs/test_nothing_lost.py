@@ -130,10 +130,8 @@ def mounted(folder: Path, limits: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    ("small", "large"),
-    [("size={}", "size=50m"), pytest.param("size=50m,nr_inodes=14", "nr_inodes=1000", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("small", "large"), [("size={}", "size=50m"), ("size=50m,nr_inodes=14", "nr_inodes=1000")])
 def test_a_full_disk_stops_a_sweep_until_there_is_room(faulty_sweep: FaultySweep, small: str, large: str) -> None:
     """By bytes, and by the number of files; the same command goes on and ends as if nothing had happened."""
     file = faulty_sweep.file(["none"] * 4, steps=20)

@@ -127,6 +127,7 @@ def step_of(folder: RunFolder) -> int:
     return seen.holder.step
 
 
+@pytest.mark.slow
 def test_a_takeover_counts_generations_and_leaves_no_file_behind(folder: RunFolder, tmp_path: Path) -> None:
     """Whatever the killed ones left: locks, and files that were not yet in their places."""
     for generation in (1, 2):
