@@ -210,6 +210,10 @@ class Sweep(Settings):
             raise UserError(f"no sweep '{brief(name)}', and no file of that name{did_you_mean(name, known)}")
         if not isinstance(data, dict):
             raise UserError(f"{source}: it must be a table with 'cells' and 'seeds'")
+        outside = [name for name in data if str(name).rstrip("s") in ("method", "dataset")]
+        if outside and "cells" not in data:
+            cell = "cells: [{method: [erm, vrex], dataset: spirals}]"
+            raise UserError(f"{source}: '{outside[0]}' belongs into a cell, as in `{cell}`")
         return cls.parse(data, source=source)
 
     def runs(self, tier: str = FULL, results: Results = lambda run_id: None) -> list[RunConfig]:

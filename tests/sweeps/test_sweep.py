@@ -382,6 +382,7 @@ def test_a_file_of_nearly_that_name_is_suggested(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("methods: [erm]\ndataset: spirals", "^sweep x.yaml: 'methods' belongs into a cell, as in `cells: "),
         ("cells: [{metod: erm}]", "^sweep x.yaml: no setting 'cells.0.metod'; did you mean 'method'"),
         ("seeds: 0", "^sweep x.yaml: setting 'cells' is missing$"),
         ("cells: []", "^sweep x.yaml: setting 'cells' is []: tuple should have at least 1 item"),
