@@ -49,9 +49,9 @@ class AverageRule(Choice):
     """Rule by which runs join the mean of their weights."""
 
     uniform = "uniform"
-    """Every run is in the mean."""
+    """Average all runs."""
     restricted = "restricted"
-    """In the order of their validation score, the best first; each that does not make that of the mean worse."""
+    """Average the best run in validation, and in the order of their scores each that does not make the mean worse."""
 
 
 class EngineName(Choice):

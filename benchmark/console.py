@@ -1,4 +1,4 @@
-"""What is said on stderr while something takes long: lines, counts, pictures in place."""
+"""What is said on stderr while something takes long: lines, counts, pictures in place; and the console of tables."""
 
 import os
 import sys

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from invbench.components.classes import cross_entropy
 from invbench.components.draws import of_examples
 from invbench.components.penalty import representation
-from invbench.core.backbone import FeaturesAndHead, FeaturesOnly
+from invbench.core.backbone import FeaturesAndHead, FeaturesOnly, is_frozen
 from invbench.core.data import Batch, Problem
 from invbench.core.hooks import Critic, CriticFn, MappableNetwork, RandomDraws, SecondBackbone, WithCritic
 from invbench.core.method import Outputs, State
@@ -70,7 +70,7 @@ class ADRMX(RandomDraws, MappableNetwork, SecondBackbone, WithCritic):
     def build_of_two(self, model: nn.Module, second: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead) or not isinstance(second, FeaturesAndHead):
             raise UserError("adrmx needs a network with one linear head, not changed by another method")
-        if (weights := list(second.features.parameters())) and not any(weight.requires_grad for weight in weights):
+        if is_frozen(second.features):
             raise UserError("adrmx trains a second body that tells the environment; leave out backbone.freeze")
         return Disentangled(model, FeaturesOnly(second.features, second.features_rate), problem.environments)
 

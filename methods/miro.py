@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invbench.core.backbone import FeaturesAndHead
+from invbench.core.backbone import FeaturesAndHead, is_frozen
 from invbench.core.data import Batch, Problem
 from invbench.core.hooks import Update, UpdateSchedule
 from invbench.core.method import Outputs, State
@@ -50,7 +50,7 @@ class MIRO(UpdateSchedule):
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         if not isinstance(model, FeaturesAndHead):
             raise UserError("miro needs a network with one linear head, not changed by another method")
-        if (weights := list(model.features.parameters())) and not any(weight.requires_grad for weight in weights):
+        if is_frozen(model.features):
             raise UserError(
                 "miro keeps a body near its first weights, but it is not trained; leave out backbone.freeze"
             )

@@ -58,7 +58,7 @@ def average(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(out, error) from None
-    with counting(f"of {count} runs") as on_progress:
+    with counting(f"of {sum(map(len, groups))} runs") as on_progress:
         numbers, failures = itertools.count(1), list[UserError]()
         for group in groups:
             try:

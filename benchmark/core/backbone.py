@@ -99,6 +99,12 @@ def network_with_head(model: nn.Module) -> tuple[str, FeaturesAndHead]:
     return next(iter(networks.items()))
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Tell whether a module has parameters, none of which is trained."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trained) and not any(trained)
+
+
 def is_of_head(name: str) -> bool:
     """Tell whether a parameter of this name is of the linear head of a network."""
     return ".head." in f".{name}"

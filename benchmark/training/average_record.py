@@ -92,17 +92,13 @@ def spec_of_average(specs: list[RunSpec], rule: str) -> RunSpec:
     }
     settings = sorted(spec.model_copy(update={"seed": 0}).run_id for spec in specs)
     runs = {"runs": len(specs), "settings": hashlib.sha256(" ".join(settings).encode()).hexdigest()[:8]}
-    return RunSpec(
-        method=f"{first.method}+{DIWA}",
-        method_settings=methods | {DIWA: {"rule": rule, **runs}},
-        dataset=first.dataset,
-        dataset_settings=first.dataset_settings,
-        backbone=first.backbone,
-        backbone_settings=first.backbone_settings,
-        trainer=_agreed(first.trainer, [spec.trainer for spec in others]),
-        seed=first.seed,
-        protocol=first.protocol if all(spec.protocol == first.protocol for spec in others) else "last",
-    )
+    changed = {
+        "method": f"{first.method}+{DIWA}",
+        "method_settings": methods | {DIWA: {"rule": rule, **runs}},
+        "trainer": _agreed(first.trainer, [spec.trainer for spec in others]),
+        "protocol": first.protocol if all(spec.protocol == first.protocol for spec in others) else "last",
+    }
+    return first.model_copy(update=changed)
 
 
 def _agreed(settings: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:

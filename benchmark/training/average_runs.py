@@ -120,7 +120,7 @@ def average_runs(
     weights: dict[Path, Weights] = {}
     scores: dict[Path, dict[str, float]] = {}
     for folder in folders:
-        run = load_run(folder, device)
+        run = first if folder == folders[0] else load_run(folder, device)
         weights[folder] = {name: value.clone() for name, value in run.model.state_dict().items()}
         scores[folder] = _measured(run, tuple(run.problem.splits))
         _check_alike(first, run, folders[0], folder)  # which changes the run's weights

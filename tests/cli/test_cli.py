@@ -405,9 +405,9 @@ def test_verbose_sweeps_say_what_they_run_and_when(
     assert out.splitlines()[0].startswith("erm on spirals: ")
     assert "erm on spirals: " not in bench("sweep", "x.yaml", "--dry-run")[1]
     assert "spirals: " in bench("rerun-best", "results", "--dry-run", "-v", "--select", "oracle")[1]
-    shown = bench("reproduce", "irmv1_colored_mnist", "--dry-run", "-v")[1]
-    assert "irmv1 on colored_mnist: " in shown
-    assert "published test_accuracy: 0.6" in shown
+    preview = bench("reproduce", "irmv1_colored_mnist", "--dry-run", "-v")[1]
+    assert "irmv1 on colored_mnist: " in preview
+    assert "published test_accuracy: 0.6" in preview
 
 
 @pytest.mark.parametrize("command", ["run -m erm -d spirals", "sweep smoke"])
