@@ -77,6 +77,7 @@ def test_a_run_that_hangs(faulty_sweep: FaultySweep) -> None:
     assert "a longer --timeout continues it" in said
 
 
+@pytest.mark.slow
 def test_a_run_out_of_time_keeps_its_checkpoint(faulty_sweep: FaultySweep) -> None:
     file = faulty_sweep.file(["slow"], steps=200)
     status, _ = faulty_sweep.run(file, "--timeout", "5s")
@@ -88,6 +89,7 @@ def test_a_run_out_of_time_keeps_its_checkpoint(faulty_sweep: FaultySweep) -> No
     assert "continuing at step" in folder.log.read_text()
 
 
+@pytest.mark.slow
 def test_the_sweep_itself_is_killed(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
     """Its workers keep their checkpoints and end; the same command goes on there."""
     file = faulty_sweep.slow_file()

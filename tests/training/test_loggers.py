@@ -51,6 +51,7 @@ def test_tensorboard(tmp_path: Path, folder: Path) -> None:
     assert [event.value for event in scalars] == pytest.approx(curves["test_accuracy"].tolist())
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path: Path) -> None:
     """In a process of its own, since the package configures the whole process."""
     pytest.importorskip("mlflow")
