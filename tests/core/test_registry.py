@@ -58,8 +58,8 @@ def test_misspelt_name_gets_the_nearest_one() -> None:
 
 
 def test_name_far_from_all_gets_the_list() -> None:
-    with pytest.raises(UserError, match="known: and_mask_regression, arrays, chain_sem, cifar10, "):
-        DATASETS.load("xyzzy")
+    with pytest.raises(UserError, match="known: cnn_small, conv13, deep_sets, "):
+        BACKBONES.load("xyzzy")
 
 
 @METHODS.temporary()
@@ -145,6 +145,7 @@ def test_third_party_package_without_its_module(tmp_path: Path) -> None:
     assert "'gone' from the package broken does not load" in completed.stderr
 
 
+SLOW = pytest.mark.slow
 NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.core.method.Method"
 
 
@@ -152,24 +153,28 @@ NO_CLASS = "acme_methods:Shrug must be a class that derives from invbench.core.m
     ("code", "why"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
+        pytest.param("raise SystemExit(3)", "SystemExit: 3", marks=SLOW),
         ("def broken(:", "SyntaxError"),
-        ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+        pytest.param("raise RuntimeError('two\\nlines')", "RuntimeError: two lines", marks=SLOW),
         ("", "AttributeError: module 'acme_methods' has no attribute 'Shrug'"),
         ("raise KeyboardInterrupt", ": KeyboardInterrupt\n"),
-        ("raise GeneratorExit", ": GeneratorExit\n"),
-        ("class Own(BaseException): pass\nraise Own('so')", "Own: so"),
+        pytest.param("raise GeneratorExit", ": GeneratorExit\n", marks=SLOW),
+        pytest.param("class Own(BaseException): pass\nraise Own('so')", "Own: so", marks=SLOW),
         (f"{HOSTILE}raise Own", "Own: its message cannot be read"),
         ("raise ValueError('long ' * 300_000)", f"ValueError: {('long ' * 40)[:188]}"),
         ("raise ValueError('\\x1b[2J\\u202e')", r"ValueError: \x1b[2J\u202e"),
-        ("import sys\nsys.stderr.close()\nraise ValueError('so')", "ValueError: so"),
-        ("import warnings\nwarnings.simplefilter('error')\nraise ValueError('so')", "ValueError: so"),
-        pytest.param("Shrug = 3", NO_CLASS, marks=pytest.mark.slow),
-        pytest.param("Shrug = None", NO_CLASS, marks=pytest.mark.slow),
-        pytest.param("def Shrug(): pass", NO_CLASS, marks=pytest.mark.slow),
-        pytest.param("class Shrug: pass", NO_CLASS, marks=pytest.mark.slow),
+        pytest.param("import sys\nsys.stderr.close()\nraise ValueError('so')", "ValueError: so", marks=SLOW),
+        pytest.param(
+            "import warnings\nwarnings.simplefilter('error')\nraise ValueError('so')",
+            "ValueError: so",
+            marks=SLOW,
+        ),
+        pytest.param("Shrug = 3", NO_CLASS, marks=SLOW),
+        pytest.param("Shrug = None", NO_CLASS, marks=SLOW),
+        pytest.param("def Shrug(): pass", NO_CLASS, marks=SLOW),
+        pytest.param("class Shrug: pass", NO_CLASS, marks=SLOW),
         ("from invbench.core.method import Method\nShrug = Method()", NO_CLASS),
-        ("from invbench.core.data import Dataset as Shrug", NO_CLASS),
+        pytest.param("from invbench.core.data import Dataset as Shrug", NO_CLASS, marks=SLOW),
         (
             "import typing, invbench.core.method as m\nclass Shrug(m.Method): requires: typing.ClassVar = 3",
             "must be a class whose 'requires' is a tuple of names",
@@ -238,7 +243,7 @@ SWALLOWING = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise Val
 
 
 @pytest.mark.parametrize("sleeping", ["time.sleep(60)\n", SWALLOWING])
-@pytest.mark.parametrize("verb", ["ls", "show shrug"])
+@pytest.mark.parametrize("verb", ["ls", pytest.param("show shrug", marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_while_third_party_code_is_imported(tmp_path: Path, verb: str, sleeping: str) -> None:
     """And a line says what it waited for."""
     _distribution(tmp_path, "acme", "shrug", "acme_methods:Shrug")

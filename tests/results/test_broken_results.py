@@ -38,7 +38,7 @@ from invbench.runs.record import Newer, Record, Unreadable
 from invbench.sweeps.definition import Sweep, SweepCells
 from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
-from invbench.training.build import load_run
+from invbench.training.restored import load_run
 from invbench.training.runner import run_one
 
 LEFT_OUT = "left out: "
@@ -115,7 +115,13 @@ def test_a_broken_record_costs_one_run(out: Path, victim: RunFolder, damage: Cha
     assert omitted(runs.reset_index()) == {"unreadable": 1}
 
 
-@pytest.mark.parametrize("damage", [BROKEN["no data"][0], BROKEN["newer"][0]], ids=["no data", "newer"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(BROKEN["no data"][0], id="no data", marks=pytest.mark.slow),
+        pytest.param(BROKEN["newer"][0], id="newer"),
+    ],
+)
 def test_every_reader_leaves_it_out(out: Path, victim: RunFolder, damage: Change) -> None:
     damage(victim.path)
     with pytest.warns(UserWarning, match=LEFT_OUT):

@@ -23,6 +23,7 @@ from invbench.sweeps.jobs import Outcome
 Metrics = dict[str, dict[str, float]]
 
 
+@pytest.mark.slow
 def test_every_kind_of_failure(faulty_sweep: FaultySweep) -> None:
     """Each is told apart, tried again where that makes sense, and does not disturb the others."""
     file = faulty_sweep.file(["none", "raise", "memory", "kill_once", "none"])

@@ -46,8 +46,13 @@ from invbench.training.recording import traced
 from invbench.training.runner import Ended, run_one, run_together
 
 SEEDS = 3
+QUICK = ("erm", "and_mask", "irmv1", "iga", "mutual_information", "adrmx", "swad")
+"""Methods of different kinds, which are compared by default; the others are slow tests."""
 CELLS = [
-    *((method, "spirals") for method in METHODS.entries()),
+    *(
+        pytest.param(method, "spirals", marks=[] if method in QUICK else [pytest.mark.slow])
+        for method in METHODS.entries()
+    ),
     ("adareg", "irm_regression"),
     ("irmv1", "linear_unit_tests"),
     ("and_mask", "chain_sem"),
