@@ -8,6 +8,7 @@ import io
 import lzma
 import random
 import socket
+import sys
 import tarfile
 import threading
 import time
@@ -272,7 +273,11 @@ FILE = ("good/file", b"x")
         (tar(FILE)[:1024] + header(tarfile.XHDTYPE, 2**33) + bytes(10**6), "a header is longer than"),
         (tar(FILE)[:1024] + header(tarfile.GNUTYPE_LONGNAME, 2**33) + bytes(10**6), "a header is longer than"),
         (tar(FILE)[:1024] + header(tarfile.GNUTYPE_LONGNAME, 0) * 1000, "a header is longer than"),
-        (tar(FILE)[:1024] + header(tarfile.XGLTYPE, 512) + b"x" * 512, "is damaged"),
+        pytest.param(
+            tar(FILE)[:1024] + header(tarfile.XGLTYPE, 512) + b"x" * 512,
+            "is damaged",
+            marks=pytest.mark.skipif(sys.version_info < (3, 11, 7), reason="older releases of Python pass over it"),
+        ),
         (tar(FILE)[:1024] + b"x" * 512 + tar(("good/other", b"x")), "something behind its end"),
         (tar(FILE, end=b"x" * 100), "something behind its end"),
         (tar(FILE)[:512], "is damaged"),
