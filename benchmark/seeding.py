@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-Axis = Literal["data", "init", "order", "noise", "evaluation", "analysis"]
+Axis = Literal["data", "init", "order", "noise", "evaluation", "analysis", "examples"]
 # The position is part of every published number: append, never reorder.
-AXES: tuple[Axis, ...] = ("data", "init", "order", "noise", "evaluation", "analysis")
+AXES: tuple[Axis, ...] = ("data", "init", "order", "noise", "evaluation", "analysis", "examples")
 
 
 def stream(seed: int, axis: Axis, *keys: int | str) -> np.random.SeedSequence:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.core.data import Split
+from invbench.errors import UserError
 
 IRM_FLIPS = (0.2, 0.1, 0.9)
 """How often the colour contradicts the label in the two training environments and in the test."""
@@ -59,3 +60,50 @@ def irm_splits(
 def alternating(count: int, environments: int) -> NDArray[np.int64]:
     """Number examples by environments 0, 1, ... in turn."""
     return np.arange(count) % environments
+
+
+def with_groups(
+    images: Tensor,
+    digits: NDArray[np.uint8],
+    rng: np.random.Generator,
+    *,
+    label_noise: float,
+    colour_noise: float,
+    label_share: float,
+    colour_share: float,
+) -> Split:
+    """Label 1[digit ≥ 5] flipped with probability `label_noise`; colour = label flipped with `colour_noise`.
+
+    Args:
+        images: (N, 1, H, W), pixels in [0, 1].
+        digits: 0 to 9 (N,).
+        label_share: of label 1 among what is returned; the other label's images, or its own, are left out at random.
+        colour_share: the same of colour 1, ahead of that.
+
+    Returns:
+        Images with two channels of which one is zero, in their order, binary labels as integers, and the colour as
+        attribute and as nuisance.
+    """
+    label = (digits >= 5) ^ (rng.random(len(digits)) < label_noise)
+    colour = label ^ (rng.random(len(digits)) < colour_noise)
+    rows = thinned(np.arange(len(digits)), colour, colour_share, rng)
+    rows = thinned(rows, label[rows], label_share, rng)
+    attribute = torch.from_numpy(colour[rows].astype(np.int64))
+    channels = torch.nn.functional.one_hot(attribute, 2).to(images)
+    x = images[torch.from_numpy(rows)] * channels[:, :, None, None]
+    return Split(x, torch.from_numpy(label[rows].astype(np.int64)), nuisance=attribute, attribute=attribute)
+
+
+def thinned(
+    rows: NDArray[np.int64], one: NDArray[np.bool_], share: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Leave rows (N,) out at random so that those that are `one` (N,) have a share; return the others in order."""
+    if share == 0.5:
+        return rows
+    thinner, others = (rows[one], rows[~one]) if share < 0.5 else (rows[~one], rows[one])
+    least = min(share, 1 - share)
+    size = int(len(others) * least / (1 - least))
+    if size > len(thinner):
+        raise UserError(f"label_share and colour_share: with {share:g}, {size} images are needed of {len(thinner)}")
+    kept = rng.choice(thinner, size, replace=False)
+    return np.sort(np.concatenate([others, kept]))

@@ -8,6 +8,7 @@ memory; of many only the batches do, and the numbers are the same.
 """
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from invbench.components.images import colour_jitter, random_flip, random_grey, random_resized_crop
 from invbench.console import announce
-from invbench.core.arrays import are_tested, class_targets, nuisance_of, numbered, rows_by_name
-from invbench.core.data import AS_THEY_ARE, Dataset, Pixels, Problem, Split
+from invbench.core.arrays import are_tested, attributes_of, class_targets, nuisance_of, numbered, rows_by_name
+from invbench.core.data import AS_THEY_ARE, Pixels, Problem, Split
+from invbench.core.groups import GroupedDataset
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import IMAGENET
 from invbench.core.settings import setting
@@ -47,7 +49,7 @@ class LabelledPictures(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-class PictureDataset(Dataset):
+class PictureDataset(GroupedDataset):
     """Dataset of pictures; a subclass says what they are."""
 
     licence: ClassVar[str] = "yours"
@@ -90,6 +92,7 @@ class PictureDataset(Dataset):
         env, names = (None, ()) if listed.environment is None else numbered(listed.environment, rows["train"])
         protected = listed.attribute if listed.nuisance is None else listed.nuisance
         nuisance = None if protected is None else nuisance_of(protected)
+        attribute, attributes = (None, ()) if listed.attribute is None else attributes_of(listed.attribute)
         splits = {}
         for name, index in rows.items():
             chosen = torch.from_numpy(index)
@@ -99,10 +102,12 @@ class PictureDataset(Dataset):
                 None if env is None else env[chosen],
                 None if nuisance is None else nuisance[chosen],
                 torch.from_numpy(pictures.digests[index]),
+                attribute=None if attribute is None else attribute[chosen],
             )
         augment = self._augmented if self.augment == "domainbed" else None
         facts = {"damaged_pictures": float(len(pictures.damaged))} if pictures.damaged else {}
-        return Problem(splits, task, "image", "full", facts, classes, self.pixels, names, augment=augment)
+        problem = Problem(splits, task, "image", "full", facts, classes, self.pixels, names, augment=augment)
+        return replace(problem, attribute_names=attributes)
 
     @property
     def pixels(self) -> Pixels:

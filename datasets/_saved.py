@@ -9,14 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from invbench.core import problem_file
-from invbench.core.data import Dataset, Problem
+from invbench.core.data import Problem
+from invbench.core.groups import GroupedDataset
 
 NETWORKS = {"vector": "mlp", "image": "cnn_small", "point_cloud": "deep_sets"}
 """Network that is trained when nothing else is asked for, by kind of input."""
 LARGEST_BATCH = 64
 
 
-class Saved(Dataset):
+class Saved(GroupedDataset):
     """Problem in a file; what it provides is read of the file."""
 
     licence: ClassVar[str] = "yours"
@@ -27,7 +28,8 @@ class Saved(Dataset):
         """Return the path of the file. Raises UserError where a setting is missing."""
 
     def capabilities(self) -> tuple[str, ...]:
-        return tuple(problem_file.header(self.path_of_file())["provides"])
+        provided = problem_file.header(self.path_of_file())["provides"]
+        return self.told({what: what in provided for what in self.provides})
 
     def files(self) -> tuple[Path, ...]:
         return (self.path_of_file(),)

@@ -27,6 +27,7 @@ class Arrays(Saved):
         "regression",
         "environments",
         "nuisance",
+        "second_stage",
     )
     required_setting: ClassVar[str] = "dataset.fingerprint"
 

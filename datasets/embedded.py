@@ -27,6 +27,7 @@ class Embedded(Saved):
         "regression",
         "environments",
         "nuisance",
+        "second_stage",
     )
     required_setting: ClassVar[str] = "dataset.path"
     networks = NETWORKS | {"vector": "linear"}

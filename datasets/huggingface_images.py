@@ -34,7 +34,7 @@ class HuggingFaceImages(PictureDataset):
     """Pictures of a Hugging Face dataset, saved on disk or by its name; needs the extra `huggingface`."""
 
     display_name: ClassVar[str] = "Hugging Face images"
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "second_stage")
     advice: ClassVar[Mapping[str, str]] = {
         "environments": "'dataset.columns={environment: COLUMN}'",
         "nuisance": "'dataset.columns={attribute: COLUMN}'",
@@ -49,11 +49,9 @@ class HuggingFaceImages(PictureDataset):
     columns: dict[str, str] = setting({}, f"names of the columns with the roles {', '.join(ROLES)}")
 
     def capabilities(self) -> tuple[str, ...]:
-        there = {
-            "environments": "environment" in self.columns,
-            "nuisance": "attribute" in self.columns or "nuisance" in self.columns,
-        }
-        return tuple(what for what in self.provides if there.get(what, True))
+        of_attribute = "attribute" in self.columns and self.tells_attribute
+        nuisance = "nuisance" in self.columns or of_attribute
+        return self.told({"environments": "environment" in self.columns, "nuisance": nuisance})
 
     def files(self) -> tuple[Path, ...]:
         return local_files(self.path, self.arguments)

@@ -38,7 +38,14 @@ class HuggingFaceTable(Table):
     """Columns of a Hugging Face dataset, saved on disk or by its name; needs the extra `huggingface`."""
 
     display_name: ClassVar[str] = "Hugging Face table"
-    provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "regression", "nuisance", "environments")
+    provides: ClassVar[tuple[str, ...]] = (
+        "vector",
+        "classification",
+        "regression",
+        "nuisance",
+        "environments",
+        "second_stage",
+    )
     required_setting: ClassVar[str] = "dataset.path"
     licence: ClassVar[str] = "that of the dataset, see its card"
     citation: ClassVar[str] = "the dataset's own paper, see its card"

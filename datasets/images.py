@@ -17,7 +17,7 @@ class Images(PictureDataset):
     """Your own pictures, in folders by environment and class, or in a table."""
 
     display_name: ClassVar[str] = "Images"
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "second_stage")
     advice: ClassVar[Mapping[str, str]] = {"nuisance": "'dataset.columns={attribute: COLUMN}'"}
     required_setting: ClassVar[str] = "dataset.root"
 
@@ -28,8 +28,8 @@ class Images(PictureDataset):
     )
 
     def capabilities(self) -> tuple[str, ...]:
-        has_nuisance = {"attribute", "nuisance"} & set(self.columns)
-        return tuple(what for what in self.provides if what != "nuisance" or has_nuisance)
+        of_attribute = "attribute" in self.columns and self.tells_attribute
+        return self.told({"nuisance": "nuisance" in self.columns or of_attribute})
 
     def files(self) -> tuple[Path, ...]:
         try:

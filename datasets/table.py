@@ -22,6 +22,7 @@ columns; memory is needed for the inputs as 32-bit numbers, not for the file.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -41,7 +42,8 @@ from invbench.core.arrays import (
     rows_by_name,
     weights_of,
 )
-from invbench.core.data import Dataset, Problem, Split, floats, subset
+from invbench.core.data import Problem, Split, floats, subset
+from invbench.core.groups import GroupedDataset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Task
@@ -78,14 +80,22 @@ class Content(NamedTuple):
 
 
 @register_dataset("table")
-class Table(Dataset):
+class Table(GroupedDataset):
     """A csv or parquet file: a target, features, and where wanted environments and nuisances."""
 
     display_name: ClassVar[str] = "Table"
-    provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "regression", "nuisance", "environments")
+    provides: ClassVar[tuple[str, ...]] = (
+        "vector",
+        "classification",
+        "regression",
+        "nuisance",
+        "environments",
+        "second_stage",
+    )
     optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "classification": {"task": "classification"},
         "regression": {"task": "regression"},
+        "second_stage": {"second_stage_share": 0.2},
     }
     advice: ClassVar[Mapping[str, str]] = {
         "environments": "dataset.environment=COLUMN",
@@ -104,7 +114,9 @@ class Table(Dataset):
     environment: str | None = setting(None, "column with the environment of each row")
     test_environments: tuple[str | int, ...] = setting((), "environments that are not trained on, but tested")
     attribute: str | None = setting(
-        None, "column with the group of each row; no feature, and the nuisance, as a category, where none is given"
+        None,
+        "column with the attribute of each row, which with the class makes its group; no feature, and the nuisance, as "
+        "a category, where none is given",
     )
     nuisance: tuple[str, ...] = setting((), "columns that the prediction should not depend on; no features")
     weight: str | None = setting(
@@ -132,10 +144,10 @@ class Table(Dataset):
         there = {
             "classification": self.task == "classification",
             "regression": self.task == "regression",
-            "nuisance": bool(self._nuisances()),
+            "nuisance": bool(self.nuisance) or (self.attribute is not None and self.tells_attribute),
             "environments": self.environment is not None,
         }
-        return tuple(what for what in self.provides if there.get(what, True))
+        return self.told(there)
 
     def files(self) -> tuple[Path, ...]:
         return (path,) if is_regular(path := at_home(self.path)) else ()
@@ -262,16 +274,23 @@ class Table(Dataset):
         weights = None
         if self.weight is not None:
             weights = weights_of(values[self.weight].numbers(), env, names, rows["train"], f"column {self.weight}")
+        attribute: Tensor | None = None
+        attributes: tuple[str, ...] = ()
+        if self.attribute is not None and classes:
+            attributes, numbers_ = values[self.attribute].labels()
+            attribute = torch.from_numpy(numbers_)
         whole = Split(
             torch.from_numpy(content.x),
             y,
             env,
             nuisance_of([values[name] for name in self._nuisances()], categories=not self.nuisance),
             weights=weights,
+            attribute=attribute,
         )
         splits = {name: whole.rows(torch.from_numpy(index)) for name, index in rows.items()}
         variant: Literal["partial", "full"] = "partial" if partial else "full"
-        return Problem(splits, task, "vector", variant, facts, classes, environment_names=names)
+        problem = Problem(splits, task, "vector", variant, facts, classes, environment_names=names)
+        return replace(problem, attribute_names=attributes)
 
     def _rows(
         self, count: int, environment: Labels | None, values: Mapping[str, Values], rng: np.random.Generator

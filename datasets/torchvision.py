@@ -40,7 +40,7 @@ class Torchvision(PictureDataset):
     """An image classification set of torchvision, or your own `VisionDataset`."""
 
     display_name: ClassVar[str] = "TorchVision"
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "second_stage")
     advice: ClassVar[Mapping[str, str]] = {"environments": "dataset.environment=ATTRIBUTE"}
     required_setting: ClassVar[str] = "dataset.name"
     licence: ClassVar[str] = "that of the dataset"
@@ -54,7 +54,7 @@ class Torchvision(PictureDataset):
     environment: str | None = setting(None, "attribute of the dataset that has the environment of each picture")
 
     def capabilities(self) -> tuple[str, ...]:
-        return tuple(what for what in self.provides if what != "environments" or self.environment is not None)
+        return self.told({"environments": self.environment is not None})
 
     def files(self) -> tuple[Path, ...]:
         try:

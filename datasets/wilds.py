@@ -40,7 +40,7 @@ class Wilds(PictureDataset):
     """An image dataset of the package `wilds`, or your own `WILDSDataset`; needs the extra `wilds`."""
 
     display_name: ClassVar[str] = "WILDS"
-    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance")
+    provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "second_stage")
     advice: ClassVar[Mapping[str, str]] = {"nuisance": "dataset.attribute=FIELD"}
     required_setting: ClassVar[str] = "dataset.name"
     licence: ClassVar[str] = "that of the dataset, see wilds.stanford.edu/datasets"
@@ -56,7 +56,7 @@ class Wilds(PictureDataset):
     attribute: str | None = setting(None, "metadata field that predictions should not depend on")
 
     def capabilities(self) -> tuple[str, ...]:
-        return tuple(what for what in self.provides if what != "nuisance" or self.attribute is not None)
+        return self.told({"nuisance": self.attribute is not None and self.tells_attribute})
 
     def files(self) -> tuple[Path, ...]:
         try:

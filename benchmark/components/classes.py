@@ -1,5 +1,6 @@
 """Cross-entropy for methods with heads of their own: of one logit for two classes, or of a logit for each class."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,3 +20,20 @@ def uniform_cross_entropy(prediction: Tensor) -> Tensor:
         logit = prediction.squeeze(-1)
         return -(F.logsigmoid(logit) + F.logsigmoid(-logit)) / 2
     return -prediction.log_softmax(-1).mean(-1)
+
+
+def predicted_class(prediction: Tensor) -> Tensor:
+    """Return the label (...) with the highest logit, of logits as in `cross_entropy`."""
+    return (prediction.squeeze(-1) > 0).long() if prediction.shape[-1] == 1 else prediction.argmax(-1)
+
+
+def class_probabilities(prediction: Tensor) -> Tensor:
+    """Return the probability of each class (..., classes), of logits as in `cross_entropy`."""
+    if prediction.shape[-1] == 1:
+        return torch.cat([(-prediction).sigmoid(), prediction.sigmoid()], -1)
+    return prediction.softmax(-1)
+
+
+def class_probability(prediction: Tensor, y: Tensor) -> Tensor:
+    """Return the probability of the label (...), from logits as in `cross_entropy`."""
+    return (-cross_entropy(prediction, y)).exp()

@@ -1,4 +1,4 @@
-"""Tensors of a problem from arrays: inputs, targets and, where there are some, environments, nuisances and weights."""
+"""Tensors of a problem from arrays: inputs, targets and, where there are some, environments, nuisances and others."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,11 @@ Array = NDArray[Any]
 ArrayKind = Literal["vector", "image"]
 LARGEST, FINEST = 1e30, 1e-5
 """Most that a number may be, and the least range of a column's numbers in parts of the largest."""
+MOST_ATTRIBUTES = 1000
+NUMBERED = {"0": "train", "1": "validation", "2": "test"}
+"""Numbers of splits in the metadata of Waterbirds, CelebA, MetaShift and CivilComments."""
+VALIDATION = dict.fromkeys(("val", "valid", "dev"), "validation")
+"""Other names of the validation split."""
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 """Pattern of names of splits, which are part of metrics' names."""
 KINDS: Mapping[int, ArrayKind] = {2: "vector", 4: "image"}
@@ -31,20 +36,31 @@ class Converted(NamedTuple):
     env: Tensor | None
     nuisance: Tensor | None
     weights: Tensor | None
+    attribute: Tensor | None
     rows: dict[str, Tensor]
     task: Task
     kind: ArrayKind
     classes: tuple[str, ...]
     environment_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
 
 
 def converted(
-    x: Any, y: Any, environment: Any, split: Any, nuisance: Any, weight: Any, test_share: float, seed: int
+    x: Any,
+    y: Any,
+    environment: Any,
+    split: Any,
+    nuisance: Any,
+    weight: Any,
+    attribute: Any,
+    test_share: float,
+    seed: int,
 ) -> Converted:
     """Convert what `Problem.from_arrays` is given. Raises UserError as it does."""
     inputs = inputs_of(x)
     count = len(inputs)
     columns = {"x": x, "y": y, "environment": environment, "split": split, "nuisance": nuisance, "weight": weight}
+    columns["attribute"] = attribute
     check_lengths({name: values for name, values in columns.items() if values is not None or name == "y"})
     labels = None if environment is None else _column("environment", environment)
     rng = np.random.default_rng(stream(seed, "data", "test"))
@@ -53,8 +69,12 @@ def converted(
     env, names = (None, ()) if labels is None else numbered(labels, rows["train"])
     protected = None if nuisance is None else nuisance_of(array_of("nuisance", nuisance))
     weights = None if weight is None else weights_of(_column("weight", weight), env, names, rows["train"])
+    attributes, attribute_names = (None, ()) if attribute is None else attributes_of(_column("attribute", attribute))
+    if attributes is not None and not classes and isinstance(task, Regression):
+        raise UserError("an attribute makes groups with classes, and y is real numbers; leave attribute out")
     indices = {name: torch.from_numpy(index) for name, index in rows.items()}
-    return Converted(inputs, target, env, protected, weights, indices, task, KINDS[inputs.ndim], classes, names)
+    parts = inputs, target, env, protected, weights, attributes, indices, task, KINDS[inputs.ndim], classes, names
+    return Converted(*parts, attribute_names)
 
 
 def floats(array: Array) -> Tensor:
@@ -193,6 +213,14 @@ def numbered(labels: Array, train: NDArray[np.int64]) -> tuple[Tensor, tuple[str
     return torch.tensor([number[label] for label in labels.tolist()]), tuple(map(str, order))
 
 
+def attributes_of(labels: Array) -> tuple[Tensor, tuple[str, ...]]:
+    """Number attributes (N,) from 0 in sorted order; return their names, too."""
+    names, codes = np.unique(labels, return_inverse=True)
+    if len(names) > MOST_ATTRIBUTES:
+        raise UserError(f"there are {len(names)} different attributes; there may be {MOST_ATTRIBUTES}")
+    return torch.from_numpy(codes.astype(np.int64)), tuple(map(str, names.tolist()))
+
+
 def nuisance_of(values: Array) -> Tensor:
     """Convert nuisances (N, ...): real numbers stay so, whatever else there is becomes categories from 0."""
     if values.dtype.kind == "f":
@@ -251,13 +279,21 @@ def weights_of(
     return floats(weights)
 
 
+def named_splits(names: Array) -> Array:
+    """Give splits (N,) that are numbered 0, 1, 2, or called val, valid or dev, their usual names."""
+    there = set(np.unique(names).tolist())
+    usual = NUMBERED if there == set(NUMBERED) else VALIDATION if "validation" not in there else {}
+    return np.array([usual.get(name, name) for name in names.tolist()])
+
+
 def rows_by_name(names: Array, kept: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.int64]]:
-    """Collect the rows of each split by its name (N,), of those that are kept.
+    """Collect the rows of each split by its name (N,), of those that are kept; or by its number of `NUMBERED`.
 
     Raises:
         UserError: nothing is for training, or nothing for the test.
     """
     whole = np.ones(len(names), np.bool_) if kept is None else kept
+    names = named_splits(names.astype(str))
     rows = {str(name): np.flatnonzero(whole & (names == name)) for name in np.unique(names[whole])}
     for name in rows:
         if not SPLIT_NAME.fullmatch(name) or name == "held_out":

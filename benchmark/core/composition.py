@@ -7,16 +7,19 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, Problem
+from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import (
     Averaging,
     BatchMixing,
     Critic,
     CriticFn,
     EnvironmentContext,
+    ExampleChange,
+    ExampleCounts,
     FeatureTransform,
     GradientPenalty,
     Head,
@@ -24,6 +27,8 @@ from invbench.core.hooks import (
     InnerSteps,
     InputChange,
     LearningRateChange,
+    LossChange,
+    LossFn,
     MappableNetwork,
     OptimizerRestarts,
     RandomDraws,
@@ -37,6 +42,7 @@ from invbench.core.hooks import (
     WithCritic,
 )
 from invbench.core.method import Gradients, Method, Outputs, State, overrides
+from invbench.core.stages import SecondStage
 from invbench.errors import UserError
 from invbench.seeding import as_int, stream, torch_stream
 
@@ -68,6 +74,9 @@ class Composition:
             ("the learning rate", self._all(LearningRateChange)),
             ("the final weights", self._all(WeightAveraging)),
             ("the batch", self._all(BatchMixing)),
+            ("the losses", self._with_losses),
+            ("the examples", self._all(ExampleChange)),
+            ("the first stage", self._all(SecondStage)),
             ("the representation", self._all(FeatureTransform)),
         ):
             if len(parts) > 1:
@@ -84,7 +93,7 @@ class Composition:
                     rest = "+".join(other for other in names if other != looking)
                     raise UserError(f"{looking} must know environments, so it must come last: {rest}+{looking}")
         for mixing in self._all(BatchMixing):
-            for name in (*self._all(WithCritic), *self._all(FeatureTransform)):
+            for name in (*self._all(WithCritic), *self._all(FeatureTransform), *self._with_losses):
                 raise UserError(f"{mixing} gives each example two targets, and {name} needs one")
 
     def _all(self, kind: type[T]) -> dict[str, T]:
@@ -94,6 +103,10 @@ class Composition:
     @cached_property
     def _with_risk(self) -> list[str]:
         return [name for name, part in self.parts.items() if overrides(part, "risk")]
+
+    @cached_property
+    def _with_losses(self) -> dict[str, LossChange]:
+        return {name: part for name, part in self._all(LossChange).items() if part.changes_losses}
 
     @cached_property
     def _with_rule(self) -> list[str]:
@@ -122,6 +135,16 @@ class Composition:
     def requires(self) -> tuple[str, ...]:
         """Requirements of all parts on the data, each once."""
         return tuple(dict.fromkeys(need for part in self.parts.values() for need in part.requires))
+
+    @property
+    def second_stage(self) -> SecondStage | None:
+        """The part that begins from a finished run, if any."""
+        return next(iter(self._all(SecondStage).values()), None)
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """What parts add to the data, in the words of `Dataset.provides`."""
+        return tuple(what for part in self._all(SecondStage).values() for what in part.provides)
 
     @property
     def replaces_model(self) -> bool:
@@ -167,6 +190,29 @@ class Composition:
         """Whether some part changes the representation, from the examples of all environments."""
         return bool(self._all(FeatureTransform))
 
+    @cached_property
+    def changes_losses(self) -> bool:
+        """Whether some part changes the losses of examples, from all that are in a step."""
+        return bool(self._with_losses)
+
+    @property
+    def couples_examples(self) -> bool:
+        """Whether some part changes representations or losses by the examples of all environments."""
+        return self.transforms_features or self.changes_losses
+
+    def losses(self, loss: LossFn, outputs: Outputs, batch: Batch, state: State) -> Tensor:
+        """Compute the losses (E, B) of the examples: the task's, unless some part changes them."""
+        for name, part in self._with_losses.items():
+            return part.losses(loss, outputs, batch, state[name])
+        return loss(outputs.prediction, batch.y)
+
+    def examples(self, problem: Problem, seed: int) -> Split:
+        """Return the examples that batches are made of: the training split, unless some part changes them."""
+        given = problem.splits["train"] if problem.examples is None else problem.examples
+        for name, part in self._all(ExampleChange).items():
+            given = part.examples(given, problem, np.random.default_rng(stream(seed, "examples", name)))
+        return given
+
     def mix(self, batch: Batch, state: State) -> Batch:
         """Change the batch by the part that does so, if any."""
         for name, part in self._all(BatchMixing).items():
@@ -205,7 +251,7 @@ class Composition:
     @property
     def uses_moments_only(self) -> bool:
         """Whether moments of the data suffice for every part in a linear problem, not the examples themselves."""
-        changes_examples = self.has_critic or self.mixes
+        changes_examples = self.has_critic or self.mixes or self.changes_losses
         return not changes_examples and all(part.uses_moments_only for part in self.parts.values())
 
     @property
@@ -231,7 +277,9 @@ class Composition:
     @cached_property
     def compares_environments(self) -> bool:
         """Whether a step needs the examples of all environments, even if it moves parameters by one risk alone."""
-        changes_batch = any(isinstance(part, BatchMixing | FeatureTransform) for part in self.parts.values())
+        changes_batch = any(
+            isinstance(part, BatchMixing | FeatureTransform | LossChange) for part in self.parts.values()
+        )
         return self.has_penalty or self.replaces_risk or changes_batch
 
     def update(self, names: Iterable[str], count: int, step: int) -> Update:
@@ -288,6 +336,8 @@ class Composition:
         for name, part in self.parts.items():
             if overrides(part, "build") and not isinstance(part, MappableNetwork):
                 return f"{name} makes or changes the network itself"
+            if isinstance(part, SecondStage):
+                return f"{name} begins from another run"
             if isinstance(part, BatchMixing):
                 return f"{name} changes batches, which may draw numbers"
             if isinstance(part, InnerSteps) and type(part).is_active is not InnerSteps.is_active:
@@ -344,23 +394,28 @@ class Composition:
                 critics[name] = part.critic(problem, outputs)
         return {name: critic for name, critic in critics.items() if critic is not None}
 
-    def initial_state(self, parameters: Mapping[str, Tensor], environments: int, seed: int = 0) -> State:
+    def initial_state(
+        self, parameters: Mapping[str, Tensor], environments: int, seed: int = 0, counts: State | None = None
+    ) -> State:
         """Return every part's initial state under its name, with the step counter that the engine advances.
 
         Args:
             seed: of the run.
+            counts: of the training examples, for parts with `ExampleCounts`.
         """
         device = next((value.device for value in parameters.values()), torch.device("cpu"))
         state: State = {}
         for name, part in self.parts.items():
             state[name] = dict(part.initial_state(parameters, environments))
-            for taken in ("step", "draws"):
+            for taken in ("step", "draws", "counts"):
                 if taken in state[name]:
                     raise UserError(f"initial_state of method {name} has '{taken}', which the engine keeps; rename it")
             state[name]["step"] = torch.zeros((), dtype=torch.int64, device=device)
             if isinstance(part, RandomDraws):
                 number = as_int(stream(seed, "noise", "draws", name)) % 2**32
                 state[name]["draws"] = torch.full((1,), number, dtype=torch.int64, device=device)
+            if isinstance(part, ExampleCounts) and counts is not None:
+                state[name]["counts"] = {what: value.clone() for what, value in counts.items()}
         return state
 
     def advance(self, state: State) -> State:

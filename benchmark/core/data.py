@@ -3,11 +3,11 @@
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,11 @@ from torch import Tensor
 from invbench.core import problem_file
 from invbench.core.arrays import converted
 from invbench.core.arrays import floats as floats
+from invbench.core.examples import Batch as Batch
+from invbench.core.examples import PairedTargets as PairedTargets
+from invbench.core.examples import Split as Split
+from invbench.core.examples import concatenate as concatenate
+from invbench.core.examples import drawn_splits as drawn_splits
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import AS_THEY_ARE as AS_THEY_ARE
 from invbench.core.pixels import Pixels as Pixels
@@ -25,7 +30,6 @@ from invbench.core.task import Regression, Task, described_task, task_of
 from invbench.datafiles.checksums import fingerprint
 from invbench.datafiles.release import Release, release
 from invbench.errors import UserError
-from invbench.seeding import children
 from invbench.system.workarounds import warm_up_vector_math
 
 warm_up_vector_math()  # here, since nothing is computed from data before this module is imported
@@ -34,143 +38,6 @@ WRITTEN = ("kind", "variant", "facts", "classes", "environment_names", "metric",
 """Fields of a problem that its file holds as JSON."""
 Kind = Literal["vector", "image", "point_cloud"]
 Variant = Literal["full", "partial", "synthetic"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples of one role, on one device.
-
-    Args:
-        x: inputs (N, ...); images of which there are too many for the memory stay in a file.
-        y: targets (N,).
-        env: index of the environment of each example (N,), integers from 0.
-        nuisance: what the prediction should not depend on (N, ...).
-        digests: sha256 of what each input was made from, as integers (N, 4); fingerprints take them for the inputs.
-        weights: how often each example is drawn in training, relative to the others of its environment (N,): real
-            numbers from 0. Metrics, and what is computed from the data ahead of training, count every example once.
-    """
-
-    x: Tensor | ImageFile
-    y: Tensor
-    env: Tensor | None = None
-    nuisance: Tensor | None = None
-    digests: Tensor | None = None
-    weights: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in self.parts().items():
-            if len(value) != len(self.x):
-                raise ValueError(f"split has {len(self.x)} inputs but {len(value)} values of {name}")
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __repr__(self) -> str:
-        environments = "" if self.env is None else f", {len(self.environment_numbers)} environments"
-        return f"Split({len(self)} x {tuple(self.x.shape[1:])}{environments})"
-
-    def parts(self) -> dict[str, Tensor | ImageFile]:
-        """Return the parts that exist, by name."""
-        return {"x": self.x} | self.tensors()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that exist, by name; images in a file are none."""
-        names = ("x", "y", "env", "nuisance", "digests", "weights")
-        return {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
-
-    def inputs(self) -> Tensor:
-        """Return the inputs (N, ...) as a tensor; those in a file are read."""
-        return self.x[:] if isinstance(self.x, ImageFile) else self.x
-
-    @cached_property
-    def environment_numbers(self) -> tuple[int, ...]:
-        """Numbers of the environments that have an example here; empty where the data have none."""
-        return () if self.env is None else tuple(self.env.unique().tolist())
-
-    @cached_property
-    def environment_rows(self) -> tuple[Tensor, ...]:
-        """Indices of each environment's examples, in their order."""
-        env = torch.empty(0) if self.env is None else self.env
-        return tuple(torch.where(env == number)[0] for number in self.environment_numbers)
-
-    def map(
-        self, change: Callable[[Tensor], Tensor], of_file: Callable[[ImageFile], ImageFile] = lambda file: file
-    ) -> "Split":
-        """Apply `change` to every tensor of the split, and `of_file` to images in a file."""
-        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
-        if isinstance(self.x, ImageFile):
-            changed["x"] = of_file(self.x)
-        return replace(self, **changed)
-
-    def rows(self, index: slice | Tensor) -> "Split":
-        """Select the examples of an index, slice or mask."""
-        return self.map(lambda t: t[index], lambda images: images.rows(index))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Split":
-        """Move the split to `device`, its real-valued tensors as `dtype`; images in a file follow when selected."""
-        return self.map(
-            lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype),
-            lambda images: images.to(device, dtype),
-        )
-
-
-def concatenate(splits: Sequence[Split]) -> Split:
-    """Append splits in memory to one; they must have the same parts."""
-    return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].parts()})
-
-
-def drawn_splits(
-    draw: Callable[[int, np.random.Generator], Split], sizes: Mapping[str, int], seed: np.random.SeedSequence
-) -> dict[str, Split]:
-    """Draw splits of these sizes from one law, each from a separate stream; a size of 0 makes no split."""
-    streams = dict(zip(sizes, children(seed, len(sizes)), strict=True))
-    return {name: draw(size, np.random.default_rng(streams[name])) for name, size in sizes.items() if size}
-
-
-class PairedTargets(NamedTuple):
-    """Two targets of each example: the loss of the first counts `share`, that of the second the rest; all (E, B)."""
-
-    first: Tensor
-    second: Tensor
-    share: Tensor
-
-    def rows(self, index: int | slice) -> "PairedTargets":
-        """Select the targets of some environments."""
-        return PairedTargets(self.first[index], self.second[index], self.share[index])
-
-
-class Batch(NamedTuple):
-    """One optimisation step's examples, environment-major. Without environments E = 1.
-
-    Shapes: x (E, B, ...), y (E, B), env (E,), nuisance (E, B, ...) or None.
-    """
-
-    x: Tensor
-    y: Tensor
-    env: Tensor
-    nuisance: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that there are, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-    def environments(self, index: slice) -> "Batch":
-        """Select some of the environments."""
-        nuisance = None if self.nuisance is None else self.nuisance[index]
-        return Batch(self.x[index], self.y[index], self.env[index], nuisance)
-
-    def environment(self, number: Tensor) -> "Batch":
-        """Select the environment with this number, a tensor on the same device."""
-        return self.at((self.env == number).to(torch.int64).argmax()[None])
-
-    def at(self, positions: Tensor) -> "Batch":
-        """Select the environments at these positions (E',)."""
-        return Batch(**{name: value.index_select(0, positions) for name, value in self.tensors().items()})
-
-    def mixed(self, x: Tensor, y: PairedTargets, first: Tensor) -> "Batch":
-        """Replace the inputs by others with two targets each, for a method that mixes; `first` gives all else."""
-        nuisance = None if self.nuisance is None else self.nuisance[first]
-        return self._replace(x=x, y=y, env=self.env[first], nuisance=nuisance)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -205,6 +72,9 @@ class Problem:
         source: texts worth recording about where the data come from, such as the hash of a network.
         law: what a linear model should find, where that is known; its errors are measured then.
         metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
+        attribute_names: names of the attributes by their number, where they have some.
+        training_groups: number of training examples of each group, where the training split does not tell groups.
+        examples: what is trained on, where that is not the split `train`.
     """
 
     splits: Mapping[str, Split]
@@ -219,6 +89,9 @@ class Problem:
     augment: Callable[[Tensor], Tensor] | None = None
     law: LinearLaw | None = None
     metric: str = ""
+    attribute_names: tuple[str, ...] = ()
+    training_groups: tuple[int, ...] = ()
+    examples: Split | None = None
 
     def __post_init__(self) -> None:
         if not {"train", "test"} <= set(self.splits):
@@ -238,6 +111,7 @@ class Problem:
         split: Any = None,
         nuisance: Any = None,
         weight: Any = None,
+        attribute: Any = None,
         test_share: float = 0.2,
         seed: int = 0,
     ) -> "Problem":
@@ -263,6 +137,8 @@ class Problem:
             weight: how often each example is drawn in training, relative to the others of its environment (N,):
                 numbers from 0. Draws are with replacement, also where all weights are equal; metrics count every
                 example once.
+            attribute: what goes with the label in training and need not elsewhere (N,): numbers or texts, whose
+                combinations with the classes are the groups that metrics tell apart.
             test_share: of each environment, where no split is given.
             seed: of that draw.
 
@@ -270,12 +146,11 @@ class Problem:
             UserError: shapes that do not fit, missing values, a single class or one that is never trained on, weights
                 that are negative or all 0 in a training environment.
         """
-        parts = converted(x, y, environment, split, nuisance, weight, test_share, seed)
-        whole = Split(parts.x, parts.y, parts.env, parts.nuisance, weights=parts.weights)
+        parts = converted(x, y, environment, split, nuisance, weight, attribute, test_share, seed)
+        whole = Split(parts.x, parts.y, parts.env, parts.nuisance, weights=parts.weights, attribute=parts.attribute)
         splits = {name: whole.rows(index) for name, index in parts.rows.items()}
-        return cls(
-            splits, parts.task, parts.kind, "full", classes=parts.classes, environment_names=parts.environment_names
-        )
+        problem = cls(splits, parts.task, parts.kind, "full", classes=parts.classes)
+        return replace(problem, environment_names=parts.environment_names, attribute_names=parts.attribute_names)
 
     def save(self, path: str | Path) -> None:
         """Write the problem to a file, which `Problem.load` and the dataset `embedded` read.
@@ -302,6 +177,7 @@ class Problem:
     def described(self) -> dict[str, Any]:
         """Return what tensors do not tell: task, kind, names and standardisation. Raises UserError as `save` does."""
         described = {name: getattr(self, name) for name in WRITTEN}
+        described |= {"attribute_names": self.attribute_names} if self.attribute_names else {}
         return described | {"task": described_task(self.task), "pixels": self.pixels}
 
     def identity(self) -> str:
@@ -323,6 +199,7 @@ class Problem:
                 task_of(described["task"]),
                 pixels=Pixels(*map(tuple, described["pixels"])),
                 **{name: _frozen(described[name]) for name in WRITTEN},
+                attribute_names=tuple(described.get("attribute_names", ())),
             )
             expected = described["fingerprint"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -348,6 +225,34 @@ class Problem:
         """Number of training environments; 1 where the data have none."""
         env = self.splits["train"].env
         return 1 if env is None else int(env.max()) + 1
+
+    @cached_property
+    def attributes(self) -> int:
+        """Number of attributes; 0 where no example has one."""
+        parts = [split.attribute for split in self.splits.values() if split.attribute is not None and len(split)]
+        return max([len(self.attribute_names), *(int(part.max()) + 1 for part in parts)]) if parts else 0
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the groups by their number: label, attribute."""
+        count = max(2, self.task.outputs)
+        labels = self.classes or tuple(map(str, range(count)))
+        attributes = self.attribute_names or tuple(map(str, range(self.attributes)))
+        return tuple(f"{label}, {attribute}" for label in labels for attribute in attributes)
+
+    def groups(self, name: str) -> Tensor | None:
+        """Return the group (N,) of each example of a split, label · A + attribute; None where it has no attribute."""
+        split = self.splits[name]
+        return None if split.attribute is None else split.y.long() * self.attributes + split.attribute
+
+    @cached_property
+    def group_counts(self) -> dict[str, tuple[int, ...]]:
+        """Number of examples of each group, by the splits that tell groups, and `train` in any case."""
+        counts = {"train": self.training_groups} if self.training_groups else {}
+        for name in self.splits.keys() - counts.keys():
+            if (groups := self.groups(name)) is not None:
+                counts[name] = tuple(torch.bincount(groups, minlength=len(self.group_names)).tolist())
+        return counts
 
     @cached_property
     def fingerprint(self) -> str:
@@ -376,10 +281,15 @@ class Problem:
             "examples": {name: len(split) for name, split in self.splits.items()},
             "environments": self.environments,
             **({"environment_names": list(self.environment_names)} if self.environment_names else {}),
+            **({"groups": self._described_groups()} if self.attributes else {}),
             "facts": dict(self.facts),
             **({"source": dict(self.source)} if self.source else {}),
             "constant": self.constant,
         }
+
+    def _described_groups(self) -> dict[str, Any]:
+        """Return the names of the groups, and how many examples of each there are in each split."""
+        return {"names": list(self.group_names), **{name: list(counts) for name, counts in self.group_counts.items()}}
 
     @cached_property
     def constant(self) -> dict[str, float]:
@@ -424,8 +334,14 @@ class Problem:
         Args:
             share: 0 to below 1, so that every environment keeps an example for training.
         """
-        if "validation" in self.splits:
-            return self
+        return self if "validation" in self.splits else self.with_split_off("validation", share, seed)
+
+    def with_split_off(self, name: str, share: float, seed: np.random.SeedSequence) -> "Problem":
+        """Divide a random share of each training environment, rounded down, off as another split.
+
+        Args:
+            share: 0 to below 1, so that every environment keeps an example for training.
+        """
         train = self.splits["train"]
         env = np.zeros(len(train), np.int64) if train.env is None else train.env.numpy()
         sizes = np.bincount(env)
@@ -435,10 +351,10 @@ class Problem:
         order = np.random.default_rng(seed).permutation(len(train))
         order = order[np.argsort(env[order], kind="stable")]  # by environment, at random in each
         rank = np.arange(len(train)) - (np.cumsum(sizes) - sizes)[env[order]]
-        in_validation = torch.zeros(len(train), dtype=torch.bool)
-        in_validation[torch.from_numpy(order)] = torch.from_numpy(rank < held_out[env[order]])
-        rest = {name: split for name, split in self.splits.items() if name != "train"}
-        splits = {"train": train.rows(~in_validation), "validation": train.rows(in_validation), **rest}
+        off = torch.zeros(len(train), dtype=torch.bool)
+        off[torch.from_numpy(order)] = torch.from_numpy(rank < held_out[env[order]])
+        rest = {other: split for other, split in self.splits.items() if other != "train"}
+        splits = {"train": train.rows(~off), name: train.rows(off), **rest}
         return replace(self, splits=splits)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Problem":

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, Problem
+from invbench.core.data import Batch, Problem, Split
 from invbench.core.method import Gradients, Method, Outputs, State, class_overrides
 from invbench.core.trainer import TrainerConfig
 
@@ -154,6 +155,51 @@ class RandomDraws(Method):
     The engine adds `state["draws"]` (1,), a number of the run and of the method. `invbench.components.draws` makes
     random numbers of it.
     """
+
+
+class ExampleCounts(Method):
+    """Mixin: know how many training examples there are.
+
+    The engine adds `state["counts"]`: `environments` (E,), and for classification `groups` (labels, attributes), where
+    attributes are 1 if training does not know them.
+    """
+
+    def group(self, batch: Batch, state: State) -> Tensor:
+        """Return the group (E, B) of each example of a batch, label · attributes + attribute."""
+        labels = batch.y.long()
+        if batch.attribute is None:
+            return labels
+        attributes: int = state["counts"]["groups"].shape[1]
+        return labels * attributes + batch.attribute
+
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+"""Function of predictions (E, B, outputs) and targets (E, B): the task's loss of each example (E, B)."""
+
+
+class LossChange(Method):
+    """Mixin: train on other losses of the examples than the task's; risks R_e are their means."""
+
+    @property
+    def changes_losses(self) -> bool:
+        """Whether `losses` counts, with these settings."""
+        return True
+
+    @abstractmethod
+    def losses(self, loss: LossFn, outputs: Outputs, batch: Batch, state: State) -> Tensor:
+        """Return the losses (E, B) of a step; weights of losses should be constants, `detach`ed."""
+
+
+class ExampleChange(Method):
+    """Mixin: train on other examples than those of the training split, or draw them otherwise."""
+
+    @abstractmethod
+    def examples(self, given: Split, problem: Problem, generator: np.random.Generator) -> Split:
+        """Return the examples that batches are made of.
+
+        Args:
+            given: the training split, or what a first stage has made of it.
+        """
 
 
 class Update(NamedTuple):
@@ -307,8 +353,8 @@ CHANGED_BY_HOOKS = {
     "the gradient": ("moments", "combine_moments", "combine"),
 }
 CHANGED_BY_MIXINS: dict[str, tuple[type[Method], ...]] = {
-    "the objective": (WithCritic, GradientPenalty, ScaledObjective),
-    "the batch": (BatchMixing,),
+    "the objective": (WithCritic, GradientPenalty, ScaledObjective, LossChange),
+    "the batch": (BatchMixing, ExampleChange),
     "the representation": (FeatureTransform,),
     "the gradient": (InnerSteps,),
     "the order of updates": (UpdateSchedule,),

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal, NamedTuple
 
+from invbench.choices import CRITERIA
 from invbench.core.third_party import load_guarded
 from invbench.errors import UserError, brief
 
@@ -21,9 +22,11 @@ SHARE = "share"
 SEEN = ("train", "validation")
 """Splits that training or the choice of settings looks at."""
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*([._]\*)?")
+SOURCES = "|".join(f"best_{rule}" for rule in ("validation", *CRITERIA))
+ENDS = r"(env|group|class)\d+|(group_|class_)?(average|worst)|group_weighted"
 COLUMN = re.compile(
-    r"(?P<source>best_validation\.|data\.constant\.)?((?P<split>train|validation|test_out|test|held_out)_)?"
-    r"(?P<metric>.*?)(_(?P<nuisance>\d+))?(_(?P<bin>bin\d+))?(_(?P<environment>env\d+|average|worst))?",
+    rf"(?P<source>({SOURCES})\.|data\.constant\.)?((?P<split>train|validation|test_out|test|held_out)_)?"
+    rf"(?P<metric>.*?)(_(?P<nuisance>\d+))?(_(?P<bin>bin\d+))?(_(?P<environment>{ENDS}))?",
     re.DOTALL,
 )
 OTHER_SPLIT = re.compile(r"[a-z][a-z0-9_]*")
@@ -61,7 +64,7 @@ class Column(NamedTuple):
     """A column's name, taken apart; a part that it does not have is empty."""
 
     source: str
-    """`best_validation.` or `data.constant.`, the part of the record that it is in."""
+    """`best_validation.` and the like, or `data.constant.`: the part of the record that it is in."""
     split: str
     metric: str
     nuisance: str
@@ -69,7 +72,7 @@ class Column(NamedTuple):
     bin: str
     """`bin<i>`, a range of the nuisance."""
     environment: str
-    """`env<e>`, or what sums them up: `average` or `worst`."""
+    """`env<e>`, `group<g>` or `class<k>`, or what sums them up: `average` or `worst`, `group_average` and so on."""
 
 
 METRICS = {
@@ -89,6 +92,8 @@ METRICS = {
         Metric("jensen_shannon", False, "nats", "never"),
         Metric("roc_auc", True, SHARE, "in test", "ROC AUC"),
         Metric("background_rejection", True, headline="never"),
+        Metric("brier_score", False, headline="never", display_name="Brier score"),
+        Metric("calibration_error", False, SHARE, "never"),
         Metric("coefficient_error_causal", False),
         Metric("coefficient_error_noncausal", False),
         Metric("invariant_solution", True, SHARE),
