@@ -28,12 +28,29 @@ class Select(Choice):
     """Not at all: all settings are shown, at their last step."""
     best_validation = "best_validation"
     """The step, and then the settings, with the best score on the validation set."""
+    worst_group = "worst_group"
+    """The step, and then the settings, with the best accuracy on the worst group of the validation set."""
+    group_average = "group_average"
+    """The same by the mean over the groups."""
+    worst_class = "worst_class"
+    """The same by the worst class, for which no attribute need be known."""
+    balanced = "balanced"
+    """The same by the mean over the classes."""
     leave_one_env_out = "leave_one_env_out"
     """The last step; the settings with the best mean score on environments that were left out of training, each in
     turn. What is shown was trained on all."""
     oracle = "oracle"
     """The last step; the settings with the best mean of the metric itself, or, where data have a split `test_out` for
     this, of the metric there. No honest experiment knows either."""
+
+
+CRITERIA = {
+    Select.worst_group: "accuracy_group_worst",
+    Select.group_average: "accuracy_group_average",
+    Select.worst_class: "accuracy_class_worst",
+    Select.balanced: "accuracy_class_average",
+}
+"""Metrics of the validation set, other than the primary one, by which steps and settings are chosen."""
 
 
 class Rerun(Choice):

@@ -15,6 +15,7 @@ from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
+from invbench.evaluation.groups import group_metrics
 from invbench.seeding import stream, torch_stream
 from invbench.tensors import to_host
 
@@ -47,7 +48,7 @@ def evaluate(
         metrics = {
             f"{name}_{metric}": value
             for name in splits
-            for metric, value in split_metrics(model, problem.task, problem.splits[name], further).items()
+            for metric, value in split_metrics(model, problem, name, further).items()
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
@@ -69,16 +70,18 @@ def watched_splits(problem: Problem, names: tuple[str, ...] | None) -> tuple[str
     return names
 
 
-def split_metrics(model: nn.Module, task: Task, split: Split, further: Measure | None = None) -> Mapping[str, float]:
-    """Average the task's scores over a split, and the primary one over its environments.
+def split_metrics(model: nn.Module, problem: Problem, name: str, further: Measure | None = None) -> Mapping[str, float]:
+    """Average the task's scores over a split, and the primary one over its environments, groups and classes.
 
     Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
-    `<primary>_worst` of them.
+    `<primary>_worst` of them. Of groups and classes see `invbench.evaluation.groups`.
     """
+    task, split = problem.task, problem.splits[name]
     outputs = outputs_of(model, split.x, further is not None, split.environment_rows)
     scores = {metric: values.double() for metric, values in task.scores(outputs.prediction, split.y).items()}
     means = {metric: values.mean() for metric, values in scores.items()}
     means |= _by_environment(task, scores[task.primary], split)
+    means |= group_metrics(problem, name, scores.get("accuracy", means["loss"]))
     return to_host(means if further is None else {**means, **further(outputs, split)})
 
 
@@ -190,7 +193,7 @@ def _is_headline(name: str) -> bool:
     """Tell whether a summary shows a metric."""
     column = parse_column(name)
     headline = metric_of(column.metric).headline
-    detail = column.source or column.bin or column.environment not in ("", "worst")
+    detail = column.source or column.bin or column.environment not in ("", "worst", "group_worst", "group_weighted")
     if headline == "never" or detail:
         return False
     return column.split not in SEEN or (headline == "always" and not column.environment)

@@ -16,7 +16,7 @@ from invbench.leaderboard.methods import ORACLE
 from invbench.results.columns import joined
 from invbench.results.layout import Entry, Layout
 from invbench.results.rounding import rounded
-from invbench.results.selection import BEST, at_best_validation
+from invbench.results.selection import BEST, at_best_step
 from invbench.results.statistics import LEVEL, ROUNDING, alike, half_width, holm, paired_p_value
 from invbench.results.table import higher_is_better
 from invbench.results.table import table as mean_table
@@ -50,7 +50,7 @@ def fresh_runs(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     fresh = rows[(rows["stage"] == rule.value) & (rows["status"] == "done")]
     if not len(fresh):
         raise UserError(f"{rows['problem'].iloc[0]}: nothing was selected by {rule.value} in this edition")
-    return at_best_validation(fresh) if rule is Select.best_validation else fresh
+    return at_best_step(fresh) if rule is Select.best_validation else fresh
 
 
 def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:

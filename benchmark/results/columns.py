@@ -9,6 +9,8 @@ import pandas as pd
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
 PROBLEM = ("dataset.", "data.variant")
 """Beginnings of the columns that, besides the dataset's name, make another problem; methods are compared on one."""
+TRAINING = ("dataset.environment_from", "dataset.nuisance_from", "dataset.second_stage_share")
+"""Settings of a dataset that say what methods get of the training data; what is tested is the same."""
 HELD_OUT = "trainer.held_out_environment"
 """The setting of runs that leave an environment out; they serve to select settings and are in no mean."""
 
@@ -22,7 +24,8 @@ def keys_of(runs: pd.DataFrame) -> list[str]:
 
 def problem_of(columns: Iterable[object]) -> list[str]:
     """Return the columns in which rows must agree to be compared."""
-    return ["dataset", *(name for name in map(str, columns) if name.startswith(PROBLEM))]
+    names = [name for name in map(str, columns) if name.startswith(PROBLEM)]
+    return ["dataset", *(name for name in names if name not in TRAINING)]
 
 
 def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

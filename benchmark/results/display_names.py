@@ -3,12 +3,22 @@
 The class of a method or dataset gives its name: `display_name: ClassVar[str] = "Worst-case risk"`.
 """
 
+import re
+
 from invbench.core.metric import metric_of, parse_column
 from invbench.core.registry import DATASETS, METHODS, Registry
 from invbench.errors import UserError
 
-ENDINGS = {"average": "average over environments", "worst": "worst environment"}
-"""Words for the ends of metrics that summarise environments."""
+ENDINGS = {
+    "average": "average over environments",
+    "worst": "worst environment",
+    "group_average": "average over groups",
+    "group_worst": "worst group",
+    "group_weighted": "groups as in training",
+    "class_average": "average over classes",
+    "class_worst": "worst class",
+}
+"""Words for the ends of metrics that summarise environments, groups or classes."""
 
 
 def display_method(name: str) -> str:
@@ -27,7 +37,7 @@ def display_metric(name: str) -> str:
     split = column.split.replace("test_out", "test-out").replace("_", " ")
     words = (split, metric_of(column.metric).words, column.nuisance, column.bin)
     text = column.source.replace("_", " ").replace(".", ": ") + " ".join(filter(None, words))
-    environment = column.environment.replace("env", "environment ", 1)
+    environment = re.sub(r"(\d+)$", r" \1", column.environment.replace("env", "environment", 1))
     return f"{text} ({ENDINGS.get(environment, environment)})" if environment else text
 
 

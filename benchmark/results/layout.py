@@ -12,6 +12,7 @@ from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import SECTIONS, as_text, missing, problem_of, settings_of
 from invbench.results.display_names import display_dataset, display_method, display_metric
 from invbench.results.rounding import rounded
+from invbench.results.selection import PREFIXES
 from invbench.results.statistics import (
     LEVEL,
     against_best,
@@ -26,6 +27,10 @@ from invbench.results.statistics import (
 
 CHOSEN_BY = {
     Select.best_validation: "the validation set, and of each run the step",
+    Select.worst_group: "the worst group of the validation set, and of each run the step",
+    Select.group_average: "the mean over groups of the validation set, and of each run the step",
+    Select.worst_class: "the worst class of the validation set, and of each run the step",
+    Select.balanced: "the mean over classes of the validation set, and of each run the step",
     Select.leave_one_env_out: "environments left out of training, each in turn",
     Select.oracle: "what is shown (oracle), so test data choose: for comparison, not a result",
 }
@@ -237,7 +242,7 @@ def notes(table: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
     lines += _ties(table, style)
     lines += _chosen_before(table)
     late = _metrics(table[table["at"] == "last"], style)
-    if select is Select.best_validation and late:
+    if select in PREFIXES and late:
         lines.append(f"{', '.join(late)}: of the last step, since it is measured at no other")
     labels = _labels(table)
     problem = [*problem_of(table), "metric"]
@@ -295,7 +300,7 @@ def _chosen_before(table: pd.DataFrame) -> list[str]:
     protocols = set(table["settings_chosen_by"]) - {"last"}
     return [
         f"settings of runs with protocol {name} were chosen on other seeds by {CHOSEN_BY[Select(name)]}; shown is the "
-        f"{'step that was best in validation' if (table['at'] == 'best_validation').all() else 'last step'}"
+        f"{'step that was best in validation' if (table['at'] != 'last').all() else 'last step'}"
         for name in sorted(protocols)
     ]
 

@@ -349,10 +349,10 @@ def row_of_record(record: Record) -> dict[str, Any]:
     """Make the row of a run with a record."""
     row = _row_of_spec(record.spec, record.status) | {"kind": record.kind, "message": record.message}
     row |= record.metrics
-    if (best := record.best_validation) is not None:
-        row |= {"best_validation.step": float(best.step)} | {
-            f"best_validation.{name}": value for name, value in best.metrics.items()
-        }
+    validation = {} if record.best_validation is None else {"validation": record.best_validation}
+    for rule, best in (validation | record.best_by).items():
+        row |= {f"best_{rule}.step": float(best.step)}
+        row |= {f"best_{rule}.{name}": value for name, value in best.metrics.items()}
     row |= _invariance(record.invariance)
     row |= {f"data.{name}": record.data[name] for name in DATA if name in record.data}
     row |= {f"data.constant.{name}": value for name, value in record.data.get("constant", {}).items()}

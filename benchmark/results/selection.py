@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from invbench.choices import CRITERIA
 from invbench.choices import Select as Select  # also for those who import it from here
 from invbench.errors import UserError
 from invbench.results.columns import HELD_OUT, as_text, joined, keys_of, missing, problem_of
@@ -15,6 +16,8 @@ from invbench.runs.spec import LATE_STARTS, late_effect
 
 BEST = "best_validation."
 """Beginning of the columns of the step that was best on the validation set."""
+PREFIXES = {Select.best_validation: BEST, **{rule: f"best_{rule}." for rule in CRITERIA}}
+"""Beginning of the columns of the step that was best, by the rules that choose steps."""
 LATE_START = re.compile(rf"method(\..+)?\.({'|'.join(LATE_STARTS)})")
 """Settings of the step at which a penalty gets its weight."""
 MOST_LISTED = 20
@@ -37,7 +40,7 @@ def split_left_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return runs[~without], runs[without]
 
 
-def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
+def at_best_step(runs: pd.DataFrame, rule: Select = Select.best_validation) -> pd.DataFrame:
     """Give finished runs the metrics of the step that was best on the validation set.
 
     A metric that was not measured at that step keeps its value of the last one.
@@ -45,18 +48,19 @@ def at_best_validation(runs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: a run has no such step.
     """
-    name = f"{BEST}step"
+    best = PREFIXES[rule]
+    name = f"{best}step"
     steps = runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
     without = runs[(runs["status"] == "done") & steps.isna()]
     if len(without):
         run = without.iloc[0]
         raise UserError(
-            f"--select best_validation: run {run.get('run_id', '')} ({run['method']} on {run['dataset']}) has no best "
-            f"step: {_no_best_step(run)}; or use --select last"
+            f"--select {rule}: run {run.get('run_id', '')} ({run['method']} on {run['dataset']}) has no best "
+            f"step: {_no_best_step(run, rule)}; or use --select last"
         )
-    measured = [str(name).removeprefix(BEST) for name in runs if str(name).startswith(BEST)]
+    measured = [str(name).removeprefix(best) for name in runs if str(name).startswith(best)]
     there = [name for name in measured if name in runs]
-    at_best = {name: runs[BEST + name].fillna(runs[name]) for name in there}
+    at_best = {name: runs[best + name].fillna(runs[name]) for name in there}
     return runs.assign(inactive=_reasons(runs, steps), **at_best)
 
 
@@ -80,8 +84,14 @@ def _column(runs: pd.DataFrame, name: str) -> pd.Series:
     return runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
 
 
-def _no_best_step(run: pd.Series) -> str:
+def _no_best_step(run: pd.Series, rule: Select) -> str:
     """Tell why a finished run has no step that was best in validation."""
+    if rule in CRITERIA and not missing(run.get(f"{BEST}step")):
+        if rule in (Select.worst_class, Select.balanced) or "validation_accuracy_class_worst" not in run:
+            return f"no example of {run['dataset']} has an attribute, so groups and classes were not measured"
+        return (
+            "the attribute was not known in validation, by dataset.attribute_known; worst_class and balanced do without"
+        )
     if run.get("dataset.validation_share") == 0:
         return f"{run['dataset']} was made without a validation set, by dataset.validation_share=0"
     return (
@@ -115,15 +125,15 @@ def select_settings(means: pd.DataFrame, select: Select, runs: pd.DataFrame, lef
         scores = {index: criterion.values[index] for index in candidates}
         best = best_of(scores, criterion.higher_is_better)
         equal = len(all_best(scores, criterion.higher_is_better))
-        at = _at(group.loc[best], runs) if select is Select.best_validation else "last"
+        at = _at(group.loc[best], runs, select) if select in PREFIXES else "last"
         kept.append(means.loc[[best]].assign(candidates=len(group), equal_candidates=equal, at=at))
     return pd.concat(kept, ignore_index=True)
 
 
-def _at(row: pd.Series, runs: pd.DataFrame) -> str:
-    """Return the step of a row's numbers: `best_validation` where they were measured there, else `last`."""
-    name = f"{BEST}{row['metric']}"
-    return "best_validation" if name in runs and runs[name].iloc[row["members"]].notna().all() else "last"
+def _at(row: pd.Series, runs: pd.DataFrame, rule: Select) -> str:
+    """Return the step of a row's numbers: the rule's name where they were measured at its step, else `last`."""
+    name = f"{PREFIXES[rule]}{row['metric']}"
+    return str(rule) if name in runs and runs[name].iloc[row["members"]].notna().all() else "last"
 
 
 def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out: pd.DataFrame) -> Criterion:
@@ -140,6 +150,8 @@ def _criterion(group: pd.DataFrame, select: Select, runs: pd.DataFrame, left_out
     else:
         run = runs.iloc[first["members"][0]]
         name, higher = _primary(run, "validation")
+        if select in CRITERIA:
+            name, higher = f"validation_{CRITERIA[select]}", True
         if name not in runs:
             raise UserError(f"run {run['run_id']} has no {name}, which its settings would be selected by")
     return Criterion({index: runs[name].iloc[row["members"]] for index, row in group.iterrows()}, bool(higher))

@@ -1,6 +1,7 @@
 """Make tables of means: average runs, give intervals, and compare methods with the best one."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from invbench.core.metric import metric_of, parse_column
 from invbench.errors import UserError, did_you_mean
-from invbench.results.columns import as_text, keys_of, missing, problem_of
-from invbench.results.selection import Select, at_best_validation, select_settings, split_left_out
+from invbench.results.columns import TRAINING, as_text, keys_of, missing, problem_of
+from invbench.results.selection import PREFIXES, Select, at_best_step, select_settings, split_left_out
 from invbench.results.statistics import COST, LEVEL, against_best, all_best, half_width, is_share_of_cost
 
 PRIMARY = ("primary", "higher_is_better")
@@ -63,7 +64,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     Args:
         results: as `load_results` returns it.
         metric: a column such as `test_accuracy`; default of each dataset the one that its task names.
-        select: last, best_validation, leave_one_env_out or oracle; see `invbench.choices.Select`.
+        select: last, best_validation, worst_group and others; see `invbench.choices.Select`.
 
     Raises:
         UserError: no finished run, or none with that metric (the message lists those that exist); the same dataset and
@@ -75,8 +76,8 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     if not len(done):
         others = ", ".join(f"{count} {status}" for status, count in omitted(results).items())
         raise UserError(f"no finished run in these results ({others or 'they are empty'}); `bench run` makes one")
-    if selection is Select.best_validation:
-        runs = at_best_validation(runs)
+    if selection in PREFIXES:
+        runs = at_best_step(runs, selection)
     if metric is not None and (
         metric in COUNTERS or metric not in done or not pd.api.types.is_numeric_dtype(done[metric])
     ):
@@ -149,7 +150,7 @@ def _check_same_data(done: pd.DataFrame) -> None:
     """Raise UserError where runs with one problem and seed had data with different fingerprints."""
     if "data.fingerprint" not in done:
         return
-    problem = [*problem_of(done), "seed"]
+    problem = [*problem_of(done), *(name for name in TRAINING if name in done), "seed"]
     text = as_text(done, problem)
     for _, indices in text.groupby(problem, sort=False).groups.items():
         group = done.loc[indices].drop_duplicates("data.fingerprint")
@@ -300,7 +301,7 @@ def _metrics(results: pd.DataFrame) -> list[str]:
     """Return the columns of metrics that a message lists: without those of single environments, which are many."""
     numeric = [str(name) for name in results.columns if pd.api.types.is_numeric_dtype(results[name])]
     known = [name for name in numeric if name not in COUNTERS and "." not in name]
-    return [name for name in known if not parse_column(name).environment.startswith("env")] or known
+    return [name for name in known if not re.search(r"\d", parse_column(name).environment)] or known
 
 
 def _differs(rows: pd.DataFrame, name: str) -> bool:

@@ -61,6 +61,8 @@ class Record(BaseModel):
     """Metrics at the last step: `<split>_<metric>`, and what was learned besides weights, such as `width.rotation`."""
     best_validation: BestStep | None = None
     """Best step; None where there is no validation set, it was not measured, or an older version made the record."""
+    best_by: dict[str, BestStep] = {}
+    """Best steps by other metrics of the validation set, by their name in `invbench.choices.CRITERIA`."""
     invariance: Annotated[dict[str, Any], empty_or(Invariance)] = {}
     """Changes of the predictions when inputs are transformed: see `invbench.evaluation.invariance.measure`."""
     data: Annotated[dict[str, Any], empty_or(Data)] = {}

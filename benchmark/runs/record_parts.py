@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from invbench.choices import CRITERIA
 from invbench.runs.spec import RunSpec
 
 Part = dict[str, Any]
@@ -24,7 +25,12 @@ COLUMNS = frozenset(
         "finished", "path", "inactive",
     }
 )  # fmt: skip
-PREFIXES = frozenset({"method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation"})
+PREFIXES = frozenset(
+    {
+        "method", "dataset", "backbone", "trainer", "data", "cost", "invariance", "best_validation",
+        *(f"best_{name}" for name in CRITERIA),
+    }
+)  # fmt: skip
 """Prefixes, before the dot, of the names of columns that are no metrics."""
 
 

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from invbench.errors import UserError, brief
 from invbench.pytree import flatten, sole
 
-Protocol = Literal["last", "best_validation", "leave_one_env_out", "oracle"]
+Protocol = Literal[
+    "last", "best_validation", "worst_group", "group_average", "worst_class", "balanced", "leave_one_env_out", "oracle"
+]
 """Choice of the settings: `last`, not by results; otherwise by this selection, among runs with other seeds."""
 MAX_SEED = 2**32 - 1
 

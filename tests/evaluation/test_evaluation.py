@@ -1,5 +1,6 @@
 """What is measured: environments one by one, coefficients, and what the curves hold beside the metrics."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -17,13 +18,19 @@ from invbench.runs.options import Options
 from invbench.training.runner import run_one
 
 
+def metrics_of(split: Split, task: Task) -> Mapping[str, float]:
+    """Measure a model that returns its inputs."""
+    problem = Problem({"train": split, "test": split}, task, "vector", "synthetic")
+    return split_metrics(torch.nn.Identity(), problem, "test")
+
+
 def test_environments_one_by_one_and_the_worst() -> None:
     """Accuracies 1, 0.5 and 0.25 of environments of different size; the pooled mean is another number."""
     env = torch.tensor([0] * 2 + [3] * 2 + [5] * 4)
     right = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]).bool()
     y = torch.where(right, 1.0, 0.0)
     split = Split(torch.ones(8, 1), y, env)
-    metrics = split_metrics(torch.nn.Identity(), BinaryClassification(), split)
+    metrics = metrics_of(split, BinaryClassification())
     assert metrics["accuracy"] == pytest.approx(4 / 8)
     assert [metrics[f"accuracy_env{e}"] for e in (0, 3, 5)] == [1, 0.5, 0.25]
     assert metrics["accuracy_average"] == pytest.approx((1 + 0.5 + 0.25) / 3)
@@ -32,16 +39,14 @@ def test_environments_one_by_one_and_the_worst() -> None:
 
 def test_the_worst_error_is_the_largest() -> None:
     split = Split(torch.zeros(4, 1), torch.tensor([1.0, 1.0, 3.0, 3.0]), torch.tensor([0, 0, 1, 1]))
-    metrics = split_metrics(torch.nn.Identity(), Regression(""), split)
+    metrics = metrics_of(split, Regression(""))
     assert metrics["mean_absolute_error_worst"] == 3
 
 
 @pytest.mark.parametrize("env", [None, torch.zeros(4, dtype=torch.int64), torch.arange(40).repeat_interleave(2)])
 def test_no_environments_or_one_or_very_many_are_not_listed(env: torch.Tensor | None) -> None:
     count = 4 if env is None else len(env)
-    metrics = split_metrics(
-        torch.nn.Identity(), BinaryClassification(), Split(torch.ones(count, 1), torch.ones(count), env)
-    )
+    metrics = metrics_of(Split(torch.ones(count, 1), torch.ones(count), env), BinaryClassification())
     assert set(metrics) == {"accuracy", "loss"}
 
 

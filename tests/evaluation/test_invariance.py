@@ -24,8 +24,9 @@ from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
 from invbench.training import attempt
 from invbench.training.attempt import examples_to_measure
-from invbench.training.build import build_model, load_run
+from invbench.training.build import build_model
 from invbench.training.loop import TrainingLoop
+from invbench.training.restored import load_run
 from invbench.training.runner import run, run_one
 
 pytestmark = pytest.mark.usefixtures("standins")

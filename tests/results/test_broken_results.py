@@ -38,7 +38,7 @@ from invbench.runs.record import Newer, Record, Unreadable
 from invbench.sweeps.definition import Sweep, SweepCells
 from invbench.sweeps.folder import CostEstimator, announce_changes
 from invbench.sweeps.rerun_best import sweep_of_best
-from invbench.training.build import load_run
+from invbench.training.restored import load_run
 from invbench.training.runner import run_one
 
 LEFT_OUT = "left out: "

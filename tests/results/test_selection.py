@@ -100,7 +100,8 @@ def test_a_golden_sweep(golden: Path, select: Select) -> None:
 
 def test_the_golden_sweep_tells_selections_apart() -> None:
     """Otherwise the test above would show little."""
-    assert len({tuple(sorted(expected(select).items())) for select in list(Select)[1:]}) == 3
+    rules = (Select.best_validation, Select.leave_one_env_out, Select.oracle)
+    assert len({tuple(sorted(expected(select).items())) for select in rules}) == 3
 
 
 def test_runs_with_an_environment_left_out_are_not_shown(golden: Path) -> None:
