@@ -3,10 +3,13 @@
 Sagawa, Koh, Hashimoto, Liang (2020), arXiv 1911.08731, algorithm 1, with the risks R_e and one weight q_e for every
 training environment, q_e = 1 at first:
 
-    q_e ← q_e exp(η R_e),    q ← q / Σ_e q_e,    objective = Σ_e q_e R_e    with no gradient through q
+    q_e ← q_e exp(η (R_e + C/√n_e)),    q ← q / Σ_e q_e,    objective = Σ_e q_e R_e    with no gradient through q
 
-Default and search range are DomainBed's. Deviation: where a step has some of the environments only, the sum over
-these is multiplied by their share's inverse, so that it estimates the whole; the authors' code has all of them.
+n_e is the number of training examples, and C/√n_e the adjustment of section 3.3 for how far an environment's risk is
+below that of new examples. With `dataset.environment_from=group` the environments are groups, as in the paper, of which
+a step has equally many examples, as in the authors' code. Default and search range of η are DomainBed's. Deviation:
+where a step has some of the environments only, the sum over these is multiplied by their share's inverse, so that it
+estimates the whole; the authors' code has all of them.
 """
 
 from collections.abc import Mapping
@@ -15,14 +18,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invbench.core.method import Method, State
+from invbench.core.hooks import ExampleCounts
+from invbench.core.method import State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.core.task import one_hot
 
 
 @register_method("group_dro")
-class GroupDRO(Method):
+class GroupDRO(ExampleCounts):
     """Weigh the environments by exponentiated past risks."""
 
     display_name: ClassVar[str] = "GroupDRO"
@@ -30,11 +34,16 @@ class GroupDRO(Method):
 
     rate: float = setting(1e-2, "η, step size of the weights", ge=0, search=LogUniform(1e-3, 1e-1), fusable=True)
 
+    adjustment: float = setting(0.0, "C, of how much more risk a small environment is expected to have: C/√n", ge=0)
+
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         return {"weights": next(iter(parameters.values())).new_ones(environments)}
 
     def risk(self, risks: Tensor, env: Tensor, state: State) -> tuple[Tensor, State]:
         q = state["weights"]
         present = one_hot(env, len(q), risks.dtype)  # (E, all environments)
-        q = torch.softmax(q.log() + self.rate * (risks.detach() @ present), 0)
+        expected = risks.detach()
+        if self.adjustment:
+            expected = expected + self.adjustment * (present @ state["counts"]["environments"]).rsqrt()
+        q = torch.softmax(q.log() + self.rate * (expected @ present), 0)
         return len(q) / len(env) * ((present @ q) * risks).sum(), state | {"weights": q}

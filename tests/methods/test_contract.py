@@ -29,7 +29,7 @@ from invbench.seeding import stream
 from invbench.testing import checks_of_backbone
 from invbench.testing.dataset_checks import DATASET_CHECKS, provides_what_it_says
 from invbench.testing.method_checks import METHOD_CHECKS, MethodCheck, trains
-from invbench.training.build import load_run
+from invbench.training.restored import load_run
 from invbench.training.runner import run_one
 
 pytestmark = pytest.mark.usefixtures("standins")

@@ -84,7 +84,7 @@ def test_evaluation_takes_each_environment_apart(support: int) -> None:
         for index in rows.split(support):
             torch.testing.assert_close(outputs.prediction[index], model(split.x[index]).prediction)
     accuracy = (outputs.prediction.argmax(1) == split.y).double().mean().item()
-    assert split_metrics(model, problem.task, split)["accuracy"] == pytest.approx(accuracy)
+    assert split_metrics(model, problem, "test")["accuracy"] == pytest.approx(accuracy)
 
 
 def mtl(**settings: Any) -> WithMean:
