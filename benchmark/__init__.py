@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from invbench.results.table import table
     from invbench.runs.record import Record
     from invbench.sweeps.execute import sweep
-    from invbench.training.build import load_problem, load_run
+    from invbench.training.build import load_problem
     from invbench.training.predictor import Predictor, fit
+    from invbench.training.restored import load_run
     from invbench.training.runner import run
 
     __version__: str
@@ -99,7 +100,8 @@ _HOMES = {
     "results.table": ("table",),
     "runs.record": ("Record",),
     "sweeps.execute": ("sweep",),
-    "training.build": ("load_problem", "load_run"),
+    "training.build": ("load_problem",),
+    "training.restored": ("load_run",),
     "training.predictor": ("Predictor", "fit"),
     "training.runner": ("run",),
 }

@@ -30,8 +30,8 @@ from invbench.core.method import as_outputs
 from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.seeding import stream
-from invbench.training.build import RestoredRun
 from invbench.training.flat_module import FlatModule
+from invbench.training.restored import RestoredRun
 from invbench.training.sampling import Sampler, loader_of
 
 Risks = Callable[[Tensor], Tensor]

@@ -33,8 +33,8 @@ from invbench.errors import RunFailed
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
 from invbench.tensors import to_host
-from invbench.training.build import RestoredRun
 from invbench.training.curve_columns import learned_columns
+from invbench.training.restored import RestoredRun
 
 DENSE = 1000
 """Number of weights up to which all eigenvalues are computed, as where an estimate would need no fewer products."""

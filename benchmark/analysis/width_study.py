@@ -18,8 +18,9 @@ from invbench.components.learned import LearnedScalars, learned_parameters
 from invbench.console import OnProgress
 from invbench.errors import UserError, did_you_mean
 from invbench.seeding import stream, torch_stream
-from invbench.training.build import RestoredRun
+from invbench.training.examples import counts_of
 from invbench.training.gradients import Objective
+from invbench.training.restored import RestoredRun
 from invbench.training.sampling import Sampler, loader_of
 
 COLUMNS = ("batch", "raw", "width", "risk", "risk_slope", "objective", "objective_slope")
@@ -47,8 +48,11 @@ def width_study(
         raise UserError(f"{run.config.title} has a critic or a penalty on gradients, which this does not count")
     index, task = learned.names.index(generator), run.problem.task
     objective = Objective(run.config.method, task, run.model, "joint")
-    sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
-    state = run.config.method.initial_state(dict(run.model.named_parameters()), sampler.environments)
+    seed, method = run.config.spec.seed, run.config.method
+    examples = method.examples(run.problem, seed)
+    sampler = Sampler.of(examples, run.config.trainer, seed)
+    counts = counts_of(examples, run.problem)
+    state = method.initial_state(dict(run.model.named_parameters()), sampler.environments, counts=counts)
     loader, rows = loader_of(sampler), []
     with _transforming(run):
         for number in range(batches):

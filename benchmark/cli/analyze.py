@@ -44,7 +44,7 @@ def spectrum(
     from invbench.analysis.spectrum import spectrum as make
     from invbench.console import counting
     from invbench.reporting.analysis_figures import spectra
-    from invbench.training.build import load_run
+    from invbench.training.restored import load_run
 
     alphas = alpha or ALPHAS
     if min(alphas) <= 0:
@@ -76,7 +76,7 @@ def widths(
     from invbench.console import counting
     from invbench.reporting.analysis_figures import width_curves
     from invbench.spreadsheet import csv
-    from invbench.training.build import load_run
+    from invbench.training.restored import load_run
 
     studies = []
     for label, folder in _labelled(runs, out):
@@ -116,7 +116,7 @@ def consistency(
     from invbench.analysis.consistency import consistency as make
     from invbench.console import counting
     from invbench.reporting.analysis_figures import landscape
-    from invbench.training.build import load_run
+    from invbench.training.restored import load_run
 
     results, loaded = [], []
     for label, folder in _labelled(runs, out):

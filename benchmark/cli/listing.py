@@ -304,6 +304,10 @@ def _published() -> None:
         _print(f"{source_name} ({source.source})", ("claim", "", "published", "what"), rows)
 
 
+MOST_SPACED = 28
+"""Largest number of columns that have a space between them in 80 columns."""
+
+
 def _runnable() -> dict[str, list[str]]:
     """Return the datasets that each method can be run on."""
     provided = {dataset: DATASETS.traits(dataset) for dataset in DATASETS.entries()}
@@ -316,9 +320,10 @@ def _runnable() -> dict[str, list[str]]:
 def _cells() -> None:
     """Print methods by datasets, whose numbers stand above them and are explained below: both fit into 80 columns."""
     numbers = {dataset: str(number) for number, dataset in enumerate(DATASETS.entries(), 1)}
-    tens, units = (" ".join(number.rjust(2)[digit] for number in numbers.values()) for digit in (0, 1))
+    space = " " if len(numbers) <= MOST_SPACED else ""
+    tens, units = (space.join(number.rjust(2)[digit] for number in numbers.values()) for digit in (0, 1))
     rows = [
-        (method, " ".join("×" if dataset in able else "·" for dataset in numbers))
+        (method, space.join("×" if dataset in able else "·" for dataset in numbers))
         for method, able in _runnable().items()
     ]
     _print("cells (× can be run)", ("", tens), [("method", units), *rows])

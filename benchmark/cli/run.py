@@ -27,6 +27,12 @@ def run(
         str, typer.Option("--method", "-m", help="A method, or several joined by +.", autocompletion=methods)
     ],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="A dataset.", autocompletion=datasets)],
+    infer_groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on environments that eiil or george infers from a run without them: METHOD+eiil for short."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, such as 0-4 or 0,2,7.")] = None,
     set_: Annotated[
@@ -74,6 +80,7 @@ def run(
         raise UserError(QUIET_AND_VERBOSE)
     assignments = parse_assignments(set_ or [])
     numbers = [seed or 0] if seeds is None else parse_seeds(seeds)
+    method = f"{method}+{infer_groups}" if infer_groups else method
     configs = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
     if verbose:

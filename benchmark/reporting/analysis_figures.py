@@ -13,8 +13,9 @@ from invbench.analysis.consistency import Environments, Plane, plane
 from invbench.analysis.spectrum import Spectrum, held_still
 from invbench.errors import UserError
 from invbench.reporting.style import COLOURS, PANEL, band, finish, styles_of
-from invbench.training.build import RestoredRun, model_on
+from invbench.training.build import model_on
 from invbench.training.flat_module import FlatModule
+from invbench.training.restored import RestoredRun
 
 PANELS = 3
 """Largest number of environments with a panel of their own."""

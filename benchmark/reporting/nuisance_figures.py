@@ -21,7 +21,7 @@ from invbench.results.columns import SECTIONS
 from invbench.results.display_names import display_dataset, display_method, display_metric
 from invbench.results.load import finished
 from invbench.runs.spec import RunSpec
-from invbench.training.build import RestoredRun
+from invbench.training.restored import RestoredRun
 
 BINS = 25
 """Number of bins in which a density of the score is drawn."""

@@ -19,7 +19,7 @@ from invbench.evaluation.metrics import outputs_of
 from invbench.reporting.style import COLOURS, PANEL, band, finish, groups_of, looks_of, styles_of
 from invbench.results.display_names import display_dataset
 from invbench.results.load import curves_of, finished, warn_left_out
-from invbench.training.build import RestoredRun, load_run
+from invbench.training.restored import RestoredRun, load_run
 
 ANGLES = 73
 """Number of angles at which an image is shown in a full turn: every 5 degrees."""

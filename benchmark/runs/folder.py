@@ -31,6 +31,8 @@ DEEPEST = 40
 LONGEST = 2**14
 """Maximum number of characters of one value of a specification."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FIRST_STAGES = "first_stages"
+"""Folder in a folder of runs with those that runs of two stages begin from; no table counts them."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def unwritable(path: Path, error: OSError) -> UserError | RunFailed:
 
 
 def run_folders(path: Path) -> list[RunFolder]:
-    """List every run at or below a path, in a stable order.
+    """List every run at or below a path, in a stable order; of first stages those of `path` itself only.
 
     A link to a run is one; other links to folders are not followed, since they may lead back.
     """
@@ -257,7 +259,7 @@ def run_folders(path: Path) -> list[RunFolder]:
         if RUN_FILES & {*inner, *files}:
             runs.append(RunFolder(Path(folder)))
             inner.clear()
-        inner.sort()
+        inner[:] = sorted(name for name in inner if name != FIRST_STAGES)
         runs += [RunFolder(Path(folder, name)) for name in inner if _links_to_run(Path(folder, name))]
     return runs
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from invbench.core.backbone import Backbone
 from invbench.core.composition import Composition
 from invbench.core.data import Dataset
+from invbench.core.groups import GroupedDataset
 from invbench.core.hooks import GradientPenalty, WeighsPenalty, WithCritic
 from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
@@ -202,7 +203,9 @@ def _beside_rules(classes: Mapping[str, type[Method]]) -> Layer:
 
 def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:
     """Return the dataset's settings that switch on what the methods require and what is off by default."""
-    always = set(dataset.provides) - set(dataset.optional)
+    methods = list(methods)
+    made = {what for method in methods for what in getattr(method, "provides", ())}  # by a second stage
+    always = (set(dataset.provides) - set(dataset.optional)) | made
     settings: dict[str, Any] = {}
     for need in (need.split(" or ") for method in methods for need in method.requires):
         off = [name for name in need if name in dataset.optional]
@@ -217,10 +220,13 @@ def _default_variant(dataset: type[Dataset]) -> Any:
 
 
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
-    missing = unmet(method.requires, data.capabilities())
+    missing = unmet(method.requires, (*data.capabilities(), *method.provides))
     if not missing:
         return
+    groups = "environments" in missing and isinstance(data, GroupedDataset)
     if named := [data.advice[what] for what in missing if what in data.advice]:
+        other = "dataset.environment_from=group"
+        named += [f"or, of groups, {other}"] if groups and not any(other in one for one in named) else []
         raise NotProvided(
             f"method {method.name} needs {' and '.join(missing)}; say where dataset {dataset} has them: "
             f"{', '.join(named)}"

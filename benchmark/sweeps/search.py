@@ -167,7 +167,7 @@ def _steps(config: RunConfig) -> int:
     from invbench.training.build import load_problem
     from invbench.training.sampling import Sampler
 
-    train = load_problem(config).splits["train"]
+    train = config.method.examples(load_problem(config), config.spec.seed)
     return config.trainer.total_steps(Sampler.of(train, config.trainer, config.spec.seed).steps_per_epoch)
 
 

@@ -19,10 +19,10 @@ from invbench.pytree import flatten
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.folder import RunFolder
 from invbench.runs.resolve import RunConfig, resolve, with_penalty
-from invbench.seeding import stream
-from invbench.training.build import build_model, load_problem, model_on
+from invbench.training.build import build_model, load_problem, loaded, model_on
 from invbench.training.critic_training import find_critics, with_critics
 from invbench.training.curve_columns import SECONDS
+from invbench.training.examples import counts_of
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective
 from invbench.training.loggers import Loggers
@@ -91,7 +91,7 @@ def _couples_rows(config: RunConfig) -> bool:
 
 def load(config: RunConfig, dtype: torch.dtype = torch.float32) -> Problem:
     """Load the cell's problem onto the CPU, as its dataset makes it."""
-    return config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), dtype)
+    return loaded(config).to(torch.device("cpu"), dtype)
 
 
 def objective_of(
@@ -102,10 +102,12 @@ def objective_of(
     model = build_model(config, problem).to(dtype)
     method = method or config.method
     parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-    sampler = Sampler.of(problem.splits["train"], config.trainer, config.spec.seed)
+    split = method.examples(problem, config.spec.seed)
+    sampler = Sampler.of(split, config.trainer, config.spec.seed)
     examples, env = sampler.epoch(0)
     critics = find_critics(config, problem, model)
-    state = with_critics(method.initial_state(parameters, sampler.environments), critics)
+    fresh = method.initial_state(parameters, sampler.environments, counts=counts_of(split, problem))
+    state = with_critics(fresh, critics)
     networks = {name: FlatModule(critic.network) for name, critic in critics.items()}
     objective = Objective(method, problem.task, model, strategy, critics=networks)
     return objective, parameters, sampler.batch(examples[0], env[0]), state

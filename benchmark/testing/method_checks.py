@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from invbench.core.composition import GRADIENT, Composition
 from invbench.core.data import Batch, Problem
-from invbench.core.hooks import BatchMixing, FeatureTransform
+from invbench.core.hooks import BatchMixing, FeatureTransform, LossChange
 from invbench.core.method import Method, Outputs, State, as_outputs, class_overrides
 from invbench.core.settings import setting
 from invbench.core.trainer import Strategy
@@ -24,6 +24,7 @@ from invbench.runs.resolve import RunConfig, from_spec
 from invbench.testing.cells import assert_same_training, load, objective_of, run_until, without_coupling
 from invbench.training.build import build_model, load_problem
 from invbench.training.critic_training import find_critics, with_critics
+from invbench.training.examples import counts_of
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, detached
 from invbench.training.loop import TrainingLoop
@@ -100,8 +101,7 @@ def order_of_environments_does_not_matter(config: RunConfig) -> None:
     if len(batch.x) < 2:
         return
     order = torch.tensor([1, 0, *range(2, len(batch.x))])
-    nuisance = None if batch.nuisance is None else batch.nuisance[order]
-    other = Batch(batch.x[order], batch.y[order], batch.env[order], nuisance)
+    other = batch.at(order)
     first, second = (_step(objective, parameters, one, state).gradients for one in (batch, other))
     _require_close(first, second, 1e-10, "when two environments change places")
 
@@ -130,27 +130,29 @@ def whole_runs_can_be_mapped(config: RunConfig) -> None:
     critics = [find_critics(*run) for run in zip(configs, problems, models, strict=True)]
     networks = {name: FlatModule(critic.network) for name, critic in critics[0].items()}
     seconds = [with_critics({name: {} for name in each}, each) for each in critics]
+    pairs = zip(configs, problems, strict=True)
+    counts = [counts_of(one.method.examples(problem, one.spec.seed), problem) for one, problem in pairs]
 
-    def two_steps(values: dict[str, Tensors], theta: Tensors, data: list[Batch], second: State) -> Step:
+    def two_steps(values: dict[str, Tensors], theta: Tensors, data: list[Batch], second: State, counts: State) -> Step:
         composition = configs[0].method.with_settings(values)
         objective = Objective(composition, problems[0].task, models[0], "vmap", critics=networks)
-        first = composition.initial_state(theta, len(data[0].x))
+        first = composition.initial_state(theta, len(data[0].x), counts=counts)
         state = {name: part | second.get(name, {}) for name, part in first.items()}
         for batch in data:
-            step = objective.step(theta, batch, state)
+            step = objective.pure_step(theta, batch, state)
             theta = {name: value - 0.1 * step.gradients[name] for name, value in theta.items()}
             state = detached(composition.advance(step.state))
         return step._replace(gradients=theta, state=state)
 
     stacked = {name: value.detach() for name, value in stack_module_state(models)[0].items()}
     together = [_stack([run[i] for run in batches]) for i in range(2)]
-    arguments = (settings, stacked, together, _stack(seconds))
+    arguments = (settings, stacked, together, _stack(seconds), _stack(counts))
     axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, arguments)
     mapped = vmap(two_steps, in_dims=axes, randomness="different")(*arguments)
     for run in range(RUNS):
         values = {part: {name: value[run] for name, value in each.items()} for part, each in settings.items()}
         theta = {name: value.detach() for name, value in models[run].named_parameters()}
-        alone = two_steps(values, theta, batches[run], seconds[run])
+        alone = two_steps(values, theta, batches[run], seconds[run], counts[run])
         parameters = {name: value[run] for name, value in mapped.gradients.items()}
         _require_close(alone.gradients, parameters, 1e-9, "after two steps, between a run alone and among others")
         rest = zip(_leaves((alone.objective, alone.state)), _leaves((mapped.objective, mapped.state)), strict=True)
@@ -220,8 +222,12 @@ def _trains(cls: type[Method]) -> bool:
 
 
 def _separable(cls: type[Method]) -> bool:
-    """Tell whether environments can be gone through one by one: not where representations depend on all of them."""
-    return cls.trains and not (cls.replaces_model or cls.couples_rows) and not issubclass(cls, FeatureTransform)
+    """Tell whether environments can be gone through one by one: not where hooks see the examples of all of them."""
+    return (
+        cls.trains
+        and not (cls.replaces_model or cls.couples_rows)
+        and not issubclass(cls, FeatureTransform | LossChange)
+    )
 
 
 def _mappable(cls: type[Method]) -> bool:
@@ -289,7 +295,7 @@ def _spread(part: Method) -> Tensors:
 
 
 def _batches(config: RunConfig, problem: Problem) -> list[Batch]:
-    sampler = Sampler.of(problem.splits["train"], config.trainer, config.spec.seed)
+    sampler = Sampler.of(config.method.examples(problem, config.spec.seed), config.trainer, config.spec.seed)
     epochs = [sampler.epoch(number) for number in range(2)]
     return [sampler.batch(examples[0], env[0]) for examples, env in epochs]
 

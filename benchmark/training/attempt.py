@@ -22,11 +22,12 @@ from invbench.runs.resolve import RunConfig
 from invbench.system.device import forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import describe
 from invbench.training.build import model_on, problem_on
-from invbench.training.curve_columns import best_validation
+from invbench.training.curve_columns import best_by, best_validation
 from invbench.training.inactive import idle_parts, never_reached, why_inactive
 from invbench.training.loggers import Loggers
 from invbench.training.loop import TrainingLoop
 from invbench.training.progress import Report
+from invbench.training.restored import begun_in
 from invbench.training.threads import suitable_threads
 
 Metrics = dict[str, float]
@@ -71,6 +72,9 @@ class Attempt:
             Interrupted: it was stopped; the checkpoint is written.
         """
         with self.begin() as report:
+            if first := self.training.first_stage:
+                words = (f"{name} {value}" for name, value in first.items() if name != "weights_sha256")
+                report.say(f"first stage: {', '.join(words)}")
             try:
                 return self.conclude(self.training.run(report), report)
             except (Interrupted, KeyboardInterrupt):
@@ -167,6 +171,7 @@ class Attempt:
             spec=self.config.spec,
             metrics=metrics,
             best_validation=best,
+            best_by=best_by(training.rows, metrics) if status == "done" else {},
             invariance=invariance,
             data=self.provenance,
             engine={
@@ -174,8 +179,9 @@ class Attempt:
                 "steps": training.done,
                 "steps_per_epoch": training.sampler.steps_per_epoch,
                 "parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-                "condensed": training.examples is not training.problem.splits["train"],
+                "condensed": training.is_condensed,
                 **({"weights": weights} if weights else {}),
+                **({"first_stage": training.first_stage} if training.first_stage else {}),
                 **({"fused": fused} if fused else {}),
                 **({"inactive": inactive} if inactive else {}),
                 **({"mean_of_steps": list(mean.steps(training.done))} if mean and status == "done" else {}),
@@ -198,13 +204,19 @@ def build_training(
     A checkpoint of other first weights is not taken up either.
     """
     began = time.perf_counter()
-    model = model_on(device, config, problem)
+    first: dict[str, Any] = {}
+    if config.method.second_stage:
+        problem, model, first = begun_in(config, problem, device, options.out)
+        origin = f"{origin}-{problem.fingerprint}-{first['weights_sha256']}"
+    else:
+        model = model_on(device, config, problem)
     built = time.perf_counter() - began
     if weights := first_weights(model):
         origin = f"{origin}-{weights['sha256']}"
     loggers = Loggers(options.loggers, folder, config.spec)
     data = problem_on(device, config, problem)
     training = TrainingLoop(config, data, model, folder, origin, options.checkpoint_seconds, loggers)
+    training.first_stage = first
     if not any(part.trains for part in config.method.parts.values()):  # all that such a method does
         training.stopwatch.seconds["training"] += built
     return training

@@ -28,8 +28,8 @@ from invbench.runs.folder import RunFolder
 from invbench.runs.record import MEAN, Unreadable
 from invbench.seeding import stream, torch_stream
 from invbench.training.averaging import measure_statistics
-from invbench.training.build import RestoredRun, load_run
 from invbench.training.gradients import Objective
+from invbench.training.restored import RestoredRun, load_run
 from invbench.training.sampling import Sampler, loader_of
 
 Weights = dict[str, Tensor]
@@ -163,7 +163,8 @@ def _measured(run: RestoredRun, splits: tuple[str, ...]) -> dict[str, float]:
 
 
 def _pass_first_batches(run: RestoredRun, most: int) -> None:
-    sampler = Sampler.of(run.problem.splits["train"], run.config.trainer, run.config.spec.seed)
+    examples = run.config.method.examples(run.problem, run.config.spec.seed)
+    sampler = Sampler.of(examples, run.config.trainer, run.config.spec.seed)
     loader = loader_of(sampler)
     objective = Objective(run.config.method, run.problem.task, run.model, "joint")
     parameters = dict(run.model.named_parameters())

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import torch
@@ -13,13 +13,11 @@ from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from invbench.core.data import Problem, Split
-from invbench.errors import RunFailed, Unusable, UserError
-from invbench.runs.checkpoint import Checkpoint, check_fit
-from invbench.runs.folder import RunFolder
-from invbench.runs.resolve import RunConfig, from_spec, resolve
-from invbench.runs.spec import RunSpec
+from invbench.core.groups import SECOND_STAGE, GroupedDataset, arranged, with_hidden_attributes
+from invbench.errors import RunFailed
+from invbench.runs.resolve import RunConfig, resolve
 from invbench.seeding import stream, torch_stream
-from invbench.system.device import choose_device, out_of_memory, set_numerics
+from invbench.system.device import out_of_memory, set_numerics
 from invbench.system.workarounds import keep_freed_memory
 
 KEPT_BYTES = 128 * 2**20
@@ -67,15 +65,27 @@ def load_problem(dataset: str | RunConfig, *, seed: int = 0, settings: Mapping[s
 
 
 def _made(config: RunConfig) -> Problem:
+    problem = loaded(config)
+    number = config.trainer.held_out_environment
+    data, seed = config.dataset, config.spec.seed
+    rest = problem if number is None else problem.without_environment(number)
+    divided = rest.with_validation(data.validation_share, stream(seed, "data", "validation"))
+    if not isinstance(data, GroupedDataset):
+        return divided
+    if data.second_stage_share:
+        divided = divided.with_split_off(SECOND_STAGE, data.second_stage_share, stream(seed, "data", SECOND_STAGE))
+    return with_hidden_attributes(divided, data)
+
+
+def loaded(config: RunConfig) -> Problem:
+    """Make the data of a run as the dataset's settings say, all of them in its splits."""
     try:
         problem = config.dataset.load(stream(config.spec.seed, "data"))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise RunFailed("oom", f"{config.title} failed (oom): its data do not fit into memory: {error}") from None
-    number = config.trainer.held_out_environment
-    rest = problem if number is None else problem.without_environment(number)
-    return rest.with_validation(config.dataset.validation_share, stream(config.spec.seed, "data", "validation"))
+    return arranged(problem, config.dataset) if isinstance(config.dataset, GroupedDataset) else problem
 
 
 def _key(config: RunConfig) -> str:
@@ -100,62 +110,6 @@ def _bytes(problem: Problem) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class RestoredRun(NamedTuple):
-    """Result of a run: the model with its last weights, in evaluation mode, and its problem on the same device."""
-
-    config: RunConfig
-    problem: Problem
-    model: nn.Module
-
-    def __repr__(self) -> str:
-        return f"RestoredRun({self.config.title}, {self.problem!r})"
-
-
-def load_run(path: str | Path, device: str = "cpu") -> RestoredRun:
-    """Restore what the run of a folder has trained.
-
-    >>> import invbench
-    >>> settings = {"trainer.epochs": None, "trainer.steps": 2}
-    >>> record = invbench.run("erm", "spirals", settings=settings, out="trained")
-    >>> run = invbench.load_run(f"trained/{record.run_id}")
-    >>> run.config.title, run.model.training
-    ('erm/spirals seed 0', False)
-
-    Args:
-        path: the run's folder.
-        device: auto, cpu, cuda or cuda:i.
-
-    Raises:
-        UserError: the run is not done, its record or checkpoint is damaged, its weights are not finite or do not fit
-            this code, or its data are others than they were.
-    """
-    folder = RunFolder(Path(path))
-    try:
-        checkpoint = Checkpoint.load(folder.checkpoint)
-    except Unusable as error:
-        raise UserError(f"{path}: {error}; delete it and repeat the command that made it") from None
-    record = folder.load_record()
-    if record is None or checkpoint is None or record.status != "done":
-        raise UserError(f"{path} holds no finished run with its checkpoint; the command that made it finishes it")
-    member = record.engine.get("member_spec")  # of a mean of runs, which has the weights of no run of its own
-    config = from_spec(RunSpec.model_validate(member) if member else record.spec)
-    problem = load_problem(config)
-    if problem.fingerprint != record.data["fingerprint"]:
-        raise UserError(f"the data of {path} are not what they were when it was trained; run it again")
-    chosen = choose_device(device)
-    model = model_on(chosen, config, problem)
-    try:
-        check_fit({"model": model.state_dict()}, checkpoint.tensors)
-    except Unusable:
-        raise UserError(f"the weights of {path} belong to another version of the network; run it again") from None
-    average = checkpoint.tensors.get("average", {})
-    means = {name: value for part in ("parameters", "buffers") for name, value in average.get(part, {}).items()}
-    model.load_state_dict({**checkpoint.tensors["model"], **means})
-    if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
-        raise UserError(f"the weights of {path} are not all finite; run it again")
-    return RestoredRun(config, problem_on(chosen, config, problem), model.eval())
-
-
 def problem_on(device: torch.device, config: RunConfig, problem: Problem) -> Problem:
     """Move the data of a run to the device and into the type in which it is trained.
 
@@ -167,7 +121,8 @@ def problem_on(device: torch.device, config: RunConfig, problem: Problem) -> Pro
         key = problem.fingerprint, name, device, dtype
         splits[name] = _moved.get(key) or split.to(device, dtype)
         _moved[key] = splits[name]
-    return replace(problem, splits=splits)
+    examples = None if problem.examples is None else problem.examples.to(device, dtype)
+    return replace(problem, splits=splits, examples=examples)
 
 
 def model_on(device: torch.device, config: RunConfig, problem: Problem) -> torch.nn.Module:

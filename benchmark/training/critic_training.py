@@ -89,6 +89,7 @@ class CriticTrainer:
     ) -> None:
         self.critics, self.objective, self.augment, self.seed = critics, objective, augment, config.spec.seed
         self.environments = len(examples.environment_numbers) or 1
+        self.has_nuisance = examples.nuisance is not None  # else a test split alone has one
         samplers = {name: Sampler.of(examples, config.trainer, self.seed, "critic", name) for name in critics}
         self.loaders = {name: loader_of(sampler) for name, sampler in samplers.items()}
         self.optimizers = {name: _optimizer(critic) for name, critic in critics.items()}
@@ -136,7 +137,7 @@ class CriticTrainer:
         rows = torch.from_numpy(order[:most]).to(split.x.device)
         chosen = split.rows(rows)
         env = torch.zeros_like(rows) if chosen.env is None else chosen.env
-        nuisance = None if chosen.nuisance is None else chosen.nuisance[:, None]
+        nuisance = chosen.nuisance[:, None] if self.has_nuisance and chosen.nuisance is not None else None
         batch = Batch(chosen.inputs()[:, None], chosen.y[:, None], env, nuisance)
         single = outputs.map(lambda part: part[rows][:, None])
         unknown = max(split.environment_numbers, default=0) >= self.environments

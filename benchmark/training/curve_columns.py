@@ -1,11 +1,12 @@
 """Columns of a run's curves beside the metrics: the last step's parts, learned numbers, the method's state."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from invbench.choices import CRITERIA
 from invbench.components.learned import LearnedScalars
 from invbench.core.method import State
 from invbench.core.task import Task
@@ -44,10 +45,21 @@ def state_columns(state: State) -> Columns:
     return {f"state.{name}": value for name, value in scalars(sole(state)).items()}
 
 
-def best_validation(rows: Sequence[Row], task: Task, metrics: Iterable[str]) -> BestStep | None:
+def best_validation(rows: Sequence[Row], task: Task, metrics: Collection[str]) -> BestStep | None:
     """Return the first step with the best validation score, and those of the metrics that were measured there."""
-    criterion = f"validation_{task.primary}"
-    sign = 1 if task.higher_is_better else -1
+    return _best_step(rows, f"validation_{task.primary}", task.higher_is_better, metrics)
+
+
+def best_by(rows: Sequence[Row], metrics: Collection[str]) -> dict[str, BestStep]:
+    """Return the same by other criteria, those that were measured."""
+    steps = {name: _best_step(rows, f"validation_{metric}", True, metrics) for name, metric in CRITERIA.items()}
+    return {str(name): step for name, step in steps.items() if step is not None}
+
+
+def _best_step(
+    rows: Sequence[Row], criterion: str, higher_is_better: bool, metrics: Collection[str]
+) -> BestStep | None:
+    sign = 1 if higher_is_better else -1
     measured = [row for row in rows if criterion in row]
     if not measured:
         return None
@@ -65,7 +77,8 @@ def scalars(state: Mapping[str, Any]) -> dict[str, Tensor]:
     That is its numbers without what the engine keeps there, and its tensors element by element where they are `SHOWN`
     or fewer in all. Critics are not shown.
     """
-    flat = {name: value for name, value in flatten(state).items() if "critic" not in name.split(".")}
+    hidden = {"critic", "counts"}
+    flat = {name: value for name, value in flatten(state).items() if not hidden & set(name.split("."))}
     leaves = {name: value for name, value in flat.items() if name.rpartition(".")[2] not in ("step", "draws")}
     tensors = {name: value for name, value in leaves.items() if value.ndim}
     columns = {name: value for name, value in leaves.items() if not value.ndim}

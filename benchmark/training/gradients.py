@@ -150,11 +150,23 @@ class Objective:
         with timed_phase("objective"):
             if self.method.transforms_features:
                 outputs = self._transformed(parameters, outputs, batch, state)
-            losses = self._losses(outputs.prediction, batch.y)
+            losses = self.method.losses(self._losses, outputs, batch, state)
             if self.method.has_penalty:
-                slopes = self._loss_gradients(outputs.prediction, batch.y)
+                slopes = self._slopes(outputs, batch, state)
                 outputs = outputs._replace(loss_gradients=slopes, losses=losses, head=self._head(parameters))
             return losses.mean(1), outputs
+
+    def _slopes(self, outputs: Outputs, batch: Batch, state: State) -> Tensor:
+        """Compute the derivative of each loss by its prediction (E, B, outputs)."""
+        if not self.method.changes_losses:
+            return self._loss_gradients(outputs.prediction, batch.y)
+
+        def total(prediction: Tensor) -> Tensor:
+            changed = self.method.losses(self._losses, outputs._replace(prediction=prediction), batch, state)
+            return changed.sum()
+
+        slopes: Tensor = grad(total)(outputs.prediction)
+        return slopes
 
     def _transformed(self, parameters: Mapping[str, Tensor], outputs: Outputs, batch: Batch, state: State) -> Outputs:
         """Replace the representation by what the method makes of it, and the predictions by those that follow."""
@@ -315,7 +327,7 @@ class Objective:
         Environments have passes of their own where a penalty needs all their gradients, and nothing couples them.
         """
         method = self.method
-        is_separate = method.has_gradient_penalty and not method.needs_each_gradient and not method.transforms_features
+        is_separate = method.has_gradient_penalty and not (method.needs_each_gradient or method.couples_examples)
         if not is_separate or not isinstance(batch.y, Tensor) or self._couples_rows:
             risks, outputs = self.joint(parameters, batch, state)
             return risks, risks, outputs
@@ -412,12 +424,14 @@ def choose_strategy(method: Composition, model: nn.Module, trainer: TrainerConfi
         UserError: batch normalisation couples the rows of a batch, so only `joint` gives its gradient.
     """
     coupled = couples_rows(model) or method.couples_rows
-    if method.transforms_features:
-        network_with_head(model)
+    if method.couples_examples:
+        if method.transforms_features:
+            network_with_head(model)
         if trainer.strategy in ("loop", "vmap"):
+            what = "representations" if method.transforms_features else "losses"
             raise UserError(
                 f"trainer.strategy={trainer.strategy} sees one environment at a time, but {method.name} changes "
-                "representations by the examples of all; use trainer.strategy=joint"
+                f"{what} by the examples of all; use trainer.strategy=joint"
             )
         return "joint"
     if trainer.strategy in ("loop", "vmap") and coupled:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
 from invbench.evaluation.eval_mode import eval_mode
+from invbench.evaluation.groups import probability_metrics
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
@@ -30,6 +32,7 @@ from invbench.training.averaging import AveragedWeights, RunningMean
 from invbench.training.checkpoint_schedule import CheckpointSchedule
 from invbench.training.critic_training import CriticTrainer, find_critics, with_critics
 from invbench.training.curve_columns import SECONDS, learned_columns, state_columns, step_columns
+from invbench.training.examples import counts_of
 from invbench.training.flat_module import FlatModule
 from invbench.training.gradients import Objective, Step, choose_strategy
 from invbench.training.in_place_optimizer import InPlaceOptimizer
@@ -76,14 +79,17 @@ class TrainingLoop:
         checkpoint_seconds: float,
         loggers: Loggers | None = None,
     ) -> None:
+        if problem.examples is not None or config.method.provides:
+            config = _with_batch_that_fits(config, problem)
         trainer = config.trainer
         self.config, self.problem, self.model, self.folder, self.origin = config, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
         self.loggers = loggers or Loggers((), folder, config.spec)
-        self.examples = training_examples(problem, config.method, model, trainer)
+        given = config.method.examples(problem, config.spec.seed)
+        self.examples = training_examples(given, problem, config.method, model, trainer)
         self.device = self.examples.x.device
-        is_condensed = self.examples is not problem.splits["train"]
-        whole = trainer.model_copy(update={"batch_size": None}) if is_condensed else trainer
+        self.is_condensed = self.examples is not given
+        whole = trainer.model_copy(update={"batch_size": None}) if self.is_condensed else trainer
         self.sampler = Sampler.of(self.examples, whole, config.spec.seed)
         self.loader = loader_of(self.sampler)
         check_sizes(config.method, self.sampler)
@@ -108,7 +114,8 @@ class TrainingLoop:
         self.done = 0  # finished steps
         self.in_place_optimizer = InPlaceOptimizer(self.optimizer, self.parameters)
         self.average = self._averaged_weights()
-        fresh = config.method.initial_state(self.parameters, self.sampler.environments, config.spec.seed)
+        counts = counts_of(given, problem)
+        fresh = config.method.initial_state(self.parameters, self.sampler.environments, config.spec.seed, counts)
         self.method_state = with_critics(fresh, critics)
         self.objective_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # since the last row of curves
         self.objective_steps = 0  # number of steps that it is the sum of
@@ -118,6 +125,7 @@ class TrainingLoop:
         self.environment_numbers = torch.arange(self.sampler.environments, device=self.device)
         self.learned_every = max(1, self.total // LEARNED_ROWS)
         self._last_check = (-1, False)  # a step, and whether the accuracy there ends the run
+        self.first_stage: dict[str, object] = {}  # the run that this one begins from, and the sum of its weights
         self.stopwatch = Stopwatch(self.device)  # of this run, earlier attempts included
 
     @property
@@ -459,13 +467,29 @@ class TrainingLoop:
                 from invbench.evaluation.dependence import dependence_metrics  # its packages take a second to import
 
                 more |= dependence_metrics(outputs, self.problem.task, split)
+            if last:
+                more |= probability_metrics(self.problem, split, outputs.prediction)
             return more
 
         has_nuisance = any(self.problem.splits[name].nuisance is not None for name in splits)
-        needed = further if self.critics.critics or (last and has_nuisance) else None  # else no representation is kept
+        probabilities = last and self.problem.attributes
+        is_needed = self.critics.critics or (last and has_nuisance) or probabilities
+        needed = further if is_needed else None  # else no representation is kept
         average = self.average if last or not isinstance(self.average, ValleyWeights) else None
         with average.in_place() if average else nullcontext():
             return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
+
+
+def _with_batch_that_fits(config: RunConfig, problem: Problem) -> RunConfig:
+    """Return a run whose batches are as large as the settings say, or as the smallest environment of a second stage.
+
+    How many examples a first stage leaves to the second, nobody can know ahead.
+    """
+    examples, batch_size = config.method.examples(problem, config.spec.seed), config.trainer.batch_size
+    smallest = len(examples) if examples.env is None else int(torch.bincount(examples.env).min())
+    if batch_size is None or batch_size <= smallest or not smallest:
+        return config
+    return replace(config, trainer=config.trainer.model_copy(update={"batch_size": smallest}))
 
 
 def averaging_of(config: RunConfig) -> Averaging | Valley | None:

@@ -28,7 +28,8 @@ from invbench.runs.given import DATASET
 from invbench.runs.resolve import RunConfig, without_data
 from invbench.runs.spec import RunSpec
 from invbench.seeding import stream, torch_stream
-from invbench.training.build import load_run, model_on
+from invbench.training.build import model_on
+from invbench.training.restored import load_run
 from invbench.training.runner import run
 
 FORMAT = "invbench predictor 1"
@@ -152,6 +153,7 @@ def fit(
     environment: Any = None,
     nuisance: Any = None,
     weight: Any = None,
+    attribute: Any = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -170,7 +172,7 @@ def fit(
 
     Args:
         method: a registered name, or several joined by `+`.
-        x, y, environment, nuisance, weight: as `Problem.from_arrays` takes them.
+        x, y, environment, nuisance, weight, attribute: as `Problem.from_arrays` takes them.
         settings: `{"trainer.epochs": 20, "backbone.name": "linear"}`.
         seed: of first weights, order and noise.
         device: auto, cpu, cuda or cuda:i.
@@ -181,6 +183,7 @@ def fit(
         RunFailed: the training failed.
     """
     given = {"x": x, "y": y, "environment": environment, "nuisance": nuisance, "weight": weight}
+    given["attribute"] = attribute
     columns = {name: array_of(name, values) for name, values in given.items() if values is not None or name in "xy"}
     check_lengths(columns)
     count = len(columns["x"])

@@ -1,7 +1,9 @@
 """Carry out runs: hold the folder, make the data, train, write the record."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,7 +14,7 @@ from invbench.core.data import Problem
 from invbench.datafiles.checksums import is_regular, sha256
 from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
 from invbench.runs.commands import parse_seeds
-from invbench.runs.folder import RunFolder
+from invbench.runs.folder import FIRST_STAGES, RunFolder
 from invbench.runs.given import named_dataset
 from invbench.runs.options import RESULTS, Options
 from invbench.runs.record import Record
@@ -22,7 +24,10 @@ from invbench.system.provenance import code_version
 from invbench.system.threads import threads_put_back
 from invbench.training.attempt import Attempt, Metrics, record_unbuilt
 from invbench.training.build import load_problem
+from invbench.training.restored import first_config, load_run, weights_sum
 
+WAIT_SECONDS = 0.5
+"""Seconds between looks at whether another process has finished a first stage."""
 Ended = Record | RunFailed | Interrupted | RunHeld | UserError
 """Record of a run, or the error that stopped it."""
 
@@ -231,7 +236,7 @@ def _opened(config: RunConfig, options: Options) -> Iterator[Record | Attempt]:
             done = record is not None and record.status == "done" and record.code["sources"] == code["sources"]
             if record is not None and done and not _other_weights(config, record):
                 problem = _other_data(config, record)
-                if problem is None:
+                if problem is None and not _other_first_stage(config, record, options):
                     if not options.quiet:
                         announce(f"{config.title}  is done already: {folder.path}")
                     yield record
@@ -257,11 +262,27 @@ def _attempt(
         RunFailed: code of the method, dataset or backbone raised an error; the record of the failure is written.
     """
     try:
+        if config.method.second_stage and config.method.second_stage.from_run is None:
+            _carry_out_first(first_config(config), replace(options, out=options.out / FIRST_STAGES))
         return Attempt(config, problem or load_problem(config), folder, device, code, options)
     except (UserError, Interrupted):
         raise
     except Exception as error:
         raise record_unbuilt(config, folder, code, error) from error
+
+
+def _carry_out_first(config: RunConfig, options: Options) -> None:
+    """Carry out the first stage of a run, which another process may be at."""
+    waiting = False
+    while True:
+        try:
+            run_one(config, options)
+            return
+        except RunHeld:
+            if not waiting and not options.quiet:
+                announce(f"waiting for {config.title}, which another process is carrying out")
+            waiting = True
+            time.sleep(WAIT_SECONDS)
 
 
 def _other_data(config: RunConfig, record: Record) -> Problem | None:
@@ -270,6 +291,19 @@ def _other_data(config: RunConfig, record: Record) -> Problem | None:
         return None
     problem = load_problem(config)
     return None if problem.fingerprint == record.data["fingerprint"] else problem
+
+
+def _other_first_stage(config: RunConfig, record: Record, options: Options) -> bool:
+    """Tell whether a run began from another one than is there now; one of its own that is gone is made anew."""
+    stage = config.method.second_stage
+    if stage is None:
+        return False
+    if stage.from_run is None:
+        if not (options.out / FIRST_STAGES / first_config(config).spec.run_id).is_dir():
+            _carry_out_first(first_config(config), replace(options, out=options.out / FIRST_STAGES))
+        return False
+    known: str | None = record.engine.get("first_stage", {}).get("weights_sha256")
+    return weights_sum(load_run(stage.from_run).model) != known
 
 
 def _other_weights(config: RunConfig, record: Record) -> bool:

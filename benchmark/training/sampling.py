@@ -109,9 +109,12 @@ class Sampler:
         Args:
             x: the inputs (E, B, ...), where they have been read.
         """
-        nuisance = None if self.split.nuisance is None else rows_of(self.split.nuisance, examples)
-        inputs = rows_of(self.split.x, examples) if x is None else x
-        return Batch(inputs, rows_of(self.split.y, examples), env, nuisance)
+        split = self.split
+        inputs = rows_of(split.x, examples) if x is None else x
+        nuisance, attribute = (
+            None if part is None else rows_of(part, examples) for part in (split.nuisance, split.attribute)
+        )
+        return Batch(inputs, rows_of(split.y, examples), env, nuisance, attribute)
 
     @cached_property
     def all(self) -> Batch:

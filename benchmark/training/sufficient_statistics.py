@@ -25,9 +25,10 @@ LINEAR = {FeaturesAndHead, nn.Sequential, nn.Linear, nn.Flatten, nn.Identity}
 """Modules whose compositions are linear functions."""
 
 
-def training_examples(problem: Problem, method: Composition, model: nn.Module, trainer: TrainerConfig) -> Split:
-    """Return the training split, condensed where that is exact, allowed and shorter."""
-    train = problem.splits["train"]
+def training_examples(
+    train: Split, problem: Problem, method: Composition, model: nn.Module, trainer: TrainerConfig
+) -> Split:
+    """Return the examples that are trained on, condensed where that is exact, allowed and shorter."""
     if not (
         trainer.condense and method.uses_moments_only and _is_quadratic(problem, model) and _is_whole(train, trainer)
     ):

@@ -46,7 +46,7 @@ from invbench.training.recording import traced
 from invbench.training.runner import Ended, run_one, run_together
 
 SEEDS = 3
-QUICK = ("erm", "and_mask", "irmv1", "iga", "mutual_information", "adrmx", "swad")
+QUICK = ("erm", "and_mask", "irmv1", "iga", "mutual_information", "adrmx", "swad", "group_weights", "jtt")
 """Methods of different kinds, which are compared by default; the others are slow tests."""
 CELLS = [
     *(
@@ -66,6 +66,7 @@ FALLBACK |= {
     "oracle": "irm_regression",
     "irm_games": "colored_digits",
     "icp": "irm_regression",
+    "afr": "grouped_digits",
     "arm": "colored_digits",
 }
 """Where a method has nothing to say on spirals."""
@@ -233,6 +234,12 @@ def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     together(good, tmp_path / "without")
     for config in (configs[0], configs[2]):
         assert_same_training(*(RunFolder(tmp_path / name / config.spec.run_id) for name in ("with", "without")))
+
+
+def test_a_penalty_on_the_gradients_of_changed_representations_keeps_runs_apart(tmp_path: Path) -> None:
+    configs = [small_config("rsc+iga", "colored_digits", seed) for seed in range(SEEDS)]
+    with pytest.raises(CannotFuse, match="representations are changed by the examples of all environments"):
+        together(configs, tmp_path)
 
 
 def test_interrupted_runs_go_on(tmp_path: Path) -> None:

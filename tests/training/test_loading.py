@@ -17,9 +17,8 @@ from invbench.datasets.chain_sem import ChainSEM
 from invbench.errors import UserError
 from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
-from invbench.seeding import stream
 from invbench.training import build as loading
-from invbench.training.build import load_problem
+from invbench.training.build import load_problem, loaded
 from invbench.training.runner import run_one
 
 
@@ -138,7 +137,7 @@ def test_of_an_environment_that_is_left_out_nothing_is_in_training_or_validation
     """The other environments stay whole, with the same number in both; and there is validation where there can be."""
     switch = DATASETS.load(dataset).optional.get("environments", {})
     small = small_settings("erm", dataset) | {f"dataset.{name}": value for name, value in switch.items()} | settings
-    whole = resolve("erm", dataset, 0, small).dataset.load(stream(0, "data"))
+    whole = loaded(resolve("erm", dataset, 0, small))
     assert whole.environments > 1
     refused = "validation" in whole.splits and whole.splits["validation"].env is None
     for number in range(min(whole.environments, 4)):

@@ -27,6 +27,7 @@ CELLS = {
     **dict.fromkeys(("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games"), "digits"),
     **dict.fromkeys(("oracle", "icp"), "irm_regression"),
     "arm": "colored_digits",
+    "afr": "grouped_digits",
     "irmv1+adareg": "chain_sem",
     "irmv1+mutual_information": "tabular_nuisance",
 }

@@ -14,6 +14,7 @@ from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream
 from invbench.training.build import build_model
+from invbench.training.examples import counts_of
 from invbench.training.gradients import Objective
 from invbench.training.runner import run_one
 from invbench.training.sampling import Sampler
@@ -56,10 +57,12 @@ def step_on(config: RunConfig, whole: bool) -> Any:
     """Take one step on all examples, or on those that training takes."""
     problem = config.dataset.load(stream(config.spec.seed, "data")).to(torch.device("cpu"), torch.float64)
     model = build_model(config, problem).double()
-    examples = problem.splits["train"] if whole else training_examples(problem, config.method, model, config.trainer)
+    train = problem.splits["train"]
+    examples = train if whole else training_examples(train, problem, config.method, model, config.trainer)
     sampler = Sampler.of(examples, config.trainer, 0)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    state = config.method.initial_state(parameters, sampler.environments)
+    counts = counts_of(train, problem)
+    state = config.method.initial_state(parameters, sampler.environments, counts=counts)
     index, env = (part[0] for part in sampler.epoch(0))
     objective = Objective(config.method, problem.task, model, "joint")
     return objective.step(parameters, sampler.batch(index, env), state), len(examples)
@@ -105,8 +108,8 @@ def test_where_it_is_not_exact_all_examples_are_taken(method: str, dataset: str,
     more = {} if dataset == "and_mask_regression" else {"dataset__examples": 500}
     config = small_config(method, dataset, **more, **values)
     problem = config.dataset.load(stream(0, "data"))
-    train = training_examples(problem, config.method, build_model(config, problem), config.trainer)
-    assert train is problem.splits["train"]
+    train, model = problem.splits["train"], build_model(config, problem)
+    assert training_examples(train, problem, config.method, model, config.trainer) is train
 
 
 def test_the_record_says_so_and_the_run_is_the_same(tmp_path: Path) -> None:

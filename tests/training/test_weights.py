@@ -150,8 +150,9 @@ def test_weighted_examples_are_not_condensed(path: Path) -> None:
         given = settings_of(path, **{"dataset.weight": weight, "trainer.batch_size": None})
         config = resolve("erm", "table", 0, given)
         problem = load_problem(config)
-        examples = training_examples(problem, config.method, build_model(config, problem), config.trainer)
-        assert (examples is not problem.splits["train"]) == condensed
+        train, model = problem.splits["train"], build_model(config, problem)
+        examples = training_examples(train, problem, config.method, model, config.trainer)
+        assert (examples is not train) == condensed
 
 
 def test_a_file_holds_weights(path: Path, tmp_path: Path) -> None:

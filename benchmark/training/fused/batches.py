@@ -41,7 +41,7 @@ class StackedBatchLoader:
 
     def gathered(self, rows: Tensor, env: Tensor) -> Tensors:
         """Return the fields of a `Batch` by the indices of its examples and environments."""
-        names = [name for name in ("x", "y", "nuisance") if name in self.tensors]
+        names = [name for name in ("x", "y", "nuisance", "attribute") if name in self.tensors]
         batch = {name: rows_of(self.tensors[name], rows) for name in names} | {"env": env}
         if self.whole:
             self.all = batch

@@ -29,8 +29,10 @@ def check_can_fuse(trainings: Sequence[TrainingLoop]) -> None:
         raise CannotFuse("the images stay in a file")
     if first.learned:
         raise CannotFuse("the model learns numbers besides its weights")
-    if first.config.method.transforms_features and first.config.method.needs_each_gradient:
-        raise CannotFuse("representations are changed by the examples of all environments")
+    method = first.config.method
+    if method.couples_examples and (method.needs_each_gradient or method.has_gradient_penalty):
+        what = "representations" if method.transforms_features else "losses"
+        raise CannotFuse(f"{what} are changed by the examples of all environments")
     if couples_rows(first.model) and first.config.method.needs_each_gradient:
         raise CannotFuse("batch normalisation couples environments, whose gradients are needed one by one")
     if any(_sizes(training) != _sizes(first) for training in trainings):
