@@ -48,6 +48,7 @@ CONTENTS = {
     "Which method works?": ["reference/leaderboard", "docs/leaderboard"],
     "Use": [
         "docs/own-data",
+        "docs/groups",
         "docs/use",
         "docs/ideas",
         "docs/pretrained",

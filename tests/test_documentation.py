@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Bench
 from pictures import write_tree
 
 from invbench.runs.resolve import resolve
@@ -136,6 +137,29 @@ def test_the_commands_for_the_sources_are_understood(command: str) -> None:
         resolve(given["method"], given["dataset"], 0, parse_assignments(given["set_"] or []))
     if verb == "sweep":
         assert Sweep.read(given["name"]).runs()
+
+
+def group_commands() -> list[str]:
+    """Return the commands of the page about groups, each in a line."""
+    text = (ROOT / "docs" / "groups.md").read_text("utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [" ".join(line.split()) for block in blocks for line in block.strip().splitlines()]
+
+
+@pytest.mark.parametrize("offline", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_the_commands_about_groups_work(
+    offline: bool, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that need no files are carried out, with a few steps; of the others the data are asked for."""
+    monkeypatch.chdir(tmp_path)
+    commands = [line for line in group_commands() if (re.search("-d (images|wilds)", line) is None) == offline]
+    assert len(commands) == (4 if offline else 2)
+    for command in commands:
+        _, *arguments = shlex.split(command)
+        steps = ["-q", "--set", "trainer.steps=5"] if arguments[0] == "run" else []
+        status, out, err = bench(*arguments, *steps)
+        assert (status == 0) == offline, err
+        assert "group_worst" in out or "no file" in err or "copy" in err
 
 
 YAML = [

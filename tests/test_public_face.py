@@ -219,7 +219,7 @@ def test_an_engine_need_not_know_threads(tmp_path: Path, monkeypatch: pytest.Mon
 def test_commands_list_choices_and_refuse_others(
     command: str, names: type[choices.Choice], bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     verb, option = command.split()[0], command.split()[-1]
     assert f"[{'|'.join(names)}]" in bench(verb, "--help")[1]
     status, _, said = bench(*command.split(), "other")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import invbench
 from invbench.core.data import Split
-from invbench.training.build import load_run
+from invbench.training.restored import load_run
 
 OUT = Path("results/why_erm_fails")
 SETTINGS = {

@@ -22,7 +22,7 @@ from invbench.analysis.consistency import (
 )
 from invbench.errors import UserError
 from invbench.runs.options import Options
-from invbench.training.build import RestoredRun, load_run
+from invbench.training.restored import RestoredRun, load_run
 from invbench.training.runner import run_one
 
 EPSILON = 0.01

@@ -16,7 +16,7 @@ from invbench.core.task import Regression
 from invbench.evaluation.metrics import outputs_of
 from invbench.results.rounding import rounded
 from invbench.runs.options import Options
-from invbench.training.build import RestoredRun, load_run
+from invbench.training.restored import RestoredRun, load_run
 from invbench.training.runner import run_one
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)

@@ -14,7 +14,7 @@ from invbench.analysis.width_study import learned_width, width_study
 from invbench.errors import UserError
 from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
-from invbench.training.build import RestoredRun, load_run
+from invbench.training.restored import RestoredRun, load_run
 from invbench.training.runner import run_one
 
 RAWS = [-5.0, -1.0, 0.0, 1.0, 3.0]

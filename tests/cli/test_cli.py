@@ -310,7 +310,7 @@ def test_cells_are_a_matrix(bench: Bench) -> None:
     assert max(map(len, lines)) <= 80
     names = {line.split()[1].rstrip(":"): int(line.split()[0]) for line in lines if re.match(" +[0-9]+ +[a-z]", line)}
     assert list(names) == list(DATASETS.entries())
-    marks = {line.split()[0]: line.split()[1:] for line in lines if "×" in line and "(" not in line}
+    marks = {line.split()[0]: "".join(line.split()[1:]) for line in lines if "×" in line and "(" not in line}
     assert list(marks) == list(METHODS.entries())
     for method, dataset in itertools.product(marks, names):
         able = not unmet(METHODS.traits(method), DATASETS.traits(dataset))

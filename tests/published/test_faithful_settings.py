@@ -13,8 +13,8 @@ from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]
-OURS = ("smoke", "tour")
-"""Sweeps that say of themselves that they are no study."""
+OURS = ("smoke", "tour", "subpopulation")
+"""Sweeps that are no study of a paper's."""
 
 
 def linear(learning_rate: float, weight_decay: float, lambda_: float) -> Facts:

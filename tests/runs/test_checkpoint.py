@@ -20,7 +20,8 @@ from invbench.runs.options import Options
 from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig
 from invbench.system.provenance import sources_hash
-from invbench.training.build import load_problem, load_run
+from invbench.training.build import load_problem
+from invbench.training.restored import load_run
 from invbench.training.runner import run_one
 
 CELL = small_config("adareg", "spirals", trainer__steps=20, trainer__evaluate_every=4)
