@@ -355,6 +355,7 @@ def test_a_dataset_without_a_recipe_is_drawn(bench: Bench, monkeypatch: pytest.M
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_quiet(bench: Bench, tmp_path: Path) -> None:
     status, out, err = bench("run", "-m", "erm", "-d", "spirals", "-q", *TINY)
     assert status == 0

@@ -156,6 +156,7 @@ def test_a_full_disk_stops_a_sweep_until_there_is_room(faulty_sweep: FaultySweep
         subprocess.run(["umount", str(faulty_sweep.out)], check=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_person_s_run_alone(faulty_sweep: FaultySweep) -> None:
     """Whether its time is up or it is stopped: it ends its own processes only."""
     file = faulty_sweep.file(["slow"], steps=100_000)

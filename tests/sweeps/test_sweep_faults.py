@@ -115,6 +115,7 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed(faulty_sweep: FaultySweep, undisturbed: Metrics) -> None:
     file = faulty_sweep.slow_file()
     process = faulty_sweep.start(file)

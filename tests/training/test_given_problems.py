@@ -48,6 +48,7 @@ def test_images_and_regressions_are_given(tmp_path: Path) -> None:
     assert invbench.run("vrex", of_numbers, settings=QUICK, out=tmp_path).spec.backbone == "mlp"
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_problems(tmp_path: Path) -> None:
     cells = [{"method": ["erm", "vrex"], "dataset": problem()}, {"method": "erm", "dataset": "mi_toy"}]
     definition = {"seeds": "0-1", "set": {"trainer.epochs": None, "trainer.steps": 2}, "cells": cells}
