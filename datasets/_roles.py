@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.core.arrays import NUMBERED, SPLIT_NAME, numbered
+from invbench.core.arrays import SPLIT_NAME, named_splits, numbered
 from invbench.core.data import floats
 from invbench.datasets._columns import Column
 from invbench.errors import UserError, brief, did_you_mean
@@ -81,7 +81,7 @@ def check_labels(column: Column, setting_: str) -> None:
 def _check_splits(column: str, names: Sequence[str]) -> None:
     if len(names) > MAX_SPLITS:
         raise UserError(f"dataset.split: column {column} names more than {MAX_SPLITS} splits")
-    for name in () if set(names) == set(NUMBERED) else names:
+    for name in named_splits(np.array(names)).tolist():
         if not SPLIT_NAME.fullmatch(name):
             raise UserError(f"dataset.split: column {column} has {brief(name)!r}; use lower-case letters, digits and _")
 

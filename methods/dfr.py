@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invbench.components.group_weights import subsampled
-from invbench.core.data import Batch, Problem
+from invbench.core.data import Batch, Problem, group_of
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
@@ -51,9 +51,7 @@ class DFR(SecondStage):
             raise UserError(f"method.share={self.share} of {len(whole)} validation examples leaves none for one side")
         order = torch.from_numpy(generator.permutation(len(whole)))
         held_out, rest = whole.rows(order[:size].sort().values), whole.rows(order[size:].sort().values)
-        groups = held_out.y.long()
-        if held_out.attribute is not None:
-            groups = groups * problem.attributes + held_out.attribute
+        groups = group_of(held_out.y, held_out.attribute, problem.attributes)
         rows = subsampled(groups, torch.bincount(groups), generator)
         splits = {**problem.splits, "validation": rest}
         return replace(problem, splits=splits, examples=replace(held_out.rows(rows), env=None))

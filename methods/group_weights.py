@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from invbench.components.group_weights import Rule, counts_by, group_weights, subsampled
-from invbench.core.data import Batch, Problem, Split
+from invbench.core.data import Batch, Problem, Split, group_of
 from invbench.core.hooks import ExampleChange, ExampleCounts, LossChange, LossFn
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
@@ -57,9 +57,8 @@ class GroupWeights(LossChange, ExampleChange, ExampleCounts):
     def examples(self, given: Split, problem: Problem, generator: np.random.Generator) -> Split:
         if self.changes_losses:
             return given
-        groups = given.y.long().cpu()
-        if self.by == "group" and given.attribute is not None:
-            groups = groups * problem.attributes + given.attribute.cpu()
+        attribute = given.attribute if self.by == "group" else None
+        groups = group_of(given.y, attribute, problem.attributes).cpu()
         counts = torch.bincount(groups)
         if self.rule == "subsample":
             return given.rows(subsampled(groups, counts, generator).to(given.y.device))

@@ -22,6 +22,7 @@ from invbench.core.examples import PairedTargets as PairedTargets
 from invbench.core.examples import Split as Split
 from invbench.core.examples import concatenate as concatenate
 from invbench.core.examples import drawn_splits as drawn_splits
+from invbench.core.examples import group_of as group_of
 from invbench.core.image_file import ImageFile
 from invbench.core.pixels import AS_THEY_ARE as AS_THEY_ARE
 from invbench.core.pixels import Pixels as Pixels
@@ -243,7 +244,7 @@ class Problem:
     def groups(self, name: str) -> Tensor | None:
         """Return the group (N,) of each example of a split, label · A + attribute; None where it has no attribute."""
         split = self.splits[name]
-        return None if split.attribute is None else split.y.long() * self.attributes + split.attribute
+        return None if split.attribute is None else group_of(split.y, split.attribute, self.attributes)
 
     @cached_property
     def group_counts(self) -> dict[str, tuple[int, ...]]:

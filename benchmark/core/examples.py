@@ -94,6 +94,11 @@ class Split:
         )
 
 
+def group_of(y: Tensor, attribute: Tensor | None, attributes: int) -> Tensor:
+    """Return the group (...) of labels and attributes (...), label · attributes + attribute; the label without any."""
+    return y.long() if attribute is None else y.long() * attributes + attribute
+
+
 def concatenate(splits: Sequence[Split]) -> Split:
     """Append splits in memory to one; they must have the same parts."""
     return Split(**{name: torch.cat([split.tensors()[name] for split in splits]) for name in splits[0].parts()})

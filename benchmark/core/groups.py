@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invbench.core.arrays import numbered
-from invbench.core.data import Dataset, Problem
+from invbench.core.data import Dataset, Problem, group_of
 from invbench.core.settings import setting
 from invbench.core.task import Regression
 from invbench.errors import UserError
@@ -140,7 +140,7 @@ def _with_environments(problem: Problem, data: GroupedDataset) -> Problem:
         names = problem.classes
     elif source == "group":
         attributes = _parts(problem, "attribute", setting_)
-        numbers = {name: split.y.long() * problem.attributes + attributes[name] for name, split in named}
+        numbers = {name: group_of(split.y, attributes[name], problem.attributes) for name, split in named}
         names = problem.group_names
     else:
         numbers = _parts(problem, "attribute" if source == "attribute" else "nuisance", setting_)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from invbench.core.data import Batch, Problem, Split
+from invbench.core.data import Batch, Problem, Split, group_of
 from invbench.core.method import Gradients, Method, Outputs, State, class_overrides
 from invbench.core.trainer import TrainerConfig
 
@@ -166,11 +166,7 @@ class ExampleCounts(Method):
 
     def group(self, batch: Batch, state: State) -> Tensor:
         """Return the group (E, B) of each example of a batch, label · attributes + attribute."""
-        labels = batch.y.long()
-        if batch.attribute is None:
-            return labels
-        attributes: int = state["counts"]["groups"].shape[1]
-        return labels * attributes + batch.attribute
+        return group_of(batch.y, batch.attribute, state["counts"]["groups"].shape[1])
 
 
 LossFn = Callable[[Tensor, Tensor], Tensor]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from invbench.core.data import Problem, Split
+from invbench.core.data import Problem, Split, group_of
 from invbench.core.task import BinaryClassification, Classification
 
 
@@ -14,8 +14,7 @@ def counts_of(examples: Split, problem: Problem) -> dict[str, Tensor]:
     counts = {"environments": torch.bincount(env)}
     if isinstance(problem.task, BinaryClassification | Classification):
         attributes = 1 if examples.attribute is None else problem.attributes
-        attribute = 0 if examples.attribute is None else examples.attribute
         labels = max(2, problem.task.outputs)
-        groups = torch.bincount(examples.y.long() * attributes + attribute, minlength=labels * attributes)
-        counts["groups"] = groups.reshape(labels, attributes)
+        groups = group_of(examples.y, examples.attribute, attributes)
+        counts["groups"] = torch.bincount(groups, minlength=labels * attributes).reshape(labels, attributes)
     return {name: value.to(x.device, x.dtype) for name, value in counts.items()}

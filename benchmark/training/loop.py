@@ -79,13 +79,13 @@ class TrainingLoop:
         checkpoint_seconds: float,
         loggers: Loggers | None = None,
     ) -> None:
+        given = config.method.examples(problem, config.spec.seed)
         if problem.examples is not None or config.method.provides:
-            config = _with_batch_that_fits(config, problem)
+            config = _with_batch_that_fits(config, given)
         trainer = config.trainer
         self.config, self.problem, self.model, self.folder, self.origin = config, problem, model, folder, origin
         self.checkpoint_seconds = checkpoint_seconds
         self.loggers = loggers or Loggers((), folder, config.spec)
-        given = config.method.examples(problem, config.spec.seed)
         self.examples = training_examples(given, problem, config.method, model, trainer)
         self.device = self.examples.x.device
         self.is_condensed = self.examples is not given
@@ -480,12 +480,12 @@ class TrainingLoop:
             return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
 
 
-def _with_batch_that_fits(config: RunConfig, problem: Problem) -> RunConfig:
+def _with_batch_that_fits(config: RunConfig, examples: Split) -> RunConfig:
     """Return a run whose batches are as large as the settings say, or as the smallest environment of a second stage.
 
     How many examples a first stage leaves to the second, nobody can know ahead.
     """
-    examples, batch_size = config.method.examples(problem, config.spec.seed), config.trainer.batch_size
+    batch_size = config.trainer.batch_size
     smallest = len(examples) if examples.env is None else int(torch.bincount(examples.env).min())
     if batch_size is None or batch_size <= smallest or not smallest:
         return config

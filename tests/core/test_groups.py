@@ -85,12 +85,12 @@ def test_attributes_are_made_of_environments_and_of_nothing(tmp_path: Path) -> N
     table = pd.DataFrame({"x": np.arange(40.0), "y": ["a", "b"] * 20, "place": np.repeat(["u", "v"], 20)})
     table.to_csv(tmp_path / "table.csv", index=False)
     given = {"dataset.path": str(tmp_path / "table.csv"), "dataset.target": "y"}
-    place = given | {"dataset.environment": "place", "dataset.attribute_from": "environment"}
-    problem = invbench.load_problem("table", settings=place)
+    by_place = given | {"dataset.environment": "place", "dataset.attribute_from": "environment"}
+    problem = invbench.load_problem("table", settings=by_place)
     assert problem.group_names == ("a, u", "a, v", "b, u", "b, v")
     classes = invbench.load_problem("table", settings=given | {"dataset.attribute_from": "none"})
     assert classes.group_names == ("a, all", "b, all")
-    nuisance = place | {"dataset.attribute_from": "data", "dataset.nuisance_from": "environment"}
+    nuisance = by_place | {"dataset.attribute_from": "data", "dataset.nuisance_from": "environment"}
     assert invbench.load_problem("table", settings=nuisance).provides[-1] == "nuisance"
     with pytest.raises(UserError, match="dataset.attribute_from=environment, but the split train of these data has no"):
         invbench.load_problem("table", settings=given | {"dataset.attribute_from": "environment"})

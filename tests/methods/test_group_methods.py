@@ -113,8 +113,8 @@ def test_losses_are_weighted_by_how_rare_their_group_is(task: Task, by: Any, rul
     }[rule]
     total = sum(raw(n) for n in count.values())
     weights = {group: len(count) * raw(n) / total for group, n in count.items()}
-    own = zip(labels_of(batch), batch.attribute.flatten().tolist(), strict=True)
-    w = np.array([weights[(y, a if by == "group" else 0)] for y, a in own])
+    members = zip(labels_of(batch), batch.attribute.flatten().tolist(), strict=True)
+    w = np.array([weights[(y, a if by == "group" else 0)] for y, a in members])
     expected = (w * cross_entropy(logits_of(model, batch), labels_of(batch))).mean()
     step = step_of(GroupWeights(rule=rule, by=by, beta=0.99), problem, model)
     assert step.objective.item() == pytest.approx(expected, rel=1e-12)
@@ -173,9 +173,9 @@ def test_subsampling_keeps_equally_many_of_each_group_once(by: Any) -> None:
     kept = method.examples(problem.splits["train"], problem, np.random.default_rng(0))
     groups = problem.groups("train") if by == "group" else train.y
     assert groups is not None and kept.attribute is not None
-    own = kept.y * ATTRIBUTES + kept.attribute if by == "group" else kept.y
+    kept_groups = kept.y * ATTRIBUTES + kept.attribute if by == "group" else kept.y
     smallest = int(torch.bincount(groups)[torch.bincount(groups) > 0].min())
-    assert set(torch.bincount(own)[torch.bincount(own) > 0].tolist()) == {smallest}
+    assert set(torch.bincount(kept_groups)[torch.bincount(kept_groups) > 0].tolist()) == {smallest}
     assert len({row.numpy().tobytes() for row in kept.inputs()}) == len(kept), "each once"
     other = method.examples(train, problem, np.random.default_rng(1))
     assert not torch.equal(kept.inputs(), other.inputs()), "at random"

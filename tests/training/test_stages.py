@@ -46,8 +46,8 @@ def test_a_run_of_two_stages_is_made_resumed_and_restored(method: str, tmp_path:
     record = invbench.run(method, DATA, settings=settings, out=tmp_path)
     first = first_config(resolve(method, DATA, 0, settings))
     assert record.engine["first_stage"]["run_id"] == first.spec.run_id
-    found = RunFolder(tmp_path / FIRST_STAGES / first.spec.run_id).read_record()
-    assert found is not None and found.status == "done"
+    record_of_first = RunFolder(tmp_path / FIRST_STAGES / first.spec.run_id).read_record()
+    assert record_of_first is not None and record_of_first.status == "done"
     restored = load_run(tmp_path / record.run_id)
     accuracy = record.metrics["test_accuracy"]
     split = restored.problem.splits["test"]
