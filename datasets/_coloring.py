@@ -1,11 +1,16 @@
 """Digits whose colour goes with the label more closely than their shape does: the construction of coloured MNIST."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invbench.core.data import Split
+from invbench.core.data import Problem, Split, Variant
+from invbench.core.groups import GroupedDataset
+from invbench.core.settings import setting
+from invbench.core.task import Classification
 from invbench.errors import UserError
 
 IRM_FLIPS = (0.2, 0.1, 0.9)
@@ -62,36 +67,43 @@ def alternating(count: int, environments: int) -> NDArray[np.int64]:
     return np.arange(count) % environments
 
 
-def with_groups(
-    images: Tensor,
-    digits: NDArray[np.uint8],
-    rng: np.random.Generator,
-    *,
-    label_noise: float,
-    colour_noise: float,
-    label_share: float,
-    colour_share: float,
-) -> Split:
-    """Label 1[digit ≥ 5] flipped with probability `label_noise`; colour = label flipped with `colour_noise`.
+class ColouredGroups(GroupedDataset):
+    """Digits whose label is 1[digit ≥ 5] and whose colour goes with the label in most groups."""
 
-    Args:
-        images: (N, 1, H, W), pixels in [0, 1].
-        digits: 0 to 9 (N,).
-        label_share: of label 1 among what is returned; the other label's images, or its own, are left out at random.
-        colour_share: the same of colour 1, ahead of that.
+    label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)
+    colour_noise: float = setting(0.2, "fraction of examples whose colour contradicts the label", ge=0, le=1)
+    label_share: float = setting(0.5, "of label 1; others are left out for it", gt=0, lt=1)
+    colour_share: float = setting(0.5, "of colour 1; others are left out for it", gt=0, lt=1)
 
-    Returns:
-        Images with two channels of which one is zero, in their order, binary labels as integers, and the colour as
-        attribute and as nuisance.
-    """
-    label = (digits >= 5) ^ (rng.random(len(digits)) < label_noise)
-    colour = label ^ (rng.random(len(digits)) < colour_noise)
-    rows = thinned(np.arange(len(digits)), colour, colour_share, rng)
-    rows = thinned(rows, label[rows], label_share, rng)
-    attribute = torch.from_numpy(colour[rows].astype(np.int64))
-    channels = torch.nn.functional.one_hot(attribute, 2).to(images)
-    x = images[torch.from_numpy(rows)] * channels[:, :, None, None]
-    return Split(x, torch.from_numpy(label[rows].astype(np.int64)), nuisance=attribute, attribute=attribute)
+    def coloured(self, images: Tensor, digits: NDArray[np.uint8], rng: np.random.Generator, *, whole: bool) -> Split:
+        """Flip labels, and colour the images by the labels with flips.
+
+        Args:
+            images: (N, 1, H, W), pixels in [0, 1].
+            digits: 0 to 9 (N,).
+            whole: return all images; else images are left out at random until colours, and then labels, have their
+                shares.
+
+        Returns:
+            Images with two channels of which one is zero, in their order, binary labels as integers, and the colour
+            as attribute and as nuisance.
+        """
+        label = (digits >= 5) ^ (rng.random(len(digits)) < self.label_noise)
+        colour = label ^ (rng.random(len(digits)) < self.colour_noise)
+        rows = np.arange(len(digits))
+        if not whole:
+            rows = thinned(rows, colour, self.colour_share, rng)
+            rows = thinned(rows, label[rows], self.label_share, rng)
+        attribute = torch.from_numpy(colour[rows].astype(np.int64))
+        channels = torch.nn.functional.one_hot(attribute, 2).to(images)
+        x = images[torch.from_numpy(rows)] * channels[:, :, None, None]
+        return Split(x, torch.from_numpy(label[rows].astype(np.int64)), nuisance=attribute, attribute=attribute)
+
+    @staticmethod
+    def problem(splits: Mapping[str, Split], variant: Variant) -> Problem:
+        """Return the problem of coloured splits."""
+        names = ("below five", "five or more"), ("red", "green")
+        return Problem(dict(splits), Classification(2), "image", variant, classes=names[0], attribute_names=names[1])
 
 
 def thinned(

@@ -16,18 +16,15 @@ import numpy as np
 import torch
 
 from invbench.core.data import Problem
-from invbench.core.groups import GroupedDataset
 from invbench.core.registry import register_dataset
-from invbench.core.settings import setting
-from invbench.core.task import Classification
-from invbench.datasets._coloring import with_groups
+from invbench.datasets._coloring import ColouredGroups
 from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
 
 SIZES = {"train": 900, "validation": 300, "test": 597}
 
 
 @register_dataset("grouped_digits")
-class GroupedDigits(GroupedDataset):
+class GroupedDigits(ColouredGroups):
     """8x8 digits below five or not, whose colour goes with the label in most groups; offline."""
 
     display_name: ClassVar[str] = "Digits with groups"
@@ -40,26 +37,12 @@ class GroupedDigits(GroupedDataset):
     licence: ClassVar[str] = LICENCE
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 8}
 
-    label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)
-    colour_noise: float = setting(0.2, "fraction of examples whose colour contradicts the label", ge=0, le=1)
-    label_share: float = setting(0.5, "of label 1 in training; others are left out for it", gt=0, lt=1)
-    colour_share: float = setting(0.5, "of colour 1 in training; others are left out for it", gt=0, lt=1)
-
     def load(self, seed: np.random.SeedSequence) -> Problem:
         images, labels = load_small_digits()
         rng = np.random.default_rng(seed)
         rows = np.split(rng.permutation(len(labels)), np.cumsum(list(SIZES.values()))[:-1])
         splits = {
-            name: with_groups(
-                images[torch.from_numpy(index)],
-                labels[index],
-                rng,
-                label_noise=self.label_noise,
-                colour_noise=self.colour_noise,
-                label_share=self.label_share if name == "train" else 0.5,
-                colour_share=self.colour_share if name == "train" else 0.5,
-            )
+            name: self.coloured(images[torch.from_numpy(index)], labels[index], rng, whole=name != "train")
             for name, index in zip(SIZES, rows, strict=True)
         }
-        names = ("below five", "five or more"), ("red", "green")
-        return Problem(splits, Classification(2), "image", "full", classes=names[0], attribute_names=names[1])
+        return self.problem(splits, "full")

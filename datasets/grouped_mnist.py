@@ -15,12 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from invbench.core.data import Problem, Variant
-from invbench.core.groups import GroupedDataset
+from invbench.core.data import Problem
 from invbench.core.registry import register_dataset
-from invbench.core.settings import setting
-from invbench.core.task import Classification
-from invbench.datasets._coloring import with_groups
+from invbench.datasets._coloring import ColouredGroups
 from invbench.datasets._mnist import load_mnist
 
 ENDS = {"train": 30_000, "validation": 40_000, "test": 60_000}
@@ -28,7 +25,7 @@ ENDS = {"train": 30_000, "validation": 40_000, "test": 60_000}
 
 
 @register_dataset("grouped_mnist")
-class GroupedMNIST(GroupedDataset):
+class GroupedMNIST(ColouredGroups):
     """Digits below five or not, whose colour goes with the label in most groups."""
 
     display_name: ClassVar[str] = "MNIST with groups"
@@ -44,26 +41,13 @@ class GroupedMNIST(GroupedDataset):
         "environments": {"dataset.environment_from": "attribute", "trainer.batch_size": 4}
     }
 
-    label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)
-    colour_noise: float = setting(0.2, "fraction of examples whose colour contradicts the label", ge=0, le=1)
-    label_share: float = setting(0.5, "of label 1; others are left out for it", gt=0, lt=1)
-    colour_share: float = setting(0.5, "of colour 1; others are left out for it", gt=0, lt=1)
-
     def load(self, seed: np.random.SeedSequence) -> Problem:
         digits, rng = load_mnist(), np.random.default_rng(seed)
         bounds = [round(end / 60_000 * digits.train) for end in (0, *ENDS.values())]
         splits = {
-            name: with_groups(
-                torch.from_numpy(digits.images[first:end])[:, None] / 255,
-                digits.labels[first:end],
-                rng,
-                label_noise=self.label_noise,
-                colour_noise=self.colour_noise,
-                label_share=self.label_share,
-                colour_share=self.colour_share,
+            name: self.coloured(
+                torch.from_numpy(digits.images[first:end])[:, None] / 255, digits.labels[first:end], rng, whole=False
             )
             for name, first, end in zip(ENDS, bounds, bounds[1:], strict=False)
         }
-        names = ("below five", "five or more"), ("red", "green")
-        variant: Variant = "full" if digits.official else "partial"
-        return Problem(splits, Classification(2), "image", variant, classes=names[0], attribute_names=names[1])
+        return self.problem(splits, "full" if digits.official else "partial")

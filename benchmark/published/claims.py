@@ -27,6 +27,7 @@ from pydantic import model_validator
 
 from invbench.core.settings import Settings, setting
 from invbench.errors import UserError, did_you_mean
+from invbench.runs.spec import Protocol
 from invbench.strict_yaml import parse_yaml
 
 
@@ -77,7 +78,7 @@ class Claim(Settings):
     dataset: str = setting(..., "a dataset")
     set: dict[str, Any] = setting({}, "settings by dotted name")
     grid: dict[str, tuple[Any, ...]] = setting({}, "values of settings, of which `select` chooses")
-    select: Literal["last", "best_validation", "leave_one_env_out", "oracle"] = setting("last", "how")
+    select: Protocol = setting("last", "how")
     seeds: str | int = setting(0, "such as 0-9")
     verified: bool = setting(True, "whether the number was read in its source")
     note: str = setting("", "what else differs")

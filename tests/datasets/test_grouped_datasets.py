@@ -13,6 +13,7 @@ from PIL import Image
 import invbench
 from invbench.core.data import Problem
 from invbench.errors import UserError
+from invbench.published.claims import claims_of
 
 
 def loaded(name: str, seed: int = 0, **settings: Any) -> Problem:
@@ -123,6 +124,9 @@ def test_waterbirds_in_its_official_form(tmp_path: Path) -> None:
     for method, more in (("jtt", {}), ("group_dro", {"dataset.environment_from": "group", "trainer.batch_size": 4})):
         record = invbench.run(method, "images", settings=given | more, out=tmp_path / "results")
         assert 0 <= record.metrics["test_accuracy_group_worst"] <= 1
+        assert {number.metric for claim in claims_of("groups").values() for number in claim.numbers} <= {
+            *record.metrics
+        }
     table = invbench.table(invbench.load_results(tmp_path / "results"), select="worst_group")
     assert set(table["method"]) == {"jtt", "group_dro"}
 

@@ -24,6 +24,7 @@ from invbench.core.trainer import TrainerConfig
 from invbench.errors import UserError
 from invbench.methods.balanced_softmax import BalancedSoftmax
 from invbench.methods.cvar_dro import CVaRDRO
+from invbench.methods.dfr import DFR
 from invbench.methods.erm import ERM
 from invbench.methods.focal import Focal
 from invbench.methods.group_dro import GroupDRO
@@ -195,11 +196,11 @@ def test_the_worst_losses_count(task: Task, share: float) -> None:
 
 
 def test_limits_are_empirical_risk_minimisation() -> None:
-    """CVaR of all losses, focal losses with exponent 0, and group DRO that does not move its weights."""
+    """CVaR of all losses, focal losses with exponent 0, group DRO that does not move its weights, and the like."""
     problem, model = problem_of(TASKS[1]), network(TASKS[1])
     plain = step_of(ERM(), problem, model)
-    limits = CVaRDRO(share=1.0), Focal(gamma=0.0), GroupDRO(rate=0.0, adjustment=3.0), LDAM(margin=0.0, scale=1.0)
-    for method in limits:
+    limits: list[Method] = [CVaRDRO(share=1.0), Focal(gamma=0.0), GroupDRO(rate=0.0, adjustment=3.0)]
+    for method in [*limits, LDAM(margin=0.0, scale=1.0), DFR(weight=0.0)]:
         step = step_of(method, problem, model)
         for name, gradient in plain.gradients.items():
             torch.testing.assert_close(step.gradients[name], gradient, rtol=1e-10, atol=1e-14)

@@ -386,6 +386,32 @@ SETTINGS += [
             "method.critic_steps": 585,
         },
     ),
+    # The commands of JTT's README; its data loader adds 100 or 50 copies of the error set to all examples.
+    (
+        {"method": "jtt", "dataset.table": "waterbird_complete95_forest2water2/metadata.csv"},
+        {
+            "trainer.optimizer": "sgd",
+            "trainer.momentum": 0.9,
+            "trainer.learning_rate": 1e-5,
+            "trainer.batch_size": 64,
+            "trainer.weight_decay": 1.0,
+            "trainer.epochs": 300,
+            "method.first_share": 60 / 300,
+            "method.upweight": 101,
+            "backbone.model": "resnet50",
+        },
+    ),
+    (
+        {"method": "jtt", "dataset.table": "celeba/metadata_celeba.csv"},
+        {
+            "trainer.learning_rate": 1e-5,
+            "trainer.batch_size": 64,
+            "trainer.weight_decay": 0.1,
+            "trainer.epochs": 50,
+            "method.first_share": 1 / 50,
+            "method.upweight": 51,
+        },
+    ),
     # The e2cnn tutorial, and Weiler & Cesa's final models.
     (
         {"dataset": "rotmnist", "method.architecture": "c8"},

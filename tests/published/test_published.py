@@ -18,7 +18,7 @@ CLAIMS = {name: claim for source in sources().values() for name, claim in source
 PROBLEMS = {
     (claim.dataset, str(claim.set.get("dataset.example"))): (name, claim)
     for name, claim in CLAIMS.items()
-    if claim.method != "icp"
+    if claim.method != "icp" and claim.dataset != "images"  # whose files a test of groups makes
 }
 
 

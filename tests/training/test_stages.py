@@ -116,6 +116,12 @@ def test_without_copies_just_train_twice_is_training_once(tmp_path: Path) -> Non
     assert twice.metrics == plain.metrics
 
 
+def test_a_head_that_is_all_of_the_network_and_sees_all_examples_is_trained_as_once(tmp_path: Path) -> None:
+    settings = {"trainer.steps": 20, "trainer.batch_size": 16, "backbone.name": "linear"}
+    plain = invbench.run("erm", DATA, settings=settings, out=tmp_path)
+    assert invbench.run("crt", DATA, settings=settings, out=tmp_path).metrics == plain.metrics
+
+
 def test_the_error_set_is_copied() -> None:
     problem = load_problem(DATA)
     train = problem.splits["train"]
