@@ -38,6 +38,8 @@ class What(StrEnum):
 
 
 KINDS = {What.methods: METHODS, What.datasets: DATASETS, What.backbones: BACKBONES}
+NAMED = 30
+"""Largest number of environments or groups that are counted on a line."""
 
 
 def ls(
@@ -111,14 +113,17 @@ def show(
         typer.Option(
             "--set",
             metavar="DATASET.KEY=VALUE",
-            help="Of the dataset that is drawn.",
+            help="Of the dataset whose examples are counted or drawn.",
             autocompletion=dataset_settings,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the dataset that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the dataset whose examples are counted or drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, and nothing else.")] = False,
 ) -> None:
-    """Show every setting with its type, default, range, search range and meaning; for a dataset also its recipe."""
+    """Show every setting with its type, default, range, search range and meaning.
+
+    Of a dataset also its recipe, and how many examples its splits, environments and groups have.
+    """
     from invbench.core.trainer import TrainerConfig
 
     if picture is not None:
@@ -126,8 +131,8 @@ def show(
             raise UserError("--picture draws and --json describes; give one of them")
         _draw(name, picture, settings or [], seed)
         return
-    if settings or seed:
-        raise UserError("--set and --seed say what is drawn; give --picture too")
+    if (settings or seed) and (as_json or name not in DATASETS.known()):
+        raise UserError("--set and --seed are of a dataset whose examples are counted or drawn, without --json")
     if name == "trainer":
         if as_json:
             echo_json([{"kind": name, "name": name, "settings": _described(TrainerConfig)}])
@@ -156,11 +161,7 @@ def show(
             echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
             echo("\n".join(provenance(name, cls)))
-            try:
-                sizes = ", ".join(f"{split} {size}" for split, size in splits_of(name).items())
-            except UserError as error:
-                sizes = str(error)
-            echo(f"splits: {sizes or 'known once its files are here'}")
+            echo("\n".join(sizes_of(name, settings or [], seed)))
             echo(f"recipe:\n{recipe_of(name, cls) or 'none'}")
 
 
@@ -227,12 +228,39 @@ def _draw(name: str, picture: Path, settings: list[str], seed: int) -> None:
     echo(f"{picture}: {name}, fingerprint {problem.fingerprint[:16]}")
 
 
-def splits_of(name: str) -> dict[str, int]:
-    """Return the sizes of a dataset's splits with its recipe; empty where its files are not on this machine."""
+def sizes_of(name: str, settings: list[str], seed: int) -> Iterator[str]:
+    """Yield lines with the numbers of examples of a dataset's splits, environments and groups; or why they are unknown.
+
+    Raises:
+        UserError: the settings are wrong, or the data are.
+    """
+    from invbench.runs.config import parse_assignments
+
     cls = DATASETS.load(name)
-    if cls.required_setting or (cls.release and not cls().files()):
-        return {}
-    return {split: len(part) for split, part in _problem(name, {}, 0).splits.items()}
+    if not settings and (cls.required_setting or (cls.release and not cls().files())):
+        more = f"; give --set {cls.required_setting}=..." if cls.required_setting else ""
+        yield f"splits: known once its files are here{more}"
+        return
+    try:
+        problem = _problem(name, parse_assignments(settings), seed)
+    except UserError as error:
+        if settings:
+            raise
+        yield f"splits: {error}"
+        return
+    yield "splits: " + ", ".join(f"{split} {len(part)}" for split, part in problem.splits.items())
+    env = problem.splits["train"].env
+    if env is not None:
+        counts = env.bincount(minlength=len(problem.environment_names)).tolist()
+        yield "environments of train: " + _counted(problem.environment_names or range(len(counts)), counts)
+    for split, groups in problem.group_counts.items():
+        yield f"groups of {split}: " + _counted(problem.group_names, groups)
+
+
+def _counted(names: Iterable[object], counts: Iterable[int]) -> str:
+    """Return names with their counts on a line, NAMED at most; those without examples are left out."""
+    texts = [f"{name} {count}" for name, count in zip(names, counts, strict=True) if count]
+    return "; ".join(texts[:NAMED]) + (f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
 def _problem(name: str, settings: dict[str, Any], seed: int) -> "Problem":

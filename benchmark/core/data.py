@@ -250,8 +250,8 @@ class Problem:
     def group_counts(self) -> dict[str, tuple[int, ...]]:
         """Number of examples of each group, by the splits that tell groups, and `train` in any case."""
         counts = {"train": self.training_groups} if self.training_groups else {}
-        for name in self.splits.keys() - counts.keys():
-            if (groups := self.groups(name)) is not None:
+        for name in self.splits:
+            if name not in counts and (groups := self.groups(name)) is not None:
                 counts[name] = tuple(torch.bincount(groups, minlength=len(self.group_names)).tolist())
         return counts
 

@@ -301,7 +301,16 @@ def test_listing_and_showing(bench: Bench) -> None:
     assert "licence: CC BY-SA 3.0" in out
     assert "name: cnn_small" in out
     assert "splits: known once its files are here" in out
-    assert "splits: train 1120, validation 280, test 397" in bench("show", "colored_digits")[1]
+    out = bench("show", "colored_digits")[1]
+    assert "splits: train 1120, validation 280, test 397\nenvironments of train: 0 560; 1 560\n" in out
+    assert "known once its files are here; give --set dataset.root=" in bench("show", "images")[1]
+    unlike = ["--set", "dataset.rare=0.5", "--seed", "1", "--set", "dataset.attribute_known=[train]"]
+    out = bench("show", "grouped_penguins", *unlike)[1]
+    assert "groups of train: female, Adelie 36; female, Gentoo 14; male, Adelie 18; male, Gentoo 30\n" in out
+    assert "groups of validation" not in out
+    for wrong in (["grouped_penguins", "--json", "--seed", "1"], ["erm", "--set", "dataset.rare=1"]):
+        status, _, err = bench("show", *wrong)
+        assert (status, "are of a dataset whose examples are counted or drawn" in err) == (2, True)
     assert "trainer.learning_rate = 0.001  (float, > 0; search adam: log-U(3.1" in bench("show", "trainer")[1]
 
 
