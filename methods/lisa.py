@@ -6,11 +6,11 @@ another attribute; else one with another label and the same attribute. With λ_i
 
     x = λ_i x_i + (1 - λ_i) x_j        loss = λ_i ℓ(f(x), y_i) + (1 - λ_i) ℓ(f(x), y_j)
 
-or, of images, `cutmix`: a rectangle of x_i, 1 - λ_i of its area in expectation, is that of x_j, and λ_i is then the
-share that is left. Examples without such a partner in the step stay as they are: all of them, in steps of the first
-kind, where training does not know the attribute. Defaults and search ranges are SubpopBench's. Deviation: there a step
-has equally many pairs of each class (or attribute), as many as its smallest group in the step has examples, all of two
-attributes (or classes), until the batch is full, and one λ.
+or, of images, `cutmix`: a rectangle of x_i is that of x_j, with sides √(1 - λ_i) of the image's, cut off at its border;
+λ_i is then the share that is left. Examples without such a partner in the step stay as they are: all of them, in steps
+of the first kind, where training does not know the attribute. Defaults and search ranges are SubpopBench's. Deviation:
+there a step has equally many pairs of each class (or attribute), as many as its smallest group in the step has
+examples, all of two attributes (or classes), until the batch is full, and one λ.
 """
 
 from typing import ClassVar, Literal

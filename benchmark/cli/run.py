@@ -68,6 +68,7 @@ def run(
     ] = False,
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
+    from invbench.core.registry import METHODS
     from invbench.runs.commands import parse_seeds
     from invbench.runs.config import parse_assignments
     from invbench.runs.options import Options
@@ -80,7 +81,10 @@ def run(
         raise UserError(QUIET_AND_VERBOSE)
     assignments = parse_assignments(set_ or [])
     numbers = [seed or 0] if seeds is None else parse_seeds(seeds)
-    method = f"{method}+{infer_groups}" if infer_groups else method
+    if infer_groups:
+        if "environments" not in getattr(METHODS.load(infer_groups), "provides", ()):
+            raise UserError(f"--infer-groups {infer_groups}: this method infers no environments; take eiil or george")
+        method = f"{method}+{infer_groups}"
     configs = [resolve(method, dataset, number, assignments) for number in numbers]
     options = Options(device, out, checkpoint_seconds, quiet=quiet, loggers=tuple(logger or ()), threads=threads)
     if verbose:

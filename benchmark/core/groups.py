@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from invbench.core.arrays import numbered
-from invbench.core.data import Dataset, Problem, group_of
+from invbench.core.data import Dataset, Problem, Split, group_of
 from invbench.core.settings import setting
 from invbench.core.task import Regression
 from invbench.errors import UserError
 
 SECOND_STAGE = "second_stage"
 """Name of the split of training examples that are set aside for a second stage."""
+NEARLY = 0.98
+"""Share of the attributes from which on values tell the attribute."""
 Told = Literal["train", "validation"]
 Part = Literal["attribute", "env", "nuisance"]
 
@@ -96,25 +98,42 @@ def with_hidden_attributes(problem: Problem, data: GroupedDataset) -> Problem:
     hidden = {"train", "validation"} - set(data.attribute_known)
     hidden |= {SECOND_STAGE} if "train" in hidden else set()
     are_classes = data.environment_from == "group" and "train" in hidden
+    env_is = data.environment_from in ("attribute", "group") or data.attribute_from == "environment"
+    nuisance_is = data.nuisance_from == "attribute" or data.attribute_from == "nuisance"
     for name in hidden & splits.keys():
         split = splits[name]
         if split.attribute is not None:
-            nuisance = None if _tells(split.nuisance, split.attribute) else split.nuisance
-            env = None if not are_classes and _tells(split.env, split.attribute) else split.env
-            splits[name] = replace(split, attribute=None, nuisance=nuisance, env=env)
+            tells_env = not are_classes and (env_is or _tells(split.env, split))
+            nuisance = None if nuisance_is or _tells(split.nuisance, split) else split.nuisance
+            splits[name] = replace(split, attribute=None, nuisance=nuisance, env=None if tells_env else split.env)
     return replace(problem, splits=splits, training_groups=problem.group_counts.get("train", ()))
 
 
-def _tells(values: Tensor | None, attribute: Tensor) -> bool:
-    """Tell whether a column of values (N, ...) with few different ones has one attribute (N,) for each of them."""
-    if values is None or len(attribute.unique()) < 2:
+def _tells(values: Tensor | None, split: Split) -> bool:
+    """Tell whether values (N, ...) have the attribute in a column, or with the label have one for nearly all examples.
+
+    Of values of which there are more than half as many different ones as examples nothing can be told.
+    """
+    attribute = split.attribute
+    if values is None or attribute is None or len(attribute.unique()) < 2:
         return False
-    for column in values.reshape(len(values), -1).T:
-        different, numbers = column.unique(return_inverse=True)
-        pairs = torch.stack([numbers, attribute], 1).unique(dim=0)
-        if len(pairs) == len(different) and 2 * len(different) <= len(column):
+    columns = values.reshape(len(values), -1)
+    labels = split.y.reshape(-1, 1).to(torch.float64)
+    if any(torch.equal(column, attribute.to(column.dtype)) for column in columns.T):
+        return True
+    for told in (columns, *columns.T[:, :, None]):
+        cells = torch.cat([labels, told.to(torch.float64)], 1).unique(dim=0, return_inverse=True)[1]
+        few = 2 * (int(cells.max()) + 1) <= len(cells)
+        if few and _predicted(cells, attribute) > max(NEARLY, _predicted(labels[:, 0].long(), attribute)):
             return True
     return False
+
+
+def _predicted(cells: Tensor, attribute: Tensor) -> float:
+    """Return the share of examples that have the attribute which is the most frequent one of their cell."""
+    counts = torch.zeros(int(cells.max()) + 1, int(attribute.max()) + 1, dtype=torch.int64)
+    counts.index_put_((cells, attribute), torch.ones_like(attribute), accumulate=True)
+    return int(counts.amax(1).sum()) / len(cells)
 
 
 def _with_attribute(problem: Problem, source: Literal["environment", "nuisance", "none"]) -> Problem:

@@ -9,6 +9,7 @@ components, since neighbours are far in many dimensions.
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import jensenshannon, pdist, squareform
@@ -35,7 +36,7 @@ MOST_CATEGORIES = 32
 
 
 def dependence_metrics(outputs: Outputs, task: Task, split: Split) -> dict[str, float]:
-    """Measure the dependence of predictions on the nuisances of a split; {} where it has none.
+    """Measure the dependence of predictions on the nuisances of a split; {} without these, or without finite outputs.
 
     mutual_information, distance_correlation: between score and nuisance; the score is the logit, the prediction, or all
         logits. With representation_ in front: between representation and nuisance.
@@ -46,7 +47,8 @@ def dependence_metrics(outputs: Outputs, task: Task, split: Split) -> dict[str, 
 
     Where there are several nuisances, _<index> is appended to what is about one of them.
     """
-    if split.nuisance is None:
+    parts = [outputs.prediction, *([] if outputs.representation is None else [outputs.representation])]
+    if split.nuisance is None or not all(torch.isfinite(part).all() for part in parts):
         return {}
     score = outputs.prediction.double().cpu().numpy()
     metrics: dict[str, float] = {}

@@ -64,10 +64,12 @@ def _means(values: Tensor, numbers: Tensor, count: int) -> Tensor:
 
 
 def probability_metrics(problem: Problem, split: Split, prediction: Tensor) -> dict[str, float]:
-    """Measure the probabilities of predictions (N, outputs); {} where no example of the data has an attribute."""
+    """Measure the probabilities of predictions (N, outputs); {} without attributes, or where one is not finite."""
     if not problem.attributes:
         return {}
     probabilities = class_probabilities(prediction.double().cpu()).numpy()
+    if not np.isfinite(probabilities).all():
+        return {}
     labels = split.y.long().cpu().numpy()
     metrics = {"brier_score": brier_score(probabilities, labels)}
     metrics["calibration_error"] = calibration_error(probabilities, labels)

@@ -9,8 +9,9 @@ import pandas as pd
 SECTIONS = ("method.", "dataset.", "backbone.", "trainer.")
 PROBLEM = ("dataset.", "data.variant")
 """Beginnings of the columns that, besides the dataset's name, make another problem; methods are compared on one."""
-TRAINING = ("dataset.environment_from", "dataset.nuisance_from", "dataset.second_stage_share")
-"""Settings of a dataset that say what methods get of the training data; what is tested is the same."""
+TRAINING = ("dataset.environment_from", "dataset.nuisance_from", "dataset.second_stage_share", "dataset.task")
+"""Settings of a dataset that change nothing in what is tested: what methods get of the training data, and a task that
+null would take, too; another one has other metrics."""
 HELD_OUT = "trainer.held_out_environment"
 """The setting of runs that leave an environment out; they serve to select settings and are in no mean."""
 

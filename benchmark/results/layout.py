@@ -25,12 +25,13 @@ from invbench.results.statistics import (
     ranks,
 )
 
+STEP_TOO = ", and of each run the step"
 CHOSEN_BY = {
-    Select.best_validation: "the validation set, and of each run the step",
-    Select.worst_group: "the worst group of the validation set, and of each run the step",
-    Select.group_average: "the mean over groups of the validation set, and of each run the step",
-    Select.worst_class: "the worst class of the validation set, and of each run the step",
-    Select.balanced: "the mean over classes of the validation set, and of each run the step",
+    Select.best_validation: f"the validation set{STEP_TOO}",
+    Select.worst_group: f"the worst group of the validation set{STEP_TOO}",
+    Select.group_average: f"the mean over groups of the validation set{STEP_TOO}",
+    Select.worst_class: f"the worst class of the validation set{STEP_TOO}",
+    Select.balanced: f"the mean over classes of the validation set{STEP_TOO}",
     Select.leave_one_env_out: "environments left out of training, each in turn",
     Select.oracle: "what is shown (oracle), so test data choose: for comparison, not a result",
 }
@@ -234,10 +235,7 @@ def notes(table: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
     select = Select(str(table["selection"].iloc[0]))
     if select is not Select.last:
-        lines.append(
-            f"settings chosen among up to {table['candidates'].max()} by {CHOSEN_BY[select]}; on the same seeds, so "
-            f"the intervals are too narrow{'' if style.paper else ' (`bench rerun-best` runs them on others)'}"
-        )
+        lines.append(_chosen(select, int(table["candidates"].max()), style))
     lines += _shares(table, style)
     lines += _ties(table, style)
     lines += _chosen_before(table)
@@ -303,6 +301,17 @@ def _chosen_before(table: pd.DataFrame) -> list[str]:
         f"{'step that was best in validation' if (table['at'] != 'last').all() else 'last step'}"
         for name in sorted(protocols)
     ]
+
+
+def _chosen(select: Select, candidates: int, style: Style) -> str:
+    """Tell by what settings and steps were chosen; where there was one setting each, only steps were."""
+    by = CHOSEN_BY[select]
+    if candidates == 1 and select in PREFIXES:
+        return f"of each run the step that was best by {by.removesuffix(STEP_TOO)}"
+    rerun = "" if style.paper else " (`bench rerun-best` runs them on others)"
+    return (
+        f"settings chosen among up to {candidates} by {by}; on the same seeds, so the intervals are too narrow{rerun}"
+    )
 
 
 def _levels(table: pd.DataFrame, style: Style) -> list[str]:

@@ -111,9 +111,11 @@ def meeting(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def _alike(text: str, value: str) -> bool:
-    """Tell whether a value, as text, equals the one of a condition, as text, number or boolean."""
+    """Tell whether a value, as text, equals the one of a condition, as text, list of texts, number or boolean."""
     if text == value:
         return True
+    if value.startswith("[") and value.endswith("]"):
+        return text == ", ".join(part.strip(" '\"") for part in value[1:-1].split(","))
     try:
         return float(text) == float(value)
     except ValueError:

@@ -88,9 +88,13 @@ def _no_best_step(run: pd.Series, rule: Select) -> str:
     """Tell why a finished run has no step that was best in validation."""
     if rule in CRITERIA and not missing(run.get(f"{BEST}step")):
         if rule in (Select.worst_class, Select.balanced) or "validation_accuracy_class_worst" not in run:
-            return f"no example of {run['dataset']} has an attribute, so groups and classes were not measured"
+            return (
+                f"no example of {run['dataset']} has an attribute, so groups and classes were not measured; "
+                "dataset.attribute_from=none makes groups of classes"
+            )
         return (
-            "the attribute was not known in validation, by dataset.attribute_known; worst_class and balanced do without"
+            "the attribute was not known in validation, by dataset.attribute_known; worst_class and balanced do "
+            "without, and --where 'dataset.attribute_known=[train, validation]' takes the runs that have it"
         )
     if run.get("dataset.validation_share") == 0:
         return f"{run['dataset']} was made without a validation set, by dataset.validation_share=0"

@@ -232,7 +232,8 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
         lines.append(f"{line}  {settings[run_id]}".rstrip())
     total = f"{len(todo)} of {len(configs)} runs are left"
     if known:
-        total += f": about {duration(known / workers)}, {workers} at a time"
+        of = f"{len(todo) - unknown} of these take " if unknown else ""
+        total += f": {of}about {duration(known / workers)}, {workers} at a time"
     if unknown:
         total += f"; nothing is known of what {unknown} of them take"
     if todo and any(cells.optuna for cells in request.sweep.cells):

@@ -16,9 +16,8 @@ from invbench.core.method import as_outputs
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.runs.resolve import RunConfig, resolve
-from invbench.seeding import stream
 from invbench.system.device import choose_device
-from invbench.training.build import model_on, problem_on
+from invbench.training.build import loaded, model_on, problem_on
 
 ROWS = 64
 """Examples that pass through the network together."""
@@ -56,7 +55,12 @@ def embed(
     if not Path(out).parent.is_dir() or Path(out).is_dir():
         raise UserError(f"{out} cannot be written: it is a folder, or there is no folder {Path(out).parent}")
     config = _config(dataset, backbone, weights, settings or {}, seed)
-    problem = config.dataset.load(stream(seed, "data"))
+    for name in ("attribute_known", "second_stage_share"):
+        if f"dataset.{name}" in (settings or {}):
+            raise UserError(
+                f"dataset.{name} is a setting of the runs on the representations, which are of all the data"
+            )
+    problem = loaded(config)
     chosen = choose_device(device)
     model = model_on(chosen, config, problem)
     on_device = problem_on(chosen, config, problem)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from invbench.core.arrays import array_of, check_lengths, inputs_of
 from invbench.core.data import Kind, Problem, Split
+from invbench.core.groups import SECOND_STAGE
 from invbench.core.problem_file import named_errors
 from invbench.core.registry import METHODS, unmet
 from invbench.core.task import BinaryClassification, Classification, Regression, Task, described_task, task_of
@@ -190,9 +191,7 @@ def fit(
     split = ["train"] * count + ["test"] * count  # a problem needs a test split; nobody looks at its metrics
     twice: dict[str, Any] = {name: np.concatenate([array, array]) for name, array in columns.items()}
     problem = Problem.from_arrays(**twice, split=split)
-    for name in method.split("+"):
-        if missing := unmet(METHODS.traits(name.strip()), tuple(problem.provides)):
-            raise UserError(f"method {name.strip()} needs {' and '.join(missing)}, which these arrays do not have")
+    _check_method(method, problem, settings or {})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.safetensors"
         problem.save(file)
@@ -204,6 +203,19 @@ def fit(
     spec = trained.config.spec.model_copy(update={"dataset": DATASET, "dataset_settings": given})
     names = tuple(map(str, getattr(x, "columns", ())))
     return Predictor(trained.model, without_data(spec), _without_examples(trained.problem), names)
+
+
+def _check_method(method: str, problem: Problem, settings: Mapping[str, Any]) -> None:
+    """Raise UserError where a method needs what neither arrays nor settings nor a first stage provide."""
+    names = [name.strip() for name in method.split("+")]
+    made = {what for name in names for what in getattr(METHODS.load(name), "provides", ())} | {SECOND_STAGE}
+    made |= {"environments"} if settings.get("dataset.environment_from", "data") != "data" else set()
+    made |= {"nuisance"} if settings.get("dataset.nuisance_from", "data") != "data" else set()
+    for name in names:
+        if missing := unmet(METHODS.traits(name), (*problem.provides, *made)):
+            groups = "environments" in missing and problem.attributes
+            advice = "; settings={'dataset.environment_from': 'group'} makes them of the attribute" if groups else ""
+            raise UserError(f"method {name} needs {' and '.join(missing)}, which these arrays do not have{advice}")
 
 
 def _fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from invbench.core.backbone import network_with_head
 from invbench.core.data import Problem, Split
 from invbench.core.method import Outputs
+from invbench.core.registry import METHODS
 from invbench.core.stages import FirstStage, Kept
 from invbench.datafiles.checksums import fingerprint
 from invbench.errors import Unusable, UserError
@@ -107,7 +108,7 @@ def first_config(config: RunConfig) -> RunConfig:
             trainer[length] = max(1, round(stage.first_share * trainer[length]))
     values = {f"dataset.{name}": value for name, value in spec.dataset_settings.items()}
     values |= {f"trainer.{name}": value for name, value in trainer.items()}
-    if spec.backbone:
+    if spec.backbone and not METHODS.load(stage.first_method.partition("+")[0]).replaces_model:
         values |= {"backbone.name": spec.backbone}
         values |= {f"backbone.{name}": value for name, value in spec.backbone_settings.items()}
     return resolve(stage.first_method, spec.dataset, spec.seed, values | stage.first_settings)

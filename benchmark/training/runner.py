@@ -12,7 +12,8 @@ import torch
 from invbench.console import announce, somebody_looks
 from invbench.core.data import Problem
 from invbench.datafiles.checksums import is_regular, sha256
-from invbench.errors import Interrupted, RunFailed, RunHeld, UserError
+from invbench.errors import Interrupted, RunFailed, RunHeld, Unusable, UserError
+from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.commands import parse_seeds
 from invbench.runs.folder import FIRST_STAGES, RunFolder
 from invbench.runs.given import named_dataset
@@ -276,6 +277,11 @@ def _carry_out_first(config: RunConfig, options: Options) -> None:
     waiting = False
     while True:
         try:
+            folder = RunFolder(options.out / config.spec.run_id)
+            if _lacks_weights(folder):
+                with folder.hold() as held, held.writing():
+                    held.record.unlink(missing_ok=True)  # so that it is carried out again
+                    held.checkpoint.unlink(missing_ok=True)
             run_one(config, options)
             return
         except RunHeld:
@@ -283,6 +289,17 @@ def _carry_out_first(config: RunConfig, options: Options) -> None:
                 announce(f"waiting for {config.title}, which another process is carrying out")
             waiting = True
             time.sleep(WAIT_SECONDS)
+
+
+def _lacks_weights(folder: RunFolder) -> bool:
+    """Tell whether a finished run's checkpoint is gone or damaged."""
+    record = folder.read_record()
+    if record is None or record.status != "done":
+        return False
+    try:
+        return Checkpoint.load(folder.checkpoint) is None
+    except Unusable:
+        return True
 
 
 def _other_data(config: RunConfig, record: Record) -> Problem | None:
@@ -299,7 +316,8 @@ def _other_first_stage(config: RunConfig, record: Record, options: Options) -> b
     if stage is None:
         return False
     if stage.from_run is None:
-        if not (options.out / FIRST_STAGES / first_config(config).spec.run_id).is_dir():
+        first = RunFolder(options.out / FIRST_STAGES / first_config(config).spec.run_id)
+        if not first.record.exists() or _lacks_weights(first):
             _carry_out_first(first_config(config), replace(options, out=options.out / FIRST_STAGES))
         return False
     known: str | None = record.engine.get("first_stage", {}).get("weights_sha256")

@@ -136,7 +136,12 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("data", "fetch", "cifar"), "no dataset or release is named 'cifar'; did you mean 'cifar10'?"),
         (("show", "digits", "--picture", "digits.gif"), "must end in .png, .pdf or .svg"),
         (("show", "digits", "--picture", "nowhere/digits.png"), "there is no folder"),
-        (("show", "digits", "--set", "dataset.max_rotation=1"), "give --picture too"),
+        (("show", "mlp", "--set", "dataset.max_rotation=1"), "are of a dataset whose examples are counted or drawn"),
+        (("show", "digits", "--set", "dataset.max_rotatoin=1"), "did you mean"),
+        (
+            ("run", "-m", "erm", "-d", "digits", "--infer-groups", "mixup"),
+            "infers no environments; take eiil",
+        ),
         (("show", "digits", "--picture", f"{'x' * 300}.png"), "a name has 255 bytes at most"),
         (("plot", "curves", "--out", f"{'x' * 300}.png"), "a name has 255 bytes at most"),
         (("plot", "widths", "--mark", "nan"), "it must be a finite number"),

@@ -173,3 +173,41 @@ def test_validation_does_not_tell_by_environments_what_only_training_knows() -> 
     problem = loaded(environment_from="nuisance", attribute_known=["train"])
     assert problem.splits["train"].env is not None
     assert problem.splits["validation"].env is None
+
+
+@pytest.mark.parametrize("what", ["environment", "nuisance"])
+@pytest.mark.parametrize("form", ["with the label", "nearly", "none of it"])
+def test_what_tells_the_attribute_with_the_label_or_nearly_is_hidden(what: str, form: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, a = rng.integers(0, 2, (2, 600))
+    nearly = np.where(np.arange(600) == 7, 1 - a, a)
+    values = {"with the label": y ^ a, "nearly": nearly, "none of it": rng.integers(0, 3, 600)}[form]
+    given: dict[str, Any] = {"attribute": a, what: values}
+    Problem.from_arrays(rng.normal(size=(600, 2)), y, **given).save(tmp_path / "problem.safetensors")
+    settings = {"dataset.path": str(tmp_path / "problem.safetensors"), "dataset.attribute_known": []}
+    problem = invbench.load_problem("embedded", settings=settings)
+    part = "env" if what == "environment" else what
+    for name, hidden in (("train", form != "none of it"), ("validation", form != "none of it"), ("test", False)):
+        assert (getattr(problem.splits[name], part) is None) == hidden
+
+
+def test_several_columns_that_tell_the_attribute_together_are_hidden(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, a = rng.integers(0, 2, 600), rng.integers(0, 4, 600)
+    for nuisance, hidden in ((np.stack([a % 2, a // 2], 1), True), (rng.integers(0, 2, (600, 2)), False)):
+        problem = Problem.from_arrays(rng.normal(size=(600, 2)), y, attribute=a, nuisance=nuisance)
+        problem.save(tmp_path / "problem.safetensors")
+        settings = {"dataset.path": str(tmp_path / "problem.safetensors"), "dataset.attribute_known": []}
+        problem = invbench.load_problem("embedded", settings=settings)
+        assert (problem.splits["train"].nuisance is None) == hidden
+
+
+def test_environments_that_are_made_of_the_attribute_are_hidden_in_few_examples_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, a = rng.integers(0, 2, (2, 100))
+    split = np.repeat(["train", "validation", "test"], [80, 6, 14])
+    Problem.from_arrays(rng.normal(size=(100, 2)), y, attribute=a, split=split).save(tmp_path / "problem.safetensors")
+    settings = {"dataset.path": str(tmp_path / "problem.safetensors"), "dataset.attribute_known": ["train"]}
+    problem = invbench.load_problem("embedded", settings=settings | {"dataset.environment_from": "group"})
+    assert problem.environments == 4
+    assert problem.splits["validation"].env is None

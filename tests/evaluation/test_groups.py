@@ -1,5 +1,7 @@
 """Metrics of groups, of classes and of probabilities, against sums over examples and scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from torch import nn
 
+import invbench
 from invbench.core.data import Problem, Split
 from invbench.core.metric import metric_of, parse_column
 from invbench.core.task import BinaryClassification, Classification, Task
+from invbench.errors import RunFailed
 from invbench.evaluation.groups import brier_score, calibration_error, group_metrics, probability_metrics
 from invbench.evaluation.metrics import headlines, split_metrics
 from invbench.results.display_names import display_metric
@@ -139,3 +143,15 @@ def test_names_of_columns(column: str, end: str, words: str | None) -> None:
 def test_the_worst_group_is_a_headline() -> None:
     names = [f"test_accuracy{end}" for end in ("", "_group0", "_group_worst", "_group_weighted", "_class_worst")]
     assert headlines(names) == ["test_accuracy", "test_accuracy_group_worst", "test_accuracy_group_weighted"]
+
+
+def test_probabilities_that_are_not_finite_are_not_measured() -> None:
+    problem = invbench.load_problem("grouped_digits")
+    split = problem.splits["test"]
+    assert probability_metrics(problem, split, torch.full((len(split), 2), torch.nan)) == {}
+
+
+def test_a_run_that_diverges_at_its_end_says_so(tmp_path: Path) -> None:
+    settings = {"trainer.steps": 1, "trainer.optimizer": "sgd", "trainer.learning_rate": 1e38}
+    with pytest.raises(RunFailed, match=r"failed \(diverged\)"):
+        invbench.run("erm", "grouped_digits", settings=settings, out=tmp_path)

@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import invbench
 from invbench.choices import CRITERIA, Select
 from invbench.errors import UserError
+from invbench.results.columns import problem_of
+from invbench.results.layout import notes
+from invbench.results.load import meeting
 from invbench.runs.folder import RunFolder
 
 SHORT: dict[str, Any] = {
@@ -70,3 +75,27 @@ def test_protocols_of_who_knows_what_are_not_mixed(tmp_path: Path) -> None:
     table = invbench.table(invbench.load_results(tmp_path), select="best_validation")
     assert len(table) == 2
     assert list(table["n"]) == [1, 1]
+
+
+def test_runs_are_chosen_by_who_knows_the_attribute(tmp_path: Path) -> None:
+    for known in (["train", "validation"], []):
+        invbench.run("erm", DATA, settings=SHORT | {"dataset.attribute_known": known}, out=tmp_path)
+    results = invbench.load_results(tmp_path)
+    for condition in ("[train, validation]", '["train", "validation"]', "train, validation", "[]"):
+        chosen = meeting(results, [f"dataset.attribute_known={condition}"])
+        assert len(chosen) == 1, condition
+    table = invbench.table(chosen, "test_accuracy", "worst_class")
+    assert "of each run the step that was best by the worst class of the validation set" in notes(table, {})
+
+
+def test_a_task_that_is_named_makes_no_other_problem(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["one", "two"])
+    frame.assign(y=rng.choice(["no", "yes"], 60), a=rng.choice(["x", "z"], 60)).to_csv(tmp_path / "t.csv", index=False)
+    given = {"dataset.path": str(tmp_path / "t.csv"), "dataset.target": "y", "dataset.attribute": "a"}
+    for method in ("erm", "group_weights"):
+        settings = given | {"trainer.steps": 3, "trainer.batch_size": 8}
+        invbench.run(method, "table", settings=settings, out=tmp_path / "results")
+    table = invbench.table(invbench.load_results(tmp_path / "results"))
+    assert set(table["dataset.task"].fillna("")) == {"", "classification"}
+    assert len(problem_of(table)) and table.groupby(problem_of(table), dropna=False).ngroups == 1

@@ -15,6 +15,7 @@ from conftest import Bench
 from torch import Tensor
 
 import invbench
+from invbench.components.clusters import clusters
 from invbench.core.method import Outputs
 from invbench.core.stages import FirstStage
 from invbench.errors import UserError
@@ -240,3 +241,50 @@ def test_both_stages_have_the_same_data(tmp_path: Path) -> None:
         invbench.run("dfr", DATA, settings=SHORT | {"method.share": 0.001}, out=tmp_path)
     with pytest.raises(UserError, match="too small to set an example aside"):
         invbench.run("afr", DATA, settings=SHORT | {"dataset.second_stage_share": 1e-4}, out=tmp_path)
+
+
+def test_a_first_stage_whose_weights_are_damaged_or_gone_is_made_again(tmp_path: Path) -> None:
+    first = (
+        tmp_path / FIRST_STAGES / first_config(resolve("jtt", DATA, 0, SHORT)).spec.run_id / "checkpoint.safetensors"
+    )
+    record = invbench.run("jtt", DATA, settings=SHORT, out=tmp_path)
+    whole = first.read_bytes()
+    for content in (whole[:100], None):
+        first.unlink()
+        if content is not None:
+            first.write_bytes(content)
+        other = invbench.run("jtt", DATA, settings=SHORT | {"method.upweight": 3}, out=tmp_path)
+        assert other.status == "done"
+        shutil.rmtree(tmp_path / other.run_id)
+        first.write_bytes(whole[:100])
+        assert invbench.run("jtt", DATA, settings=SHORT, out=tmp_path).metrics == record.metrics
+        load_run(tmp_path / record.run_id)
+
+
+def test_a_first_stage_may_bring_its_own_network() -> None:
+    config = first_config(resolve("jtt", DATA, 0, SHORT | {"method.first_method": "steerable"}))
+    assert config.spec.method == "steerable"
+
+
+def test_clusters_of_points_with_an_outlier() -> None:
+    points = np.random.default_rng(0).normal(size=(5000, 3))
+    points[17] = 1e4
+    for seed in range(3):
+        numbers, silhouette = clusters(points, 3, seed)
+        assert len(numbers) == 5000
+        assert -1 <= silhouette <= 1
+    assert clusters(np.arange(100.0)[:, None] * 1e-200, 4, 0)[1] == 0
+    with pytest.raises(UserError, match="are not finite"):
+        clusters(np.full((5, 2), np.nan), 3, 0)
+
+
+def test_arrays_become_groups_that_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    y, a = rng.integers(0, 2, (2, 200))
+    x = np.stack([y, a], 1) + rng.normal(0, 0.1, (200, 2))
+    few: dict[str, Any] = {"trainer.steps": 300, "trainer.batch_size": None, "trainer.learning_rate": 0.01}
+    groups = few | {"dataset.environment_from": "group"}
+    predictor = invbench.fit("group_dro", x, y, attribute=a, settings=groups)
+    assert (predictor.predict(x) == y.astype(str)).mean() > 0.95
+    with pytest.raises(UserError, match="'dataset.environment_from': 'group'} makes them of the attribute"):
+        invbench.fit("group_dro", x, y, attribute=a, settings=few)
