@@ -163,12 +163,15 @@ def _described(data: Problem, before: Problem) -> dict[str, Any]:
 def _keep(model: nn.Module, first: RestoredRun, whole: bool) -> None:
     """Give a network the body of the first stage's, which is not trained any more, or all of it."""
     network, given = network_with_head(model)[1], network_with_head(first.model)[1]
-    parts = (network, given) if whole else (network.features, given.features)
-    try:
-        check_fit({"model": parts[0].state_dict()}, {"model": parts[1].state_dict()})
-    except Unusable:
-        raise UserError(f"the network of {first.config.title} is another one, so its body cannot be kept") from None
-    parts[0].load_state_dict(parts[1].state_dict())
+    body = given.features.module if isinstance(given.features, Kept) else given.features
+    pairs: list[tuple[nn.Module, nn.Module]] = [(network.features, body)]
+    pairs += [(network.head, given.head)] if whole else []
+    for ours, theirs in pairs:
+        try:
+            check_fit({"model": ours.state_dict()}, {"model": theirs.state_dict()})
+        except Unusable:
+            raise UserError(f"the network of {first.config.title} is another one, so its body cannot be kept") from None
+        ours.load_state_dict(theirs.state_dict())
     network.features = Kept(network.features)
 
 

@@ -266,6 +266,19 @@ def test_a_first_stage_may_bring_its_own_network() -> None:
     assert config.spec.method == "steerable"
 
 
+@pytest.mark.parametrize("method", ["dfr", "afr"])
+def test_a_body_is_kept_through_several_stages(method: str, tmp_path: Path) -> None:
+    record = invbench.run(method, DATA, settings=SHORT | {"method.first_method": "crt"}, out=tmp_path)
+    body = load_run(tmp_path / record.run_id).model.features.module.state_dict()  # type: ignore[union-attr, operator]
+    runs = [folder for folder in (tmp_path / FIRST_STAGES).rglob("*") if (folder / "record.json").exists()]
+    assert len(runs) == 2, "ERM, and what trained its head again"
+    for folder in runs:
+        first = load_run(folder).model.features
+        theirs = first.module if hasattr(first, "module") else first
+        for name, value in theirs.state_dict().items():  # type: ignore[union-attr, operator]
+            assert torch.equal(body[name], value)
+
+
 def test_clusters_of_points_with_an_outlier() -> None:
     points = np.random.default_rng(0).normal(size=(5000, 3))
     points[17] = 1e4
