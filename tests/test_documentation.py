@@ -153,13 +153,15 @@ def test_the_commands_about_groups_work(
     """Those that need no files are carried out, with a few steps; of the others the data are asked for."""
     monkeypatch.chdir(tmp_path)
     commands = [line for line in group_commands() if (re.search("-d (images|wilds)", line) is None) == offline]
-    assert len(commands) == (4 if offline else 2)
+    assert len(commands) == (5 if offline else 2)
     for command in commands:
-        _, *arguments = shlex.split(command)
+        _, *arguments = shlex.split(command, comments=True)
         steps = ["-q", "--set", "trainer.steps=5"] if arguments[0] == "run" else []
         status, out, err = bench(*arguments, *steps)
         assert (status == 0) == offline, err
-        assert any(text in out + err for text in ("group_worst", "no file", "copy", "invbench[wilds]")), err
+        assert any(
+            text in out + err for text in ("group_worst", "groups of train", "no file", "copy", "invbench[wilds]")
+        ), err
 
 
 YAML = [
