@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.core.data import Problem, Split, Variant
-from invbench.core.groups import GroupedDataset
+from invbench.core.groups import GroupsAlone
 from invbench.core.settings import setting
 from invbench.core.task import Classification
 from invbench.errors import UserError
@@ -67,7 +67,7 @@ def alternating(count: int, environments: int) -> NDArray[np.int64]:
     return np.arange(count) % environments
 
 
-class ColouredGroups(GroupedDataset):
+class ColouredGroups(GroupsAlone):
     """Digits whose label is 1[digit ≥ 5] and whose colour goes with the label in most groups."""
 
     label_noise: float = setting(0.25, "fraction of labels that are flipped", ge=0, le=0.5)

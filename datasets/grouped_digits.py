@@ -29,10 +29,6 @@ class GroupedDigits(ColouredGroups):
 
     display_name: ClassVar[str] = "Digits with groups"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "second_stage")
-    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "environments": {"environment_from": "group"},
-        "second_stage": {"second_stage_share": 0.2},
-    }
     citation: ClassVar[str] = f"{CITATION}; coloured as in Yang et al., arXiv 2302.12254"
     licence: ClassVar[str] = LICENCE
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 8}

@@ -30,10 +30,6 @@ class GroupedMNIST(ColouredGroups):
 
     display_name: ClassVar[str] = "MNIST with groups"
     provides: ClassVar[tuple[str, ...]] = ("image", "classification", "environments", "nuisance", "second_stage")
-    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "environments": {"environment_from": "group"},
-        "second_stage": {"second_stage_share": 0.2},
-    }
     release: ClassVar[str] = "mnist"
     citation: ClassVar[str] = "Yang et al., Change is hard, arXiv 2302.12254"
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 8}

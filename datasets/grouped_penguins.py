@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from invbench.core.data import Problem
-from invbench.core.groups import GroupedDataset
+from invbench.core.groups import GroupsAlone
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.datasets.penguins import FILE, MEASUREMENTS, Penguins
@@ -31,15 +31,11 @@ PARTS = {"train": 0.5, "validation": 0.75, "test": 1.0}
 
 
 @register_dataset("grouped_penguins")
-class GroupedPenguins(GroupedDataset):
+class GroupedPenguins(GroupsAlone):
     """Sex of Adelies and Gentoos from four measurements, with two rare groups; offline."""
 
     display_name: ClassVar[str] = "Penguins with groups"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "environments", "nuisance", "second_stage")
-    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "environments": {"environment_from": "group"},
-        "second_stage": {"second_stage_share": 0.2},
-    }
     licence: ClassVar[str] = Penguins.licence
     citation: ClassVar[str] = Penguins.citation
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 8, "trainer.batch_size": 3}

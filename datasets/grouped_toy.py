@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from invbench.core.data import Problem, Split, drawn_splits, floats
-from invbench.core.groups import GroupedDataset
+from invbench.core.groups import GroupsAlone
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
@@ -29,15 +29,11 @@ DEVIATION = 0.15
 
 
 @register_dataset("grouped_toy")
-class GroupedToy(GroupedDataset):
+class GroupedToy(GroupsAlone):
     """A core input, a spurious one that is right for most, and noise to learn by heart; offline."""
 
     display_name: ClassVar[str] = "Toy of BalancingGroups"
     provides: ClassVar[tuple[str, ...]] = ("vector", "classification", "environments", "nuisance", "second_stage")
-    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "environments": {"environment_from": "group"},
-        "second_stage": {"second_stage_share": 0.2},
-    }
     citation: ClassVar[str] = "Idrissi et al., Simple data balancing, arXiv 2110.14503"
     small: ClassVar[Mapping[str, Any]] = {"trainer.batch_size": 8, "dataset.noise": 20, "dataset.examples": 200}
 

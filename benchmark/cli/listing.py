@@ -139,7 +139,7 @@ def show(
         else:
             _settings("trainer", TrainerConfig, "settings of the training loop")
         return
-    counted = list(sizes_of(name, settings, seed)) if settings else []
+    counted = [] if as_json or name not in DATASETS.known() else list(sizes_of(name, settings or [], seed))
     homes = [registry for registry in (METHODS, DATASETS, BACKBONES) if name in registry.known()]
     if not homes:
         from invbench.published.claims import sources
@@ -162,7 +162,7 @@ def show(
             echo(f"trained together (bench sweep --fuse): {trained_together(name, cls)}")
         if registry is DATASETS:
             echo("\n".join(provenance(name, cls)))
-            echo("\n".join(counted or sizes_of(name, [], seed)))
+            echo("\n".join(counted))
             echo(f"recipe:\n{recipe_of(name, cls) or 'none'}")
 
 

@@ -69,6 +69,7 @@ def run(
 ) -> None:
     """Train a method on a dataset. The same command again continues what was stopped and repeats nothing."""
     from invbench.core.registry import METHODS
+    from invbench.core.stages import provided_by
     from invbench.runs.commands import parse_seeds
     from invbench.runs.config import parse_assignments
     from invbench.runs.options import Options
@@ -82,7 +83,7 @@ def run(
     assignments = parse_assignments(set_ or [])
     numbers = [seed or 0] if seeds is None else parse_seeds(seeds)
     if infer_groups:
-        if "environments" not in getattr(METHODS.load(infer_groups), "provides", ()):
+        if "environments" not in provided_by([METHODS.load(infer_groups)]):
             raise UserError(f"--infer-groups {infer_groups}: this method infers no environments; take eiil or george")
         method = f"{method}+{infer_groups}"
     configs = [resolve(method, dataset, number, assignments) for number in numbers]

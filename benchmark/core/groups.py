@@ -68,6 +68,15 @@ class GroupedDataset(Dataset):
         return tuple(what for what in self.provides if there.get(what, True) or made.get(what, False))
 
 
+class GroupsAlone(GroupedDataset):
+    """Dataset with groups and no other environments: a method that needs some gets the groups."""
+
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **GroupedDataset.optional,
+        "environments": {"environment_from": "group"},
+    }
+
+
 def arranged(problem: Problem, data: GroupedDataset) -> Problem:
     """Make attributes, nuisances and environments of each other, as the settings say.
 

@@ -1,7 +1,7 @@
 """Methods of two stages: a run that begins from a finished one of the same data, seed and network."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -72,10 +72,15 @@ class Kept(nn.Module):
         return value
 
     def train(self, mode: bool = True) -> "Kept":
-        """Stay in evaluation mode."""
+        """Return the module, which stays in evaluation mode."""
         super().train(mode)
         self.module.eval()
         return self
+
+
+def provided_by(methods: Iterable[type[Method] | Method]) -> set[str]:
+    """Return what second stages among methods add to the data, in the words of `Dataset.provides`."""
+    return {what for method in methods for what in getattr(method, "provides", ())}
 
 
 def with_environments(problem: Problem, environment: Tensor) -> Problem:

@@ -35,23 +35,23 @@ def group_metrics(problem: Problem, name: str, accuracy: Tensor) -> dict[str, Te
         return {}
     labels = problem.splits[name].y.long()
     classes = max(2, problem.task.outputs)
-    metrics = _averages(accuracy, labels, classes, "class")
+    metrics = _summary(_means(accuracy, labels, classes), labels, "class")
     groups = problem.groups(name)
     if groups is None:
         return metrics
-    count = len(problem.group_names)
-    metrics |= _averages(accuracy, groups, count, "group")
+    means = _means(accuracy, groups, len(problem.group_names))
+    metrics |= _summary(means, groups, "group")
     here, train = (np.array(problem.group_counts.get(part, [0])) for part in (name, "train"))
     shares = torch.from_numpy((here > 0) * train).to(accuracy)
     if (here * train).any():  # else no group of the split was trained on
-        metrics["accuracy_group_weighted"] = (_means(accuracy, groups, count) * shares).sum() / shares.sum()
+        metrics["accuracy_group_weighted"] = (means * shares).sum() / shares.sum()
     return metrics
 
 
-def _averages(accuracy: Tensor, numbers: Tensor, count: int, what: str) -> dict[str, Tensor]:
-    """Average over each of so many groups or classes, whose numbers are (N,), then over these."""
+def _summary(means: Tensor, numbers: Tensor, what: str) -> dict[str, Tensor]:
+    """Name the means (groups,) of groups or classes that have an example, with numbers (N,), and sum them up."""
     present = numbers.unique()
-    means = _means(accuracy, numbers, count)[present]
+    means = means[present]
     each = dict(zip(present.tolist(), means, strict=True)) if len(present) <= MOST else {}
     metrics = {f"accuracy_{what}{number}": value for number, value in each.items()}
     return metrics | {f"accuracy_{what}_average": means.mean(), f"accuracy_{what}_worst": means.min()}

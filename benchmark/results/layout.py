@@ -25,13 +25,12 @@ from invbench.results.statistics import (
     ranks,
 )
 
-STEP_TOO = ", and of each run the step"
 CHOSEN_BY = {
-    Select.best_validation: f"the validation set{STEP_TOO}",
-    Select.worst_group: f"the worst group of the validation set{STEP_TOO}",
-    Select.group_average: f"the mean over groups of the validation set{STEP_TOO}",
-    Select.worst_class: f"the worst class of the validation set{STEP_TOO}",
-    Select.balanced: f"the mean over classes of the validation set{STEP_TOO}",
+    Select.best_validation: "the validation set",
+    Select.worst_group: "the worst group of the validation set",
+    Select.group_average: "the mean over groups of the validation set",
+    Select.worst_class: "the worst class of the validation set",
+    Select.balanced: "the mean over classes of the validation set",
     Select.leave_one_env_out: "environments left out of training, each in turn",
     Select.oracle: "what is shown (oracle), so test data choose: for comparison, not a result",
 }
@@ -297,21 +296,26 @@ def _chosen_before(table: pd.DataFrame) -> list[str]:
     """Tell how settings were chosen on other seeds, for runs whose protocol says so."""
     protocols = set(table["settings_chosen_by"]) - {"last"}
     return [
-        f"settings of runs with protocol {name} were chosen on other seeds by {CHOSEN_BY[Select(name)]}; shown is the "
-        f"{'step that was best in validation' if (table['at'] != 'last').all() else 'last step'}"
+        f"settings of runs with protocol {name} were chosen on other seeds by {_settings_by(Select(name))}; shown is "
+        f"the {'step that was best in validation' if (table['at'] != 'last').all() else 'last step'}"
         for name in sorted(protocols)
     ]
 
 
 def _chosen(select: Select, candidates: int, style: Style) -> str:
     """Tell by what settings and steps were chosen; where there was one setting each, only steps were."""
-    by = CHOSEN_BY[select]
     if candidates == 1 and select in PREFIXES:
-        return f"of each run the step that was best by {by.removesuffix(STEP_TOO)}"
+        return f"of each run the step that was best by {CHOSEN_BY[select]}"
+    by = _settings_by(select)
     rerun = "" if style.paper else " (`bench rerun-best` runs them on others)"
     return (
         f"settings chosen among up to {candidates} by {by}; on the same seeds, so the intervals are too narrow{rerun}"
     )
+
+
+def _settings_by(select: Select) -> str:
+    """Tell by what settings were chosen, and whether steps were, too."""
+    return CHOSEN_BY[select] + (", and of each run the step" if select in PREFIXES else "")
 
 
 def _levels(table: pd.DataFrame, style: Style) -> list[str]:

@@ -15,6 +15,7 @@ from invbench.core.hooks import GradientPenalty, WeighsPenalty, WithCritic
 from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
+from invbench.core.stages import provided_by
 from invbench.core.trainer import TrainerConfig
 from invbench.errors import NotProvided, UserError, brief, did_you_mean
 from invbench.runs.config import Layer, assignments_layer, check_sections, merge, recipe_layers
@@ -204,8 +205,7 @@ def _beside_rules(classes: Mapping[str, type[Method]]) -> Layer:
 def _switched_on(dataset: type[Dataset], methods: Iterable[type[Method] | Method]) -> dict[str, Any]:
     """Return the dataset's settings that switch on what the methods require and what is off by default."""
     methods = list(methods)
-    made = {what for method in methods for what in getattr(method, "provides", ())}  # by a second stage
-    always = (set(dataset.provides) - set(dataset.optional)) | made
+    always = (set(dataset.provides) - set(dataset.optional)) | provided_by(methods)
     settings: dict[str, Any] = {}
     for need in (need.split(" or ") for method in methods for need in method.requires):
         off = [name for name in need if name in dataset.optional]

@@ -19,6 +19,7 @@ from invbench.core.data import Kind, Problem, Split
 from invbench.core.groups import SECOND_STAGE
 from invbench.core.problem_file import named_errors
 from invbench.core.registry import METHODS, unmet
+from invbench.core.stages import provided_by
 from invbench.core.task import BinaryClassification, Classification, Regression, Task, described_task, task_of
 from invbench.datafiles.checksums import fingerprint
 from invbench.errors import UserError
@@ -208,7 +209,7 @@ def fit(
 def _check_method(method: str, problem: Problem, settings: Mapping[str, Any]) -> None:
     """Raise UserError where a method needs what neither arrays nor settings nor a first stage provide."""
     names = [name.strip() for name in method.split("+")]
-    made = {what for name in names for what in getattr(METHODS.load(name), "provides", ())} | {SECOND_STAGE}
+    made = provided_by(map(METHODS.load, names)) | {SECOND_STAGE}
     made |= {"environments"} if settings.get("dataset.environment_from", "data") != "data" else set()
     made |= {"nuisance"} if settings.get("dataset.nuisance_from", "data") != "data" else set()
     for name in names:

@@ -316,9 +316,10 @@ def _other_first_stage(config: RunConfig, record: Record, options: Options) -> b
     if stage is None:
         return False
     if stage.from_run is None:
-        first = RunFolder(options.out / FIRST_STAGES / first_config(config).spec.run_id)
-        if not first.record.exists() or _lacks_weights(first):
-            _carry_out_first(first_config(config), replace(options, out=options.out / FIRST_STAGES))
+        first, out = first_config(config), options.out / FIRST_STAGES
+        folder = RunFolder(out / first.spec.run_id)
+        if not folder.record.exists() or _lacks_weights(folder):
+            _carry_out_first(first, replace(options, out=out))
         return False
     known: str | None = record.engine.get("first_stage", {}).get("weights_sha256")
     return weights_sum(load_run(stage.from_run).model) != known

@@ -73,7 +73,7 @@ def network(task: Task, seed: int = 1) -> FeaturesAndHead:
 
 
 def step_of(method: Method, problem: Problem, model: nn.Module, seed: int = 0) -> Step:
-    """Make one step."""
+    """Compute objective, penalty and gradients of the first batch."""
     composition = Composition({"method": method})
     parameters = dict(model.named_parameters())
     examples = composition.examples(problem, seed)
