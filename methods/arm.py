@@ -6,8 +6,9 @@ over B images of the same environment as a further channel:
 
     f(x_i, (1/B) Σ_j c(x_j))
 
-c has convolutions 5x5 of 64, 64 and 1 channels with padding 2, batch normalisation and ReLU after the first two. In
-training the B images are those of the environment in the step; in evaluation `support` of them, one after another.
+c has convolutions 5x5 of `width`, `width` and 1 channels with padding 2, batch normalisation and ReLU after the first
+two. In training the B images are those of the environment in the step; in evaluation `support` of them, one after
+another.
 
 A prediction in evaluation depends on other unlabelled inputs of the test (it is transductive): other methods do not see
 these. Deviations: in DomainBed c keeps its first weights (its optimiser is made ahead of it), the authors train it. It
@@ -29,7 +30,7 @@ from invbench.core.method import Outputs, as_outputs
 from invbench.core.registry import register_method
 from invbench.core.settings import setting
 
-WIDTH, KERNEL = 64, 5
+KERNEL = 5
 
 
 @register_method("arm")
@@ -39,8 +40,9 @@ class ARM(InputChange, EnvironmentContext):
     display_name: ClassVar[str] = "ARM"
     requires: ClassVar[tuple[str, ...]] = ("image", "environments")
     couples_rows: ClassVar[bool] = True
-    small: ClassVar[Mapping[str, Any]] = {"method.support": 8}
+    small: ClassVar[Mapping[str, Any]] = {"method.support": 8, "method.width": 8}
 
+    width: int = setting(64, "channels of the context network's hidden layers", ge=1)
     support: int = setting(64, "images of an environment that are predicted together in evaluation", ge=1)
 
     def inputs(self, problem: Problem) -> Problem:
@@ -51,19 +53,19 @@ class ARM(InputChange, EnvironmentContext):
         return replace(problem, splits=splits)
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
-        return WithContext(model, problem.input_shape[0], self.support)
+        return WithContext(model, problem.input_shape[0], self.width, self.support)
 
 
 class WithContext(EnvironmentNetwork):
     """A network that gets the mean of a context network's maps over each environment as a further channel."""
 
-    def __init__(self, model: nn.Module, channels: int, support: int) -> None:
+    def __init__(self, model: nn.Module, channels: int, width: int, support: int) -> None:
         super().__init__(support)
         self.model = model
         self.context = nn.Sequential(
-            *(nn.Conv2d(channels, WIDTH, KERNEL, padding=KERNEL // 2), nn.BatchNorm2d(WIDTH), nn.ReLU()),
-            *(nn.Conv2d(WIDTH, WIDTH, KERNEL, padding=KERNEL // 2), nn.BatchNorm2d(WIDTH), nn.ReLU()),
-            nn.Conv2d(WIDTH, 1, KERNEL, padding=KERNEL // 2),
+            *(nn.Conv2d(channels, width, KERNEL, padding=KERNEL // 2), nn.BatchNorm2d(width), nn.ReLU()),
+            *(nn.Conv2d(width, width, KERNEL, padding=KERNEL // 2), nn.BatchNorm2d(width), nn.ReLU()),
+            nn.Conv2d(width, 1, KERNEL, padding=KERNEL // 2),
         )
 
     def forward(self, x: Tensor, env: Tensor | None = None) -> Outputs:
