@@ -59,10 +59,16 @@ class LISA(BatchMixing):
 
 def partners(y: Tensor, attribute: Tensor, same_label: Tensor) -> Tensor:
     """Draw a partner (N,) for each example: of its label and another attribute, or the other way round, else itself."""
-    label, other = y[:, None] == y, attribute[:, None] == attribute
-    allowed = torch.where(same_label, label & ~other, ~label & other)
-    drawn = torch.rand(allowed.shape, device=y.device).masked_fill(~allowed, -1).argmax(1)
-    return torch.where(allowed.any(1), drawn, torch.arange(len(y), device=y.device))
+    shared, other = torch.where(same_label, y, attribute), torch.where(same_label, attribute, y)
+    width = other.max() + 1
+    group = shared * width + other
+    ordered, order = group.sort()  # examples that share lie together, and in these those of one group
+    first, last = torch.searchsorted(ordered, shared * width), torch.searchsorted(ordered, (shared + 1) * width)
+    begin, end = torch.searchsorted(ordered, group), torch.searchsorted(ordered, group, right=True)
+    allowed = last - first - (end - begin)
+    drawn = (torch.rand(len(y), dtype=torch.float64, device=y.device) * allowed).long() + first
+    drawn = torch.where(drawn < begin, drawn, drawn + (end - begin))
+    return torch.where(allowed > 0, order[drawn.clamp(max=len(y) - 1)], torch.arange(len(y), device=y.device))
 
 
 def cutmix(x: Tensor, other: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

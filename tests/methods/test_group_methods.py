@@ -327,6 +327,22 @@ def test_lisa_trains_on_both_targets() -> None:
     assert torch.equal(mixed.y.first, batch.y)
 
 
+@pytest.mark.parametrize("same_label", [True, False])
+def test_lisa_draws_each_possible_partner_alike(same_label: bool) -> None:
+    torch.manual_seed(0)
+    y, attribute = torch.tensor([2, 0, 0, 2, 0, 2, 0, 1]), torch.tensor([1, 0, 1, 0, 2, 1, 0, 3])
+    draws = torch.stack([partners(y, attribute, torch.tensor(same_label)) for _ in range(4000)])
+    for i, (label, a) in enumerate(zip(y, attribute, strict=True)):
+        possible = (y == label) & (attribute != a) if same_label else (y != label) & (attribute == a)
+        counts = draws[:, i].bincount(minlength=len(y)).numpy()
+        if not possible.any():
+            assert counts[i] == len(draws), "it stays as it is"
+            continue
+        assert counts[~possible.numpy()].sum() == 0
+        expected = len(draws) / int(possible.sum())
+        assert abs(counts[possible.numpy()] - expected).max() < 5 * expected**0.5, "five standard deviations"
+
+
 def test_cutmix_reports_the_share_that_is_left() -> None:
     torch.manual_seed(0)
     x, other, share = torch.zeros(500, 2, 10, 12), torch.ones(500, 2, 10, 12), torch.full((500,), 0.75)
