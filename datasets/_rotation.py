@@ -10,7 +10,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from invbench.components.images import angle_bins, rotate, wrapped
-from invbench.core.data import Dataset, Pixels, Split, floats
+from invbench.core.data import Dataset, Pixels, Split, Symmetry, floats
 from invbench.core.settings import setting
 
 PIXELS = Pixels((0.5,), (0.25,))
@@ -36,6 +36,11 @@ class RotatedDigits(Dataset):
         if self.test_rotation is not None and not 0 < self.max_rotation < self.test_rotation:
             raise ValueError("test_rotation must be larger than max_rotation, and that larger than 0")
         return self
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """By which angles digits are turned, where these are all there are."""
+        return None if self.test_rotation else Symmetry({"rotation": min(self.max_rotation, np.pi)})
 
     def angles(self, count: int, seed: np.random.SeedSequence, test: slice) -> Tensor:
         """Draw random angles (count,) in radians; those of the rows `test` lie outside, where the settings say so."""

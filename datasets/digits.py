@@ -33,4 +33,4 @@ class SmallDigits(RotatedDigits):
         order = np.random.default_rng(np.random.SeedSequence(1797)).permutation(len(labels))
         turned = self.turned(images[order], labels[order], self.angles(len(labels), seed, slice(*BOUNDS["test"])))
         splits = {name: turned.rows(slice(first, last)) for name, (first, last) in BOUNDS.items()}
-        return Problem(splits, Classification(10), "image", "full", pixels=PIXELS)
+        return Problem(splits, Classification(10), "image", "full", pixels=PIXELS, symmetry=self.symmetry)

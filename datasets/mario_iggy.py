@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from invbench.components.images import rotate
-from invbench.core.data import Dataset, Problem, Split, drawn_splits, floats
+from invbench.core.data import Dataset, Problem, Split, Symmetry, drawn_splits, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification
@@ -64,7 +64,8 @@ class MarioIggy(Dataset):
         figures = _drawn() if self.sprites is None else _given(at_home(self.sprites))
         sizes = {"train": self.train_examples, "validation": self.validation_examples, "test": self.test_examples}
         splits = drawn_splits(lambda count, rng: _turned(figures, count, rng), sizes, seed)
-        return Problem(splits, Classification(len(CLASSES)), "image", "synthetic", classes=CLASSES)
+        symmetry = Symmetry({"rotation": np.pi / 4})  # of all classes
+        return Problem(splits, Classification(len(CLASSES)), "image", "synthetic", classes=CLASSES, symmetry=symmetry)
 
 
 def _turned(figures: Tensor, count: int, rng: np.random.Generator) -> Split:

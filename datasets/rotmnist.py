@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from invbench.components.images import rotate
-from invbench.core.data import Problem, Split, subset
+from invbench.core.data import Problem, Split, Variant, subset
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Classification
@@ -93,7 +93,8 @@ class RotMNIST(RotatedDigits):
             if len(index)
         }
         full = digits.official and self.train_size is None and self.test_size is None
-        return Problem(splits, Classification(10), "image", "full" if full else "partial", pixels=PIXELS)
+        variant: Variant = "full" if full else "partial"
+        return Problem(splits, Classification(10), "image", variant, pixels=PIXELS, symmetry=self.symmetry)
 
     def _domainbed(self, digits: Digits, rng: np.random.Generator) -> Problem:
         used = subset(self.size, len(digits.labels), "dataset.size")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators
 from invbench.components.learned import LearnedScalars
+from invbench.components.symmetry import LearnedSymmetry
 from invbench.core.data import Problem
 from invbench.core.method import Method, Outputs, as_outputs
 from invbench.core.settings import Choice, setting
@@ -69,7 +70,7 @@ def test_copies(model: nn.Module) -> int:
     return math.prod(max(1, part.method.test_copies) for part in model.modules() if isinstance(part, Averaged))
 
 
-class RandomAffine(nn.Module):
+class RandomAffine(LearnedSymmetry):
     """x -> exp(Σ_k ε_k G_k) x with ε_k uniform on an interval of width w_k, independently for every input.
 
     Args:
@@ -83,13 +84,16 @@ class RandomAffine(nn.Module):
 
     def __init__(self, problem: Problem, widths: nn.Module, names: tuple[str, ...], interval: Interval) -> None:
         super().__init__()
-        self.widths, self.act = widths, action(problem)
+        self.widths, self.names, self.act = widths, names, action(problem)
         self.start = 0.5 if interval == "symmetric" else 0.0
         self.register_buffer("basis", basis(problem, names), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         noise = torch.rand(len(x), len(self.basis), dtype=x.dtype, device=x.device)
         return self.transformed(x, noise)
+
+    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.widths()[:, None] / 2, strict=True))
 
     def transformed(self, x: Tensor, noise: Tensor) -> Tensor:
         """Transform inputs (N, ...) by the elements that noise (N, k) in [0, 1) stands for."""

@@ -57,6 +57,20 @@ class LinearLaw:
 
 
 @dataclass(frozen=True)
+class Symmetry:
+    """The transformations that a problem's targets do not depend on.
+
+    Args:
+        half_widths: by generator of images or point clouds, how far from an input to either side the target stays; in
+            the generator's units, radians for rotations. π is the whole circle.
+        algebra: generators L (k, d, d) on vectors, such that exp(ε L) x has the target of x.
+    """
+
+    half_widths: Mapping[str, float] = field(default_factory=dict)
+    algebra: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """A dataset made concrete: everything a method may learn from or be judged on.
 
@@ -72,6 +86,7 @@ class Problem:
         environment_names: names of the environments by their number, where they have some.
         source: texts worth recording about where the data come from, such as the hash of a network.
         law: what a linear model should find, where that is known; its errors are measured then.
+        symmetry: what the targets do not depend on, where known; errors of learned ones are measured then.
         metric: what tables show when nothing else is asked for; empty for the task's primary metric on `test`.
         attribute_names: names of the attributes by their number, where they have some.
         training_groups: number of training examples of each group, where the training split does not tell groups.
@@ -89,6 +104,7 @@ class Problem:
     source: Mapping[str, str] = field(default_factory=dict)
     augment: Callable[[Tensor], Tensor] | None = None
     law: LinearLaw | None = None
+    symmetry: Symmetry | None = None
     metric: str = ""
     attribute_names: tuple[str, ...] = ()
     training_groups: tuple[int, ...] = ()
@@ -154,7 +170,7 @@ class Problem:
         return replace(problem, environment_names=parts.environment_names, attribute_names=parts.attribute_names)
 
     def save(self, path: str | Path) -> None:
-        """Write the problem to a file, which `Problem.load` and the dataset `embedded` read.
+        """Write the problem, without its symmetry, to a file, which `Problem.load` and the dataset `embedded` read.
 
         Raises:
             UserError: it has a task of one's own, a random change of inputs, or images in a file.

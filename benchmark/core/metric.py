@@ -94,6 +94,8 @@ METRICS = {
         Metric("background_rejection", True, headline="never"),
         Metric("brier_score", False, headline="never", display_name="Brier score"),
         Metric("calibration_error", False, SHARE, "never"),
+        Metric("symmetry_error", False),
+        Metric("symmetry_angle", False),
         Metric("coefficient_error_causal", False),
         Metric("coefficient_error_noncausal", False),
         Metric("invariant_solution", True, SHARE),

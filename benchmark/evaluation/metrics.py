@@ -16,6 +16,7 @@ from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.groups import group_metrics
+from invbench.evaluation.symmetry import symmetry_metrics
 from invbench.seeding import stream, torch_stream
 from invbench.tensors import to_host
 
@@ -52,6 +53,8 @@ def evaluate(
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
+        if problem.symmetry is not None:
+            metrics |= symmetry_metrics(model, problem, problem.symmetry)
     return metrics
 
 

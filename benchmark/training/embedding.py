@@ -75,7 +75,8 @@ def embed(
             splits[name] = replace(problem.splits[name], x=torch.cat(parts), digests=None)
     of_weights = {f"weights_{name}": value for name, value in first_weights(model).items()}
     source = {"dataset": dataset, "network": backbone, **of_weights}
-    embedded = replace(problem, splits=splits, kind="vector", pixels=AS_THEY_ARE, augment=None, law=None, source=source)
+    embedded = replace(problem, splits=splits, kind="vector", pixels=AS_THEY_ARE, source=source)
+    embedded = replace(embedded, augment=None, law=None, symmetry=None)
     embedded.save(out)
     return embedded
 
