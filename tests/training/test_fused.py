@@ -63,6 +63,7 @@ CELLS = [
 ]
 FALLBACK = {"augerino": "digits", "augerino_color": "digits", "fixed_augmentation": "digits", "steerable": "digits"}
 FALLBACK |= {
+    "canonical": "digits",
     "oracle": "irm_regression",
     "irm_games": "colored_digits",
     "icp": "irm_regression",

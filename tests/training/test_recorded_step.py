@@ -24,7 +24,9 @@ from invbench.training.recording import Recorder, traced
 STEPS = EARLIER + 6
 CELLS = {
     **dict.fromkeys(METHODS.entries(), "spirals"),
-    **dict.fromkeys(("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games"), "digits"),
+    **dict.fromkeys(
+        ("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games", "canonical"), "digits"
+    ),
     **dict.fromkeys(("oracle", "icp"), "irm_regression"),
     "arm": "colored_digits",
     "afr": "grouped_digits",
