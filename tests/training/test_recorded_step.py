@@ -25,7 +25,8 @@ STEPS = EARLIER + 6
 CELLS = {
     **dict.fromkeys(METHODS.entries(), "spirals"),
     **dict.fromkeys(
-        ("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games", "canonical"), "digits"
+        ("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games", "canonical", "symmetrised"),
+        "digits",
     ),
     **dict.fromkeys(("oracle", "icp"), "irm_regression"),
     "arm": "colored_digits",
