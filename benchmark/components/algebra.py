@@ -1,0 +1,83 @@
+"""Learned generators of a group of matrices that acts on vectors."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invbench.components.learned import LearnedScalars
+from invbench.components.symmetry import LearnedSymmetry
+from invbench.core.data import Problem
+from invbench.errors import UserError
+
+Coefficients = Literal["normal", "uniform", "integers"]
+
+
+class LearnedAlgebra(LearnedSymmetry):
+    """x -> exp(Σ_k z_k L_k) x with matrices L_k that are learned, and random z for every input.
+
+    Args:
+        problem: tells how long a vector is.
+        count: K, number of generators.
+        block: side n of the matrices: vectors are cut into parts of n numbers, each of which they act on; None is the
+            whole vector.
+        deviation: of the first entries.
+        learning_rate: of the entries; None takes the trainer's.
+    """
+
+    def __init__(
+        self, problem: Problem, count: int, block: int | None, deviation: float, learning_rate: float | None
+    ) -> None:
+        super().__init__()
+        (length,) = problem.input_shape
+        self.side = block or length
+        if length % self.side:
+            raise UserError(f"method.block: {length} inputs cannot be cut into parts of {self.side}")
+        entries = (deviation * torch.randn(count, self.side, self.side)).flatten().tolist()
+        names = (f"{k}.{i}.{j}" for k in range(count) for i in range(self.side) for j in range(self.side))
+        raw = dict(zip(names, entries, strict=True))
+        self.shape, self.parts = (count, self.side, self.side), length // self.side
+        self.entries = LearnedScalars("generator", raw, torch.clone, learning_rate)
+
+    def generators(self) -> Tensor:
+        """Return the matrices (K, n, n)."""
+        return self.entries().reshape(self.shape)
+
+    def algebra(self) -> Tensor:
+        return torch.stack([torch.block_diag(*[matrix] * self.parts) for matrix in self.generators()])
+
+    def transformed(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """Apply exp(Σ_k z_k L_k) to vectors (N, features), with coefficients z (N, K)."""
+        matrices = torch.linalg.matrix_exp(torch.einsum("nk,kij->nij", coefficients, self.generators()))
+        return (x.unflatten(1, (self.parts, self.side)) @ matrices.mT).flatten(1)
+
+
+def draw_coefficients(x: Tensor, count: int, kind: Coefficients, scale: float) -> Tensor:
+    """Draw coefficients z (N, K) for inputs x (N, ...).
+
+    Args:
+        kind: normal of deviation `scale`; uniform on (-scale, scale); integers from -scale to below scale.
+        scale: see `kind`.
+    """
+    if kind == "normal":
+        return scale * torch.randn(len(x), count, dtype=x.dtype, device=x.device)
+    drawn = scale * (2 * torch.rand(len(x), count, dtype=x.dtype, device=x.device) - 1)
+    return drawn.floor() if kind == "integers" else drawn
+
+
+def normalised(generators: Tensor) -> Tensor:
+    """Scale matrices (K, n, n) to a Frobenius norm of √n, as a rotation of the plane has."""
+    norms = generators.flatten(1).norm(dim=1)[:, None, None]
+    return generators / (norms / math.sqrt(generators.shape[-1]) + 1e-6)
+
+
+def overlap(generators: Tensor) -> Tensor:
+    """Sum |⟨L̂_i, L̂_j⟩| over pairs of normalised generators (K, n, n)."""
+    flat = normalised(generators).flatten(1)
+    return (flat @ flat.T).triu(1).abs().sum()
+
+
+def first_deviation(problem: Problem, block: int | None) -> float:
+    """Return the deviation of He's rule for matrices of this side."""
+    return math.sqrt(2 / (block or problem.input_shape[0]))
