@@ -13,9 +13,7 @@ from invbench.core.data import Problem
 from invbench.core.registry import register_dataset
 from invbench.core.task import Classification
 from invbench.datasets._rotation import PIXELS, RotatedDigits
-from invbench.datasets._small_digits import CITATION, LICENCE, load_small_digits
-
-BOUNDS = {"train": (0, 1197), "validation": (1197, 1397), "test": (1397, 1797)}
+from invbench.datasets._small_digits import BOUNDS, CITATION, LICENCE, shuffled_small_digits
 
 
 @register_dataset("digits")
@@ -29,8 +27,7 @@ class SmallDigits(RotatedDigits):
     small: ClassVar[Mapping[str, Any]] = {"backbone.width": 2, "trainer.batch_size": 20}
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        images, labels = load_small_digits()
-        order = np.random.default_rng(np.random.SeedSequence(1797)).permutation(len(labels))
-        turned = self.turned(images[order], labels[order], self.angles(len(labels), seed, slice(*BOUNDS["test"])))
+        images, labels = shuffled_small_digits()
+        turned = self.turned(images, labels, self.angles(len(labels), seed, slice(*BOUNDS["test"])))
         splits = {name: turned.rows(slice(first, last)) for name, (first, last) in BOUNDS.items()}
         return Problem(splits, Classification(10), "image", "full", pixels=PIXELS, symmetry=self.symmetry)
