@@ -10,11 +10,11 @@ The second term keeps L away from 0, the third keeps generators apart. The targe
 leaves them unchanged. `integers` are for a discrete group, whose generator is a logarithm of one of its elements.
 `block` looks for matrices that act on every n inputs alike. The problem's network learns beside this, by ERM; nothing
 passes between them. Entries are in the run's curves; `symmetry_angle` is the largest principal angle to the true
-algebra. Defaults are the authors' for y in place of images. Deviations: one update of D in each step, by the same
-batch; entries begin as normal numbers of deviation √(2/n), n the side of a matrix; D gets targets that are
-standardised.
+algebra. Defaults are the authors' for y in place of images. Deviations: one update of D in each step, by
+the same batch; D gets targets that are standardised.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invbench.components.algebra import Coefficients, LearnedAlgebra, draw_coefficients, first_deviation, overlap
+from invbench.components.algebra import Coefficients, LearnedAlgebra, draw_coefficients, overlap
 from invbench.core.data import Batch, Problem
 from invbench.core.hooks import Critic, CriticFn, WithCritic
 from invbench.core.method import Outputs, State, as_outputs
@@ -51,7 +51,7 @@ class LieGAN(WithCritic):
     critic_learning_rate: float = setting(2e-4, "its step size", gt=0, search=LogUniform(1e-5, 1e-3), fusable=True)
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
-        deviation = first_deviation(problem, self.block)
+        deviation = math.sqrt(2) / (self.block or problem.input_shape[0])
         algebra = LearnedAlgebra(problem, self.generators, self.block, deviation, self.learning_rate)
         return WithMovedInputs(model, algebra, self.coefficients, self.scale)
 

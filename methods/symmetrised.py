@@ -74,9 +74,10 @@ class GroupAverage(LearnedSymmetry):
             return x.new_full((len(x), count), 1 / count)
         scores = self.scores(x)
         if self.method.distribution == "learned":
-            return (self.method.sharpness * scores).softmax(1)
+            learned: Tensor = (self.method.sharpness * scores).softmax(1)
+            return learned
         largest, spread = scores.amax(1, keepdim=True), scores.std(1, keepdim=True)
-        best = (scores >= largest - TIE * spread).to(x.dtype)
+        best: Tensor = (scores >= largest - TIE * spread).to(x.dtype)
         return best / best.sum(1, keepdim=True)
 
     def forward(self, x: Tensor) -> Outputs:

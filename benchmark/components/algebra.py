@@ -42,15 +42,17 @@ class LearnedAlgebra(LearnedSymmetry):
 
     def generators(self) -> Tensor:
         """Return the matrices (K, n, n)."""
-        return self.entries().reshape(self.shape)
+        matrices: Tensor = self.entries().reshape(self.shape)
+        return matrices
 
     def algebra(self) -> Tensor:
         return torch.stack([torch.block_diag(*[matrix] * self.parts) for matrix in self.generators()])
 
     def transformed(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """Apply exp(Σ_k z_k L_k) to vectors (N, features), with coefficients z (N, K)."""
-        matrices = torch.linalg.matrix_exp(torch.einsum("nk,kij->nij", coefficients, self.generators()))
-        return (x.unflatten(1, (self.parts, self.side)) @ matrices.mT).flatten(1)
+        matrices: Tensor = torch.linalg.matrix_exp(torch.einsum("nk,kij->nij", coefficients, self.generators()))
+        moved: Tensor = (x.unflatten(1, (self.parts, self.side)) @ matrices.mT).flatten(1)
+        return moved
 
 
 def draw_coefficients(x: Tensor, count: int, kind: Coefficients, scale: float) -> Tensor:
@@ -69,15 +71,11 @@ def draw_coefficients(x: Tensor, count: int, kind: Coefficients, scale: float) -
 def normalised(generators: Tensor) -> Tensor:
     """Scale matrices (K, n, n) to a Frobenius norm of √n, as a rotation of the plane has."""
     norms = generators.flatten(1).norm(dim=1)[:, None, None]
-    return generators / (norms / math.sqrt(generators.shape[-1]) + 1e-6)
+    scaled: Tensor = generators / (norms / math.sqrt(generators.shape[-1]) + 1e-6)
+    return scaled
 
 
 def overlap(generators: Tensor) -> Tensor:
     """Sum |⟨L̂_i, L̂_j⟩| over pairs of normalised generators (K, n, n)."""
     flat = normalised(generators).flatten(1)
     return (flat @ flat.T).triu(1).abs().sum()
-
-
-def first_deviation(problem: Problem, block: int | None) -> float:
-    """Return the deviation of He's rule for matrices of this side."""
-    return math.sqrt(2 / (block or problem.input_shape[0]))
