@@ -321,8 +321,8 @@ def test_two_bodies_may_be_turned() -> None:
 
 def test_two_bodies_on_circles() -> None:
     """Without noise the distance stays, and the period is 4 π R^(3/2)."""
-    one = {"smallest_radius": 1.0, "largest_radius": 1.0, "orbit_noise": 0.0, "train_examples": 2}
-    problem = TwoBody(**one, test_examples=50, horizon=4 * np.pi).load(SEED)
+    circles = TwoBody(smallest_radius=1.0, largest_radius=1.0, orbit_noise=0.0, horizon=4 * np.pi, train_examples=2)
+    problem = circles.load(SEED)
     x, y = numbers(problem)
     np.testing.assert_allclose(y, 2, atol=1e-6)
     np.testing.assert_allclose(later(x[:, :4] - x[:, 4:], 4 * np.pi), x[:, :4] - x[:, 4:], atol=1e-5)
