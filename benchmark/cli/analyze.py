@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
     from invbench.analysis.consistency import Consistency
     from invbench.analysis.spectrum import Spectrum
+    from invbench.analysis.symmetry import FoundSymmetry
     from invbench.runs.folder import RunFolder
 
-analyze_app = typer.Typer(name="analyze", help="What finished runs have become: curvature, widths, consistency.")
+analyze_app = typer.Typer(
+    name="analyze", help="What finished runs have become: curvature, widths, consistency, symmetry."
+)
 
 Runs = Annotated[list[Path], typer.Argument(callback=possible, help="Finished runs, or folders with some.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 Out = Annotated[Path | None, typer.Option(callback=possible, help="A picture as well: .png, .pdf or .svg.")]
 ALPHAS = [1e-3, 1e-2, 1e-1, 1.0]
+SHOWN = 4
+"""Most changes of generators in a row."""
 
 
 @analyze_app.command()
@@ -131,6 +136,38 @@ def consistency(
     _draw(lambda: landscape(loaded[:2], examples), out)
 
 
+@analyze_app.command()
+def symmetry(
+    runs: Runs,
+    examples: Annotated[int, typer.Option(min=1, help="Test examples, evenly spread, at most.")] = 1000,
+    tolerance: Annotated[
+        float, typer.Option(callback=finite, help="Largest change that counts; 1 is that of random generators.")
+    ] = 0.3,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Find the generators that leave outputs unchanged; kept as symmetry.json.
+
+    Those of vectors are any matrices, those of images and point clouds combinations of rotation, translation and so on.
+    """
+    from invbench.analysis.symmetry import symmetry as make
+    from invbench.console import counting
+    from invbench.reporting.analysis_figures import symmetries
+    from invbench.training.restored import load_run
+
+    if tolerance <= 0:
+        raise UserError("--tolerance must be above 0")
+    found: list[tuple[str, FoundSymmetry]] = []
+    for label, folder in _labelled(runs, out):
+        run = load_run(folder.path, device)
+        with counting(f"{label}: examples") as on_progress:
+            found.append((label, make(run, examples, tolerance, on_progress)))
+        _keep(folder.path / "symmetry.json", found[-1][1].model_dump_json(indent=1))
+    columns = ["dimension", "trivial", "least changes", "true ones", "largest angle"]
+    _show(columns, [(label, _symmetry_row(one)) for label, one in found])
+    _draw(lambda: symmetries(found), out)
+
+
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
     """Return every finished run with a label that tells it from the others.
 
@@ -180,6 +217,16 @@ def _consistency_row(result: "Consistency") -> list[str]:
     agreement = sum(result.agreement.values()) / len(result.agreement)
     values = (result.score, -largest(result.sampling), -largest(result.path), mean_risk, agreement)
     return [f"{value:.4g}" for value in values]
+
+
+def _symmetry_row(found: "FoundSymmetry") -> list[str]:
+    def some(changes: list[float]) -> str:
+        more = ", …" if len(changes) > SHOWN else ""
+        return ", ".join(f"{change:.2g}" for change in changes[:SHOWN]) + more
+
+    true, angle = some(list(found.true_changes.values())), f"{found.angles[-1]:.3g}°" if found.angles else ""
+    dimension = f"{found.dimension} of {len(found.changes)}"
+    return [dimension, "" if found.names else str(found.trivial), some(found.changes), true or "unknown", angle]
 
 
 def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:

@@ -1,16 +1,20 @@
-"""Draw analyses: curvature, width studies, risks on a plane through minima."""
+"""Draw analyses: curvature, width studies, risks on a plane through minima, generators that change no output."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invbench.analysis.consistency import Environments, Plane, plane
 from invbench.analysis.spectrum import Spectrum, held_still
+from invbench.analysis.symmetry import FoundSymmetry
 from invbench.errors import UserError
 from invbench.reporting.style import COLOURS, PANEL, band, finish, styles_of
 from invbench.training.build import model_on
@@ -22,6 +26,10 @@ PANELS = 3
 LEVELS = 20
 CORNERS = 3
 """Number of points that span a plane."""
+GENERATORS, LEAST = 6, 1e-6
+"""Most generators with a panel of their own, and the least change that is drawn."""
+READABLE, FAINT = 6, 0.005
+"""Largest size of matrices whose entries are written, and below which these are 0."""
 
 
 def spectra(labelled: Sequence[tuple[str, Spectrum]], alphas: Sequence[float]) -> Figure:
@@ -136,3 +144,69 @@ def planes(surface: Plane, names: Sequence[str]) -> Figure:
         ax.set_aspect("equal")
     figure.colorbar(contours, ax=axes, label="risk", format="%.2g")
     return finish(figure, [axes[0]])
+
+
+def symmetries(labelled: Sequence[tuple[str, FoundSymmetry]]) -> Figure:
+    """Draw how far generators change the outputs, and those that do least; a row per run.
+
+    Generators of vectors are matrices of colours, those of images and point clouds bars by named generator.
+
+    Args:
+        labelled: labels and results of `invbench.analysis.symmetry`.
+    """
+    most = min(GENERATORS, max(len(found.generators) for _, found in labelled))
+    figure = Figure(figsize=(PANEL * (1.7 + 1.1 * most), 0.3 + 1.35 * PANEL * len(labelled)), layout="constrained")
+    ratios = [1.7, *[1.1] * most]
+    rows = figure.subplots(len(labelled), 1 + most, squeeze=False, width_ratios=ratios)
+    for (label, found), (ranks, *panels) in zip(labelled, rows, strict=True):
+        _changes(ranks, found)
+        ranks.set_title(label, fontsize=9, loc="left")
+        for number, ax in enumerate(panels):
+            if number >= len(found.generators):
+                ax.set_axis_off()
+            elif found.names:
+                _bars(ax, found.names, found.coefficients[number], labelled=number == 0)
+            else:
+                _matrix(ax, np.array(found.generators[number]))
+            if number < len(found.generators):
+                among = "found" if number < found.dimension else "not found"
+                ax.set_title(f"{among}, change {found.generator_changes[number]:.2g}", fontsize=9)
+    return finish(figure, [row[0] for row in rows])
+
+
+def _changes(ax: Axes, found: FoundSymmetry) -> None:
+    """Draw changes by rank, those that were found in colour, and lines for the true generators and the tolerance."""
+    changes = np.array(found.changes).clip(min=LEAST)
+    ranks, count = np.arange(1, len(changes) + 1), found.dimension
+    size = 6 if len(changes) < GENERATORS**2 else 3
+    ax.plot(ranks[:count], changes[:count], "o", color=COLOURS[0], markersize=size, label="found")
+    ax.plot(ranks[count:], changes[count:], "o", color="#909090", markersize=size, label="others")
+    for change in found.true_changes.values():
+        ax.axhline(max(change, LEAST), color=COLOURS[1], linewidth=0.8, label="true generators")
+    ax.axhline(found.tolerance, color="#606060", linestyle="--", linewidth=0.8, label="tolerance")
+    ax.set(yscale="log", ylim=(min(0.03, changes[0] / 1.5), 2 * changes[-1]))
+    ax.set_xlabel("generator, by its change", fontsize=9)
+    ax.set_ylabel("change of the outputs", fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _matrix(ax: Axes, generator: NDArray[np.float64]) -> None:
+    """Draw a matrix by signed colours, with its entries where they are few."""
+    ax.imshow(generator, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    if len(generator) <= READABLE:
+        for (row, column), value in np.ndenumerate(generator):
+            text = "0" if abs(value) < FAINT else f"{value:.2f}"
+            ax.text(
+                column, row, text, ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.6 else "black"
+            )
+
+
+def _bars(ax: Axes, names: Sequence[str], coefficients: Sequence[float], labelled: bool) -> None:
+    """Draw the coefficients by named generator."""
+    colours = [COLOURS[0] if value >= 0 else COLOURS[1] for value in coefficients]
+    places = np.arange(len(names))[::-1]
+    ax.barh(places, coefficients, color=colours)
+    ax.axvline(0, color="#606060", linewidth=0.8)
+    ax.set_yticks(places, names if labelled else [])
+    ax.set_xlim(-1.1, 1.1)
