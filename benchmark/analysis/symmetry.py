@@ -295,8 +295,8 @@ def symmetry(
     truth = true_generators(problem)
     dimension = space.dimension(tolerance)
     shown = min(KEPT, max(1, dimension, len(truth)))
-    found, further = space.generators(shown).split([min(dimension, shown), shown - min(dimension, shown)])
-    kept = torch.cat([_ordered(space, varimax(part)) for part in (found, further) if len(part)])
+    parts = space.vectors[: min(shown, dimension)], space.vectors[dimension:shown]
+    kept = torch.cat([_ordered(space, space.span.matrices(varimax(part))) for part in parts if len(part)])
     result = FoundSymmetry(
         examples=len(x),
         names=list(span.names) if span else [],
@@ -345,22 +345,21 @@ def true_generators(problem: Problem) -> dict[str, Tensor]:
     return dict(zip(known, basis(problem, known), strict=True)) if known else {}
 
 
-def varimax(matrices: Tensor) -> Tensor:
-    """Rotate orthonormal matrices (k, d, d) among themselves such that their squared entries vary most.
+def varimax(vectors: Tensor) -> Tensor:
+    """Rotate orthonormal vectors (k, m) among themselves such that their squared entries vary most.
 
     Source: Kaiser (1958), "The varimax criterion for analytic rotation in factor analysis". The largest entry of each
     becomes positive.
     """
-    entries = matrices.flatten(1).T
+    entries = vectors.T
     turned = entries
     for _ in range(TURNS):
-        slope = entries.T @ (turned**3 - turned * turned.square().mean(0))
-        left, _, right = torch.linalg.svd(slope)
+        left, _, right = torch.linalg.svd(entries.T @ (turned**3 - turned * turned.square().mean(0)))
         before, turned = turned, entries @ left @ right
         if (turned - before).abs().max() < TURNED:
             break
     largest = turned.gather(0, turned.abs().argmax(0, keepdim=True))
-    return (turned * largest.sign()).T.view_as(matrices)
+    return (turned * largest.sign()).T
 
 
 def _ordered(space: NullSpace, matrices: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ def symmetries(labelled: Sequence[tuple[str, FoundSymmetry]]) -> Figure:
                 _matrix(ax, np.array(found.generators[number]))
             if number < len(found.generators):
                 among = "found" if number < found.dimension else "not found"
-                ax.set_title(f"{among}, change {found.generator_changes[number]:.2g}", fontsize=9)
+                ax.set_xlabel(f"{among}: change {found.generator_changes[number]:.2g}", fontsize=9)
     return finish(figure, [row[0] for row in rows])
 
 
