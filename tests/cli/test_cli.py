@@ -160,6 +160,7 @@ def test_a_failed_run_is_status_1_and_does_not_stop_the_others(bench: Bench) -> 
         (("analyze", "spectrum", "x" * 300), "a name has 255 bytes at most"),
         (("analyze", "spectrum", ".", "--alpha", "inf"), "it must be a finite number"),
         (("analyze", "consistency", ".", "--reach", "inf"), "it must be a finite number"),
+        (("analyze", "symmetry", ".", "--tolerance", "nan"), "it must be a finite number"),
     ],
 )
 def test_mistakes(bench: Bench, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

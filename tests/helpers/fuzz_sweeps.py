@@ -168,6 +168,8 @@ VERBS = (
     "analyze consistency . --epsilon nan", "analyze consistency . --reach inf", "analyze consistency . --reach nan",
     "analyze consistency . --directions 99999999999999999999", "analyze spectrum /dev/null", "analyze spectrum loop",
     "analyze spectrum pipe",
+    "analyze symmetry . --tolerance nan", "analyze symmetry . --tolerance 0", "analyze symmetry . --examples 0",
+    "analyze symmetry nowhere", "analyze symmetry . --out loop.png",
     "reproduce x", "reproduce ../x", "reproduce irmv1_colored_mnist --dry-run --out /dev/null",
     "reproduce irmv1_colored_mnist --dry-run --out loop", f"reproduce irmv1_colored_mnist --dry-run --out {'a' * 300}",
     "reproduce irmv1_colored_mnist --workers 0", "reproduce irmv1_colored_mnist --workers 1000000000 --dry-run",
