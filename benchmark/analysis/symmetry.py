@@ -56,7 +56,7 @@ from invbench.training.restored import RestoredRun
 
 Function = Callable[[Tensor], Tensor]
 """Function from inputs (N, ...) to outputs (N,) or (N, outputs), each of its own input alone."""
-TOLERANCE, EQUAL, FACTOR = 0.3, 1 / 30, 2.0
+TOLERANCE, EQUAL, FACTOR = 0.5, 1 / 30, 2.0
 """Largest change that counts; the share of it below which changes count as equal; and the factor that makes a gap."""
 LARGEST = 64
 """Most features, whose square is the size of a matrix that is decomposed."""

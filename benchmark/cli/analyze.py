@@ -142,7 +142,7 @@ def symmetry(
     examples: Annotated[int, typer.Option(min=1, help="Test examples, evenly spread, at most.")] = 1000,
     tolerance: Annotated[
         float, typer.Option(callback=finite, help="Largest change that counts; 1 is that of random generators.")
-    ] = 0.3,
+    ] = 0.5,
     device: Device = "auto",
     out: Out = None,
 ) -> None:

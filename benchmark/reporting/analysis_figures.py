@@ -160,7 +160,7 @@ def symmetries(labelled: Sequence[tuple[str, FoundSymmetry]]) -> Figure:
     rows = figure.subplots(len(labelled), 1 + most, squeeze=False, width_ratios=ratios)
     for (label, found), (ranks, *panels) in zip(labelled, rows, strict=True):
         _changes(ranks, found)
-        ranks.set_title(label, fontsize=9, loc="left")
+        ranks.set_title(f"{label}: {found.dimension} of {len(found.changes)} found", fontsize=9, loc="left")
         for number, ax in enumerate(panels):
             if number >= len(found.generators):
                 ax.set_axis_off()
@@ -169,8 +169,8 @@ def symmetries(labelled: Sequence[tuple[str, FoundSymmetry]]) -> Figure:
             else:
                 _matrix(ax, np.array(found.generators[number]))
             if number < len(found.generators):
-                among = "found" if number < found.dimension else "not found"
-                ax.set_xlabel(f"{among}: change {found.generator_changes[number]:.2g}", fontsize=9)
+                among, change = "found" if number < found.dimension else "not found", found.generator_changes[number]
+                ax.set_xlabel(f"{among}, change {f'{change:.2g}' if change > LEAST else f'< {LEAST:g}'}", fontsize=9)
     return finish(figure, [row[0] for row in rows])
 
 
@@ -179,8 +179,10 @@ def _changes(ax: Axes, found: FoundSymmetry) -> None:
     changes = np.array(found.changes).clip(min=LEAST)
     ranks, count = np.arange(1, len(changes) + 1), found.dimension
     size = 6 if len(changes) < GENERATORS**2 else 3
-    ax.plot(ranks[:count], changes[:count], "o", color=COLOURS[0], markersize=size, label="found")
-    ax.plot(ranks[count:], changes[count:], "o", color="#909090", markersize=size, label="others")
+    if count:
+        ax.plot(ranks[:count], changes[:count], "o", color=COLOURS[0], markersize=size, label="found")
+    if count < len(changes):
+        ax.plot(ranks[count:], changes[count:], "o", color="#909090", markersize=size, label="others")
     for change in found.true_changes.values():
         ax.axhline(max(change, LEAST), color=COLOURS[1], linewidth=0.8, label="true generators")
     ax.axhline(found.tolerance, color="#606060", linestyle="--", linewidth=0.8, label="tolerance")
