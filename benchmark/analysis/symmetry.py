@@ -85,7 +85,8 @@ class FoundSymmetry(BaseModel):
         generator_changes: of each of these.
         coefficients: of each of these, by named generator, where all have norm 1; empty for vectors.
         true_changes: of each generator that the targets are known not to depend on, by name or number.
-        angles: between the span of these k and of the k generators that change least, in degrees, ascending.
+        angles: between the span of these k and that of the generators that change least, k or `dimension` of them,
+            whichever is more, in degrees, ascending (k).
     """
 
     examples: int
@@ -313,7 +314,7 @@ def symmetry(
     )
     if truth:
         true = torch.stack(list(truth.values())).to(kept)
-        result.angles = principal_angles(space.generators(len(true)), true).tolist()
+        result.angles = principal_angles(space.generators(max(len(true), dimension)), true)[: len(true)].tolist()
     return result
 
 

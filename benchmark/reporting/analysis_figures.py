@@ -186,7 +186,7 @@ def _changes(ax: Axes, found: FoundSymmetry) -> None:
     for change in found.true_changes.values():
         ax.axhline(max(change, LEAST), color=COLOURS[1], linewidth=0.8, label="true generators")
     ax.axhline(found.tolerance, color="#606060", linestyle="--", linewidth=0.8, label="tolerance")
-    ax.set(yscale="log", ylim=(min(0.03, changes[0] / 1.5), 2 * changes[-1]))
+    ax.set(yscale="log", ylim=(min(0.03, changes[0] / 1.5), 2 * max(1.0, changes[-1])))
     ax.set_xlabel("generator, by its change", fontsize=9)
     ax.set_ylabel("change of the outputs", fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

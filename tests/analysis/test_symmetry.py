@@ -199,6 +199,22 @@ def test_a_trained_network_is_near_its_symmetry(sphere: RestoredRun) -> None:
     assert not symmetry(sphere._replace(problem=replace(sphere.problem, symmetry=None))).angles
 
 
+def test_a_truth_within_a_larger_symmetry_has_no_angle(sphere: RestoredRun) -> None:
+    """Nothing changes a constant network, so no rotation does."""
+    constant = symmetry(sphere._replace(model=Constant()))
+    assert constant.dimension == constant.trivial == len(constant.generators) == 9
+    assert len(constant.angles) == 3
+    assert constant.angles[-1] < 1e-4
+    assert set(constant.true_changes.values()) == {0.0}
+
+
+class Constant(nn.Module):
+    """A network whose output is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), 1)
+
+
 def trained(out: Path, method: str, dataset: str, **settings: object) -> RestoredRun:
     config = small_config(method, dataset, 0, **settings)
     run_one(config, Options("cpu", out))
