@@ -128,7 +128,8 @@ class RandomRange(LearnedSymmetry):
     def ranges(self, x: Tensor) -> Tensor:
         """Compute the ends (N, K, 2) of the ranges of inputs (N, C, H, W)."""
         shares: Tensor = self.network(x).sigmoid()
-        return shares.unflatten(1, (len(self.names), 2)) * self.reach
+        ends: Tensor = shares.unflatten(1, (len(self.names), 2)) * self.reach
+        return ends
 
     def half_widths(self, x: Tensor) -> dict[str, Tensor]:
         low, high = self.ranges(x).unbind(-1)
