@@ -33,7 +33,7 @@ class AugerinoGroups(AugmentationMethod):
     display_name: ClassVar[str] = "Augerino, free generators"
     requires: ClassVar[tuple[str, ...]] = ("vector",)
     small: ClassVar[Mapping[str, Any]] = {"method.test_copies": 2}
-    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"vector": {"method.first_deviation": 0.0}}
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"vector": {"method.train_copies": 0}}
 
     generators: int = setting(1, "K, number of matrices", ge=1, le=64)
     block: int | None = setting(None, "n: the matrices act on every n inputs alike; null is all inputs at once", ge=1)

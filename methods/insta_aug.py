@@ -45,7 +45,7 @@ class InstaAug(AugmentationMethod):
     display_name: ClassVar[str] = "InstaAug"
     requires: ClassVar[tuple[str, ...]] = ("image",)
     small: ClassVar[Mapping[str, Any]] = {"method.test_copies": 2, "method.channels": 2}
-    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"image": {"method.first_range": -40.0}}
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"image": {"method.train_copies": 0}}
 
     generators: tuple[str, ...] = setting(("rotation",), "names of the generators", min_length=1)
     weight: float = setting(0.1, "first w of every generator", ge=0, search=LogUniform(1e-3, 1))
@@ -66,15 +66,15 @@ class InstaAug(AugmentationMethod):
 
     def initial_state(self, parameters: Mapping[str, Tensor], environments: int) -> State:
         like = next(iter(parameters.values()))
-        return {"weights": like.new_full((len(self.generators),), self.weight)}
+        return {"factors": like.new_ones(len(self.generators))}
 
     def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
         low, high = outputs.further["ranges"].unbind(-1)
         widths = (high - low).flatten(0, -2).mean(0)  # (K,)
         least, most = self.thresholds
         change = torch.where(widths < least, FACTOR, torch.where(widths > most, 1 / FACTOR, 1.0))
-        weights = (state["weights"] * change).clamp(self.weight / FACTOR**MOST, self.weight * FACTOR**MOST)
-        return -(state["weights"] * widths).sum(), state | {"weights": weights.detach()}
+        factors = (state["factors"] * change.detach()).clamp(FACTOR**-MOST, FACTOR**MOST)
+        return -self.weight * (state["factors"] * widths).sum(), state | {"factors": factors}
 
 
 class AveragedByInput(Averaged):

@@ -39,6 +39,7 @@ class LieGAN(WithCritic):
     display_name: ClassVar[str] = "LieGAN"
     requires: ClassVar[tuple[str, ...]] = ("vector",)
     small: ClassVar[Mapping[str, Any]] = {"method.critic_width": 8}
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {"vector": {"method.scale": 1e-30}}
 
     generators: int = setting(1, "K, number of matrices", ge=1, le=64)
     block: int | None = setting(None, "n: the matrices act on every n inputs alike; null is all inputs at once", ge=1)

@@ -64,6 +64,7 @@ CELLS = [
 FALLBACK = {"augerino": "digits", "augerino_color": "digits", "fixed_augmentation": "digits", "steerable": "digits"}
 FALLBACK |= {
     "canonical": "digits",
+    "insta_aug": "digits",
     "symmetrised": "digits",
     "oracle": "irm_regression",
     "irm_games": "colored_digits",

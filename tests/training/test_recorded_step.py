@@ -25,7 +25,16 @@ STEPS = EARLIER + 6
 CELLS = {
     **dict.fromkeys(METHODS.entries(), "spirals"),
     **dict.fromkeys(
-        ("augerino", "augerino_color", "fixed_augmentation", "steerable", "irm_games", "canonical", "symmetrised"),
+        (
+            "augerino",
+            "augerino_color",
+            "fixed_augmentation",
+            "insta_aug",
+            "steerable",
+            "canonical",
+            "symmetrised",
+            "irm_games",
+        ),
         "digits",
     ),
     **dict.fromkeys(("oracle", "icp"), "irm_regression"),
