@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators, random_motion
 from invbench.core.data import Problem
+from invbench.core.method import Outputs
 from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
@@ -25,6 +26,8 @@ POINTS = 13
 REACH = {"rotation": math.pi, "translation": 2.0}
 DEFORMATION = {"image": 0.5, "point_cloud": 0.2}
 """Largest magnitude of shears, stretches and scalings, by kind of input."""
+CLASSES = 32
+"""Largest number of classes that are measured one by one."""
 MOTIONS = 8
 """Number of random rigid motions of each point cloud."""
 
@@ -58,7 +61,9 @@ def measure(
         advanced: called after each transformation with the number of those done.
 
     Returns:
-        `generators`: for each its `magnitudes` and the mean `changes`. Square images: `quarter_turns` and `reflection`,
+        `generators`: for each its `magnitudes` and the mean `changes`; of two to 32 classes also `by_class`, for each
+        the mean over magnitudes and its examples; where the network has a representation φ also `representation`,
+        the mean of ‖φ(g x) - φ(x)‖ / ‖φ(x)‖ at each magnitude. Square images: `quarter_turns` and `reflection`,
         mean changes, exact on the pixels, and `quarter_turns_error` and `reflection_error`, the largest differences of
         any output. Point clouds: `rigid_motions`, the mean change under shifts and turns at random.
     """
@@ -67,7 +72,7 @@ def measure(
     split = problem.splits["test"]
     rows = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.x.device).long()
     with eval_mode(model), torch.no_grad():
-        probe = _Probe(model, problem, split.x[rows], seed, step, advanced)
+        probe = _Probe(model, problem, split.x[rows], split.y[rows], seed, step, advanced)
         profile: dict[str, Any] = {"examples": len(rows), "generators": _profiles(probe)}
         if problem.kind == "point_cloud":
             profile["rigid_motions"] = _rigid_motions(probe)
@@ -94,38 +99,67 @@ class _Probe:
         model: nn.Module,
         problem: Problem,
         x: Tensor,
+        y: Tensor,
         seed: int,
         step: int,
         advanced: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.model, self.problem, self.x, self.stream = model, problem, x, (seed, step)
         self.advanced, self.count = advanced, 0
-        self.before = self.predict(x)
+        self.rows = rows_of_classes(y)
+        self.outputs = self.outputs_on(x)
+        self.before = self.outputs.prediction
 
     def predict(self, x: Tensor) -> Tensor:
         """Predict (N, outputs) with the same random numbers at every call."""
+        return self.outputs_on(x).prediction
+
+    def outputs_on(self, x: Tensor) -> Outputs:
+        """Return the outputs (N, ...) with the same random numbers at every call."""
         seed, step = self.stream
         with torch_stream(stream(seed, "evaluation", step), x.device):
-            prediction = outputs_of(self.model, x).prediction
+            outputs = outputs_of(self.model, x)
         self.count += 1
         self.advanced(self.count)
-        return prediction
+        return outputs
 
     def change(self, x: Tensor) -> Tensor:
         """Return the mean change of the prediction on transformed inputs, a 0-dimensional tensor."""
         return self.problem.task.change(self.before, self.predict(x)).mean()
 
 
-def _profiles(probe: _Probe) -> dict[str, dict[str, list[float]]]:
+def _profiles(probe: _Probe) -> dict[str, dict[str, Any]]:
     """Measure the mean changes over the magnitudes of each generator."""
     act, profiles = action(probe.problem), {}
     for name in generators(probe.problem):
         reach = REACH.get(name.partition("_")[0], DEFORMATION[probe.problem.kind])
         magnitudes = torch.linspace(-reach, reach, POINTS, dtype=probe.x.dtype, device=probe.x.device)
         matrices = exponential(magnitudes[:, None], basis(probe.problem, [name]).to(probe.x))
-        changes = [probe.change(act(probe.x, matrix.expand(len(probe.x), -1, -1))) for matrix in matrices]
-        profiles[name] = {"magnitudes": magnitudes.tolist(), "changes": torch.stack(changes).tolist()}
+        after = [probe.outputs_on(act(probe.x, matrix.expand(len(probe.x), -1, -1))) for matrix in matrices]
+        each = torch.stack([probe.problem.task.change(probe.before, outputs.prediction) for outputs in after])
+        profile: dict[str, Any] = {"magnitudes": magnitudes.tolist(), "changes": each.mean(1).tolist()}
+        if probe.rows:
+            profile["by_class"] = {str(k): each[:, rows].mean().item() for k, rows in probe.rows.items()}
+        if probe.outputs.representation is not None:
+            distances = [_relative_distance(probe.outputs, outputs) for outputs in after]
+            profile["representation"] = torch.stack(distances).tolist()
+        profiles[name] = profile
     return profiles
+
+
+def _relative_distance(before: Outputs, after: Outputs) -> Tensor:
+    """Return the mean of ‖φ(g x) - φ(x)‖ / ‖φ(x)‖, a 0-dimensional tensor."""
+    first, second = (outputs.representation.flatten(1) for outputs in (before, after))  # type: ignore[union-attr]
+    distances: Tensor = (second - first).norm(dim=1) / first.norm(dim=1).clamp(min=1e-12)
+    return distances.mean()
+
+
+def rows_of_classes(y: Tensor) -> dict[int, Tensor]:
+    """Return the rows of each class of targets (N,); {} of numbers, and where there are more than 32 or one."""
+    if y.is_floating_point():
+        return {}
+    classes = y.unique().tolist()
+    return {k: (y == k).nonzero()[:, 0] for k in classes} if 2 <= len(classes) <= CLASSES else {}
 
 
 def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]]) -> dict[str, float]:

@@ -100,6 +100,8 @@ class Profile(_Part):
 
     magnitudes: list[float] = Field(min_length=1)
     changes: list[float]
+    by_class: dict[str, float] = {}
+    representation: list[float] = []
 
     @model_validator(mode="after")
     def _alike(self) -> Self:

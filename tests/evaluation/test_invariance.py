@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import invbench
 from invbench.cli import app
-from invbench.components.affine import generators
+from invbench.components.affine import action, basis, exponential, generators
 from invbench.core.data import Problem
 from invbench.errors import UserError
 from invbench.evaluation.invariance import EXAMPLES, FEWEST, POINTS, measure
@@ -74,6 +74,24 @@ def test_the_mean_change_against_a_loop() -> None:
             after = torch.stack([model(torch.rot90(one, k, (1, 2))[None]).prediction[0] for one in x]).softmax(-1)
             changes.append((after - before).abs().sum(1).mean().item() / 2)
     assert measured["quarter_turns"] == pytest.approx(np.mean(changes), rel=1e-6)
+
+
+def test_changes_by_class_and_of_the_representation() -> None:
+    problem = digits()
+    model = build_model(small_config("erm", "digits"), problem).double().eval()
+    profile = measure(model, problem, 0, 0)["generators"]["scale"]
+    split = problem.splits["test"]
+    rows = torch.linspace(0, len(split) - 1, 128).long()
+    counts = split.y[rows].bincount(minlength=10)
+    weighted = sum(int(counts[int(k)]) * value for k, value in profile["by_class"].items()) / 128
+    assert weighted == pytest.approx(np.mean(profile["changes"]), rel=1e-6)
+    matrix = exponential(torch.tensor([[profile["magnitudes"][0]]]).double(), basis(problem, ["scale"]).double())
+    with torch.no_grad():
+        first = model(split.x[rows]).representation
+        second = model(action(problem)(split.x[rows], matrix.expand(128, -1, -1))).representation
+    expected = ((second - first).norm(dim=1) / first.norm(dim=1)).mean().item()
+    assert profile["representation"][0] == pytest.approx(expected, rel=1e-6)
+    assert profile["representation"][POINTS // 2] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_random_model_is_compared_with_itself() -> None:
