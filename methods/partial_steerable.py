@@ -8,7 +8,7 @@ depends on an angle b and a position x. The kernels are continuous functions ψ_
     features  = max_b mean_x f_L(b, x)
     objective = risk + λ Σ_l relu(θ_{l+1} - θ_l)                       parts may only shrink from layer to layer
 
-with a norm and ReLU after each sum. The angles of a part are n midpoints, θ_l (2k + 1 - n) π/n. Where all θ_l are 1 the
+with batch norm and ReLU after each sum. The angles of a part are n midpoints, θ_l (2k + 1 - n) π/n. Where all θ_l are 1 the
 features do not change with the input's turn, to rounding for quarter turns if 4 divides n; where θ_l → 0 that layer has
 n copies of one function, at angle 0, and the network tells how an image is turned. Gradients of the risk reach θ_l
 through the angles in ψ_l and ψ_{l+1}. The network is invariant only as far as each of its layers, so the half-width
@@ -22,8 +22,7 @@ Deviations from the paper:
 - The number of angles is fixed, and they have no random offset: training draws nothing, and shapes do not depend on
   θ. Theirs are ceil(8 θ) angles with a common offset. Turns only, no reflections, translations or discrete groups.
 - ψ gets the cosine and the sine of a - b, which have no jump at π, in the place of the angle.
-- Layers follow each other without residual connections; the norm is over all of an example's map, with a factor and a
-  shift for each channel, not over the batch.
+- Layers follow each other without residual connections.
 - Kernels are 5x5, for the small images here; theirs are 7x7. Outside the image is black.
 """
 
@@ -104,7 +103,7 @@ class PartialFeatures(LearnedSymmetry):
         self.convolutions = nn.ModuleList(
             TurnedConvolution(method.channels, method.channels, size, count) for _ in range(method.layers)
         )
-        self.norms = nn.ModuleList(nn.GroupNorm(1, method.channels) for _ in range(method.layers + 1))
+        self.norms = nn.ModuleList(nn.BatchNorm3d(method.channels) for _ in range(method.layers + 1))
         self.register_buffer("grid", (2 * torch.arange(count) + 1 - count) * (math.pi / count), persistent=False)
         self.register_buffer("black", problem.pixels.black(torch.zeros(())), persistent=False)
 

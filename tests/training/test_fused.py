@@ -66,6 +66,7 @@ FALLBACK |= {
     "canonical": "digits",
     "insta_aug": "digits",
     "symmetrised": "digits",
+    "partial_steerable": "digits",
     "oracle": "irm_regression",
     "irm_games": "colored_digits",
     "icp": "irm_regression",

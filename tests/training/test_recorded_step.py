@@ -34,6 +34,7 @@ CELLS = {
             "canonical",
             "symmetrised",
             "irm_games",
+            "partial_steerable",
         ),
         "digits",
     ),
