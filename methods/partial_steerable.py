@@ -8,11 +8,13 @@ depends on an angle b and a position x. The kernels are continuous functions ψ_
     features  = max_b mean_x f_L(b, x)
     objective = risk + λ Σ_l relu(θ_{l+1} - θ_l)                       parts may only shrink from layer to layer
 
-with batch norm and ReLU after each sum. The angles of a part are n midpoints, θ_l (2k + 1 - n) π/n. Where all θ_l are 1 the
-features do not change with the input's turn, to rounding for quarter turns if 4 divides n; where θ_l → 0 that layer has
-n copies of one function, at angle 0, and the network tells how an image is turned. Gradients of the risk reach θ_l
-through the angles in ψ_l and ψ_{l+1}. The network is invariant only as far as each of its layers, so the half-width
-that it reports is π times the smallest share. `partial: false` has all θ_l = 1, the paper's baseline.
+with batch norm and ReLU after each sum. The angles of a part are n midpoints, θ_l (2k + 1 - n) π/n. Where all θ_l are 1
+the features do not change with the input's turn, to rounding for quarter turns if 4 divides n; where θ_l → 0 that layer
+has n copies of one function, at angle 0, and the network tells how an image is turned. Gradients of the risk reach θ_l
+through the angles in ψ_l and ψ_{l+1}. `partial: false` has all θ_l = 1, the paper's baseline. The network is invariant
+only as far as each of its layers: the half-width that it reports is π times the smallest share. Shares leave 1 as far
+as the labels ask for, and nothing has them shrink further: they tell that there is too much invariance, not how much
+there is.
 
 At θ = 1 only the gradient of θ sees the difference between an image and its turns, not that of ψ, and it may point
 above 1. A clamped θ would then stay there for ever; here it is reflected, at 1 and at 0, so that the first step leaves
