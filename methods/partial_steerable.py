@@ -165,15 +165,16 @@ class TurnedConvolution(nn.Module):
         if before is not None:  # (after, before, size², 4)
             angle = (before - after[:, None])[..., None, None].expand(-1, -1, turned.shape[2], -1)
             turned = torch.cat([turned.expand(-1, len(before), -1, -1), angle.cos(), angle.sin()], -1)
-        values = self.kernel_network(turned).unflatten(-1, (self.outputs, self.inputs))
+        values: Tensor = self.kernel_network(turned).unflatten(-1, (self.outputs, self.inputs))
         values = torch.einsum("bapoi->obiap", values).unflatten(-1, (self.size, self.size))
         return (values * self.disk).flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor, before: Tensor | None, after: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             kernel = self.kernel(before, after)
-        maps = nn.functional.conv2d(x.flatten(1, 2), kernel, padding=self.size // 2)
-        return maps.unflatten(1, (self.outputs, len(after)))
+        convolved = nn.functional.conv2d(x.flatten(1, 2), kernel, padding=self.size // 2)
+        maps: Tensor = convolved.unflatten(1, (self.outputs, len(after)))
+        return maps
 
 
 class Sines(nn.Module):
