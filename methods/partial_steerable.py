@@ -40,8 +40,7 @@ from invbench.components.learned import LearnedScalars
 from invbench.components.symmetry import LearnedSymmetry
 from invbench.core.backbone import FeaturesAndHead
 from invbench.core.data import Batch, Problem
-from invbench.core.hooks import MappableNetwork
-from invbench.core.method import Outputs, State
+from invbench.core.method import Method, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
@@ -51,7 +50,7 @@ FREQUENCY, HIDDEN = 10.0, 32
 
 
 @register_method("partial_steerable")
-class PartialSteerable(MappableNetwork):
+class PartialSteerable(Method):
     """A network whose layers learn to which part of all turns they are equivariant, in the place of the dataset's."""
 
     display_name: ClassVar[str] = "Partial equivariance"
