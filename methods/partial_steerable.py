@@ -20,11 +20,12 @@ At θ = 1 only the gradient of θ sees the difference between an image and its t
 above 1. A clamped θ would then stay there for ever; here it is reflected, at 1 and at 0, so that the first step leaves
 1 whatever its direction and the weights see the difference from then on.
 
-Deviations from the paper:
+Deviations from the authors' code:
 - The number of angles is fixed, and they have no random offset: training draws nothing, and shapes do not depend on
   θ. Theirs are ceil(8 θ) angles with a common offset. Turns only, no reflections, translations or discrete groups.
 - ψ gets the cosine and the sine of a - b, which have no jump at π, in the place of the angle.
-- Layers follow each other without residual connections.
+- Layers follow each other; theirs are residual blocks of two, with a norm of each example's maps inside. Features are
+  a mean over the map, theirs the maximum, which told fewer small digits.
 - Kernels are 5x5, for the small images here; theirs are 7x7. Outside the image is black.
 """
 
