@@ -25,7 +25,7 @@ Deviations from the authors' code:
   θ. Theirs are ceil(8 θ) angles with a common offset. Turns only, no reflections, translations or discrete groups.
 - ψ gets the cosine and the sine of a - b, which have no jump at π, in the place of the angle.
 - Layers follow each other; theirs are residual blocks of two, with a norm of each example's maps inside. Features are
-  a mean over the map, theirs the maximum, which told fewer small digits.
+  a mean over the map, theirs the maximum, which told fewer small digits in one short run.
 - Kernels are 5x5, for the small images here; theirs are 7x7. Outside the image is black.
 """
 
