@@ -67,6 +67,7 @@ FALLBACK |= {
     "insta_aug": "digits",
     "symmetrised": "digits",
     "partial_steerable": "digits",
+    "marginal_likelihood": "digits",
     "oracle": "irm_regression",
     "irm_games": "colored_digits",
     "icp": "irm_regression",

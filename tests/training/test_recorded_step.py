@@ -35,6 +35,7 @@ CELLS = {
             "symmetrised",
             "irm_games",
             "partial_steerable",
+            "marginal_likelihood",
         ),
         "digits",
     ),

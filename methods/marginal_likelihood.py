@@ -1,0 +1,250 @@
+"""LILA: the evidence chooses the augmentation ("Invariance Learning in Deep Neural Networks with [...] Laplace [...]").
+
+Immer, van der Ouderaa, Rätsch, Fortuin, van der Wilk (2022), NeurIPS, arXiv 2202.10638. With generators G_k, noise
+u_k ~ U(-1, 1) of every input and copy j, and layers l whose weights w_l have the prior N(0, 1/δ_l):
+
+    g_j = exp(Σ_k u_k |θ_k| G_k)        f(x) = (1/J) Σ_j f_w(g_j x), averages of logits
+    -log Z(θ, δ) = -log p(data | f) + ½ Σ_l δ_l ‖w_l‖² + ½ log|1 + Δ⁻¹ H|
+    objective = -log Z / N
+
+w gets the gradient of the first two terms, which makes it the posterior's mode; in the third it is a constant. θ and
+log δ get all of it: transformations that the data do not contradict make H smaller, those that they do, the first term
+larger. H is the Gauss-Newton matrix of f, in Kronecker factors of each layer's inputs a and its outputs' slopes g, both
+averaged over copies (ā, ḡ; of convolutions, patches in columns, with sums over T places), and of Λ = ∂²(-log p)/∂f²:
+
+    H_l = N A_l ⊗ B_l        A_l = mean_n ā_n ā_nᵀ        B_l = (1/T) mean_n ḡ_nᵀ Λ_n ḡ_n
+    log|1 + H_l/δ_l| = Σ_ij log(1 + N α_i β_j / δ_l)        α, β eigenvalues of A_l, B_l
+
+θ, a half-width, begins at 0; that of rotations ends at π. There is no validation and no regulariser. Gradients of
+single draws at θ = 0 have mean 0, but are not 0, and -log Z curves downward there if the widths should grow. A prior of
+one's own beside it counts twice: leave `trainer.weight_decay` at 0. Layers are linear ones and convolutions with their
+biases; others, such as batch norm, have no prior, and are as in evaluation where H is computed. The curves' `width` is
+2 |θ|, as for Augerino.
+
+Deviations from the authors' code:
+- A and B are means over the batch, not over all data, and θ and δ move with the weights in every step, without a
+  burn-in; theirs move once an epoch. Small batches make H's rank, and so the widths, too small.
+- A bias is a further input of its layer, not a block of H. One δ a layer, not one a tensor.
+- The weights of the end are those of the last step, not of the largest evidence.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from invbench.components.affine import generators
+from invbench.components.augmentation import AugmentationMethod, Averaged, RandomAffine, known_generators
+from invbench.components.learned import LearnedScalars
+from invbench.core.data import Batch, Problem
+from invbench.core.method import Outputs, State, as_outputs
+from invbench.core.registry import register_method
+from invbench.core.settings import Choice, LogUniform, setting
+from invbench.core.task import BinaryClassification, Task
+from invbench.errors import UserError
+
+LARGEST = {"rotation": math.pi}
+"""Half-width at which that of a generator ends."""
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""A (I, I) and B (O, O) of each layer, by name."""
+
+
+@register_method("marginal_likelihood")
+class MarginalLikelihood(AugmentationMethod):
+    """Average over affine transformations whose widths maximise a Laplace approximation of the evidence."""
+
+    display_name: ClassVar[str] = "LILA"
+    requires: ClassVar[tuple[str, ...]] = ("image", "classification")
+    small: ClassVar[Mapping[str, Any]] = {
+        "method.train_copies": 2,
+        "method.test_copies": 2,
+        "method.curvature_examples": 3,
+    }
+    deterministic: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "image": {"method.train_copies": 0, "method.curvature_examples": None}
+    }
+
+    train_copies: int = setting(11, "J in training", ge=0, search=Choice((5, 11, 31)))
+    test_copies: int = setting(11, "J in evaluation", ge=0)
+    generators: tuple[str, ...] | None = setting(None, "names of the generators; null takes all", min_length=1)
+    first_width: float = setting(0.0, "first θ of every generator", ge=0)
+    learning_rate: float = setting(0.03, "of θ", gt=0, search=LogUniform(3e-3, 1e-1))
+    first_precision: float = setting(1.0, "first δ of every layer", gt=0, search=LogUniform(0.1, 10))
+    precision_learning_rate: float = setting(0.03, "of log δ", gt=0)
+    curvature: Literal["network", "last_layer"] = setting(
+        "network", "layers that have a prior and a part in H; last_layer is cheap, and finds smaller widths"
+    )
+    curvature_examples: int | None = setting(
+        None, "most examples of a batch that A and B are means of; null takes all", ge=1
+    )
+
+    def transformation(self, problem: Problem) -> nn.Module:
+        names = known_generators(problem, self.generators or tuple(generators(problem)), "method.generators")
+        function = partial(full_widths, largest=tuple(LARGEST.get(name, math.inf) for name in names))
+        widths = LearnedScalars("width", dict.fromkeys(names, self.first_width), function, self.learning_rate)
+        return RandomAffine(problem, widths, names, "symmetric")
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        return WithEvidence(self, self.transformation(problem), model, problem)
+
+    def penalty(self, risks: Tensor, outputs: Outputs, batch: Batch, state: State) -> tuple[Tensor, State]:
+        return outputs.learned["occam_factor"], state
+
+
+def full_widths(half_widths: Tensor, largest: tuple[float, ...]) -> Tensor:
+    """Return 2 |θ| for θ (k,), where |θ| is at most `largest`; its derivative at 0 is 2, so that 0 is no end."""
+    magnitudes = torch.where(half_widths < 0, -half_widths, half_widths)
+    limits = torch.tensor(largest, dtype=half_widths.dtype, device=half_widths.device)
+    return 2 * torch.where(magnitudes < limits, magnitudes, limits)
+
+
+class WithEvidence(Averaged):
+    """Model averaged over copies of its input; in training its outputs carry what -log Z / N adds to the risk."""
+
+    def __init__(
+        self, method: MarginalLikelihood, transformation: nn.Module, model: nn.Module, problem: Problem
+    ) -> None:
+        super().__init__(method, transformation, model, problem.task)
+        self.curvature_examples, self.examples = method.curvature_examples, len(problem.splits["train"])
+        layers = [name for name, part in model.named_modules() if is_layer(part)]
+        if not layers:
+            raise UserError("marginal_likelihood needs linear layers or convolutions; choose another backbone")
+        self.layers = layers[-1:] if method.curvature == "last_layer" else layers
+        first = {layer.replace(".", "_") or "layer": math.log(method.first_precision) for layer in self.layers}
+        self.precisions = LearnedScalars("precision", first, torch.exp, method.precision_learning_rate)
+        self.scalars = (*self.learned, self.precisions)
+
+    def forward(self, x: Tensor) -> Outputs:
+        if not self.training:
+            return super().forward(x)
+        copies = max(1, self.method.train_copies)
+        rows = x.expand(copies, *x.shape).flatten(0, 1)
+        moved = self.transformation(rows) if self.method.train_copies else rows
+        each = as_outputs(self.model(moved))
+        outputs = self._averaged(each.map(lambda part: part.unflatten(0, (copies, len(x)))))
+        chosen = slice(None, None, -(-len(x) // (self.curvature_examples or len(x))))  # of all environments
+        with torch.autocast(x.device.type, enabled=False):
+            occam_factor = self.occam_factor(moved.unflatten(0, (copies, len(x)))[:, chosen])
+        learned = {part.what: part() for part in self.scalars} | {"occam_factor": occam_factor}
+        return outputs._replace(learned={**outputs.learned, **learned})
+
+    def occam_factor(self, copies: Tensor) -> Tensor:
+        """Compute (Σ_l δ_l ‖w_l‖² + log|1 + Δ⁻¹ H|) / 2N from copies (J, M, ...) of examples."""
+        total, factors = copies.new_zeros(()), self.factors(copies)
+        for name, precision in zip(self.layers, self.precisions(), strict=True):
+            for parameter in self.model.get_submodule(name).parameters():
+                total = total + precision * parameter.square().sum()
+            inputs, outputs = (_eigenvalues(factor) for factor in factors[name])
+            total = total + (self.examples / precision * inputs[:, None] * outputs).log1p().sum()
+        return total / (2 * self.examples)
+
+    def factors(self, copies: Tensor) -> Factors:
+        """Compute the factors of H from copies (J, M, ...) of examples. The weights are constants."""
+        layers = {name: self.model.get_submodule(name) for name in self.layers}
+        training = [part for part in self.model.modules() if part.training]
+        self.model.eval()
+        predictions, inputs, slopes = self._inputs_and_slopes(layers, copies.flatten(0, 1))
+        for part in training:
+            part.training = True
+        count = copies.shape[1]
+        roots = hessian_root(predictions.unflatten(0, (-1, count)).mean(0), self.task)
+        factors = {}
+        for name, layer in layers.items():
+            mean_input = inputs[name].unflatten(0, (-1, count)).mean(0)
+            mean_slopes = slopes[name].unflatten(1, (-1, count)).mean(1)
+            factors[name] = layer_factors(layer, mean_input, mean_slopes, roots)
+        return factors
+
+    def _inputs_and_slopes(
+        self, layers: Mapping[str, nn.Module], x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Compute predictions (N, K), inputs (N, ...) of layers, and derivatives (K, N, ...) by what layers return."""
+        constants = {name: value.detach() for name, value in self.model.named_parameters()}
+
+        def watched(rows: Tensor, watch: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor:
+            def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+                return lambda _, inputs, output: watch(name, inputs[0], output)
+
+            handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+            try:
+                return as_outputs(functional_call(self.model, constants, (rows,))).prediction
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+        sizes: dict[str, torch.Size] = {}
+
+        def note_size(name: str, _: Tensor, output: Tensor) -> Tensor:
+            if name in sizes or len(output) != 1:
+                raise UserError("marginal_likelihood needs a network whose layers see every input once")
+            sizes[name] = output.shape[1:]
+            return output
+
+        with torch.no_grad():
+            watched(x[:1], note_size)
+
+        def shifted(shifts: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+            inputs: dict[str, Tensor] = {}
+
+            def shift(name: str, given: Tensor, output: Tensor) -> Tensor:
+                inputs[name] = given
+                return output + shifts[name]
+
+            predictions = watched(x, shift)
+            return predictions, (predictions, inputs)
+
+        zeros = {name: x.new_zeros(len(x), *sizes[name]) for name in layers}
+        result: Any = vjp(shifted, zeros, has_aux=True)
+        _, pullback, (predictions, inputs) = result
+        outputs = predictions.shape[-1]
+        each = torch.eye(outputs, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x), -1)
+        (slopes,) = vmap(pullback)(each)
+        return predictions, inputs, slopes
+
+
+def layer_factors(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute A (I, I) and B (O, O).
+
+    Args:
+        layer: one that `is_layer`.
+        inputs: of the layer (M, ...).
+        slopes: derivatives (K, M, O, ...) of predictions by what it returns.
+        roots: R (M, K, K) with R Rᵀ = Λ.
+    """
+    columns = inputs[..., None]
+    if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple):
+        columns = F.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    if layer.bias is not None:
+        columns = F.pad(columns, (0, 0, 0, 1), value=1.0)
+    places = columns.shape[-1]
+    columns = columns.transpose(0, 1).flatten(1)
+    weighed = torch.einsum("mkl,kmop->omlp", roots, slopes.flatten(3) if slopes.ndim > 3 else slopes[..., None])
+    rows = weighed.flatten(1)
+    return columns @ columns.T / len(inputs), rows @ rows.T / (len(inputs) * places)
+
+
+def hessian_root(logits: Tensor, task: Task) -> Tensor:
+    """Compute R (..., K, K) with R Rᵀ the second derivative of the loss by logits (..., K)."""
+    if isinstance(task, BinaryClassification):
+        return (0.5 * (F.logsigmoid(logits) + F.logsigmoid(-logits))).exp()[..., None]
+    logarithms = logits.log_softmax(-1)
+    roots = (0.5 * logarithms).exp()  # of probabilities: a root's derivative at 0 is infinite
+    return torch.diag_embed(roots) - logarithms.exp()[..., :, None] * roots[..., None, :]
+
+
+def is_layer(part: nn.Module) -> bool:
+    """Tell whether the factors of a layer are known."""
+    if type(part) is nn.Conv2d:
+        return part.groups == 1 and part.padding_mode == "zeros" and isinstance(part.padding, tuple)
+    return type(part) is nn.Linear
+
+
+def _eigenvalues(factor: Tensor) -> Tensor:
+    """Compute eigenvalues of a factor, which rounding may make negative; those of a network without bounds are 0."""
+    eigenvalues: Tensor = torch.linalg.eigvalsh(factor.nan_to_num(posinf=0.0))
+    return eigenvalues.clamp(min=0)
