@@ -110,7 +110,7 @@ class WithEvidence(Averaged):
         self, method: MarginalLikelihood, transformation: nn.Module, model: nn.Module, problem: Problem
     ) -> None:
         super().__init__(method, transformation, model, problem.task)
-        self.curvature_examples, self.examples = method.curvature_examples, len(problem.splits["train"])
+        self.settings, self.examples = method, len(problem.splits["train"])
         layers = [name for name, part in model.named_modules() if is_layer(part)]
         if not layers:
             raise UserError("marginal_likelihood needs linear layers or convolutions; choose another backbone")
@@ -127,7 +127,7 @@ class WithEvidence(Averaged):
         moved = self.transformation(rows) if self.method.train_copies else rows
         each = as_outputs(self.model(moved))
         outputs = self._averaged(each.map(lambda part: part.unflatten(0, (copies, len(x)))))
-        chosen = slice(None, None, -(-len(x) // (self.curvature_examples or len(x))))  # of all environments
+        chosen = slice(None, None, -(-len(x) // (self.settings.curvature_examples or len(x))))  # of all environments
         with torch.autocast(x.device.type, enabled=False):
             occam_factor = self.occam_factor(moved.unflatten(0, (copies, len(x)))[:, chosen])
         learned = {part.what: part() for part in self.scalars} | {"occam_factor": occam_factor}
