@@ -15,16 +15,17 @@ averaged over copies (ā, ḡ; of convolutions, patches in columns, with sums ov
     H_l = N A_l ⊗ B_l        A_l = mean_n ā_n ā_nᵀ        B_l = (1/T) mean_n ḡ_nᵀ Λ_n ḡ_n
     log|1 + H_l/δ_l| = Σ_ij log(1 + N α_i β_j / δ_l)        α, β eigenvalues of A_l, B_l
 
-θ, a half-width, begins at 0; that of rotations ends at π. There is no validation and no regulariser. Gradients of
-single draws at θ = 0 have mean 0, but are not 0, and -log Z curves downward there if the widths should grow. A prior of
-one's own beside it counts twice: leave `trainer.weight_decay` at 0. Layers are linear ones and convolutions with their
-biases; others, such as batch norm, have no prior, and are as in evaluation where H is computed. The curves' `width` is
-2 |θ|, as for Augerino.
+θ, a half-width, begins at 0; |θ| turns back at 0 and, of rotations, at π. There is no validation and no regulariser.
+Gradients of single draws at θ = 0 have mean 0, but are not 0, and -log Z curves downward there if the widths should
+grow. A prior of one's own beside it counts twice: leave `trainer.weight_decay` at 0. Layers are linear ones and
+convolutions with their biases; others, such as batch norm, have no prior, and are as in evaluation where H is computed.
+The curves' `width` is 2 |θ|, as for Augerino.
 
 Deviations from the authors' code:
 - A and B are means over the batch, not over all data, and θ and δ move with the weights in every step, without a
-  burn-in; theirs move once an epoch. Small batches make H's rank, and so the widths, too small.
+  burn-in; theirs move once an epoch. A small batch makes H's rank too small.
 - A bias is a further input of its layer, not a block of H. One δ a layer, not one a tensor.
+- A width that reaches its end turns back.
 - The weights of the end are those of the last step, not of the largest evidence.
 """
 
@@ -49,7 +50,7 @@ from invbench.core.task import BinaryClassification, Task
 from invbench.errors import UserError
 
 LARGEST = {"rotation": math.pi}
-"""Half-width at which that of a generator ends."""
+"""Half-width at which that of a generator turns back."""
 Factors = dict[str, tuple[Tensor, Tensor]]
 """A (I, I) and B (O, O) of each layer, by name."""
 
@@ -97,10 +98,10 @@ class MarginalLikelihood(AugmentationMethod):
 
 
 def full_widths(half_widths: Tensor, largest: tuple[float, ...]) -> Tensor:
-    """Return 2 |θ| for θ (k,), where |θ| is at most `largest`; its derivative at 0 is 2, so that 0 is no end."""
+    """Return 2 |θ| for θ (k,), where |θ| turns back at 0 and at `largest`, so that a width is held at neither."""
     magnitudes = torch.where(half_widths < 0, -half_widths, half_widths)
     limits = torch.tensor(largest, dtype=half_widths.dtype, device=half_widths.device)
-    return 2 * torch.where(magnitudes < limits, magnitudes, limits)
+    return 2 * torch.where(magnitudes <= limits, magnitudes, 2 * limits - magnitudes)
 
 
 class WithEvidence(Averaged):

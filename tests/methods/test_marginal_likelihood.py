@@ -196,12 +196,12 @@ def test_the_evidence_of_a_logistic_regression_is_its_integral() -> None:
     assert -40 * (loss + outputs.learned["occam_factor"]).item() == pytest.approx(integral.item(), abs=0.02)
 
 
-def test_widths_may_leave_zero_and_end_at_half_a_turn() -> None:
-    theta = torch.tensor([0.0, -0.5, 4.0, 4.0], requires_grad=True)
+def test_widths_turn_back_at_zero_and_at_half_a_turn() -> None:
+    theta = torch.tensor([0.0, -0.5, math.pi + 0.5, 4.0], requires_grad=True)
     widths = full_widths(theta, (math.pi, math.pi, math.pi, math.inf))
-    torch.testing.assert_close(widths, torch.tensor([0.0, 1.0, 2 * math.pi, 8.0]))
+    torch.testing.assert_close(widths, torch.tensor([0.0, 1.0, 2 * math.pi - 1, 8.0]))
     (gradient,) = torch.autograd.grad(widths.sum(), theta)
-    assert gradient.tolist() == [2, -2, 0, 2]
+    assert gradient.tolist() == [2, -2, -2, 2]
 
 
 def test_the_network_stays_as_it_was() -> None:
