@@ -232,9 +232,9 @@ def test_networks_without_such_layers_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dataset", "most", "least", "largest"), [("digits", math.pi / 2, 0.8, 1.1), ("sixes", 0, 0, 0)]
+    ("dataset", "most", "tolerance"), [("digits", math.pi / 2, 0.2), ("digits", math.pi, 0.2), ("sixes", 0.0, 0.1)]
 )
-def test_the_width_that_the_data_have(dataset: str, most: float, least: float, largest: float, tmp_path: Path) -> None:
-    settings = {"dataset.max_rotation": most, "method.generators": ["rotation"]}
+def test_the_width_that_the_data_have(dataset: str, most: float, tolerance: float, tmp_path: Path) -> None:
+    settings = {"dataset.max_rotation": most}
     record = invbench.run("marginal_likelihood", dataset, settings=settings, out=tmp_path)
-    assert record.metrics["symmetry_error"] < max(0.1, (1 - least) * most, (largest - 1) * most)
+    assert record.metrics["symmetry_error"] < tolerance
