@@ -353,13 +353,14 @@ def test_curves_that_are_none_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("problem", read_edition("small").problems)
 def test_every_run_of_an_edition_is_understood(problem: str) -> None:
     edition = read_edition("small")
-    methods = {run.spec.method for run in edition.search(problem).runs()}
-    assert "erm" in methods
     left_out = edition.left_out_search(problem)
-    assert left_out is None or {run.spec.method for run in left_out.runs()} <= methods
+    runs = {"search": edition.search(problem).runs(), "left_out": left_out.runs() if left_out is not None else []}
+    methods = {run.spec.method for run in runs["search"]}
+    assert "erm" in methods
+    assert {run.spec.method for run in runs["left_out"]} <= methods
     for rows in read_rows(ROWS, [problem], edition.version).values():
-        for stage, sweep in (("search", edition.search(problem)), ("left_out", left_out)):
-            expected = {run.spec.run_id for run in sweep.runs()} if sweep is not None else set()
+        for stage, of_stage in runs.items():
+            expected = {run.spec.run_id for run in of_stage}
             assert set(rows.loc[rows["stage"] == stage, "run_id"]) == expected, "the rows are of another form of it"
         for rule in (Select.best_validation, Select.oracle):
             seeds = rows[rows["stage"] == rule.value].groupby("method")["seed"].apply(sorted)

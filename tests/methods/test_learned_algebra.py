@@ -123,8 +123,6 @@ def test_generators_are_in_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_lie_gan_finds_the_discrete_rotation(tmp_path: Path) -> None:
-    record = invbench.run("lie_gan", "discrete_rotation", settings={"trainer.epochs": 30}, out=tmp_path)
-    assert abs(record.metrics["generator.0.0.1"]) == pytest.approx(2 * math.pi / 7, rel=0.05)
-    assert record.metrics["generator.0.1.0"] == pytest.approx(-record.metrics["generator.0.0.1"], rel=0.05)
+def test_lie_gan_finds_the_rotation_of_two_bodies(tmp_path: Path) -> None:
+    record = invbench.run("lie_gan", "two_body", settings={"trainer.epochs": 20}, out=tmp_path)
     assert record.metrics["symmetry_angle"] < 5

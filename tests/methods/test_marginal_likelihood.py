@@ -231,9 +231,7 @@ def test_networks_without_such_layers_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dataset", "most", "tolerance"), [("digits", math.pi / 2, 0.2), ("digits", math.pi, 0.2), ("sixes", 0.0, 0.1)]
-)
+@pytest.mark.parametrize(("dataset", "most", "tolerance"), [("digits", math.pi / 2, 0.2), ("sixes", 0.0, 0.1)])
 def test_the_width_that_the_data_have(dataset: str, most: float, tolerance: float, tmp_path: Path) -> None:
     settings = {"dataset.max_rotation": most}
     record = invbench.run("marginal_likelihood", dataset, settings=settings, out=tmp_path)
