@@ -42,6 +42,9 @@ EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
     "why_erm_fails": lambda values: values[1] < 0.65 < 0.9 < min(values[6], values[9]),
     "own_method": lambda values: values[4] < 0.3 and min(values[9], values[14]) > 2.8 and max(values[10:14]) < 0.1,
     "own_dataset": lambda values: values[3] < 0.3 < 0.45 < values[6],
+    "which_symmetry": lambda values: (
+        1.2 < values[1] < 1.75 and max(values[2:4]) < 0.6 and values[4] > 0.9 and values[5] < 0.6 and values[6] < 5
+    ),
     "composition": lambda values: max(values[3], values[7], values[11]) < 0.75 < 0.85 < values[15],
 }
 """What must hold of the numbers that they print."""
