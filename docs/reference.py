@@ -36,6 +36,7 @@ EXAMPLES = (
     "or_against_and",
     "linear_regression",
     "rotation_range",
+    "which_symmetry",
     "decorrelate",
     "composition",
     "own_method",

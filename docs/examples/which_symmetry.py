@@ -1,12 +1,16 @@
 """Which symmetry do my data have? Six methods answer, each in its own words.
 
-digits turned by up to 90 degrees   Augerino, LILA: how far one may turn them (a half-width in radians)
-    sixes, and the same upside down     a network that is invariant to all turns, or to quarter turns, guesses; one
-                                    whose layers learn to which part of the turns they are equivariant tells them
-two figures, upright or not         InstaAug: how far one may turn each of them, read off the picture
-two bodies that circle              LieGAN: a matrix that nobody named, which moves all states to states as likely
+Four small problems:
 
-python which_symmetry.py        prints the numbers, and draws which_symmetry.png
+    digits turned by up to 90 degrees   Augerino and LILA: how far one may turn them (a half-width in radians)
+    a six, or its half turn             a network that is invariant to all turns, or to quarter turns, guesses; one
+                                        whose layers learn to which part of the turns they are equivariant does not
+    two figures, upright or not         InstaAug: how far one may turn each of them, read off the picture
+    two bodies that circle              LieGAN: a matrix that nobody named, which moves states to states as likely
+
+Run it with
+
+    python which_symmetry.py        prints the numbers, and draws which_symmetry.png
 """
 
 import math
