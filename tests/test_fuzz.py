@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from fuzzing import Case, Result, Server, damaged, fault, outcome
 
-QUICK = {"fuzz_command": 40, "fuzz_data": 10, "fuzz_results": 20, "fuzz_sweeps": 30}
+QUICK = {"fuzz_command": 40, "fuzz_data": 8, "fuzz_results": 20, "fuzz_sweeps": 30}
 """Cases of each group that run by default, fewer where a case takes longer."""
-SLOW = 280
+SLOW = 120
 """Further cases of each group that run where slow tests do."""
 CHUNKS = 8
 """Tests that share the cases of a group."""

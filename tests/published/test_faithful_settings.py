@@ -13,7 +13,7 @@ from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]
-OURS = ("smoke", "tour", "subpopulation")
+OURS = ("smoke", "tour", "subpopulation", "symmetry")
 """Sweeps that are no study of a paper's."""
 
 
