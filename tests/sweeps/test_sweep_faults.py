@@ -197,6 +197,7 @@ def test_two_sweeps_share_a_folder(faulty_sweep: FaultySweep) -> None:
     assert not any("continuing" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_damaged_files(faulty_sweep: FaultySweep) -> None:
     """A record that cannot be read is no record: the run is made again from its checkpoint."""
     file = faulty_sweep.file(["none"], seeds="0-3")
@@ -213,6 +214,7 @@ def test_damaged_files(faulty_sweep: FaultySweep) -> None:
     assert faulty_sweep.metrics() == expected
 
 
+@pytest.mark.slow
 def test_a_full_disk(faulty_sweep: FaultySweep) -> None:
     """The sweep stops with one clear line; with room again it goes on, and nothing is lost."""
     small = faulty_sweep.folder / "small"

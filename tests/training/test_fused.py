@@ -441,6 +441,7 @@ CACHED = {
 }
 
 
+@pytest.mark.slow
 def test_the_command(bench: Bench, tmp_path: Path) -> None:
     """--fuse wins over the file; methods that cannot are carried out all the same; the table does not care."""
     values = {f"dataset.{k}": v for k, v in small_config("erm", "spirals").spec.dataset_settings.items()}
