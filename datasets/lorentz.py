@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
+from invbench.components.algebra import on_every_block
 from invbench.core.data import Dataset, Problem, Split, Symmetry, drawn_splits, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import BinaryClassification
-from invbench.datasets._vectors import on_every_block
 
 METRIC = np.diag([1.0, -1.0, -1.0, -1.0])
-"""η."""
+"""The metric η of energy and momentum, p·p = m²."""
 EVENTS = 100_001
 """Number of events whose median is the threshold; odd, so that it is one of them."""
 

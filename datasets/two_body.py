@@ -32,12 +32,14 @@ import torch
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from invbench.components.algebra import on_every_block
 from invbench.core.data import Dataset, Problem, Split, Symmetry, drawn_splits, floats
 from invbench.core.registry import register_dataset
 from invbench.core.settings import setting
 from invbench.core.task import Regression
-from invbench.datasets._vectors import PLANE_ROTATION, on_every_block
 
+PLANE_ROTATION = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+"""Generator of rotations of the plane, counter-clockwise."""
 GRAVITY = 2.0
 """Acceleration of the first body against the second at distance 1: the sum of both masses."""
 LARGEST_NOISE = 3.0

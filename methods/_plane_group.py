@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.affine import Action, action, basis, exponential
+from invbench.components.images import require_square
 from invbench.core.data import Problem
-from invbench.errors import UserError
 from invbench.methods._steerable_convolution import Exporting, Fields, SteerableConvolution, functions, group, image
 
 QUARTER = math.pi / 2
@@ -73,12 +73,10 @@ class SteerableScores(nn.Module):
 
     def __init__(self, problem: Problem, rotations: int, reflections: bool, fields: int, vectors: int = 0) -> None:
         super().__init__()
-        channels, height, width = problem.input_shape
-        if height != width:
-            raise UserError(f"only square images can be turned by quarters, these are {height}x{width}")
+        require_square(problem)
         space = group(rotations, reflections)
         hidden, last = functions(space, fields), _vectors(space, reflections, vectors) or functions(space, fields)
-        kinds = [image(space, channels), *[hidden] * (LAYERS - 1), last]
+        kinds = [image(space, problem.input_shape[0]), *[hidden] * (LAYERS - 1), last]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(kinds):
             layers += [SteerableConvolution(inputs, outputs, KERNEL, KERNEL // 2), nn.ReLU()]

@@ -82,7 +82,7 @@ class AveragedByInput(Averaged):
 
     @property
     def random_range(self) -> "RandomRange":
-        """What makes the copies."""
+        """The transformation, which draws from each input's own ranges."""
         part = self.transformation
         if not isinstance(part, RandomRange):
             raise TypeError("no ranges")

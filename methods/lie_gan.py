@@ -28,7 +28,7 @@ from invbench.core.hooks import Critic, CriticFn, WithCritic
 from invbench.core.method import Outputs, State, as_outputs
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
-from invbench.core.task import Regression, one_hot
+from invbench.core.task import Regression, Task, one_hot
 from invbench.core.trainer import TrainerConfig
 
 
@@ -63,17 +63,7 @@ class LieGAN(WithCritic):
         return self.distance_weight * cosine.abs() + self.overlap_weight * overlap(matrices), state
 
     def critic(self, problem: Problem, outputs: Outputs) -> Critic:
-        train, task = problem.splits["train"], problem.task
-        mean, std = (task.mean, task.std) if isinstance(task, Regression) else (0.0, 1.0)
-        network = Discriminator(
-            train.x.shape[1], 0 if isinstance(task, Regression) else max(2, task.outputs), mean, std
-        )
-        sizes = [network.inputs, self.critic_width, self.critic_width, 1]
-        network.layers = nn.Sequential(
-            *(nn.Linear(sizes[0], sizes[1]), nn.LeakyReLU(0.2)),
-            *(nn.Linear(sizes[1], sizes[2]), nn.LeakyReLU(0.2)),
-            nn.Linear(sizes[2], sizes[3]),
-        )
+        network = Discriminator(problem.input_shape[0], problem.task, self.critic_width)
         trainer = TrainerConfig(steps=1, learning_rate=self.critic_learning_rate, betas=(0.5, 0.999))
         return Critic(network, trainer, simultaneous=True)
 
@@ -105,19 +95,23 @@ class WithMovedInputs(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The logit (N,) of inputs (N, features) and targets (N,): numbers, or classes, of which it gets the indicators.
+    """The logit (N,) of inputs (N, features) and targets (N,): numbers, standardised, or indicators of classes.
 
     Args:
-        features, classes: how many; 0 classes is a number.
-        mean, std: by which numbers are standardised.
+        features: numbers in an input.
+        task: tells what targets are.
+        width: units in both hidden layers.
     """
 
-    layers: nn.Module
-
-    def __init__(self, features: int, classes: int, mean: float, std: float) -> None:
+    def __init__(self, features: int, task: Task, width: int) -> None:
         super().__init__()
-        self.classes, self.mean, self.std = classes, mean, std
-        self.inputs = features + (classes or 1)
+        self.classes = 0 if isinstance(task, Regression) else max(2, task.outputs)
+        self.mean, self.std = (task.mean, task.std) if isinstance(task, Regression) else (0.0, 1.0)
+        self.layers = nn.Sequential(
+            *(nn.Linear(features + (self.classes or 1), width), nn.LeakyReLU(0.2)),
+            *(nn.Linear(width, width), nn.LeakyReLU(0.2)),
+            nn.Linear(width, 1),
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         target = one_hot(y, self.classes, x.dtype) if self.classes else ((y - self.mean) / self.std)[:, None]

@@ -37,6 +37,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
+from invbench.components.images import require_square
 from invbench.components.learned import LearnedScalars
 from invbench.components.symmetry import LearnedSymmetry
 from invbench.core.backbone import FeaturesAndHead
@@ -44,7 +45,6 @@ from invbench.core.data import Batch, Problem
 from invbench.core.method import Method, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
-from invbench.errors import UserError
 
 FREQUENCY, HIDDEN = 10.0, 32
 """ω_0 of the kernels' sines, and the width of their two hidden layers."""
@@ -94,14 +94,12 @@ class PartialFeatures(LearnedSymmetry):
 
     def __init__(self, method: PartialSteerable, problem: Problem) -> None:
         super().__init__()
-        channels, height, width = problem.input_shape
-        if height != width:
-            raise UserError(f"only square images can be turned by quarters, these are {height}x{width}")
+        require_square(problem)
         count, size = method.samples, method.kernel
         first = {f"layer{number}": method.first_share for number in range(1, method.layers + 1)}
         self.layers = method.layers
         self.shares = LearnedScalars("share", first, reflected, method.learning_rate) if method.partial else None
-        self.lift = TurnedConvolution(channels, method.channels, size)
+        self.lift = TurnedConvolution(problem.input_shape[0], method.channels, size)
         self.convolutions = nn.ModuleList(
             TurnedConvolution(method.channels, method.channels, size, count) for _ in range(method.layers)
         )
@@ -110,7 +108,7 @@ class PartialFeatures(LearnedSymmetry):
         self.register_buffer("black", problem.pixels.black(torch.zeros(())), persistent=False)
 
     def share(self) -> Tensor:
-        """Compute θ (layers,)."""
+        """Compute the shares θ (layers,); all are 1 where they are not learned."""
         return self.grid.new_ones(self.layers) if self.shares is None else self.shares()
 
     def half_widths(self, x: Tensor) -> dict[str, Tensor]:

@@ -46,13 +46,18 @@ class LearnedAlgebra(LearnedSymmetry):
         return matrices
 
     def algebra(self) -> Tensor:
-        return torch.stack([torch.block_diag(*[matrix] * self.parts) for matrix in self.generators()])
+        return on_every_block(self.generators(), self.parts)
 
     def transformed(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """Apply exp(Σ_k z_k L_k) to vectors (N, features), with coefficients z (N, K)."""
         matrices: Tensor = torch.linalg.matrix_exp(torch.einsum("nk,kij->nij", coefficients, self.generators()))
         moved: Tensor = (x.unflatten(1, (self.parts, self.side)) @ matrices.mT).flatten(1)
         return moved
+
+
+def on_every_block(generators: Tensor, count: int) -> Tensor:
+    """Let generators (k, d, d) act on each of `count` vectors alike (k, count d, count d)."""
+    return torch.stack([torch.block_diag(*[generator] * count) for generator in generators])
 
 
 def draw_coefficients(x: Tensor, count: int, kind: Coefficients, scale: float) -> Tensor:

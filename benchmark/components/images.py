@@ -7,8 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invbench.core.data import Problem
+from invbench.errors import UserError
+
 CHUNK = 1024
 """Number of images that are rotated together: what they need fits into a processor's caches."""
+
+
+def require_square(problem: Problem) -> None:
+    """Raise UserError where a problem's images cannot be turned by quarters onto themselves."""
+    _, height, width = problem.input_shape
+    if height != width:
+        raise UserError(f"only square images can be turned by quarters, these are {height}x{width}")
 
 
 def rotate(images: Tensor, angles: Tensor, window: int | None = None) -> Tensor:
