@@ -101,8 +101,9 @@ class MarginalLikelihood(AugmentationMethod):
 def full_widths(half_widths: Tensor, largest: tuple[float, ...]) -> Tensor:
     """Return 2 |θ| for θ (k,), where |θ| turns back at 0 and at `largest`, so that a width is held at neither."""
     magnitudes = torch.where(half_widths < 0, -half_widths, half_widths)
-    limits = torch.tensor(largest, dtype=half_widths.dtype, device=half_widths.device)
-    return 2 * torch.where(magnitudes <= limits, magnitudes, 2 * limits - magnitudes)
+    # One number at a time: a tensor of the limits would be a copy to the device in every step.
+    pairs = zip(magnitudes.unbind(), largest, strict=True)
+    return 2 * torch.stack([torch.where(width <= limit, width, 2 * limit - width) for width, limit in pairs])
 
 
 class WithEvidence(Averaged):
