@@ -1,6 +1,7 @@
 """Small cells for the suite, and stand-ins for methods that the suite does not have yet."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +50,7 @@ def small_config(method: str, dataset: str, seed: int = 0, **settings: Any) -> R
     return cells.small_config(method, dataset, seed, {name.replace("__", "."): v for name, v in settings.items()})
 
 
+@cache
 def possible_cells() -> list[tuple[str, str]]:
     """List every registered method with every dataset that provides what it requires, and examples enough."""
     return [
