@@ -165,14 +165,17 @@ def _show(records: "list[Record]", out: Path) -> None:
 
 
 def _means(done: "list[Record]", names: list[str]) -> list[str]:
-    """Return the mean and the 95 % interval of each metric, as text."""
+    """Return the mean and the 95 % interval of each metric, as text; of p-values, the one that combines them."""
     import pandas as pd
 
     from invbench.results.rounding import rounded  # scipy, which it imports, takes long
-    from invbench.results.statistics import half_width
+    from invbench.results.statistics import combined_p_value, half_width, is_p_value
 
-    columns = (pd.Series([record.metrics[name] for record in done]) for name in names)
-    return [rounded(values.mean(), half_width(values)) for values in columns]
+    columns = {name: pd.Series([record.metrics[name] for record in done]) for name in names}
+    return [
+        rounded(combined_p_value(values)) if is_p_value(name) else rounded(values.mean(), half_width(values))
+        for name, values in columns.items()
+    ]
 
 
 def _table(title: str, rows: list[list[str]]) -> "Table":

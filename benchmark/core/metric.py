@@ -19,6 +19,8 @@ GROUP = "invbench.metrics"
 """Entry points of third parties; each is a `Metric`."""
 SHARE = "share"
 """The unit of what is between 0 and 1 and may be given in per cent."""
+P_VALUE = "p-value"
+"""The unit of p-values: those of several runs are combined to twice their median, not averaged."""
 SEEN = ("train", "validation")
 """Splits that training or the choice of settings looks at."""
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*([._]\*)?")
@@ -94,6 +96,9 @@ METRICS = {
         Metric("background_rejection", True, headline="never"),
         Metric("brier_score", False, headline="never", display_name="Brier score"),
         Metric("calibration_error", False, SHARE, "never"),
+        Metric("risk_gap", False, headline="never"),
+        Metric("invariance_p", None, P_VALUE, "in test", "p of invariance"),
+        Metric("mean_invariance_p", None, P_VALUE, "never", "p of the mean's invariance"),
         Metric("symmetry_error", False),
         Metric("symmetry_angle", False),
         Metric("coefficient_error_causal", False),

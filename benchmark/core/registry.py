@@ -139,10 +139,7 @@ class Registry:
     def known(self) -> dict[str, Entry]:
         """Return every entry in alphabetical order, usable or not, without importing any but named files."""
         import_named_files()
-        registered = {
-            name: Entry(name, _origin(cls), lambda cls=cls: cls, _first_line(cls.__doc__))  # type: ignore[misc]
-            for name, cls in self._registered.items()
-        }
+        registered = {name: _entry_of(name, cls) for name, cls in self._registered.items()}
         return dict(sorted((registered | self._listed).items()))
 
     def load(self, name: str) -> type[Any]:
@@ -167,10 +164,12 @@ class Registry:
         return {str(display_name): name for name, display_name in display_names.items() if display_name}
 
     def _entry(self, name: str) -> Entry:
-        known = self.known()
-        if name not in known:
-            raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, known, self.aliases)}")
-        return known[name]
+        import_named_files()
+        if name in self._listed:
+            return self._listed[name]
+        if name in self._registered:
+            return _entry_of(name, self._registered[name])
+        raise UserError(f"no {self.kind} '{brief(name)}'{did_you_mean(name, self.known(), self.aliases)}")
 
     @cached_property
     def _unusable(self) -> set[str]:
@@ -290,6 +289,11 @@ def _literals(tree: ast.Module) -> dict[str, Any]:
                 with suppress(ValueError):
                     literals[line.target.id] = ast.literal_eval(line.value)
     return literals
+
+
+def _entry_of(name: str, registered: type[Any]) -> Entry:
+    """Return the entry of a class that was registered by code, not listed ahead."""
+    return Entry(name, _origin(registered), lambda: registered, _first_line(registered.__doc__))
 
 
 def _first_line(text: str | None) -> str:

@@ -22,7 +22,7 @@ from invbench.core.data import Problem, Split
 
 Array = NDArray[Any]
 MOST = 32
-"""Largest number of groups, or classes, that are measured one by one."""
+"""Largest number of environments, groups or classes that are measured one by one."""
 BINS = 15
 
 

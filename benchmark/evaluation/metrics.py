@@ -14,14 +14,13 @@ from invbench.core.method import Outputs, as_outputs
 from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
 from invbench.errors import UserError
+from invbench.evaluation.environments import environment_metrics
 from invbench.evaluation.eval_mode import eval_mode
-from invbench.evaluation.groups import group_metrics
+from invbench.evaluation.groups import MOST, group_metrics, probability_metrics
 from invbench.evaluation.symmetry import symmetry_metrics
 from invbench.seeding import stream, torch_stream
 from invbench.tensors import to_host
 
-ENVIRONMENTS = 32
-"""Largest number of environments of a split that are measured one by one."""
 NEAR = 0.1
 """Largest distance of a coefficient from its value in a solution."""
 ROWS_OF_CPU, ROWS = 128, 4096
@@ -37,19 +36,29 @@ Measure = Callable[[Outputs, Split], Mapping[str, Tensor | float]]
 
 
 def evaluate(
-    model: nn.Module, problem: Problem, splits: Iterable[str], seed: int, step: int, further: Measure | None = None
+    model: nn.Module,
+    problem: Problem,
+    splits: Iterable[str],
+    seed: int,
+    step: int,
+    *,
+    last: bool = True,
+    further: Measure | None = None,
 ) -> dict[str, float]:
     """Measure every metric of the named splits, such as `test_accuracy`; the model is in evaluation mode meanwhile.
 
     A model that is random in evaluation draws from a stream that seed and step fix, so evaluations do not change the
     training.
+
+    Args:
+        last: measure probabilities, and compare environments, too: what no curve shows.
     """
     device = problem.splits["train"].x.device
     with eval_mode(model), torch.no_grad(), torch_stream(stream(seed, "evaluation", step), device):
         metrics = {
             f"{name}_{metric}": value
             for name in splits
-            for metric, value in split_metrics(model, problem, name, further).items()
+            for metric, value in split_metrics(model, problem, name, last=last, further=further).items()
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
@@ -73,11 +82,14 @@ def watched_splits(problem: Problem, names: tuple[str, ...] | None) -> tuple[str
     return names
 
 
-def split_metrics(model: nn.Module, problem: Problem, name: str, further: Measure | None = None) -> Mapping[str, float]:
+def split_metrics(
+    model: nn.Module, problem: Problem, name: str, *, last: bool = True, further: Measure | None = None
+) -> Mapping[str, float]:
     """Average the task's scores over a split, and the primary one over its environments, groups and classes.
 
     Where a split has 2 to 32 environments: `<primary>_env<e>` of each, `<primary>_average` of these, and
-    `<primary>_worst` of them. Of groups and classes see `invbench.evaluation.groups`.
+    `<primary>_worst` of them. Of groups, classes and probabilities see `invbench.evaluation.groups`; how environments
+    of a split that is not trained on are compared, `invbench.evaluation.environments`.
     """
     task, split = problem.task, problem.splits[name]
     outputs = outputs_of(model, split.x, further is not None, split.environment_rows)
@@ -85,12 +97,23 @@ def split_metrics(model: nn.Module, problem: Problem, name: str, further: Measur
     means = {metric: values.mean() for metric, values in scores.items()}
     means |= _by_environment(task, scores[task.primary], split)
     means |= group_metrics(problem, name, scores.get("accuracy", means["loss"]))
-    return to_host(means if further is None else {**means, **further(outputs, split)})
+    metrics = to_host(means if further is None else {**means, **further(outputs, split)})
+    if not last:
+        return metrics
+    metrics = {**metrics, **probability_metrics(problem, split, outputs.prediction)}
+    if name == "train" or not _has_environments(split):
+        return metrics
+    return metrics | environment_metrics(task, split, outputs.prediction)
+
+
+def _has_environments(split: Split) -> bool:
+    """Tell whether environments of a split are measured one by one."""
+    return 2 <= len(split.environment_numbers) <= MOST
 
 
 def _by_environment(task: Task, scores: Tensor, split: Split) -> dict[str, Tensor]:
     """Average the scores (N,) of a split over each environment; add the mean and the worst of these."""
-    if not 2 <= len(split.environment_numbers) <= ENVIRONMENTS:
+    if not _has_environments(split):
         return {}
     pairs = zip(split.environment_numbers, split.environment_rows, strict=True)
     each = {f"{task.primary}_env{e}": scores[rows].mean() for e, rows in pairs}

@@ -20,6 +20,7 @@ from invbench.results.statistics import (
     critical_difference,
     friedman,
     half_width,
+    is_p_value,
     is_share,
     is_share_of_cost,
     ranks,
@@ -178,6 +179,8 @@ def _means(
     if table["metric"].nunique() > 1:
         raise UserError("a mean over columns needs one metric in all of them; name it by --metric")
     metric, higher = table["metric"].iloc[0], table["higher_is_better"].iloc[0]
+    if is_p_value(metric):
+        raise UserError(f"{metric}: p-values of several problems have no mean; leave out --mean")
     of_seed: dict[Any, pd.Series] = {}
     seeds: dict[Any, Any] = table["seeds"].to_dict()
     for head in heads:
@@ -229,7 +232,13 @@ def notes(table: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
         style: rules for names and numbers.
     """
     lines = _legend(table, style)
-    unknown = _metrics(table[table["higher_is_better"].isna()], style)
+    p_values = _metrics(table[table["metric"].map(is_p_value)], style)
+    if p_values:
+        lines.append(
+            f"{', '.join(p_values)}: twice the median over seeds, Holm-corrected over the table's rows; a small one "
+            "says that, given the prediction, the target is not distributed alike in all environments"
+        )
+    unknown = _metrics(table[table["higher_is_better"].isna() & ~table["metric"].map(is_p_value)], style)
     if unknown:
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")
     select = Select(str(table["selection"].iloc[0]))
@@ -336,7 +345,9 @@ def _levels(table: pd.DataFrame, style: Style) -> list[str]:
 
 def _legend(table: pd.DataFrame, style: Style) -> list[str]:
     """Explain the numbers and the marks."""
-    metrics = ", ".join(_metrics(table, style))
+    metrics = ", ".join(_metrics(table[~table["metric"].map(is_p_value)], style))
+    if not metrics:
+        return []
     tests = "paired t-tests over common seeds, Holm-corrected"
     if not style.paper:
         lines = [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
-from invbench.core.metric import SHARE, metric_of, parse_column
+from invbench.core.metric import P_VALUE, SHARE, metric_of, parse_column
 
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
@@ -29,6 +29,19 @@ def is_share(metric: str) -> bool:
     """
     column = parse_column(metric)
     return metric_of(column.metric).unit == SHARE and not column.bin
+
+
+def is_p_value(metric: str) -> bool:
+    """Tell whether a metric is a p-value of each run: `test_invariance_p`."""
+    return metric_of(parse_column(metric).metric).unit == P_VALUE
+
+
+def combined_p_value(p_values: pd.Series) -> float:
+    """Combine p-values of runs, which may depend on one another: twice their median, 1 at most; one stays as it is.
+
+    Source: Meinshausen, Meier, Bühlmann (2009), arXiv 0811.2177, equation 2.2 with γ = 1/2.
+    """
+    return float(p_values.iloc[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.median()))
 
 
 def is_share_of_cost(metric: str, fused: int) -> bool:

@@ -13,7 +13,17 @@ from invbench.core.metric import metric_of, parse_column
 from invbench.errors import UserError, did_you_mean
 from invbench.results.columns import TRAINING, as_text, keys_of, missing, problem_of
 from invbench.results.selection import PREFIXES, Select, at_best_step, select_settings, split_left_out
-from invbench.results.statistics import COST, LEVEL, against_best, all_best, half_width, is_share_of_cost
+from invbench.results.statistics import (
+    COST,
+    LEVEL,
+    against_best,
+    all_best,
+    combined_p_value,
+    half_width,
+    holm,
+    is_p_value,
+    is_share_of_cost,
+)
 
 PRIMARY = ("primary", "higher_is_better")
 """Entries of a record's data: the metric by which the task is judged, and its direction."""
@@ -38,6 +48,9 @@ class TableOfMeans(pd.DataFrame):
 
 def table(results: pd.DataFrame, metric: str | None = None, select: str = "last") -> TableOfMeans:
     """Average a metric over seeds: a row per method, problem and settings, with its 95 % t-interval.
+
+    p-values of runs, such as `test_invariance_p`, are not averaged: a row has twice their median, Holm-corrected over
+    the rows of the table, and no interval.
 
     Only finished runs count. Runs that differ in any setting, in protocol or in the data's variant are never averaged;
     in which of these the rows of one dataset differ are columns. On each problem methods are compared with the best by
@@ -91,7 +104,7 @@ def table(results: pd.DataFrame, metric: str | None = None, select: str = "last"
     means = means.assign(selection=select, candidates=1, equal_candidates=1)
     if selection is not Select.last:
         means = select_settings(means, selection, runs, left_out)
-    means = _compared(means.drop(columns="members"), keys)
+    means = _compared(_with_adjusted_p_values(means.drop(columns="members")), keys)
     return TableOfMeans(means.drop(columns=[name for name in keys[2:] if not _differs(means, name)]))
 
 
@@ -218,14 +231,15 @@ def _row(
     primary = [columns[f"data.{name}"][counted[0]] for name in PRIMARY if f"data.{name}" in columns]
     seeds = [columns["seed"][i] for i in counted] if "seed" in columns else None
     values = pd.Series(numbers[metric][counted], index=seeds)
+    of_tests = is_p_value(metric)
     reasons = [columns["inactive"][i] for i in counted] if "inactive" in columns else []
     return {key: columns[key][counted[0]] for key in keys} | {
         "metric": metric,
         "at": "last",
         "n": len(values),
         "runs": count,
-        "mean": float(values.mean()),
-        "half_width": math.nan if is_share_of_cost(metric, fused) else half_width(values),
+        "mean": combined_p_value(values) if of_tests else float(values.mean()),
+        "half_width": math.nan if of_tests or is_share_of_cost(metric, fused) else half_width(values),
         "higher_is_better": higher_is_better(metric, *primary),
         "settings_chosen_by": columns["protocol"][counted[0]],
         "constant": _mean(numbers.get(f"data.constant.{metric}", unknown)[counted]),
@@ -279,6 +293,12 @@ def _of_each_seed(
 def _seed_order(seed: Any) -> tuple[bool, int]:
     """Return what seeds are sorted by; a missing one is last."""
     return (True, 0) if missing(seed) else (False, int(seed))
+
+
+def _with_adjusted_p_values(means: pd.DataFrame) -> pd.DataFrame:
+    """Adjust p-values of runs for the number of rows of the table that have one."""
+    p_values = means["mean"][means["metric"].map(is_p_value)]
+    return means.assign(mean=pd.Series(means["mean"].to_dict() | holm(p_values.to_dict())))
 
 
 def _compared(means: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

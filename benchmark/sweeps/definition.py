@@ -111,7 +111,9 @@ class SweepCells(Settings):
         for dataset, times in Counter(_names(self.dataset)).items():
             grid = self.grid | self._left_out(dataset, settings)
             methods = Counter(_names(self.method))
-            count = methods.total() - methods[ALL] + methods[ALL] * len(possible_methods(dataset, settings))
+            count = methods.total()
+            if methods[ALL]:
+                count += methods[ALL] * (len(possible_methods(dataset, settings)) - 1)
             cells += times * count * math.prod(map(len, grid.values()))
         return cells * ((tier.trials or search.trials) if search else 1)
 

@@ -10,7 +10,7 @@ from invbench.choices import CRITERIA
 from invbench.components.learned import LearnedScalars
 from invbench.core.method import State
 from invbench.core.task import Task
-from invbench.evaluation.metrics import ENVIRONMENTS
+from invbench.evaluation.groups import MOST
 from invbench.pytree import flatten, sole
 from invbench.runs.curves import Row
 from invbench.runs.record import BestStep
@@ -34,7 +34,7 @@ def step_columns(step: Step, env: Tensor) -> Columns:
     """Return risk.<environment>, penalty (with its weight) and gradient_norm of one step."""
     norm = torch.stack([gradient.norm() for gradient in step.gradients.values()]).norm()
     columns = {"penalty": step.penalty, "gradient_norm": norm}
-    if len(env) <= ENVIRONMENTS:
+    if len(env) <= MOST:
         risks = dict(zip(env.tolist(), step.risks, strict=False))
         columns |= {f"risk.{e}": risks[e] for e in sorted(risks)}
     return columns

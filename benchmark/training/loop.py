@@ -17,7 +17,6 @@ from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
 from invbench.evaluation.eval_mode import eval_mode
-from invbench.evaluation.groups import probability_metrics
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state
@@ -467,17 +466,15 @@ class TrainingLoop:
                 from invbench.evaluation.dependence import dependence_metrics  # its packages take a second to import
 
                 more |= dependence_metrics(outputs, self.problem.task, split)
-            if last:
-                more |= probability_metrics(self.problem, split, outputs.prediction)
             return more
 
         has_nuisance = any(self.problem.splits[name].nuisance is not None for name in splits)
-        probabilities = last and self.problem.attributes
-        is_needed = self.critics.critics or (last and has_nuisance) or probabilities
+        is_needed = self.critics.critics or (last and has_nuisance)
         needed = further if is_needed else None  # else no representation is kept
         average = self.average if last or not isinstance(self.average, ValleyWeights) else None
         with average.in_place() if average else nullcontext():
-            return evaluate(self.model, self.problem, splits, self.config.spec.seed, self.done, needed)
+            seed = self.config.spec.seed
+            return evaluate(self.model, self.problem, splits, seed, self.done, last=last, further=needed)
 
 
 def _with_batch_that_fits(config: RunConfig, examples: Split) -> RunConfig:
