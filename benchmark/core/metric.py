@@ -106,6 +106,8 @@ METRICS = {
         Metric("invariant_solution", True, SHARE),
         Metric("null_solution", False, SHARE),
         Metric("coefficient.*", None, headline="never"),
+        Metric("estimate.*", None, headline="never"),
+        Metric("estimate.p_value.*", None, P_VALUE, "never"),
         Metric("invariance.*", False, headline="never"),
         Metric("cost.*", False, "seconds", "never", "*"),
         Metric("cost.peak_memory_bytes", False, "bytes", "never", "peak memory (bytes)"),

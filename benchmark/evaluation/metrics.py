@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.augmentation import test_copies
+from invbench.components.estimates import Estimates
 from invbench.core.backbone import EnvironmentNetwork
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.image_file import ImageFile
@@ -62,6 +63,8 @@ def evaluate(
         }
         if problem.law is not None:
             metrics |= coefficient_metrics(coefficients(model, problem, problem.law), problem.law)
+        for part in model.modules():
+            metrics |= part.numbers() if isinstance(part, Estimates) else {}
         if problem.symmetry is not None:
             metrics |= symmetry_metrics(model, problem, problem.symmetry)
     return metrics

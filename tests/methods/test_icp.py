@@ -8,7 +8,8 @@ from cells import small_config
 from scipy import stats
 
 from invbench.errors import UserError
-from invbench.methods.icp import ICP, p_value
+from invbench.methods._linear_estimator import Examples
+from invbench.methods.icp import ICP, distribution_p_value, intervals, linear_residuals, p_value
 from invbench.runs.options import Options
 from invbench.training.runner import run_one
 
@@ -21,8 +22,15 @@ def test_the_causes_are_found() -> None:
     x0, x2 = scale * rng.normal(size=6000), rng.normal(size=6000)
     y = 2 * x0 + rng.normal(size=6000)
     x1 = y + scale * rng.normal(size=6000)
-    assert ICP().causes(np.stack([x0, x1, x2], 1), y, env) == {0}
-    assert ICP().causes(np.stack([x1, x2], 1), y, env) == set()
+    fit = ICP().fit(Examples(np.stack([x0, x1, x2], 1), y[:, None], env))
+    assert fit.coefficients[:, 0] == pytest.approx([2, 0, 0], abs=0.1)
+    assert np.flatnonzero(fit.coefficients).tolist() == [0]
+    assert fit.estimates["low.0"] < 2 < fit.estimates["high.0"]
+    assert fit.estimates["p_value.0"] < 1e-6
+    assert fit.estimates["p_value.1"] > 0.05
+    without_causes = ICP().fit(Examples(np.stack([x1, x2], 1), y[:, None], env))
+    assert not without_causes.coefficients.any()
+    assert without_causes.estimates["accepted_sets"] == 0
 
 
 def test_p_value() -> None:
@@ -36,6 +44,59 @@ def test_p_value() -> None:
         below = stats.f.cdf(inside.var(ddof=1) / outside.var(ddof=1), 29, 59)
         p_values.append(2 * min(mean, 2 * min(below, 1 - below)))
     assert p_value(residuals, env) == pytest.approx(3 * min(p_values))
+
+
+def test_every_set_against_causalicp() -> None:
+    """The package fits an intercept, so all is centred here; and it counts E - 1 environments, as R's package does."""
+    theirs = pytest.importorskip("causalicp.icp", reason="needs the extra causal")
+    rng = np.random.default_rng(2)
+    env = np.repeat([0, 1, 2], 200)
+    x = rng.normal(size=(600, 3)) * (1 + env[:, None]) @ rng.normal(size=(3, 3))
+    y = x[:, 0] - 0.1 * x[:, 1] + rng.normal(size=600)
+    both = np.column_stack([x, y])
+    both -= both.mean(0)
+    data = theirs._Data([both[env == e] for e in range(3)], method="raw")
+    for subset, p in ICP().p_values(both[:, :3], both[:, 3], env).items():
+        assert min(1, p * 2 / 3) == pytest.approx(theirs._test_hypothesis(3, set(subset), data, 0.05)[2]), subset
+
+
+def test_distribution_p_value() -> None:
+    rng = np.random.default_rng(3)
+    env = np.repeat([0, 1, 2], 40)
+    residuals = rng.exponential(size=120) * (1 + 0.3 * env)
+    parts = [residuals[env == e] for e in range(3)]
+    ranks = [stats.ranksums(parts[e], residuals[env != e]).pvalue for e in range(3)]
+    expected = 2 * min(stats.levene(*parts, center="mean").pvalue, 3 * min(ranks))
+    assert distribution_p_value(residuals, env) == pytest.approx(expected, rel=0.02)  # with correction of continuity
+    assert distribution_p_value(residuals[:80], env[:80]) < 2
+
+
+def test_forests_see_a_cause_that_is_not_linear() -> None:
+    rng = np.random.default_rng(4)
+    env = np.repeat([0, 1], 400)
+    x0 = rng.normal(size=800) * (1 + env)
+    y = np.abs(x0) + 0.3 * rng.normal(size=800)
+    x1 = y + (1 + 2 * env) * rng.normal(size=800)
+    examples = Examples(np.stack([x0, x1], 1), y[:, None], env)
+    fit = ICP(residuals="forest").fit(examples)
+    assert fit.estimates["p_value.0"] < 0.05 < fit.estimates["p_value.1"]
+    assert set(fit.estimates) == {"accepted_sets", "p_value.0", "p_value.1"}
+    assert ICP().fit(examples).estimates["accepted_sets"] == 0
+
+
+def test_intervals_cover() -> None:
+    """One accepted set: the intervals are those of least squares, each at the level divided by the number of inputs."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(400):
+        x = rng.normal(size=(60, 2))
+        y = x @ [1.0, -2.0] + rng.normal(size=60)
+        low, high = intervals(x, y, [(0, 1)], 0.1)
+        covered += bool((low < [1, -2]).all() and (high > [1, -2]).all())
+    assert covered / 400 == pytest.approx(0.9, abs=0.04)
+    low, high = intervals(x, y, [(0,), (0, 1)], 0.1)
+    assert low[1] < high[1] == 0
+    assert linear_residuals(x, y, ()) == pytest.approx(y)
 
 
 @pytest.mark.parametrize("dataset", ["chain_sem", "irm_regression", "linear_unit_tests"])

@@ -72,6 +72,12 @@ ON_SPLITS: dict[str, Answers] = {
     "jensen_shannon": (False, False, "never", "jensen shannon"),
     "jensen_shannon_1": (False, False, "never", "jensen shannon 1"),
     "roc_auc": (True, True, "in test", "ROC AUC"),
+    "risk_gap": (False, False, "never", "risk gap"),
+    "invariance_p": (None, False, "in test", "p of invariance"),
+    "mean_invariance_p": (None, False, "never", "p of the mean's invariance"),
+    "calibration_error_env1": (False, True, "never", "calibration error (environment 1)"),
+    "calibration_error_average": (False, True, "never", "calibration error (average over environments)"),
+    "calibration_error_worst": (False, True, "never", "calibration error (worst environment)"),
     "background_rejection": (True, False, "never", "background rejection"),
 }
 """What was said of each metric while that was guessed from words in its name; digits are 1."""

@@ -1,0 +1,113 @@
+"""Linear predictors that are computed from the training data in closed form, when the network is built."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from invbench.components.estimates import Estimates
+from invbench.core.backbone import FeaturesAndHead
+from invbench.core.data import Problem
+from invbench.core.method import Method
+from invbench.core.task import BinaryClassification, Regression, Task
+from invbench.errors import UserError
+
+Array = NDArray[np.float64]
+MOST_INPUTS = 4096
+"""Largest number of inputs; the moments of each environment have the square of it."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples as arrays: x (N, D), y (N, K), env (N,) from 0, nuisance (N, Q) or None."""
+
+    x: Array
+    y: Array
+    env: NDArray[np.int64]
+    nuisance: Array | None = None
+
+    def about(self, x: Array, y: Array) -> "Examples":
+        """Move the origin to x (D,) and y (K,)."""
+        return Examples(self.x - x, self.y - y, self.env, self.nuisance)
+
+    def moments(self) -> tuple[Array, Array, Array]:
+        """Return each environment's share of the examples (E,), mean x xᵀ (E, D, D) and mean x yᵀ (E, D, K)."""
+        parts = [self.env == e for e in np.unique(self.env)]
+        x, y = [self.x[part] for part in parts], [self.y[part] for part in parts]
+        shares = np.array([len(part) for part in x]) / len(self.x)
+        within = [part.T @ part / len(part) for part in x]
+        between = [part.T @ target / len(part) for part, target in zip(x, y, strict=True)]
+        return shares, np.stack(within), np.stack(between)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Prediction x @ coefficients (D, K) + intercept (K,), with other numbers for the record."""
+
+    coefficients: Array
+    intercept: Array
+    estimates: Mapping[str, float] = field(default_factory=dict)
+
+
+class LinearEstimator(Method):
+    """Method whose predictor is linear, and is computed when it is built; nothing is trained afterwards.
+
+    Regression predicts the target, standardised as the task says. Classification is least squares on labels: -1 and 1
+    of two classes, one-hot rows of more; the predictions are taken for logits, which gives the labels, but no
+    probabilities. A subclass states `requires` and `replaces_model`, which are read without importing it.
+    """
+
+    trains: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, examples: Examples) -> Linear:
+        """Compute the predictor."""
+
+    def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        name, train = type(self).__name__, problem.splits["train"]
+        if train.weights is not None:
+            raise UserError(f"method {name} takes all training examples alike; leave out their weights, or use erm")
+        x = _array(train.inputs())
+        if x.shape[1] > MOST_INPUTS:
+            raise UserError(f"method {name} takes at most {MOST_INPUTS} inputs, not {x.shape[1]}")
+        env = np.zeros(len(x), dtype=np.int64) if train.env is None else train.env.cpu().numpy()
+        nuisance = None if train.nuisance is None else _array(train.nuisance)
+        fit = self.fit(Examples(x, encoded(problem.task, train.y), env, nuisance))
+        head = nn.Linear(*fit.coefficients.shape).requires_grad_(False)
+        head.weight.copy_(torch.from_numpy(fit.coefficients.T))
+        head.bias.copy_(torch.from_numpy(fit.intercept))
+        network = FeaturesAndHead(nn.Flatten(), head)
+        network.estimates = Estimates(fit.estimates)
+        return network
+
+
+def encoded(task: Task, y: Tensor) -> Array:
+    """Return what a linear predictor is fitted to (N, outputs): standardised targets, or labels as numbers."""
+    targets = y.double().cpu().numpy()[:, None]
+    if isinstance(task, Regression):
+        return np.asarray((targets - task.mean) / task.std)
+    if isinstance(task, BinaryClassification):
+        return np.asarray(2 * targets - 1)
+    return np.asarray(targets == np.arange(task.outputs), dtype=np.float64)
+
+
+def least_squares(x: Array, y: Array, ridge: float = 0.0) -> Array:
+    """Minimise |y - x b|² + N ridge |b|² for x (N, D) and y (N, K); the shortest b (D, K) of several."""
+    if ridge:
+        size = x.shape[1]
+        x, y = np.concatenate([x, np.sqrt(len(x) * ridge) * np.eye(size)]), np.pad(y, ((0, size), (0, 0)))
+    return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0])
+
+
+def with_intercept(coefficients: Array, x: Array, y: Array) -> Linear:
+    """Return the predictor that goes through the point x (D,), y (K,)."""
+    return Linear(coefficients, y - x @ coefficients)
+
+
+def _array(values: Tensor) -> Array:
+    return np.asarray(values.flatten(1).double().cpu().numpy())
