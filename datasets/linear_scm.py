@@ -71,7 +71,8 @@ class LinearSCM(Dataset):
         trained = [self._intervention(e, rng) for e in range(self.environments)]
         unseen = [self._shift(np.ones(self.inputs, dtype=bool), self.test_strength, rng) for _ in trained]
         train, validation = (
-            self._split(graph, trained, self.examples, np.random.default_rng(child)) for child in streams[1].spawn(2)
+            self._split(graph, trained, self.examples, np.random.default_rng(child))
+            for child in children(streams[1], 2)
         )
         test = self._split(graph, unseen, self.test_examples, np.random.default_rng(streams[2]))
         splits = {"train": train, "validation": validation, "test": test}

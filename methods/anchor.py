@@ -36,7 +36,7 @@ class Anchor(LinearEstimator):
         10.0,
         "γ; 1 is pooled least squares, null the limit γ → ∞, instrumental variables",
         ge=0,
-        search=LogUniform(0, 4),
+        search=LogUniform(1, 1e4),
     )
     anchors: Literal["environment", "nuisance"] = setting(
         "environment", "discrete anchors: environments; or continuous ones: the nuisance"

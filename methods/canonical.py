@@ -30,6 +30,7 @@ from invbench.core.method import Outputs, State, as_outputs
 from invbench.core.registry import register_method
 from invbench.core.settings import Choice, setting
 from invbench.core.task import one_hot
+from invbench.errors import UserError
 from invbench.methods._plane_group import SteerableScores, Turns
 
 
@@ -41,7 +42,7 @@ class Canonical(MappableNetwork):
     requires: ClassVar[tuple[str, ...]] = ("image",)
     small: ClassVar[Mapping[str, Any]] = {"method.fields": 2}
 
-    rotations: int = setting(4, "N: turns by multiples of 2π/N", ge=1, le=64)
+    rotations: int = setting(4, "N: turns by multiples of 2π/N; 3 at least where they are continuous", ge=2, le=64)
     reflections: bool = setting(False, "whether reflections are undone, too")
     continuous: bool = setting(False, "turn by any angle, that of a vector which a network steerable by N turns finds")
     prior_weight: float = setting(
@@ -51,6 +52,8 @@ class Canonical(MappableNetwork):
     fields: int = setting(8, "fields of the steerable network's hidden layers", ge=1)
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
+        if self.continuous and self.rotations < 3:
+            raise UserError("method.continuous needs method.rotations of 3 or more: C_2 turns no vector of the plane")
         kind = ContinuousPose if self.continuous else Pose
         return Canonicalised(model, kind(problem, self.rotations, self.reflections, self.fields, self.sharpness))
 
@@ -80,8 +83,9 @@ class Pose(LearnedSymmetry):
         self.turns, self.rotations, self.reflections = Turns(problem), rotations, reflections
         self.sharpness = sharpness
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rotation": x.new_full((1,), torch.pi * (self.rotations - 1) / self.rotations)}
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        end = x.new_full((1,), torch.pi * (self.rotations - 1) / self.rotations)
+        return {"rotation": (-end, end)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (N, C, S, S) in their pose, and the cross-entropy (N,) with the identity."""
@@ -101,8 +105,9 @@ class ContinuousPose(LearnedSymmetry):
         self.vectors = SteerableScores(problem, rotations, reflections, fields, vectors=1 + reflections)
         self.turns = Turns(problem)
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rotation": x.new_full((1,), torch.pi)}
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        end = x.new_full((1,), torch.pi)
+        return {"rotation": (-end, end)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (N, C, S, S) in their pose, and ‖ĝ - 1‖² (N,) of the matrices."""

@@ -19,7 +19,10 @@ import numpy as np
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
-from invbench.methods._linear_estimator import Examples, Linear, LinearEstimator, with_intercept
+from invbench.methods._linear_estimator import Examples, Linear, LinearEstimator, least_squares, with_intercept
+
+ROUNDING = 1e-10
+"""Share of the largest eigenvalue below which a negative one is rounding."""
 
 
 @register_method("drig")
@@ -31,7 +34,7 @@ class DRIG(LinearEstimator):
     replaces_model: ClassVar[bool] = True
     small: ClassVar[Mapping[str, Any]] = {"method.gamma": 1.0}  # which has a minimum on any data
 
-    gamma: float = setting(2.0, "γ: how much stronger future interventions may be", ge=0, search=LogUniform(0, 2))
+    gamma: float = setting(2.0, "γ: how much stronger future interventions may be", ge=0, search=LogUniform(1, 100))
     reference: int = setting(0, "number of the environment without interventions", ge=0)
     ridge: float = setting(0.0, "λ of λ |b|², with the mean of the squares", ge=0)
 
@@ -45,10 +48,10 @@ class DRIG(LinearEstimator):
         shares = self.gamma * shares
         shares[known == self.reference] += 1 - self.gamma
         g = np.tensordot(shares, within, 1) + self.ridge * np.eye(within.shape[-1])
-        if np.linalg.eigvalsh(g)[0] <= 0:
+        eigenvalues = np.linalg.eigvalsh(g)
+        if eigenvalues[0] < -ROUNDING * eigenvalues[-1]:
             raise UserError(
                 "drig: these environments vary less than environment "
                 f"{self.reference} in some direction; lower method.gamma, add method.ridge, or set method.reference"
             )
-        coefficients = np.asarray(np.linalg.solve(g, np.tensordot(shares, between, 1)), dtype=np.float64)
-        return with_intercept(coefficients, mean_x, mean_y)
+        return with_intercept(least_squares(g, np.tensordot(shares, between, 1)), mean_x, mean_y)

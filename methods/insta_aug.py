@@ -3,7 +3,7 @@
 Miao, Mathieu, Teh et al. (2022), "Learning Instance-Specific Augmentations by Capturing Local Invariances", ICML 2023,
 arXiv 2206.00051. For input x a network r gives the lower and upper end of each generator's range:
 
-    (a_k, b_k) = c_k (-σ(r_k⁻(x)), σ(r_k⁺(x)))        c_k the largest reach: π for rotations
+    (a_k, b_k) = c_k (-σ(r_k⁻(x)), σ(r_k⁺(x)))        c_k the largest: π for rotations, half an image, else 1
     ε_k ~ U(a_k, b_k),  g_j = exp(Σ_k ε_k G_k)
     h(x) = (1/J) Σ_j f(g_j x)
     objective = risk - Σ_k w_k mean_x (b_k - a_k)
@@ -31,11 +31,12 @@ from invbench.core.data import Batch, Problem
 from invbench.core.method import Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
+from invbench.errors import UserError
 
 FACTOR, MOST = 1.2, 50
 """By which a weight of the controller changes, and how often in one direction."""
-REACH = {"rotation": math.pi}
-"""Largest magnitude of a generator; others have 1."""
+REACH = {"rotation": math.pi, "translation_x": 10.0, "translation_y": 10.0}
+"""Largest magnitude of a generator, a translation's is half of the image; others have 1."""
 
 
 @register_method("insta_aug")
@@ -58,6 +59,8 @@ class InstaAug(AugmentationMethod):
 
     def transformation(self, problem: Problem) -> nn.Module:
         names = known_generators(problem, self.generators, "method.generators")
+        if self.thresholds[0] > self.thresholds[1]:
+            raise UserError("method.thresholds: the first must not be above the second")
         ranges = RangeNetwork(problem.input_shape[0], self.channels, len(names), self.first_range)
         return RandomRange(problem, names, FeaturesOnly(ranges, self.rate))
 
@@ -131,9 +134,9 @@ class RandomRange(LearnedSymmetry):
         ends: Tensor = shares.unflatten(1, (len(self.names), 2)) * self.reach
         return ends
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         low, high = self.ranges(x).unbind(-1)
-        return dict(zip(self.names, ((high - low) / 2).T, strict=True))
+        return dict(zip(self.names, zip(low.T, high.T, strict=True), strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = self.ranges(x).unbind(-1)

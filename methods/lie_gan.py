@@ -10,8 +10,9 @@ The second term keeps L away from 0, the third keeps generators apart. The targe
 leaves them unchanged. `integers` are for a discrete group, whose generator is a logarithm of one of its elements.
 `block` looks for matrices that act on every n inputs alike. The problem's network learns beside this, by ERM; nothing
 passes between them. Entries are in the run's curves; `symmetry_angle` is the largest principal angle to the true
-algebra. Defaults are the authors' for y in place of images. Deviations: one update of D in each step, by
-the same batch; D gets targets that are standardised.
+algebra. Defaults are the authors' for y in place of images. Deviations: one update of D in each step, by the same
+batch, whose Adam has the betas of the generators' (0.5, 0.999) and not (0.9, 0.999); D gets targets that are
+standardised.
 """
 
 import math

@@ -52,8 +52,8 @@ from invbench.errors import UserError
 
 LARGEST = {"rotation": math.pi}
 """Half-width at which that of a generator turns back."""
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""A (I, I) and B (O, O) of each layer, by name."""
+Roots = dict[str, tuple[Tensor, Tensor]]
+"""A½ (I, P) and B½ (O, Q) of each layer, by name: A = A½ A½ᵀ (I, I), B = B½ B½ᵀ (O, O)."""
 
 
 @register_method("marginal_likelihood")
@@ -74,12 +74,12 @@ class MarginalLikelihood(AugmentationMethod):
     train_copies: int = setting(11, "J in training", ge=0, search=Choice((5, 11, 31)))
     test_copies: int = setting(11, "J in evaluation", ge=0)
     generators: tuple[str, ...] | None = setting(None, "names of the generators; null takes all", min_length=1)
-    first_width: float = setting(0.0, "first θ of every generator", ge=0)
+    first_width: float = setting(0.0, "first θ of every generator: half of the width", ge=0, le=100)
     learning_rate: float = setting(0.03, "of θ", gt=0, search=LogUniform(3e-3, 1e-1))
     first_precision: float = setting(1.0, "first δ of every layer", gt=0, search=LogUniform(0.1, 10))
     precision_learning_rate: float = setting(0.03, "of log δ", gt=0)
     curvature: Literal["network", "last_layer"] = setting(
-        "network", "layers that have a prior and a part in H; last_layer is cheap, and finds smaller widths"
+        "network", "layers that have a prior and a part in H; last_layer is faster with convolutions, finds less width"
     )
     curvature_examples: int | None = setting(
         None, "most examples of a batch that A and B are means of; null takes all", ge=1
@@ -102,7 +102,7 @@ def full_widths(half_widths: Tensor, largest: tuple[float, ...]) -> Tensor:
     """Return 2 |θ| for θ (k,), where |θ| turns back at 0 and at `largest`, so that a width is held at neither."""
     magnitudes = torch.where(half_widths < 0, -half_widths, half_widths)
     # One number at a time: a tensor of the limits would be a copy to the device in every step.
-    pairs = zip(magnitudes.unbind(), largest, strict=True)
+    pairs = [(width % (2 * limit), limit) for width, limit in zip(magnitudes.unbind(), largest, strict=True)]
     return 2 * torch.stack([torch.where(width <= limit, width, 2 * limit - width) for width, limit in pairs])
 
 
@@ -138,16 +138,16 @@ class WithEvidence(Averaged):
 
     def occam_factor(self, copies: Tensor) -> Tensor:
         """Compute (Σ_l δ_l ‖w_l‖² + log|1 + Δ⁻¹ H|) / 2N from copies (J, M, ...) of examples."""
-        total, factors = copies.new_zeros(()), self.factors(copies)
+        total, roots = copies.new_zeros(()), self.roots(copies)
         for name, precision in zip(self.layers, self.precisions(), strict=True):
             for parameter in self.model.get_submodule(name).parameters():
                 total = total + precision * parameter.square().sum()
-            inputs, outputs = (_eigenvalues(factor) for factor in factors[name])
+            inputs, outputs = (_eigenvalues(root) for root in roots[name])
             total = total + (self.examples / precision * inputs[:, None] * outputs).log1p().sum()
         return total / (2 * self.examples)
 
-    def factors(self, copies: Tensor) -> Factors:
-        """Compute the factors of H from copies (J, M, ...) of examples. The weights are constants."""
+    def roots(self, copies: Tensor) -> Roots:
+        """Compute roots of the factors of H from copies (J, M, ...) of examples. The weights are constants."""
         layers = {name: self.model.get_submodule(name) for name in self.layers}
         training = [part for part in self.model.modules() if part.training]
         self.model.eval()
@@ -155,13 +155,13 @@ class WithEvidence(Averaged):
         for part in training:
             part.training = True
         count = copies.shape[1]
-        roots = hessian_root(predictions.unflatten(0, (-1, count)).mean(0), self.task)
-        factors = {}
+        loss_roots = hessian_root(predictions.unflatten(0, (-1, count)).mean(0), self.task)
+        roots = {}
         for name, layer in layers.items():
             mean_input = inputs[name].unflatten(0, (-1, count)).mean(0)
             mean_slopes = slopes[name].unflatten(1, (-1, count)).mean(1)
-            factors[name] = layer_factors(layer, mean_input, mean_slopes, roots)
-        return factors
+            roots[name] = layer_roots(layer, mean_input, mean_slopes, loss_roots)
+        return roots
 
     def _inputs_and_slopes(
         self, layers: Mapping[str, nn.Module], x: Tensor
@@ -210,8 +210,8 @@ class WithEvidence(Averaged):
         return predictions, inputs, slopes
 
 
-def layer_factors(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute A (I, I) and B (O, O).
+def layer_roots(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute A½ (I, P) and B½ (O, Q).
 
     Args:
         layer: one that `is_layer`.
@@ -228,7 +228,7 @@ def layer_factors(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tenso
     columns = columns.transpose(0, 1).flatten(1)
     weighed = torch.einsum("mkl,kmop->omlp", roots, slopes.flatten(3) if slopes.ndim > 3 else slopes[..., None])
     rows = weighed.flatten(1)
-    return columns @ columns.T / len(inputs), rows @ rows.T / (len(inputs) * places)
+    return columns / math.sqrt(len(inputs)), rows / math.sqrt(len(inputs) * places)
 
 
 def hessian_root(logits: Tensor, task: Task) -> Tensor:
@@ -247,7 +247,11 @@ def is_layer(part: nn.Module) -> bool:
     return type(part) is nn.Linear
 
 
-def _eigenvalues(factor: Tensor) -> Tensor:
-    """Compute eigenvalues of a factor, which rounding may make negative; those of a network without bounds are 0."""
-    eigenvalues: Tensor = torch.linalg.eigvalsh(factor.nan_to_num(posinf=0.0))
+def _eigenvalues(root: Tensor) -> Tensor:
+    """Compute the eigenvalues of root rootᵀ (I, I) but for zeros, which rounding may make negative.
+
+    They are those of the smaller of root rootᵀ and rootᵀ root. Those of a network without bounds are 0.
+    """
+    product = root @ root.T if root.shape[0] <= root.shape[1] else root.T @ root
+    eigenvalues: Tensor = torch.linalg.eigvalsh(product.nan_to_num(posinf=0.0))
     return eigenvalues.clamp(min=0)

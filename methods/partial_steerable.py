@@ -111,8 +111,9 @@ class PartialFeatures(LearnedSymmetry):
         """Compute the shares θ (layers,); all are 1 where they are not learned."""
         return self.grid.new_ones(self.layers) if self.shares is None else self.shares()
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rotation": math.pi * self.share().amin(0, keepdim=True)}
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        end = math.pi * self.share().amin(0, keepdim=True)
+        return {"rotation": (-end, end)}
 
     def forward(self, x: Tensor) -> Tensor:
         angles = [self.grid, *(share * self.grid for share in self.share())]

@@ -43,7 +43,7 @@ class Symmetrised(MappableNetwork):
     distribution: Literal["uniform", "learned", "frame"] = setting(
         "learned", "weights of the group's elements", search=Choice(("uniform", "learned", "frame"))
     )
-    rotations: int = setting(4, "N: turns by multiples of 2π/N", ge=1, le=64)
+    rotations: int = setting(4, "N: turns by multiples of 2π/N", ge=2, le=64)
     reflections: bool = setting(False, "whether reflections belong to the group")
     sharpness: float = setting(1.0, "β, of learned weights", gt=0)
     fields: int = setting(8, "fields of the steerable network's hidden layers", ge=1)
@@ -64,8 +64,9 @@ class GroupAverage(LearnedSymmetry):
         if self.scores is not None and method.distribution == "frame":
             self.scores.requires_grad_(False)
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rotation": x.new_full((1,), torch.pi * (self.method.rotations - 1) / self.method.rotations)}
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        end = x.new_full((1,), torch.pi * (self.method.rotations - 1) / self.method.rotations)
+        return {"rotation": (-end, end)}
 
     def weights(self, x: Tensor) -> Tensor:
         """Compute p (N, |G|) of images (N, C, S, S)."""

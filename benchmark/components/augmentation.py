@@ -92,8 +92,9 @@ class RandomAffine(LearnedSymmetry):
         noise = torch.rand(len(x), len(self.basis), dtype=x.dtype, device=x.device)
         return self.transformed(x, noise)
 
-    def half_widths(self, x: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.widths()[:, None] / 2, strict=True))
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        widths = self.widths()[:, None]
+        return dict(zip(self.names, zip(-self.start * widths, (1 - self.start) * widths, strict=True), strict=True))
 
     def transformed(self, x: Tensor, noise: Tensor) -> Tensor:
         """Transform inputs (N, ...) by the elements that noise (N, k) in [0, 1) stands for."""
@@ -103,8 +104,11 @@ class RandomAffine(LearnedSymmetry):
 
 
 def known_generators(problem: Problem, names: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """Return the names, checked. Raises UserError for a generator that the problem's inputs do not have."""
+    """Return the names, checked. Raises UserError for one that the inputs do not have, or that is there twice."""
     known = generators(problem)
+    for name in set(names):
+        if names.count(name) > 1:
+            raise UserError(f"{where}: '{name}' is there twice; leave one out")
     for name in names:
         if name not in known:
             inputs = problem.kind.replace("_", " ")

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from invbench.errors import UserError
+
 
 class LearnedScalars(nn.Module):
     """Vector of named numbers, each a function of a free parameter.
@@ -44,5 +46,16 @@ class LearnedScalars(nn.Module):
 
 
 def learned_parameters(model: nn.Module) -> dict[str, LearnedScalars]:
-    """Find every such vector in a model, by the name of its parameter."""
-    return {f"{path}.raw".lstrip("."): part for path, part in model.named_modules() if isinstance(part, LearnedScalars)}
+    """Find every such vector in a model, by the name of its parameter.
+
+    Raises:
+        UserError: two of them are of one quantity, so that a record could not tell them apart.
+    """
+    parts = {
+        f"{path}.raw".lstrip("."): part for path, part in model.named_modules() if isinstance(part, LearnedScalars)
+    }
+    names = [part.what for part in parts.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of these methods learn a '{name}'; run each without the other")
+    return parts

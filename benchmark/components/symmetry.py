@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class LearnedSymmetry(nn.Module):
     """Base of modules with a distribution of transformations that may be compared with a problem's own."""
 
-    def half_widths(self, x: Tensor) -> Mapping[str, Tensor]:
-        """Return by generator how far the distribution reaches to either side: (1,), or (N,) for inputs x."""
+    def extent(self, x: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return by generator the lowest and the highest coefficient: (1,), or (N,) for inputs x (N, ...)."""
         return {}
 
     def algebra(self) -> Tensor | None:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from invbench.components.affine import action, basis, exponential, generators, random_motion
 from invbench.core.data import Problem
 from invbench.core.method import Outputs
+from invbench.core.task import Regression
 from invbench.evaluation.eval_mode import eval_mode
+from invbench.evaluation.groups import MOST
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream
 
@@ -26,8 +28,6 @@ POINTS = 13
 REACH = {"rotation": math.pi, "translation": 2.0}
 DEFORMATION = {"image": 0.5, "point_cloud": 0.2}
 """Largest magnitude of shears, stretches and scalings, by kind of input."""
-CLASSES = 32
-"""Largest number of classes that are measured one by one."""
 MOTIONS = 8
 """Number of random rigid motions of each point cloud."""
 
@@ -106,7 +106,7 @@ class _Probe:
     ) -> None:
         self.model, self.problem, self.x, self.stream = model, problem, x, (seed, step)
         self.advanced, self.count = advanced, 0
-        self.rows = rows_of_classes(y)
+        self.rows = {} if isinstance(problem.task, Regression) else rows_of_classes(y.long())
         self.outputs = self.outputs_on(x)
         self.before = self.outputs.prediction
 
@@ -155,11 +155,9 @@ def _relative_distance(before: Outputs, after: Outputs) -> Tensor:
 
 
 def rows_of_classes(y: Tensor) -> dict[int, Tensor]:
-    """Return the rows of each class of targets (N,); {} of numbers, and where there are more than 32 or one."""
-    if y.is_floating_point():
-        return {}
+    """Return the rows of each class of labels (N,); {} where there are more than 32 or one."""
     classes = y.unique().tolist()
-    return {k: (y == k).nonzero()[:, 0] for k in classes} if 2 <= len(classes) <= CLASSES else {}
+    return {k: (y == k).nonzero()[:, 0] for k in classes} if 2 <= len(classes) <= MOST else {}
 
 
 def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]]) -> dict[str, float]:

@@ -237,7 +237,13 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
         for name in datasets_with_defaults()
         if name != dataset and not unmet(method.requires, DATASETS.traits(name))
     ]
+    of_ones_own = [
+        name
+        for name in DATASETS.entries()
+        if DATASETS.literal(name, "required_setting", "") and not unmet(method.requires, DATASETS.traits(name))
+    ]
     advice = f"set {' and '.join(settings)}" if settings else f"datasets that can: {', '.join(able) or 'none'}"
+    advice += f"; with data of your own: {', '.join(of_ones_own)}" if of_ones_own and not settings else ""
     raise NotProvided(
         f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
         f"provide; {advice}"

@@ -38,7 +38,9 @@ def test_first_ranges_are_alike_and_narrow() -> None:
     share = 1 / (1 + math.exp(3))
     expected = torch.tensor([[-math.pi, math.pi], [-1.0, 1.0]]) * share
     torch.testing.assert_close(part.ranges(x), expected.expand(6, 2, 2))
-    torch.testing.assert_close(part.half_widths(x)["rotation"], torch.full((6,), math.pi * share))
+    low, high = part.extent(x)["rotation"]
+    torch.testing.assert_close(high, torch.full((6,), math.pi * share))
+    torch.testing.assert_close(low, -high)
 
 
 def test_inputs_move_within_their_own_range() -> None:

@@ -191,9 +191,7 @@ def test_half_width_is_that_of_the_smallest_share() -> None:
     assert shares is not None
     with torch.no_grad():
         shares.raw.copy_(torch.tensor([0.3, 0.8]))
-    assert features_of(model).half_widths(problem.splits["test"].x)["rotation"].tolist() == pytest.approx(
-        [0.3 * math.pi]
-    )
+    assert features_of(model).extent(problem.splits["test"].x)["rotation"][1].tolist() == pytest.approx([0.3 * math.pi])
 
 
 def test_mistakes_are_named() -> None:
