@@ -14,20 +14,28 @@ correlation is large where like inputs have other labels. Both samples get equal
 a change of the labels' frequencies counts for nothing. A real target is replaced by its quartile.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from invbench.console import OnProgress
 from invbench.core.backbone import network_with_head
 from invbench.core.data import Problem
 from invbench.core.registry import BACKBONES
 from invbench.core.task import Regression
 from invbench.errors import UserError
+from invbench.results.statistics import half_width
+from invbench.runs.resolve import resolve
 from invbench.seeding import stream, torch_stream
+from invbench.training.build import loaded
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -38,12 +46,8 @@ NO_DENSITY, SOME_DENSITY = 1e-12, 5e-4
 MOST_EXAMPLES = 4000
 """Most examples of each sample, half of which the network is trained on."""
 STEPS, BATCH, LEARNING_RATE = 1000, 64, 1e-3
-NETWORKS = {
-    "vector": ("mlp", {"width": 64, "depth": 2}),
-    "image": ("cnn_small", {}),
-    "point_cloud": ("deep_sets", {}),
-}
-"""Networks whose features g is built on, by kind of input."""
+SMALL_IMAGE = 2**13
+"""Most numbers in an image that a fully connected network sees."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Shift:
 
     diversity: float
     correlation: float
+    diversity_of_halves: float
+    correlation_of_halves: float
+    """The same of two random halves of both samples together: what few examples alone make."""
     accuracy: float
     """Share of held-out examples of which the network can tell whether they are for training or for the test."""
 
@@ -74,10 +81,44 @@ def measure_shift(problem: Problem, seed: int = 0, split: str = "test") -> Shift
     inputs = _inputs(problem, split, first, second)
     with torch_stream(stream(seed, "analysis", "shift", "network"), torch.device("cpu")):
         network = _trained(problem, [x[:half] for x in inputs], labels[:half])
-    z = [network.features_of(x[half:]).double().numpy() for x in inputs]
+    first_z, second_z = (network.features_of(x[half:]).double().numpy() for x in inputs)
+    swapped = rng.random(len(first_z)) < 0.5  # pairs have one label
+    mixed = [np.where(swapped[:, None], *pair) for pair in ((first_z, second_z), (second_z, first_z))]
     accuracy = network.accuracy([x[half:] for x in inputs], labels[half:])
-    diversity, correlation = shift_of_features(z[0], z[1], labels[half:], rng)
-    return Shift(diversity, correlation, accuracy)
+    return Shift(
+        *shift_of_features(first_z, second_z, labels[half:], rng),
+        *shift_of_features(mixed[0], mixed[1], labels[half:], rng),
+        accuracy,
+    )
+
+
+def shift_table(
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    split: str = "test",
+    on_progress: OnProgress = int,
+) -> pd.DataFrame:
+    """Average the shift of datasets over seeds, each of which makes other data where these are drawn.
+
+    Args:
+        settings: of the datasets, by dotted name, e.g. `{"dataset.environments": "rotation_bins"}`.
+
+    Returns:
+        A row for each dataset: its name, the mean of each field of `Shift`, and `diversity_half_width` and
+        `correlation_half_width`, half of the 95 % t-intervals.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in datasets:
+        each = []
+        for seed in seeds:
+            each.append(asdict(measure_shift(loaded(resolve("erm", name, seed, settings)), seed, split)))
+            on_progress(len(rows) * len(seeds) + len(each))
+        of_seeds = pd.DataFrame(each)
+        half_widths = {f"{what}_half_width": half_width(of_seeds[what]) for what in ("diversity", "correlation")}
+        means = {field: float(of_seeds[field].mean()) for field in each[0]}
+        rows.append({"dataset": name, **means, **half_widths})
+    return pd.DataFrame(rows)
 
 
 def shift_of_features(first: Array, second: Array, labels: Labels, rng: np.random.Generator) -> tuple[float, float]:
@@ -143,7 +184,9 @@ class SampleClassifier(nn.Module):
 
 
 def _trained(problem: Problem, samples: list[Tensor], labels: Labels) -> SampleClassifier:
-    name, settings = NETWORKS[problem.kind]
+    is_small = problem.kind == "vector" or math.prod(problem.input_shape) <= SMALL_IMAGE
+    name, settings = ("mlp", {"width": 128, "depth": 2}) if is_small else ("cnn_small", {})
+    name, settings = ("deep_sets", {}) if problem.kind == "point_cloud" else (name, settings)
     _, network = network_with_head(BACKBONES.load(name).parse(settings, "backbone").build(problem))
     model = SampleClassifier(network.features, network.head.in_features, int(labels.max()) + 1)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)

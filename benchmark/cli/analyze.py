@@ -1,19 +1,16 @@
 """`bench analyze`: what finished runs have become, beyond their metrics."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invbench.cli.arguments import finite, possible
-from invbench.cli.output import echo
+from invbench.cli.output import draw, echo
 from invbench.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from invbench.analysis.consistency import Consistency
     from invbench.analysis.spectrum import Spectrum
     from invbench.analysis.symmetry import FoundSymmetry
@@ -62,7 +59,7 @@ def spectrum(
         _keep(folder.path / "spectrum.json", estimates[-1][1].model_dump_json(indent=1))
     rows = [(f"{label}, {one.weights} weights", _spectrum_row(one, alphas)) for label, one in estimates]
     _show(["λ₁", *(f"N_eff({a:g})" for a in alphas)], rows)
-    _draw(lambda: spectra(estimates, alphas), out)
+    draw(lambda: spectra(estimates, alphas), out)
 
 
 @analyze_app.command()
@@ -96,7 +93,7 @@ def widths(
         best = [means["risk"].idxmin(), means["objective"].idxmin()]
         rows.append((label, [f"{width:.3g}" for width in (learned, *best)]))
     _show(["learned width", "least risk at", "least objective at"], rows)
-    _draw(lambda: width_curves(studies), out)
+    draw(lambda: width_curves(studies), out)
 
 
 @analyze_app.command()
@@ -133,7 +130,7 @@ def consistency(
         loaded.append((label, run))
     columns = ["score", "by sampling", "by path", "mean risk", "sign agreement"]
     _show(columns, [(label, _consistency_row(one)) for label, one in results])
-    _draw(lambda: landscape(loaded[:2], examples), out)
+    draw(lambda: landscape(loaded[:2], examples), out)
 
 
 @analyze_app.command()
@@ -165,7 +162,7 @@ def symmetry(
         _keep(folder.path / "symmetry.json", found[-1][1].model_dump_json(indent=1))
     columns = ["dimension", "trivial", "least changes", "true ones", "largest angle"]
     _show(columns, [(label, _symmetry_row(one)) for label, one in found])
-    _draw(lambda: symmetries(found), out)
+    draw(lambda: symmetries(found), out)
 
 
 def _labelled(runs: list[Path], out: Path | None) -> "list[tuple[str, RunFolder]]":
@@ -242,11 +239,3 @@ def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
         echo(f"{number}  {label}")
         view.add_row(str(number), *cells)
     output_console().print(view)
-
-
-def _draw(make: "Callable[[], Figure]", out: Path | None) -> None:
-    from invbench.reporting.drawing import drawn, save
-
-    if out is not None:
-        save(drawn(make), out)
-        echo(str(out))

@@ -8,7 +8,7 @@ import typer
 
 from invbench.cli.arguments import possible
 from invbench.cli.completion import data_files, datasets, settings
-from invbench.cli.output import echo
+from invbench.cli.output import draw, echo
 from invbench.core.registry import DATASETS
 from invbench.errors import UserError, did_you_mean
 
@@ -125,6 +125,39 @@ def embed(
     sizes = ", ".join(f"{name} {len(split)}" for name, split in problem.splits.items())
     echo(f"{out}: {problem.input_shape[0]} numbers of each example; {sizes}")
     echo(f"bench run -m erm -d embedded --set dataset.path={out}")
+
+
+@data_app.command()
+def shift(
+    names: Annotated[list[str], typer.Argument(help="Datasets with a test split.", autocompletion=datasets)],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the datasets; may be repeated.", autocompletion=settings),
+    ] = None,
+    split: Annotated[str, typer.Option(help="What is compared with training.")] = "test",
+    seeds: Annotated[str, typer.Option(help="Of data and networks: 0, 0-4 or 0,3.")] = "0-2",
+    out: Annotated[Path | None, typer.Option(callback=possible, help="A picture: .png, .pdf or .svg.")] = None,
+) -> None:
+    """Measure how the test data differ from the training data: diversity and correlation shift (OoD-Bench)."""
+    from rich.table import Table
+
+    from invbench.analysis.shift import shift_table
+    from invbench.console import counting, output_console
+    from invbench.reporting.analysis_figures import shifts
+    from invbench.results.rounding import rounded
+    from invbench.runs.commands import parse_seeds
+    from invbench.runs.config import parse_assignments
+
+    with counting("problems") as on_progress:
+        table = shift_table(names, parse_seeds(seeds), parse_assignments(set_ or []), split, on_progress)
+    view = Table("dataset", "diversity", "correlation", "of random halves", "examples told apart")
+    for row in table.to_dict("records"):
+        halves = f"{row['diversity_of_halves']:.2f}, {row['correlation_of_halves']:.2f}"
+        means = (rounded(row[name], row[f"{name}_half_width"], 2) for name in ("diversity", "correlation"))
+        view.add_row(row["dataset"], *means, halves, f"{row['accuracy']:.0%}")
+    output_console().print(view)
+    echo(f"means and 95 % t-intervals over seeds {seeds}; of random halves: what so few examples make without a shift")
+    draw(lambda: shifts(table), out)
 
 
 def _releases(name: str) -> "Iterable[Release]":

@@ -4,14 +4,16 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from invbench.errors import UserError
 from invbench.terminal import Lasting, visible_lines
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pydantic import BaseModel
 
 QUIET_AND_VERBOSE = "--quiet shows less and --verbose more; give one of them"
@@ -72,3 +74,12 @@ def _escaped(match: re.Match[str]) -> str:
     """Return the UTF-16 units of a character, as JSON escapes them."""
     units = match[0].encode("utf-16-be")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def draw(make: "Callable[[], Figure]", out: Path | None) -> None:
+    """Write a picture and say where it is; nothing without a path."""
+    from invbench.reporting.drawing import drawn, save
+
+    if out is not None:
+        save(drawn(make), out)
+        echo(str(out))

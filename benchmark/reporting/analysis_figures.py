@@ -212,3 +212,26 @@ def _bars(ax: Axes, names: Sequence[str], coefficients: Sequence[float], labelle
     ax.axvline(0, color="#606060", linewidth=0.8)
     ax.set_yticks(places, names if labelled else [])
     ax.set_xlim(-1.1, 1.1)
+
+
+def shifts(table: pd.DataFrame) -> Figure:
+    """Draw datasets in the plane of diversity and correlation shift, with intervals; see `invbench.analysis.shift`."""
+    figure = Figure(figsize=(2.2 * PANEL, 1.9 * PANEL), layout="constrained")
+    ax = figure.subplots()
+    styles = styles_of(table["dataset"])
+    for row in table.to_dict("records"):
+        x_error, y_error = (np.nan_to_num(row[f"{what}_half_width"]) for what in ("diversity", "correlation"))
+        colour = styles[row["dataset"]]["color"]
+        ax.errorbar(
+            row["diversity"],
+            row["correlation"],
+            y_error,
+            x_error,
+            fmt="o",
+            color=colour,
+            label=row["dataset"],
+            capsize=2,
+        )
+    ax.set(xlim=(-0.03, 1.03), xlabel="diversity shift: unseen inputs", ylabel="correlation shift: other labels")
+    ax.set_ylim(bottom=-0.02)
+    return finish(figure, [ax])
