@@ -15,11 +15,12 @@ Environment 0 has no intervention. Every other one intervenes on a random share 
     noise   s N(0, 1) is added, drawn for each example
 
 with s the strength. Test environments intervene on all inputs, with a strength of their own, and are drawn anew.
-Anchors are continuous and given to methods as the nuisance; there s is the strength of their effect, too.
+Anchors are continuous and given to methods as the nuisance; there s is the strength of their effect, too. For an oracle
+all inputs that are no causes are shuffled in training, within each environment.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,8 +40,8 @@ class LinearSCM(Dataset):
     """Random linear graph with interventions: causes of the target, its effects, hidden confounders, anchors."""
 
     display_name: ClassVar[str] = "Linear SCM"
-    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "nuisance")
-    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"nuisance": {"anchors": 2}}
+    provides: ClassVar[tuple[str, ...]] = ("vector", "environments", "regression", "nuisance", "oracle")
+    optional: ClassVar[Mapping[str, Mapping[str, Any]]] = {"nuisance": {"anchors": 2}, "oracle": {"oracle": True}}
     backbone: ClassVar[str] = "linear"
     citation: ClassVar[str] = "this package; the model of Peters et al., arXiv 1501.01332, section 2"
     small: ClassVar[Mapping[str, Any]] = {
@@ -58,14 +59,16 @@ class LinearSCM(Dataset):
     confounders: int = setting(0, "hidden variables that affect all nodes", ge=0, le=1000)
     anchors: int = setting(0, "continuous anchors, which affect all inputs and are the nuisance", ge=0, le=1000)
     test_strength: float = setting(3.0, "s of the test environments", ge=0)
+    oracle: bool = setting(False, "shuffle the inputs that are no causes in training, so that ERM is the oracle")
     examples: int = setting(500, "training examples per environment, and as many for validation", ge=2)
     test_examples: int = setting(500, "test examples per environment", ge=2)
 
     def capabilities(self) -> tuple[str, ...]:
-        return ("vector", "environments", "regression", *(("nuisance",) if self.anchors else ()))
+        nuisance, oracle = ("nuisance",) if self.anchors else (), ("oracle",) if self.oracle else ()
+        return ("vector", "environments", "regression", *nuisance, *oracle)
 
     def load(self, seed: np.random.SeedSequence) -> Problem:
-        structure, *streams = children(seed, 4)
+        structure, *streams = children(seed, 5)
         graph = random_graph(self, np.random.default_rng(structure))
         rng = np.random.default_rng(streams[0])
         trained = [self._intervention(e, rng) for e in range(self.environments)]
@@ -75,8 +78,10 @@ class LinearSCM(Dataset):
             for child in children(streams[1], 2)
         )
         test = self._split(graph, unseen, self.test_examples, np.random.default_rng(streams[2]))
-        splits = {"train": train, "validation": validation, "test": test}
         weights = graph.edges[graph.inputs, graph.target]
+        if self.oracle:
+            train = _shuffled(train, weights == 0, np.random.default_rng(streams[3]))
+        splits = {"train": train, "validation": validation, "test": test}
         law = LinearLaw(torch.from_numpy(weights), torch.from_numpy(weights != 0))
         task = Regression("units of y", primary="mean_squared_error")
         return Problem(splits, task, "vector", "synthetic", law=law, metric="coefficient_error_causal")
@@ -109,6 +114,15 @@ class LinearSCM(Dataset):
             torch.full((count,), e),
             nuisance=floats(anchors) if self.anchors else None,
         )
+
+
+def _shuffled(split: Split, columns: NDArray[np.bool_], rng: np.random.Generator) -> Split:
+    """Shuffle some columns of the inputs within each environment, all by one permutation."""
+    x = split.inputs().clone()
+    for rows in split.environment_rows:
+        others = rows[torch.from_numpy(rng.permutation(len(rows)))]
+        x[rows[:, None], np.flatnonzero(columns)] = x[others[:, None], np.flatnonzero(columns)]
+    return replace(split, x=x)
 
 
 @dataclass(frozen=True)

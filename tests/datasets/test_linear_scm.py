@@ -90,6 +90,16 @@ def test_moments_of_sempler() -> None:
     assert theirs.std(0) / scale == pytest.approx(np.ones(5), abs=0.02)
 
 
+def test_least_squares_finds_the_causes_of_shuffled_inputs() -> None:
+    problem, plain = problem_of(examples=5000, oracle=True), problem_of(examples=5000)
+    train, law = problem.splits["train"], problem.law
+    assert law is not None
+    found = torch.linalg.lstsq(train.x - train.x.mean(0), train.y - train.y.mean()).solution
+    assert found.numpy() == pytest.approx(law.coefficients.numpy(), abs=0.1)
+    assert torch.equal(train.x[:, law.causal], plain.splits["train"].x[:, law.causal])
+    assert torch.equal(problem.splits["test"].x, plain.splits["test"].x)
+
+
 def test_sizes_do_not_change_what_is_drawn() -> None:
     first, second = problem_of(test_examples=10), problem_of(test_examples=20)
     assert torch.equal(first.splits["train"].x, second.splits["train"].x)
