@@ -49,6 +49,7 @@ CONTENTS = {
     "Use": [
         "docs/own-data",
         "docs/groups",
+        "docs/invariance",
         "docs/use",
         "docs/ideas",
         "docs/pretrained",

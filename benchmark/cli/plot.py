@@ -33,6 +33,8 @@ class Kind(StrEnum):
     widths = "widths"
     angle = "angle"
     densities = "densities"
+    invariance = "invariance"
+    residuals = "residuals"
 
 
 def plot(
@@ -43,7 +45,7 @@ def plot(
             help="curves: a metric over the steps; ranks: of methods by datasets; critical: which mean ranks can be "
             "told apart; cost: a metric against time and memory; sensitivity: against settings; tradeoff: against "
             "another metric; profile: invariance; widths: what was learned; angle: one image turned; densities: of the "
-            "score at values of the nuisance.",
+            "score at values of the nuisance; invariance: its p-values; residuals: by environment.",
         ),
     ],
     results: Annotated[
@@ -74,7 +76,7 @@ def plot(
     if kind not in list(Kind):
         raise UserError(f"nothing to draw is named '{kind}'{did_you_mean(kind, Kind)}")
     writable_picture(out, "--out")
-    from invbench.reporting import nuisance_figures, result_figures
+    from invbench.reporting import invariance_figures, nuisance_figures, result_figures
     from invbench.reporting import run_figures as figures
     from invbench.reporting.drawing import drawn, save
     from invbench.results.load import load_results, meeting
@@ -109,6 +111,8 @@ def plot(
         Kind.profile: lambda: figures.profile(folders()),
         Kind.widths: lambda: figures.widths(paths, mark or []),
         Kind.angle: lambda: figures.angle(paths, example),
+        Kind.invariance: lambda: invariance_figures.p_values(load_results(paths)),
+        Kind.residuals: lambda: invariance_figures.residuals(paths),
         Kind.densities: lambda: nuisance_figures.densities(paths, at or [-1.0, 0.0, 1.0]),
     }
     save(drawn(makers[Kind(kind)]), out)

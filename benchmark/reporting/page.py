@@ -21,7 +21,7 @@ from invbench.core.metric import find_metric
 from invbench.errors import UserError
 from invbench.files import write_text
 from invbench.pytree import flatten
-from invbench.reporting import result_figures
+from invbench.reporting import invariance_figures, result_figures
 from invbench.reporting import run_figures as figures
 from invbench.reporting.drawing import drawn
 from invbench.reporting.portable import without_folders
@@ -168,6 +168,9 @@ def _figures(
         drawings.append(("profile", caption, lambda: figures.profile(folders_of_means)))
     if any(_is_learned(str(name)) for name in results):
         drawings.append(("widths", "What was learned besides the weights.", lambda: figures.widths(folders, [])))
+    if invariance_figures.METRIC in results:
+        caption = "Is the target, given the prediction, distributed alike in all test environments?"
+        drawings.append(("invariance", caption, lambda: invariance_figures.p_values(results)))
     pictures = []
     for kind, caption, draw in drawings:
         try:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from invbench.core.data import Split
 from invbench.core.task import BinaryClassification, Classification, Regression
@@ -62,6 +63,9 @@ def test_what_depends_on_the_environment_is_seen() -> None:
     of_mean, of_spread = regression_p_values(*regression_data(generator, 2000, spread=1.0))
     assert of_mean > 0.01 > 1e-6 > of_spread
     assert classification_p_value(*class_data(generator, 2000, 3, shift=1.0)) < 1e-6
+    prediction, y, env = regression_data(generator, 2000)
+    other_slope = y + 0.5 * env * (prediction - 0.5)
+    assert regression_p_values(prediction, other_slope, env)[0] < 1e-6
 
 
 def test_against_the_formula_with_loops() -> None:
@@ -73,10 +77,11 @@ def test_against_the_formula_with_loops() -> None:
     for value in (0, 1):
         u[prediction == value] -= u[prediction == value].mean()
         d[prediction == value] -= d[prediction == value].mean()
-    statistic = sum(d * u) ** 2 / sum((d * u) ** 2)
-    from scipy.stats import chi2
-
-    assert regression_p_values(prediction, y, env)[0] == pytest.approx(chi2.sf(statistic, 1))
+    s, v = np.zeros(2), np.zeros((2, 2))
+    for i in range(50):
+        product = u[i] * d[i] * np.array([1, 2 * prediction[i] - 1])
+        s, v = s + product, v + np.outer(product, product)
+    assert regression_p_values(prediction, y, env)[0] == pytest.approx(stats.chi2.sf(s @ np.linalg.solve(v, s), 2))
 
 
 @given(
