@@ -84,7 +84,8 @@ class LinearSCM(Dataset):
         splits = {"train": train, "validation": validation, "test": test}
         law = LinearLaw(torch.from_numpy(weights), torch.from_numpy(weights != 0))
         task = Regression("units of y", primary="mean_squared_error")
-        return Problem(splits, task, "vector", "synthetic", law=law, metric="coefficient_error_causal")
+        facts = {"causes": float((weights != 0).sum())}
+        return Problem(splits, task, "vector", "synthetic", facts, law=law, metric="coefficient_error_causal")
 
     def _intervention(self, environment: int, rng: np.random.Generator) -> "Shift":
         """Draw what a training environment adds to the inputs."""

@@ -95,5 +95,5 @@ def p_values(results: pd.DataFrame) -> Figure:
     ax.axvline(0.05, color="#d55e00", linestyle="--", linewidth=1, label="0.05: to the left, not invariant")
     ax.set(xscale="log", xlim=(LEAST_P / 2, 1.5), xlabel="p-value of invariance on the test split")
     ax.set_yticks(range(len(rows)), list(rows))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     return finish(figure, [ax])

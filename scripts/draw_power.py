@@ -1,0 +1,110 @@
+"""Draw the sweep `power`: who finds the causes, over the number of environments and the strength of interventions.
+
+python scripts/draw_power.py results/power --out docs/power.png
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from invbench.core.registry import METHODS
+from invbench.reporting.drawing import save
+from invbench.reporting.style import PANEL, finish, styles_of
+from invbench.results.load import load_results
+from invbench.results.statistics import half_width
+
+ENVIRONMENTS, STRENGTH = "dataset.environments", "dataset.strength"
+AT = {ENVIRONMENTS: 10, STRENGTH: 1.0}
+"""Value of each setting where the other one is changed."""
+LEVEL = 0.05
+LIMIT = "anchor, γ → ∞"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("power.png"))
+    options = parser.parse_args()
+    runs = load_results([options.results])
+    runs = runs[runs["status"] == "done"]
+    is_limit = (runs["method"] == "anchor") & runs["method.gamma"].isna()
+    names = runs["method"].map(lambda name: METHODS.literal(name, "display_name", "") or name)
+    runs = runs.assign(label=names.where(~is_limit, LIMIT), error=error_of(runs))
+    save(power(runs), options.out)
+    with pd.option_context("display.width", 200, "display.max_columns", 20):
+        for confounders, part in runs.groupby("dataset.confounders"):
+            print(f"{confounders:g} confounders: mean error; then the share of p-values of invariance below {LEVEL}")
+            print(table_of(part, "error").to_string())
+            print(table_of(part.assign(rejected=part["test_invariance_p"] < LEVEL), "rejected").to_string())
+        print(causes_of_icp(runs).to_string())
+
+
+def error_of(runs: pd.DataFrame) -> pd.Series:
+    """Return the root mean squared error of all coefficients, of causes and of other inputs."""
+    count = runs["dataset.inputs"]
+    causes = runs["data.causes"]
+    squares = runs["coefficient_error_causal"] * causes + runs["coefficient_error_noncausal"] * (count - causes)
+    return (squares / count) ** 0.5
+
+
+def table_of(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Average a column over seeds: a row per method, a column per number of environments, then per strength."""
+    parts = []
+    for name, other in ((ENVIRONMENTS, STRENGTH), (STRENGTH, ENVIRONMENTS)):
+        means = runs[runs[other] == AT[other]].pivot_table(column, "label", name)
+        parts.append(means.rename(columns=lambda value, name=name: f"{name.partition('.')[2]}={value:g}"))
+    return pd.concat(parts, axis=1).round(2)
+
+
+def causes_of_icp(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return how often ICP's answer has an input that is no cause, and the share of the causes that it finds."""
+    icp = runs[runs["method"] == "icp"]
+    found = icp[[name for name in icp if name.startswith("coefficient.")]].fillna(0.0) != 0
+    is_wrong = icp["coefficient_error_noncausal"] > 0
+    right = (found.sum(axis=1) / icp["data.causes"]).where(~is_wrong)
+    keys = ["dataset.confounders", ENVIRONMENTS, STRENGTH]
+    return icp.assign(wrong=is_wrong, share_found=right).groupby(keys)[["wrong", "share_found"]].mean().round(2)
+
+
+def power(runs: pd.DataFrame) -> Figure:
+    """Draw errors over both settings, without and with confounders, and below the share of rejected invariance."""
+    figure = Figure(figsize=(6.2 * PANEL, 3.6 * PANEL), layout="constrained")
+    panels = [(confounders, name) for confounders in sorted(runs["dataset.confounders"].unique()) for name in AT]
+    axes = figure.subplots(2, len(panels), sharey="row")
+    styles = styles_of(sorted(runs["label"].unique()))
+    for column, (confounders, name) in enumerate(panels):
+        other = next(setting for setting in AT if setting != name)
+        part = runs[(runs["dataset.confounders"] == confounders) & (runs[other] == AT[other])]
+        for row, values in enumerate((part["error"], (part["test_invariance_p"] < LEVEL).astype(float))):
+            lines(axes[row, column], part.assign(value=values), name, styles)
+        what = "environments" if name == ENVIRONMENTS else "strength of interventions"
+        axes[0, column].set_title(
+            f"{what}, {'no' if not confounders else f'{confounders:g} hidden'} confounders", fontsize=9
+        )
+        axes[0, column].set_yscale("log")
+        axes[1, column].axhline(LEVEL, color="#808080", linewidth=0.8)
+        axes[1, column].set_xlabel(what, fontsize=9)
+    axes[0, 0].set_ylabel("error of coefficients", fontsize=9)
+    axes[1, 0].set_ylabel("share of runs told not invariant", fontsize=9)
+    return finish(figure, [axes[0, 0]])
+
+
+def lines(ax: Axes, runs: pd.DataFrame, setting: str, styles: dict[str, dict[str, str]]) -> None:
+    """Draw means with 95 % t-intervals over seeds, a line per method."""
+    for label, part in runs.groupby("label"):
+        groups = part.groupby(setting)["value"]
+        mean, spread = groups.mean(), groups.apply(half_width)
+        low = np.maximum(mean - spread, mean / 3)
+        ax.plot(mean.index, mean, **styles[str(label)], marker="o", markersize=3, linewidth=1.2, label=str(label))
+        ax.fill_between(mean.index, low, mean + spread, color=styles[str(label)]["color"], alpha=0.08)
+    ax.set_xscale("log")
+    ax.set_xticks(sorted(runs[setting].unique()), [f"{value:g}" for value in sorted(runs[setting].unique())])
+    ax.minorticks_off()
+
+
+if __name__ == "__main__":
+    main()
