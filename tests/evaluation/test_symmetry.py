@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from cells import small_config
 from scipy.linalg import subspace_angles
+from torch import Tensor, nn
 
 import invbench
-from invbench.evaluation.symmetry import principal_angles
+from invbench.components.symmetry import LearnedSymmetry
+from invbench.datasets.sixes import Sixes
+from invbench.errors import UserError
+from invbench.evaluation.symmetry import principal_angles, symmetry_metrics
+from invbench.runs.options import Options
+from invbench.seeding import stream
+from invbench.training.runner import run_one
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 3), (6, 6), (3, 1)])
@@ -40,3 +48,51 @@ def test_runs_report_the_error_of_widths(tmp_path: Path) -> None:
         "erm", "mario_iggy", settings=sizes | {"trainer.epochs": None, "trainer.batch_size": None}, out=tmp_path
     )
     assert not [name for name in record.metrics if "symmetry" in name]
+
+
+def test_angles_count_ranks() -> None:
+    first, second = torch.zeros(2, 2, 2)
+    first[0, 0] = second[0, 1] = 1
+    twice, both = torch.stack([first, first]), torch.stack([first, second])
+    assert principal_angles(twice, both).tolist() == pytest.approx([0, 90], abs=1e-5)
+    assert principal_angles(torch.zeros(1, 2, 2), first[None]).tolist() == pytest.approx([90])
+    assert principal_angles(torch.stack([first, 2 * first, second]), second[None]).tolist() == pytest.approx([0, 90])
+
+
+class Range(LearnedSymmetry):
+    """A part of a model that has learned a range of rotations."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def extent(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"rotation": (x.new_full((1,), self.low), x.new_full((1,), self.high))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ([Range(-0.5, 0.5)], 0.0),
+        ([Range(0.0, 1.0)], 0.5),
+        ([Range(0.0, 0.5), Range(-0.5, 0.1)], 0.0),
+        ([Range(-0.25, 0.5)], 0.125),
+    ],
+)
+def test_both_ends_of_ranges_count(parts: list[nn.Module], error: float) -> None:
+    problem = Sixes(max_rotation=0.5).load(stream(0, "data"))
+    assert problem.symmetry is not None
+    metrics = symmetry_metrics(nn.Sequential(*parts), problem, problem.symmetry)
+    assert metrics == {"symmetry_error": pytest.approx(error)}
+
+
+def test_methods_that_learn_one_quantity_are_refused(tmp_path: Path) -> None:
+    settings = {"trainer.epochs": None, "trainer.steps": 1}
+    with pytest.raises(UserError, match="two of these methods learn a 'width'"):
+        invbench.run("marginal_likelihood+augerino", "sixes", settings=settings, out=tmp_path)
+
+
+def test_two_classes_have_profiles(tmp_path: Path) -> None:
+    record = run_one(small_config("erm", "sixes", trainer__measure_invariance=8), Options(out=tmp_path))
+    assert record.invariance is not None
+    assert set(record.invariance["generators"]["rotation"]["by_class"]) == {"0", "1"}

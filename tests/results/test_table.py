@@ -47,6 +47,24 @@ def test_interval_against_a_table_of_t() -> None:
     assert means["half_width"] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(2) at 97.5 %, ddof = 1
 
 
+def test_p_values_are_combined_and_corrected() -> None:
+    """Twice the median of each row, times the number of rows for the smallest one; no interval, no best, no mean."""
+    p_values = [0.01, 0.02, 0.3, 0.4, 0.5, 0.9]
+    frame = rows(method=["erm"] * 3 + ["vrex"] * 3, seed=[0, 1, 2] * 2, test_invariance_p=p_values)
+    means = invbench.table(frame, "test_invariance_p")
+    assert means["mean"].tolist() == pytest.approx([2 * 0.04, 1.0])
+    assert means["half_width"].isna().all()
+    assert not means["best"].any()
+    single = invbench.table(rows(test_invariance_p=[0.03]), "test_invariance_p")
+    assert single["mean"].tolist() == [0.03]
+    assert notes(means, {}) == [
+        "test_invariance_p: twice the median over seeds, Holm-corrected over the table's rows; a small one says that, "
+        "given the prediction, the target is not distributed alike in all environments"
+    ]
+    with pytest.raises(UserError, match="p-values of several problems have no mean"):
+        laid_out(means, with_mean=True)
+
+
 def test_runs_of_different_settings_are_never_averaged() -> None:
     frame = rows(test_accuracy=[0.1, 0.3, 0.9], **{"method.threshold": [0.0, 0.0, 1.0], "trainer.epochs": [5, 5, 5]})
     means = invbench.table(frame)
