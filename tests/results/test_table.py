@@ -58,8 +58,10 @@ def test_p_values_are_combined_and_corrected() -> None:
     single = invbench.table(rows(test_invariance_p=[0.03]), "test_invariance_p")
     assert single["mean"].tolist() == [0.03]
     assert notes(means, {}) == [
-        "test_invariance_p: twice the median over seeds, Holm-corrected over the table's rows; a small one says that, "
-        "given the prediction, the target is not distributed alike in all environments"
+        (
+            "test_invariance_p: twice the median over seeds, Holm-corrected over the table's rows; a small one says that, "
+            "given the prediction, the target is not distributed alike in all environments"
+        )
     ]
     with pytest.raises(UserError, match="p-values of several problems have no mean"):
         laid_out(means, with_mean=True)
