@@ -59,6 +59,10 @@ class LeaderboardProblem(Settings):
     set: dict[str, Any] = setting({}, "settings by dotted name, the same for all methods")
     ranges: Ranges = setting({}, "ranges that are searched here, in the place of the edition's")
     left_out: int = setting(0, "training environments that are left out in turn; 0: nothing is selected by that", ge=0)
+    shift: tuple[float, float] | None = setting(
+        None,
+        "diversity and correlation shift of the test, as `bench data shift` measures it; null without environments",
+    )
     family: str | None = setting(None, "kind of problem, which counts once in mean ranks; null: its name")
     minus_half: str | None = setting(None, "metric half of which is taken off the task's own, at the last step")
     set_of: dict[str, dict[str, Any]] = setting({}, "settings of single methods, for which it would be too slow")

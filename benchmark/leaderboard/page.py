@@ -346,6 +346,8 @@ def _form(edition: Edition, name: str) -> dict[str, str]:
         f"{setting} {_range(values)}" for setting, values in (edition.ranges | problem.ranges).items()
     )
     form["environments that are left out in turn"] = str(problem.left_out or "none")
+    if problem.shift is not None:
+        form["shift of the test"] = "diversity {:.2f}, correlation {:.2f}".format(*problem.shift)
     form |= {f"settings of {method}": _assignments(values) for method, values in problem.set_of.items()}
     return form | {f"impossible for {method}": reason for method, reason in problem.impossible.items()}
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from typer.testing import CliRunner
 
+from invbench.analysis.shift import measure_shift
 from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
@@ -21,7 +22,9 @@ from invbench.leaderboard.rows import read_curves, read_rows, write_rows
 from invbench.leaderboard.standings import BETTER, SAME, WORSE, constant_score, laid_out, metric_of_rows, standings
 from invbench.results.formats import written
 from invbench.runs.commands import parse_seeds
+from invbench.runs.resolve import resolve
 from invbench.sweeps.engines.local import LocalEngine, LocalResources
+from invbench.training.build import loaded
 
 ROWS = Path(__file__).parent.parent.parent / "results" / "leaderboard" / "small"
 SMALL: dict[str, Any] = {
@@ -369,3 +372,13 @@ def test_every_run_of_an_edition_is_understood(problem: str) -> None:
         half = edition.problem(problem).minus_half
         assert half is None or metric_of_rows(rows)[0].endswith(f"_minus_half_{half}")
         assert set(rows["family"]) == {edition.problem(problem).family or problem}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["colored_digits", "digits_corrupted"])
+def test_the_shift_of_a_problem_is_what_it_says(name: str) -> None:
+    edition = read_edition("small")
+    problem = edition.problem(name)
+    config = resolve("erm", problem.dataset, assignments=edition.settings_of("erm", problem))
+    measured = measure_shift(loaded(config))
+    assert (measured.diversity, measured.correlation) == pytest.approx(problem.shift, abs=0.1)
