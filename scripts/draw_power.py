@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from invbench.core.registry import METHODS
+from invbench.datasets.linear_scm import LinearSCM, random_graph
 from invbench.reporting.drawing import save
 from invbench.reporting.style import PANEL, finish, styles_of
 from invbench.results.load import load_results
 from invbench.results.statistics import half_width
+from invbench.seeding import children, stream
 
 ENVIRONMENTS, STRENGTH = "dataset.environments", "dataset.strength"
 AT = {ENVIRONMENTS: 10, STRENGTH: 1.0}
@@ -43,12 +46,18 @@ def main() -> None:
         print(causes_of_icp(runs).to_string())
 
 
+def causes_of(seed: int) -> NDArray[np.bool_]:
+    """Return which inputs are causes in the data of a seed, which neither settings nor interventions change."""
+    structure, *_ = children(stream(seed, "data"), 5)
+    graph = random_graph(LinearSCM(), np.random.default_rng(structure))
+    return np.asarray(graph.edges[graph.inputs, graph.target] != 0)
+
+
 def error_of(runs: pd.DataFrame) -> pd.Series:
     """Return the root mean squared error of all coefficients, of causes and of other inputs."""
-    count = runs["dataset.inputs"]
-    causes = runs["data.causes"]
-    squares = runs["coefficient_error_causal"] * causes + runs["coefficient_error_noncausal"] * (count - causes)
-    return (squares / count) ** 0.5
+    share = runs["seed"].map(lambda seed: causes_of(seed).mean())
+    squares = runs["coefficient_error_causal"] * share + runs["coefficient_error_noncausal"] * (1 - share)
+    return squares**0.5
 
 
 def table_of(runs: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -63,11 +72,12 @@ def table_of(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 def causes_of_icp(runs: pd.DataFrame) -> pd.DataFrame:
     """Return how often ICP's answer has an input that is no cause, and the share of the causes that it finds."""
     icp = runs[runs["method"] == "icp"]
-    found = icp[[name for name in icp if name.startswith("coefficient.")]].fillna(0.0) != 0
-    is_wrong = icp["coefficient_error_noncausal"] > 0
-    right = (found.sum(axis=1) / icp["data.causes"]).where(~is_wrong)
+    names = sorted((name for name in icp if name.startswith("coefficient.")), key=lambda name: int(name.split(".")[1]))
+    found = icp[names].to_numpy() != 0
+    causes = np.stack([causes_of(seed) for seed in icp["seed"]])
+    counts = {"wrong": (found & ~causes).any(1), "share_found": (found & causes).sum(1) / causes.sum(1)}
     keys = ["dataset.confounders", ENVIRONMENTS, STRENGTH]
-    return icp.assign(wrong=is_wrong, share_found=right).groupby(keys)[["wrong", "share_found"]].mean().round(2)
+    return icp.assign(**counts).groupby(keys)[list(counts)].mean().round(2)
 
 
 def power(runs: pd.DataFrame) -> Figure:
@@ -80,7 +90,7 @@ def power(runs: pd.DataFrame) -> Figure:
         other = next(setting for setting in AT if setting != name)
         part = runs[(runs["dataset.confounders"] == confounders) & (runs[other] == AT[other])]
         for row, values in enumerate((part["error"], (part["test_invariance_p"] < LEVEL).astype(float))):
-            lines(axes[row, column], part.assign(value=values), name, styles)
+            lines(axes[row, column], part.assign(value=values), name, styles, with_intervals=row == 0)
         what = "environments" if name == ENVIRONMENTS else "strength of interventions"
         axes[0, column].set_title(
             f"{what}, {'no' if not confounders else f'{confounders:g} hidden'} confounders", fontsize=9
@@ -93,14 +103,15 @@ def power(runs: pd.DataFrame) -> Figure:
     return finish(figure, [axes[0, 0]])
 
 
-def lines(ax: Axes, runs: pd.DataFrame, setting: str, styles: dict[str, dict[str, str]]) -> None:
-    """Draw means with 95 % t-intervals over seeds, a line per method."""
+def lines(ax: Axes, runs: pd.DataFrame, setting: str, styles: dict[str, dict[str, str]], with_intervals: bool) -> None:
+    """Draw means over seeds, a line per method, with 95 % t-intervals where they are asked for."""
     for label, part in runs.groupby("label"):
         groups = part.groupby(setting)["value"]
         mean, spread = groups.mean(), groups.apply(half_width)
         low = np.maximum(mean - spread, mean / 3)
         ax.plot(mean.index, mean, **styles[str(label)], marker="o", markersize=3, linewidth=1.2, label=str(label))
-        ax.fill_between(mean.index, low, mean + spread, color=styles[str(label)]["color"], alpha=0.08)
+        if with_intervals:
+            ax.fill_between(mean.index, low, mean + spread, color=styles[str(label)]["color"], alpha=0.08)
     ax.set_xscale("log")
     ax.set_xticks(sorted(runs[setting].unique()), [f"{value:g}" for value in sorted(runs[setting].unique())])
     ax.minorticks_off()
