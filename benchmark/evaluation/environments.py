@@ -26,7 +26,7 @@ from torch import Tensor
 from invbench.components.classes import class_probabilities
 from invbench.core.data import Split
 from invbench.core.task import Regression, Task
-from invbench.evaluation.groups import calibration_error
+from invbench.evaluation.groups import MOST, calibration_error
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -86,17 +86,21 @@ def regression_p_values(prediction: Array, y: Array, env: Indices) -> tuple[floa
 
 
 def classification_p_value(logits: Array, labels: Indices, env: Indices) -> float:
-    """Test whether the frequency of any label (N,), given logits (N, outputs), depends on the environment (N,)."""
+    """Test whether the frequency of a label (N,), given logits (N, outputs), depends on the environment (N,).
+
+    Of more than 32 classes the most frequent 32 are tested, and B has none of the logits but those of the class.
+    """
     part = _tested(len(env))
     logits, labels, env = logits[part], labels[part], env[part]
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], 1)
     logits = recalibrated(logits, labels)
-    classes = [int(k) for k in np.unique(labels)]
+    linear = logits - logits.mean(1, keepdims=True) if logits.shape[1] <= MOST else logits[:, :0]
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    classes = [int(k) for k in np.argsort(-counts, kind="stable")[:MOST] if counts[k]]
     p_values = []
     for k in classes[len(classes) == 2 :]:  # of two classes, one says all
         odds = logits[:, k] - np.logaddexp.reduce(np.delete(logits, k, 1), axis=1)
-        linear = logits - logits.mean(1, keepdims=True)
         ranks = _ranks(odds)
         basis = _orthonormal(np.concatenate([_piecewise_linear(odds), ranks, linear], 1))
         present = (labels == k).astype(np.float64)
@@ -124,7 +128,8 @@ def recalibrated(logits: Array, labels: Indices) -> Array:
         value = float((total[:, 0] - moved[observed]).mean() + 1e-6 * (numbers**2).sum())
         return value, np.concatenate([[(slopes * scaled).sum()], slopes.sum(0)]) + 2e-6 * numbers
 
-    numbers = minimize(loss, np.zeros(centred.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    bounds = [(-10.0, 10.0)] + [(None, None)] * centred.shape[1]
+    numbers = minimize(loss, np.zeros(centred.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return np.asarray(np.exp(numbers[0]) * centred + numbers[1:])
 
 

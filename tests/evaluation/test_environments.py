@@ -134,3 +134,10 @@ def test_metrics_of_each_task() -> None:
     )
     assert set(real) == {"risk_gap", "invariance_p", "mean_invariance_p"}
     assert environment_metrics(Classification(outputs=2), Split(x, y, env), logits / 0) == {}
+
+
+def test_many_classes_take_no_longer() -> None:
+    generator = np.random.default_rng(4)
+    logits, labels, env = generator.normal(size=(500, 200)), generator.integers(0, 200, 500), np.arange(500) % 3
+    assert 0 <= classification_p_value(logits, labels, env) <= 1
+    assert classification_p_value(1e6 * logits, logits.argmax(1), env) <= 1
