@@ -69,12 +69,14 @@ class LinearEstimator(Method):
         """Compute the predictor."""
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
-        name, train = type(self).__name__, problem.splits["train"]
+        train = problem.splits["train"]
         if train.weights is not None:
-            raise UserError(f"method {name} takes all training examples alike; leave out their weights, or use erm")
+            raise UserError(
+                f"{self.display_name} takes all training examples alike; leave out their weights, or use erm"
+            )
         x = _array(train.inputs())
         if x.shape[1] > MOST_INPUTS:
-            raise UserError(f"method {name} takes at most {MOST_INPUTS} inputs, not {x.shape[1]}")
+            raise UserError(f"{self.display_name} takes at most {MOST_INPUTS} inputs, not {x.shape[1]}")
         env = np.zeros(len(x), dtype=np.int64) if train.env is None else train.env.cpu().numpy()
         nuisance = None if train.nuisance is None else _array(train.nuisance)
         fit = self.fit(Examples(x, encoded(problem.task, train.y), env, nuisance))

@@ -46,7 +46,7 @@ def environment_metrics(task: Task, split: Split, prediction: Tensor) -> dict[st
         `calibration_error_env<e>`, `_average`, `_worst`: expected calibration error, of classification.
     """
     rows = [index.cpu().numpy() for index in split.environment_rows]
-    prediction, y = prediction.double().cpu(), split.y.cpu()
+    prediction, y = prediction.detach().double().cpu(), split.y.cpu()
     values = prediction.numpy()
     if not np.isfinite(values).all():
         return {}

@@ -13,7 +13,7 @@ from invbench.runs.resolve import RunConfig, resolve
 from invbench.sweeps.definition import Sweep
 
 Facts = dict[str, Any]
-OURS = ("smoke", "tour", "subpopulation", "symmetry")
+OURS = ("smoke", "tour", "subpopulation", "symmetry", "power")
 """Sweeps that are no study of a paper's."""
 
 

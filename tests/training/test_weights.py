@@ -181,7 +181,7 @@ def test_representations_keep_the_weights_of_their_examples(path: Path, tmp_path
 def test_icp_has_no_use_for_weights(path: Path, tmp_path: Path) -> None:
     settings = settings_of(path, **{"dataset.environment": "town", "dataset.task": "regression"})
     del settings["backbone.name"]
-    with pytest.raises(UserError, match="method icp tests all training examples alike; leave out their weights"):
+    with pytest.raises(UserError, match="ICP takes all training examples alike; leave out their weights"):
         invbench.run("icp", "table", settings=settings, out=tmp_path, device="cpu")
 
 
