@@ -28,6 +28,7 @@ CORNERS = 3
 """Number of points that span a plane."""
 GENERATORS, LEAST = 6, 1e-6
 """Most generators with a panel of their own, and the least change that is drawn."""
+MARKERS = "os^D"
 READABLE, FAINT = 6, 0.005
 """Largest size of matrices whose entries are written, and below which these are 0."""
 
@@ -218,20 +219,11 @@ def shifts(table: pd.DataFrame) -> Figure:
     """Draw datasets in the plane of diversity and correlation shift, with intervals; see `invbench.analysis.shift`."""
     figure = Figure(figsize=(2.2 * PANEL, 1.9 * PANEL), layout="constrained")
     ax = figure.subplots()
-    styles = styles_of(table["dataset"])
-    for row in table.to_dict("records"):
-        x_error, y_error = (np.nan_to_num(row[f"{what}_half_width"]) for what in ("diversity", "correlation"))
-        colour = styles[row["dataset"]]["color"]
-        ax.errorbar(
-            row["diversity"],
-            row["correlation"],
-            y_error,
-            x_error,
-            fmt="o",
-            color=colour,
-            label=row["dataset"],
-            capsize=2,
-        )
+    for number, row in enumerate(table.to_dict("records")):
+        x_error, y_error = (float(np.nan_to_num(row[f"{what}_half_width"])) for what in ("diversity", "correlation"))
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+        point = row["diversity"], row["correlation"], y_error, x_error
+        ax.errorbar(*point, color=colour, fmt=marker, label=row["dataset"], capsize=2)
     ax.set(xlim=(-0.03, 1.03), xlabel="diversity shift: unseen inputs", ylabel="correlation shift: other labels")
     ax.set_ylim(bottom=-0.02)
     return finish(figure, [ax])
