@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,16 +24,24 @@ MOST_INPUTS = 4096
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples as arrays: x (N, D), y (N, K), env (N,) from 0, nuisance (N, Q) or None."""
+    """Training examples as arrays: x (N, D), y (N, K), env (N,) from 0, nuisance (N, Q) or None.
+
+    A unit of y is `unit` of the target's.
+    """
 
     x: Array
     y: Array
     env: NDArray[np.int64]
     nuisance: Array | None = None
+    unit: float = 1.0
 
     def about(self, x: Array, y: Array) -> "Examples":
         """Move the origin to x (D,) and y (K,)."""
-        return Examples(self.x - x, self.y - y, self.env, self.nuisance)
+        return replace(self, x=self.x - x, y=self.y - y)
+
+    def scaled(self, spread: Array) -> "Examples":
+        """Divide the inputs by numbers (D,)."""
+        return replace(self, x=self.x / spread)
 
     def moments(self) -> tuple[Array, Array, Array]:
         """Return each environment's share of the examples (E,), mean x xᵀ (E, D, D) and mean x yᵀ (E, D, K)."""
@@ -78,8 +86,9 @@ class LinearEstimator(Method):
         if x.shape[1] > MOST_INPUTS:
             raise UserError(f"{self.display_name} takes at most {MOST_INPUTS} inputs, not {x.shape[1]}")
         env = np.zeros(len(x), dtype=np.int64) if train.env is None else train.env.cpu().numpy()
-        nuisance = None if train.nuisance is None else _array(train.nuisance)
-        fit = self.fit(Examples(x, encoded(problem.task, train.y), env, nuisance))
+        nuisance = None if train.nuisance is None else _nuisance(train.nuisance)
+        unit = float(getattr(problem.task, "std", 1.0))
+        fit = self.fit(Examples(x, encoded(problem.task, train.y), env, nuisance, unit))
         head = nn.Linear(*fit.coefficients.shape).requires_grad_(False)
         head.weight.copy_(torch.from_numpy(fit.coefficients.T))
         head.bias.copy_(torch.from_numpy(fit.intercept))
@@ -98,9 +107,15 @@ def encoded(task: Task, y: Tensor) -> Array:
     return np.asarray(targets == np.arange(task.outputs), dtype=np.float64)
 
 
-def least_squares(x: Array, y: Array, ridge: float = 0.0) -> Array:
-    """Minimise |y - x b|² + N ridge |b|² for x (N, D) and y (N, K); the shortest b (D, K) of several."""
-    if ridge:
+def scale_of(x: Array) -> Array:
+    """Return the standard deviation of inputs (N, D); 1 of those that do not vary."""
+    spread = np.asarray(x.std(0))
+    return np.where(spread > 0, spread, 1.0)
+
+
+def least_squares(x: Array, y: Array, ridge: float | Array = 0.0) -> Array:
+    """Minimise |y - x b|² + N Σ_j ridge_j b_j² for x (N, D) and y (N, K); the shortest b (D, K) of several."""
+    if np.any(ridge):
         size = x.shape[1]
         x, y = np.concatenate([x, np.sqrt(len(x) * ridge) * np.eye(size)]), np.pad(y, ((0, size), (0, 0)))
     return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0])
@@ -109,6 +124,14 @@ def least_squares(x: Array, y: Array, ridge: float = 0.0) -> Array:
 def with_intercept(coefficients: Array, x: Array, y: Array) -> Linear:
     """Return the predictor that goes through the point x (D,), y (K,)."""
     return Linear(coefficients, y - x @ coefficients)
+
+
+def _nuisance(values: Tensor) -> Array:
+    """Return numbers as they are (N, Q), and categories as indicators."""
+    if values.is_floating_point():
+        return _array(values.reshape(len(values), -1))
+    codes = values.reshape(len(values), -1).cpu().numpy()
+    return np.concatenate([column[:, None] == np.unique(column) for column in codes.T], 1).astype(np.float64)
 
 
 def _array(values: Tensor) -> Array:

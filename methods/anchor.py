@@ -18,7 +18,15 @@ import numpy as np
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
-from invbench.methods._linear_estimator import Array, Examples, Linear, LinearEstimator, least_squares, with_intercept
+from invbench.methods._linear_estimator import (
+    Array,
+    Examples,
+    Linear,
+    LinearEstimator,
+    least_squares,
+    scale_of,
+    with_intercept,
+)
 
 ROUNDING = 1e-10
 """Share of the largest singular value below which a direction is rounding."""
@@ -45,7 +53,8 @@ class Anchor(LinearEstimator):
 
     def fit(self, examples: Examples) -> Linear:
         mean_x, mean_y = examples.x.mean(0), examples.y.mean(0)
-        centred = examples.about(mean_x, mean_y)
+        spread = scale_of(examples.x)  # so that units of inputs do not matter to the solver
+        centred = examples.about(mean_x, mean_y).scaled(spread)
         basis = _orthonormal(self._anchors(examples))
         if self.gamma is None:
             b = instrumental_variables(basis, centred.x, centred.y)
@@ -53,8 +62,8 @@ class Anchor(LinearEstimator):
             x, y = (
                 values + (np.sqrt(self.gamma) - 1) * basis @ (basis.T @ values) for values in (centred.x, centred.y)
             )
-            b = least_squares(x, y, self.ridge)
-        return with_intercept(b, mean_x, mean_y)
+            b = least_squares(x, y, self.ridge / spread**2)
+        return with_intercept(b / spread[:, None], mean_x, mean_y)
 
     def _anchors(self, examples: Examples) -> Array:
         if self.anchors == "environment":

@@ -8,8 +8,8 @@ coefficients, so for two environments (equation 5, without regularisation)
     b = (G_1 - G_2)⁻¹ (Z_1 - Z_2)
 
 and for more the b with the least Σ_e w_e |(Z_e - Z̄) - (G_e - Ḡ) b|², w_e being the share of the examples and the means
-those with w. Hidden confounders of inputs and target are allowed. All data are centred at their common mean, so that an
-intercept, which the paper does not have, changes nothing.
+those with w, for inputs in units of their standard deviations. Hidden confounders of inputs and target are allowed. All
+data are centred at their common mean, so that an intercept, which the paper does not have, changes nothing.
 """
 
 from typing import ClassVar
@@ -17,7 +17,14 @@ from typing import ClassVar
 import numpy as np
 
 from invbench.core.registry import register_method
-from invbench.methods._linear_estimator import Examples, Linear, LinearEstimator, least_squares, with_intercept
+from invbench.methods._linear_estimator import (
+    Examples,
+    Linear,
+    LinearEstimator,
+    least_squares,
+    scale_of,
+    with_intercept,
+)
 
 
 @register_method("causal_dantzig")
@@ -30,9 +37,10 @@ class CausalDantzig(LinearEstimator):
 
     def fit(self, examples: Examples) -> Linear:
         mean_x, mean_y = examples.x.mean(0), examples.y.mean(0)
-        shares, within, between = examples.about(mean_x, mean_y).moments()
+        spread = scale_of(examples.x)
+        shares, within, between = examples.about(mean_x, mean_y).scaled(spread).moments()
         scale = np.sqrt(shares)[:, None, None]
         left = scale * (within - np.tensordot(shares, within, 1))
         right = scale * (between - np.tensordot(shares, between, 1))
-        b = least_squares(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
+        b = least_squares(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])) / spread[:, None]
         return with_intercept(b, mean_x, mean_y)

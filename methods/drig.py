@@ -19,7 +19,14 @@ import numpy as np
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
-from invbench.methods._linear_estimator import Examples, Linear, LinearEstimator, least_squares, with_intercept
+from invbench.methods._linear_estimator import (
+    Examples,
+    Linear,
+    LinearEstimator,
+    least_squares,
+    scale_of,
+    with_intercept,
+)
 
 ROUNDING = 1e-10
 """Share of the largest eigenvalue below which a negative one is rounding."""
@@ -44,14 +51,16 @@ class DRIG(LinearEstimator):
             raise UserError(f"method.reference={self.reference}: no such training environment; there are {len(known)}")
         of_reference = examples.env == self.reference
         mean_x, mean_y = examples.x[of_reference].mean(0), examples.y[of_reference].mean(0)
-        shares, within, between = examples.about(mean_x, mean_y).moments()
+        spread = scale_of(examples.x)  # so that units of inputs do not matter to the solver
+        shares, within, between = examples.about(mean_x, mean_y).scaled(spread).moments()
         shares = self.gamma * shares
         shares[known == self.reference] += 1 - self.gamma
-        g = np.tensordot(shares, within, 1) + self.ridge * np.eye(within.shape[-1])
+        g = np.tensordot(shares, within, 1) + self.ridge * np.diag(1 / spread**2)
         eigenvalues = np.linalg.eigvalsh(g)
         if eigenvalues[0] < -ROUNDING * eigenvalues[-1]:
             raise UserError(
                 "drig: these environments vary less than environment "
                 f"{self.reference} in some direction; lower method.gamma, add method.ridge, or set method.reference"
             )
-        return with_intercept(least_squares(g, np.tensordot(shares, between, 1)), mean_x, mean_y)
+        b = least_squares(g, np.tensordot(shares, between, 1)) / spread[:, None]
+        return with_intercept(b, mean_x, mean_y)

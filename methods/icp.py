@@ -1,7 +1,7 @@
 """ICP: the causes are what all accepted sets of inputs have in common ("Causal inference using invariant prediction").
 
 Peters, Bühlmann, Meinshausen (2016), arXiv 1501.01332, method II, as in the IRM paper's comparison (arXiv 1907.02893).
-For every set S of inputs, with the residuals r of pooled least squares of y on x_S without intercept:
+For every set S of inputs, with the residuals r of pooled least squares of y on x_S:
 
     p_e = 2 min(Welch's t test of the means of r in and outside environment e, two-sided F test of their variances)
     S is accepted if E min_e p_e > α;    the answer is least squares on the intersection of all accepted sets
@@ -17,7 +17,8 @@ where E counts 1 for two environments. The predictor is least squares on the cau
 The search takes place when the model is built, on all training data; nothing is trained afterwards. The record has for
 input j the p-value of "j is no cause", the largest p of a set without j, as `estimate.p_value.<j>`; and, for linear
 residuals, the hull of the 1 - α intervals of its coefficient in all accepted sets, with 0 for those without it, as
-`estimate.low.<j>` and `estimate.high.<j>`. Its coverage is 1 - 2 α. `estimate.accepted_sets` is their number; with 0 no
+`estimate.low.<j>` and `estimate.high.<j>`, in units of the target per unit of the input as the network gets it. Its
+coverage is 1 - 2 α. `estimate.accepted_sets` is their number; with 0 no
 set is invariant, so an assumption is wrong, such as that the target is not intervened on.
 
 Deviations: the empty set is a candidate, as in the paper. 2^D sets are looked at, so there may be at most 16 inputs, 8
@@ -31,7 +32,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, stdtr, stdtrit
+from scipy.special import fdtr, fdtrc, stdtr, stdtrit
 
 from invbench.core.registry import register_method
 from invbench.core.settings import setting
@@ -54,13 +55,16 @@ class ICP(LinearEstimator):
 
     level: float = setting(0.05, "α, of the tests", gt=0, lt=1)
     residuals: Literal["linear", "forest"] = setting("linear", "of least squares, or of random forests")
+    intercept: bool = setting(True, "centre inputs and target; without, as in the IRM paper, their means must be 0")
 
     @property
     def min_examples(self) -> int:
         return 3
 
     def fit(self, examples: Examples) -> Linear:
-        x, y, env = examples.x, examples.y[:, 0], examples.env
+        mean_x, mean_y = examples.x.mean(0) * self.intercept, examples.y.mean(0) * self.intercept
+        centred = examples.about(mean_x, mean_y)
+        x, y, env = centred.x, centred.y[:, 0], centred.env
         p_values = self.p_values(x, y, env)
         accepted = [subset for subset, p in p_values.items() if p > self.level]
         causes = sorted(set.intersection(*map(set, accepted))) if accepted else []
@@ -71,9 +75,9 @@ class ICP(LinearEstimator):
             estimates[f"p_value.{j}"] = min(1.0, max(p for subset, p in p_values.items() if j not in subset))
         if self.residuals == "linear" and accepted:
             low, high = intervals(x, y, accepted, self.level)
-            estimates |= {f"low.{j}": value for j, value in enumerate(low)}
-            estimates |= {f"high.{j}": value for j, value in enumerate(high)}
-        return Linear(coefficients, np.zeros(1), estimates)
+            estimates |= {f"low.{j}": value * examples.unit for j, value in enumerate(low)}
+            estimates |= {f"high.{j}": value * examples.unit for j, value in enumerate(high)}
+        return Linear(coefficients, mean_y - mean_x @ coefficients, estimates)
 
     def p_values(self, x: Array, y: Array, env: NDArray[np.int64]) -> Mapping[Columns, float]:
         """Return the p-value of invariance of every set of inputs, not capped at 1; x (N, D), y (N,), env (N,)."""
@@ -141,8 +145,8 @@ def _difference(inside: Array, outside: Array) -> float:
     errors = variances[0] / len(inside), variances[1] / len(outside)
     t = (inside.mean() - outside.mean()) / math.sqrt(sum(errors))
     mean = 2 * stdtr(sum(errors) ** 2 / (errors[0] ** 2 / freedom[0] + errors[1] ** 2 / freedom[1]), -abs(t))
-    tail = fdtrc(*freedom, variances[0] / variances[1])
-    return float(2 * min(mean, 2 * min(tail, 1 - tail)))
+    ratio = variances[0] / variances[1]
+    return float(2 * min(mean, 2 * min(fdtrc(*freedom, ratio), fdtr(*freedom, ratio))))
 
 
 def _subsets(size: int) -> Iterator[Columns]:

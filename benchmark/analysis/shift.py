@@ -134,9 +134,12 @@ def shift_of_features(first: Array, second: Array, labels: Labels, rng: np.rando
     if not varies.any():
         return 0.0, 0.0
     first, second, both = (((z - mean) / spread.clip(min=1e-300))[:, varies] for z in (first, second, both))
-    together = gaussian_kde(both.T)
+    try:
+        together, of_both = gaussian_kde(both.T), [gaussian_kde(z.T) for z in (first, second)]
+    except (np.linalg.LinAlgError, ValueError) as error:
+        raise UserError("the features of these examples fill fewer dimensions than they have: no density") from error
     points = together.resample(POINTS, seed=rng)
-    s, p, q = together(points), gaussian_kde(first.T)(points), gaussian_kde(second.T)(points)
+    s, p, q = (density(points) for density in (together, *of_both))
     outside = (p < NO_DENSITY) | (q < NO_DENSITY)
     diversity = (outside * (np.sqrt(p) - np.sqrt(q)) ** 2 / s).sum() / (2 * POINTS)
     inside = (p > SOME_DENSITY) & (q > SOME_DENSITY)

@@ -6,10 +6,14 @@ Bühlmann, Meinshausen 2016, arXiv 1501.01332; for classification this is calibr
 (Shah and Peters 2020, arXiv 1804.07203; Scheidegger, Hörrmann, Bühlmann 2022, arXiv 2111.04361). With a regression on
 B(f(x)), piecewise linear functions of the prediction, and g, the rank of f(x) from -1 to 1,
 
-    u = y - its regression,   d = 1[environment = e] and g 1[environment = e], e = 2...E, - their regressions
-    s = Σ_i d_i u_i,   T = sᵀ (Σ_i u_i² d_i d_iᵀ)⁻¹ s,   which is χ² with 2 (E - 1) degrees of freedom
+    u = y - its regression,   d = 1[environment = e] and g 1[environment = e] - their regressions, (k,)
+    s = Σ_i d_i u_i,   T = sᵀ (Σ_i u_i² d_i d_iᵀ)⁻¹ s,   (m - k) / (k (m - 1)) T ~ F(k, m - k)
 
-The first sees a difference of means, the second one of slopes. Regression tests y, and the spread: u² in place of y.
+The first d sees a difference of means, the second one of slopes; e are all environments but the largest. m is the
+effective number of terms of s, 3 (Σ p²)² / Σ p⁴ for p = d u, the least of all d, which is N for normal p: sums of few
+large terms are not normal.
+An environment without 50 examples, or for a class without 15 in the sum of p (1 - p), is not
+compared with the others, but counts among them. Regression tests y, and the spread: |u| in place of y.
 Classification tests 1[y = k] for each class k, where f is the log-odds of class k, recalibrated by a temperature and a
 bias for each class, and B has all logits, too, linearly.
 The p-value is the smallest one times the number of tests, at most 1.
@@ -31,7 +35,9 @@ from invbench.evaluation.groups import MOST, calibration_error
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 MOST_EXAMPLES = 20_000
-"""Examples of a split that are tested; of more, every second, third and so on."""
+"""Most examples of a split that are tested."""
+LEAST_EXAMPLES, LEAST_VARIANCE = 50, 15.0
+"""Least number of examples of an environment, and least sum of p (1 - p) over them, for it to be compared."""
 ROUNDING = 1e-10
 """Share of the largest number, or eigenvalue, below which others are rounding."""
 
@@ -79,9 +85,9 @@ def regression_p_values(prediction: Array, y: Array, env: Indices) -> tuple[floa
     prediction, y, env = prediction[part], y[part], env[part]
     ranks = _ranks(prediction)
     basis = _orthonormal(np.concatenate([_piecewise_linear(prediction), ranks], 1))
-    indicators = _residuals(basis, _indicators(env, ranks))
+    indicators = _residuals(basis, _indicators(env, ranks, np.full(len(env), 1 / LEAST_EXAMPLES)))
     residuals = _residuals(basis, y)
-    spread = _residuals(basis, residuals**2)
+    spread = _residuals(basis, np.abs(residuals))
     return _covariance_p_value(indicators, residuals), _covariance_p_value(indicators, spread)
 
 
@@ -104,7 +110,8 @@ def classification_p_value(logits: Array, labels: Indices, env: Indices) -> floa
         ranks = _ranks(odds)
         basis = _orthonormal(np.concatenate([_piecewise_linear(odds), ranks, linear], 1))
         present = (labels == k).astype(np.float64)
-        indicators = _residuals(basis, _indicators(env, ranks))
+        probability = 1 / (1 + np.exp(-odds.clip(-500, 500)))
+        indicators = _residuals(basis, _indicators(env, ranks, probability * (1 - probability) / LEAST_VARIANCE))
         p_values.append(_covariance_p_value(indicators, _residuals(basis, present)))
     return _smallest(p_values)
 
@@ -135,13 +142,21 @@ def recalibrated(logits: Array, labels: Indices) -> Array:
 
 def _covariance_p_value(indicators: Array, residuals: Array) -> float:
     """Test whether residuals (N,) are uncorrelated with residuals of the environments' indicators (N, k)."""
-    from scipy.special import chdtrc  # a fifth of a second
+    from scipy.special import fdtrc  # a fifth of a second
 
     products = indicators * residuals[:, None]
     eigenvalues, directions = np.linalg.eigh(products.T @ products)
-    known = eigenvalues > max(ROUNDING * eigenvalues[-1], 0.0)
-    sums = (products.sum(0) @ directions)[known]
-    return float(chdtrc(max(1, known.sum()), (sums**2 / eigenvalues[known]).sum()))
+    known = eigenvalues > max(ROUNDING * eigenvalues.max(initial=0.0), 0.0)
+    count = int(known.sum())
+    products = products[:, np.square(products).sum(0) > 0]
+    if not count or not products.shape[1]:
+        return 1.0
+    squares = np.square(products)
+    terms = 3 * float((squares.sum(0) ** 2 / np.square(squares).sum(0)).min())
+    if terms <= count + 1:
+        return 1.0
+    statistic = float(((indicators * residuals[:, None]).sum(0) @ directions[:, known]) ** 2 @ (1 / eigenvalues[known]))
+    return float(fdtrc(count, terms - count, (terms - count) / (count * (terms - 1)) * statistic))
 
 
 def _smallest(p_values: Sequence[float]) -> float:
@@ -149,9 +164,14 @@ def _smallest(p_values: Sequence[float]) -> float:
     return min(1.0, len(p_values) * min(p_values, default=1.0))
 
 
-def _indicators(env: Indices, ranks: Array) -> Array:
-    """Return 1[environment = e], of all environments but the first, and these times the ranks (N, 2 (E - 1))."""
-    indicators = np.asarray(env[:, None] == np.unique(env)[1:], dtype=np.float64)
+def _indicators(env: Indices, ranks: Array, information: Array) -> Array:
+    """Return 1[environment = e], and these times the ranks (N, 2 (E - 1)), of all environments but the largest.
+
+    An environment needs information (N,) of 1 in all.
+    """
+    sums = np.bincount(env, weights=information)
+    compared = [e for e in np.flatnonzero(sums >= 1) if e != np.bincount(env).argmax()]
+    indicators = np.asarray(env[:, None] == np.array(compared, dtype=np.int64), dtype=np.float64)
     return np.concatenate([indicators, indicators * ranks], 1)
 
 
@@ -183,6 +203,6 @@ def _residuals(basis: Array, values: Array) -> Array:
     return np.asarray(np.where(is_rounding, 0.0, residuals), dtype=np.float64)
 
 
-def _tested(count: int) -> slice:
-    """Return which of so many examples are tested."""
-    return slice(None, None, max(1, -(-count // MOST_EXAMPLES)))
+def _tested(count: int) -> Indices:
+    """Return which of so many examples are tested: all, or so many at random, the same ones every time."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:MOST_EXAMPLES])

@@ -234,10 +234,9 @@ def notes(table: pd.DataFrame, left: dict[str, int], style: Style = TERMINAL) ->
     lines = _legend(table, style)
     p_values = _metrics(table[table["metric"].map(is_p_value)], style)
     if p_values:
-        lines.append(
-            f"{', '.join(p_values)}: twice the median over seeds, Holm-corrected over the table's rows; a small one "
-            "says that, given the prediction, the target is not distributed alike in all environments"
-        )
+        lines.append(f"{', '.join(p_values)}: twice the median over seeds, Holm-corrected over the table's rows")
+    if table["metric"].str.endswith("invariance_p").any():
+        lines.append("a small one: given the prediction, the target is not distributed alike in all environments")
     unknown = _metrics(table[table["higher_is_better"].isna() & ~table["metric"].map(is_p_value)], style)
     if unknown:
         lines.append(f"no best is marked for {', '.join(unknown)}: whether a high one is good is not known")

@@ -90,6 +90,9 @@ def test_what_cannot_be_measured() -> None:
     problem = Problem.from_arrays(rng.normal(size=(40, 2)), rng.integers(0, 2, 40))
     with pytest.raises(UserError, match="64 are needed"):
         measure_shift(problem)
+    bits = rng.integers(0, 2, (400, 3)).astype(float)
+    with pytest.raises(UserError, match="fill fewer dimensions"):
+        measure_shift(Problem.from_arrays(bits, rng.integers(0, 2, 400)))
     with pytest.raises(UserError, match="no split 'other'"):
         measure_shift(problem, split="other")
 

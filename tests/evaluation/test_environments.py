@@ -44,16 +44,45 @@ def class_data(generator: np.random.Generator, count: int, classes: int, shift: 
 def test_level_of_regression() -> None:
     generator = np.random.default_rng(0)
     p_values = np.array([regression_p_values(*regression_data(generator, 400)) for _ in range(SIMULATIONS)])
-    combined = np.minimum(1, 2 * p_values.min(1))
-    for p in (*p_values.T, combined):
-        assert abs((p < 0.05).mean() - 0.05) < 0.01
+    for p in p_values.T:
+        assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.01)
+    assert 0.03 < (2 * p_values.min(1) < 0.05).mean() < 0.06, "two tests that depend on one another"
 
 
 @pytest.mark.parametrize("classes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_level_of_classification(classes: int) -> None:
     generator = np.random.default_rng(classes)
-    p_values = [classification_p_value(*class_data(generator, 600, classes)) for _ in range(SIMULATIONS)]
-    assert abs((np.array(p_values) < 0.05).mean() - 0.05) < 0.01
+    p_values = [classification_p_value(*class_data(generator, 1500, classes)) for _ in range(SIMULATIONS)]
+    assert (np.array(p_values) < 0.05).mean() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("noise", ["normal", "exponential", "lognormal"])
+def test_a_small_environment_is_not_rejected_too_often(noise: str) -> None:
+    generator = np.random.default_rng(5)
+    env = np.repeat([0, 1], [1500, 60])
+    rejected = []
+    for _ in range(300):
+        prediction = generator.normal(size=1560)
+        p_values = regression_p_values(prediction, prediction + getattr(generator, noise)(size=1560), env)
+        rejected.append(2 * min(p_values) < 0.05)
+    assert np.mean(rejected) < 0.1
+
+
+def test_environments_that_are_too_small_are_not_compared() -> None:
+    generator = np.random.default_rng(6)
+    prediction, env = generator.normal(size=540), np.repeat([0, 1], [500, 40])
+    moved = prediction + generator.normal(size=540) + 5 * env
+    assert regression_p_values(prediction, moved, env) == (1, 1)
+    assert regression_p_values(prediction, moved, 0 * env) == (1, 1)
+
+
+def test_rows_may_come_in_any_order() -> None:
+    """More rows than are tested, with environments that take turns."""
+    generator = np.random.default_rng(7)
+    env = np.arange(40_000) % 4
+    prediction = generator.normal(size=40_000)
+    moved = prediction + generator.normal(size=40_000) + 0.5 * (env == 1)
+    assert regression_p_values(prediction, moved, env)[0] < 1e-6
 
 
 def test_what_depends_on_the_environment_is_seen() -> None:
@@ -71,17 +100,19 @@ def test_what_depends_on_the_environment_is_seen() -> None:
 def test_against_the_formula_with_loops() -> None:
     """Two environments, a prediction of two values: the regression is the mean of each value."""
     generator = np.random.default_rng(2)
-    prediction, env = generator.integers(0, 2, 50).astype(float), generator.integers(0, 2, 50)
-    y = generator.normal(size=50)
+    prediction, env = generator.integers(0, 2, 300).astype(float), np.repeat([0, 1], [180, 120])
+    y = generator.normal(size=300)
     u, d = y.copy(), env.astype(float)
     for value in (0, 1):
         u[prediction == value] -= u[prediction == value].mean()
         d[prediction == value] -= d[prediction == value].mean()
-    s, v = np.zeros(2), np.zeros((2, 2))
-    for i in range(50):
+    s, v, fourth = np.zeros(2), np.zeros((2, 2)), np.zeros(2)
+    for i in range(300):
         product = u[i] * d[i] * np.array([1, 2 * prediction[i] - 1])
-        s, v = s + product, v + np.outer(product, product)
-    assert regression_p_values(prediction, y, env)[0] == pytest.approx(stats.chi2.sf(s @ np.linalg.solve(v, s), 2))
+        s, v, fourth = s + product, v + np.outer(product, product), fourth + product**4
+    m = 3 * (np.diag(v) ** 2 / fourth).min()
+    statistic = (m - 2) / (2 * (m - 1)) * (s @ np.linalg.solve(v, s))
+    assert regression_p_values(prediction, y, env)[0] == pytest.approx(stats.f.sf(statistic, 2, m - 2))
 
 
 @given(

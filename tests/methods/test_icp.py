@@ -7,6 +7,8 @@ import pytest
 from cells import small_config
 from scipy import stats
 
+import invbench
+from invbench.core.data import Problem
 from invbench.errors import UserError
 from invbench.methods._linear_estimator import Examples
 from invbench.methods.icp import ICP, distribution_p_value, intervals, linear_residuals, p_value
@@ -31,6 +33,20 @@ def test_the_causes_are_found() -> None:
     without_causes = ICP().fit(Examples(np.stack([x1, x2], 1), y[:, None], env))
     assert not without_causes.coefficients.any()
     assert without_causes.estimates["accepted_sets"] == 0
+
+
+def test_means_of_ones_own_data_need_not_be_0(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    env = np.arange(3000) % 3
+    x0 = rng.normal(size=3000) * (1 + env) + env
+    y = 10 * (2 * x0 + rng.normal(size=3000)) + 50
+    x1 = y + rng.normal(size=3000) * (1 + env)
+    problem = Problem.from_arrays(np.stack([x0, x1], 1), y, environment=env)
+    metrics = invbench.run("icp", problem, out=tmp_path).metrics
+    assert metrics["estimate.accepted_sets"] >= 1
+    assert metrics["estimate.low.0"] < 20 < metrics["estimate.high.0"], "in the units of the target"
+    assert metrics["test_mean_squared_error"] < 150
+    assert metrics["test_invariance_p"] > 0.001
 
 
 def test_p_value() -> None:

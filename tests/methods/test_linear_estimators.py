@@ -8,10 +8,11 @@ import torch
 from cells import small_config
 from scipy.optimize import minimize
 
+import invbench
 from invbench.core.data import Problem
 from invbench.core.task import BinaryClassification, Classification, Regression
 from invbench.errors import UserError
-from invbench.methods._linear_estimator import Array, Examples, encoded, least_squares
+from invbench.methods._linear_estimator import Array, Examples, LinearEstimator, encoded, least_squares
 from invbench.methods.anchor import Anchor
 from invbench.methods.causal_dantzig import CausalDantzig
 from invbench.methods.drig import DRIG
@@ -146,8 +147,6 @@ def test_a_run_has_no_steps(method: str, dataset: str, tmp_path: Path) -> None:
 
 
 def test_classes_of_ones_own_data(tmp_path: Path) -> None:
-    import invbench
-
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 2))
     labels = np.array(["low", "middle", "high"])[np.digitize(x[:, 0], [-0.5, 0.5])]
@@ -193,3 +192,20 @@ def test_the_illustration_of_drig() -> None:
 
     assert sorted(medians, key=lambda name: error(name, 0)) == ["one", "pooled", "anchor", "drig", "causal"]
     assert sorted(medians, key=lambda name: error(name, 15)) == ["drig", "causal", "anchor", "pooled", "one"]
+
+
+@pytest.mark.parametrize("method", [Anchor(), DRIG(), CausalDantzig()])
+def test_units_of_inputs_do_not_matter(method: LinearEstimator) -> None:
+    data, factors = examples(), np.array([1e8, 1.0, 1e-8])
+    expected = method.fit(data).coefficients[:, 0]
+    scaled = method.fit(data.scaled(1 / factors)).coefficients[:, 0]
+    assert scaled * factors == pytest.approx(expected, rel=1e-6)
+
+
+def test_categories_are_anchors(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = np.array(list("abc") * 100)
+    x = rng.normal(size=(300, 2)) + (kinds == "b")[:, None]
+    problem = Problem.from_arrays(x, x[:, 0] + rng.normal(size=300), environment=np.arange(300) % 2, nuisance=kinds)
+    settings = {"method.anchors": "nuisance"}
+    assert invbench.run("anchor", problem, settings=settings, out=tmp_path).status == "done"

@@ -57,7 +57,8 @@ def test_p_values_are_combined_and_corrected() -> None:
     assert not means["best"].any()
     single = invbench.table(rows(test_invariance_p=[0.03]), "test_invariance_p")
     assert single["mean"].tolist() == [0.03]
-    (note,) = notes(means, {})
+    note, meaning = notes(means, {})
+    assert meaning.startswith("a small one: given the prediction")
     assert note.startswith("test_invariance_p: twice the median over seeds, Holm-corrected over the table's rows")
     with pytest.raises(UserError, match="p-values of several problems have no mean"):
         laid_out(means, with_mean=True)
