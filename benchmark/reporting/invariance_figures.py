@@ -51,7 +51,8 @@ def residuals(paths: Sequence[Path]) -> Figure:
         ax.axhline(0, color="#808080", linewidth=0.8)
         x, y = _residuals(run)
         split = run.problem.splits["test"]
-        styles = styles_of(f"environment {number}" for number in split.environment_numbers)
+        names = run.problem.environment_names
+        styles = styles_of(names[n] if n < len(names) else f"environment {n}" for n in split.environment_numbers)
         for rows, (name, style) in zip(split.environment_rows, styles.items(), strict=True):
             ax.errorbar(*_binned(x[rows.numpy()], y[rows.numpy()]), **style, linewidth=1.2, capsize=2, label=name)
     return finish(figure, list(axes))
