@@ -20,6 +20,8 @@ from invbench.errors import UserError
 Array = NDArray[np.float64]
 MOST_INPUTS = 4096
 """Largest number of inputs; the moments of each environment have the square of it."""
+ROUNDING = 1e-10
+"""Share of the largest singular value, or eigenvalue, below which another is rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,33 @@ class Linear:
     estimates: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Point x (D,), y (K,) from which a predictor without intercept is fitted, and units of the inputs (D,) there.
+
+    The units are standard deviations, so that those of the data do not matter to the solver.
+    """
+
+    x: Array
+    y: Array
+    units: Array
+
+    @classmethod
+    def of(cls, examples: Examples, rows: slice | NDArray[np.bool_] = slice(None)) -> "Origin":
+        """Take the means of some rows."""
+        spread = examples.x.std(0)
+        return cls(examples.x[rows].mean(0), examples.y[rows].mean(0), np.where(spread > 0, spread, 1.0))
+
+    def seen_from(self, examples: Examples) -> Examples:
+        """Return the examples relative to this point, in these units."""
+        return examples.about(self.x, self.y).scaled(self.units)
+
+    def predictor(self, coefficients: Array) -> Linear:
+        """Return the predictor with coefficients (D, K) in these units through this point."""
+        plain = coefficients / self.units[:, None]
+        return Linear(plain, self.y - self.x @ plain)
+
+
 class LinearEstimator(Method):
     """Method whose predictor is linear, and is computed when it is built; nothing is trained afterwards.
 
@@ -74,7 +103,7 @@ class LinearEstimator(Method):
 
     @abstractmethod
     def fit(self, examples: Examples) -> Linear:
-        """Compute the predictor."""
+        """Compute the linear predictor from the training examples."""
 
     def build(self, model: nn.Module, problem: Problem) -> nn.Module:
         train = problem.splits["train"]
@@ -107,23 +136,12 @@ def encoded(task: Task, y: Tensor) -> Array:
     return np.asarray(targets == np.arange(task.outputs), dtype=np.float64)
 
 
-def scale_of(x: Array) -> Array:
-    """Return the standard deviation of inputs (N, D); 1 of those that do not vary."""
-    spread = np.asarray(x.std(0))
-    return np.where(spread > 0, spread, 1.0)
-
-
 def least_squares(x: Array, y: Array, ridge: float | Array = 0.0) -> Array:
     """Minimise |y - x b|² + N Σ_j ridge_j b_j² for x (N, D) and y (N, K); the shortest b (D, K) of several."""
     if np.any(ridge):
         size = x.shape[1]
         x, y = np.concatenate([x, np.sqrt(len(x) * ridge) * np.eye(size)]), np.pad(y, ((0, size), (0, 0)))
     return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0])
-
-
-def with_intercept(coefficients: Array, x: Array, y: Array) -> Linear:
-    """Return the predictor that goes through the point x (D,), y (K,)."""
-    return Linear(coefficients, y - x @ coefficients)
 
 
 def _nuisance(values: Tensor) -> Array:

@@ -19,17 +19,14 @@ from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
 from invbench.methods._linear_estimator import (
+    ROUNDING,
     Array,
     Examples,
     Linear,
     LinearEstimator,
+    Origin,
     least_squares,
-    scale_of,
-    with_intercept,
 )
-
-ROUNDING = 1e-10
-"""Share of the largest singular value below which a direction is rounding."""
 
 
 @register_method("anchor")
@@ -52,9 +49,8 @@ class Anchor(LinearEstimator):
     ridge: float = setting(0.0, "λ of λ |b|², with the mean of the squares", ge=0)
 
     def fit(self, examples: Examples) -> Linear:
-        mean_x, mean_y = examples.x.mean(0), examples.y.mean(0)
-        spread = scale_of(examples.x)  # so that units of inputs do not matter to the solver
-        centred = examples.about(mean_x, mean_y).scaled(spread)
+        origin = Origin.of(examples)
+        centred = origin.seen_from(examples)
         basis = _orthonormal(self._anchors(examples))
         if self.gamma is None:
             b = instrumental_variables(basis, centred.x, centred.y)
@@ -62,8 +58,8 @@ class Anchor(LinearEstimator):
             x, y = (
                 values + (np.sqrt(self.gamma) - 1) * basis @ (basis.T @ values) for values in (centred.x, centred.y)
             )
-            b = least_squares(x, y, self.ridge / spread**2)
-        return with_intercept(b / spread[:, None], mean_x, mean_y)
+            b = least_squares(x, y, self.ridge / origin.units**2)
+        return origin.predictor(b)
 
     def _anchors(self, examples: Examples) -> Array:
         if self.anchors == "environment":

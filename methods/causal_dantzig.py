@@ -21,9 +21,8 @@ from invbench.methods._linear_estimator import (
     Examples,
     Linear,
     LinearEstimator,
+    Origin,
     least_squares,
-    scale_of,
-    with_intercept,
 )
 
 
@@ -36,11 +35,10 @@ class CausalDantzig(LinearEstimator):
     replaces_model: ClassVar[bool] = True
 
     def fit(self, examples: Examples) -> Linear:
-        mean_x, mean_y = examples.x.mean(0), examples.y.mean(0)
-        spread = scale_of(examples.x)
-        shares, within, between = examples.about(mean_x, mean_y).scaled(spread).moments()
+        origin = Origin.of(examples)
+        shares, within, between = origin.seen_from(examples).moments()
         scale = np.sqrt(shares)[:, None, None]
         left = scale * (within - np.tensordot(shares, within, 1))
         right = scale * (between - np.tensordot(shares, between, 1))
-        b = least_squares(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])) / spread[:, None]
-        return with_intercept(b, mean_x, mean_y)
+        b = least_squares(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
+        return origin.predictor(b)

@@ -20,16 +20,13 @@ from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
 from invbench.errors import UserError
 from invbench.methods._linear_estimator import (
+    ROUNDING,
     Examples,
     Linear,
     LinearEstimator,
+    Origin,
     least_squares,
-    scale_of,
-    with_intercept,
 )
-
-ROUNDING = 1e-10
-"""Share of the largest eigenvalue below which a negative one is rounding."""
 
 
 @register_method("drig")
@@ -49,18 +46,15 @@ class DRIG(LinearEstimator):
         known = np.unique(examples.env)
         if self.reference not in known:
             raise UserError(f"method.reference={self.reference}: no such training environment; there are {len(known)}")
-        of_reference = examples.env == self.reference
-        mean_x, mean_y = examples.x[of_reference].mean(0), examples.y[of_reference].mean(0)
-        spread = scale_of(examples.x)  # so that units of inputs do not matter to the solver
-        shares, within, between = examples.about(mean_x, mean_y).scaled(spread).moments()
+        origin = Origin.of(examples, examples.env == self.reference)
+        shares, within, between = origin.seen_from(examples).moments()
         shares = self.gamma * shares
         shares[known == self.reference] += 1 - self.gamma
-        g = np.tensordot(shares, within, 1) + self.ridge * np.diag(1 / spread**2)
+        g = np.tensordot(shares, within, 1) + self.ridge * np.diag(1 / origin.units**2)
         eigenvalues = np.linalg.eigvalsh(g)
         if eigenvalues[0] < -ROUNDING * eigenvalues[-1]:
             raise UserError(
                 "drig: these environments vary less than environment "
                 f"{self.reference} in some direction; lower method.gamma, add method.ridge, or set method.reference"
             )
-        b = least_squares(g, np.tensordot(shares, between, 1)) / spread[:, None]
-        return with_intercept(b, mean_x, mean_y)
+        return origin.predictor(least_squares(g, np.tensordot(shares, between, 1)))

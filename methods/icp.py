@@ -37,7 +37,7 @@ from scipy.special import fdtr, fdtrc, stdtr, stdtrit
 from invbench.core.registry import register_method
 from invbench.core.settings import setting
 from invbench.errors import UserError
-from invbench.methods._linear_estimator import Array, Examples, Linear, LinearEstimator
+from invbench.methods._linear_estimator import Array, Examples, Linear, LinearEstimator, least_squares
 
 MOST_INPUTS = {"linear": 16, "forest": 8}
 TREES, LEAF = 100, 5
@@ -69,7 +69,7 @@ class ICP(LinearEstimator):
         accepted = [subset for subset, p in p_values.items() if p > self.level]
         causes = sorted(set.intersection(*map(set, accepted))) if accepted else []
         coefficients = np.zeros((x.shape[1], 1))
-        coefficients[causes, 0] = least_squares(x, y, causes)
+        coefficients[causes, 0] = least_squares(x[:, causes], y)
         estimates = {"accepted_sets": float(len(accepted))}
         for j in range(x.shape[1]):
             estimates[f"p_value.{j}"] = min(1.0, max(p for subset, p in p_values.items() if j not in subset))
@@ -90,7 +90,7 @@ class ICP(LinearEstimator):
 
 def linear_residuals(x: Array, y: Array, columns: Columns) -> Array:
     """Compute what pooled least squares on some columns leaves of y."""
-    return np.asarray(y - x[:, columns] @ least_squares(x, y, columns))
+    return np.asarray(y - x[:, columns] @ least_squares(x[:, columns], y))
 
 
 def forest_residuals(x: Array, y: Array, columns: Columns) -> Array:
@@ -121,16 +121,11 @@ def distribution_p_value(residuals: Array, env: NDArray[np.int64]) -> float:
     return float(2 * min(spread, min(each) * (1 if len(each) == 2 else len(each))))
 
 
-def least_squares(x: Array, y: Array, columns: Columns | list[int]) -> Array:
-    """Compute the coefficients of pooled least squares on some columns."""
-    return np.asarray(np.linalg.lstsq(x[:, columns], y, rcond=None)[0], dtype=np.float64)
-
-
 def intervals(x: Array, y: Array, accepted: list[Columns], level: float) -> tuple[Array, Array]:
     """Return the least and the largest end of each coefficient's intervals (D,) over the accepted sets."""
     low, high = np.full((2, len(accepted), x.shape[1]), 0.0)
     for row, columns in enumerate(accepted):
-        b, freedom = least_squares(x, y, columns), len(y) - len(columns)
+        b, freedom = least_squares(x[:, columns], y), len(y) - len(columns)
         residuals = y - x[:, columns] @ b
         inverse = np.linalg.pinv(x[:, columns].T @ x[:, columns])
         errors = np.sqrt(residuals @ residuals / freedom * np.diagonal(inverse))

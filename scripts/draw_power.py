@@ -73,9 +73,9 @@ def causes_of_icp(runs: pd.DataFrame) -> pd.DataFrame:
     """Return how often ICP's answer has an input that is no cause, and the share of the causes that it finds."""
     icp = runs[runs["method"] == "icp"]
     names = sorted((name for name in icp if name.startswith("coefficient.")), key=lambda name: int(name.split(".")[1]))
-    found = icp[names].to_numpy() != 0
+    chosen = icp[names].to_numpy() != 0
     causes = np.stack([causes_of(seed) for seed in icp["seed"]])
-    counts = {"wrong": (found & ~causes).any(1), "share_found": (found & causes).sum(1) / causes.sum(1)}
+    counts = {"wrong": (chosen & ~causes).any(1), "share_found": (chosen & causes).sum(1) / causes.sum(1)}
     keys = ["dataset.confounders", ENVIRONMENTS, STRENGTH]
     return icp.assign(**counts).groupby(keys)[list(counts)].mean().round(2)
 

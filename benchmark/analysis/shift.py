@@ -42,7 +42,7 @@ Labels = NDArray[np.int64]
 FEATURES, POINTS = 8, 5000
 """Size of z, and number of points of the integrals."""
 NO_DENSITY, SOME_DENSITY = 1e-12, 5e-4
-"""ε and ε'."""
+"""Density ε below which a point is outside of a sample, and ε' above which labels are compared there."""
 MOST_EXAMPLES = 4000
 """Most examples of each sample, half of which the network is trained on."""
 STEPS, BATCH, LEARNING_RATE = 1000, 64, 1e-3

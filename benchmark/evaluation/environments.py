@@ -148,14 +148,13 @@ def _covariance_p_value(indicators: Array, residuals: Array) -> float:
     eigenvalues, directions = np.linalg.eigh(products.T @ products)
     known = eigenvalues > max(ROUNDING * eigenvalues.max(initial=0.0), 0.0)
     count = int(known.sum())
-    products = products[:, np.square(products).sum(0) > 0]
-    if not count or not products.shape[1]:
+    squares = np.square(products[:, products.any(0)])
+    if not count or not squares.shape[1]:
         return 1.0
-    squares = np.square(products)
     terms = 3 * float((squares.sum(0) ** 2 / np.square(squares).sum(0)).min())
     if terms <= count + 1:
         return 1.0
-    statistic = float(((indicators * residuals[:, None]).sum(0) @ directions[:, known]) ** 2 @ (1 / eigenvalues[known]))
+    statistic = float((products.sum(0) @ directions[:, known]) ** 2 @ (1 / eigenvalues[known]))
     return float(fdtrc(count, terms - count, (terms - count) / (count * (terms - 1)) * statistic))
 
 
@@ -170,7 +169,8 @@ def _indicators(env: Indices, ranks: Array, information: Array) -> Array:
     An environment needs information (N,) of 1 in all.
     """
     sums = np.bincount(env, weights=information)
-    compared = [e for e in np.flatnonzero(sums >= 1) if e != np.bincount(env).argmax()]
+    largest = np.bincount(env).argmax()
+    compared = [e for e in np.flatnonzero(sums >= 1) if e != largest]
     indicators = np.asarray(env[:, None] == np.array(compared, dtype=np.int64), dtype=np.float64)
     return np.concatenate([indicators, indicators * ranks], 1)
 

@@ -43,7 +43,7 @@ def bars(axes: Axes, values: dict[str, float], title: str, label: str, truth: fl
 
 
 def main() -> None:
-    """Train, print and draw."""
+    """Train the methods, print what they have learned, and draw the figure."""
     angle = {"dataset__max_rotation": math.pi / 2, "trainer__epochs": 30}
     widths = {
         "Augerino": metrics("augerino", "digits", backbone__width=8, **angle)["width.rotation"] / 2,

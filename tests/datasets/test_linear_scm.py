@@ -94,8 +94,8 @@ def test_least_squares_finds_the_causes_of_shuffled_inputs() -> None:
     problem, plain = problem_of(examples=5000, oracle=True), problem_of(examples=5000)
     train, law = problem.splits["train"], problem.law
     assert law is not None
-    found = torch.linalg.lstsq(train.x - train.x.mean(0), train.y - train.y.mean()).solution
-    assert found.numpy() == pytest.approx(law.coefficients.numpy(), abs=0.1)
+    estimated = torch.linalg.lstsq(train.x - train.x.mean(0), train.y - train.y.mean()).solution
+    assert estimated.numpy() == pytest.approx(law.coefficients.numpy(), abs=0.1)
     assert torch.equal(train.x[:, law.causal], plain.splits["train"].x[:, law.causal])
     assert torch.equal(problem.splits["test"].x, plain.splits["test"].x)
 
