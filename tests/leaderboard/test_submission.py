@@ -1,5 +1,6 @@
 """A method from a file goes through the leaderboard: run, shown, carried out again, submitted, and checked."""
 
+import importlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from invbench.leaderboard import edition as editions
 from invbench.leaderboard import verify as verification
 from invbench.leaderboard.build import RULES
 from invbench.leaderboard.edition import Edition, read_edition
-from invbench.leaderboard.rows import read_rows
+from invbench.leaderboard.rows import read_curves, read_rows
 from invbench.leaderboard.submission import check_submission, write_submission
 from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, flatters, sampled, verify
 from invbench.runs.resolve import resolve
@@ -130,6 +131,29 @@ def test_a_submission_as_it_should_be(world: tuple[Path, Path]) -> None:
     assert (folder / f"{MINE}.py").read_text() == WORST_CASE
     assert check_submission(tiny(), folder, {}) == []
     assert "is as edition test asks" in bench("check", folder).output
+
+
+def test_rows_of_a_method_are_merged_into_the_edition(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    merge = importlib.import_module("merge_leaderboard_rows").merge
+    made, folder = world[0] / "results" / "leaderboard-mine" / "small", tmp_path / "small"
+    shutil.copytree(world[0] / "results" / "leaderboard" / "small", folder)
+    before = read_rows(folder, ["spirals"], "test")["spirals"]
+    for _ in range(2):
+        merge(tiny(), [MINE], made, folder)
+        merged = read_rows(folder, ["spirals"], "test")["spirals"]
+        assert merged["method"].value_counts()[MINE] == len(read_rows(made / MINE, ["spirals"], "test")["spirals"])
+        others = merged[merged["method"] != MINE].reset_index(drop=True)
+        pd.testing.assert_frame_equal(others[list(before)], before)
+        assert set(read_curves(folder, ["spirals"])["spirals"]["method"]) == {"erm", "vrex", MINE}
+    lacking = tmp_path / "made" / MINE
+    shutil.copytree(made / MINE, lacking, ignore=shutil.ignore_patterns("runs"))
+    rows = pd.read_parquet(lacking / "spirals.parquet")
+    rows.iloc[1:].to_parquet(lacking / "spirals.parquet")
+    with pytest.raises(SystemExit, match=f"{MINE}: spirals: stage"):
+        merge(tiny(), [MINE], lacking.parent, folder)
 
 
 def tampered(world: tuple[Path, Path], tmp_path: Path) -> tuple[Path, pd.DataFrame]:
