@@ -107,6 +107,7 @@ METRICS = {
         Metric("null_solution", False, SHARE),
         Metric("coefficient.*", None, headline="never"),
         Metric("estimate.*", None, headline="never"),
+        Metric("estimate.accepted_sets", None, display_name="accepted sets"),
         Metric("estimate.p_value.*", None, P_VALUE, "never"),
         Metric("invariance.*", False, headline="never"),
         Metric("cost.*", False, "seconds", "never", "*"),

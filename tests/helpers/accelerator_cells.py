@@ -1,7 +1,8 @@
 """Trains cells on an accelerator and on the CPU, and prints as JSON how they compare, one line a cell.
 
-`python accelerator_cells.py pretend METHOD DATASET...`, or `cuda` in place of `pretend`. It is a command since the
-pretend device has to be registered ahead of torch's first backward pass.
+`python accelerator_cells.py pretend METHOD/DATASET...`, or `cuda` in place of `pretend`. A method's first cell is
+trained by each strategy. It is a command since the pretend device has to be registered ahead of torch's first backward
+pass.
 """
 
 import json
@@ -14,6 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -196,39 +200,47 @@ def _failure(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]} at {where}"
 
 
-def main() -> None:
-    device, method, *datasets = sys.argv[1:]
-    gpu = accelerator(device)
-    from cells import small_config, without_coupling
-
+def _print(cell: str, act: Callable[[], dict[str, Any]]) -> None:
+    """Print what a comparison returns or raises, without the folders of files."""
     from invbench.errors import UserError
-    from invbench.evaluation import metrics
 
-    metrics.ROWS_OF_CPU = metrics.ROWS  # so that random copies are drawn in the same order
+    try:
+        result = act()
+    except UserError as refusal:
+        result = {"refused": str(refusal)}
+    except Exception as error:  # a test reads it
+        result = {"error": _failure(error)}
+    text = json.dumps({"cell": cell, **result})
+    sys.stdout.write(re.sub(r"/[^ \"]*/(?=benchmark/|methods/|datasets/|tests/|invbench/)", "", text) + "\n")
 
-    def line(dataset: str, kind: str, act: Callable[[], dict[str, Any]]) -> None:
-        try:
-            result = act()
-        except UserError as refusal:
-            result = {"refused": str(refusal)}
-        except Exception as error:  # a test reads it
-            result = {"error": _failure(error)}
-        text = json.dumps({"cell": f"{method}/{dataset} {kind}", **result})
-        sys.stdout.write(re.sub(r"/[^ \"]*/(?=benchmark/|methods/|datasets/|tests/|invbench/)", "", text) + "\n")
+
+def compare_method(gpu: Accelerator, method: str, datasets: Sequence[str]) -> None:
+    """Compare a method's cells: the first by each strategy, all as they are, and runs that are trained together."""
+    from cells import small_config, without_coupling
 
     for strategy in ("joint", "loop", "vmap"):
         plain = without_coupling(small_config(method, datasets[0], trainer__strategy=strategy, **SETTINGS))
-        line(datasets[0], strategy, lambda plain=plain: compare(gpu, plain))
+        _print(f"{method}/{datasets[0]} {strategy}", partial(compare, gpu, plain))
     for dataset in datasets:
         config = small_config(method, dataset, **SETTINGS)
         if dataset != datasets[0] or without_coupling(config) != config:  # else it is one of the three
-            line(dataset, "alone", lambda config=config: compare(gpu, config))
+            _print(f"{method}/{dataset} alone", partial(compare, gpu, config))
         alike = [without_coupling(small_config(method, dataset, seed, **SETTINGS)) for seed in range(SEEDS)]
-        line(dataset, "together", lambda alike=alike: compare_together(gpu, alike))
+        _print(f"{method}/{dataset} together", partial(compare_together, gpu, alike))
+
+
+def main(device: str, cells: Sequence[str]) -> None:
+    """Compare cells on a device."""
+    gpu = accelerator(device)
+    from invbench.evaluation import metrics
+
+    metrics.ROWS_OF_CPU = metrics.ROWS  # so that random copies are drawn in the same order
+    for method, of_method in groupby((cell.split("/") for cell in cells), key=itemgetter(0)):
+        compare_method(gpu, method, [dataset for _, dataset in of_method])
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], sys.argv[2:])
     if sys.argv[1] == "pretend":
         import pretend_device
 

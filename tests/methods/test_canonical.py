@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from cells import objective_of
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import invbench
 from invbench.components.images import rotate
@@ -16,6 +18,7 @@ from invbench.core.task import Classification
 from invbench.errors import UserError
 from invbench.methods._plane_group import SteerableScores, Turns
 from invbench.methods.canonical import Canonical, Canonicalised
+from invbench.runs.resolve import resolve
 
 GROUPS: list[dict[str, Any]] = [
     {"rotations": 4},
@@ -127,6 +130,25 @@ def test_prior_of_upright_scores() -> None:
         second = second - (second @ first) * first
         matrix = torch.stack([first, second / second.norm()], 1)
         assert (matrix - torch.eye(2)).square().sum() == pytest.approx(away.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+def test_gradients_of_environments_in_pose_are_masked(engine: str) -> None:
+    rule = {"method.and_mask.threshold": 0.5, "method.and_mask.scale_by_inverse_sparsity": False}
+    settings = {"method.canonical.prior_weight": 0.5, "backbone.name": "mlp", "trainer.batch_size": 6}
+    config = resolve("canonical+and_mask", "digits", 0, settings | rule)
+    objective, parameters, batch, state = objective_of(config, engine)
+    step = objective.step(parameters, batch, state)
+    names, values = list(parameters), [value.requires_grad_() for value in parameters.values()]
+    outputs = [functional_call(objective.model, parameters, (x,)) for x in batch.x]
+    risks = [nn.functional.cross_entropy(out.prediction, y) for out, y in zip(outputs, batch.y, strict=True)]
+    each = [torch.autograd.grad(risk, values, retain_graph=True) for risk in risks]
+    away = torch.cat([out.further["away_from_identity"] for out in outputs]).mean()
+    prior = torch.autograd.grad(0.5 * away, values, allow_unused=True)
+    for name, penalty, *gradients in zip(names, prior, *each, strict=True):
+        stacked = torch.stack(gradients)
+        masked = stacked.mean(0) * (stacked.sign().mean(0).abs() >= 0.5)
+        torch.testing.assert_close(step.gradients[name], masked + (0 if penalty is None else penalty))
 
 
 def test_only_square_images() -> None:
