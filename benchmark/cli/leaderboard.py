@@ -1,5 +1,6 @@
 """`bench leaderboard`: which method works on which problem, tuned alike, with fresh seeds."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,20 +111,21 @@ def build(
     chosen = read_edition(edition)
     names = [name for name in problem or chosen.problems if chosen.problem(name)]
     failures = 0
-    for name in names:
-        path = folder / edition / f"{name}.parquet"
-        if path.exists():
-            echo(f"{name}: {path} is there already", err=True)
-            continue
-        try:
-            table = build_problem(chosen, name, runs / edition / name, _engine(workers), quiet=quiet)
-        except (RunFailed, UserError) as failure:
-            echo(f"{name}: {failure}", err=True)
-            failures += 1
-            continue
-        write_rows(curves(runs / edition / name), path.with_suffix(CURVES))
-        write_rows(table, path)
-        echo(f"{name}: {path}", err=True)
+    with _engine(workers) as engine:
+        for name in names:
+            path = folder / edition / f"{name}.parquet"
+            if path.exists():
+                echo(f"{name}: {path} is there already", err=True)
+                continue
+            try:
+                table = build_problem(chosen, name, runs / edition / name, engine, quiet=quiet)
+            except (RunFailed, UserError) as failure:
+                echo(f"{name}: {failure}", err=True)
+                failures += 1
+                continue
+            write_rows(curves(runs / edition / name), path.with_suffix(CURVES))
+            write_rows(table, path)
+            echo(f"{name}: {path}", err=True)
     if failures:
         raise RunFailed("failed", f"{failures} of {len(names)} problems are not built")
 
@@ -163,19 +165,20 @@ def run(
             err=True,
         )
     done: list[str] = []
-    for one in asked:
-        path = out / edition / name / f"{one}.parquet"
-        try:
-            table = build_problem(
-                chosen, one, out / edition / name / "runs" / one, _engine(workers), name, quiet, Rerun.stale
-            )
-        except (RunFailed, UserError) as failure:
-            echo(f"{one}: {failure}", err=True)
-            continue
-        write_rows(table, path)
-        done.append(one)
-        if len(done) < len(asked):
-            echo(f"{one}: {path}", err=True)
+    with _engine(workers) as engine:
+        for one in asked:
+            path = out / edition / name / f"{one}.parquet"
+            try:
+                table = build_problem(
+                    chosen, one, out / edition / name / "runs" / one, engine, name, quiet, Rerun.stale
+                )
+            except (RunFailed, UserError) as failure:
+                echo(f"{one}: {failure}", err=True)
+                continue
+            write_rows(table, path)
+            done.append(one)
+            if len(done) < len(asked):
+                echo(f"{one}: {path}", err=True)
     if not done:
         raise RunFailed("failed", f"{name} has failed on every problem")
     rows = without_old_rows(_rows(chosen, folder / edition, [out / edition / name]), chosen, name)
@@ -455,7 +458,8 @@ def _registered(method: str) -> str:
     return names[0]
 
 
-def _engine(workers: int | None) -> "Engine":
+def _engine(workers: int | None) -> "AbstractContextManager[Engine]":
+    """Return an engine of this machine whose processes outlive a sweep: a problem is five of them."""
     from invbench.sweeps.engines.local import LocalEngine, LocalResources
 
-    return LocalEngine(LocalResources(workers=workers).slots())
+    return LocalEngine(LocalResources(workers=workers).slots()).kept_warm()

@@ -16,9 +16,11 @@ from faulty import FaultySweep
 from invbench.runs.folder import RunFolder, run_folders
 from invbench.runs.options import Options
 from invbench.runs.resolve import resolve
-from invbench.sweeps.engines.local import WorkerProcess, outcomes_of
+from invbench.sweeps.engines.local import LocalEngine, WorkerProcess, outcomes_of
 from invbench.sweeps.engines.scheduler import Slot
 from invbench.sweeps.jobs import Outcome
+from invbench.sweeps.monitor import SweepMonitor
+from invbench.system.signals import StopRequest
 
 Metrics = dict[str, dict[str, float]]
 
@@ -131,10 +133,10 @@ def test_a_worker_is_killed(faulty_sweep: FaultySweep, undisturbed: Metrics) -> 
 def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
     """Long before the second, and just before the third."""
     cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 2})
-    hand = WorkerProcess(Slot(0))
+    worker = WorkerProcess(Slot(0))
 
     def outcome() -> Outcome:
-        future = hand.take([cell], Options(out=tmp_path))
+        future = worker.take([cell], Options(out=tmp_path))
         assert not wait([future], timeout=60).not_done
         return outcomes_of(future, 1)[0]
 
@@ -152,7 +154,31 @@ def test_a_worker_is_killed_between_two_runs(tmp_path: Path) -> None:
         last = outcome()
         assert last.status == "done" or last.kind == "killed", last
     finally:
-        hand.replace()
+        worker.replace()
+
+
+def test_a_process_that_is_kept_warm_carries_out_several_sweeps(tmp_path: Path) -> None:
+    cell = resolve("erm", "spirals", 0, SMALL["spirals"] | {"trainer.steps": 2})
+
+    def pids_of_runs(engine: LocalEngine, *folders: str) -> list[int]:
+        pids = []
+        for folder in folders:
+            with SweepMonitor({cell.spec.run_id: cell.title}, StopRequest(), quiet=True) as monitor:
+                engine.run([cell], Options(out=tmp_path / folder), monitor)
+            assert monitor.outcomes[cell.spec.run_id].status == "done"
+            pids += [number.value for worker in engine.kept if (number := worker.number) is not None]
+        return pids
+
+    engine = LocalEngine([Slot(0)])
+    with engine.kept_warm():
+        first, second = pids_of_runs(engine, "first", "second")
+        assert first == second
+        psutil.Process(first).kill()
+        assert pids_of_runs(engine, "third") != [first]
+        (last,) = pids_of_runs(engine, "fourth")
+        assert psutil.pid_exists(last)
+    assert not psutil.pid_exists(last)
+    assert pids_of_runs(engine, "fifth") == []
 
 
 @pytest.mark.slow

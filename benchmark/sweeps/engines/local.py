@@ -112,25 +112,42 @@ class LocalEngine:
     slots: Sequence[Slot]
     rules: Limits = field(default_factory=Limits)
     threads: int = 1
+    kept: list[WorkerProcess] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Processes that outlive a call of `run`, in a block of `kept_warm`."""
+
+    @contextmanager
+    def kept_warm(self) -> "Iterator[LocalEngine]":
+        """Keep the processes from one sweep to the next, until the end of the block: a new one imports torch first."""
+        self.kept = [WorkerProcess(slot) for slot in self.slots]
+        try:
+            yield self
+        finally:
+            end(self.kept)
+            self.kept = []
 
     def run(self, configs: Sequence[RunConfig], options: Options, monitor: SweepMonitor) -> None:
         """Carry out all runs, each until it is done, has failed for good, or the monitor drains."""
         options = replace(options, threads=self.threads)
-        work = _Work(self, {config.spec.run_id: config for config in configs}, options, monitor)
+        workers = self.kept or [WorkerProcess(slot) for slot in self.slots]
+        work = _Work(self, workers, {config.spec.run_id: config for config in configs}, options, monitor)
         try:
             work.until_done()
         finally:
-            work.end()
+            end([workers[number] for number in work.busy] if self.kept else workers)
 
 
 class _Work:
     """One call of `LocalEngine.run`."""
 
     def __init__(
-        self, engine: LocalEngine, configs: Mapping[str, RunConfig], options: Options, monitor: SweepMonitor
+        self,
+        engine: LocalEngine,
+        workers: Sequence[WorkerProcess],
+        configs: Mapping[str, RunConfig],
+        options: Options,
+        monitor: SweepMonitor,
     ) -> None:
-        self.engine, self.configs, self.options, self.monitor = engine, configs, options, monitor
-        self.hands = [WorkerProcess(slot) for slot in engine.slots]
+        self.engine, self.workers, self.configs, self.options, self.monitor = engine, workers, configs, options, monitor
         self.waiting = jobs_of(configs.values(), options.fuse, len(engine.slots))
         self.busy: dict[int, RunningJob] = {}
         self.needs: dict[tuple[str, int], float] = {}
@@ -158,14 +175,6 @@ class _Work:
             self.monitor.tick()
             self._take_answers()
 
-    def end(self) -> None:
-        """End all processes, at once: what is to be kept has been kept."""
-        for hand in self.hands:
-            hand.send(signal.SIGKILL)
-        with ExitStack() as hands:  # another Ctrl-C, while one of them ends, leaves none of the others
-            for hand in self.hands:
-                hands.callback(hand.replace)
-
     def _decide(self, now: float) -> "list[Start | Stop]":
         free = free_memory(self.engine.slots) if self.engine.rules.memory_floor else {}
         return decide(
@@ -184,7 +193,7 @@ class _Work:
             self.free_before[number] = _gpu_memory(start.slot.device)
         self.busy[number] = RunningJob(job, now + START_SECONDS)
         self.monitor.started(job.run_ids, _place(start.slot))
-        future = self.hands[number].take([self.configs[run_id] for run_id in job.run_ids], self.options)
+        future = self.workers[number].take([self.configs[run_id] for run_id in job.run_ids], self.options)
         future.add_done_callback(lambda done: self.answers.put((number, outcomes_of(done, len(job.run_ids)))))
 
     def _take_answers(self) -> None:
@@ -205,7 +214,7 @@ class _Work:
         if busy.stopping:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
         if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
-            self.hands[number].replace()
+            self.workers[number].replace()
         following = settle_outcomes(busy.job, outcomes, self.configs, self.options.out, self.monitor)
         # Those that failed come first, those in other hands last.
         held = [job for job in following if job.not_before and job.attempts == busy.job.attempts]
@@ -223,19 +232,19 @@ class _Work:
         self.busy[number] = self.busy[number]._replace(stopping=True)
         limit = self.engine.rules.timeout
         grace = GRACE_SECONDS if limit is None or self.monitor.draining else min(GRACE_SECONDS, limit)
-        hand = self.hands[number]
-        hand.killed_at = now + grace if hand.send(signal.SIGTERM) else now
+        worker = self.workers[number]
+        worker.killed_at = now + grace if worker.send(signal.SIGTERM) else now
 
     def _kill_those_without_grace(self, now: float) -> None:
         for number in self.busy:
-            hand = self.hands[number]
-            if hand.killed_at is not None and now >= hand.killed_at and hand.future is not None:
-                hand.future.cancel()
+            worker = self.workers[number]
+            if worker.killed_at is not None and now >= worker.killed_at and worker.future is not None:
+                worker.future.cancel()
 
     def _look_at_progress(self) -> None:
         for number, busy in self.busy.items():
             seen = read_lease(self._folder(busy.job.run_id).lease_file)
-            if seen is not None and seen.holder is not None and self.hands[number].is_at(seen.holder):
+            if seen is not None and seen.holder is not None and self.workers[number].is_at(seen.holder):
                 self.monitor.progress(busy.job.run_id, seen.holder.step, seen.holder.total)
                 since, stepped = min(busy.since, time.monotonic()), seen.holder.step > 0
                 if stepped and not busy.stepped:
@@ -259,6 +268,15 @@ class _Work:
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(self.options.out / run_id)
+
+
+def end(workers: Sequence[WorkerProcess]) -> None:
+    """End processes, at once: what is to be kept has been kept."""
+    for worker in workers:
+        worker.send(signal.SIGKILL)
+    with ExitStack() as stack:  # another Ctrl-C, while one of them ends, leaves none of the others
+        for worker in workers:
+            stack.callback(worker.replace)
 
 
 @contextmanager
