@@ -18,7 +18,7 @@ import numpy as np
 
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
-from invbench.errors import UserError
+from invbench.errors import RunFailed, UserError
 from invbench.methods._linear_estimator import (
     ROUNDING,
     Examples,
@@ -53,8 +53,9 @@ class DRIG(LinearEstimator):
         g = np.tensordot(shares, within, 1) + self.ridge * np.diag(1 / origin.units**2)
         eigenvalues = np.linalg.eigvalsh(g)
         if eigenvalues[0] < -ROUNDING * eigenvalues[-1]:
-            raise UserError(
-                "drig: these environments vary less than environment "
-                f"{self.reference} in some direction; lower method.gamma, add method.ridge, or set method.reference"
+            raise RunFailed(
+                "diverged",
+                f"the loss has no minimum: other environments vary less than environment {self.reference} in some "
+                "direction; lower method.gamma, add method.ridge, or set method.reference",
             )
         return origin.predictor(least_squares(g, np.tensordot(shares, between, 1)))

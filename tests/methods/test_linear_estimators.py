@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 import invbench
 from invbench.core.data import Problem
 from invbench.core.task import BinaryClassification, Classification, Regression
-from invbench.errors import UserError
+from invbench.errors import RunFailed, UserError
 from invbench.methods._linear_estimator import Array, Examples, LinearEstimator, encoded, least_squares
 from invbench.methods.anchor import Anchor
 from invbench.methods.causal_dantzig import CausalDantzig
@@ -106,8 +106,9 @@ def test_drig() -> None:
     alone = DRIG(gamma=0.0, reference=1).fit(data)
     expected = np.linalg.lstsq(with_ones(data.x[parts[1]]), data.y[parts[1], 0], rcond=None)[0]
     assert [*alone.coefficients[:, 0], *alone.intercept] == pytest.approx(expected, abs=1e-8)
-    with pytest.raises(UserError, match="lower method.gamma"):
+    with pytest.raises(RunFailed, match="lower method.gamma") as failure:
         DRIG(gamma=100.0, reference=4).fit(data)
+    assert failure.value.kind == "diverged", "the data do it, so it is a result, with a record"
     with pytest.raises(UserError, match="no such training environment"):
         DRIG(reference=5).fit(data)
 
