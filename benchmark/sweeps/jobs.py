@@ -95,6 +95,8 @@ def _spread(groups: list[list[str]], slots: int) -> list[list[str]]:
     return [group for _, _, group in sorted(heap, key=lambda entry: entry[1])]
 
 
+CLEAN = ("", "diverged", "request")
+"""Kinds of ends that leave nothing behind in a process."""
 Status = Literal["done", "failed", "interrupted", "held", "apart"]
 
 

@@ -1,7 +1,8 @@
 """The runs of a sweep in warm processes of this machine, one for each slot: torch is imported once per slot.
 
 A slot is a GPU, a share of one, or some cores. Its process keeps to its device and its threads, carries out one run
-after the other, and is replaced after a failure. What happens next is decided in `invbench.sweeps.jobs`.
+after the other, and is replaced after a failure that may have left something behind. What happens next is decided in
+`invbench.sweeps.jobs`.
 """
 
 import math
@@ -29,7 +30,7 @@ from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.sweeps.engines.scheduler import CPU, Limits, RunningJob, Slot, Start, Stop, decide
 from invbench.sweeps.engines.worker import UNGUARDED, carry_out, mark_of_unguarded, prepare, settle_outcomes
-from invbench.sweeps.jobs import Outcome, jobs_of, later
+from invbench.sweeps.jobs import CLEAN, Outcome, jobs_of, later
 from invbench.sweeps.monitor import SweepMonitor
 from invbench.system.gpus import MOST_PROCESSES, chosen_gpus, visible_gpus
 from invbench.system.threads import available_cores
@@ -213,7 +214,7 @@ class _Work:
         self._disturbed(self.engine.slots[number].device)
         if busy.stopping:
             outcomes = [one if one.status == "done" else self._stopped(one) for one in outcomes]
-        if any(outcome.status == "failed" or outcome.kind for outcome in outcomes):
+        if any(outcome.kind not in CLEAN for outcome in outcomes):
             self.workers[number].replace()
         following = settle_outcomes(busy.job, outcomes, self.configs, self.options.out, self.monitor)
         # Those that failed come first, those in other hands last.
