@@ -13,6 +13,7 @@ from faulty import FaultySweep
 from standins import write_all, write_mnist
 
 from invbench.cli import main
+from invbench.system.threads import set_threads
 
 # Machines differ in speed: no test may fail for being slow.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -34,7 +35,7 @@ def pytest_configure() -> None:
     """Give each worker, and each process that it starts, one thread."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
-        torch.set_num_threads(1)
+        set_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Threads of torch on the CPU: how many a run takes, and that they leave the cores to others while they wait."""
+"""Threads on the CPU: how many a run takes, and that they leave the cores to others while they wait."""
 
 import os
 from collections.abc import Iterator, MutableMapping
@@ -25,13 +25,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def set_threads(count: int) -> None:
+    """Set the number of threads of torch, and of the linear algebra of NumPy and SciPy, whose threads spin."""
+    import torch  # this module is loaded ahead of it
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
+
+
 @contextmanager
 def threads_put_back() -> Iterator[None]:
-    """Restore torch's number of threads after this block."""
-    import torch  # this module is loaded ahead of it
+    """Restore what `set_threads` changes after this block."""
+    import torch
+    from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
+    before, blas = torch.get_num_threads(), threadpool_limits()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        blas.restore_original_limits()

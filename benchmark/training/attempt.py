@@ -21,6 +21,7 @@ from invbench.runs.record import Record, now
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import forget_peak_memory, out_of_memory, peak_memory
 from invbench.system.provenance import describe
+from invbench.system.threads import set_threads
 from invbench.training.build import model_on, problem_on
 from invbench.training.curve_columns import best_by, best_validation
 from invbench.training.inactive import idle_parts, never_reached, why_inactive
@@ -62,7 +63,7 @@ class Attempt:
         origin = f"{code['sources']}-{problem.fingerprint}"
         self.training = build_training(config, problem, folder, device, origin, options)
         if options.threads is None:
-            torch.set_num_threads(suitable_threads(self.training))
+            set_threads(suitable_threads(self.training))
 
     def carry_out(self) -> Record:
         """Train, and write the record.

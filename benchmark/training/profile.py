@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints when it begins and ends
-import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from invbench.evaluation.invariance import measure
@@ -18,7 +17,7 @@ from invbench.runs.folder import RunFolder
 from invbench.runs.options import Options
 from invbench.runs.resolve import RunConfig
 from invbench.system.device import choose_device, timed
-from invbench.system.threads import threads_put_back
+from invbench.system.threads import set_threads, threads_put_back
 from invbench.training.attempt import build_training, examples_to_measure
 from invbench.training.build import load_problem
 from invbench.training.loop import TrainingLoop
@@ -66,7 +65,7 @@ def profile_run(config: RunConfig, options: Options) -> Profile:
     device = choose_device(options.device)
     with threads_put_back(), tempfile.TemporaryDirectory() as folder:
         training = build_training(config, load_problem(config), RunFolder(Path(folder)), device, "", options)
-        torch.set_num_threads(options.threads or suitable_threads(training))
+        set_threads(options.threads or suitable_threads(training))
         steps, spare = training.steps(), max(0, training.total - TRACED)
         training.done = min(training.critics.all_active_from, spare)
 

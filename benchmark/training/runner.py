@@ -22,7 +22,7 @@ from invbench.runs.record import Record
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device
 from invbench.system.provenance import code_version
-from invbench.system.threads import threads_put_back
+from invbench.system.threads import set_threads, threads_put_back
 from invbench.training.attempt import Attempt, Metrics, record_unbuilt
 from invbench.training.build import load_problem
 from invbench.training.restored import first_config, load_run, weights_sum
@@ -224,7 +224,7 @@ def _opened(config: RunConfig, options: Options) -> Iterator[Record | Attempt]:
     """
     device = choose_device(options.device)
     if options.threads is not None:
-        torch.set_num_threads(options.threads)
+        set_threads(options.threads)
     code = code_version(*config.classes)
     folder = RunFolder(options.out / config.spec.run_id)
     new = folder.create(config.spec)

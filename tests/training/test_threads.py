@@ -10,11 +10,12 @@ import pytest
 import torch
 from cells import small_config
 from conftest import Bench
+from threadpoolctl import threadpool_info
 
 from invbench.runs.folder import run_folders
 from invbench.runs.options import Options
 from invbench.system import threads
-from invbench.system.threads import wait_passively
+from invbench.system.threads import set_threads, threads_put_back, wait_passively
 from invbench.training import threads as run_threads
 from invbench.training.runner import run_one
 
@@ -48,6 +49,20 @@ def test_what_is_asked_for_is_taken(tmp_path: Path, bench: Bench) -> None:
     record = folder.read_record()
     assert record is not None
     assert record.machine["threads"] == 2
+
+
+def test_linear_algebra_takes_as_many_threads_as_torch() -> None:
+    def counts() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threads_put_back():
+        set_threads(3)
+        with threads_put_back():
+            set_threads(2)
+            assert counts() == {2}
+            assert torch.get_num_threads() == 2
+        assert counts() == {3}
+        assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three")
