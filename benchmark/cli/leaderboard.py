@@ -16,7 +16,6 @@ from invbench.system.gpus import MOST_PROCESSES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from invbench.leaderboard.edition import Edition
     from invbench.sweeps.engines import Engine
 
 leaderboard_app = typer.Typer(
@@ -53,6 +52,7 @@ def show(
     format_: FormatOption = Format.text,
 ) -> None:
     """Print the leaderboard: over all problems, or of one, with 95 % intervals and whether ERM can be told apart."""
+    from invbench.leaderboard.added import folders_of_rows, rows_of_edition
     from invbench.leaderboard.build import RULES
     from invbench.leaderboard.edition import read_edition
 
@@ -61,12 +61,12 @@ def show(
         raise UserError(f"--rule {rule.value}: the leaderboard selects by {', '.join(map(str, RULES))}")
     if problem is not None:
         chosen.problem(problem)
-    rows = _rows(chosen, folder / edition, add or [])
+    rows = rows_of_edition(chosen, folder / edition, add or [])
     if problem is not None and problem not in rows:
         raise UserError(f"there are no rows of {problem} in {folder / edition}; `bench leaderboard build` makes them")
     _print(rows, problem, rule, format_)
     submissions = folder / edition / SUBMISSIONS
-    if not add and (count := len(_folders_of_rows(submissions))):
+    if not add and (count := len(folders_of_rows(submissions))):
         echo(f"\n{count} submitted methods are not shown; `--add {submissions}` does", err=True)
 
 
@@ -78,12 +78,13 @@ def page(
     add: Added = None,
 ) -> None:
     """Write the leaderboard as one page, to sort, filter and click; it needs no network."""
+    from invbench.leaderboard.added import rows_of_edition
     from invbench.leaderboard.edition import read_edition
     from invbench.leaderboard.page import write_page
     from invbench.leaderboard.rows import read_curves
 
     chosen = read_edition(edition)
-    rows = _rows(chosen, folder / edition, add or [])
+    rows = rows_of_edition(chosen, folder / edition, add or [])
     write_page(chosen, rows, read_curves(folder / edition, rows), out)
     echo(f"{out}: {len(rows)} of {len(chosen.problems)} problems", err=True)
 
@@ -145,6 +146,7 @@ def run(
     Its settings are searched like everybody's, selected by each rule, and run with fresh seeds. The same command again
     continues; what was made by other code is made again.
     """
+    from invbench.leaderboard.added import rows_of_edition, without_old_rows
     from invbench.leaderboard.build import build as build_problem
     from invbench.leaderboard.edition import BASELINE, read_edition
     from invbench.leaderboard.rows import write_rows
@@ -181,7 +183,7 @@ def run(
                 echo(f"{one}: {path}", err=True)
     if not done:
         raise RunFailed("failed", f"{name} has failed on every problem")
-    rows = without_old_rows(_rows(chosen, folder / edition, [out / edition / name]), chosen, name)
+    rows = without_old_rows(rows_of_edition(chosen, folder / edition, [out / edition / name]), chosen, name)
     _print(rows, done[0] if len(done) == 1 else None, Select.best_validation, Format.text)
     echo(
         f"\nseconds and cost of {name} were measured here, those of others where the edition was built and where more "
@@ -215,13 +217,14 @@ def verify(
     is imported, which runs its code with your rights. Exit status 1 where more than one row in twenty is another
     number, by more than the spread of seeds, or where rows are better in the mean than what is found now.
     """
+    from invbench.leaderboard.added import rows_of_edition
     from invbench.leaderboard.edition import read_edition
     from invbench.leaderboard.standings import ADDED
     from invbench.leaderboard.verify import MOST_OTHERS, OTHER, flatters, laid_out
     from invbench.leaderboard.verify import verify as verify_rows
 
     chosen = read_edition(edition)
-    rows = _rows(chosen, folder / edition, add or [])
+    rows = rows_of_edition(chosen, folder / edition, add or [])
     if absent := [name for name in problem or [] if chosen.problem(name) and name not in rows]:
         raise UserError(f"there are no rows of {', '.join(absent)} in {folder / edition}")
     rows = {name: rows[name] for name in problem or rows}
@@ -300,66 +303,12 @@ def check(
     echo(f"{folder}: {submission.method} is as edition {chosen.version} asks")
 
 
-def _rows(edition: "Edition", folder: Path, added: list[Path]) -> "dict[str, pd.DataFrame]":
-    """Read the rows of an edition, and of further folders, which are marked as added, by problem."""
-    import pandas as pd
-
-    from invbench.leaderboard.rows import read_rows
-    from invbench.leaderboard.standings import ADDED
-
-    folders = [folder]  # later ones win
-    for path in added:
-        if not (of_path := _folders_of_rows(path)):
-            raise UserError(f"--add {path}: there are no rows of edition {edition.version} in it or in its folders")
-        folders += of_path
-    each = [read_rows(path, edition.problems, edition.version) for path in folders]
-    if not each[0]:
-        none = f"there are no rows in {folder}; start it in the checkout, or name their folder by --folder"
-        if not added:
-            raise UserError(none)
-        echo(none, err=True)
-    for path, tables in zip(folders[1:], each[1:], strict=True):
-        _check_added(path, tables, each[0], edition)
-    rows: dict[str, list[pd.DataFrame]] = {
-        name: [tables[name].assign(**{ADDED: tables is not each[0]}) for tables in each if name in tables]
-        for name in edition.problems
-    }
-    return {name: pd.concat(_latest(tables), ignore_index=True).copy() for name, tables in rows.items() if tables}
-
-
-def _check_added(
-    folder: Path, tables: "dict[str, pd.DataFrame]", base: "dict[str, pd.DataFrame]", edition: "Edition"
-) -> None:
-    """Check that rows can stand beside those of the edition. Raises UserError; says whose place they take."""
-    from invbench.leaderboard.edition import BASELINE
-    from invbench.leaderboard.rows import CURVES
-    from invbench.leaderboard.submission import check_comparable
-
-    names = [path.name for path in folder.glob("*.parquet") if not path.name.endswith(CURVES)]
-    for name in sorted(set(names) - {f"{problem}.parquet" for problem in edition.problems}):
-        raise UserError(f"--add {folder / name}: the edition has no such problem")
-    replaced: dict[str, None] = {}
-    for name, table in tables.items():
-        if complaint := next(check_comparable(name, table, base.get(name)), None):
-            raise UserError(f"--add {folder / name}.parquet: {complaint}")
-        same = sorted(set(table["method"]) & set(base[name]["method"])) if name in base else []
-        if BASELINE in same:
-            raise UserError(f"--add {folder / name}.parquet has rows of {BASELINE}, which all are compared with")
-        replaced |= dict.fromkeys(same)
-    if replaced:
-        echo(f"{', '.join(replaced)}: rows of {folder} are shown in the place of the edition's", err=True)
-
-
-def _folders_of_rows(folder: Path) -> list[Path]:
-    """Return a folder of rows itself, or those folders in it that have rows."""
-    return [path for path in (folder, *sorted(folder.glob("*/"))) if next(path.glob("*.parquet"), None) is not None]
-
-
 def _register_methods(added: list[Path], rows: "dict[str, pd.DataFrame]") -> None:
     """Import the files of added methods, which submissions have with them. Raises UserError where there is none."""
+    from invbench.leaderboard.added import folders_of_rows
     from invbench.leaderboard.standings import ADDED
 
-    folders = [path for one in added for path in _folders_of_rows(one)]
+    folders = [path for one in added for path in folders_of_rows(one)]
     for method in sorted({str(one) for table in rows.values() for one in table.loc[table[ADDED], "method"].unique()}):
         _register(method, *folders)
 
@@ -375,33 +324,6 @@ def _register(method: str, *folders: Path) -> None:
     if file is None:
         raise UserError(f"{method} is not registered: set {IMPORT_VARIABLE} to the file that registers it")
     _registered(str(file))
-
-
-def without_old_rows(rows: "dict[str, pd.DataFrame]", edition: "Edition", method: str) -> "dict[str, pd.DataFrame]":
-    """Leave the rows of a method out that other code of it has made, and say so."""
-    from invbench.leaderboard.build import present_code
-
-    kept = {}
-    for name, table in rows.items():
-        of_method = table["method"] == method
-        if of_method.any():
-            old = of_method & ~table["code"].isin(present_code(edition, name, method))
-            if old.any():
-                says = f"rows that other code of {method} has made are left out; `--problem {name}` makes them again"
-                echo(f"{name}: {says}", err=True)
-            table = table[~old]
-        kept[name] = table
-    return {name: table for name, table in kept.items() if len(table)}
-
-
-def _latest(tables: "list[pd.DataFrame]") -> "list[pd.DataFrame]":
-    """Leave rows of a method out where a later table has it too, so that no method is counted twice."""
-    later: set[str] = set()
-    kept = []
-    for table in reversed(tables):
-        kept.append(table[~table["method"].isin(later)])
-        later |= set(table["method"])
-    return kept[::-1]
 
 
 def _print(rows: "dict[str, pd.DataFrame]", problem: str | None, rule: Select, format_: Format) -> None:

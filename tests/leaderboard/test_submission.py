@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 
 from invbench.choices import Rerun
 from invbench.cli import app
-from invbench.cli.leaderboard import without_old_rows
 from invbench.core.registry import IMPORT_VARIABLE, METHODS
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard import build as leaderboard_build
 from invbench.leaderboard import edition as editions
 from invbench.leaderboard import verify as verification
+from invbench.leaderboard.added import without_old_rows
 from invbench.leaderboard.build import RULES
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.rows import read_curves, read_rows
