@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invbench.components.symmetry import EquivariantLayer
+
 
 @cache
 def e2cnn() -> Any:
@@ -93,7 +95,7 @@ def without_reflections(given: Fields, rotations: int) -> Fields:
     return Fields(given.count, kind.gspace, kind.representations[0])
 
 
-class SteerableConvolution(nn.Module):
+class SteerableConvolution(EquivariantLayer):
     """A convolution whose kernel is a learned combination of the equivariant ones.
 
     Every pair of an input and an output field has the same basis of kernels, which is therefore made once for one pair;
@@ -107,6 +109,7 @@ class SteerableConvolution(nn.Module):
     """
 
     basis: Tensor
+    quarter_turn: Tensor | None
 
     def __init__(self, inputs: Fields, outputs: Fields, size: int, padding: int = 0, bias: bool = False) -> None:
         super().__init__()
@@ -114,6 +117,7 @@ class SteerableConvolution(nn.Module):
         self.elements = int(outputs.representation.size)
         basis, deviations = _pair_basis(inputs, outputs, size)
         self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("quarter_turn", _quarter_turn(outputs), persistent=False)
         noise = torch.randn(outputs.count, inputs.count, len(basis))
         self.weights = nn.Parameter(noise * deviations / math.sqrt(inputs.count))
         self.bias = nn.Parameter(torch.zeros(outputs.count)) if bias else None
@@ -127,6 +131,13 @@ class SteerableConvolution(nn.Module):
         kernel, bias = self.kernel()
         return F.conv2d(x, kernel, bias, padding=self.padding)
 
+    def turned(self, maps: Tensor, quarters: int) -> Tensor | None:
+        if self.quarter_turn is None:
+            return None
+        fields = torch.rot90(maps, quarters, (-2, -1)).unflatten(1, (-1, self.elements))
+        matrix = torch.linalg.matrix_power(self.quarter_turn, quarters).to(maps.dtype)
+        return torch.einsum("ab,nfbhw->nfahw", matrix, fields).flatten(1, 2)
+
     def export(self) -> nn.Conv2d:
         """The same map as a plain convolution with the present weights."""
         outputs, inputs, size, _ = self.shape
@@ -136,6 +147,17 @@ class SteerableConvolution(nn.Module):
             plain.weight = nn.Parameter(kernel, requires_grad=False)
             plain.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         return plain.train(self.training)
+
+
+def _quarter_turn(fields: Fields) -> Tensor | None:
+    """Return the matrix by which a field changes when the plane turns by a quarter; None where that is no element."""
+    elements = fields.space.fibergroup
+    reflections = isinstance(elements.elements[0], tuple)
+    rotations = elements.rotation_order if reflections else elements.order()
+    if rotations % 4:
+        return None
+    quarter = rotations // 4
+    return torch.tensor(fields.representation((0, quarter) if reflections else quarter), dtype=torch.float32)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a module that has learned a distribution of transformations tells about it."""
+"""What modules tell about symmetry: the distribution that they have learned, or how their outputs turn with inputs."""
 
 from collections.abc import Mapping
 
@@ -14,4 +14,12 @@ class LearnedSymmetry(nn.Module):
 
     def algebra(self) -> Tensor | None:
         """Return learned generators that act on vectors, (k, d, d)."""
+        return None
+
+
+class EquivariantLayer(nn.Module):
+    """Base of layers of images whose outputs turn with them, by a representation of a group."""
+
+    def turned(self, maps: Tensor, quarters: int) -> Tensor | None:
+        """Turn outputs (N, C, H, W) as inputs do by so many quarters; None where these are not of the layer's group."""
         return None

@@ -1,7 +1,9 @@
 """Measure how far predictions change when inputs are transformed."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators, random_motion
+from invbench.components.symmetry import EquivariantLayer
 from invbench.core.data import Problem
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
@@ -65,7 +68,9 @@ def measure(
         the mean over magnitudes and its examples; where the network has a representation φ also `representation`,
         the mean of ‖φ(g x) - φ(x)‖ / ‖φ(x)‖ at each magnitude. Square images: `quarter_turns` and `reflection`,
         mean changes, exact on the pixels, and `quarter_turns_error` and `reflection_error`, the largest differences of
-        any output. Point clouds: `rigid_motions`, the mean change under shifts and turns at random.
+        any output; and where the network has equivariant layers `layers`, for each, in the order of their calls, the
+        mean of ‖φ(g x) - ρ(g) φ(x)‖ / ‖φ(x)‖ over quarter turns g and some examples, its output φ turned by its
+        representation ρ. Point clouds: `rigid_motions`, the mean change under shifts and turns at random.
     """
     if problem.kind == "vector":
         return {}
@@ -79,6 +84,8 @@ def measure(
         elif probe.x.shape[-1] == probe.x.shape[-2]:
             profile |= _exact(probe, "quarter_turns", [partial(torch.rot90, k=k, dims=(-2, -1)) for k in (1, 2, 3)])
             profile |= _exact(probe, "reflection", [partial(torch.flip, dims=(-1,))])
+            if layers := _layers(probe):
+                profile["layers"] = layers
     return profile
 
 
@@ -115,13 +122,17 @@ class _Probe:
         return self.outputs_on(x).prediction
 
     def outputs_on(self, x: Tensor) -> Outputs:
-        """Return the outputs (N, ...) with the same random numbers at every call."""
-        seed, step = self.stream
-        with torch_stream(stream(seed, "evaluation", step), x.device):
-            outputs = outputs_of(self.model, x)
+        """Return the outputs (N, ...) with the same random numbers at every call, and say that one more is done."""
+        outputs = self.forward(x)
         self.count += 1
         self.advanced(self.count)
         return outputs
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Return the outputs (N, ...) with the same random numbers at every call."""
+        seed, step = self.stream
+        with torch_stream(stream(seed, "evaluation", step), x.device):
+            return outputs_of(self.model, x)
 
     def change(self, x: Tensor) -> Tensor:
         """Return the mean change of the prediction on transformed inputs, a 0-dimensional tensor."""
@@ -166,6 +177,38 @@ def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]])
     changes = torch.stack([probe.problem.task.change(probe.before, prediction).mean() for prediction in after])
     largest = torch.stack([(prediction - probe.before).abs().max() for prediction in after]).max()
     return {name: changes.mean().item(), f"{name}_error": largest.item()}
+
+
+def _layers(probe: _Probe) -> dict[str, float]:
+    """Measure how far the outputs of each equivariant layer do not turn with the input, by quarters."""
+    layers = {name: part for name, part in probe.model.named_modules() if isinstance(part, EquivariantLayer)}
+    if not layers:
+        return {}
+    x = probe.x[:: max(1, len(probe.x) // FEWEST)][:FEWEST]
+    turns = [_calls(probe, layers, torch.rot90(x, k, (-2, -1))) for k in range(4)]
+    errors: dict[str, list[Tensor]] = {}
+    for k in (1, 2, 3):
+        for (call, before), after in zip(turns[0].items(), turns[k].values(), strict=True):
+            if (expected := layers[call[0]].turned(before, k)) is not None:
+                distances = (after - expected).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1).clamp(min=1e-12)
+                errors.setdefault(call[0] if call[1] == 1 else f"{call[0]} {call[1]}", []).append(distances.mean())
+    return {name: torch.stack(each).mean().item() for name, each in errors.items()}
+
+
+def _calls(probe: _Probe, layers: Mapping[str, nn.Module], x: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Return the outputs of layers on inputs, in the order of their calls, by name and number of the call."""
+    outputs: dict[tuple[str, int], Tensor] = {}
+    counts: Counter[str] = Counter()
+
+    def keep(name: str, layer: nn.Module, inputs: object, output: Tensor) -> None:
+        counts[name] += 1
+        outputs[name, counts[name]] = output.detach()
+
+    with ExitStack() as hooks, torch.enable_grad():  # without gradients a steerable network has plain layers
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
+        probe.forward(x)
+    return outputs
 
 
 def _rigid_motions(probe: _Probe) -> float:

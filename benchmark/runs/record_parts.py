@@ -111,9 +111,10 @@ class Profile(_Part):
 
 
 class Invariance(_Part):
-    """Measured invariance, by generator."""
+    """Measured invariance, by generator and by layer."""
 
     generators: dict[str, Profile]
+    layers: dict[str, float] = {}
 
 
 def explained(error: ValidationError) -> str:

@@ -236,6 +236,32 @@ def test_invariance_is_measured_as_exact(tmp_path: Path) -> None:
     plain = run("erm", "digits", settings={"trainer.steps": 3, "backbone.width": 2}, out=tmp_path)
     assert plain.invariance["quarter_turns_error"] > 1e-4
     assert record.engine["parameters"] < 5000
+    layers = [f"features.1.network.{name}" for name in ("first", "middle", "middle 2", "last")]
+    assert list(record.invariance["layers"]) == layers
+    assert max(record.invariance["layers"].values()) < 1e-5
+    assert "layers" not in plain.invariance
+
+
+@pytest.mark.parametrize(("rotations", "reflections"), [(4, False), (8, True)])
+def test_a_layer_that_does_not_turn_is_found(rotations: int, reflections: bool) -> None:
+    settings = {"method.rotations": rotations, "method.reflections": reflections}
+    config = resolve("steerable", "digits", 0, settings)
+    problem = load(config, torch.float64)
+    model = build_model(config, problem).double()
+    profile = measure(model, problem, 0, 0)
+    assert max(profile["layers"].values()) < 1e-12
+    middle = model.get_submodule("features.1.network.middle")
+    basis = middle.get_buffer("basis")
+    basis += 0.1 * torch.randn_like(basis)
+    first, *others = measure(model, problem, 0, 0)["layers"].values()
+    assert first < 1e-12
+    assert min(others) > 1e-3
+
+
+def test_layers_of_a_group_without_quarter_turns_are_not_measured() -> None:
+    config = resolve("steerable", "digits", 0, {"method.rotations": 6})
+    problem = load(config, torch.float64)
+    assert "layers" not in measure(build_model(config, problem).double(), problem, 0, 0)
 
 
 def test_measuring_leaves_the_mode_alone() -> None:
