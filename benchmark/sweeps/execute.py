@@ -14,6 +14,7 @@ from invbench.choices import EngineName, Rerun
 from invbench.console import announce, somebody_looks
 from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
+from invbench.runs.folder import FIRST_STAGES
 from invbench.runs.options import RESULTS, Options
 from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import Fuse, parse_fuse
@@ -31,6 +32,7 @@ from invbench.sweeps.folder import (
 )
 from invbench.sweeps.monitor import SweepMonitor, duration
 from invbench.system.signals import stop_requests
+from invbench.training.restored import first_config
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
     settings = told_apart(configs)
     status_of, costs = statuses(configs, out), CostEstimator(out)
     todo = {config.spec.run_id for config in chosen(configs, status_of, request.rerun)}
+    first = first_stages([config for config in configs if config.spec.run_id in todo], out)
     width = max(len(config.title) for config in configs)
     lines, known, unknown = [], 0.0, 0
     for config in configs:
@@ -230,15 +233,26 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
             known, unknown = known + (seconds or 0), unknown + (seconds is None)
             line += f"  {'about ' + duration(seconds) if seconds is not None else 'no record like it'}"
         lines.append(f"{line}  {settings[run_id]}".rstrip())
+    for seconds in map(costs.seconds, first):
+        known, unknown = known + (seconds or 0), unknown + (seconds is None)
     total = f"{len(todo)} of {len(configs)} runs are left"
+    total += f", and {len(first)} first stage{'s' * (len(first) > 1)} that they begin from" if first else ""
     if known:
-        of = f"{len(todo) - unknown} of these take " if unknown else ""
+        of = f"{len(todo) + len(first) - unknown} of these take " if unknown else ""
         total += f": {of}about {duration(known / workers)}, {workers} at a time"
     if unknown:
         total += f"; nothing is known of what {unknown} of them take"
     if todo and any(cells.optuna for cells in request.sweep.cells):
         total += "; their results lead to further trials of the search"
     return [*lines, total]
+
+
+def first_stages(configs: Sequence[RunConfig], out: Path) -> list[RunConfig]:
+    """Return the runs that runs begin from and that are carried out for them, without those that are done."""
+    begun = [config for config in configs if config.method.second_stage and config.method.second_stage.from_run is None]
+    first = {one.spec.run_id: one for one in map(first_config, begun)}
+    status_of = statuses(first.values(), out / FIRST_STAGES)
+    return [config for run_id, config in first.items() if status_of[run_id] != "done"]
 
 
 def _grouped(failures: Sequence[str]) -> dict[str, int]:
