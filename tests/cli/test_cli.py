@@ -464,12 +464,12 @@ def test_a_dry_run_of_many_runs_is_a_summary(bench: Bench, tmp_path: Path) -> No
 
 def test_a_dry_run_counts_first_stages(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(
-        "seeds: 0-1\nset: {trainer.epochs: null, trainer.steps: 2, dataset.examples: 32}\n"
+        "seeds: 0-1\nset: {trainer.epochs: null, trainer.steps: 2, dataset.examples: 32, trainer.batch_size: 32}\n"
         "cells: [{method: [erm, jtt, crt], dataset: spirals}]"
     )
     dry = ("sweep", "x.yaml", "--dry-run", "--out", "runs")
     assert bench(*dry)[1].splitlines()[-1].startswith("6 of 6 runs are left, and 2 first stages that they begin from;")
-    values = ("trainer.epochs=null", "trainer.steps=2", "dataset.examples=32")
+    values = ("trainer.epochs=null", "trainer.steps=2", "dataset.examples=32", "trainer.batch_size=32")
     settings = [word for value in values for word in ("--set", value)]
     assert bench("run", "-m", "jtt", "-d", "spirals", *settings, "--out", "runs", "-q")[0] == 0
     assert bench(*dry)[1].splitlines()[-1].startswith("5 of 6 runs are left, and 1 first stage that they begin from")
