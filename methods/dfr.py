@@ -36,6 +36,7 @@ class DFR(SecondStage):
     display_name: ClassVar[str] = "DFR"
     requires: ClassVar[tuple[str, ...]] = ("classification",)
     keeps: ClassVar[Literal["nothing", "body", "network"]] = "body"
+    has_environments: ClassVar[bool] = False
 
     weight: float = setting(
         0.1, "λ, of the sum of the head's absolute weights", ge=0, search=LogUniform(1e-2, 10**0.5), fusable=True

@@ -41,6 +41,8 @@ class SecondStage(Method):
     keeps: ClassVar[Literal["nothing", "body", "network"]] = "nothing"
     """What the network has of the first stage's. A body that it keeps is not trained; with "network" the head begins
     where the first stage has left it."""
+    has_environments: ClassVar[bool] = True
+    """Whether what `begin` returns has the environments of the data."""
     provides: ClassVar[tuple[str, ...]] = ()
     """What `begin` adds to the data, in the words of `Dataset.provides`. A plain literal."""
 

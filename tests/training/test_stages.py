@@ -148,6 +148,12 @@ def test_only_the_head_is_trained(method: str, tmp_path: Path) -> None:
     assert record.engine["parameters"] == sum(p.numel() for p in second.head.parameters())  # type: ignore[union-attr]
 
 
+def test_what_compares_environments_is_refused_ahead_of_a_first_stage_that_leaves_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dfr trains on examples without environments, so vrex has none to compare"):
+        invbench.run("dfr+vrex", DATA, settings=SHORT, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_dfr_is_trained_on_balanced_examples_that_selection_does_not_see(tmp_path: Path) -> None:
     record = invbench.run("dfr", DATA, settings=SHORT, out=tmp_path)
     problem = load_run(tmp_path / record.run_id).problem
