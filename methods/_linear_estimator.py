@@ -77,7 +77,7 @@ class Origin:
 
     @classmethod
     def of(cls, examples: Examples, rows: slice | NDArray[np.bool_] = slice(None)) -> "Origin":
-        """Take the means of some rows."""
+        """Return the means of some rows, with the standard deviations of all rows as units."""
         spread = examples.x.std(0)
         return cls(examples.x[rows].mean(0), examples.y[rows].mean(0), np.where(spread > 0, spread, 1.0))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from invbench.leaderboard.added import latest
 from invbench.leaderboard.build import curves
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.rows import CURVES, read_curves, read_rows, write_rows
@@ -41,15 +42,15 @@ def merge(edition: Edition, methods: list[str], made: Path, folder: Path) -> Non
         raise SystemExit("\n".join(complaints))
     for name in {problem: None for rows in added.values() for problem in rows}:
         sources = [method for method, rows in added.items() if name in rows]
-        rows = [base[name][~base[name]["method"].isin(sources)], *(added[method][name] for method in sources)]
-        drawn = base_curves[name]
-        lines = [drawn[~drawn["method"].isin(sources)], *(curves(made / method / "runs" / name) for method in sources)]
-        write_rows(_in_order(rows, ["stage", "method", "run_id"]), folder / f"{name}.parquet")
-        write_rows(_in_order(lines, ["method", "seed", "step"]), folder / f"{name}{CURVES}")
+        rows = [base[name], *(added[method][name] for method in sources)]
+        lines = [base_curves[name], *(curves(made / method / "runs" / name) for method in sources)]
+        write_rows(_merged(rows, ["stage", "method", "run_id"]), folder / f"{name}.parquet")
+        write_rows(_merged(lines, ["method", "seed", "step"]), folder / f"{name}{CURVES}")
 
 
-def _in_order(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True).sort_values(columns, ignore_index=True)
+def _merged(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Join tables in which a method's rows are those of the last one that has it, in the order of columns."""
+    return pd.concat(latest(tables), ignore_index=True).sort_values(columns, ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from invbench.system.gpus import MOST_PROCESSES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from invbench.leaderboard.edition import Edition
     from invbench.sweeps.engines import Engine
 
 leaderboard_app = typer.Typer(
@@ -147,9 +148,7 @@ def run(
     continues; what was made by other code is made again.
     """
     from invbench.leaderboard.added import rows_of_edition, without_old_rows
-    from invbench.leaderboard.build import build as build_problem
     from invbench.leaderboard.edition import BASELINE, read_edition
-    from invbench.leaderboard.rows import write_rows
 
     chosen, name = read_edition(edition), _registered(method)
     if name == BASELINE:
@@ -166,21 +165,8 @@ def run(
             "will be shown alone there",
             err=True,
         )
-    done: list[str] = []
     with _engine(workers) as engine:
-        for one in asked:
-            path = out / edition / name / f"{one}.parquet"
-            try:
-                table = build_problem(
-                    chosen, one, out / edition / name / "runs" / one, engine, name, quiet, Rerun.stale
-                )
-            except (RunFailed, UserError) as failure:
-                echo(f"{one}: {failure}", err=True)
-                continue
-            write_rows(table, path)
-            done.append(one)
-            if len(done) < len(asked):
-                echo(f"{one}: {path}", err=True)
+        done = _carry_out(chosen, name, asked, out / edition / name, engine, quiet)
     if not done:
         raise RunFailed("failed", f"{name} has failed on every problem")
     rows = without_old_rows(rows_of_edition(chosen, folder / edition, [out / edition / name]), chosen, name)
@@ -301,6 +287,28 @@ def check(
     if complaints:
         raise RunFailed("not_valid", f"{folder} is no valid submission, for {len(complaints)} reasons")
     echo(f"{folder}: {submission.method} is as edition {chosen.version} asks")
+
+
+def _carry_out(
+    edition: "Edition", method: str, problems: list[str], out: Path, engine: "Engine", quiet: bool
+) -> list[str]:
+    """Carry out a method on problems, and write its rows. Returns those on which it has not failed, and says why."""
+    from invbench.leaderboard.build import build as build_problem
+    from invbench.leaderboard.rows import write_rows
+
+    done: list[str] = []
+    for name in problems:
+        path = out / f"{name}.parquet"
+        try:
+            table = build_problem(edition, name, out / "runs" / name, engine, method, quiet, Rerun.stale)
+        except (RunFailed, UserError) as failure:
+            echo(f"{name}: {failure}", err=True)
+            continue
+        write_rows(table, path)
+        done.append(name)
+        if len(done) < len(problems):
+            echo(f"{name}: {path}", err=True)
+    return done
 
 
 def _register_methods(added: list[Path], rows: "dict[str, pd.DataFrame]") -> None:

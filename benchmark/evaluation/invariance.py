@@ -151,17 +151,16 @@ def _profiles(probe: _Probe) -> dict[str, dict[str, Any]]:
         profile: dict[str, Any] = {"magnitudes": magnitudes.tolist(), "changes": each.mean(1).tolist()}
         if probe.rows:
             profile["by_class"] = {str(k): each[:, rows].mean().item() for k, rows in probe.rows.items()}
-        if probe.outputs.representation is not None:
-            distances = [_relative_distance(probe.outputs, outputs) for outputs in after]
+        if (expected := probe.outputs.representation) is not None:
+            distances = [_relative_distance(outputs.representation, expected) for outputs in after]  # type: ignore[arg-type]
             profile["representation"] = torch.stack(distances).tolist()
         profiles[name] = profile
     return profiles
 
 
-def _relative_distance(before: Outputs, after: Outputs) -> Tensor:
-    """Return the mean of ‖φ(g x) - φ(x)‖ / ‖φ(x)‖, a 0-dimensional tensor."""
-    first, second = (outputs.representation.flatten(1) for outputs in (before, after))  # type: ignore[union-attr]
-    distances: Tensor = (second - first).norm(dim=1) / first.norm(dim=1).clamp(min=1e-12)
+def _relative_distance(values: Tensor, expected: Tensor) -> Tensor:
+    """Return the mean over examples (N, ...) of ‖values - expected‖ / ‖expected‖, a 0-dimensional tensor."""
+    distances: Tensor = (values - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp(min=1e-12)
     return distances.mean()
 
 
@@ -190,8 +189,8 @@ def _layers(probe: _Probe) -> dict[str, float]:
     for k in (1, 2, 3):
         for (call, before), after in zip(turns[0].items(), turns[k].values(), strict=True):
             if (expected := layers[call[0]].turned(before, k)) is not None:
-                distances = (after - expected).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1).clamp(min=1e-12)
-                errors.setdefault(call[0] if call[1] == 1 else f"{call[0]} {call[1]}", []).append(distances.mean())
+                name = call[0] if call[1] == 1 else f"{call[0]} {call[1]}"
+                errors.setdefault(name, []).append(_relative_distance(after, expected))
     return {name: torch.stack(each).mean().item() for name, each in errors.items()}
 
 

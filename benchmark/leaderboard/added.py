@@ -14,7 +14,7 @@ from invbench.leaderboard.standings import ADDED
 from invbench.leaderboard.submission import check_comparable
 
 
-def rows_of_edition(edition: Edition, folder: Path, added: Sequence[Path] = ()) -> dict[str, pd.DataFrame]:
+def rows_of_edition(edition: Edition, folder: Path, added: Sequence[Path]) -> dict[str, pd.DataFrame]:
     """Read the rows of an edition, and of further folders, which are marked as added, by problem.
 
     Args:
@@ -42,7 +42,7 @@ def rows_of_edition(edition: Edition, folder: Path, added: Sequence[Path] = ()) 
         name: [tables[name].assign(**{ADDED: tables is not each[0]}) for tables in each if name in tables]
         for name in edition.problems
     }
-    return {name: pd.concat(_latest(tables), ignore_index=True).copy() for name, tables in rows.items() if tables}
+    return {name: pd.concat(latest(tables), ignore_index=True).copy() for name, tables in rows.items() if tables}
 
 
 def folders_of_rows(folder: Path) -> list[Path]:
@@ -84,7 +84,7 @@ def _check_added(
         announce(f"{', '.join(replaced)}: rows of {folder} are shown in the place of the edition's")
 
 
-def _latest(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+def latest(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """Leave rows of a method out where a later table has it too, so that no method is counted twice."""
     later: set[str] = set()
     kept = []

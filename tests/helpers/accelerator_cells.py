@@ -230,7 +230,7 @@ def compare_method(gpu: Accelerator, method: str, datasets: Sequence[str]) -> No
 
 
 def main(device: str, cells: Sequence[str]) -> None:
-    """Compare cells on a device."""
+    """Compare the training of cells, METHOD/DATASET, on a device and on the CPU, and print a line for each."""
     gpu = accelerator(device)
     from invbench.evaluation import metrics
 

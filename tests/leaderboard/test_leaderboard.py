@@ -1,6 +1,7 @@
 """The leaderboard: an edition says what is run, each rule selects, and standings are what one computes by hand."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,24 +106,30 @@ def test_the_editions_of_the_package_can_be_run(name: str) -> None:
         chosen.left_out_search(problem, "erm")
 
 
-@pytest.mark.slow
-def test_a_problem_is_built_once(tmp_path: Path) -> None:
+@pytest.fixture
+def engine() -> Iterator[LocalEngine]:
+    """Yield an engine with one process, which carries out several sweeps."""
     with LocalEngine(LocalResources(workers=1).slots()).kept_warm() as engine:
-        later = edition().model_copy(update={"without": ("irmv1",)})  # irmv1 came after it
-        for method in ("erm", "irmv1"):
-            rows = build(later, "spirals", tmp_path, engine, method, quiet=True)
-        counts = rows.groupby(["method", "stage"]).size()
-        for method in ("erm", "irmv1"):
-            assert counts[method].to_dict() == dict(zip(STAGES, (6, 9, 2, 2, 2), strict=True))
-        assert set(rows["status"]) == {"done"}
-        best = rows[(rows["stage"] == "search") & (rows["method"] == "erm")].groupby("trainer.learning_rate")
-        means = best["best_validation.validation_accuracy"].mean()
-        chosen = rows[(rows["stage"] == "best_validation") & (rows["method"] == "erm")]["trainer.learning_rate"]
-        assert means[chosen.iloc[0]] == means.max()
-        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
-        again = build(later, "spirals", tmp_path, engine, "irmv1", quiet=True)
-        assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
-        pd.testing.assert_frame_equal(again, rows)
+        yield engine
+
+
+@pytest.mark.slow
+def test_a_problem_is_built_once(tmp_path: Path, engine: LocalEngine) -> None:
+    later = edition().model_copy(update={"without": ("irmv1",)})  # irmv1 came after it
+    for method in ("erm", "irmv1"):
+        rows = build(later, "spirals", tmp_path, engine, method, quiet=True)
+    counts = rows.groupby(["method", "stage"]).size()
+    for method in ("erm", "irmv1"):
+        assert counts[method].to_dict() == dict(zip(STAGES, (6, 9, 2, 2, 2), strict=True))
+    assert set(rows["status"]) == {"done"}
+    best = rows[(rows["stage"] == "search") & (rows["method"] == "erm")].groupby("trainer.learning_rate")
+    means = best["best_validation.validation_accuracy"].mean()
+    chosen = rows[(rows["stage"] == "best_validation") & (rows["method"] == "erm")]["trainer.learning_rate"]
+    assert means[chosen.iloc[0]] == means.max()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    again = build(later, "spirals", tmp_path, engine, "irmv1", quiet=True)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    pd.testing.assert_frame_equal(again, rows)
     write_rows(rows, tmp_path / "rows" / "spirals.parquet")
     read = read_rows(tmp_path / "rows", ["spirals", "other"], "test")
     assert list(read) == ["spirals"]
