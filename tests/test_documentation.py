@@ -1,6 +1,7 @@
 """What the documents show works as shown."""
 
 import importlib
+import math
 import re
 import shlex
 import subprocess
@@ -43,7 +44,11 @@ EXAMPLES: dict[str, Callable[[list[float]], bool]] = {
     "own_method": lambda values: values[4] < 0.3 and min(values[9], values[14]) > 2.8 and max(values[10:14]) < 0.1,
     "own_dataset": lambda values: values[3] < 0.3 < 0.45 < values[6],
     "which_symmetry": lambda values: (
-        1.2 < values[1] < 1.75 and max(values[2:4]) < 0.6 and values[4] > 0.9 and values[5] < 0.6 and values[6] < 5
+        abs(values[1] - math.pi / 2) < 0.2
+        and max(values[2:4]) < 0.6
+        and values[4] > 0.9
+        and values[5] < 0.6
+        and values[6] < 5
     ),
     "composition": lambda values: max(values[3], values[7], values[11]) < 0.75 < 0.85 < values[15],
 }

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -591,6 +592,21 @@ def test_data(bench: Bench) -> None:
     out = bench("show", "qm9")[1]
     assert "release: qm9, 87 MB to fetch, not here" in out
     assert "get it: bench data fetch qm9" in out
+
+
+def test_data_become_representations(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "spirals.safetensors"
+    command = ("data", "embed", "spirals", "--backbone", "mlp", "--set", "backbone.width=4")
+    status, out, err = bench(*command, "--out", str(file))
+    assert status == 0, err
+    assert f"{file}: 4 numbers of each example; train " in out
+    (advice,) = re.findall("^bench (run .*)", out, re.MULTILINE)
+    status, out, err = bench(*shlex.split(advice), "--set", "trainer.steps=2", "--json")
+    assert status == 0, err
+    assert json.loads(out)[0]["status"] == "done"
+    status, _, err = bench(*command[:3], "--backbone", "none", "--out", str(tmp_path / "none.safetensors"))
+    assert status == 2
+    assert "no backbone 'none'" in err
 
 
 @pytest.mark.realdata

@@ -231,8 +231,7 @@ def test_networks_without_such_layers_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dataset", "most", "tolerance"), [("digits", math.pi / 2, 0.2), ("sixes", 0.0, 0.1)])
-def test_the_width_that_the_data_have(dataset: str, most: float, tolerance: float, tmp_path: Path) -> None:
-    settings = {"dataset.max_rotation": most}
-    record = invbench.run("marginal_likelihood", dataset, settings=settings, out=tmp_path)
-    assert record.metrics["symmetry_error"] < tolerance
+def test_no_width_where_a_turn_changes_the_class(tmp_path: Path) -> None:
+    """docs/examples/which_symmetry.py, which is tested, shows that it finds the width of turned digits."""
+    record = invbench.run("marginal_likelihood", "sixes", settings={"dataset.max_rotation": 0.0}, out=tmp_path)
+    assert record.metrics["symmetry_error"] < 0.1
