@@ -79,6 +79,8 @@ def profile(paths: Sequence[Path]) -> Figure:
 def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     """Draw what runs learned besides the weights over their steps: all numbers, and the interval of the rotation.
 
+    Numbers of another kind, such as precisions beside widths, have axes of their own.
+
     Args:
         paths: folders with runs.
         marks: angles in radians at which lines show what the rotation's interval ought to be, both ways.
@@ -91,28 +93,28 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
     runs = [(record.spec, curves) for (_, record), curves in read if curves is not None and _numbers(curves)]
     if not runs:
         raise UserError("none of these runs learned a distribution of augmentations; augerino does")
-    groups = groups_of([spec for spec, _ in runs])
     styles = styles_of(name for _, curves in runs for name in _numbers(curves))
-    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), 2, squeeze=False)
-    for ((label, dataset), members), (left, right) in zip(groups.items(), axes, strict=True):
-        tables = [runs[i][1] for i in members]
-        for name in _numbers(tables[0]):
-            what, _, generator = name.partition(".")
+    rows = [
+        (f"{label} on {display_dataset(dataset)}\n{kind}", [runs[i][1] for i in members], names)
+        for (label, dataset), members in groups_of([spec for spec, _ in runs]).items()
+        for kind, names in _kinds(runs[members[0]][1]).items()
+    ]
+    figure = Figure(figsize=(4 * PANEL, 0.6 + 1.4 * PANEL * len(rows)), layout="constrained")
+    for (label, tables, names), (left, right) in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
+        for name in names:
             for number, curves in enumerate(curves for curves in tables if name in curves):
-                text = generator.replace("_", " ") if number == 0 else None
+                text = name.partition(".")[2].replace("_", " ") if number == 0 else None
                 left.plot(curves["step"], curves[name], **styles[name], linewidth=1.2, label=text)
-            left.set_ylabel(f"{label} on {display_dataset(dataset)}\n{what}", fontsize=9)
+        left.set_ylabel(label, fontsize=9)
         left.legend(fontsize=8)
-        _interval(right, tables, marks)
-    for ax in axes[-1]:
+        _interval(right, tables if "width.rotation" in names else [], marks)
+    for ax in figure.axes[-2:]:
         ax.set_xlabel("step", fontsize=9)
     return finish(figure, [])
 
 
 def _interval(ax: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
     """Draw plus and minus half the rotation's width, one line per run, with marks."""
-    runs = [curves for curves in runs if "width.rotation" in curves]
     if not runs:
         ax.set_axis_off()
         return
@@ -132,6 +134,14 @@ def _numbers(curves: pd.DataFrame) -> list[str]:
     """Return the columns of learned numbers: those with a gradient beside them."""
     gradients = {str(name).replace("_gradient.", ".", 1) for name in curves.columns if "_gradient." in str(name)}
     return [str(name) for name in curves.columns if name in gradients]
+
+
+def _kinds(curves: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns of learned numbers by kind, such as width or precision."""
+    kinds: dict[str, list[str]] = {}
+    for name in _numbers(curves):
+        kinds.setdefault(name.partition(".")[0], []).append(name)
+    return kinds
 
 
 def angle(paths: Sequence[Path], example: int) -> Figure:

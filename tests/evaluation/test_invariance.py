@@ -222,6 +222,13 @@ def test_twelve_widths_can_be_told_apart(tmp_path: Path) -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 12
 
 
+def test_precisions_are_not_drawn_on_the_axes_of_widths(tmp_path: Path) -> None:
+    settings = small_settings("marginal_likelihood", "digits") | {"trainer.steps": 3}
+    run("marginal_likelihood", "digits", settings=settings, out=tmp_path)
+    labels = [ax.get_ylabel().partition("\n")[2] for ax in figures.widths([tmp_path], []).axes[::2]]
+    assert labels == ["width", "precision"]
+
+
 @pytest.mark.parametrize(
     ("settings", "examples"),
     [
