@@ -46,11 +46,11 @@ class EIIL(SecondStage):
 def least_invariant(g: Tensor, logits: Tensor, steps: int, learning_rate: float) -> Tensor:
     """Maximise the squared sums of the slopes (N,) in both environments; return the weights' logits (N,)."""
     logits = logits.clone().requires_grad_()
-    adam = torch.optim.Adam([logits], learning_rate)
-    with torch.enable_grad():
-        for _ in range(steps):
+    adam = torch.optim.Adam([logits], learning_rate, fused=True)
+    with torch.no_grad():
+        for _ in range(steps):  # with the gradient written out, since autograd would take three quarters of the time
             w = logits.sigmoid()
-            objective = ((w * g).mean() ** 2 + ((1 - w) * g).mean() ** 2) / 2
-            (logits.grad,) = torch.autograd.grad(-objective, logits)
+            first, second = (w * g).mean(), ((1 - w) * g).mean()
+            logits.grad = -(first - second) * w * (1 - w) * g / len(g)
             adam.step()
     return logits.detach()

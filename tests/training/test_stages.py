@@ -197,6 +197,19 @@ def test_eiil_finds_the_signs_of_the_slopes() -> None:
     )
 
 
+def test_eiils_gradient_is_that_of_its_objective() -> None:
+    torch.manual_seed(0)
+    g, first = torch.randn(50), torch.randn(50, dtype=torch.float64)
+    logits = first.clone().requires_grad_()
+    adam = torch.optim.Adam([logits], 1e-2)
+    for _ in range(200):
+        adam.zero_grad()
+        w = logits.sigmoid()
+        (-((w * g).mean() ** 2 + ((1 - w) * g).mean() ** 2) / 2).backward()
+        adam.step()
+    torch.testing.assert_close(least_invariant(g, first, 200, 1e-2), logits.detach(), rtol=1e-10, atol=1e-10)
+
+
 def test_groups_are_inferred_on_the_command_line(bench: Bench, tmp_path: Path) -> None:
     given = ["--set", "trainer.steps=5", "--set", "trainer.batch_size=null", "--set", "method.eiil.steps=20"]
     status, _, err = bench(
