@@ -13,6 +13,7 @@ from invbench.console import announce
 from invbench.errors import RunFailed, UserError
 from invbench.leaderboard.edition import BASELINE, Edition
 from invbench.leaderboard.methods import knows
+from invbench.leaderboard.rows import CURVE_COLUMNS, REQUIRED
 from invbench.results.columns import SECTIONS, as_text
 from invbench.results.load import curves_of, load_results
 from invbench.results.selection import BEST
@@ -62,8 +63,9 @@ def build(
 ) -> pd.DataFrame:
     """Carry out what is left of a problem, and return its rows.
 
-    A trial that fails is a row too; it is not selected. The first run is done alone: where the data are not there, or
-    the code of the method raises an error, all others would fail as well.
+    A run that fails is a row too; a trial that does is not selected. The first run is done alone: where the data are
+    not there, or the code of the method raises an error, all others would fail as well. Where all runs diverge, the
+    rows say so, which ranks the method last.
 
     Args:
         edition, name: which problem.
@@ -75,7 +77,7 @@ def build(
 
     Raises:
         UserError: there is no such problem or method, or its data are not there.
-        RunFailed: the code of the method raises an error, or all runs fail.
+        RunFailed: the code of the method raises an error, or all runs of a stage fail and not because they diverge.
         Interrupted: Ctrl-C, or a full disk; the same call continues.
     """
     search, left_out = edition.search(name, method), edition.left_out_search(name, method)
@@ -91,10 +93,15 @@ def build(
     if left_out is not None:
         carry_out(left_out, LEFT_OUT)
     trials = trials_of(edition, name, out, method)
-    for rule in RULES:
+    for rule in _rules(trials):
         if rule is not Select.leave_one_env_out or left_out is not None:
             carry_out(selected(edition, trials, rule, announce), rule.value)
     return rows(edition, name, out, method)
+
+
+def _rules(trials: pd.DataFrame) -> tuple[Select, ...]:
+    """Return the rules that can select a trial; none where all have failed."""
+    return RULES if ((trials["stage"] == SEARCH) & (trials["status"] == "done")).any() else ()
 
 
 def _try(config: RunConfig, out: Path, quiet: bool, rerun: Rerun) -> None:
@@ -174,7 +181,7 @@ def rows(edition: Edition, name: str, out: Path, method: str = ALL) -> pd.DataFr
         judged(
             _runs_of([selected(edition, trials, rule)], out / rule.value).assign(stage=rule.value), problem.minus_half
         )
-        for rule in RULES
+        for rule in _rules(trials)
         if (out / rule.value).exists()
     ]
     runs = pd.concat([trials, *fresh], ignore_index=True).copy()  # in one piece, which makes adding columns fast
@@ -185,7 +192,8 @@ def rows(edition: Edition, name: str, out: Path, method: str = ALL) -> pd.DataFr
     texts = as_text(runs, settings)
     constant = [column for column in settings if texts[column].nunique() == 1]
     empty = [column for column in map(str, runs) if column not in settings and runs[column].isna().all()]
-    kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)]).copy()
+    kept = runs.drop(columns=[*constant, *empty, *(column for column in LEFT_OFF if column in runs)])
+    kept = kept.reindex(columns=list(dict.fromkeys([*kept, *REQUIRED])))  # where no run is done some have no value
     first = ["edition", "problem", "family", "stage", "method", "knows", "seed", "status", "code"]
     kept = kept.assign(
         edition=edition.version, problem=name, family=problem.family or name, knows=kept["method"].map(knows)
@@ -210,7 +218,7 @@ def judged(runs: pd.DataFrame, minus_half: str | None) -> pd.DataFrame:
     Raises:
         UserError: the runs do not have that metric.
     """
-    if minus_half is None:
+    if minus_half is None or not (runs["status"] == "done").any():
         return runs
     (primary,) = runs["data.primary"].dropna().unique()
     name = f"{primary}_minus_half_{minus_half}"
@@ -261,12 +269,14 @@ def curves(out: Path) -> pd.DataFrame:
         if curve is not None and set(names) <= set(curve):
             measured = curve[["step", *names]].rename(columns=names).dropna(subset=["test"])
             parts.append(measured.assign(method=run["method"], seed=run["seed"]))
-    table = pd.concat(parts, ignore_index=True)[["method", "seed", "step", "validation", "test"]]
+    if not parts:
+        return pd.DataFrame(columns=CURVE_COLUMNS)
+    table = pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]]
     return table.sort_values(["method", "seed", "step"], ignore_index=True)
 
 
 def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Rerun) -> None:
-    """Carry out a sweep; that single runs fail is a result."""
+    """Carry out a sweep; that single runs fail is a result, as is that all diverge."""
     if rerun is Rerun.stale and _has_old_failures(sweep, out):
         with suppress(RunFailed):
             carry_out_sweep(SweepRequest(sweep, out, rerun=Rerun.failed, quiet=quiet), engine)
@@ -274,6 +284,9 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Reru
         carry_out_sweep(SweepRequest(sweep, out, rerun=rerun, quiet=quiet), engine)
     runs = load_results(out)
     if not len(runs) or not (runs["status"] == "done").any():
+        if len(runs) and (runs["kind"] == "diverged").all():
+            announce(f"all {len(runs)} runs in {out} have diverged: that is worse than all others")
+            return
         raise RunFailed("failed", f"all runs in {out} have failed; `record.json` in their folders says why")
 
 

@@ -54,8 +54,11 @@ def fresh_runs(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
 
 
 def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:
-    """Return the metric that a problem is judged by, and whether a high one is good."""
-    run = rows[rows["status"] == "done"].iloc[0]
+    """Return the metric that a problem is judged by, and whether a high one is good. Raises UserError without a run."""
+    done = rows[rows["status"] == "done"]
+    if not len(done):
+        raise UserError(f"{rows['problem'].iloc[0]}: no run is done, so nothing can be compared")
+    run = done.iloc[0]
     metric = str(run["data.metric"])
     return metric, bool(higher_is_better(metric, run["data.primary"], run["data.higher_is_better"]))
 

@@ -328,7 +328,6 @@ def test_rows_of_another_edition_are_refused(tmp_path: Path) -> None:
         ({"edition": [["test"]] * 5}, "edition holds other than texts"),
         ({"seed": 0.5}, "seeds are no integers"),
         ({"seed": "0"}, "seed holds other than numbers"),
-        ({"status": "failed"}, "no run is done"),
         ({"status": "DONE"}, "status is 'DONE', not done or failed"),
         ({"best_validation.step": float("nan")}, "do not all say which step was best in validation"),
         ({"data.metric": None}, "do not all say by which metric"),

@@ -25,9 +25,10 @@ from invbench.leaderboard.added import without_old_rows
 from invbench.leaderboard.build import RULES
 from invbench.leaderboard.edition import Edition, read_edition
 from invbench.leaderboard.rows import read_curves, read_rows
-from invbench.leaderboard.submission import check_submission, write_submission
+from invbench.leaderboard.submission import check_rows, check_submission, write_submission
 from invbench.leaderboard.verify import EXACT, OTHER, agreeing_digits, config_of, flatters, sampled, verify
 from invbench.runs.resolve import resolve
+from invbench.training.build import load_problem
 
 pytestmark = pytest.mark.slow  # the processes of two builds import torch again and again
 WORST_CASE = '''
@@ -434,6 +435,40 @@ def test_an_error_of_a_method_ends_its_first_run_and_names_the_line(world: tuple
     assert f"(wrong.py, line {line})" in result.stderr
     assert len(list((world[0] / "results" / "leaderboard-mine" / "small" / name).rglob("record.json"))) == 1
     assert isinstance(result.exception, RunFailed)
+
+
+DIVERGING = """
+    def build(self, model, problem):
+        if ALWAYS or round(float(problem.splits["train"].x.sum()), 3) in SUMS:
+            torch.nn.init.constant_(next(model.parameters()), torch.nan)
+        return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "stages"),
+    [
+        ("diverges_afresh", (100, 101), {"search", "left_out"}),
+        ("diverges_in_the_search", (0, 1), {"left_out"}),
+        ("diverges_always", (), set()),
+    ],
+)
+def test_a_method_that_diverges_is_last(
+    world: tuple[Path, Path], name: str, seeds: tuple[int, ...], stages: set[str]
+) -> None:
+    """In all fresh runs, or in all trials, or in all runs; the data tell it which one it is in."""
+    configs = [resolve("erm", "spirals", seed, tiny().problems["spirals"].set) for seed in seeds]
+    sums = [round(float(load_problem(config).splits["train"].x.sum()), 3) for config in configs]
+    text = WORST_CASE.replace(MINE, name) + DIVERGING.replace("SUMS", str(sums)).replace("ALWAYS", str(not seeds))
+    (world[0] / f"{name}.py").write_text(text)
+    result = bench("run", "-m", f"{name}.py", "--workers", 1, "--quiet")
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = Path("results", "leaderboard-mine", "small", name)
+    rows = read_rows(folder, ["spirals"], "test")
+    assert set(rows["spirals"].loc[rows["spirals"]["status"] == "done", "stage"]) == stages
+    table = pd.read_csv(StringIO(bench("show", "--problem", "spirals", "--format", "csv", "--add", folder).stdout))
+    assert table.set_index("method")["rank"].to_dict()[name] == 3
+    assert not list(check_rows(tiny(), rows, name, read_rows(Path("results/leaderboard/small"), ["spirals"], "test")))
 
 
 def test_a_problem_without_rows_is_said_before_it_is_run(world: tuple[Path, Path]) -> None:
