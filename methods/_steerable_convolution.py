@@ -109,7 +109,8 @@ class SteerableConvolution(EquivariantLayer):
     """
 
     basis: Tensor
-    quarter_turn: Tensor | None
+    quarter_turn_in: Tensor | None
+    quarter_turn_out: Tensor | None
 
     def __init__(self, inputs: Fields, outputs: Fields, size: int, padding: int = 0, bias: bool = False) -> None:
         super().__init__()
@@ -117,7 +118,8 @@ class SteerableConvolution(EquivariantLayer):
         self.elements = int(outputs.representation.size)
         basis, deviations = _pair_basis(inputs, outputs, size)
         self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("quarter_turn", _quarter_turn(outputs), persistent=False)
+        self.register_buffer("quarter_turn_in", _quarter_turn(inputs), persistent=False)
+        self.register_buffer("quarter_turn_out", _quarter_turn(outputs), persistent=False)
         noise = torch.randn(outputs.count, inputs.count, len(basis))
         self.weights = nn.Parameter(noise * deviations / math.sqrt(inputs.count))
         self.bias = nn.Parameter(torch.zeros(outputs.count)) if bias else None
@@ -131,12 +133,11 @@ class SteerableConvolution(EquivariantLayer):
         kernel, bias = self.kernel()
         return F.conv2d(x, kernel, bias, padding=self.padding)
 
-    def turned(self, maps: Tensor, quarters: int) -> Tensor | None:
-        if self.quarter_turn is None:
-            return None
-        fields = torch.rot90(maps, quarters, (-2, -1)).unflatten(1, (-1, self.elements))
-        matrix = torch.linalg.matrix_power(self.quarter_turn, quarters).to(maps.dtype)
-        return torch.einsum("ab,nfbhw->nfahw", matrix, fields).flatten(1, 2)
+    def turned_inputs(self, inputs: tuple[Tensor], quarters: int) -> tuple[Tensor] | None:
+        return None if self.quarter_turn_in is None else (_turned(inputs[0], quarters, self.quarter_turn_in),)
+
+    def turned_outputs(self, outputs: Tensor, quarters: int, inputs: tuple[Tensor]) -> Tensor | None:
+        return None if self.quarter_turn_out is None else _turned(outputs, quarters, self.quarter_turn_out)
 
     def export(self) -> nn.Conv2d:
         """The same map as a plain convolution with the present weights."""
@@ -147,6 +148,13 @@ class SteerableConvolution(EquivariantLayer):
             plain.weight = nn.Parameter(kernel, requires_grad=False)
             plain.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         return plain.train(self.training)
+
+
+def _turned(maps: Tensor, quarters: int, quarter: Tensor) -> Tensor:
+    """Turn fields (N, C, H, W) by quarters: their places, and each of them by a matrix (size of a field, same)."""
+    fields = torch.rot90(maps, quarters, (-2, -1)).unflatten(1, (-1, len(quarter)))
+    matrix = torch.linalg.matrix_power(quarter, quarters).to(maps.dtype)
+    return torch.einsum("ab,nfbhw->nfahw", matrix, fields).flatten(1, 2)
 
 
 def _quarter_turn(fields: Fields) -> Tensor | None:

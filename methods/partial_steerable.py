@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from invbench.components.images import require_square
 from invbench.components.learned import LearnedScalars
-from invbench.components.symmetry import LearnedSymmetry
+from invbench.components.symmetry import EquivariantLayer, LearnedSymmetry
 from invbench.core.backbone import FeaturesAndHead
 from invbench.core.data import Batch, Problem
 from invbench.core.method import Method, Outputs, State
@@ -133,8 +133,10 @@ class PartialNetwork(FeaturesAndHead):
         return outputs if self.features.shares is None else outputs._replace(learned={"share": self.features.share()})
 
 
-class TurnedConvolution(nn.Module):
+class TurnedConvolution(EquivariantLayer):
     """A convolution with the turns of one continuous kernel: maps (N, C, angles, S, S) to others.
+
+    It turns by quarters as its inputs do where angles are of the whole group, not of a part.
 
     Args:
         inputs, outputs: numbers of channels.
@@ -174,6 +176,26 @@ class TurnedConvolution(nn.Module):
         convolved = nn.functional.conv2d(x.flatten(1, 2), kernel, padding=self.size // 2)
         maps: Tensor = convolved.unflatten(1, (self.outputs, len(after)))
         return maps
+
+    def turned_inputs(
+        self, inputs: tuple[Tensor, Tensor | None, Tensor], quarters: int
+    ) -> tuple[Tensor, Tensor | None, Tensor] | None:
+        x, before, after = inputs
+        turned = torch.rot90(x, quarters, (-2, -1)) if before is None else _turned(x, before, quarters)
+        return None if turned is None else (turned, before, after)
+
+    def turned_outputs(
+        self, outputs: Tensor, quarters: int, inputs: tuple[Tensor, Tensor | None, Tensor]
+    ) -> Tensor | None:
+        return _turned(outputs, inputs[2], quarters)
+
+
+def _turned(maps: Tensor, angles: Tensor, quarters: int) -> Tensor | None:
+    """Turn maps (N, C, angles, S, S) by quarters; None where that does not lead from these angles to themselves."""
+    count = len(angles)
+    if count % 4 or not torch.isclose(angles[-1] - angles[0], angles.new_tensor(2 * math.pi * (1 - 1 / count))):
+        return None
+    return torch.rot90(maps, quarters, (-2, -1)).roll(quarters * count // 4, 2)
 
 
 class Sines(nn.Module):

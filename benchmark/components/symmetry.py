@@ -1,6 +1,8 @@
 """What modules tell about symmetry: the distribution that they have learned, or how their outputs turn with inputs."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,8 +20,12 @@ class LearnedSymmetry(nn.Module):
 
 
 class EquivariantLayer(nn.Module):
-    """Base of layers of images whose outputs turn with them, by a representation of a group."""
+    """Base of layers of images whose outputs turn as their inputs do, each by a representation of a group."""
 
-    def turned(self, maps: Tensor, quarters: int) -> Tensor | None:
-        """Turn outputs (N, C, H, W) as inputs do by so many quarters; None where these are not of the layer's group."""
-        return None
+    @abstractmethod
+    def turned_inputs(self, inputs: tuple[Any, ...], quarters: int) -> tuple[Any, ...] | None:
+        """Turn the arguments of `forward` by so many quarters; None where these are not of the layer's group."""
+
+    @abstractmethod
+    def turned_outputs(self, outputs: Tensor, quarters: int, inputs: tuple[Any, ...]) -> Tensor | None:
+        """Turn what `forward` makes of `inputs` by so many quarters; None where these are not of the layer's group."""

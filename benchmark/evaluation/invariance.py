@@ -68,9 +68,10 @@ def measure(
         the mean over magnitudes and its examples; where the network has a representation φ also `representation`,
         the mean of ‖φ(g x) - φ(x)‖ / ‖φ(x)‖ at each magnitude. Square images: `quarter_turns` and `reflection`,
         mean changes, exact on the pixels, and `quarter_turns_error` and `reflection_error`, the largest differences of
-        any output; and where the network has equivariant layers `layers`, for each, in the order of their calls, the
-        mean of ‖φ(g x) - ρ(g) φ(x)‖ / ‖φ(x)‖ over quarter turns g and some examples, its output φ turned by its
-        representation ρ. Point clouds: `rigid_motions`, the mean change under shifts and turns at random.
+        any output; and where the network has equivariant convolutions `layers`, for each φ, in the order of their
+        calls, the mean of ‖φ(ρ(g) z) - ρ'(g) φ(z)‖ / ‖φ(z)‖ over quarter turns g and the inputs z that some examples
+        give it, which turn by a representation ρ as its outputs do by ρ'. Point clouds: `rigid_motions`, the mean
+        change under shifts and turns at random.
     """
     if problem.kind == "vector":
         return {}
@@ -179,35 +180,42 @@ def _exact(probe: _Probe, name: str, elements: list[Callable[[Tensor], Tensor]])
 
 
 def _layers(probe: _Probe) -> dict[str, float]:
-    """Measure how far the outputs of each equivariant layer do not turn with the input, by quarters."""
+    """Measure how far the outputs of each equivariant layer do not turn with its inputs, by quarters."""
     layers = {name: part for name, part in probe.model.named_modules() if isinstance(part, EquivariantLayer)}
     if not layers:
         return {}
     x = probe.x[:: max(1, len(probe.x) // FEWEST)][:FEWEST]
-    turns = [_calls(probe, layers, torch.rot90(x, k, (-2, -1))) for k in range(4)]
-    errors: dict[str, list[Tensor]] = {}
-    for k in (1, 2, 3):
-        for (call, before), after in zip(turns[0].items(), turns[k].values(), strict=True):
-            if (expected := layers[call[0]].turned(before, k)) is not None:
-                name = call[0] if call[1] == 1 else f"{call[0]} {call[1]}"
-                errors.setdefault(name, []).append(_relative_distance(after, expected))
-    return {name: torch.stack(each).mean().item() for name, each in errors.items()}
+    errors: dict[str, float] = {}
+    for (name, number), inputs in _calls(probe, layers, x).items():
+        layer = layers[name]
+        before = layer(*inputs)
+        turns = [(layer.turned_inputs(inputs, k), layer.turned_outputs(before, k, inputs)) for k in (1, 2, 3)]
+        each = [
+            _relative_distance(layer(*turned), expected)
+            for turned, expected in turns
+            if turned is not None and expected is not None
+        ]
+        if each:
+            errors[name if number == 1 else f"{name} {number}"] = torch.stack(each).mean().item()
+    return errors
 
 
-def _calls(probe: _Probe, layers: Mapping[str, nn.Module], x: Tensor) -> dict[tuple[str, int], Tensor]:
-    """Return the outputs of layers on inputs, in the order of their calls, by name and number of the call."""
-    outputs: dict[tuple[str, int], Tensor] = {}
+def _calls(probe: _Probe, layers: Mapping[str, nn.Module], x: Tensor) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """Return the inputs of layers, in the order of their calls, by name and number of the call."""
+    calls: dict[tuple[str, int], tuple[Any, ...]] = {}
     counts: Counter[str] = Counter()
 
-    def keep(name: str, layer: nn.Module, inputs: object, output: Tensor) -> None:
+    def keep(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         counts[name] += 1
-        outputs[name, counts[name]] = output.detach()
+        calls[name, counts[name]] = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
 
     with ExitStack() as hooks, torch.enable_grad():  # without gradients a steerable network has plain layers
+        # Many inputs are predicted in parts, of which the last one is kept.
+        hooks.callback(probe.model.register_forward_pre_hook(lambda model, inputs: counts.clear()).remove)
         for name, layer in layers.items():
-            hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
+            hooks.callback(layer.register_forward_pre_hook(partial(keep, name)).remove)
         probe.forward(x)
-    return outputs
+    return calls
 
 
 def _rigid_motions(probe: _Probe) -> float:
