@@ -86,10 +86,6 @@ class Composition:
             for name in compares:
                 if "environments" in self.parts[name].requires:
                     raise UserError(f"{visiting} visits one environment at a time, so {name} has none to compare with")
-        for stage in [name for name, part in self._all(SecondStage).items() if not part.has_environments]:
-            for name, part in self.parts.items():
-                if "environments" in part.requires:
-                    raise UserError(f"{stage} trains on examples without environments, so {name} has none to compare")
         for looking in self._all(EnvironmentContext):
             names = list(self.parts)
             for name in names[names.index(looking) + 1 :]:

@@ -242,6 +242,11 @@ def _plain_yaml(content: bytes) -> Any:
         loader.dispose()
 
 
+def first_stages_of(results: Path) -> Path:
+    """Return the folder of the runs that those in a folder of results begin from; theirs are there, too."""
+    return results if results.name == FIRST_STAGES else results / FIRST_STAGES
+
+
 def unwritable(path: Path, error: OSError) -> UserError | RunFailed:
     """Turn the error of a results folder that cannot be written to into one for the user."""
     if error.errno in FULL_DISK:

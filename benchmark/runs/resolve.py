@@ -39,9 +39,29 @@ class RunConfig:
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """Return the classes whose code the run depends on, besides the engine."""
+        """Return the classes whose code the run depends on, besides the engine, those of its first stage among them."""
         parts = (*self.method.parts.values(), self.dataset, *([self.backbone] if self.backbone else []))
-        return tuple(type(part) for part in parts)
+        first = self.first_stage
+        return (*(type(part) for part in parts), *(first.classes if first else ()))
+
+    @property
+    def first_stage(self) -> "RunConfig | None":
+        """The run that is carried out for this one to begin from, if any. Raises UserError for wrong settings of it."""
+        stage = self.method.second_stage
+        if stage is None or stage.from_run is not None:
+            return None
+        if wrong := [name for name in stage.first_settings if name.partition(".")[0] == "dataset"]:
+            raise UserError(f"method.first_settings cannot change {wrong[0]}: both stages have the same data")
+        spec, trainer = self.spec, dict(self.spec.trainer)
+        for length in ("steps", "epochs"):
+            if trainer[length] is not None:
+                trainer[length] = max(1, round(stage.first_share * trainer[length]))
+        values = {f"dataset.{name}": value for name, value in spec.dataset_settings.items()}
+        values |= {f"trainer.{name}": value for name, value in trainer.items()}
+        if spec.backbone and not METHODS.load(stage.first_method.partition("+")[0]).replaces_model:
+            values |= {"backbone.name": spec.backbone}
+            values |= {f"backbone.{name}": value for name, value in spec.backbone_settings.items()}
+        return resolve(stage.first_method, spec.dataset, spec.seed, values | stage.first_settings)
 
 
 def resolve(
@@ -220,6 +240,12 @@ def _default_variant(dataset: type[Dataset]) -> Any:
 
 
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
+    if method.second_stage and not method.second_stage.has_environments:
+        left = tuple(what for what in data.capabilities() if what != "environments")
+        for name, part in method.parts.items():
+            if any("environments" in need.split(" or ") for need in unmet(part.requires, left)):
+                stage = next(name for name, part in method.parts.items() if part is method.second_stage)
+                raise UserError(f"{stage} trains on examples without environments, so {name} has none to compare")
     missing = unmet(method.requires, (*data.capabilities(), *method.provides))
     if not missing:
         return

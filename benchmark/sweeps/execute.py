@@ -14,7 +14,7 @@ from invbench.choices import EngineName, Rerun
 from invbench.console import announce, somebody_looks
 from invbench.errors import Interrupted, RunFailed
 from invbench.results.load import load_results
-from invbench.runs.folder import FIRST_STAGES
+from invbench.runs.folder import RunFolder, first_stages_of
 from invbench.runs.options import RESULTS, Options
 from invbench.runs.resolve import RunConfig
 from invbench.runs.spec import Fuse, parse_fuse
@@ -32,7 +32,6 @@ from invbench.sweeps.folder import (
 )
 from invbench.sweeps.monitor import SweepMonitor, duration
 from invbench.system.signals import stop_requests
-from invbench.training.restored import first_config
 
 
 @dataclass(frozen=True)
@@ -249,10 +248,17 @@ def dry_run(request: SweepRequest, workers: int) -> list[str]:
 
 def first_stages(configs: Sequence[RunConfig], out: Path) -> list[RunConfig]:
     """Return the runs that runs begin from and that are carried out for them, without those that are done."""
-    begun = [config for config in configs if config.method.second_stage and config.method.second_stage.from_run is None]
-    first = {one.spec.run_id: one for one in map(first_config, begun)}
-    status_of = statuses(first.values(), out / FIRST_STAGES)
-    return [config for run_id, config in first.items() if status_of[run_id] != "done"]
+    folder, first, asking = first_stages_of(out), dict[str, RunConfig](), list(configs)
+    while asking:  # a first stage may begin from another run
+        begun = {one.spec.run_id: one for config in asking if (one := config.first_stage)}
+        status_of = statuses(begun.values(), folder)
+        is_left = {
+            run_id: status != "done" or not RunFolder(folder / run_id).checkpoint.exists()
+            for run_id, status in status_of.items()
+        }
+        asking = [config for run_id, config in begun.items() if is_left[run_id] and run_id not in first]
+        first |= {config.spec.run_id: config for config in asking}
+    return list(first.values())
 
 
 def _grouped(failures: Sequence[str]) -> dict[str, int]:

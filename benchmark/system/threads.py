@@ -3,6 +3,10 @@
 import os
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadpoolctl import threadpool_limits
 
 POLICY = "OMP_WAIT_POLICY"
 CHOSEN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -28,21 +32,27 @@ def available_cores() -> int:
 def set_threads(count: int) -> None:
     """Set the number of threads of torch, and of the linear algebra of NumPy and SciPy, whose threads spin."""
     import torch  # this module is loaded ahead of it
-    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(count)
-    threadpool_limits(count, user_api="blas")
+    _linear_algebra(count)
 
 
 @contextmanager
 def threads_put_back() -> Iterator[None]:
     """Restore what `set_threads` changes after this block."""
     import torch
-    from threadpoolctl import threadpool_limits
 
-    before, blas = torch.get_num_threads(), threadpool_limits()
+    before, linear_algebra = torch.get_num_threads(), _linear_algebra(None)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        blas.restore_original_limits()
+        linear_algebra.restore_original_limits()
+
+
+def _linear_algebra(count: int | None) -> "threadpool_limits":
+    """Limit the threads of NumPy's and SciPy's linear algebra; None limits nothing. Returns what restores them."""
+    import scipy.linalg  # noqa: F401, only what is loaded is limited
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(count, user_api="blas")

@@ -12,14 +12,13 @@ from torch import nn
 from invbench.core.backbone import network_with_head
 from invbench.core.data import Problem, Split
 from invbench.core.method import Outputs
-from invbench.core.registry import METHODS
 from invbench.core.stages import FirstStage, Kept
 from invbench.datafiles.checksums import fingerprint
 from invbench.errors import Unusable, UserError
 from invbench.evaluation.metrics import outputs_of
 from invbench.runs.checkpoint import Checkpoint, check_fit
-from invbench.runs.folder import FIRST_STAGES, RunFolder
-from invbench.runs.resolve import RunConfig, from_spec, resolve
+from invbench.runs.folder import RunFolder, first_stages_of
+from invbench.runs.resolve import RunConfig, from_spec
 from invbench.runs.spec import RunSpec
 from invbench.seeding import stream
 from invbench.system.device import choose_device
@@ -95,25 +94,6 @@ class Begun(NamedTuple):
     described: dict[str, Any]
 
 
-def first_config(config: RunConfig) -> RunConfig:
-    """Return the run that a run begins from. Raises UserError for wrong settings of it."""
-    stage = config.method.second_stage
-    if stage is None:
-        raise ValueError(f"{config.title} has one stage only")
-    if wrong := [name for name in stage.first_settings if name.partition(".")[0] == "dataset"]:
-        raise UserError(f"method.first_settings cannot change {wrong[0]}: both stages have the same data")
-    spec, trainer = config.spec, dict(config.spec.trainer)
-    for length in ("steps", "epochs"):
-        if trainer[length] is not None:
-            trainer[length] = max(1, round(stage.first_share * trainer[length]))
-    values = {f"dataset.{name}": value for name, value in spec.dataset_settings.items()}
-    values |= {f"trainer.{name}": value for name, value in trainer.items()}
-    if spec.backbone and not METHODS.load(stage.first_method.partition("+")[0]).replaces_model:
-        values |= {"backbone.name": spec.backbone}
-        values |= {f"backbone.{name}": value for name, value in spec.backbone_settings.items()}
-    return resolve(stage.first_method, spec.dataset, spec.seed, values | stage.first_settings)
-
-
 def begun_in(config: RunConfig, problem: Problem, device: torch.device, results: Path) -> Begun:
     """Begin the second stage of a run whose first one is finished.
 
@@ -126,8 +106,8 @@ def begun_in(config: RunConfig, problem: Problem, device: torch.device, results:
     stage = config.method.second_stage
     if stage is None:
         raise ValueError(f"{config.title} has one stage only")
-    given = stage.from_run
-    folder = results / FIRST_STAGES / first_config(config).spec.run_id if given is None else Path(given)
+    given, first = stage.from_run, config.first_stage
+    folder = first_stages_of(results) / first.spec.run_id if first else Path(str(given))
     if not folder.is_dir():
         missing = "repeat the command that made the run" if given is None else "method.from_run names it"
         raise UserError(f"{config.title} begins from the run in {folder}, which is no folder: {missing}")
@@ -142,8 +122,8 @@ def begun_in(config: RunConfig, problem: Problem, device: torch.device, results:
     if stage.keeps != "nothing":
         _keep(model, restored, whole=stage.keeps == "network")
     spec, weights = restored.config.spec, weights_sum(restored.model)
-    first = {"run_id": spec.run_id, "method": spec.method, "weights_sha256": weights} | _described(data, problem)
-    return Begun(data, model, first)
+    described = {"run_id": spec.run_id, "method": spec.method, "weights_sha256": weights} | _described(data, problem)
+    return Begun(data, model, described)
 
 
 def weights_sum(model: nn.Module) -> str:

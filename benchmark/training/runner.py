@@ -15,7 +15,7 @@ from invbench.datafiles.checksums import is_regular, sha256
 from invbench.errors import Interrupted, RunFailed, RunHeld, Unusable, UserError
 from invbench.runs.checkpoint import Checkpoint
 from invbench.runs.commands import parse_seeds
-from invbench.runs.folder import FIRST_STAGES, RunFolder
+from invbench.runs.folder import RunFolder, first_stages_of
 from invbench.runs.given import named_dataset
 from invbench.runs.options import RESULTS, Options
 from invbench.runs.record import Record
@@ -25,7 +25,7 @@ from invbench.system.provenance import code_version
 from invbench.system.threads import set_threads, threads_put_back
 from invbench.training.attempt import Attempt, Metrics, record_unbuilt
 from invbench.training.build import load_problem
-from invbench.training.restored import first_config, load_run, weights_sum
+from invbench.training.restored import load_run, weights_sum
 
 WAIT_SECONDS = 0.5
 """Seconds between looks at whether another process has finished a first stage."""
@@ -263,8 +263,8 @@ def _attempt(
         RunFailed: code of the method, dataset or backbone raised an error; the record of the failure is written.
     """
     try:
-        if config.method.second_stage and config.method.second_stage.from_run is None:
-            _carry_out_first(first_config(config), replace(options, out=options.out / FIRST_STAGES))
+        if first := config.first_stage:
+            _carry_out_first(first, replace(options, out=first_stages_of(options.out)))
         return Attempt(config, problem or load_problem(config), folder, device, code, options)
     except (UserError, Interrupted):
         raise
@@ -312,17 +312,21 @@ def _other_data(config: RunConfig, record: Record) -> Problem | None:
 
 def _other_first_stage(config: RunConfig, record: Record, options: Options) -> bool:
     """Tell whether a run began from another one than is there now; one of its own that is gone is made anew."""
-    stage = config.method.second_stage
+    stage, first = config.method.second_stage, config.first_stage
     if stage is None:
         return False
-    if stage.from_run is None:
-        first, out = first_config(config), options.out / FIRST_STAGES
+    if first is None:
+        path = Path(str(stage.from_run))
+    else:
+        out = first_stages_of(options.out)
         folder = RunFolder(out / first.spec.run_id)
         if not folder.record.exists() or _lacks_weights(folder):
             _carry_out_first(first, replace(options, out=out))
-        return False
+        path, begun = folder.path, folder.read_record()
+        if begun is None or begun.finished <= record.started:
+            return False
     known: str | None = record.engine.get("first_stage", {}).get("weights_sha256")
-    return weights_sum(load_run(stage.from_run).model) != known
+    return weights_sum(load_run(path).model) != known
 
 
 def _other_weights(config: RunConfig, record: Record) -> bool:

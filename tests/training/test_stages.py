@@ -17,14 +17,17 @@ from torch import Tensor
 import invbench
 from invbench.components.clusters import clusters
 from invbench.core.method import Outputs
+from invbench.core.registry import METHODS
 from invbench.core.stages import FirstStage
 from invbench.errors import UserError
 from invbench.methods.eiil import least_invariant
+from invbench.methods.erm import ERM
 from invbench.methods.jtt import JTT
 from invbench.runs.folder import FIRST_STAGES, RunFolder
 from invbench.runs.resolve import resolve
+from invbench.sweeps.execute import first_stages
 from invbench.training.build import load_problem
-from invbench.training.restored import first_config, load_run
+from invbench.training.restored import load_run
 
 SHORT: dict[str, Any] = {"trainer.steps": 20, "backbone.width": 8, "trainer.batch_size": 16}
 DATA = "grouped_digits"
@@ -45,7 +48,7 @@ STAGES = {
 def test_a_run_of_two_stages_is_made_resumed_and_restored(method: str, tmp_path: Path) -> None:
     settings = SHORT | STAGES[method]
     record = invbench.run(method, DATA, settings=settings, out=tmp_path)
-    first = first_config(resolve(method, DATA, 0, settings))
+    first = resolve(method, DATA, 0, settings).first_stage
     assert record.engine["first_stage"]["run_id"] == first.spec.run_id
     record_of_first = RunFolder(tmp_path / FIRST_STAGES / first.spec.run_id).read_record()
     assert record_of_first is not None and record_of_first.status == "done"
@@ -69,7 +72,7 @@ def test_the_first_stage_is_trained_once(tmp_path: Path) -> None:
 def test_settings_of_the_first_stage() -> None:
     settings = SHORT | {"method.first_share": 0.25, "method.first_settings": {"trainer.learning_rate": 0.5}}
     config = resolve("jtt", DATA, 3, settings)
-    first = first_config(config)
+    first = config.first_stage
     assert (first.spec.method, first.spec.seed, first.trainer.steps, first.trainer.learning_rate) == ("erm", 3, 5, 0.5)
     assert first.spec.dataset_settings == config.spec.dataset_settings
     assert first.spec.backbone_settings == config.spec.backbone_settings
@@ -151,6 +154,8 @@ def test_only_the_head_is_trained(method: str, tmp_path: Path) -> None:
 def test_what_compares_environments_is_refused_ahead_of_a_first_stage_that_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dfr trains on examples without environments, so vrex has none to compare"):
         invbench.run("dfr+vrex", DATA, settings=SHORT, out=tmp_path)
+    with pytest.raises(UserError, match="so adversary has none to compare"):
+        invbench.run("dfr+adversary", "corrupted_digits", settings=SHORT, out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -251,6 +256,39 @@ def test_a_first_stage_that_is_gone_is_made_again(tmp_path: Path) -> None:
     load_run(tmp_path / record.run_id)
 
 
+def test_a_first_stage_that_was_made_anew_and_differs_makes_the_second_anew(tmp_path: Path) -> None:
+    """As by other code of a third party's method; the file of the second stage's method is the same."""
+    record = invbench.run("jtt", DATA, settings=SHORT, out=tmp_path)
+    first = RunFolder(tmp_path / FIRST_STAGES / record.engine["first_stage"]["run_id"])
+    other = invbench.run("erm", DATA, settings=SHORT | {"trainer.learning_rate": 0.1}, out=tmp_path / "other")
+    shutil.copy(tmp_path / "other" / other.run_id / "checkpoint.safetensors", first.checkpoint)
+    first.record.write_text(first.record.read_text().replace(first.load_record().finished, other.finished))
+    again = invbench.run("jtt", DATA, settings=SHORT, out=tmp_path)
+    assert again.engine["first_stage"]["weights_sha256"] != record.engine["first_stage"]["weights_sha256"]
+    load_run(tmp_path / record.run_id)
+
+
+def test_the_code_of_the_first_stage_belongs_to_a_run(tmp_path: Path) -> None:
+    with METHODS.temporary():
+        METHODS.register("another_erm")(type("AnotherERM", (ERM,), {"__module__": "elsewhere"}))
+        config = resolve("crt", DATA, 0, SHORT | {"method.first_method": "jtt"})
+        assert [cls.__name__ for cls in config.classes].count("ERM") == 1, "of the first stage's first stage"
+        config = resolve("crt", DATA, 0, SHORT | {"method.first_method": "another_erm"})
+        assert "AnotherERM" in [cls.__name__ for cls in config.classes]
+
+
+def test_first_stages_of_first_stages_are_counted_and_shared(tmp_path: Path) -> None:
+    settings = SHORT | {"method.first_method": "jtt"}
+    config = resolve("crt", DATA, 0, settings)
+    assert [one.spec.method for one in first_stages([config], tmp_path)] == ["jtt", "erm"]
+    invbench.run("crt", DATA, settings=settings, out=tmp_path)
+    assert first_stages([config], tmp_path) == []
+    assert {RunFolder(path).load_record().spec.method for path in (tmp_path / FIRST_STAGES).iterdir()} == {"jtt", "erm"}
+    for path in (tmp_path / FIRST_STAGES).glob("*/checkpoint.safetensors"):
+        path.unlink()
+    assert len(first_stages([config], tmp_path)) == 2
+
+
 def test_both_stages_have_the_same_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="method.first_settings cannot change dataset.label_noise"):
         invbench.run(
@@ -263,9 +301,7 @@ def test_both_stages_have_the_same_data(tmp_path: Path) -> None:
 
 
 def test_a_first_stage_whose_weights_are_damaged_or_gone_is_made_again(tmp_path: Path) -> None:
-    first = (
-        tmp_path / FIRST_STAGES / first_config(resolve("jtt", DATA, 0, SHORT)).spec.run_id / "checkpoint.safetensors"
-    )
+    first = tmp_path / FIRST_STAGES / resolve("jtt", DATA, 0, SHORT).first_stage.spec.run_id / "checkpoint.safetensors"
     record = invbench.run("jtt", DATA, settings=SHORT, out=tmp_path)
     whole = first.read_bytes()
     for content in (whole[:100], None):
@@ -281,7 +317,7 @@ def test_a_first_stage_whose_weights_are_damaged_or_gone_is_made_again(tmp_path:
 
 
 def test_a_first_stage_may_bring_its_own_network() -> None:
-    config = first_config(resolve("jtt", DATA, 0, SHORT | {"method.first_method": "steerable"}))
+    config = resolve("jtt", DATA, 0, SHORT | {"method.first_method": "steerable"}).first_stage
     assert config.spec.method == "steerable"
 
 

@@ -65,6 +65,15 @@ def test_linear_algebra_takes_as_many_threads_as_torch() -> None:
         assert torch.get_num_threads() == 3
 
 
+def test_what_is_loaded_later_takes_no_more() -> None:
+    code = (
+        "from invbench.system.threads import set_threads; set_threads(1); import numpy, scipy.linalg, threadpoolctl; "
+        "print(*(library['num_threads'] for library in threadpoolctl.threadpool_info()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"1"}
+
+
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("method", ["augerino", "erm"])
 def test_counting_moves_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
