@@ -12,6 +12,7 @@ mean of their risks. Steps and step size are the authors'. No attribute need be 
 data have are not used.
 """
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -45,12 +46,14 @@ class EIIL(SecondStage):
 
 def least_invariant(g: Tensor, logits: Tensor, steps: int, learning_rate: float) -> Tensor:
     """Maximise the squared sums of the slopes (N,) in both environments; return the weights' logits (N,)."""
-    logits = logits.clone().requires_grad_()
-    adam = torch.optim.Adam([logits], learning_rate, fused=True)
-    with torch.no_grad():
-        for _ in range(steps):  # with the gradient written out, since autograd would take three quarters of the time
-            w = logits.sigmoid()
-            first, second = (w * g).mean(), ((1 - w) * g).mean()
-            logits.grad = -(first - second) * w * (1 - w) * g / len(g)
-            adam.step()
-    return logits.detach()
+    logits = logits.clone()
+    mean, square = torch.zeros_like(logits), torch.zeros_like(logits)
+    for step in range(1, steps + 1):  # written out: torch's autograd and Adam take several times as long
+        w = logits.sigmoid()
+        first, second = (w * g).mean(), ((1 - w) * g).mean()
+        gradient = w * (1 - w) * g * ((first - second) / len(g))
+        mean.lerp_(gradient, 0.1)
+        square.lerp_(gradient.square(), 0.001)
+        deviation = square.sqrt().div_(math.sqrt(1 - 0.999**step)).add_(1e-8)
+        logits.addcdiv_(mean, deviation, value=learning_rate / (1 - 0.9**step))
+    return logits
