@@ -213,12 +213,12 @@ def judged(runs: pd.DataFrame, minus_half: str | None) -> pd.DataFrame:
     Args:
         runs: of one dataset, with the columns of `load_results`.
         minus_half: the metric half of which is taken off, without its split; of several nuisances their mean. None
-            leaves the runs as they are.
+            leaves the runs as they are, as does that none is done.
 
     Raises:
         UserError: the runs do not have that metric.
     """
-    if minus_half is None or not (runs["status"] == "done").any():
+    if minus_half is None or "data.primary" not in runs or runs["data.primary"].isna().all():
         return runs
     (primary,) = runs["data.primary"].dropna().unique()
     name = f"{primary}_minus_half_{minus_half}"

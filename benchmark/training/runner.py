@@ -323,7 +323,7 @@ def _other_first_stage(config: RunConfig, record: Record, options: Options) -> b
         if not folder.record.exists() or _lacks_weights(folder):
             _carry_out_first(first, replace(options, out=out))
         path, begun = folder.path, folder.read_record()
-        if begun is None or begun.finished <= record.started:
+        if begun is None or begun.finished < record.started:  # in whole seconds
             return False
     known: str | None = record.engine.get("first_stage", {}).get("weights_sha256")
     return weights_sum(load_run(path).model) != known
