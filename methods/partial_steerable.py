@@ -193,7 +193,7 @@ class TurnedConvolution(EquivariantLayer):
 def _turned(maps: Tensor, angles: Tensor, quarters: int) -> Tensor | None:
     """Turn maps (N, C, angles, S, S) by quarters; None where that does not lead from these angles to themselves."""
     count = len(angles)
-    if count % 4 or not torch.isclose(angles[-1] - angles[0], angles.new_tensor(2 * math.pi * (1 - 1 / count))):
+    if count % 4 or abs(float(angles[-1] - angles[0]) - 2 * math.pi * (1 - 1 / count)) > 1e-5:
         return None
     return torch.rot90(maps, quarters, (-2, -1)).roll(quarters * count // 4, 2)
 
