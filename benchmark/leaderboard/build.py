@@ -283,11 +283,11 @@ def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Reru
     with suppress(RunFailed):
         carry_out_sweep(SweepRequest(sweep, out, rerun=rerun, quiet=quiet), engine)
     runs = load_results(out)
-    if not len(runs) or not (runs["status"] == "done").any():
-        if len(runs) and (runs["kind"] == "diverged").all():
-            announce(f"all {len(runs)} runs in {out} have diverged: that is worse than all others")
-            return
+    if len(runs) and (runs["status"] == "done").any():
+        return
+    if not len(runs) or (runs["kind"] != "diverged").any():
         raise RunFailed("failed", f"all runs in {out} have failed; `record.json` in their folders says why")
+    announce(f"all {len(runs)} runs in {out} have diverged: that is worse than all others")
 
 
 def present_code(edition: Edition, name: str, method: str) -> set[str]:

@@ -195,7 +195,7 @@ def _check_metric(table: pd.DataFrame, base: pd.DataFrame) -> Iterator[str]:
     done = table[table["status"] == "done"]
     for name in ("data.metric", "data.primary", "data.higher_is_better"):
         expected = set(base[name].dropna())
-        if set(done[name]) - expected:
+        if len(done) and set(done[name]) != expected:
             yield f"{name} is not {', '.join(map(str, expected))} in all rows"
 
 
@@ -249,6 +249,8 @@ def _check_identities(edition: Edition, table: pd.DataFrame) -> Iterator[str]:
 
 def _check_numbers(done: pd.DataFrame) -> Iterator[str]:
     """Check that metrics are finite, accuracies are shares, and times are positive."""
+    if done.empty:
+        return
     for name in map(str, done):
         if name.startswith("cost.") and not (np.isfinite(done[name]) & (done[name] >= 0) | done[name].isna()).all():
             yield f"{name} is negative or infinite"
@@ -257,8 +259,6 @@ def _check_numbers(done: pd.DataFrame) -> Iterator[str]:
             yield f"{name} is no share"
     if not (done["cost.wall_seconds"] > 0).all():
         yield "cost.wall_seconds is not positive for all runs that are done"
-    if done.empty:
-        return
     metric, primary = (str(done[name].iloc[0]) for name in ("data.metric", "data.primary"))
     names = [metric, f"validation_{primary}", f"{BEST}{metric}", f"{BEST}validation_{primary}"]
     whole = done[done["stage"] != LEFT_OUT]

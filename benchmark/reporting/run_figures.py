@@ -115,6 +115,7 @@ def widths(paths: Sequence[Path], marks: Sequence[float]) -> Figure:
 
 def _interval(ax: Axes, runs: list[pd.DataFrame], marks: Sequence[float]) -> None:
     """Draw plus and minus half the rotation's width, one line per run, with marks."""
+    runs = [curves for curves in runs if "width.rotation" in curves]
     if not runs:
         ax.set_axis_off()
         return

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
 from invbench.core.backbone import Backbone
@@ -15,7 +16,7 @@ from invbench.core.hooks import GradientPenalty, WeighsPenalty, WithCritic
 from invbench.core.method import Method, class_overrides
 from invbench.core.registry import BACKBONES, DATASETS, METHODS, datasets_with_defaults, unmet
 from invbench.core.settings import Settings
-from invbench.core.stages import provided_by
+from invbench.core.stages import SecondStage, provided_by
 from invbench.core.trainer import TrainerConfig
 from invbench.errors import NotProvided, UserError, brief, did_you_mean
 from invbench.runs.config import Layer, assignments_layer, check_sections, merge, recipe_layers
@@ -44,7 +45,7 @@ class RunConfig:
         first = self.first_stage
         return (*(type(part) for part in parts), *(first.classes if first else ()))
 
-    @property
+    @cached_property
     def first_stage(self) -> "RunConfig | None":
         """The run that is carried out for this one to begin from, if any. Raises UserError for wrong settings of it."""
         stage = self.method.second_stage
@@ -240,12 +241,7 @@ def _default_variant(dataset: type[Dataset]) -> Any:
 
 
 def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
-    if method.second_stage and not method.second_stage.has_environments:
-        left = tuple(what for what in data.capabilities() if what != "environments")
-        for name, part in method.parts.items():
-            if any("environments" in need.split(" or ") for need in unmet(part.requires, left)):
-                stage = next(name for name, part in method.parts.items() if part is method.second_stage)
-                raise UserError(f"{stage} trains on examples without environments, so {name} has none to compare")
+    _check_environments_left(method, data)
     missing = unmet(method.requires, (*data.capabilities(), *method.provides))
     if not missing:
         return
@@ -274,6 +270,19 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
         f"method {method.name} needs {' and '.join(missing)}, which dataset {dataset} with these settings does not "
         f"provide; {advice}"
     )
+
+
+def _check_environments_left(method: Composition, data: Dataset) -> None:
+    """Raise UserError where a part needs environments that a second stage takes away."""
+    left = tuple(what for what in data.capabilities() if what != "environments")
+    needing = [
+        name
+        for name, part in method.parts.items()
+        if any("environments" in need.split(" or ") for need in unmet(part.requires, left))
+    ]
+    for stage, part in method.parts.items():
+        if isinstance(part, SecondStage) and not part.has_environments and needing:
+            raise UserError(f"{stage} trains on examples without environments, so {needing[0]} has none to compare")
 
 
 def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:

@@ -340,6 +340,11 @@ def test_rows_that_nothing_can_be_done_with_are_refused(change: dict[str, Any], 
         read_rows(tmp_path, ["spirals"], "test")
 
 
+def test_rows_of_which_none_is_done_are_one_line() -> None:
+    with pytest.raises(UserError, match="p: no run is done, so nothing can be compared"):
+        metric_of_rows(made_up(erm=[0.5, 0.6]).assign(status="failed"))
+
+
 def test_rows_that_grow_when_they_are_read_are_refused(tmp_path: Path) -> None:
     rows = pd.concat([made_up(erm=[0.5, 0.6])] * 16_000, ignore_index=True)
     write_rows(rows.assign(note="long" * 2000), tmp_path / "spirals.parquet")
