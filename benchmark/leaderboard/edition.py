@@ -135,7 +135,7 @@ class Edition(Settings):
         def searched(method: str) -> Ranges:
             fixed = problem.set_of.get(method, {})
             ranges = self.ranges | problem.ranges | self.ranges_of.get(method, {})
-            return ranges | {name: (fixed[name],) for name in ranges if name in fixed}
+            return ranges | {name: (fixed[name],) for name in fixed if name in ranges or name.startswith("method.")}
 
         cells = tuple(
             SweepCells(
