@@ -81,11 +81,7 @@ class Composition:
         ):
             if len(parts) > 1:
                 raise UserError(f"{' and '.join(parts)} both replace {what}; use one of them at a time")
-        for visiting in self._one_at_a_time:
-            compares = [*self._with_penalty, *self._all(BatchMixing)]
-            for name in compares:
-                if "environments" in self.parts[name].requires:
-                    raise UserError(f"{visiting} visits one environment at a time, so {name} has none to compare with")
+        self.check_visits([name for name, part in self.parts.items() if "environments" in part.requires])
         for looking in self._all(EnvironmentContext):
             names = list(self.parts)
             for name in names[names.index(looking) + 1 :]:
@@ -95,6 +91,14 @@ class Composition:
         for mixing in self._all(BatchMixing):
             for name in (*self._all(WithCritic), *self._all(FeatureTransform), *self._with_losses):
                 raise UserError(f"{mixing} gives each example two targets, and {name} needs one")
+
+    def check_visits(self, needing: Iterable[str]) -> None:
+        """Raise UserError where a part visits one environment at a time, and one of those in need compares them."""
+        comparing = {*self._with_penalty, *self._all(BatchMixing)}
+        for visiting in self._one_at_a_time:
+            for name in needing:
+                if name in comparing:
+                    raise UserError(f"{visiting} visits one environment at a time, so {name} has none to compare with")
 
     def _all(self, kind: type[T]) -> dict[str, T]:
         """Return the parts of a kind, by name."""

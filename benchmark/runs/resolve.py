@@ -273,7 +273,7 @@ def _check_cell(method: Composition, dataset: str, data: Dataset) -> None:
 
 
 def _check_environments_left(method: Composition, data: Dataset) -> None:
-    """Raise UserError where a part needs environments that a second stage takes away."""
+    """Raise UserError where a part needs environments, and a second stage takes them away or another visits one."""
     left = tuple(what for what in data.capabilities() if what != "environments")
     needing = [
         name
@@ -283,6 +283,7 @@ def _check_environments_left(method: Composition, data: Dataset) -> None:
     for stage, part in method.parts.items():
         if isinstance(part, SecondStage) and not part.has_environments and needing:
             raise UserError(f"{stage} trains on examples without environments, so {needing[0]} has none to compare")
+    method.check_visits(needing)
 
 
 def _helpful(method: Composition, data: Dataset) -> dict[str, Any]:

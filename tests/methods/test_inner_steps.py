@@ -20,6 +20,7 @@ from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.core.trainer import Strategy
 from invbench.errors import UserError
 from invbench.runs.folder import RunFolder
+from invbench.runs.resolve import resolve
 from invbench.testing.cells import load
 from invbench.training.build import build_model
 from invbench.training.gradients import Objective, Step
@@ -300,3 +301,9 @@ def test_environments_may_come_in_any_order(name: str) -> None:
 def test_what_does_not_go_together(names: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         composed(names)
+
+
+def test_what_compares_environments_where_the_data_have_nothing_else_is_refused_beside_one_that_visits_them() -> None:
+    with pytest.raises(UserError, match="fish visits one environment at a time, so adversary has none to compare with"):
+        resolve("fish+adversary", "spirals")
+    resolve("fish+adversary", "tabular_nuisance", assignments={"dataset.environments": "nuisance_bins"})
