@@ -61,4 +61,4 @@ class RandomElements(nn.Module):
         self.algebra = algebra
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.algebra.transformed(x, draw_coefficients(x, self.algebra.shape[0], "uniform", 1.0))
+        return self.algebra.within_one(x, draw_coefficients(x, self.algebra.shape[0], "uniform", 1.0))

@@ -12,6 +12,8 @@ from invbench.core.data import Problem
 from invbench.errors import UserError
 
 Coefficients = Literal["normal", "uniform", "integers"]
+HALVINGS, TERMS = 6, 16
+"""Of `one_parameter_group`: steps of 2^-6 of the way are exact products, and a Taylor polynomial goes less than one."""
 
 
 class LearnedAlgebra(LearnedSymmetry):
@@ -48,11 +50,47 @@ class LearnedAlgebra(LearnedSymmetry):
     def algebra(self) -> Tensor:
         return on_every_block(self.generators(), self.parts)
 
+    def within_one(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """As `transformed`, with coefficients between -1 and 1; of one generator in much less time."""
+        if self.shape[0] > 1:
+            return self.transformed(x, coefficients)
+        (generator,) = self.generators()
+        return one_parameter_group(x.unflatten(1, (self.parts, self.side)), generator, coefficients[:, 0]).flatten(1)
+
     def transformed(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """Apply exp(Σ_k z_k L_k) to vectors (N, features), with coefficients z (N, K)."""
         matrices: Tensor = torch.linalg.matrix_exp(torch.einsum("nk,kij->nij", coefficients, self.generators()))
         moved: Tensor = (x.unflatten(1, (self.parts, self.side)) @ matrices.mT).flatten(1)
         return moved
+
+
+def one_parameter_group(x: Tensor, generator: Tensor, z: Tensor) -> Tensor:
+    """Return exp(z L) x of vectors x (N, ..., n), a matrix L (n, n) and numbers z (N,) between -1 and 1.
+
+    Vectors are moved, so no matrix is made for each of them: exp(z L) x = exp(ρ L / s) exp(L / s)^m x with s = 2^6, the
+    whole number m next to s z, and its binary digits. Beside rounding, the error is below 1e-7 up to a norm
+    of L of 150.
+    """
+    step, scaled = generator.mT / 2**HALVINGS, (z * 2**HALVINGS).reshape(-1, *[1] * (x.ndim - 1))
+    whole = scaled.round()
+    moved = _taylor(x, step, scaled - whole)
+    signs = 1 - 2 * torch.arange(2, dtype=x.dtype, device=x.device)[:, None, None]
+    forward, backward = _taylor(torch.eye(len(step), dtype=x.dtype, device=x.device).expand(2, -1, -1), step, signs)
+    left = whole.abs()
+    for _ in range(HALVINGS + 1):
+        further = torch.where(whole < 0, moved @ backward, moved @ forward)
+        moved = torch.where(left % 2 == 1, further, moved)
+        left, forward, backward = (left / 2).floor(), forward @ forward, backward @ backward
+    return moved
+
+
+def _taylor(x: Tensor, matrix: Tensor, factor: Tensor) -> Tensor:
+    """Sum the first terms of the exponential of factor · matrix, times row vectors x (..., n)."""
+    total = term = x
+    for k in range(1, TERMS + 1):
+        term = (term @ matrix) * (factor / k)
+        total = total + term
+    return total
 
 
 def on_every_block(generators: Tensor, count: int) -> Tensor:

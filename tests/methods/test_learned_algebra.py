@@ -11,7 +11,7 @@ from cells import small_config
 from scipy.linalg import expm
 from torch import nn
 
-from invbench.components.algebra import LearnedAlgebra, draw_coefficients, normalised, overlap
+from invbench.components.algebra import LearnedAlgebra, draw_coefficients, normalised, one_parameter_group, overlap
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.method import Outputs
 from invbench.core.task import BinaryClassification, Regression
@@ -44,6 +44,35 @@ def test_vectors_are_moved_by_the_exponential(count: int, block: int | None) -> 
     for row, coefficients, result in zip(x.numpy(), z.numpy(), moved.detach().numpy(), strict=True):
         expected = expm(np.einsum("k,kij->ij", coefficients, whole)) @ row
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "block"), [(1, None), (1, 2), (2, 3)])
+def test_coefficients_within_one_give_the_same(count: int, block: int | None) -> None:
+    algebra, x = algebra_of(count, block), problem_of().splits["train"].x
+    z = draw_coefficients(x, count, "uniform", 1.0)
+    torch.testing.assert_close(algebra.within_one(x, z), algebra.transformed(x, z), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.1, 3.0, 150.0])
+def test_one_parameter_group(norm: float) -> None:
+    torch.manual_seed(0)
+    rotation = torch.randn(4, 4, dtype=torch.float64)
+    generator = norm * (rotation - rotation.T) / (rotation - rotation.T).norm()
+    z, x = torch.tensor([1.0, -1.0, 0.0, 1 / 3, -0.77, 2**-6, 2**-7], dtype=torch.float64), torch.randn(7, 4).double()
+    expected = [expm(one.item() * generator.numpy()) @ row for one, row in zip(z, x.numpy(), strict=True)]
+    np.testing.assert_allclose(one_parameter_group(x, generator, z).numpy(), expected, atol=1e-7)
+
+
+def test_gradient_of_the_one_parameter_group() -> None:
+    torch.manual_seed(0)
+    generator, z, x = torch.randn(4, 4).double(), 2 * torch.rand(6).double() - 1, torch.randn(6, 4).double()
+    generator.requires_grad_()
+    assert torch.autograd.gradcheck(lambda matrix: one_parameter_group(x, matrix, z), generator)
+    matrices = torch.linalg.matrix_exp(z[:, None, None] * generator)
+    (expected,) = torch.autograd.grad((matrices @ x[..., None]).square().sum(), generator)
+    single = generator.detach().float().requires_grad_()
+    one_parameter_group(x.float(), single, z.float()).square().sum().backward()
+    torch.testing.assert_close(single.grad, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_vectors_that_cannot_be_cut_are_named() -> None:
