@@ -43,7 +43,7 @@ def merge(edition: Edition, methods: list[str], made: Path, folder: Path) -> Non
     for name in {problem: None for rows in added.values() for problem in rows}:
         sources = [method for method, rows in added.items() if name in rows]
         rows = [base[name], *(added[method][name] for method in sources)]
-        lines = [base_curves[name], *(curves(made / method / "runs" / name) for method in sources)]
+        lines = [base_curves[name], *(curves(added[method][name], made / method / "runs" / name) for method in sources)]
         write_rows(_merged(rows, ["stage", "method", "run_id"]), folder / f"{name}.parquet")
         write_rows(_merged(lines, ["method", "seed", "step"]), folder / f"{name}{CURVES}")
 

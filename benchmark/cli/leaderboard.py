@@ -125,7 +125,7 @@ def build(
                 echo(f"{name}: {failure}", err=True)
                 failures += 1
                 continue
-            write_rows(curves(runs / edition / name), path.with_suffix(CURVES))
+            write_rows(curves(table, runs / edition / name), path.with_suffix(CURVES))
             write_rows(table, path)
             echo(f"{name}: {path}", err=True)
     if failures:

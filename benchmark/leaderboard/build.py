@@ -253,14 +253,17 @@ def _exact(runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def curves(out: Path) -> pd.DataFrame:
+def curves(table: pd.DataFrame, out: Path) -> pd.DataFrame:
     """Return the learning curves of the settings that validation selected: method, seed, step, validation and test.
 
     Args:
-        out: folder of the runs of a problem.
+        table: rows of the problem; other runs in the folder, such as those of an earlier form, are left out.
+        out: folder of the problem's runs.
     """
-    runs = load_results(out / RULES[0].value)
-    runs = runs[runs["status"] == "done"]
+    rule = RULES[0].value
+    run_ids = table.loc[(table["stage"] == rule) & (table["status"] == "done"), "run_id"]
+    runs = load_results(out / rule)
+    runs = runs[runs["run_id"].isin(run_ids)]
     parts = []
     for (_, run), curve in zip(
         runs.iterrows(), curves_of([RunFolder(Path(path)) for path in runs["path"]]), strict=True
@@ -271,8 +274,8 @@ def curves(out: Path) -> pd.DataFrame:
             parts.append(measured.assign(method=run["method"], seed=run["seed"]))
     if not parts:
         return pd.DataFrame(columns=CURVE_COLUMNS)
-    table = pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]]
-    return table.sort_values(["method", "seed", "step"], ignore_index=True)
+    points = pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]]
+    return points.sort_values(["method", "seed", "step"], ignore_index=True)
 
 
 def _carry_out(sweep: Sweep, out: Path, engine: Engine, quiet: bool, rerun: Rerun) -> None:

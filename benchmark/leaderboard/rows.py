@@ -96,6 +96,8 @@ def read_curves(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
             tables[name] = _read(path)
             if lacking := [column for column in CURVE_COLUMNS if column not in tables[name]]:
                 raise UserError(f"{path} holds no learning curves: there is no column {', '.join(lacking)}")
+            if twice := int(tables[name].duplicated(["method", "seed", "step"]).sum()):
+                raise UserError(f"{path} has {twice} points more than once for the same method, seed and step")
     return tables
 
 

@@ -16,7 +16,7 @@ from invbench.choices import Format, Select
 from invbench.cli import app
 from invbench.errors import UserError
 from invbench.leaderboard import build as leaderboard_build
-from invbench.leaderboard.build import RULES, STAGES, build, judged, selected
+from invbench.leaderboard.build import RULES, STAGES, build, curves, judged, selected
 from invbench.leaderboard.edition import HELD_OUT, Edition, edition_names, read_edition
 from invbench.leaderboard.methods import knows
 from invbench.leaderboard.rows import read_curves, read_rows, write_rows
@@ -130,6 +130,8 @@ def test_a_problem_is_built_once(tmp_path: Path, engine: LocalEngine) -> None:
     again = build(later, "spirals", tmp_path, engine, "irmv1", quiet=True)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
     pd.testing.assert_frame_equal(again, rows)
+    drawn = {method: curves(part, tmp_path) for method, part in rows.groupby("method")}
+    assert {method: set(curve["method"]) for method, curve in drawn.items()} == {"erm": {"erm"}, "irmv1": {"irmv1"}}
     write_rows(rows, tmp_path / "rows" / "spirals.parquet")
     read = read_rows(tmp_path / "rows", ["spirals", "other"], "test")
     assert list(read) == ["spirals"]
@@ -360,6 +362,10 @@ def test_curves_that_are_none_are_refused(tmp_path: Path) -> None:
         read_curves(tmp_path, ["spirals"])
     (tmp_path / "spirals.curves.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="cannot be read"):
+        read_curves(tmp_path, ["spirals"])
+    point = {"method": "erm", "seed": 100, "step": 5, "validation": 0.5, "test": 0.5}
+    write_rows(pd.DataFrame([point, point]), tmp_path / "spirals.curves.parquet")
+    with pytest.raises(UserError, match="has 1 points more than once"):
         read_curves(tmp_path, ["spirals"])
 
 
