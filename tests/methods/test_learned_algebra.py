@@ -53,12 +53,15 @@ def test_coefficients_within_one_give_the_same(count: int, block: int | None) ->
     torch.testing.assert_close(algebra.within_one(x, z), algebra.transformed(x, z), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", [0.0, 0.1, 3.0, 150.0])
+@pytest.mark.parametrize("norm", [0.0, 0.1, 3.0, 60.0])
 def test_one_parameter_group(norm: float) -> None:
     torch.manual_seed(0)
     rotation = torch.randn(4, 4, dtype=torch.float64)
     generator = norm * (rotation - rotation.T) / (rotation - rotation.T).norm()
-    z, x = torch.tensor([1.0, -1.0, 0.0, 1 / 3, -0.77, 2**-6, 2**-7], dtype=torch.float64), torch.randn(7, 4).double()
+    z, x = (
+        torch.tensor([1.0, -1.0, 0.0, 1 / 3, -0.77, 1 / 32, -3 / 32], dtype=torch.float64),
+        torch.randn(7, 4).double(),
+    )
     expected = [expm(one.item() * generator.numpy()) @ row for one, row in zip(z, x.numpy(), strict=True)]
     np.testing.assert_allclose(one_parameter_group(x, generator, z).numpy(), expected, atol=1e-7)
 
