@@ -56,9 +56,10 @@ def test_every_method_is_searched_alike() -> None:
 
 
 def test_a_setting_of_one_method_is_not_searched() -> None:
-    sweep = edition(set_of={"vrex": {"trainer.learning_rate": 0.5}}).search("spirals")
-    rates = {run.spec.flat()["trainer.learning_rate"] for run in sweep.runs() if run.spec.method == "vrex"}
-    assert rates == {0.5}
+    fixed = {"trainer.learning_rate": 0.5, "method.weight": 3.0}
+    runs = edition(set_of={"vrex": fixed}).search("spirals", "vrex").runs()
+    for name, value in fixed.items():
+        assert {run.spec.flat()[name] for run in runs} == {value}
 
 
 def test_environments_are_left_out_by_the_first_seed() -> None:
