@@ -73,9 +73,9 @@ def one_parameter_group(x: Tensor, generator: Tensor, z: Tensor) -> Tensor:
     """
     step, scaled = generator.mT / PARTS, (z * PARTS).reshape(-1, *[1] * (x.ndim - 1))
     whole = scaled.round()
-    moved = x
+    moved, rest = x, scaled - whole
     for k in range(TERMS, 0, -1):
-        moved = torch.addcmul(x, moved @ step, scaled - whole, value=1 / k)
+        moved = torch.addcmul(x, moved @ step, rest, value=1 / k)
     chosen = (whole.reshape(-1, 1) == torch.arange(-PARTS, PARTS + 1, device=x.device)).to(x.dtype)
     result: Tensor = torch.einsum("nk,n...i,kij->n...j", chosen, moved, _powers(step))
     return result
