@@ -14,15 +14,15 @@ import collections
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn, Self
 
 import torch
 from frames import innermost
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
@@ -183,8 +183,8 @@ def on_cpu(value: Tensor) -> Tensor:
 
 def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make one operation: check its devices, count it, compute it on the CPU."""
-    name = func._schema.name.partition("::")[2]
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    name, changes = _schema(func)
+    tensors = list(_tensors((*args, *kwargs.values())))
     pretend = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     target = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     to_device = target is not None and target.type == NAME
@@ -202,32 +202,50 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _count("waits", name)
     if _counts is not None and name not in VIEWS:
         _counts.operations += 1
-    kwargs_on_cpu = tree_map(on_cpu, kwargs)
+    kwargs_on_cpu = {key: _map(on_cpu, value) for key, value in kwargs.items()}
     if to_device:
         kwargs_on_cpu |= {"device": torch.device("cpu")}
         kwargs_on_cpu.pop("pin_memory", None)
     if name == "_efficientzerotensor":  # it has no memory, which the CPU's operations below would read
         func = torch.ops.aten.zeros.default
-    result = func(*tree_map(on_cpu, args), **kwargs_on_cpu)
+    result = func(*_map(on_cpu, args), **kwargs_on_cpu)
     if target is not None and target.type == "cpu":
         return result
     if name == "_to_copy" and any(result is tensor.inner for tensor in pretend):
         result = result.clone()
-    changed = _changed(func, args, kwargs)
-    return tree_map(lambda leaf: _wrapped(leaf, changed), result)
+    arguments = [args[index] if index < len(args) else kwargs.get(key) for index, key in changes]
+    changed = {id(on_cpu(argument)): argument for argument in arguments if isinstance(argument, Tensor)}
+    return _map(lambda tensor: _wrapped(tensor, changed), result)
 
 
-def _wrapped(result: Any, changed: dict[int, Tensor]) -> Any:
-    if not isinstance(result, Tensor) or isinstance(result, PretendTensor):
+@cache
+def _schema(func: Any) -> tuple[str, list[tuple[int, str]]]:
+    """Return an operation's name, and index and name of each argument that it changes in place."""
+    arguments = enumerate(func._schema.arguments)
+    changes = [(index, a.name) for index, a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return func._schema.name.partition("::")[2], changes
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments, and in their lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _map(act: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return an argument, or a result, with a function of each of its tensors in their place."""
+    if isinstance(value, Tensor):
+        return act(value)
+    return type(value)([_map(act, each) for each in value]) if isinstance(value, list | tuple) else value
+
+
+def _wrapped(result: Tensor, changed: dict[int, Tensor]) -> Tensor:
+    if isinstance(result, PretendTensor):
         return result
     return changed[id(result)] if id(result) in changed else PretendTensor(result)
-
-
-def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Tensor]:
-    """Return the arguments that the operation changes in place, by the id of the tensor of the CPU."""
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
-    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return {id(on_cpu(given[name])): given[name] for name in names if isinstance(given.get(name), Tensor)}
 
 
 def _count_copy(source: Tensor, to_device: bool, to_cpu: bool) -> None:

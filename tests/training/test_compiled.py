@@ -34,13 +34,14 @@ SETTINGS: dict[str, Any] = {
     "trainer__epochs": None,
     "trainer__steps": 50,
 }
+FEW_UPDATES = {"method__pretrain_steps": 0, "method__critic_warm_up": 0, "method__critic_steps": 1}
 CELLS: dict[tuple[str, str], dict[str, Any]] = {
     ("erm", "spirals"): {},
     ("and_mask", "spirals"): {},
     ("coral", "spirals"): {},
     ("mixup", "spirals"): {},
     ("rsc", "spirals"): {},
-    ("adversary", "mi_toy"): {"method__pretrain_steps": 0, "method__critic_warm_up": 0, "method__critic_steps": 1},
+    ("adversary", "mi_toy"): FEW_UPDATES,
     ("steerable", "digits"): {},
     ("irm_games", "irm_regression"): {},
 }
@@ -101,9 +102,11 @@ def test_methods_of_every_kind(method: str, dataset: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "dataset"), [("and_mask", "spirals"), ("mutual_information", "mi_toy")])
-def test_together(method: str, dataset: str) -> None:
-    runs = [training_of(method, dataset, seed, trainer__compile=True) for seed in range(2)]
+@pytest.mark.parametrize(
+    ("method", "dataset", "settings"), [("and_mask", "spirals", {}), ("mutual_information", "mi_toy", FEW_UPDATES)]
+)
+def test_together(method: str, dataset: str, settings: dict[str, Any]) -> None:
+    runs = [training_of(method, dataset, seed, trainer__compile=True, **settings) for seed in range(2)]
     try:
         fused = FusedTraining(runs)
     except CannotFuse as reason:
@@ -111,15 +114,16 @@ def test_together(method: str, dataset: str) -> None:
     for _ in range(STEPS):
         fused.step()
     fused.unstack_runs()
-    check_close(runs[1], advance(training_of(method, dataset, 1), STEPS))
+    check_close(runs[1], advance(training_of(method, dataset, 1, **settings), STEPS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "strategy"), [("erm", "auto"), ("vrex", "loop")])
 def test_a_resumed_run_gives_the_same_bits(method: str, strategy: str) -> None:
-    settings = {"trainer__compile": True, "trainer__strategy": strategy, "trainer__dtype": "float32"}
-    whole = advance(training_of(method, "spirals", backbone__dropout=0.5, **settings), STEPS)
-    half, other = (training_of(method, "spirals", backbone__dropout=0.5, **settings) for _ in range(2))
+    settings: dict[str, Any] = {"trainer__compile": True, "trainer__strategy": strategy, "trainer__dtype": "float32"}
+    settings |= {"backbone__dropout": 0.5, "dataset__environments": 2}
+    whole = advance(training_of(method, "spirals", **settings), STEPS)
+    half, other = (training_of(method, "spirals", **settings) for _ in range(2))
     with half.noise():
         half.model.train()
         for _ in range(2):
