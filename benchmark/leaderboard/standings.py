@@ -55,12 +55,12 @@ def fresh_runs(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
 
 def metric_of_rows(rows: pd.DataFrame) -> tuple[str, bool]:
     """Return the metric that a problem is judged by, and whether a high one is good. Raises UserError without a run."""
-    done = rows[rows["status"] == "done"]
-    if not len(done):
+    is_done = (rows["status"] == "done").to_numpy()
+    if not is_done.any():
         raise UserError(f"{rows['problem'].iloc[0]}: no run is done, so nothing can be compared")
-    run = done.iloc[0]
-    metric = str(run["data.metric"])
-    return metric, bool(higher_is_better(metric, run["data.primary"], run["data.higher_is_better"]))
+    first = int(is_done.argmax())
+    metric, primary, higher = (rows[f"data.{name}"].iloc[first] for name in ("metric", "primary", "higher_is_better"))
+    return str(metric), bool(higher_is_better(str(metric), primary, higher))
 
 
 def scores(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
@@ -116,7 +116,12 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
     each = {str(name): fresh.loc[fresh["method"] == name, columns] for name in ordered}
     values = {name: runs.set_index("seed")[metric] for name, runs in each.items()}
     values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
-    search, tuning = rows[rows["stage"] == SEARCH], tuning_seconds(rows)
+    criterion = f"{BEST if rule is Select.best_validation else ''}validation_{fresh['data.primary'].iloc[0]}"
+    optimism = _optimism(rows, fresh, criterion) if criterion in rows else {}
+    trials = finished_trials(rows) if rule is Select.best_validation else {}
+    primary_higher = bool(fresh["data.higher_is_better"].iloc[0])
+    failed = rows.loc[(rows["stage"] == SEARCH) & (rows["status"] == "failed"), "method"].value_counts()
+    tuning = tuning_seconds(rows)
     known = rows.set_index("method")["knows"].to_dict()
     added = set(rows.loc[rows[ADDED], "method"]) if ADDED in rows else set()
     constant = constant_score(rows, rule)
@@ -129,15 +134,15 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "metric": metric,
                 "constant": constant,
                 "n": len(values[name]),
-                "failed": int((search.loc[search["method"] == name, "status"] == "failed").sum()),
+                "failed": int(failed.get(name, 0)),
                 "inactive": int(runs["inactive"].notna().sum()) if "inactive" in runs else 0,
                 "mean": values[name].mean(),
                 "half_width": half_width(values[name]),
                 **_from_baseline(values[name], values.get(BASELINE)),
-                "optimism": _optimism(rows, fresh, name, rule),
+                "optimism": optimism.get(name, math.nan) if primary_higher else -optimism.get(name, math.nan),
                 "seed_deviation": values[name].std(ddof=1),
-                "search_deviation": search_deviation(rows, name) if rule is Select.best_validation else math.nan,
-                "tied": _tied(rows, name) if rule is Select.best_validation else 0,
+                "search_deviation": search_deviation(trials[name], primary_higher) if name in trials else math.nan,
+                "tied": _tied(trials[name], primary_higher) if name in trials else 0,
                 "dependence": (
                     dependence := _mean_of(
                         runs, [str(column) for column in runs if TEST_DEPENDENCE.fullmatch(str(column))]
@@ -205,52 +210,53 @@ def selected_trial(rows: pd.DataFrame, rule: Select) -> "pd.Series[Any]":
     return row
 
 
-def _tied(rows: pd.DataFrame, method: str) -> int:
+def finished_trials(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the finished runs of each method's search: trial, validation (which selects) and shown (the metric).
+
+    A score that is not in the rows is NaN.
+    """
+    rows = _with_trials(rows)
+    is_finished = (rows["stage"] == SEARCH) & (rows["status"] == "done")
+    primary = rows["data.primary"].dropna().iloc[0]
+    names = {f"{BEST}validation_{primary}": "validation", f"{BEST}{metric_of_rows(rows)[0]}": "shown"}
+    columns = ["method", "trial", *(name for name in names if name in rows)]
+    trials = rows.loc[is_finished, columns].rename(columns=names).reindex(columns=["method", "trial", *names.values()])
+    return {str(method): of_method for method, of_method in trials.groupby("method")}
+
+
+def _tied(trials: pd.DataFrame, higher_is_better: bool) -> int:
     """Count the settings of a method that are equally good in validation; 0 where one is better than all others."""
-    criterion = _criterion(rows)
-    if criterion not in rows:
-        return 0
-    scores = _finished_trials(rows, method, [criterion]).groupby("trial")[criterion].agg(["mean", "count"])
+    scores = trials.groupby("trial")["validation"].agg(["mean", "count"])
     means = alike(scores.loc[scores["count"] == scores["count"].max(), "mean"])
-    best = means.max() if rows["data.higher_is_better"].dropna().iloc[0] else means.min()
-    count = int((means == best).sum())
+    count = int((means == (means.max() if higher_is_better else means.min())).sum())
     return count if count > 1 else 0
 
 
-def search_deviation(rows: pd.DataFrame, method: str) -> float:
+def search_deviation(trials: pd.DataFrame, higher_is_better: bool) -> float:
     """Return the standard deviation of the shown metric that comes from searching, with the search's own seeds.
 
     A search of as many trials, drawn again from those that were tried (with replacement), selects the one of them that
     is best in validation. The k-th best of n is selected with probability ((n - k + 1)^n - (n - k)^n) / n^n.
+
+    Args:
+        trials: of one method, as `finished_trials` returns them.
+        higher_is_better: in validation.
     """
-    criterion, metric = _criterion(rows), f"{BEST}{metric_of_rows(rows)[0]}"
-    if criterion not in rows or metric not in rows:
-        return math.nan
-    trials = _finished_trials(_with_trials(rows), method, [criterion, metric])
-    means = trials.groupby("trial")[[criterion, metric]].mean()
+    means = trials.groupby("trial")[["validation", "shown"]].mean()
     means = means.loc[np.isfinite(means.to_numpy()).all(axis=1)]
     n = len(means)
     if not n:
         return math.nan
-    means[criterion] = alike(means[criterion])
-    means = means.sort_values(criterion, ascending=not rows["data.higher_is_better"].dropna().iloc[0])
+    means = means.assign(validation=alike(means["validation"])).sort_values(
+        "validation", ascending=not higher_is_better
+    )
     left = np.arange(n, -1, -1) / n
     # Of equally good trials any may be selected: each has an equal part of what they have together.
-    shares = pd.Series(left[:-1] ** n - left[1:] ** n).groupby(means[criterion].to_numpy()).transform("mean").to_numpy()
-    values = means[metric].to_numpy()
+    each = pd.Series(left[:-1] ** n - left[1:] ** n)
+    shares = each.groupby(means["validation"].to_numpy()).transform("mean").to_numpy()
+    values = means["shown"].to_numpy()
     mean = float(shares @ values)
     return math.sqrt(float(shares @ (values - mean) ** 2))
-
-
-def _criterion(rows: pd.DataFrame) -> str:
-    """Return the name of the score by which validation selects."""
-    return f"{BEST}validation_{rows['data.primary'].dropna().iloc[0]}"
-
-
-def _finished_trials(rows: pd.DataFrame, method: str, columns: list[str]) -> pd.DataFrame:
-    """Return these columns of the finished runs of a method's search, with their trial."""
-    finished = (rows["method"] == method) & (rows["stage"] == SEARCH) & (rows["status"] == "done")
-    return rows.loc[finished, ["trial", *columns]]
 
 
 def _with_trials(rows: pd.DataFrame) -> pd.DataFrame:
@@ -291,18 +297,14 @@ def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
     return BETTER if (row["difference"] > 0) == higher_is_better else WORSE
 
 
-def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, method: str, rule: Select) -> float:
-    """Return the selected settings' score in validation in the search, less that of the fresh runs, oriented."""
-    score = f"validation_{fresh['data.primary'].iloc[0]}"
-    column = f"best_validation.{score}" if rule is Select.best_validation else score
-    if column not in rows:
-        return math.nan
-    of_method = fresh.loc[fresh["method"] == method, ["trial", column]]
-    if not len(of_method):
-        return math.nan
-    is_search = (rows["stage"] == SEARCH) & (rows["method"] == method) & (rows["trial"] == of_method["trial"].iloc[0])
-    difference = float(rows.loc[is_search, column].mean() - of_method[column].mean())
-    return difference if bool(fresh["data.higher_is_better"].iloc[0]) else -difference
+def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, criterion: str) -> dict[str, float]:
+    """Return what each method's selected settings scored in validation in the search, less what fresh runs do."""
+    of_search = rows.loc[rows["stage"] == SEARCH, ["method", "trial", criterion]]
+    searched = {key: scores.mean() for key, scores in of_search.groupby(["method", "trial"])[criterion]}
+    return {
+        str(method): searched.get((method, runs["trial"].iloc[0]), math.nan) - runs[criterion].mean()
+        for method, runs in fresh[["method", "trial", criterion]].groupby("method")
+    }
 
 
 OPTIONAL = {

@@ -35,8 +35,8 @@ def as_text(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _texts(values: pd.Series) -> list[str]:
-    """Write values as text; each different number once, of which a long column has few."""
-    if not pd.api.types.is_float_dtype(values.dtype):
+    """Write values as text; each different one once, of which a long column has few."""
+    if pd.api.types.is_object_dtype(values.dtype):  # lists have no hash, and 1 has that of true
         return list(map(_text, values))
     places, different = pd.factorize(values, use_na_sentinel=False)
     texts = list(map(_text, different))

@@ -86,10 +86,16 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 def alike(scores: pd.Series) -> pd.Series:
     """Return the numbers, with those made equal that differ from the next one by rounding only."""
-    order = scores.dropna().sort_values()
-    smaller = np.minimum(order.abs(), order.shift().abs())  # so infinity differs from every number
-    apart = order.diff() > ROUNDING * smaller
-    return order.groupby(apart.cumsum()).transform("first").reindex(scores.index)
+    values = scores.to_numpy(np.float64)
+    index = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN is last
+    order = values[index]
+    smaller = np.minimum(np.abs(order[1:]), np.abs(order[:-1]))  # so infinity differs from every number
+    with np.errstate(invalid="ignore"):
+        apart = np.diff(order) > ROUNDING * smaller
+    first = np.where(np.append(True, apart)[: len(order)], np.arange(len(order)), 0)
+    equal = np.full(len(values), np.nan)
+    equal[index] = order[np.maximum.accumulate(first)]
+    return pd.Series(equal, index=scores.index, name=scores.name)
 
 
 def best_of(values: Mapping[Name, pd.Series], higher_is_better: bool) -> Name:

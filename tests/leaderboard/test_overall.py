@@ -11,8 +11,8 @@ import scipy.stats
 from invbench.choices import Select
 from invbench.errors import UserError
 from invbench.leaderboard.overall import agreement, laid_out, overall, ranking, sentence
+from invbench.leaderboard.standings import finished_trials, search_deviation, standings
 from invbench.leaderboard.standings import laid_out as laid_out_standings
-from invbench.leaderboard.standings import search_deviation, standings
 
 BEST, ORACLE = Select.best_validation, Select.oracle
 
@@ -248,7 +248,9 @@ def test_the_deviation_that_comes_from_searching_is_that_of_searches_drawn_again
     for _ in range(20_000):
         again = [trials[i] for i in rng.integers(5, size=5)]
         drawn.append(max(again, key=lambda trial: trial[1])[2])
-    assert search_deviation(rows, "erm") == pytest.approx(np.std(drawn), rel=0.03)
+    assert search_deviation(finished_trials(rows)["erm"], higher_is_better=True) == pytest.approx(
+        np.std(drawn), rel=0.03
+    )
 
 
 def test_equally_good_trials_are_selected_alike() -> None:
@@ -269,7 +271,9 @@ def test_equally_good_trials_are_selected_alike() -> None:
         again = rng.integers(6, size=6)
         best = [k for k in again if k < 4] or list(again)
         drawn.append(tests[rng.choice(best)])
-    assert search_deviation(rows, "erm") == pytest.approx(np.std(drawn), rel=0.03)
+    assert search_deviation(finished_trials(rows)["erm"], higher_is_better=True) == pytest.approx(
+        np.std(drawn), rel=0.03
+    )
     assert standings(rows, BEST)["tied"].tolist() == [4]
     assert standings(rows_of("p", {"erm": [0.5, 0.6]}), BEST)["tied"].tolist() == [0]
 
