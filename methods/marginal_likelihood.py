@@ -31,7 +31,8 @@ Deviations from the authors' code:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -82,7 +83,7 @@ class MarginalLikelihood(AugmentationMethod):
         "network", "layers that have a prior and a part in H; last_layer is faster with convolutions, finds less width"
     )
     curvature_examples: int | None = setting(
-        None, "most examples of a batch that A and B are means of; null takes all", ge=1
+        8, "most examples of a batch that A and B are means of; null takes all, in memory", ge=1
     )
 
     def transformation(self, problem: Problem) -> nn.Module:
@@ -118,6 +119,7 @@ class WithEvidence(Averaged):
         if not layers:
             raise UserError("marginal_likelihood needs linear layers or convolutions; choose another backbone")
         self.layers = layers[-1:] if method.curvature == "last_layer" else layers
+        self.sizes = self._sizes(next(model.parameters()).new_zeros(1, *problem.input_shape))
         first = {layer.replace(".", "_") or "layer": math.log(method.first_precision) for layer in self.layers}
         self.precisions = LearnedScalars("precision", first, torch.exp, method.precision_learning_rate)
         self.scalars = (*self.learned, self.precisions)
@@ -148,48 +150,50 @@ class WithEvidence(Averaged):
 
     def roots(self, copies: Tensor) -> Roots:
         """Compute roots of the factors of H from copies (J, M, ...) of examples. The weights are constants."""
-        layers = {name: self.model.get_submodule(name) for name in self.layers}
-        training = [part for part in self.model.modules() if part.training]
-        self.model.eval()
-        predictions, inputs, slopes = self._inputs_and_slopes(layers, copies.flatten(0, 1))
-        for part in training:
-            part.training = True
+        with in_evaluation(self.model):
+            predictions, inputs, slopes = self._inputs_and_slopes(copies.flatten(0, 1))
         count = copies.shape[1]
         loss_roots = hessian_root(predictions.unflatten(0, (-1, count)).mean(0), self.task)
         roots = {}
-        for name, layer in layers.items():
+        for name in self.layers:
             mean_input = inputs[name].unflatten(0, (-1, count)).mean(0)
             mean_slopes = slopes[name].unflatten(1, (-1, count)).mean(1)
-            roots[name] = layer_roots(layer, mean_input, mean_slopes, loss_roots)
+            roots[name] = layer_roots(self.model.get_submodule(name), mean_input, mean_slopes, loss_roots)
         return roots
 
-    def _inputs_and_slopes(
-        self, layers: Mapping[str, nn.Module], x: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Compute predictions (N, K), inputs (N, ...) of layers, and derivatives (K, N, ...) by what layers return."""
-        constants = {name: value.detach() for name, value in self.model.named_parameters()}
-
-        def watched(rows: Tensor, watch: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor:
-            def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-                return lambda _, inputs, output: watch(name, inputs[0], output)
-
-            handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-            try:
-                return as_outputs(functional_call(self.model, constants, (rows,))).prediction
-            finally:
-                for handle in handles:
-                    handle.remove()
-
+    def _sizes(self, x: Tensor) -> dict[str, torch.Size]:
+        """Return what each layer makes of one example (1, ...), without the first dimension; training has not begun."""
         sizes: dict[str, torch.Size] = {}
 
         def note_size(name: str, _: Tensor, output: Tensor) -> Tensor:
             if name in sizes or len(output) != 1:
-                raise UserError("marginal_likelihood needs a network whose layers see every input once")
+                raise UserError(
+                    "marginal_likelihood needs a network whose layers see every input once, and another method's "
+                    "layers see copies or turns of it: use one of the methods at a time"
+                )
             sizes[name] = output.shape[1:]
             return output
 
-        with torch.no_grad():
-            watched(x[:1], note_size)
+        with torch.no_grad(), in_evaluation(self.model):
+            self._watched(x, note_size)
+        return sizes
+
+    def _watched(self, x: Tensor, watch: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor:
+        """Return predictions of x (N, ...), while `watch` replaces what layers return, by name, input and output."""
+
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+            return lambda _, inputs, output: watch(name, inputs[0], output)
+
+        handles = [self.model.get_submodule(name).register_forward_hook(hook(name)) for name in self.layers]
+        constants = {name: value.detach() for name, value in self.model.named_parameters()}
+        try:
+            return as_outputs(functional_call(self.model, constants, (x,))).prediction
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _inputs_and_slopes(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Compute predictions (N, K), inputs (N, ...) of layers, and derivatives (K, N, ...) by what layers return."""
 
         def shifted(shifts: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
             inputs: dict[str, Tensor] = {}
@@ -198,16 +202,28 @@ class WithEvidence(Averaged):
                 inputs[name] = given
                 return output + shifts[name]
 
-            predictions = watched(x, shift)
+            predictions = self._watched(x, shift)
             return predictions, (predictions, inputs)
 
-        zeros = {name: x.new_zeros(len(x), *sizes[name]) for name in layers}
+        zeros = {name: x.new_zeros(len(x), *self.sizes[name]) for name in self.layers}
         result: Any = vjp(shifted, zeros, has_aux=True)
         _, pullback, (predictions, inputs) = result
         outputs = predictions.shape[-1]
         each = torch.eye(outputs, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x), -1)
         (slopes,) = vmap(pullback)(each)
         return predictions, inputs, slopes
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Let a model be as in evaluation within a block."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def layer_roots(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:

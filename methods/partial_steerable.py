@@ -45,6 +45,7 @@ from invbench.core.data import Batch, Problem
 from invbench.core.method import Method, Outputs, State
 from invbench.core.registry import register_method
 from invbench.core.settings import LogUniform, setting
+from invbench.errors import UserError
 
 FREQUENCY, HIDDEN = 10.0, 32
 """ω_0 of the kernels' sines, and the width of their two hidden layers."""
@@ -63,7 +64,7 @@ class PartialSteerable(Method):
     layers: int = setting(2, "group convolutions after the first convolution, each with a share", ge=1)
     channels: int = setting(10, "channels of each layer", ge=1)
     kernel: int = setting(5, "side of the kernels, odd; the authors have 7", ge=3)
-    samples: int = setting(8, "n, angles of each layer; quarter turns are exact if 4 divides it", ge=1)
+    samples: int = setting(8, "n, angles of each layer; quarter turns are exact if 4 divides it", ge=2)
     first_share: float = setting(1.0, "θ of every layer at first", gt=0, le=1)
     learning_rate: float | None = setting(None, "of the shares; null takes the trainer's", gt=0)
     monotone_weight: float = setting(
@@ -95,7 +96,9 @@ class PartialFeatures(LearnedSymmetry):
     def __init__(self, method: PartialSteerable, problem: Problem) -> None:
         super().__init__()
         require_square(problem)
-        count, size = method.samples, method.kernel
+        count, size, side = method.samples, method.kernel, problem.input_shape[-1]
+        if size >= 2 * side:
+            raise UserError(f"method.kernel: {size} is more than the images of {side} pixels reach, {2 * side - 1}")
         first = {f"layer{number}": method.first_share for number in range(1, method.layers + 1)}
         self.layers = method.layers
         self.shares = LearnedScalars("share", first, reflected, method.learning_rate) if method.partial else None

@@ -24,8 +24,8 @@ Runs = Annotated[list[Path], typer.Argument(callback=possible, help="Finished ru
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 Out = Annotated[Path | None, typer.Option(callback=possible, help="A picture as well: .png, .pdf or .svg.")]
 ALPHAS = [1e-3, 1e-2, 1e-1, 1.0]
-SHOWN = 4
-"""Most changes of generators in a row."""
+SHOWN, SMALL_PART = 4, 0.1
+"""Most changes of generators in a row, and the share of a named generator below which it is not shown."""
 
 
 @analyze_app.command()
@@ -155,13 +155,23 @@ def symmetry(
     if tolerance <= 0:
         raise UserError("--tolerance must be above 0")
     found: list[tuple[str, FoundSymmetry]] = []
+    refusals: list[UserError] = []
     for label, folder in _labelled(runs, out):
-        run = load_run(folder.path, device)
-        with counting(f"{label}: examples") as on_progress:
-            found.append((label, make(run, examples, tolerance, on_progress)))
+        try:
+            run = load_run(folder.path, device)
+            with counting(f"{label}: examples") as on_progress:
+                found.append((label, make(run, examples, tolerance, on_progress)))
+        except UserError as error:
+            refusals.append(error)
+            continue
         _keep(folder.path / "symmetry.json", found[-1][1].model_dump_json(indent=1))
-    columns = ["dimension", "trivial", "least changes", "true ones", "largest angle"]
+    if not found:
+        raise refusals[0]
+    columns = ["dimension", "trivial", "changes least", "least changes", "true ones", "largest angle"]
     _show(columns, [(label, _symmetry_row(one)) for label, one in found])
+    echo("generators are in each run's symmetry.json; `--out FILE.png` draws them")
+    for refusal in refusals:
+        echo(f"left out: {refusal}", err=True)
     draw(lambda: symmetries(found), out)
 
 
@@ -223,7 +233,14 @@ def _symmetry_row(found: "FoundSymmetry") -> list[str]:
 
     true, angle = some(list(found.true_changes.values())), f"{found.angles[-1]:.3g}°" if found.angles else ""
     dimension = f"{found.dimension} of {len(found.changes)}"
-    return [dimension, "" if found.names else str(found.trivial), some(found.changes), true or "unknown", angle]
+    trivial, least = ("", _named(found)) if found.names else (str(found.trivial), "a matrix")
+    return [dimension, trivial, least, some(found.changes), true or "unknown", angle]
+
+
+def _named(found: "FoundSymmetry") -> str:
+    """Write the generator that changes outputs least as a sum of named ones, without small parts."""
+    parts = sorted(zip(found.coefficients[0], found.names, strict=True), key=lambda part: -abs(part[0]))
+    return " ".join(f"{share:+.2f} {name}" for share, name in parts if abs(share) >= SMALL_PART)
 
 
 def _show(columns: list[str], rows: list[tuple[str, list[str]]]) -> None:

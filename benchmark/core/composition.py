@@ -62,11 +62,12 @@ class Composition:
     parts: Mapping[str, Method]
 
     def __post_init__(self) -> None:
-        for name in list(self.parts)[1:]:
-            if self.parts[name].replaces_model:
-                rest = "+".join(other for other in self.parts if other != name)
-                raise UserError(f"{name} makes a network of its own, so it must come first: {name}+{rest}")
+        networks = [name for name, part in self.parts.items() if part.replaces_model]
+        if len(networks) == 1 and networks[0] != next(iter(self.parts)):
+            rest = "+".join(other for other in self.parts if other != networks[0])
+            raise UserError(f"{networks[0]} makes a network of its own, so it must come first: {networks[0]}+{rest}")
         for what, parts in (
+            ("the network", networks),
             ("the steps", [*self._all(InnerSteps), *self._one_per_environment]),
             ("the mean of the risks", [*self._with_risk, *self._one_at_a_time]),
             ("the mean of the gradients", [*self._with_rule, *self._one_at_a_time]),

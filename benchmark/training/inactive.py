@@ -53,14 +53,18 @@ def why_inactive(
 
 
 def idle_parts(objective: Objective, parameters: Mapping[str, Tensor], batch: Batch, state: State) -> list[str]:
-    """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch."""
+    """List the parts of the method whose penalty does not depend on the parameters, by autograd on one batch.
+
+    A penalty has a weight; another part may use the hook for what it computes in training only.
+    """
     # Batch normalisation must not learn from this pass.
     with eval_mode(objective.model), torch.random.fork_rng():
         risks, outputs = objective.joint(parameters, batch, state)
         return [
             name
             for name, part in objective.method.parts.items()
-            if overrides(part, "penalty")
+            if hasattr(part, "weight")
+            and overrides(part, "penalty")
             and not isinstance(part, WithCritic)
             and not part.penalty(risks, outputs, batch, state[name])[0].requires_grad
         ]

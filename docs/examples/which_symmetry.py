@@ -5,12 +5,13 @@ Four small problems:
     digits turned by up to 90 degrees   Augerino and LILA: how far one may turn them (a half-width in radians)
     a six, or its half turn             a network that is invariant to all turns, or to quarter turns, guesses; one
                                         whose layers learn to which part of the turns they are equivariant does not
-    two figures, upright or not         InstaAug: how far one may turn each of them, read off the picture
+    two figures, upright or not         InstaAug: how far one may turn each of them, read off the picture; shown is how
+                                        far that is from the truth, 45 degrees for each
     two bodies that circle              LieGAN: a matrix that nobody named, which moves states to states as likely
 
 Run it with
 
-    python which_symmetry.py        prints the numbers, and draws which_symmetry.png
+    python which_symmetry.py        prints the numbers, and draws which_symmetry.png, in two minutes on a CPU
 """
 
 import math
@@ -39,7 +40,7 @@ def bars(axes: Axes, values: dict[str, float], title: str, label: str, truth: fl
         axes.axhline(truth, color="black", linestyle="--", linewidth=1)
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(label)
-    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="x", labelsize=7.5)
 
 
 def main() -> None:
@@ -51,9 +52,9 @@ def main() -> None:
     }
     short = {"trainer__epochs": 10}
     sixes = {
-        "all turns": metrics("partial_steerable", "sixes", method__partial=False, **short),
-        "quarter turns": metrics("canonical", "sixes", **short),
-        "partial": metrics("partial_steerable", "sixes", **short),
+        "all turns\n(partial off)": metrics("partial_steerable", "sixes", method__partial=False, **short),
+        "quarter turns\n(canonical)": metrics("canonical", "sixes", **short),
+        "learned\n(partial)": metrics("partial_steerable", "sixes", **short),
     }
     accuracies = {name: values["test_accuracy"] for name, values in sixes.items()}
     figures = metrics(
@@ -66,10 +67,11 @@ def main() -> None:
         trainer__learning_rate=3e-3,
         method__weight=0.3,
     )
-    errors = {f"class {k}": figures[f"symmetry_error_class{k}"] for k in range(4)}
+    classes = ("first\nupright", "first\nflipped", "second\nupright", "second\nflipped")
+    errors = {name: figures[f"symmetry_error_class{k}"] for k, name in enumerate(classes)}
     bodies = metrics("lie_gan", "two_body", trainer__epochs=15)
     matrix = np.array([[bodies[f"generator.0.{i}.{j}"] for j in range(2)] for i in range(2)])
-    print(*(f"{name} {value:.2f}" for name, value in (widths | accuracies).items()), sep="\n")
+    print(*(f"{' '.join(name.split())} {value:.2f}" for name, value in (widths | accuracies).items()), sep="\n")
     print(f"InstaAug's mean error {figures['symmetry_error']:.2f}")
     print(f"LieGAN's angle to the truth {bodies['symmetry_angle']:.1f} degrees")
 

@@ -264,18 +264,25 @@ def test_what_cannot_be_searched(tmp_path: Path) -> None:
 
 def test_the_command(bench: Bench, tmp_path: Path) -> None:
     run = trained(tmp_path / "results", "erm", "digits", trainer__steps=3)
-    trained(tmp_path / "results", "erm", "penguins", trainer__steps=3)
+    vectors = trained(tmp_path / "results", "erm", "penguins", trainer__steps=3)
     command = ["analyze", "symmetry", "results", "--examples", "50"]
     status, table, said = bench(*command, "--out", "symmetry.png")
     assert status == 0, said
     assert "of 16" in table
+    assert "a matrix" in table
     assert (tmp_path / "symmetry.png").stat().st_size > 10_000
     path = tmp_path / "results" / run.config.spec.run_id / "symmetry.json"
     kept = FoundSymmetry.model_validate_json(path.read_text())
     assert kept.examples == 50
     assert f"{kept.angles[-1]:.3g}°" in table
+    assert f"{max(kept.coefficients[0], key=abs):+.2f}" in table
     assert bench(*command, "--tolerance", "0")[2] == "error: --tolerance must be above 0\n"
-    few = bench("analyze", "symmetry", "results", "--examples", "3")
+    status, table, said = bench("analyze", "symmetry", "results", "--examples", "3")
+    assert status == 0, "one of two can be analysed"
+    assert "of 16" not in table
+    assert "left out: " in said
+    assert "too few for 16 generators" in said
+    few = bench("analyze", "symmetry", str(tmp_path / "results" / vectors.config.spec.run_id), "--examples", "3")
     assert few[0] == 2
     assert few[2].count("\n") == 1
     assert "too few for 16 generators" in few[2]

@@ -30,6 +30,14 @@ def test_two_risks_clash_and_are_named() -> None:
         Composition({"worst": WorstRisk(), "other": Other()})
 
 
+def test_two_networks_clash_and_are_named() -> None:
+    for names in ("steerable+partial_steerable", "partial_steerable+steerable"):
+        with pytest.raises(UserError, match=f"{names.replace('+', ' and ')} both replace the network"):
+            resolve(names, "sixes")
+    with pytest.raises(UserError, match="steerable makes a network of its own, so it must come first: steerable"):
+        resolve("augerino+steerable", "sixes")
+
+
 def test_erm_is_neutral() -> None:
     composition = resolve("erm+and_mask", "spirals").method
     assert composition.rule[0] == "and_mask"

@@ -78,6 +78,12 @@ def test_gradient_of_the_one_parameter_group() -> None:
     torch.testing.assert_close(single.grad, expected.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_more_generators_than_there_are_matrices_are_refused() -> None:
+    algebra_of(9, 3)
+    with pytest.raises(UserError, match="method.generators: matrices of 3 rows have 9 directions, not 10"):
+        algebra_of(10, 3)
+
+
 def test_vectors_that_cannot_be_cut_are_named() -> None:
     with pytest.raises(UserError, match="method.block: 6 inputs cannot be cut into parts of 4"):
         algebra_of(1, 4)

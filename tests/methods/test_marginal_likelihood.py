@@ -17,6 +17,11 @@ from invbench.core.data import Batch, Problem, Split
 from invbench.core.task import BinaryClassification, Classification, Task
 from invbench.errors import UserError
 from invbench.methods.marginal_likelihood import MarginalLikelihood, WithEvidence, full_widths, hessian_root
+from invbench.runs.folder import RunFolder
+from invbench.runs.options import Options
+from invbench.runs.resolve import resolve
+from invbench.training.attempt import build_training
+from invbench.training.build import load_problem
 
 EXAMPLES, SIDE, CLASSES = 7, 5, 3
 BODIES = {
@@ -228,6 +233,14 @@ def test_the_last_layer_alone() -> None:
 def test_networks_without_such_layers_are_refused() -> None:
     with pytest.raises(UserError, match="needs linear layers or convolutions"):
         network(nn.Flatten())
+
+
+@pytest.mark.parametrize("other", ["insta_aug", "partial_steerable"])
+def test_networks_whose_layers_see_copies_are_refused_ahead_of_training(other: str) -> None:
+    config = resolve(f"{other}+marginal_likelihood", "sixes", 0, {"trainer.steps": 1})
+    problem = load_problem(config)
+    with pytest.raises(UserError, match="use one of the methods at a time"):
+        build_training(config, problem, RunFolder(Path()), torch.device("cpu"), "", Options("cpu", Path()))
 
 
 @pytest.mark.slow

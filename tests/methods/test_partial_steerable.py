@@ -201,6 +201,11 @@ def test_mistakes_are_named() -> None:
         network(problem)
     with pytest.raises(ValueError, match="give an odd number"):
         PartialSteerable(kernel=4)
+    split = Split(torch.rand(4, 1, 8, 8), torch.arange(4) % 2)
+    problem = Problem({"train": split, "test": split}, Classification(2), "image", "synthetic")
+    network(problem, kernel=15)
+    with pytest.raises(UserError, match="method.kernel: 17 is more than the images of 8 pixels reach, 15"):
+        network(problem, kernel=17)
 
 
 @pytest.mark.slow
