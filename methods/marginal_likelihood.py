@@ -31,8 +31,7 @@ Deviations from the authors' code:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +42,7 @@ from torch.func import functional_call, vjp, vmap
 
 from invbench.components.affine import generators
 from invbench.components.augmentation import AugmentationMethod, Averaged, RandomAffine, known_generators
+from invbench.components.eval_mode import eval_mode
 from invbench.components.learned import LearnedScalars
 from invbench.core.data import Batch, Problem
 from invbench.core.method import Outputs, State, as_outputs
@@ -150,7 +150,7 @@ class WithEvidence(Averaged):
 
     def roots(self, copies: Tensor) -> Roots:
         """Compute roots of the factors of H from copies (J, M, ...) of examples. The weights are constants."""
-        with in_evaluation(self.model):
+        with eval_mode(self.model):
             predictions, inputs, slopes = self._inputs_and_slopes(copies.flatten(0, 1))
         count = copies.shape[1]
         loss_roots = hessian_root(predictions.unflatten(0, (-1, count)).mean(0), self.task)
@@ -174,7 +174,7 @@ class WithEvidence(Averaged):
             sizes[name] = output.shape[1:]
             return output
 
-        with torch.no_grad(), in_evaluation(self.model):
+        with torch.no_grad(), eval_mode(self.model):
             self._watched(x, note_size)
         return sizes
 
@@ -212,18 +212,6 @@ class WithEvidence(Averaged):
         each = torch.eye(outputs, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x), -1)
         (slopes,) = vmap(pullback)(each)
         return predictions, inputs, slopes
-
-
-@contextmanager
-def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Let a model be as in evaluation within a block."""
-    training = [part for part in model.modules() if part.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def layer_roots(layer: nn.Module, inputs: Tensor, slopes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:

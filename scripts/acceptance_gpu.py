@@ -53,10 +53,10 @@ import typer
 from torch.profiler import ProfilerActivity, profile
 
 import invbench
+from invbench.components.eval_mode import eval_mode
 from invbench.core.registry import METHODS
 from invbench.datafiles.release import release
 from invbench.errors import CannotFuse, RunFailed, UserError
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.invariance import measure
 from invbench.evaluation.metrics import outputs_of
 from invbench.runs.commands import assignments_of

@@ -129,9 +129,7 @@ def _profile(config: "RunConfig", options: "Options") -> None:
         numbers = f"{1e3 * cost.seconds:.3g}", str(cost.calls), f"{cost.total:.3g}", f"{cost.total / whole:.1%}"
         view.add_row(plain_text(cost.name), *numbers)
     forecast = f"{whole:.3g} s, if all steps are like {profile.steps} timed ones"
-    echo(
-        f"{config.title}: {forecast if profile.steps else 'too few steps: none is left to be timed after the warm-up'}"
-    )
+    echo(f"{config.title}: {forecast if profile.steps else 'too few steps to time one after the warm-up'}")
     output_console().print(view)
     if config.trainer.compile:
         announce(

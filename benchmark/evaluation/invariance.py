@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from invbench.components.affine import action, basis, exponential, generators, random_motion
+from invbench.components.eval_mode import eval_mode
 from invbench.components.symmetry import EquivariantLayer
 from invbench.core.data import Problem
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.groups import MOST
 from invbench.evaluation.metrics import outputs_of
 from invbench.seeding import stream, torch_stream

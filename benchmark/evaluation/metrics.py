@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from invbench.components.augmentation import test_copies
 from invbench.components.estimates import Estimates
+from invbench.components.eval_mode import eval_mode
 from invbench.core.backbone import EnvironmentNetwork
 from invbench.core.data import LinearLaw, Problem, Split
 from invbench.core.image_file import ImageFile
@@ -16,7 +17,6 @@ from invbench.core.metric import SEEN, metric_of, parse_column
 from invbench.core.task import Task
 from invbench.errors import UserError
 from invbench.evaluation.environments import environment_metrics
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.groups import MOST, group_metrics, probability_metrics
 from invbench.evaluation.symmetry import symmetry_metrics
 from invbench.seeding import stream, torch_stream

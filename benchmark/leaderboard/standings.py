@@ -139,7 +139,7 @@ def standings(rows: pd.DataFrame, rule: Select) -> pd.DataFrame:
                 "mean": values[name].mean(),
                 "half_width": half_width(values[name]),
                 **_from_baseline(values[name], values.get(BASELINE)),
-                "optimism": optimism.get(name, math.nan) if primary_higher else -optimism.get(name, math.nan),
+                "optimism": optimism.get(name, math.nan),
                 "seed_deviation": values[name].std(ddof=1),
                 "search_deviation": search_deviation(trials[name], primary_higher) if name in trials else math.nan,
                 "tied": _tied(trials[name], primary_higher) if name in trials else 0,
@@ -298,11 +298,12 @@ def _verdict(row: "pd.Series[Any]", higher_is_better: bool, seeds: int) -> str:
 
 
 def _optimism(rows: pd.DataFrame, fresh: pd.DataFrame, criterion: str) -> dict[str, float]:
-    """Return what each method's selected settings scored in validation in the search, less what fresh runs do."""
+    """Return what each method's selected settings scored better in validation in the search than in fresh runs."""
+    sign = 1 if fresh["data.higher_is_better"].iloc[0] else -1
     of_search = rows.loc[rows["stage"] == SEARCH, ["method", "trial", criterion]]
     searched = {key: scores.mean() for key, scores in of_search.groupby(["method", "trial"])[criterion]}
     return {
-        str(method): searched.get((method, runs["trial"].iloc[0]), math.nan) - runs[criterion].mean()
+        str(method): sign * (searched.get((method, runs["trial"].iloc[0]), math.nan) - runs[criterion].mean())
         for method, runs in fresh[["method", "trial", criterion]].groupby("method")
     }
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from invbench.components.eval_mode import eval_mode
 from invbench.core.data import Batch, Problem, Split
 from invbench.core.hooks import Critic
 from invbench.core.method import Outputs, State, as_outputs
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.pytree import Tree
 from invbench.runs.resolve import RunConfig
 from invbench.seeding import stream, torch_stream

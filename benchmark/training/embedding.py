@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invbench.components.eval_mode import eval_mode
 from invbench.console import OnProgress
 from invbench.core.backbone import first_weights
 from invbench.core.data import AS_THEY_ARE, Problem
 from invbench.core.image_file import ImageFile
 from invbench.core.method import as_outputs
 from invbench.errors import UserError
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.runs.resolve import RunConfig, resolve
 from invbench.system.device import choose_device
 from invbench.training.build import loaded, model_on, problem_on

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from invbench.components.eval_mode import eval_mode
 from invbench.core.composition import Composition
 from invbench.core.data import Batch
 from invbench.core.hooks import WithCritic
 from invbench.core.method import Method, State, overrides
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.runs.spec import LATE_STARTS, late_effect
 from invbench.training.gradients import Objective
 

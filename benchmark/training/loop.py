@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from invbench.components.eval_mode import eval_mode
 from invbench.components.learned import learned_parameters
 from invbench.core.backbone import features_rates
 from invbench.core.data import Batch, Problem, Split
@@ -16,7 +17,6 @@ from invbench.core.hooks import Averaging, Valley
 from invbench.core.method import Outputs
 from invbench.core.task import Regression
 from invbench.errors import Interrupted, RunFailed, Unusable, UserError
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import evaluate, watched_splits
 from invbench.pytree import Tree, map_leaves
 from invbench.runs.checkpoint import Checkpoint, Position, check_fit, match_layout, random_state, restore_random_state

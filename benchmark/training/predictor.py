@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from invbench.components.eval_mode import eval_mode
 from invbench.core.arrays import array_of, check_lengths, inputs_of
 from invbench.core.data import Kind, Problem, Split
 from invbench.core.groups import SECOND_STAGE
@@ -23,7 +24,6 @@ from invbench.core.stages import provided_by
 from invbench.core.task import BinaryClassification, Classification, Regression, Task, described_task, task_of
 from invbench.datafiles.checksums import fingerprint
 from invbench.errors import UserError
-from invbench.evaluation.eval_mode import eval_mode
 from invbench.evaluation.metrics import outputs_of
 from invbench.files import replacing
 from invbench.runs.given import DATASET

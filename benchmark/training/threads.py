@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from invbench.evaluation.eval_mode import eval_mode
+from invbench.components.eval_mode import eval_mode
 from invbench.training.loop import TrainingLoop
 
 WORTH_THREADS = 2**27
