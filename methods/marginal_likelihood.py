@@ -23,8 +23,9 @@ The curves' `width` is 2 |θ|, as for Augerino. What the evidence prefers is not
 digits turned by up to π/4 leave room for more, and -log Z / N with fixed θ is least near 1.15.
 
 Deviations from the authors' code:
-- A and B are means over the batch, not over all data, and θ and δ move with the weights in every step, without a
-  burn-in; theirs move once an epoch. A small batch makes H's rank too small.
+- A and B are means over 8 examples of the batch by default, whose slopes are all in memory at once, not over all data.
+  Few examples make H's rank too small: null takes the whole batch. θ and δ move with the weights in every step, without
+  a burn-in; theirs move once an epoch.
 - A bias is a further input of its layer, not a block of H. One δ a layer, not one a tensor.
 - A width that reaches its end turns back.
 - The weights of the end are those of the last step, not of the largest evidence.
