@@ -219,8 +219,7 @@ def finished_trials(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     is_finished = (rows["stage"] == SEARCH) & (rows["status"] == "done")
     primary = rows["data.primary"].dropna().iloc[0]
     names = {f"{BEST}validation_{primary}": "validation", f"{BEST}{metric_of_rows(rows)[0]}": "shown"}
-    columns = ["method", "trial", *(name for name in names if name in rows)]
-    trials = rows.loc[is_finished, columns].rename(columns=names).reindex(columns=["method", "trial", *names.values()])
+    trials = rows.reindex(columns=["method", "trial", *names])[is_finished].rename(columns=names)
     return {str(method): of_method for method, of_method in trials.groupby("method")}
 
 
